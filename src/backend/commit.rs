@@ -210,9 +210,10 @@ pub struct IdChange {
     pub presented: Option<ReplacedId>,
 }
 
-/// Whether a sign-in claims the same as the one that made `record`. The second sign-in of a double
-/// click does. A join must not grant a level that was not proved, nor lose the identity provider's
-/// session id or the end that it has set.
+/// Returns whether a sign-in gives its session the level, limits and persistence that `record` has,
+/// and no other identity provider's session id. The second sign-in of a double click does. A join
+/// must not grant a level that was not proved, nor lose the identity provider's session id or the
+/// end that it has set.
 ///
 /// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
@@ -412,15 +413,15 @@ impl Commit {
         Ok(Decision::Update { at, session, id_change: Some(id_change) })
     }
 
-    /// Whether a sign-in through the replaced id can get the new id of an earlier sign-in, because
-    /// the session still has that id.
+    /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
+    /// because the session still has that id.
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
             && id.counts_as_concurrent(self.opened)
     }
 
-    /// A merge or a renewal.
+    /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
         if self.is_stale(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));

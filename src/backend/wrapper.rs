@@ -57,7 +57,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     /// The type of the wrapped store.
     type Wrapped: Store + ?Sized;
 
-    /// The wrapped store.
+    /// Returns the wrapped store.
     fn wrapped(&self) -> &Self::Wrapped;
 
     /// Replaces [`Store::load`].

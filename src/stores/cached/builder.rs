@@ -30,21 +30,21 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStoreBuilder { cache, backing, life, retry, events: Events::default() }
     }
 
-    /// How long a cache entry is valid after it was read from the backing store; 1 second to 1
+    /// Sets how long a cache entry is valid after it was read from the backing store; 1 second to 1
     /// hour. If an invalidation fails, other processes see the change within this time. Defaults to
     /// 60 seconds.
     pub fn entry_life(self, life: Duration) -> Self {
         CachedStoreBuilder { life, ..self }
     }
 
-    /// How long an open circuit breaker waits before it probes the cache again; 1 millisecond to 1
-    /// hour. Defaults to 1 second.
+    /// Sets how long an open circuit breaker waits before it probes the cache again; 1 millisecond
+    /// to 1 hour. Defaults to 1 second.
     pub fn retry_after(self, pause: Duration) -> Self {
         CachedStoreBuilder { retry: pause, ..self }
     }
 
-    /// The receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the [`log`]
-    /// crate.
+    /// Sets the receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the
+    /// [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         CachedStoreBuilder { events, ..self }
     }

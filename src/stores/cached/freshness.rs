@@ -59,7 +59,7 @@ impl Freshness {
         self.since.fetch_max(after.as_millis(), Ordering::SeqCst);
     }
 
-    /// When `entry` expires.
+    /// Returns when `entry` expires.
     pub(super) fn expires_at(&self, entry: &CacheEntry) -> Timestamp {
         entry.read + self.life
     }

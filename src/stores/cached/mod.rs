@@ -87,7 +87,7 @@ struct CachedInner<C, S> {
 }
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
-    /// A store with `cache` in front of `backing`, with all defaults.
+    /// Makes a store with `cache` in front of `backing`, with all defaults.
     pub fn new(cache: C, backing: S) -> Self {
         CachedStore::builder(cache, backing).valid()
     }
@@ -97,13 +97,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         CachedStoreBuilder::new(cache, backing)
     }
 
-    /// The backing store.
+    /// Returns the backing store.
     #[must_use]
     pub fn backing(&self) -> &S {
         &self.0.backing
     }
 
-    /// The cache.
+    /// Returns the cache.
     #[must_use]
     pub fn cache(&self) -> &C {
         &self.0.cache
@@ -299,8 +299,8 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Whether the outcome of a commit that failed with `error` is unknown. The other kinds say that
-/// the commit changed nothing.
+/// Returns whether the outcome of a commit that failed with `error` is unknown. The other kinds say
+/// that the commit changed nothing.
 fn is_uncertain(error: &Error) -> bool {
     !matches!(
         error.kind(),

@@ -35,7 +35,7 @@ impl Stamp {
 }
 
 impl Cache for MemcachedStore {
-    /// The number of servers.
+    /// Returns the number of servers.
     fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
     }

@@ -129,7 +129,7 @@ impl MemcachedInner {
     }
 }
 
-/// The time to live of an item that is useless after `end`; `None` for no limit.
+/// Returns the time to live of an item that is useless after `end`; `None` for no limit.
 fn life(end: Timestamp, now: Timestamp) -> Option<Duration> {
     (end != Timestamp::MAX).then(|| end.since(now).saturating_add(MARGIN))
 }

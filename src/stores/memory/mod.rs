@@ -72,13 +72,13 @@ impl MemoryStore {
     /// The maximum number of sessions in a store made by [`new`](Self::new).
     pub const DEFAULT_CAPACITY: usize = 100_000;
 
-    /// An empty store for 100,000 sessions.
+    /// Makes an empty store for 100,000 sessions.
     #[must_use]
     pub fn new() -> Self {
         MemoryStore::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// An empty store for at most `capacity` sessions.
+    /// Makes an empty store for at most `capacity` sessions.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         MemoryStore {
@@ -126,8 +126,8 @@ impl Default for MemoryStore {
 }
 
 impl SessionTable {
-    /// The current id and the row of the session that `id_hash` leads to, and the replaced id that
-    /// was presented, if its grace is over.
+    /// Returns the current id and the row of the session that `id_hash` leads to, and the replaced
+    /// id that was presented, if its grace is over.
     fn locate(
         &self,
         id_hash: &SessionIdHash,
@@ -187,12 +187,12 @@ impl SessionTable {
         Some(row)
     }
 
-    /// The rows that match `filter` and are live at `now`, in no order.
+    /// Returns the rows that match `filter` and are live at `now`, in no order.
     fn select_live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
         by_life(self.select(filter), now).0
     }
 
-    /// The rows that match `filter`, expired ones included, in no order.
+    /// Returns the rows that match `filter`, expired ones included, in no order.
     fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Rows<'s> {
         let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
         let mut narrowest = filter;

@@ -95,13 +95,13 @@ impl SqliteStore {
         SqliteStore::builder_in_memory().open()
     }
 
-    /// The default settings for a new database in memory. Readers, journal and durability have no
-    /// effect there.
+    /// Makes the default settings for a new database in memory. Readers, journal and durability
+    /// have no effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
         SqliteStoreBuilder::memory()
     }
 
-    /// The default settings for the database at `path`.
+    /// Makes the default settings for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
         SqliteStoreBuilder::file(path.as_ref())
     }
@@ -133,36 +133,36 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// The name of the sessions table: 1 to 64 ASCII letters, digits and underscores, not starting
-    /// with a digit. Stores with different tables can share a file. Defaults to
+    /// Sets the name of the sessions table: 1 to 64 ASCII letters, digits and underscores, not
+    /// starting with a digit. Stores with different tables can share a file. Defaults to
     /// `cloakroom_sessions`.
     pub fn table(self, name: impl Into<String>) -> Self {
         SqliteStoreBuilder { table: name.into(), ..self }
     }
 
-    /// The maximum number of concurrent read connections, opened on demand; 1 to 1,000. Defaults to
-    /// 8.
+    /// Sets the maximum number of concurrent read connections, opened on demand; 1 to 1,000.
+    /// Defaults to 8.
     pub fn readers(self, readers: u32) -> Self {
         SqliteStoreBuilder { readers, ..self }
     }
 
-    /// How long a call may wait in total, for connections and locks, before it fails with
+    /// Sets how long a call may wait in total, for connections and locks, before it fails with
     /// [`ErrorKind::Busy`]; 1 millisecond to 1 day. Defaults to 5 seconds.
     pub fn busy_timeout(self, timeout: Duration) -> Self {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// What survives a power loss. Defaults to [`Durability::Normal`].
+    /// Sets which changes survive a power loss. Defaults to [`Durability::Normal`].
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }
 
-    /// Whether opening switches the file to a write-ahead log. Defaults to [`Journal::Wal`].
+    /// Sets how SQLite journals the file. Defaults to [`Journal::Wal`].
     pub fn journal(self, journal: Journal) -> Self {
         SqliteStoreBuilder { journal, ..self }
     }
 
-    /// Whether opening creates the tables and migrates older ones to this version. If false,
+    /// Sets whether opening creates the tables and migrates older ones to this version. If false,
     /// opening changes nothing, and fails with [`ErrorKind::NotSetUp`] unless the tables have this
     /// version. Defaults to true.
     pub fn migrate(self, migrate: bool) -> Self {
@@ -177,28 +177,28 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }
 
-    /// Whether this store checkpoints the write-ahead log. Disable it if another program, such as
-    /// Litestream under a heavy write load, must do all checkpoints; the log then grows until that
-    /// program runs one. Defaults to true.
+    /// Sets whether this store checkpoints the write-ahead log. Disable it if another program, such
+    /// as Litestream under a heavy write load, must do all checkpoints; the log then grows until
+    /// that program runs one. Defaults to true.
     pub fn checkpoints(self, checkpoints: bool) -> Self {
         SqliteStoreBuilder { checkpoints, ..self }
     }
 
-    /// The maximum size of the database file in bytes, rounded down to pages, without the log.
+    /// Sets the maximum size of the database file in bytes, rounded down to pages, without the log.
     /// Changes that need more space fail with [`ErrorKind::Full`]. Defaults to no limit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
 
-    /// The approximate memory in bytes for the cache of recently loaded or written sessions, which
-    /// saves the query when they are loaded again. The cache is always consistent with the
+    /// Sets the approximate memory in bytes for the cache of recently loaded or written sessions,
+    /// which saves the query when they are loaded again. The cache is always consistent with the
     /// database: a commit of another process clears it. 0 disables it. It needs a write-ahead log.
     /// Defaults to 80 MiB, enough for about 100,000 small sessions.
     pub fn cache_bytes(self, bytes: usize) -> Self {
         SqliteStoreBuilder { cache_bytes: bytes, ..self }
     }
 
-    /// The receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         SqliteStoreBuilder { events, ..self }
     }

@@ -16,8 +16,8 @@ use crate::stores::sqlite::write::{JobKind, WriteTx};
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
-/// The conditions that together match `filter`. Each is used only if the previous ones matched no
-/// row.
+/// Returns the conditions that together match `filter`. Each is used only if the previous ones
+/// matched no row.
 pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     let text = |text: &str| Column::Text(text.to_owned());
     let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
@@ -47,8 +47,8 @@ pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     }
 }
 
-/// A page of the rows of `select` that match `filter`. `select` is a statement that ends where a
-/// condition can follow.
+/// Reads a page of the rows of `select` that match `filter`. `select` is a statement that ends
+/// where a condition can follow.
 pub(super) fn list(
     connection: &Connection,
     select: &str,

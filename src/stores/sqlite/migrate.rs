@@ -57,12 +57,12 @@ impl Migration {
     }
 }
 
-/// The newest schema version of this program.
+/// Returns the newest schema version of this program.
 pub(super) fn newest() -> u32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
 }
 
-/// The migrations after `version`.
+/// Returns the migrations after `version`.
 pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
     let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
     missing
@@ -70,7 +70,7 @@ pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
         .collect()
 }
 
-/// The schema version of the table; 0 if the table does not exist. Changes nothing.
+/// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.
 ///
 /// Fails with [`ErrorKind::NewerSchema`] or [`ErrorKind::ForeignTable`] if the table has a newer
 /// version or belongs to another program.
@@ -80,7 +80,7 @@ pub(super) fn version_before(connection: &Connection, table: &TableName) -> Resu
     version(&snapshot, table)
 }
 
-/// [`version_before`] within a transaction.
+/// Does what [`version_before`] does, within a transaction.
 pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
     let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
         None => 0,
@@ -107,7 +107,7 @@ struct Object {
     sql: String,
 }
 
-/// The schema object `name`.
+/// Returns the schema object `name`.
 fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
     // SQLite compares object names without regard to case.
     connection
@@ -121,7 +121,7 @@ fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object
         .optional()
 }
 
-/// The existing schema objects with the names of the table and of its dependent objects.
+/// Returns the existing schema objects with the names of the table and of its dependent objects.
 fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
     let suffixes = [
         "",
@@ -141,7 +141,8 @@ fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<O
     found.flatten().collect()
 }
 
-/// The schema objects that the migrations up to `version` create, found by running them in memory.
+/// Returns the schema objects that the migrations up to `version` create, found by running them in
+/// memory.
 fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
     let try_out = || {
         let memory = Connection::open_in_memory()?;

@@ -30,7 +30,7 @@ pub(super) struct FoundRow {
 }
 
 impl FoundRow {
-    /// Whether the deadline column equals the deadline computed from `record`.
+    /// Returns whether the deadline column equals the deadline computed from `record`.
     pub(super) fn agrees_with(&self, record: &Record) -> bool {
         self.deadline == record.deadline()
     }
@@ -235,7 +235,7 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
-/// The number of sessions that are live at `now`.
+/// Returns the number of sessions that are live at `now`.
 pub(super) fn count_live(
     connection: &Connection,
     sql: &ReadSql,
@@ -245,7 +245,7 @@ pub(super) fn count_live(
     Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// The number of sessions of a realm that are live at `now`.
+/// Returns the number of sessions of a realm that are live at `now`.
 pub(super) fn count_live_of(
     connection: &Connection,
     sql: &ReadSql,
@@ -257,7 +257,7 @@ pub(super) fn count_live_of(
     Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// The epoch, which rises when all sessions end.
+/// Returns the epoch, which rises when all sessions end.
 pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<i64> {
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }

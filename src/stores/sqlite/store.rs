@@ -100,13 +100,13 @@ impl Debug for Shared {
 }
 
 impl SqliteStore {
-    /// The path of the file; `None` for a database in memory.
+    /// Returns the path of the file; `None` for a database in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
-    /// The name of the sessions table.
+    /// Returns the name of the sessions table.
     #[must_use]
     pub fn table(&self) -> &str {
         self.0.table.as_str()

@@ -36,8 +36,8 @@ pub(super) fn resolve(name: &str, timeout: Duration) -> Result<SocketAddr, Reply
     }
 }
 
-/// A host may have one address of each IP version. Then the IPv4 address is used, always, because
-/// another program may listen at the other one.
+/// Returns the only address. Of one address of each IP version it is the IPv4 address, always,
+/// because another program may listen at the other one.
 fn only_one(mut addresses: Vec<SocketAddr>) -> Result<SocketAddr, ReplyFailure> {
     addresses.sort();
     addresses.dedup();

@@ -139,12 +139,12 @@ impl ServerClient {
         Ok(ServerClient { servers, settings })
     }
 
-    /// The number of servers.
+    /// Returns the number of servers.
     pub(super) fn servers(&self) -> usize {
         self.servers.len()
     }
 
-    /// The index of the server that holds `id_hash`.
+    /// Returns the index of the server that holds `id_hash`.
     pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
         let score = |server_index: &usize| {
             self.servers.get(*server_index).map(|server| rendezvous::score(server.weight, id_hash))
@@ -237,13 +237,14 @@ impl ServerClient {
         })
     }
 
-    /// Whether the epoch of this version is the last one that this process has seen. Sends nothing.
+    /// Returns whether the epoch of this version is the last one that this process has seen. Sends
+    /// nothing.
     pub(super) fn epoch_is_current(&self, space: Space, at: ItemVersion) -> bool {
         self.server(&at.id_hash).is_ok_and(|server| server.seen(space) == at.stamp.epoch)
     }
 
-    /// [`replace`](Self::replace), and whether the epoch of the version was still current after it.
-    /// If not, the stored item is unreachable.
+    /// Executes [`replace`](Self::replace), and returns whether the epoch of the version was still
+    /// current after it. If not, the stored item is unreachable.
     pub(super) fn replace_in_epoch(
         &self,
         target: Target,
@@ -269,7 +270,7 @@ impl ServerClient {
         Ok(written(new.at.stamp.epoch, &reply))
     }
 
-    /// [`replace`](Self::replace) for many items.
+    /// Executes [`replace`](Self::replace) for many items.
     pub(super) fn replace_many(&self, target: Target, all: &[Replacement]) -> Vec<Result<Written>> {
         let send = |server: &Server, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
@@ -412,7 +413,7 @@ fn next(answers: &mut Answers, target: Target) -> Result<MetaReply> {
     answers.next().unwrap_or_else(missing)
 }
 
-/// The item of a read; `None` for a miss, also while another client holds the lease.
+/// Returns the item of a read; `None` for a miss, also while another client holds the lease.
 fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
     match reply {
         MetaReply::Item(ItemReply { value, cas, lease: None }) => {
@@ -431,7 +432,7 @@ fn written(epoch: u64, reply: &MetaReply) -> Written {
     }
 }
 
-/// A time to live in whole seconds, at least one; 0: for ever.
+/// Returns a time to live in whole seconds, at least one; 0: for ever.
 ///
 /// Above 30 days memcached takes the number for a time of the server's clock, as a signed number
 /// of 32 bits: a wrong clock, and every time after January 2038, would end the session. Such items

@@ -71,7 +71,7 @@ impl Pool {
         self.state.lock().ignore_poison()
     }
 
-    /// How many times the server's address has changed.
+    /// Returns how many times the server's address has changed.
     pub(super) fn moves(&self) -> u64 {
         self.state().moves
     }

@@ -179,7 +179,7 @@ impl Head {
 }
 
 impl Refusal {
-    /// The meaning of an error line.
+    /// Reads an error line.
     fn of(line: &str) -> Self {
         let text = line.to_owned();
         match line.split_once(' ').unwrap_or((line, "")) {

@@ -91,7 +91,7 @@ impl Server {
         }
     }
 
-    /// The last known epoch; 0 if unknown.
+    /// Returns the last known epoch; 0 if unknown.
     pub(super) fn seen(&self, space: Space) -> u64 {
         self.epoch(space).seen.load(Ordering::SeqCst)
     }
@@ -152,8 +152,8 @@ impl Server {
         batch.get(&self.epoch(space).item, None);
     }
 
-    /// Whether the answer to [`get_epoch`](Self::get_epoch) is `epoch`. If not, the epoch was lost
-    /// or raised, and the next exchange reads it again.
+    /// Returns whether the answer to [`get_epoch`](Self::get_epoch) is `epoch`. If not, the epoch
+    /// was lost or raised, and the next exchange reads it again.
     pub(super) fn is_current(
         &self,
         target: Target,

@@ -54,7 +54,7 @@ struct CacheState {
 pub(super) struct CacheMiss(Option<Header>);
 
 impl RecordCache {
-    /// A cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
+    /// Makes a cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
     /// Returns `None` if the wal-index cannot be opened; then every load is a query.
     pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
         let wal_index = WalIndex::open(path).ok()?;

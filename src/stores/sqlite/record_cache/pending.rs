@@ -28,8 +28,8 @@ pub(crate) enum Effect<'e> {
 }
 
 impl Effect<'_> {
-    /// Whether the statement must have changed exactly one row, because it names a row that was
-    /// found before in the same transaction.
+    /// Returns whether the statement must have changed exactly one row, because it names a row that
+    /// was found before in the same transaction.
     pub(crate) fn is_of_one_row(&self) -> bool {
         matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Removed(_))
     }

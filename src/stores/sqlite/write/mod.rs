@@ -119,7 +119,7 @@ impl Writer {
         }
     }
 
-    /// The process in which the database was opened.
+    /// Returns the process in which the database was opened.
     pub(super) fn process(&self) -> Process {
         self.process
     }
@@ -265,7 +265,7 @@ impl Writer {
         tx.commit(deadline)
     }
 
-    /// Whether a job that could be in the next group must be synced.
+    /// Returns whether a job that could be in the next group must be synced.
     fn needs_sync(&self, own: JobKind) -> bool {
         let queue = self.queue.lock().ignore_poison();
         let waiting = queue.waiting.iter().take(MAX_GROUP_SIZE - 1).map(|job| job.kind);

@@ -167,7 +167,7 @@ impl WriteTx<'_> {
         })
     }
 
-    /// Whether `id_hash` is the id of a session, or a remembered replaced id.
+    /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
     pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.connection
             .prepare_cached(&self.sql.read.is_taken)
@@ -175,8 +175,8 @@ impl WriteTx<'_> {
             .map_err(self.failed())
     }
 
-    /// The row ids and ids of the user's live sessions in a realm except the one in row `except`,
-    /// ordered by sign-in time, the earliest first.
+    /// Returns the row ids and ids of the user's live sessions in a realm except the one in row
+    /// `except`, ordered by sign-in time, the earliest first.
     pub(crate) fn by_sign_in(
         &self,
         user: &UserKey,
