@@ -1,4 +1,6 @@
 //! Caches in front of a store.
+//!
+//! Implemented by the stores in memory and in memcached. Called by `CachedStore`.
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;

@@ -1,4 +1,6 @@
 //! Stores around another store: each method forwards unless the wrapper replaces it.
+//!
+//! Implemented by stores that observe, delay or fail calls, such as `testing::PausingStore`.
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;

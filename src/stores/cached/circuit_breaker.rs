@@ -1,4 +1,6 @@
 //! A circuit breaker for each shard of the cache: [`CircuitBreaker`].
+//!
+//! Owns the missed invalidations, and uses no cache itself. Called by the store.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;

@@ -1,5 +1,7 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
 //! cheaper and may fail or lose entries at any time.
+//!
+//! Uses the cache and the backing store through `backend` only. Called by the manager.
 
 mod builder;
 mod circuit_breaker;

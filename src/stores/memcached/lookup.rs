@@ -1,4 +1,6 @@
 //! Lookups. They complete moves of sessions to new ids that other requests did not finish.
+//!
+//! Uses `client` and `value`. Called by loads, commits and touches.
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;

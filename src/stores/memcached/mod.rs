@@ -1,5 +1,7 @@
 //! Sessions in memcached, shared by several machines, and lost when memcached loses them. Used as
 //! the only store, or as the [`Cache`](crate::backend::Cache) in front of a durable one.
+//!
+//! Uses `client` for all commands. Called by the manager, or by `CachedStore`.
 
 mod builder;
 mod cache;

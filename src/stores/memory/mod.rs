@@ -1,5 +1,7 @@
 //! [`MemoryStore`] keeps sessions in the memory of one process: for tests, for programs that may
 //! lose all sessions at a restart, and as a cache in front of another store.
+//!
+//! Called by the manager, or by `CachedStore`.
 
 mod cache;
 

@@ -1,5 +1,8 @@
 //! The builder of a [`SqliteStore`]: settings, and opening the file, its journal mode and its
 //! tables.
+//!
+//! Uses all other modules but `admin` and `index`, to assemble the store. Called by applications
+//! and by `admin`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -379,8 +382,8 @@ impl SqliteStoreBuilder {
                 },
             ));
         }
-        // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than SQLite
-        // does.
+        // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
+        // SQLite does.
         connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
         if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
             switch_to_wal(connection, deadline)?;

@@ -1,4 +1,6 @@
 //! Commits, applied within a write transaction.
+//!
+//! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{Action, Commit, Committed, Decision, Lookup};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,4 +1,7 @@
 //! The session index: listing, revoking and counting.
+//!
+//! Uses `row` for reads and `write` for revocations. Called by the manager, and by `admin`, which
+//! adds operators' selections.
 
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};

@@ -2,6 +2,8 @@
 //!
 //! The history is in a table of its own, because `user_version` belongs to the application. A
 //! migration is one transaction that holds the write lock, so many processes may start at once.
+//!
+//! Uses `write`. Called by the builder and by `admin`.
 
 use std::fmt::Write;
 use std::time::Instant;

@@ -1,4 +1,7 @@
 //! Reads rows, and decodes them to records.
+//!
+//! Uses the texts of `sql` and the indexes of `columns`. Called by `store`, `index` and `admin` for
+//! reads, and by `WriteTx` before it writes.
 
 use std::time::Duration;
 

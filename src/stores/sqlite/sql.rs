@@ -1,4 +1,6 @@
 //! The names of the tables, and the SQL statements that read them. `write` has those that write.
+//!
+//! Uses the names in `columns`. Called by `row`, by `write` and by the calls that read.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::columns::{replaced, session};

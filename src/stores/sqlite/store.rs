@@ -1,4 +1,7 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
+//!
+//! Uses `commit`, `read_pool`, `write` and `record_cache`. Called by the manager through the
+//! interface of stores.
 
 use std::fmt::{self, Debug};
 use std::mem;

@@ -1,4 +1,6 @@
 //! The address of a server: found by its name once, and kept until connections to it fail.
+//!
+//! Called by `pool` only.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;

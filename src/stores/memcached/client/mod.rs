@@ -1,8 +1,8 @@
-//! The only module that uses the `memcache` crate: commands, and the choice of the server for each
-//! id hash.
+//! The client of the memcached servers: commands, and the choice of the server for each id hash.
 //!
 //! Every key contains the epoch of its server, a random number stored in memcached itself: a raised
-//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good.
+//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good. Uses
+//! `server` for each server. Called by the store, its lookups, its commits and its cache.
 
 mod address;
 mod connection;

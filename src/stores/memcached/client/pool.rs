@@ -1,4 +1,6 @@
 //! The connections to one server: at most a fixed number, of which the idle ones are kept.
+//!
+//! Uses `address` and `connection`. Called by `server` only.
 
 use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex, MutexGuard};

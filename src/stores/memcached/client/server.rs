@@ -1,4 +1,6 @@
 //! One server: its epochs and the commands sent to it.
+//!
+//! Uses `pool`. Called by the client only.
 
 use std::borrow::Cow;
 use std::sync::Mutex;

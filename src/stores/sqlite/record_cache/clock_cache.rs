@@ -1,8 +1,8 @@
 //! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
 //!
 //! Invariants: `positions` has the index of each slot under its id hash, `weight` is the sum of the
-//! slots' weights, and after each call it is at most `budget`. A session that may have been swept is
-//! never returned.
+//! slots' weights, and after each call it is at most `budget`. A session that may have been swept
+//! is never returned.
 
 use std::collections::HashMap;
 
