@@ -62,14 +62,17 @@ pub enum Action {
     /// session, or only another user's, a new session begins (and the other user's ends). The
     /// condition on the revision applies only if there is a session.
     ///
-    /// Through an id that was [replaced](ReplacedId):
-    /// - The session is this user's, and an earlier sign-in with the same claims replaced the id
-    ///   concurrently: the answer is [`Missing::Replaced`], and this sign-in
-    ///   joins that one.
-    /// - The session is this user's otherwise, or has no user: it gets a new id, as through its
-    ///   current id.
-    /// - The session is another user's: a new one begins. The other ends if it had a user when the
-    ///   id was replaced.
+    /// Through a [replaced](ReplacedId) id:
+    ///
+    /// | user of the session | replacement of the id | result |
+    /// |---|---|---|
+    /// | this user | by a concurrent sign-in to join | [`Missing::Replaced`]: joins it |
+    /// | this user, or none | any other | the session gets a new id |
+    /// | another user | when the session had a user | a new session begins; the other ends |
+    /// | another user | when the session had no user | a new session begins |
+    ///
+    /// A sign-in can be joined if it had the same level, persistence and limits, and had a
+    /// `join_salt`.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -212,14 +215,13 @@ pub struct IdChange {
     pub presented: Option<ReplacedId>,
 }
 
-/// Returns whether a sign-in gives its session the level, limits and persistence that `record` has,
-/// and no other identity provider's session id. The second sign-in of a double click does. A join
-/// must not grant a level that was not proved, nor lose the identity provider's session id or the
-/// end that it has set.
+/// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
+/// and limits. The second sign-in of a double click does. A join must not grant a level that was
+/// not proved, nor lose the identity provider's session id or the end that it has set.
 ///
 /// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
-fn has_same_claims(new_session: &NewSession, record: &Record) -> bool {
+fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
@@ -385,7 +387,7 @@ impl Commit {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&id, &session.id_hash)
-            && has_same_claims(new_session, &session.record)
+            && is_repeated(new_session, &session.record)
         {
             let joined = Missing::Replaced { id, session, at: () };
             return Ok(Decision::Answer(Committed::Missing(joined)));

@@ -61,7 +61,7 @@ impl Cache for MemoryStore {
         NonZeroUsize::MIN
     }
 
-    fn shard_of(&self, _key: &SessionIdHash) -> usize {
+    fn shard_of(&self, _id_hash: &SessionIdHash) -> usize {
         0
     }
 

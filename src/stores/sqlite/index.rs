@@ -37,8 +37,8 @@ pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
         SessionFilter::PublicIdOfUser(user, public_id) => {
             single("public_id = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
         }
-        SessionFilter::IdpSession(id_hash) => {
-            single("idp_session_id = ?3", vec![text(id_hash.as_str())])
+        SessionFilter::IdpSession(idp_session_id) => {
+            single("idp_session_id = ?3", vec![text(idp_session_id.as_str())])
         }
         SessionFilter::InRealm(realm, filter) => {
             let in_realm = |(condition, mut args): Condition| {

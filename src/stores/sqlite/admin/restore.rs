@@ -180,13 +180,14 @@ impl Restore<'_> {
         let sql = TableSql::new(self.table);
         let mut tx = WriteTx::begin(prepared, &sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
-        let seen = target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
+        let target_epoch =
+            target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
         let live =
             row::count_live(prepared, &sql.read, self.now).map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }
-        tx.raise_epoch_above(seen)?;
+        tx.raise_epoch_above(target_epoch)?;
         tx.draw_identity()?;
         tx.commit(deadline)?;
         Ok(RestoreReport { live, kept: self.keep_sessions })

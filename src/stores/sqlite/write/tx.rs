@@ -398,10 +398,10 @@ impl WriteTx<'_> {
         Ok(live)
     }
 
-    /// Raises the epoch above its value and above `seen`.
-    pub(crate) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
+    /// Raises the epoch above its value and above `other`.
+    pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
         let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
-        let above = own.max(seen).saturating_add(1).to_string();
+        let above = own.max(other).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], |_| Effect::NoSession).map(drop)
     }
 
