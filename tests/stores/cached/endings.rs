@@ -53,7 +53,7 @@ fn is_served_after_a_revocation(
 }
 
 #[test]
-fn a_revocation_during_another_one_ends_all_reads() {
+fn a_revocation_during_another_one_is_final() {
     none_is_served_after_a_revocation("a revocation", |store, _| {
         let index = store.index().unwrap();
         assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
@@ -61,14 +61,14 @@ fn a_revocation_during_another_one_ends_all_reads() {
 }
 
 #[test]
-fn a_revocation_during_one_of_everyone_ends_all_reads() {
+fn a_revocation_during_one_of_everyone_is_final() {
     none_is_served_after_a_revocation("revoking everyone", |store, _| {
         assert_eq!(store.index().unwrap().revoke_everyone(None, NOW).unwrap(), 1);
     });
 }
 
 #[test]
-fn a_revocation_during_a_sign_in_at_the_limit_ends_all_reads() {
+fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
     none_is_served_after_a_revocation("a sign-in at the limit", |store, _| {
         let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
         sign_in(store, &new_id_hash(), Some(session_limit));
@@ -76,7 +76,7 @@ fn a_revocation_during_a_sign_in_at_the_limit_ends_all_reads() {
 }
 
 #[test]
-fn a_revocation_during_a_sign_out_by_a_grace_ends_all_reads() {
+fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     let cache = FaultyCache::cache(MemoryStore::new());
     let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
@@ -90,10 +90,10 @@ fn a_revocation_during_a_sign_out_by_a_grace_ends_all_reads() {
     assert!(!served, "served after a revocation was acknowledged");
 }
 
-/// As `a_revocation_during_a_sign_out_by_a_grace_ends_all_reads`, but the grace begins after the sign-in
+/// As `a_revocation_during_a_sign_out_by_a_grace_is_final`, but the grace begins after the sign-in
 /// has looked for it.
 #[test]
-fn a_revocation_during_a_sign_in_by_a_grace_ends_all_reads() {
+fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
     let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
     let store = CachedStore::new(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_id_hash(), None);
