@@ -256,10 +256,8 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Pa
     let theirs = sign_in(fixture, &from, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &current, what)?;
-    ensure!(
-        begun.former_ids.is_empty(),
-        "{what} ended a session that another client signed in to"
-    )?;
+    let ended_none = begun.former_ids.is_empty();
+    ensure!(ended_none, "{what} ended a session that another client signed in to")?;
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }

@@ -170,9 +170,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
                 }
             }
             // It may have ended sessions, or bound one to a user, whose id hashes are unknown.
-            Action::Merge | Action::Renew { .. } | Action::SignIn { .. } | Action::Delete => {
-                self.0.mark_entries_stale(now, began);
-            }
+            _ => self.0.mark_entries_stale(now, began),
         }
         self.invalidate_sessions(id_hashes, now);
     }

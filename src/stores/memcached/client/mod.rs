@@ -10,6 +10,7 @@ mod pool;
 mod protocol;
 mod server;
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug, Display};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::id::SessionIdHash;
 use crate::stores::memcached::client::protocol::{
     Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
-use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
+use crate::stores::memcached::client::server::{SURELY_BLOCKED_FOR, Server, missing, next};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
 /// The maximum number of keys in one batch. A batch has the timeout of one command.
@@ -80,6 +81,31 @@ pub(super) struct Stamp {
 pub(super) struct ItemVersion {
     pub(super) id_hash: SessionIdHash,
     pub(super) stamp: Stamp,
+}
+
+type CommandResult<T> = std::result::Result<T, CommandFailure>;
+
+/// Why a command has no result.
+#[derive(Clone, Debug)]
+struct CommandFailure {
+    kind: ErrorKind,
+    why: String,
+    /// Whether the server still answers the other commands of the batch.
+    answers_others: bool,
+}
+
+impl CommandFailure {
+    fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
+        CommandFailure { kind, why: why.into(), answers_others: false }
+    }
+
+    fn into_error(self, operation: impl Into<Cow<'static, str>>) -> Error {
+        Error::with_source(self.kind, operation, self.why)
+    }
+}
+
+fn unavailable(why: impl Into<String>) -> CommandFailure {
+    CommandFailure::new(ErrorKind::Unavailable, why)
 }
 
 #[derive(Debug)]
@@ -178,7 +204,7 @@ impl ServerClient {
         let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
             command(batch, &self.key(target.space, epoch, id_hash));
         })?;
-        Ok((epoch, next(&mut answers, target)?))
+        Ok((epoch, next(&mut answers, target.operation)?))
     }
 
     /// Reads the item of `id_hash`.
@@ -257,8 +283,8 @@ impl ServerClient {
             server.get_epoch(target.space, batch);
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, &next(&mut answers, target)?);
-        let current = server.is_current(target, epoch, answers.next())?;
+        let written = written(epoch, &next(&mut answers, target.operation)?);
+        let current = server.is_current(target, epoch, &mut answers)?;
         Ok((written, current))
     }
 
@@ -280,7 +306,7 @@ impl ServerClient {
             })?;
             let answer = |new: &&Replacement| {
                 self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, &next(&mut answers, target)?))
+                Ok(written(new.at.stamp.epoch, &next(&mut answers, target.operation)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
@@ -334,8 +360,7 @@ impl ServerClient {
                 group.push((index, item));
             }
         }
-        let missing = || Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING));
-        let mut done: Vec<Result<A>> = items.iter().map(|_| missing()).collect();
+        let mut done: Vec<Result<A>> = items.iter().map(|_| Err(missing(operation))).collect();
         let mut put = |index: usize, answer| {
             if let Some(slot) = done.get_mut(index) {
                 *slot = answer;
@@ -399,18 +424,10 @@ impl ServerClient {
     }
 }
 
-/// The error message for a missing answer.
-const MISSING: &str = "an answer is missing";
-
 fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
     if outcome.is_ok() {
         *outcome = next;
     }
-}
-
-fn next(answers: &mut Answers, target: Target) -> Result<MetaReply> {
-    let missing = || Err(Error::with_source(ErrorKind::Unavailable, target.operation, MISSING));
-    answers.next().unwrap_or_else(missing)
 }
 
 /// Returns the item of a read; `None` for a miss, also while another client holds the lease.
