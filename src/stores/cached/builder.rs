@@ -9,8 +9,8 @@ use crate::backend::{Cache, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
+use crate::stores::cached::backing_version::BackingVersion;
 use crate::stores::cached::circuit_breaker::Shards;
-use crate::stores::cached::epoch::Epoch;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
@@ -72,7 +72,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
-            epoch: Epoch::new(),
+            backing_version: BackingVersion::new(),
             shards: Shards::new(self.cache.shards(), self.retry),
             in_flight: InFlight::default(),
             cache: self.cache,

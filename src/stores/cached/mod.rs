@@ -3,9 +3,9 @@
 //!
 //! Uses the cache and the backing store through `backend` only. Called by the manager.
 
+mod backing_version;
 mod builder;
 mod circuit_breaker;
-mod epoch;
 mod freshness;
 mod in_flight;
 mod index;
@@ -26,8 +26,8 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{Record, Touch};
+use crate::stores::cached::backing_version::{BackingVersion, Version};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, PendingInvalidations, Shards};
-use crate::stores::cached::epoch::{Epoch, Version};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -82,7 +82,7 @@ struct CachedInner<C, S> {
     cache: C,
     backing: S,
     freshness: Freshness,
-    epoch: Epoch,
+    backing_version: BackingVersion,
     shards: Shards,
     in_flight: InFlight,
     events: Events,
@@ -260,11 +260,12 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
     }
 
-    /// Returns whether the cache may be read at `now` by the store's epoch and identity. Makes older
-    /// entries stale first if one has changed.
+    /// Returns whether the cache may be read at `now` by the backing store's version. Makes older
+    /// entries stale first if that has changed.
     fn may_read_cache(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
-        self.epoch.allows(now, || Version::read(index), || self.freshness.mark_stale_until(now))
+        let changed = || self.freshness.mark_stale_until(now);
+        self.backing_version.allows_cache(now, || Version::read(index), changed)
     }
 
     /// Returns the identity of the backing store; `None` if it cannot be read.
@@ -273,9 +274,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             // Only stores with an index have one.
             return Some(StoreIdentity::from_bytes([0; 16]));
         }
-        self.epoch.identity().or_else(|| {
+        self.backing_version.identity().or_else(|| {
             self.may_read_cache(now);
-            self.epoch.identity()
+            self.backing_version.identity()
         })
     }
 
