@@ -66,13 +66,13 @@ pub enum Action {
     ///
     /// | user of the session | replacement of the id | result |
     /// |---|---|---|
-    /// | this user | by a concurrent sign-in to join | [`Missing::Replaced`]: joins it |
+    /// | this user | by a concurrent sign-in that it joins | [`Missing::Replaced`] |
     /// | this user, or none | any other | the session gets a new id |
     /// | another user | when the session had a user | a new session begins; the other ends |
     /// | another user | when the session had no user | a new session begins |
     ///
-    /// A sign-in can be joined if it had the same level, persistence and limits, and had a
-    /// `join_salt`.
+    /// A sign-in joins another one if both have a `join_salt`, and the same level, persistence and
+    /// limits.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
