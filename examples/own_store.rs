@@ -133,17 +133,17 @@ impl Store for OwnStore {
             Decision::Insert { session, replaces } => {
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let ended: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
-                for id_hash in &ended {
+                let former_ids: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
+                for id_hash in &former_ids {
                     rows.remove(id_hash);
                 }
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, ended })
+                Ok(Committed::Done { session, former_ids })
             }
             Decision::Update { at, session, id_change: None } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, ended: Vec::new() })
+                Ok(Committed::Done { session, former_ids: Vec::new() })
             }
             Decision::Update { at, session, id_change: Some(IdChange { replaced, presented }) } => {
                 // Check before anything is changed: if the renewal fails, the old id still works.
@@ -158,7 +158,7 @@ impl Store for OwnStore {
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, ended: vec![at] })
+                Ok(Committed::Done { session, former_ids: vec![at] })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);

@@ -1,4 +1,6 @@
 //! Caches in front of a store.
+//!
+//! Implemented by the stores in memory and in memcached. Called by `CachedStore`.
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
@@ -10,7 +12,7 @@ use crate::record::Record;
 
 /// A cache in front of a store. It may lose any entry at any time.
 ///
-/// A fill succeeds only with the lease that its miss took. Forgetting an entry ends the lease on
+/// A fill succeeds only with the lease that its miss took. Invalidating an entry ends the lease on
 /// it, so that a slow reader cannot bring back an ended session.
 ///
 /// A cache has one or more shards, such as servers, each of which can fail without the others. An
@@ -41,10 +43,10 @@ pub trait Cache: Debug + Send + Sync + 'static {
     ) -> Result<bool>;
 
     /// Removes the entries of these sessions and ends the leases on them.
-    fn forget(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()>;
+    fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()>;
 
     /// Removes all entries of one shard and ends all its leases.
-    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()>;
+    fn invalidate_shard(&self, shard: usize, now: Timestamp) -> Result<()>;
 }
 
 /// The result of [`Cache::fetch`].

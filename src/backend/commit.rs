@@ -1,5 +1,7 @@
 //! A commit. [`Commit::decide`] decides for all stores what it does; each store executes the
 //! decision.
+//!
+//! Uses `delta` and `record`. Sessions make commits; stores call [`Commit::decide`].
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -60,14 +62,17 @@ pub enum Action {
     /// session, or only another user's, a new session begins (and the other user's ends). The
     /// condition on the revision applies only if there is a session.
     ///
-    /// Through an id that was [replaced](ReplacedId):
-    /// - The session is this user's, and an earlier sign-in with the same claims replaced the id
-    ///   concurrently: the answer is [`Missing::Replaced`], and this sign-in
-    ///   joins that one.
-    /// - The session is this user's otherwise, or has no user: it gets a new id, as through its
-    ///   current id.
-    /// - The session is another user's: a new one begins. The other ends if it had a user when the
-    ///   id was replaced.
+    /// Through a [replaced](ReplacedId) id:
+    ///
+    /// | user of the session | replacement of the id | result |
+    /// |---|---|---|
+    /// | this user | by a concurrent sign-in that it joins | [`Missing::Replaced`] |
+    /// | this user, or none | any other | the session gets a new id |
+    /// | another user | when the session had a user | a new session begins; the other ends |
+    /// | another user | when the session had no user | a new session begins |
+    ///
+    /// A sign-in joins another one if both have a `join_salt`, and the same level, persistence and
+    /// limits.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -95,10 +100,9 @@ pub enum Committed {
         /// The session as stored. After a renewal through an id within its grace, its id is not the
         /// one that the commit named.
         session: LiveSession,
-        /// The current ids that no longer find a session, for the invalidation of caches: the
-        /// replaced one, and those of sessions that the limit per user ended. There are no ids
-        /// within their grace among them, because a cache has no entries under such ids.
-        ended: Vec<SessionIdHash>,
+        /// The id hashes that were current before the commit and no longer are: the replaced one,
+        /// and those of sessions that it ended. Caches and other requests may still use them.
+        former_ids: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
@@ -211,13 +215,13 @@ pub struct IdChange {
     pub presented: Option<ReplacedId>,
 }
 
-/// Whether a sign-in claims the same as the one that made `record`. The second sign-in of a double
-/// click does. A join must not grant a level that was not proved, nor lose the identity provider's
-/// session id or the end that it has set.
+/// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
+/// and limits. The second sign-in of a double click does. A join must not grant a level that was
+/// not proved, nor lose the identity provider's session id or the end that it has set.
 ///
 /// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
-fn has_same_claims(new_session: &NewSession, record: &Record) -> bool {
+fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
@@ -262,10 +266,10 @@ impl Commit {
         }
     }
 
-    /// Whether this ends a session or an id, which must stay ended after a power cut. A durable
-    /// store then syncs it to the disk before it answers.
+    /// Returns whether the commit may end a session or replace an id, which a power cut must not
+    /// undo. A durable store then syncs it to the disk before it answers.
     #[must_use]
-    pub fn is_revocation(&self) -> bool {
+    pub fn must_survive_power_cut(&self) -> bool {
         match self.action {
             Action::Renew { .. } | Action::SignIn { .. } | Action::Delete => true,
             Action::Create(_) | Action::Merge => self.delta.user().is_some(),
@@ -383,7 +387,7 @@ impl Commit {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&id, &session.id_hash)
-            && has_same_claims(new_session, &session.record)
+            && is_repeated(new_session, &session.record)
         {
             let joined = Missing::Replaced { id, session, at: () };
             return Ok(Decision::Answer(Committed::Missing(joined)));
@@ -413,15 +417,15 @@ impl Commit {
         Ok(Decision::Update { at, session, id_change: Some(id_change) })
     }
 
-    /// Whether a sign-in through the replaced id can get the new id of an earlier sign-in, because
-    /// the session still has that id.
+    /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
+    /// because the session still has that id.
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
             && id.counts_as_concurrent(self.opened)
     }
 
-    /// A merge or a renewal.
+    /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
         if self.is_stale(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));

@@ -1,4 +1,6 @@
 //! Selections of sessions, for lists and revocations.
+//!
+//! Called by the manager, by session indexes and by operators' commands.
 
 use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
 use crate::record::Record;

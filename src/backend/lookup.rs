@@ -66,7 +66,7 @@ pub enum Missing<P = ()> {
 }
 
 impl<P> Lookup<P> {
-    /// Nothing is stored under the id.
+    /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
         Lookup::Missing(Missing::not_found())
@@ -83,7 +83,7 @@ impl<P> Lookup<P> {
 }
 
 impl<P> Missing<P> {
-    /// Nothing is stored under the id.
+    /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
         Missing::NotFound { expired: None }

@@ -1,4 +1,6 @@
 //! Replaced ids of sessions: how long a store remembers them, and their effects.
+//!
+//! Made by `commit`, kept by stores. Read by lookups and by the session of a request.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Failed touches of a batch.
+//!
+//! Made by stores. Read by the cleaner, which repeats the touches.
 
 use std::error;
 use std::fmt::{self, Display};

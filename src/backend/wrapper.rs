@@ -1,4 +1,6 @@
 //! Stores around another store: each method forwards unless the wrapper replaces it.
+//!
+//! Implemented by stores that observe, delay or fail calls, such as `testing::PausingStore`.
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
@@ -57,7 +59,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     /// The type of the wrapped store.
     type Wrapped: Store + ?Sized;
 
-    /// The wrapped store.
+    /// Returns the wrapped store.
     fn wrapped(&self) -> &Self::Wrapped;
 
     /// Replaces [`Store::load`].

@@ -132,7 +132,7 @@ impl Sample {
 pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
-    pub(super) ended: Vec<SessionIdHash>,
+    pub(super) former_ids: Vec<SessionIdHash>,
 }
 
 /// Returns the name of the result.
@@ -193,8 +193,8 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, ended } => {
-            Ok(Done { record, id_hash, ended })
+        Committed::Done { session: LiveSession { record, id_hash }, former_ids } => {
+            Ok(Done { record, id_hash, former_ids })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -219,10 +219,10 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, ended } = done(answer, what)?;
+    let Done { record, id_hash, former_ids } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
-    ensure!(ended == [session.id_hash], "{what} did not name the id that it ended")?;
+    ensure!(former_ids == [session.id_hash], "{what} did not name the id that it ended")?;
     Ok(Sample { id_hash, record })
 }
 

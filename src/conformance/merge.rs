@@ -87,8 +87,8 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> P
     ensure!(renewed == wanted, "a renewal gave revision {renewed}, not {wanted}")
 }
 
-/// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in another
-/// form must have the same effect.
+/// Compares the effects of deltas with those of [`Delta::apply`]. A store that keeps names or users
+/// in another form must have the same effect.
 pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut model = session.record.clone();

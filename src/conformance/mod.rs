@@ -13,6 +13,7 @@
 //! earlier than the start of the run. Lists, revocations and limits per user are checked if the
 //! store's capabilities [include them](crate::backend::Capabilities::indexed).
 
+// Each module has the checks of one guarantee, uses `fixture`, and is called by `check` only.
 mod fixture;
 mod index;
 mod limits;

@@ -378,7 +378,7 @@ mod tests {
 
     use super::*;
 
-    /// Similar names, some with escapes.
+    /// Generates similar names, some with escapes.
     fn entries() -> impl Strategy<Value = BTreeMap<String, String>> {
         let value = (0..70_000_usize).prop_map(|len| format!("\"{}\"", "x".repeat(len % 1000)));
         prop::collection::btree_map("[ab\"\\\\\n\u{0}ü]{0,3}", value, 0..6)

@@ -219,7 +219,7 @@ impl Session {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
-            Committed::Done { ended, .. } => recently_ended.record(ended),
+            Committed::Done { former_ids, .. } => recently_ended.record(former_ids),
             Committed::Deleted(current) => recently_ended.record(&[*current, commit.id_hash]),
             _ => {}
         };

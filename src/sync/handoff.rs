@@ -1,4 +1,6 @@
 //! Passes values to one thread that waits for them, without a system call if it does not sleep.
+//!
+//! Called by group commit and by the update queue.
 
 use std::mem;
 use std::time::Instant;

@@ -1,4 +1,6 @@
 //! The types of the standard library and of crossbeam.
+//!
+//! Re-exported by `sync`, except in the schedule tests.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

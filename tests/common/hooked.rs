@@ -32,12 +32,12 @@ pub enum Call {
     Fetch,
     Fill,
     /// Of ids, or of a shard.
-    Forget,
+    Invalidate,
 }
 
 impl Call {
-    pub const COUNT: usize = Call::Forget as usize + 1;
-    pub const CACHE: [Call; 3] = [Call::Fetch, Call::Fill, Call::Forget];
+    pub const COUNT: usize = Call::Invalidate as usize + 1;
+    pub const CACHE: [Call; 3] = [Call::Fetch, Call::Fill, Call::Invalidate];
 }
 
 /// Code around the calls of a store or a cache.
@@ -181,11 +181,11 @@ impl<C: Cache + ?Sized, H: Hook> Cache for Hooked<C, H> {
         self.hook.around(Call::Fill, || self.inner.fill(id_hash, lease, entry, until, now))
     }
 
-    fn forget(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()> {
-        self.hook.around(Call::Forget, || self.inner.forget(id_hashes, now))
+    fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()> {
+        self.hook.around(Call::Invalidate, || self.inner.invalidate(id_hashes, now))
     }
 
-    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
-        self.hook.around(Call::Forget, || self.inner.forget_shard(shard, now))
+    fn invalidate_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
+        self.hook.around(Call::Invalidate, || self.inner.invalidate_shard(shard, now))
     }
 }

@@ -204,9 +204,9 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, ended } => {
-                let (id_hash, ended) = (self.id_number(id_hash), self.id_hashes(ended));
-                Answer::Done { session: session(record), id_hash, ended }
+            Committed::Done { session: LiveSession { record, id_hash }, former_ids } => {
+                let (id_hash, former_ids) = (self.id_number(id_hash), self.id_hashes(former_ids));
+                Answer::Done { session: session(record), id_hash, former_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {
                 Answer::Unchanged { session: session(record), id_hash: self.id_number(id_hash) }

@@ -198,11 +198,11 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, ended }) => {
-            let mut ended: Vec<String> =
-                ended.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
-            ended.sort();
-            format!("done {} {} ended {ended:?}", trace.id_hash(id_hash), trace.record(record))
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, former_ids }) => {
+            let mut former_ids: Vec<String> =
+                former_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
+            former_ids.sort();
+            format!("done {} {} ended {former_ids:?}", trace.id_hash(id_hash), trace.record(record))
         }
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))

@@ -592,7 +592,7 @@ fn policies_have_the_figures_of_the_standard() {
 }
 
 #[test]
-fn a_configuration_without_an_absolute_limit_is_warned_of() {
+fn a_manager_without_an_absolute_limit_warns() {
     let configured = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         let builder = SessionManager::builder(MemoryStore::new());
         let sessions = configure(builder).build().unwrap();

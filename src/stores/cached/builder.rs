@@ -1,4 +1,6 @@
 //! The builder of a [`CachedStore`] and its settings.
+//!
+//! Called by applications.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +9,8 @@ use crate::backend::{Cache, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
+use crate::stores::cached::backing_version::BackingVersion;
 use crate::stores::cached::circuit_breaker::Shards;
-use crate::stores::cached::epoch::Epoch;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
@@ -30,21 +32,21 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStoreBuilder { cache, backing, life, retry, events: Events::default() }
     }
 
-    /// How long a cache entry is valid after it was read from the backing store; 1 second to 1
+    /// Sets how long a cache entry is valid after it was read from the backing store; 1 second to 1
     /// hour. If an invalidation fails, other processes see the change within this time. Defaults to
     /// 60 seconds.
     pub fn entry_life(self, life: Duration) -> Self {
         CachedStoreBuilder { life, ..self }
     }
 
-    /// How long an open circuit breaker waits before it probes the cache again; 1 millisecond to 1
-    /// hour. Defaults to 1 second.
+    /// Sets how long an open circuit breaker waits before it probes the cache again; 1 millisecond
+    /// to 1 hour. Defaults to 1 second.
     pub fn retry_after(self, pause: Duration) -> Self {
         CachedStoreBuilder { retry: pause, ..self }
     }
 
-    /// The receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the [`log`]
-    /// crate.
+    /// Sets the receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the
+    /// [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         CachedStoreBuilder { events, ..self }
     }
@@ -70,7 +72,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
-            epoch: Epoch::new(),
+            backing_version: BackingVersion::new(),
             shards: Shards::new(self.cache.shards(), self.retry),
             in_flight: InFlight::default(),
             cache: self.cache,

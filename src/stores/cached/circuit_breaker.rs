@@ -1,4 +1,6 @@
 //! A circuit breaker for each shard of the cache: [`CircuitBreaker`].
+//!
+//! Owns the missed invalidations, and uses no cache itself. Called by the store.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -70,7 +72,7 @@ impl Shards {
         1 + self.others.len()
     }
 
-    /// The breaker of `shard`, or of the first shard if there is no such shard.
+    /// Returns the breaker of `shard`, or of the first shard if there is no such shard.
     pub(super) fn of(&self, shard: usize) -> &CircuitBreaker {
         let other = shard.checked_sub(1).and_then(|other| self.others.get(other));
         other.unwrap_or(&self.first)
@@ -115,7 +117,7 @@ impl CircuitBreaker {
         self.open.lock().ignore_poison()
     }
 
-    /// Whether reads may use the shard.
+    /// Returns whether reads may use the shard.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
@@ -179,7 +181,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether a probe is due. If it returns true, the caller must run the probe.
+    /// Begins a probe if one is due. If it returns true, the caller must run the probe.
     pub(super) fn begin_probe(&self, at: Instant) -> bool {
         if self.is_closed() {
             return false;
@@ -252,7 +254,7 @@ mod tests {
         circuit_breaker
     }
 
-    /// A successful probe.
+    /// Runs a successful probe.
     fn repair(circuit_breaker: &CircuitBreaker) -> bool {
         circuit_breaker.take_pending();
         circuit_breaker.half_open();

@@ -1,4 +1,6 @@
 //! Decides which cache entries may be served.
+//!
+//! Called by the store for each entry that it reads or fills in.
 
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ impl Freshness {
         self.since.fetch_max(after.as_millis(), Ordering::SeqCst);
     }
 
-    /// When `entry` expires.
+    /// Returns when `entry` expires.
     pub(super) fn expires_at(&self, entry: &CacheEntry) -> Timestamp {
         entry.read + self.life
     }

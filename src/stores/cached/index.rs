@@ -1,4 +1,6 @@
 //! The session index of the backing store. Revocations invalidate the cache.
+//!
+//! Called by the manager, if the backing store has an index.
 
 use std::time::Instant;
 
@@ -16,7 +18,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         self.0.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
     }
 
-    /// If a revocation failed with an uncertain outcome, makes all entries read so far stale.
+    /// Makes all entries read so far stale, if a revocation failed with an uncertain outcome.
     fn expire_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
             self.0.mark_entries_stale(now, began);

@@ -1,9 +1,11 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
 //! cheaper and may fail or lose entries at any time.
+//!
+//! Uses the cache and the backing store through `backend` only. Called by the manager.
 
+mod backing_version;
 mod builder;
 mod circuit_breaker;
-mod epoch;
 mod freshness;
 mod in_flight;
 mod index;
@@ -24,8 +26,8 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{Record, Touch};
+use crate::stores::cached::backing_version::{BackingVersion, Version};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, PendingInvalidations, Shards};
-use crate::stores::cached::epoch::{Epoch, Version};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -80,14 +82,14 @@ struct CachedInner<C, S> {
     cache: C,
     backing: S,
     freshness: Freshness,
-    epoch: Epoch,
+    backing_version: BackingVersion,
     shards: Shards,
     in_flight: InFlight,
     events: Events,
 }
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
-    /// A store with `cache` in front of `backing`, with all defaults.
+    /// Makes a store with `cache` in front of `backing`, with all defaults.
     pub fn new(cache: C, backing: S) -> Self {
         CachedStore::builder(cache, backing).valid()
     }
@@ -97,13 +99,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         CachedStoreBuilder::new(cache, backing)
     }
 
-    /// The backing store.
+    /// Returns the backing store.
     #[must_use]
     pub fn backing(&self) -> &S {
         &self.0.backing
     }
 
-    /// The cache.
+    /// Returns the cache.
     #[must_use]
     pub fn cache(&self) -> &C {
         &self.0.cache
@@ -157,16 +159,18 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
         let (asked, now) = (commit.id_hash, commit.now);
         let mut id_hashes = vec![asked];
-        if commit.is_revocation() {
-            // It may have ended sessions whose id hashes are unknown.
-            self.0.mark_entries_stale(now, began);
-        } else if matches!(commit.action, Action::Merge) {
+        match commit.action {
+            Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
-            match self.0.backing.load(&asked, now) {
-                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
-                Ok(_) => {}
-                Err(_) => self.0.mark_entries_stale(now, began),
+            Action::Merge if commit.delta.user().is_none() => {
+                match self.0.backing.load(&asked, now) {
+                    Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                    Ok(_) => {}
+                    Err(_) => self.0.mark_entries_stale(now, began),
+                }
             }
+            // It may have ended sessions, or bound one to a user, whose id hashes are unknown.
+            _ => self.0.mark_entries_stale(now, began),
         }
         self.invalidate_sessions(id_hashes, now);
     }
@@ -180,7 +184,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         match self.freshness.judge(entry, now) {
             Verdict::Fresh => return Ok(found),
             Verdict::Early => return Ok(CacheLookup::Miss(None)),
-            Verdict::Stale => self.cache.forget(&[*key], now)?,
+            Verdict::Stale => self.cache.invalidate(&[*key], now)?,
         }
         Ok(match self.cache.fetch(key, now)? {
             CacheLookup::Hit(_) => CacheLookup::Miss(None),
@@ -228,9 +232,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty() => Ok(()),
             PendingInvalidations::IdHashes(id_hashes) => {
                 let id_hashes: Vec<SessionIdHash> = id_hashes.iter().copied().collect();
-                self.cache.forget(&id_hashes, now)
+                self.cache.invalidate(&id_hashes, now)
             }
-            PendingInvalidations::Everything => self.cache.forget_shard(shard, now),
+            PendingInvalidations::Everything => self.cache.invalidate_shard(shard, now),
         }
     }
 
@@ -256,11 +260,12 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
     }
 
-    /// Returns whether the cache may be read at `now` by the store's epoch and identity. Makes older
-    /// entries stale first if one has changed.
+    /// Returns whether the cache may be read at `now` by the backing store's version. Makes older
+    /// entries stale first if that has changed.
     fn may_read_cache(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
-        self.epoch.allows(now, || Version::read(index), || self.freshness.mark_stale_until(now))
+        let changed = || self.freshness.mark_stale_until(now);
+        self.backing_version.allows_cache(now, || Version::read(index), changed)
     }
 
     /// Returns the identity of the backing store; `None` if it cannot be read.
@@ -269,9 +274,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             // Only stores with an index have one.
             return Some(StoreIdentity::from_bytes([0; 16]));
         }
-        self.epoch.identity().or_else(|| {
+        self.backing_version.identity().or_else(|| {
             self.may_read_cache(now);
-            self.epoch.identity()
+            self.backing_version.identity()
         })
     }
 
@@ -295,8 +300,8 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Whether the outcome of a commit that failed with `error` is unknown. The other kinds say that
-/// the commit changed nothing.
+/// Returns whether the outcome of a commit that failed with `error` is unknown. The other kinds say
+/// that the commit changed nothing.
 fn is_uncertain(error: &Error) -> bool {
     !matches!(
         error.kind(),
@@ -379,9 +384,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // No request can have used the id before its session was created.
             Committed::Done { .. } if is_new => {}
-            Committed::Done { session, ended } => {
+            Committed::Done { session, former_ids } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(ended.iter().copied()), now);
+                self.invalidate_sessions(asked_and_current.chain(former_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

@@ -1,4 +1,6 @@
 //! The builder of a [`MemcachedStore`]: settings and opening.
+//!
+//! Uses `client`. Called by applications.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +38,9 @@ impl MemcachedStoreBuilder {
         }
     }
 
-    /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
-    /// servers by the same text, in any order, because the text decides which server holds which
-    /// session. Connections use TCP without authentication or encryption. Defaults to
+    /// Sets the servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the
+    /// same servers by the same text, in any order, because the text decides which server holds
+    /// which session. Connections use TCP without authentication or encryption. Defaults to
     /// `127.0.0.1:11211`.
     ///
     /// A host name must have one address; of an IPv4 and an IPv6 address the first is used. The
@@ -56,44 +58,44 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// The prefix of all keys, so that several applications can share a server: 1 to 100 ASCII
+    /// Sets the prefix of all keys, so that several applications can share a server: 1 to 100 ASCII
     /// letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.settings.namespace = namespace.into();
         self
     }
 
-    /// The maximum number of connections to each server; 1 to 1,000. Calls above it wait for a
+    /// Sets the maximum number of connections to each server; 1 to 1,000. Calls above it wait for a
     /// connection, at most for the [I/O timeout](Self::io_timeout). Defaults to 16.
     pub fn connections(mut self, connections: usize) -> Self {
         self.settings.connections = connections;
         self
     }
 
-    /// The timeout of connecting, and of looking a server's name up; 1 millisecond to 30 seconds.
-    /// Defaults to 200 milliseconds.
+    /// Sets the timeout of connecting, and of looking a server's name up; 1 millisecond to 30
+    /// seconds. Defaults to 200 milliseconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// The timeout of a command, and of the retries of a change that conflicts with concurrent
+    /// Sets the timeout of a command, and of the retries of a change that conflicts with concurrent
     /// changes; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.settings.io_timeout = timeout;
         self
     }
 
-    /// The maximum item size of the servers, their option `-I`, in bytes. A session that does not
-    /// fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new
-    /// value drops the old one; a longer reply is refused. At least 1,024. Defaults to 1 MiB, as
-    /// memcached does.
+    /// Sets the maximum item size of the servers, their option `-I`, in bytes. A session that does
+    /// not fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a
+    /// new value drops the old one; a longer reply is refused. At least 1,024. Defaults to 1 MiB,
+    /// as memcached does.
     pub fn item_limit(mut self, bytes: usize) -> Self {
         self.settings.item_limit = bytes;
         self
     }
 
-    /// The receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         MemcachedStoreBuilder { events, ..self }
     }
@@ -145,7 +147,7 @@ impl MemcachedStoreBuilder {
     }
 }
 
-/// Whether `server` has the form `host:port`. Does not resolve the host.
+/// Returns whether `server` has the form `host:port`. Does not resolve the host.
 fn is_address(server: &str) -> bool {
     let Some((host, port)) = server.rsplit_once(':') else { return false };
     let bracketed = host.starts_with('[') && host.ends_with(']');

@@ -35,7 +35,7 @@ impl Stamp {
 }
 
 impl Cache for MemcachedStore {
-    /// The number of servers.
+    /// Returns the number of servers.
     fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
     }
@@ -82,11 +82,11 @@ impl Cache for MemcachedStore {
         Ok(self.0.client.replace(entries("fill memcached"), &new)?.is_stored())
     }
 
-    fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
+    fn invalidate(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
         self.0.client.remove_all(INVALIDATING, id_hashes)
     }
 
-    fn forget_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
+    fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
         self.0.client.raise_epoch(shard, INVALIDATING)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by the four commands of `move_session`.
+//!
+//! Uses `lookup` and `client`. Called by the store, which implements the interface of stores.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
@@ -132,7 +134,7 @@ impl Attempts<'_> {
             Decision::Answer(answer) => Some(answer),
             Decision::Insert { session, replaces: None } => {
                 self.begin(&session)?;
-                Some(Committed::Done { session, ended: Vec::new() })
+                Some(Committed::Done { session, former_ids: Vec::new() })
             }
             Decision::Insert { session, replaces: Some((presented, at)) } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
@@ -150,7 +152,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then(|| Committed::Done { session, ended: Vec::new() })
+                written.is_stored().then(|| Committed::Done { session, former_ids: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -230,7 +232,7 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call.now);
         }
-        Ok(Some(Committed::Done { session, ended: vec![old.id_hash] }))
+        Ok(Some(Committed::Done { session, former_ids: vec![old.id_hash] }))
     }
 
     fn reserve(

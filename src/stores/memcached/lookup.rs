@@ -1,4 +1,6 @@
 //! Lookups. They complete moves of sessions to new ids that other requests did not finish.
+//!
+//! Uses `client` and `value`. Called by loads, commits and touches.
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
@@ -141,7 +143,7 @@ impl MemcachedInner {
         }
     }
 
-    /// Whether the session of `from` is being moved to `to`. If so, completes the move.
+    /// Returns whether the session of `from` is being moved to `to`. If so, completes the move.
     fn is_moving(&self, from: &SessionIdHash, to: &SessionIdHash, call: StoreCall) -> Result<bool> {
         let Some(item) = self.client.get(call.target, from)? else {
             return Ok(false);
@@ -157,13 +159,13 @@ impl MemcachedInner {
         }
     }
 
-    /// Whether an item holds a foreign value, which may be overwritten.
+    /// Returns whether an item holds a foreign value, which may be overwritten.
     pub(super) fn is_garbage(&self, item: &Item) -> bool {
         matches!(self.read(item), Ok(None))
     }
 }
 
-/// The lookup result for a session found at `at`, perhaps by a replaced id.
+/// Makes the lookup result for a session found at `at`, perhaps by a replaced id.
 fn live(
     at: ItemVersion,
     record: Record,

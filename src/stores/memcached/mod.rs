@@ -1,5 +1,7 @@
 //! Sessions in memcached, shared by several machines, and lost when memcached loses them. Used as
 //! the only store, or as the [`Cache`](crate::backend::Cache) in front of a durable one.
+//!
+//! Uses `client` for all commands. Called by the manager, or by `CachedStore`.
 
 mod builder;
 mod cache;
@@ -129,7 +131,7 @@ impl MemcachedInner {
     }
 }
 
-/// The time to live of an item that is useless after `end`; `None` for no limit.
+/// Returns the time to live of an item that is useless after `end`; `None` for no limit.
 fn life(end: Timestamp, now: Timestamp) -> Option<Duration> {
     (end != Timestamp::MAX).then(|| end.since(now).saturating_add(MARGIN))
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::SessionIdHash;
 
-/// The contribution of a server's name to its scores.
+/// Returns the contribution of a server's name to its scores.
 pub(super) fn weight(name: &str) -> u64 {
     first_number(&Sha256::digest(name))
 }
@@ -21,7 +21,7 @@ fn first_number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The output function of SplitMix64. It spreads a change of one bit over all bits.
+/// Applies the output function of SplitMix64, which spreads a change of one bit over all bits.
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

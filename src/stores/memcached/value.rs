@@ -1,5 +1,7 @@
 //! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. By the id
 //! hash a value that got under the key of another session is not taken for that session.
+//!
+//! Called by lookups, by commits and by the cache.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
@@ -46,27 +48,28 @@ pub(super) struct Redirect {
 }
 
 impl Redirect {
-    /// The redirect from the replaced id `left`.
+    /// Makes the redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
         let (begins_session, is_dead) = (false, false);
         Redirect { to, at, by, had_user, begins_session, is_dead, presented: None }
     }
 
-    /// The redirect from `id_hash` to the same session, replaced by a sign-in with the id
+    /// Makes the redirect from `id_hash` to the same session, replaced by a sign-in with the id
     /// `presented`.
     pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
         Redirect { presented: other, ..Redirect::of(presented) }
     }
 
-    /// The redirect from `id_hash` to a new session, created by a request with the id `presented`.
+    /// Makes the redirect from `id_hash` to a new session, created by a request with the id
+    /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let redirect = Redirect::by_sign_in(presented, id_hash);
         Redirect { begins_session: true, is_dead: redirect.presented.is_some(), ..redirect }
     }
 
-    /// What is remembered of the id under which this is stored, or of the presented id.
+    /// Returns the replaced id of a redirect that is stored under `id_hash`.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
         let Redirect { to, at, mut by, had_user, presented, .. } = *self;
         if let ReplacedBy::SignIn { salt } = &mut by

@@ -61,7 +61,7 @@ impl Cache for MemoryStore {
         NonZeroUsize::MIN
     }
 
-    fn shard_of(&self, _key: &SessionIdHash) -> usize {
+    fn shard_of(&self, _id_hash: &SessionIdHash) -> usize {
         0
     }
 
@@ -99,7 +99,7 @@ impl Cache for MemoryStore {
         Ok(true)
     }
 
-    fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
+    fn invalidate(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
         let mut cache = self.cache();
         for id_hash in id_hashes {
             cache.slots.remove(id_hash);
@@ -107,7 +107,7 @@ impl Cache for MemoryStore {
         Ok(())
     }
 
-    fn forget_shard(&self, _shard: usize, _now: Timestamp) -> Result<()> {
+    fn invalidate_shard(&self, _shard: usize, _now: Timestamp) -> Result<()> {
         self.cache().slots.clear();
         Ok(())
     }
@@ -138,13 +138,13 @@ mod tests {
     fn a_slow_reader_cannot_fill_in_an_invalidated_entry() {
         let cache = MemoryStore::new();
         let slow = lease(&cache, &KEY, NOW);
-        cache.forget(&[KEY], NOW).unwrap();
+        cache.invalidate(&[KEY], NOW).unwrap();
         assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap());
         let next = lease(&cache, &KEY, NOW);
         assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap(), "nor by another's lease");
         assert!(cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
         assert!(matches!(cache.fetch(&KEY, NOW).unwrap(), CacheLookup::Hit(_)));
-        cache.forget_shard(0, NOW).unwrap();
+        cache.invalidate_shard(0, NOW).unwrap();
         assert!(!cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
     }
 

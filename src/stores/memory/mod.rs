@@ -1,5 +1,7 @@
 //! [`MemoryStore`] keeps sessions in the memory of one process: for tests, for programs that may
 //! lose all sessions at a restart, and as a cache in front of another store.
+//!
+//! Called by the manager, or by `CachedStore`.
 
 mod cache;
 
@@ -72,13 +74,13 @@ impl MemoryStore {
     /// The maximum number of sessions in a store made by [`new`](Self::new).
     pub const DEFAULT_CAPACITY: usize = 100_000;
 
-    /// An empty store for 100,000 sessions.
+    /// Makes an empty store for 100,000 sessions.
     #[must_use]
     pub fn new() -> Self {
         MemoryStore::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// An empty store for at most `capacity` sessions.
+    /// Makes an empty store for at most `capacity` sessions.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         MemoryStore {
@@ -126,8 +128,8 @@ impl Default for MemoryStore {
 }
 
 impl SessionTable {
-    /// The current id and the row of the session that `id_hash` leads to, and the replaced id that
-    /// was presented, if its grace is over.
+    /// Returns the current id and the row of the session that `id_hash` leads to, and the replaced
+    /// id that was presented, if its grace is over.
     fn locate(
         &self,
         id_hash: &SessionIdHash,
@@ -187,12 +189,12 @@ impl SessionTable {
         Some(row)
     }
 
-    /// The rows that match `filter` and are live at `now`, in no order.
+    /// Returns the rows that match `filter` and are live at `now`, in no order.
     fn select_live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
         by_life(self.select(filter), now).0
     }
 
-    /// The rows that match `filter`, expired ones included, in no order.
+    /// Returns the rows that match `filter`, expired ones included, in no order.
     fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Rows<'s> {
         let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
         let mut narrowest = filter;
@@ -218,35 +220,36 @@ impl SessionTable {
         }
         match commit.decide(found)? {
             Decision::Insert { session, replaces } => {
-                let Some(mut ended) = self.sessions_to_end(commit, &session.id_hash, None)? else {
+                let Some(mut former_ids) = self.sessions_to_end(commit, &session.id_hash, None)?
+                else {
                     return Ok(Committed::LimitReached);
                 };
-                ended.extend(replaces.map(|(_, at)| at));
-                if self.rows.len().saturating_sub(ended.len()) >= capacity {
+                former_ids.extend(replaces.map(|(_, at)| at));
+                if self.rows.len().saturating_sub(former_ids.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
-                self.remove_all(&ended);
+                self.remove_all(&former_ids);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, ended })
+                Ok(Committed::Done { session, former_ids })
             }
             Decision::Update { at, session, id_change } => {
-                let mut ended = Vec::new();
+                let mut former_ids = Vec::new();
                 if id_change.is_some() {
                     match self.sessions_to_end(commit, &session.id_hash, Some(at))? {
-                        Some(others) => ended = others,
+                        Some(others) => former_ids = others,
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                self.remove_all(&ended);
+                self.remove_all(&former_ids);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
                 if let Some(IdChange { replaced: left, presented }) = id_change {
-                    ended.push(at);
+                    former_ids.push(at);
                     remember(&mut replaced, left, commit.now);
                     if let Some(presented) = presented {
                         remember(&mut replaced, presented, commit.now);
@@ -254,7 +257,7 @@ impl SessionTable {
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, ended })
+                Ok(Committed::Done { session, former_ids })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {

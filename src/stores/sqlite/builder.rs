@@ -1,5 +1,8 @@
 //! The builder of a [`SqliteStore`]: settings, and opening the file, its journal mode and its
 //! tables.
+//!
+//! Uses all other modules but `admin` and `index`, to assemble the store. Called by applications
+//! and by `admin`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
-use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::read_pool::{self, Readers};
@@ -18,7 +21,7 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{Shared, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Statements, Writer, WriterSettings};
+use crate::stores::sqlite::write::{TableSql, Writer, WriterSettings};
 
 /// Which acknowledged changes survive a power loss.
 ///
@@ -95,13 +98,13 @@ impl SqliteStore {
         SqliteStore::builder_in_memory().open()
     }
 
-    /// The default settings for a new database in memory. Readers, journal and durability have no
-    /// effect there.
+    /// Makes the default settings for a new database in memory. Readers, journal and durability
+    /// have no effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
         SqliteStoreBuilder::memory()
     }
 
-    /// The default settings for the database at `path`.
+    /// Makes the default settings for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
         SqliteStoreBuilder::file(path.as_ref())
     }
@@ -133,36 +136,36 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// The name of the sessions table: 1 to 64 ASCII letters, digits and underscores, not starting
-    /// with a digit. Stores with different tables can share a file. Defaults to
+    /// Sets the name of the sessions table: 1 to 64 ASCII letters, digits and underscores, not
+    /// starting with a digit. Stores with different tables can share a file. Defaults to
     /// `cloakroom_sessions`.
     pub fn table(self, name: impl Into<String>) -> Self {
         SqliteStoreBuilder { table: name.into(), ..self }
     }
 
-    /// The maximum number of concurrent read connections, opened on demand; 1 to 1,000. Defaults to
-    /// 8.
+    /// Sets the maximum number of concurrent read connections, opened on demand; 1 to 1,000.
+    /// Defaults to 8.
     pub fn readers(self, readers: u32) -> Self {
         SqliteStoreBuilder { readers, ..self }
     }
 
-    /// How long a call may wait in total, for connections and locks, before it fails with
+    /// Sets how long a call may wait in total, for connections and locks, before it fails with
     /// [`ErrorKind::Busy`]; 1 millisecond to 1 day. Defaults to 5 seconds.
     pub fn busy_timeout(self, timeout: Duration) -> Self {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// What survives a power loss. Defaults to [`Durability::Normal`].
+    /// Sets which changes survive a power loss. Defaults to [`Durability::Normal`].
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }
 
-    /// Whether opening switches the file to a write-ahead log. Defaults to [`Journal::Wal`].
+    /// Sets how SQLite journals the file. Defaults to [`Journal::Wal`].
     pub fn journal(self, journal: Journal) -> Self {
         SqliteStoreBuilder { journal, ..self }
     }
 
-    /// Whether opening creates the tables and migrates older ones to this version. If false,
+    /// Sets whether opening creates the tables and migrates older ones to this version. If false,
     /// opening changes nothing, and fails with [`ErrorKind::NotSetUp`] unless the tables have this
     /// version. Defaults to true.
     pub fn migrate(self, migrate: bool) -> Self {
@@ -177,28 +180,28 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }
 
-    /// Whether this store checkpoints the write-ahead log. Disable it if another program, such as
-    /// Litestream under a heavy write load, must do all checkpoints; the log then grows until that
-    /// program runs one. Defaults to true.
+    /// Sets whether this store checkpoints the write-ahead log. Disable it if another program, such
+    /// as Litestream under a heavy write load, must do all checkpoints; the log then grows until
+    /// that program runs one. Defaults to true.
     pub fn checkpoints(self, checkpoints: bool) -> Self {
         SqliteStoreBuilder { checkpoints, ..self }
     }
 
-    /// The maximum size of the database file in bytes, rounded down to pages, without the log.
+    /// Sets the maximum size of the database file in bytes, rounded down to pages, without the log.
     /// Changes that need more space fail with [`ErrorKind::Full`]. Defaults to no limit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
 
-    /// The approximate memory in bytes for the cache of recently loaded or written sessions, which
-    /// saves the query when they are loaded again. The cache is always consistent with the
+    /// Sets the approximate memory in bytes for the cache of recently loaded or written sessions,
+    /// which saves the query when they are loaded again. The cache is always consistent with the
     /// database: a commit of another process clears it. 0 disables it. It needs a write-ahead log.
     /// Defaults to 80 MiB, enough for about 100,000 small sessions.
     pub fn cache_bytes(self, bytes: usize) -> Self {
         SqliteStoreBuilder { cache_bytes: bytes, ..self }
     }
 
-    /// The receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         SqliteStoreBuilder { events, ..self }
     }
@@ -215,29 +218,32 @@ impl SqliteStoreBuilder {
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
-        let table = TableName::new(&self.table)?;
+        let table = self.table_name()?;
         self.check()?;
+        let (connection, file) = self.open_database()?;
+        let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
+        self.configure(&connection, &table)?;
+        self.assemble(connection, file, in_use, table)
+    }
+
+    /// Opens the write connection. Returns it, and the file if the database is in one.
+    fn open_database(&self) -> Result<(Connection, Option<(Access, PathBuf)>)> {
+        let Location::File(path) = &self.place else {
+            let memory = Connection::open_in_memory().map_err(while_doing("open a database"))?;
+            return Ok((memory, None));
+        };
+        let purpose = match (self.read_only, self.migrate) {
+            (true, _) => Purpose::Read,
+            (false, true) => Purpose::Create,
+            (false, false) => Purpose::Write,
+        };
+        let Opened { connection, access, path } = file::open(path, purpose)?;
+        Ok((connection, Some((access, path))))
+    }
+
+    /// Sets the write connection up, and prepares the database.
+    fn configure(&self, connection: &Connection, table: &TableName) -> Result<()> {
         let deadline = Instant::now() + self.busy_timeout;
-        let (connection, file) = match &self.place {
-            Location::Memory => {
-                let memory =
-                    Connection::open_in_memory().map_err(while_doing("open a database"))?;
-                (memory, None)
-            }
-            Location::File(path) => {
-                let purpose = match (self.read_only, self.migrate) {
-                    (true, _) => Purpose::Read,
-                    (false, true) => Purpose::Create,
-                    (false, false) => Purpose::Write,
-                };
-                let Opened { connection, access, path } = file::open(path, purpose)?;
-                (connection, Some((access, path)))
-            }
-        };
-        let in_use = match &file {
-            Some((_, path)) => Some(InUse::new(path)?),
-            None => None,
-        };
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
         // effect. `secure_delete` overwrites deleted content where that writes no additional page,
@@ -245,18 +251,26 @@ impl SqliteStoreBuilder {
         connection
             .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
             .map_err(while_doing("configure the connection"))?;
-        self.prepare(&connection, &table, deadline)?;
-
-        let full = self.durability == Durability::Full;
-        let page_size = pragma(&connection, "page_size")?;
+        self.prepare(connection, table, deadline)?;
         if let Some(bytes) = self.max_file_size {
-            let pages = bytes.checked_div(page_size).unwrap_or(bytes).max(1);
+            let pages = bytes.checked_div(page_size(connection)?).unwrap_or(bytes).max(1);
             let bound = format!("PRAGMA max_page_count = {pages}");
             connection
                 .query_row(&bound, [], |_| Ok(()))
                 .map_err(while_doing("bound the size of the database"))?;
         }
-        Wal::register_hook(&connection);
+        Wal::register_hook(connection);
+        Ok(())
+    }
+
+    /// Makes the store over the configured write connection.
+    fn assemble(
+        self,
+        connection: Connection,
+        file: Option<(Access, PathBuf)>,
+        in_use: Option<InUse>,
+        table: TableName,
+    ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .map_err(while_doing("read a setting of the database"))?;
@@ -266,23 +280,21 @@ impl SqliteStoreBuilder {
             [path.clone(), with_suffix(path, "-wal")]
         });
         let file_identity = Arc::new(FileIdentity::of(files.collect(), self.events.clone()));
-        let wal = Wal::new(page_size, self.checkpoints, self.events.clone());
         let record_cache = match &file {
             Some((_, path)) if has_wal && self.cache_bytes > 0 && !self.read_only => {
                 RecordCache::new(&with_suffix(path, "-shm"), self.cache_bytes).map(Arc::new)
             }
             _ => None,
         };
-        let statements = Statements::new(&table);
-        let (sql, busy_timeout) = (statements.read.clone(), self.busy_timeout);
         let settings = WriterSettings {
-            statements,
-            busy_timeout,
-            full,
-            wal,
+            sql: TableSql::new(&table),
+            busy_timeout: self.busy_timeout,
+            full: self.durability == Durability::Full,
+            wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
         };
+        let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
         let (readers, name) = match &file {
             None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
@@ -299,7 +311,7 @@ impl SqliteStoreBuilder {
             writer,
             readers,
             events: self.events,
-            busy_timeout,
+            busy_timeout: self.busy_timeout,
             record_cache,
             _in_use: in_use,
         })))
@@ -370,8 +382,8 @@ impl SqliteStoreBuilder {
                 },
             ));
         }
-        // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than SQLite
-        // does.
+        // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
+        // SQLite does.
         connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
         if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
             switch_to_wal(connection, deadline)?;
@@ -383,10 +395,11 @@ impl SqliteStoreBuilder {
     }
 }
 
-fn pragma(connection: &Connection, name: &str) -> Result<u64> {
+/// Returns the size of the database's pages, in bytes.
+fn page_size(connection: &Connection) -> Result<u64> {
     connection
-        .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
-        .map(|value| u64::try_from(value).unwrap_or(0))
+        .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
+        .map(|bytes| u64::try_from(bytes).unwrap_or(0))
         .map_err(while_doing("read a setting of the database"))
 }
 

@@ -1,4 +1,6 @@
 //! Commits, applied within a write transaction.
+//!
+//! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{Action, Commit, Committed, Decision, Lookup};
 use crate::error::{Error, ErrorKind, Result};
@@ -7,7 +9,7 @@ use crate::stores::sqlite::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {
-    if commit.is_revocation() { JobKind::Synced } else { JobKind::Normal }
+    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Normal }
 }
 
 /// Finds the session and applies the decision.
@@ -23,35 +25,36 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::Insert { session, replaces } => {
             let found = replaces.map(|(_, at)| at);
-            let Some(mut ended) = apply_session_limit(commit, tx, &session.id_hash, found)? else {
+            let Some(mut former_ids) = apply_session_limit(commit, tx, &session.id_hash, found)?
+            else {
                 return Ok(Committed::LimitReached);
             };
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
-                ended.push(at.id_hash);
+                former_ids.push(at.id_hash);
             }
             let id = tx.insert(&session)?;
             if let Some((presented, _)) = &replaces {
                 tx.replace_remembered(id, &session.record.public_id, presented)?;
             }
-            Ok(Committed::Done { session, ended })
+            Ok(Committed::Done { session, former_ids })
         }
         Decision::Update { at, session, id_change: Some(id_change) } => {
-            let Some(mut ended) = apply_session_limit(commit, tx, &session.id_hash, Some(at))?
+            let Some(mut former_ids) = apply_session_limit(commit, tx, &session.id_hash, Some(at))?
             else {
                 return Ok(Committed::LimitReached);
             };
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            ended.push(at.id_hash);
-            Ok(Committed::Done { session, ended })
+            former_ids.push(at.id_hash);
+            Ok(Committed::Done { session, former_ids })
         }
         Decision::Update { at, session, id_change: None } => {
             match commit.delta.user() {
                 Some(_) => tx.update_all(at, &session)?,
                 None => tx.update_data(at, &session.record)?,
             }
-            Ok(Committed::Done { session, ended: Vec::new() })
+            Ok(Committed::Done { session, former_ids: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());

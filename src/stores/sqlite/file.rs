@@ -1,4 +1,6 @@
 //! Creates, checks and opens the database file.
+//!
+//! Called by the builder, by the read connections and by `admin`.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -35,14 +37,15 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// An existing file, opened for writing if permitted, for use by one thread at a time.
+    /// Makes the access to an existing file, opened for writing if permitted, for use by one thread
+    /// at a time.
     pub(super) fn read_write(path: &Path) -> Self {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Access { name: path.to_owned(), flags }
     }
 
-    /// A file that does not change while it is read: SQLite takes no locks and creates no files
-    /// beside it.
+    /// Makes the access to a file that does not change while it is read: SQLite takes no locks and
+    /// creates no files beside it.
     fn immutable(path: &Path) -> Self {
         let mut uri = b"file:".to_vec();
         for byte in path.as_os_str().as_bytes() {
@@ -225,13 +228,13 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
     }
 }
 
-/// The size of the file `path` with `suffix` added to its name, if it exists.
+/// Returns the size of the file `path` with `suffix` added to its name, if it exists.
 fn sibling_size(path: &Path, suffix: &str) -> Option<u64> {
     fs::metadata(with_suffix(path, suffix)).ok().map(|file| file.len())
 }
 
-/// Whether the header says that the database has a write-ahead log. Only for files that this
-/// process cannot write, because closing a file drops all locks of the process on it.
+/// Returns whether the header says that the database has a write-ahead log. Only for files that
+/// this process cannot write, because closing a file drops all locks of the process on it.
 fn has_log(path: &Path) -> bool {
     let mut header = [0; 20];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));

@@ -1,4 +1,6 @@
 //! Detects that the database file or its log was deleted or replaced while it is open.
+//!
+//! The builder records the files. Called before each write and when a read connection is taken.
 
 use std::fs;
 use std::io;

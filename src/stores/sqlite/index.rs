@@ -1,4 +1,7 @@
 //! The session index: listing, revoking and counting.
+//!
+//! Uses `row` for reads and `write` for revocations. Called by the manager, and by `admin`, which
+//! adds operators' selections.
 
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};
@@ -9,15 +12,15 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::Shared;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
-/// The conditions that together match `filter`. Each is used only if the previous ones matched no
-/// row.
+/// Returns the conditions that together match `filter`. Each is used only if the previous ones
+/// matched no row.
 pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     let text = |text: &str| Column::Text(text.to_owned());
     let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
@@ -34,8 +37,8 @@ pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
         SessionFilter::PublicIdOfUser(user, public_id) => {
             single("public_id = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
         }
-        SessionFilter::IdpSession(id_hash) => {
-            single("idp_session_id = ?3", vec![text(id_hash.as_str())])
+        SessionFilter::IdpSession(idp_session_id) => {
+            single("idp_session_id = ?3", vec![text(idp_session_id.as_str())])
         }
         SessionFilter::InRealm(realm, filter) => {
             let in_realm = |(condition, mut args): Condition| {
@@ -47,8 +50,8 @@ pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     }
 }
 
-/// A page of the rows of `select` that match `filter`. `select` is a statement that ends where a
-/// condition can follow.
+/// Reads a page of the rows of `select` that match `filter`. `select` is a statement that ends
+/// where a condition can follow.
 pub(super) fn list(
     connection: &Connection,
     select: &str,
@@ -132,7 +135,7 @@ impl SessionIndex for Shared {
     }
 }
 
-fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<Stats> {
+fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
     // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
     let count = |sql: &str| -> rusqlite::Result<u64> {

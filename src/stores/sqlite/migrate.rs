@@ -2,6 +2,8 @@
 //!
 //! The history is in a table of its own, because `user_version` belongs to the application. A
 //! migration is one transaction that holds the write lock, so many processes may start at once.
+//!
+//! Uses `write`. Called by the builder and by `admin`.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -14,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{self, while_doing};
 use crate::stores::sqlite::sql::{HISTORY, TableName};
-use crate::stores::sqlite::write::{Statements, WriteTx};
+use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 struct Migration {
     version: u32,
@@ -57,12 +59,12 @@ impl Migration {
     }
 }
 
-/// The newest schema version of this program.
+/// Returns the newest schema version of this program.
 pub(super) fn newest() -> u32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
 }
 
-/// The migrations after `version`.
+/// Returns the migrations after `version`.
 pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
     let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
     missing
@@ -70,7 +72,7 @@ pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
         .collect()
 }
 
-/// The schema version of the table; 0 if the table does not exist. Changes nothing.
+/// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.
 ///
 /// Fails with [`ErrorKind::NewerSchema`] or [`ErrorKind::ForeignTable`] if the table has a newer
 /// version or belongs to another program.
@@ -80,7 +82,7 @@ pub(super) fn version_before(connection: &Connection, table: &TableName) -> Resu
     version(&snapshot, table)
 }
 
-/// [`version_before`] within a transaction.
+/// Does what [`version_before`] does, within a transaction.
 pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
     let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
         None => 0,
@@ -107,7 +109,7 @@ struct Object {
     sql: String,
 }
 
-/// The schema object `name`.
+/// Returns the schema object `name`.
 fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
     // SQLite compares object names without regard to case.
     connection
@@ -121,7 +123,7 @@ fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object
         .optional()
 }
 
-/// The existing schema objects with the names of the table and of its dependent objects.
+/// Returns the existing schema objects with the names of the table and of its dependent objects.
 fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
     let suffixes = [
         "",
@@ -141,7 +143,8 @@ fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<O
     found.flatten().collect()
 }
 
-/// The schema objects that the migrations up to `version` create, found by running them in memory.
+/// Returns the schema objects that the migrations up to `version` create, found by running them in
+/// memory.
 fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
     let try_out = || {
         let memory = Connection::open_in_memory()?;
@@ -199,8 +202,8 @@ pub(super) fn migrate(
     events: &Events,
     deadline: Instant,
 ) -> Result<()> {
-    let statements = Statements::new(table);
-    let mut tx = WriteTx::begin(connection, &statements, None, OPERATION, deadline)?;
+    let sql = TableSql::new(table);
+    let mut tx = WriteTx::begin(connection, &sql, None, OPERATION, deadline)?;
     let from = tx.with_connection(|connection| apply(connection, table))?;
     tx.commit(deadline)?;
     if from < newest() {

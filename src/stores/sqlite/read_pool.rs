@@ -1,4 +1,6 @@
 //! The read connections: a pool, or the write connection if the database is in memory.
+//!
+//! Uses `file` to open connections. Called by `store` for every read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,7 @@
 //! Reads rows, and decodes them to records.
+//!
+//! Uses the texts of `sql` and the indexes of `columns`. Called by `store`, `index` and `admin` for
+//! reads, and by `WriteTx` before it writes.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, Record, Summary};
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::sql::ReadSql;
 
 /// The row of a session as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +33,7 @@ pub(super) struct FoundRow {
 }
 
 impl FoundRow {
-    /// Whether the deadline column equals the deadline computed from `record`.
+    /// Returns whether the deadline column equals the deadline computed from `record`.
     pub(super) fn agrees_with(&self, record: &Record) -> bool {
         self.deadline == record.deadline()
     }
@@ -39,7 +42,7 @@ impl FoundRow {
 /// Looks `id_hash` up at `now`, as a current or as a replaced id.
 pub(super) fn find(
     connection: &Connection,
-    sql: &Sql,
+    sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> Result<Lookup<FoundRow>> {
@@ -53,7 +56,7 @@ pub(super) fn find(
 
 fn by_id_hash(
     connection: &Connection,
-    sql: &Sql,
+    sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
@@ -64,7 +67,7 @@ fn by_id_hash(
 
 fn by_replaced_id(
     connection: &Connection,
-    sql: &Sql,
+    sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
@@ -235,20 +238,20 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
-/// The number of sessions that are live at `now`.
+/// Returns the number of sessions that are live at `now`.
 pub(super) fn count_live(
     connection: &Connection,
-    sql: &Sql,
+    sql: &ReadSql,
     now: Timestamp,
 ) -> rusqlite::Result<u64> {
     let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
     Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// The number of sessions of a realm that are live at `now`.
+/// Returns the number of sessions of a realm that are live at `now`.
 pub(super) fn count_live_of(
     connection: &Connection,
-    sql: &Sql,
+    sql: &ReadSql,
     realm: &Realm,
     now: Timestamp,
 ) -> rusqlite::Result<u64> {
@@ -257,12 +260,12 @@ pub(super) fn count_live_of(
     Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// The epoch, which rises when all sessions end.
-pub(super) fn epoch(connection: &Connection, sql: &Sql) -> rusqlite::Result<i64> {
+/// Returns the epoch, which rises when all sessions end.
+pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<i64> {
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }
 
-pub(super) fn identity(connection: &Connection, sql: &Sql) -> rusqlite::Result<StoreIdentity> {
+pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<StoreIdentity> {
     let hex: String = connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))?;
     let number = u128::from_str_radix(&hex, 16).map_err(|source| {
         rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(source))

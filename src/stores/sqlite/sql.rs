@@ -1,4 +1,6 @@
 //! The names of the tables, and the SQL statements that read them. `write` has those that write.
+//!
+//! Uses the names in `columns`. Called by `row`, by `write` and by the calls that read.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::columns::{replaced, session};
@@ -54,7 +56,7 @@ macro_rules! statements {
 pub(super) use statements;
 
 statements! {
-    Sql(table: &TableName) {
+    ReadSql(table: &TableName) {
         let t = format!("\"{}\"", table.as_str());
         let meta = format!("\"{}_meta\"", table.as_str());
         let replaced = format!("\"{}_replaced\"", table.as_str());
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn these_statements_only_read() {
-        let sql = format!("{:#?}", Sql::new(&TableName::new("t").unwrap()));
+        let sql = format!("{:#?}", ReadSql::new(&TableName::new("t").unwrap()));
         let statements: Vec<_> = sql.lines().filter(|line| line.contains('"')).collect();
         assert!(statements.len() > 20, "{sql}");
         for line in statements {

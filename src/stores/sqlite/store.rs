@@ -1,4 +1,7 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
+//!
+//! Uses `commit`, `read_pool`, `write` and `record_cache`. Called by the manager through the
+//! interface of stores.
 
 use std::fmt::{self, Debug};
 use std::mem;
@@ -24,7 +27,7 @@ use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::write::{JobKind, Writer};
 use crate::sync::instant;
 
@@ -56,7 +59,7 @@ pub(super) struct Shared {
     /// How the file is opened, and its path; `None` for a database in memory.
     pub(super) file: Option<(Access, PathBuf)>,
     pub(super) table: TableName,
-    pub(super) sql: Arc<Sql>,
+    pub(super) sql: Arc<ReadSql>,
     pub(super) writer: Arc<Writer>,
     pub(super) readers: Readers,
     pub(super) events: Events,
@@ -83,7 +86,7 @@ impl Shared {
     pub(super) fn query<T>(
         &self,
         operation: &'static str,
-        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+        query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.readers.read(operation, |connection| {
             query(connection, &self.sql).map_err(while_doing(operation))
@@ -100,13 +103,13 @@ impl Debug for Shared {
 }
 
 impl SqliteStore {
-    /// The path of the file; `None` for a database in memory.
+    /// Returns the path of the file; `None` for a database in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
-    /// The name of the sessions table.
+    /// Returns the name of the sessions table.
     #[must_use]
     pub fn table(&self) -> &str {
         self.0.table.as_str()

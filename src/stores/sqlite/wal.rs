@@ -1,4 +1,6 @@
 //! The size of the write-ahead log, and checkpoints.
+//!
+//! Called by write transactions at their commits, by the writer and by `admin`.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
@@ -111,7 +113,7 @@ impl Wal {
         *self.callback.lock().ignore_poison() = Some(callback);
     }
 
-    /// The number of pages in the log, if a checkpoint is due. `frames` is the result of
+    /// Returns the number of pages in the log, if a checkpoint is due. `frames` is the result of
     /// [`commit`].
     pub(super) fn is_due(&self, frames: Option<u32>) -> Option<u32> {
         let is_due = |pages: &u32| *pages >= self.pages(DUE_BYTES) && self.may_restart(*pages);

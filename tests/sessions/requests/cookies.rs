@@ -460,7 +460,7 @@ fn vary_and_cache_control_are_merged_with_the_applications() {
 }
 
 #[test]
-fn no_key_out_of_the_database_is_an_id() {
+fn a_stored_hash_is_not_accepted_as_an_id() {
     let app = crate::common::app::App::new(true, defaults);
     let browser = app.visitor(1);
     let path = app.folder.database();

@@ -1,4 +1,4 @@
-//! Revocations that meet others, and changes that fail and are done all the same.
+//! Revocations during other changes, and changes that fail and are done all the same.
 
 use std::thread;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn is_served_after_a_revocation(
     id_hash: &SessionIdHash,
     end: impl FnOnce() + Send,
 ) -> bool {
-    let keeper = cache.hold(Call::Forget);
+    let keeper = cache.hold(Call::Invalidate);
     thread::scope(|scope| {
         let first = scope.spawn(end);
         keeper.wait_until_reached();
@@ -53,7 +53,7 @@ fn is_served_after_a_revocation(
 }
 
 #[test]
-fn a_revocation_that_meets_another_one() {
+fn a_revocation_during_another_one_is_final() {
     none_is_served_after_a_revocation("a revocation", |store, _| {
         let index = store.index().unwrap();
         assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
@@ -61,14 +61,14 @@ fn a_revocation_that_meets_another_one() {
 }
 
 #[test]
-fn a_revocation_that_meets_the_end_of_everyone() {
+fn a_revocation_during_one_of_everyone_is_final() {
     none_is_served_after_a_revocation("revoking everyone", |store, _| {
         assert_eq!(store.index().unwrap().revoke_everyone(None, NOW).unwrap(), 1);
     });
 }
 
 #[test]
-fn a_revocation_that_meets_a_sign_in_at_the_limit() {
+fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
     none_is_served_after_a_revocation("a sign-in at the limit", |store, _| {
         let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
         sign_in(store, &new_id_hash(), Some(session_limit));
@@ -76,7 +76,7 @@ fn a_revocation_that_meets_a_sign_in_at_the_limit() {
 }
 
 #[test]
-fn a_revocation_that_meets_a_sign_out_through_a_grace() {
+fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     let cache = FaultyCache::cache(MemoryStore::new());
     let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
@@ -90,10 +90,10 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
     assert!(!served, "served after a revocation was acknowledged");
 }
 
-/// As `a_revocation_that_meets_a_sign_out_through_a_grace`, but the grace begins after the sign-in
+/// As `a_revocation_during_a_sign_out_by_a_grace_is_final`, but the grace begins after the sign-in
 /// has looked for it.
 #[test]
-fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
+fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
     let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
     let store = CachedStore::new(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_id_hash(), None);
@@ -106,7 +106,7 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
             Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(lives(&store, &id_hash), "it is in the cache from now on");
-        let keeper = cache.hold(Call::Forget);
+        let keeper = cache.hold(Call::Invalidate);
         at_commit.open();
         keeper.wait_until_reached();
         let revoked =

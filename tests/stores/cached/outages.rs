@@ -70,7 +70,7 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
         stage.cache.set_down(true);
         delete(&stage.store, &first).unwrap();
         stage.cache.set_down(false);
-        let keeper = stage.cache.hold(Call::Forget);
+        let keeper = stage.cache.hold(Call::Invalidate);
         let (reached, is_reached) = channel();
         thread::scope(|scope| {
             let keeper = scope.spawn(move || {

@@ -67,7 +67,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 fn a_session_that_ends_while_it_moves_is_not_found() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold(Call::Forget);
+        let keeper = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
             // It has a new id, and the old one is not invalidated yet.
@@ -124,7 +124,7 @@ fn a_version_number_reused_after_a_restart_is_not_confused() {
     server.start_again();
     let version = |lease: FillLease| lease.number() & u128::from(u64::MAX);
     let same = (0..100).find(|_| {
-        cache.forget(&[id_hash], NOW).unwrap();
+        cache.invalidate(&[id_hash], NOW).unwrap();
         version(lease()) == version(old)
     });
     assert!(same.is_some(), "memcached does not number its versions from the beginning");
@@ -144,7 +144,7 @@ fn a_lease_is_good_for_one_epoch() {
         other => panic!("{other:?}"),
     };
     let old = lease(&cache);
-    cache.forget_shard(0, NOW).unwrap();
+    cache.invalidate_shard(0, NOW).unwrap();
     let record = {
         let store = MemoryStore::new();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -199,7 +199,7 @@ fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
 fn a_change_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold(Call::Forget);
+        let keeper = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let change = scope.spawn(|| merge(&stage.store, &id_hash, &setting("n", 2)));
             // The store has it, and the invalidation is still due.
@@ -221,7 +221,7 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
 fn activity_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let (id_hash, later) = (stage.cached(), NOW + SECOND);
-        let keeper = stage.cache.hold(Call::Forget);
+        let keeper = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let touch = scope.spawn(|| stage.store.touch(&[(id_hash, Touch::at(later))], later));
             keeper.wait_until_reached();

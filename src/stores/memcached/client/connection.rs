@@ -1,14 +1,18 @@
 //! One connection to a memcached server. Each exchange has one deadline, and all that is read is
 //! bounded.
+//!
+//! Uses `protocol`. Called by `pool` only.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::stores::memcached::client::ConnectionSettings;
 use crate::stores::memcached::client::protocol::{
-    Batch, Head, ItemReply, MAX_LINE, MetaReply, Refusal, check_version,
+    Batch, Head, ItemReply, MAX_LINE, MetaReply, check_version,
+};
+use crate::stores::memcached::client::{
+    CommandFailure, CommandResult, ConnectionSettings, unavailable,
 };
 
 /// A connection that was idle for longer is not used again: a firewall may have forgotten it
@@ -17,13 +21,10 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 
 const TIMED_OUT: &str = "the server did not answer in time";
 
-/// Why an exchange failed: an error's kind and text.
-pub(super) type ReplyFailure = (ErrorKind, String);
-
 /// The replies to a batch, in the order of its commands.
 #[derive(Debug)]
 pub(super) struct Replies {
-    pub(super) all: Vec<Result<MetaReply, ReplyFailure>>,
+    pub(super) all: Vec<CommandResult<MetaReply>>,
     /// Whether the connection can be used again.
     pub(super) reusable: bool,
 }
@@ -40,14 +41,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects, and checks the server's version.
-    pub(super) fn open(
-        address: SocketAddr,
-        settings: &ConnectionSettings,
-    ) -> Result<Self, ReplyFailure> {
+    pub(super) fn open(address: SocketAddr, settings: &ConnectionSettings) -> CommandResult<Self> {
         let stream = TcpStream::connect_timeout(&address, settings.connect_timeout);
-        let stream = stream.map_err(|error| unavailable(&error))?;
+        let stream = stream.map_err(|error| io_failure(&error))?;
         // Without it a command can wait for the acknowledgement of the one before.
-        stream.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        stream.set_nodelay(true).map_err(|error| io_failure(&error))?;
         let mut connection = Connection {
             stream: BufReader::new(stream),
             timeout: settings.io_timeout,
@@ -79,47 +77,42 @@ impl Connection {
     /// have no reply yet fail too.
     pub(super) fn exchange(&mut self, batch: &Batch) -> Replies {
         let deadline = Instant::now() + self.timeout;
-        let mut replies = Replies { all: Vec::new(), reusable: true };
         let mut failure = self.write(&batch.bytes, deadline).err();
+        let mut replies = Replies { all: Vec::new(), reusable: failure.is_none() };
         for number in 0..batch.commands {
-            let reply = match failure.clone() {
-                Some(failure) => Err(failure),
-                None => match self.reply(batch.first_token.wrapping_add(number), deadline) {
-                    Ok(reply) => Ok(reply),
-                    Err(Refusal::Server(kind, why)) => {
-                        replies.reusable = false;
-                        Err((kind, why))
-                    }
-                    Err(Refusal::Connection(kind, why)) => {
-                        let unknown = batch.writes && kind == ErrorKind::Unavailable;
-                        let prefix =
-                            if unknown { "whether it was done is not known: " } else { "" };
-                        Err(failure.insert((kind, format!("{prefix}{why}"))).clone())
-                    }
-                },
+            let mut reply = match &failure {
+                Some(failure) => Err(failure.clone()),
+                None => self.reply(batch.first_token.wrapping_add(number), deadline),
             };
+            if let (Err(error), None) = (&mut reply, &failure) {
+                replies.reusable = false;
+                if !error.answers_others {
+                    if batch.writes && error.kind == ErrorKind::Unavailable {
+                        error.why.insert_str(0, "whether it was done is not known: ");
+                    }
+                    failure = Some(error.clone());
+                }
+            }
             replies.all.push(reply);
         }
-        replies.reusable &= failure.is_none();
         self.last_used = Instant::now();
         replies
     }
 
-    fn reply(&mut self, token: u64, deadline: Instant) -> Result<MetaReply, Refusal> {
+    fn reply(&mut self, token: u64, deadline: Instant) -> CommandResult<MetaReply> {
         let line = self.line(deadline)?;
         match Head::parse(&line, token)? {
             Head::Complete(reply) => Ok(reply),
             Head::Value { bytes, .. } if bytes > self.max_value => {
                 let why =
                     format!("the server sends {bytes} bytes, the limit is {}", self.max_value);
-                Err(Refusal::Connection(ErrorKind::Unavailable, why))
+                Err(unavailable(why))
             }
             Head::Value { bytes, cas, lease } => {
                 let mut value = vec![0; bytes + 2];
                 self.read_exact(&mut value, deadline)?;
                 if !value.ends_with(b"\r\n") {
-                    let why = "the server's value does not end where it said".to_owned();
-                    return Err(Refusal::Connection(ErrorKind::Unavailable, why));
+                    return Err(unavailable("the server's value does not end where it said"));
                 }
                 value.truncate(bytes);
                 Ok(MetaReply::Item(ItemReply { value, cas: cas.unwrap_or_default(), lease }))
@@ -128,7 +121,7 @@ impl Connection {
     }
 
     /// Reads a line, without its end.
-    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, ReplyFailure> {
+    fn line(&mut self, deadline: Instant) -> CommandResult<Vec<u8>> {
         let mut line = Vec::new();
         loop {
             let buffer = self.fill(deadline)?;
@@ -138,7 +131,7 @@ impl Connection {
             let used = part.len() + usize::from(end.is_some());
             self.stream.consume(used);
             if line.len() > MAX_LINE {
-                return Err((ErrorKind::Unavailable, "the server's reply has no end".to_owned()));
+                return Err(unavailable("the server's reply has no end"));
             }
             if end.is_some() {
                 line.pop_if(|last| *last == b'\r');
@@ -147,39 +140,38 @@ impl Connection {
         }
     }
 
-    fn read_exact(&mut self, mut target: &mut [u8], deadline: Instant) -> Result<(), ReplyFailure> {
+    fn read_exact(&mut self, mut target: &mut [u8], deadline: Instant) -> CommandResult<()> {
         while !target.is_empty() {
             self.fill(deadline)?;
-            let read = self.stream.read(target).map_err(|error| unavailable(&error))?;
+            let read = self.stream.read(target).map_err(|error| io_failure(&error))?;
             target = target.get_mut(read..).unwrap_or_default();
         }
         Ok(())
     }
 
     /// Waits until there are bytes in the buffer.
-    fn fill(&mut self, deadline: Instant) -> Result<&[u8], ReplyFailure> {
+    fn fill(&mut self, deadline: Instant) -> CommandResult<&[u8]> {
         while self.stream.buffer().is_empty() {
             self.arm(deadline)?;
             match self.stream.fill_buf() {
                 Ok([]) => {
-                    let why = "the server closed the connection".to_owned();
-                    return Err((ErrorKind::Unavailable, why));
+                    return Err(unavailable("the server closed the connection"));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unavailable(&error)),
+                Err(error) => return Err(io_failure(&error)),
             }
         }
         Ok(self.stream.buffer())
     }
 
-    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), ReplyFailure> {
+    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> CommandResult<()> {
         while !bytes.is_empty() {
             self.arm(deadline)?;
             match self.stream.get_mut().write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unavailable(&error)),
+                Err(error) => return Err(io_failure(&error)),
             }
         }
         Ok(())
@@ -187,31 +179,24 @@ impl Connection {
 
     /// Sets the socket's timeouts to the rest of the time, or at most an eighth longer: most
     /// exchanges thus make no system call for it.
-    fn arm(&mut self, deadline: Instant) -> Result<(), ReplyFailure> {
+    fn arm(&mut self, deadline: Instant) -> CommandResult<()> {
         let rest = deadline.saturating_duration_since(Instant::now());
         if rest.is_zero() {
-            return Err((ErrorKind::Unavailable, TIMED_OUT.to_owned()));
+            return Err(unavailable(TIMED_OUT));
         }
         if self.armed < rest || self.armed - rest > self.timeout / 8 {
             let until = if rest > self.timeout / 8 * 7 { self.timeout } else { rest };
             let stream = self.stream.get_ref();
             let set = stream.set_read_timeout(Some(until));
             let set = set.and_then(|()| stream.set_write_timeout(Some(until)));
-            set.map_err(|error| unavailable(&error))?;
+            set.map_err(|error| io_failure(&error))?;
             self.armed = until;
         }
         Ok(())
     }
 }
 
-impl From<ReplyFailure> for Refusal {
-    fn from((kind, why): ReplyFailure) -> Self {
-        Refusal::Connection(kind, why)
-    }
-}
-
-fn unavailable(error: &io::Error) -> ReplyFailure {
+fn io_failure(error: &io::Error) -> CommandFailure {
     let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-    let why = if timed_out { TIMED_OUT.to_owned() } else { error.to_string() };
-    (ErrorKind::Unavailable, why)
+    unavailable(if timed_out { TIMED_OUT.to_owned() } else { error.to_string() })
 }

@@ -1,8 +1,8 @@
-//! The only module that uses the `memcache` crate: commands, and the choice of the server for each
-//! id hash.
+//! The client of the memcached servers: commands, and the choice of the server for each id hash.
 //!
 //! Every key contains the epoch of its server, a random number stored in memcached itself: a raised
-//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good.
+//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good. Uses
+//! `server` for each server. Called by the store, its lookups, its commits and its cache.
 
 mod address;
 mod connection;
@@ -10,6 +10,7 @@ mod pool;
 mod protocol;
 mod server;
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug, Display};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::id::SessionIdHash;
 use crate::stores::memcached::client::protocol::{
     Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
-use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
+use crate::stores::memcached::client::server::{SURELY_BLOCKED_FOR, Server, missing, next};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
 /// The maximum number of keys in one batch. A batch has the timeout of one command.
@@ -82,6 +83,31 @@ pub(super) struct ItemVersion {
     pub(super) stamp: Stamp,
 }
 
+type CommandResult<T> = std::result::Result<T, CommandFailure>;
+
+/// Why a command has no result.
+#[derive(Clone, Debug)]
+struct CommandFailure {
+    kind: ErrorKind,
+    why: String,
+    /// Whether the server still answers the other commands of the batch.
+    answers_others: bool,
+}
+
+impl CommandFailure {
+    fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
+        CommandFailure { kind, why: why.into(), answers_others: false }
+    }
+
+    fn into_error(self, operation: impl Into<Cow<'static, str>>) -> Error {
+        Error::with_source(self.kind, operation, self.why)
+    }
+}
+
+fn unavailable(why: impl Into<String>) -> CommandFailure {
+    CommandFailure::new(ErrorKind::Unavailable, why)
+}
+
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) at: ItemVersion,
@@ -139,12 +165,12 @@ impl ServerClient {
         Ok(ServerClient { servers, settings })
     }
 
-    /// The number of servers.
+    /// Returns the number of servers.
     pub(super) fn servers(&self) -> usize {
         self.servers.len()
     }
 
-    /// The index of the server that holds `id_hash`.
+    /// Returns the index of the server that holds `id_hash`.
     pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
         let score = |server_index: &usize| {
             self.servers.get(*server_index).map(|server| rendezvous::score(server.weight, id_hash))
@@ -178,7 +204,7 @@ impl ServerClient {
         let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
             command(batch, &self.key(target.space, epoch, id_hash));
         })?;
-        Ok((epoch, next(&mut answers, target)?))
+        Ok((epoch, next(&mut answers, target.operation)?))
     }
 
     /// Reads the item of `id_hash`.
@@ -237,13 +263,14 @@ impl ServerClient {
         })
     }
 
-    /// Whether the epoch of this version is the last one that this process has seen. Sends nothing.
+    /// Returns whether the epoch of this version is the last one that this process has seen. Sends
+    /// nothing.
     pub(super) fn epoch_is_current(&self, space: Space, at: ItemVersion) -> bool {
         self.server(&at.id_hash).is_ok_and(|server| server.seen(space) == at.stamp.epoch)
     }
 
-    /// [`replace`](Self::replace), and whether the epoch of the version was still current after it.
-    /// If not, the stored item is unreachable.
+    /// Executes [`replace`](Self::replace), and returns whether the epoch of the version was still
+    /// current after it. If not, the stored item is unreachable.
     pub(super) fn replace_in_epoch(
         &self,
         target: Target,
@@ -256,8 +283,8 @@ impl ServerClient {
             server.get_epoch(target.space, batch);
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, &next(&mut answers, target)?);
-        let current = server.is_current(target, epoch, answers.next())?;
+        let written = written(epoch, &next(&mut answers, target.operation)?);
+        let current = server.is_current(target, epoch, &mut answers)?;
         Ok((written, current))
     }
 
@@ -269,7 +296,7 @@ impl ServerClient {
         Ok(written(new.at.stamp.epoch, &reply))
     }
 
-    /// [`replace`](Self::replace) for many items.
+    /// Executes [`replace`](Self::replace) for many items.
     pub(super) fn replace_many(&self, target: Target, all: &[Replacement]) -> Vec<Result<Written>> {
         let send = |server: &Server, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
@@ -279,7 +306,7 @@ impl ServerClient {
             })?;
             let answer = |new: &&Replacement| {
                 self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, &next(&mut answers, target)?))
+                Ok(written(new.at.stamp.epoch, &next(&mut answers, target.operation)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
@@ -333,8 +360,7 @@ impl ServerClient {
                 group.push((index, item));
             }
         }
-        let missing = || Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING));
-        let mut done: Vec<Result<A>> = items.iter().map(|_| missing()).collect();
+        let mut done: Vec<Result<A>> = items.iter().map(|_| Err(missing(operation))).collect();
         let mut put = |index: usize, answer| {
             if let Some(slot) = done.get_mut(index) {
                 *slot = answer;
@@ -398,21 +424,13 @@ impl ServerClient {
     }
 }
 
-/// The error message for a missing answer.
-const MISSING: &str = "an answer is missing";
-
 fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
     if outcome.is_ok() {
         *outcome = next;
     }
 }
 
-fn next(answers: &mut Answers, target: Target) -> Result<MetaReply> {
-    let missing = || Err(Error::with_source(ErrorKind::Unavailable, target.operation, MISSING));
-    answers.next().unwrap_or_else(missing)
-}
-
-/// The item of a read; `None` for a miss, also while another client holds the lease.
+/// Returns the item of a read; `None` for a miss, also while another client holds the lease.
 fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
     match reply {
         MetaReply::Item(ItemReply { value, cas, lease: None }) => {
@@ -431,7 +449,7 @@ fn written(epoch: u64, reply: &MetaReply) -> Written {
     }
 }
 
-/// A time to live in whole seconds, at least one; 0: for ever.
+/// Returns a time to live in whole seconds, at least one; 0: for ever.
 ///
 /// Above 30 days memcached takes the number for a time of the server's clock, as a signed number
 /// of 32 bits: a wrong clock, and every time after January 2038, would end the session. Such items

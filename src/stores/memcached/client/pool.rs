@@ -1,14 +1,16 @@
 //! The connections to one server: at most a fixed number, of which the idle ones are kept.
+//!
+//! Uses `address` and `connection`. Called by `server` only.
 
 use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::error::ErrorKind;
 use crate::event::{Event, Events};
-use crate::stores::memcached::client::ConnectionSettings;
 use crate::stores::memcached::client::address::resolve;
-use crate::stores::memcached::client::connection::{Connection, ReplyFailure};
+use crate::stores::memcached::client::connection::Connection;
 use crate::stores::memcached::client::protocol::{Batch, MetaReply};
+use crate::stores::memcached::client::{CommandResult, ConnectionSettings, unavailable};
 use crate::sync::IgnorePoison;
 
 #[derive(Debug)]
@@ -52,10 +54,10 @@ impl Pool {
         name: &str,
         settings: &ConnectionSettings,
         events: Events,
-    ) -> Result<Self, ReplyFailure> {
+    ) -> CommandResult<Self> {
         let address = match resolve(name, settings.connect_timeout) {
             Ok(address) => Some(address),
-            Err((ErrorKind::Unavailable, _)) => None,
+            Err(failure) if failure.kind == ErrorKind::Unavailable => None,
             Err(failure) => return Err(failure),
         };
         Ok(Pool {
@@ -71,17 +73,14 @@ impl Pool {
         self.state.lock().ignore_poison()
     }
 
-    /// How many times the server's address has changed.
+    /// Returns how many times the server's address has changed.
     pub(super) fn moves(&self) -> u64 {
         self.state().moves
     }
 
     /// Sends the commands of a batch and reads their replies.
-    pub(super) fn exchange(
-        &self,
-        batch: &Batch,
-    ) -> Result<Vec<Result<MetaReply, ReplyFailure>>, ReplyFailure> {
-        let permit = self.permit()?;
+    pub(super) fn exchange(&self, batch: &Batch) -> CommandResult<Vec<CommandResult<MetaReply>>> {
+        let _permit = self.permit()?;
         let (mut connection, address) = self.connection()?;
         let replies = connection.exchange(batch);
         if replies.reusable {
@@ -90,28 +89,25 @@ impl Pool {
                 state.idle.push(connection);
             }
         }
-        drop(permit);
         Ok(replies.all)
     }
 
     /// Waits until fewer connections are in use than the settings allow.
-    fn permit(&self) -> Result<Permit<'_>, ReplyFailure> {
+    fn permit(&self) -> CommandResult<Permit<'_>> {
         let is_full = |state: &mut PoolState| state.in_use >= self.settings.connections;
         let timeout = self.settings.io_timeout;
-        let (mut state, waited) = self
-            .returned
-            .wait_timeout_while(self.state(), timeout, is_full)
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut state, waited) =
+            self.returned.wait_timeout_while(self.state(), timeout, is_full).ignore_poison();
         if waited.timed_out() {
             let why = format!("all {} connections are in use", self.settings.connections);
-            return Err((ErrorKind::Unavailable, why));
+            return Err(unavailable(why));
         }
         state.in_use += 1;
         Ok(Permit(self))
     }
 
     /// Returns an idle connection, or opens one.
-    fn connection(&self) -> Result<(Connection, SocketAddr), ReplyFailure> {
+    fn connection(&self) -> CommandResult<(Connection, SocketAddr)> {
         let address = loop {
             let mut state = self.state();
             let Some(address) = state.address else { break None };
@@ -124,24 +120,21 @@ impl Pool {
         self.connect(address)
     }
 
-    /// Opens a connection to this address. If that fails, resolves the name again, and goes to the
-    /// address that it has now.
-    fn connect(
-        &self,
-        address: Option<SocketAddr>,
-    ) -> Result<(Connection, SocketAddr), ReplyFailure> {
+    /// Opens a connection to the known address. If that fails, resolves the name again, and uses
+    /// the address that it has now.
+    fn connect(&self, known: Option<SocketAddr>) -> CommandResult<(Connection, SocketAddr)> {
         let open = |address| Connection::open(address, &self.settings).map(|c| (c, address));
-        let failed = match address.map(|address| (address, open(address))) {
-            Some((_, Ok(opened))) => return Ok(opened),
-            Some((address, Err(failure))) => Some((address, failure)),
+        let failure = match known.map(open) {
+            Some(Ok(opened)) => return Ok(opened),
+            Some(Err(failure)) => Some(failure),
             None => None,
         };
-        let now = match (resolve(&self.name, self.settings.connect_timeout), failed) {
-            (Ok(now), Some((before, failure))) if now == before => return Err(failure),
-            (Err(_), Some((_, failure))) | (Err(failure), None) => return Err(failure),
+        let now = match (resolve(&self.name, self.settings.connect_timeout), failure) {
+            (Ok(now), Some(failure)) if known == Some(now) => return Err(failure),
+            (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
             (Ok(now), _) => now,
         };
-        self.set_address(address, now);
+        self.set_address(known, now);
         open(now)
     }
 

@@ -3,10 +3,13 @@
 //!
 //! Every command carries a token, which the server repeats in its reply. So a reply that is late,
 //! doubled or meant for another client is never taken for another command's.
+//!
+//! Accesses no network. Called by the client, `server` and `connection`.
 
 use std::fmt::{self, Display};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::ErrorKind;
+use crate::stores::memcached::client::{CommandFailure, CommandResult, unavailable};
 
 /// The oldest version that repeats the token when there is no item.
 const OLDEST: [u32; 3] = [1, 6, 18];
@@ -74,15 +77,6 @@ pub(super) enum Head {
     Complete(MetaReply),
 }
 
-/// Why a reply is none to the command that was sent.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The server cannot carry the command out. Replies to other commands follow.
-    Server(ErrorKind, String),
-    /// The connection is of no more use.
-    Connection(ErrorKind, String),
-}
-
 impl Batch {
     pub(super) fn new(first_token: u64) -> Self {
         Batch { bytes: Vec::with_capacity(256), first_token, commands: 0, writes: false }
@@ -142,15 +136,15 @@ impl Batch {
 
 impl Head {
     /// Reads the first line of the reply to the command with this token.
-    pub(super) fn parse(line: &[u8], token: u64) -> Result<Self, Refusal> {
-        let no_reply = || Refusal::not_memcached(line);
+    pub(super) fn parse(line: &[u8], token: u64) -> CommandResult<Self> {
+        let no_reply = || not_memcached(line);
         let text = std::str::from_utf8(line).map_err(|_| no_reply())?;
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         let code = words.next().ok_or_else(no_reply)?;
         let bytes = match code {
             "VA" => words.next().and_then(|bytes| bytes.parse::<usize>().ok()),
             "HD" | "EN" | "NF" | "NS" | "EX" => None,
-            _ => return Err(Refusal::of(text)),
+            _ => return Err(error_reply(text)),
         };
         let (mut cas, mut lease, mut repeated) = (None, None, None);
         for word in words {
@@ -165,8 +159,7 @@ impl Head {
         // Without the token: an item that was lost while it was read from the server's disk.
         let is_lost = code == "EN" && repeated.is_none();
         if !is_lost && repeated.and_then(|text| u64::from_str_radix(text, 16).ok()) != Some(token) {
-            let why = "the reply belongs to another command".to_owned();
-            return Err(Refusal::Connection(ErrorKind::Unavailable, why));
+            return Err(unavailable("the reply belongs to another command"));
         }
         match (code, bytes) {
             ("VA", Some(bytes)) => Ok(Head::Value { bytes, cas, lease }),
@@ -178,44 +171,39 @@ impl Head {
     }
 }
 
-impl Refusal {
-    /// The meaning of an error line.
-    fn of(line: &str) -> Self {
-        let text = line.to_owned();
-        match line.split_once(' ').unwrap_or((line, "")) {
-            ("SERVER_ERROR", why) if why.contains("too large") => {
-                Refusal::Server(ErrorKind::TooLarge, text)
-            }
-            ("SERVER_ERROR", why) if why.contains("out of memory") => {
-                Refusal::Server(ErrorKind::Full, text)
-            }
-            ("SERVER_ERROR", _) => Refusal::Server(ErrorKind::Unavailable, text),
-            ("ERROR", why) if why.contains("open connections") => {
-                Refusal::Connection(ErrorKind::Unavailable, text)
-            }
-            ("CLIENT_ERROR", "unauthenticated") => {
-                let why = "the server demands authentication, by its option -Y".to_owned();
-                Refusal::Connection(ErrorKind::Unsupported, why)
-            }
-            ("ERROR" | "CLIENT_ERROR", _) => {
-                let why = format!("the server does not know the command: {text}");
-                Refusal::Connection(ErrorKind::Unsupported, why)
-            }
-            _ => Refusal::not_memcached(line.as_bytes()),
+/// Returns the meaning of an error line.
+fn error_reply(line: &str) -> CommandFailure {
+    let unsupported = |why: String| CommandFailure::new(ErrorKind::Unsupported, why);
+    let (word, why) = line.split_once(' ').unwrap_or((line, ""));
+    match word {
+        "SERVER_ERROR" => {
+            let kind = match why {
+                _ if why.contains("too large") => ErrorKind::TooLarge,
+                _ if why.contains("out of memory") => ErrorKind::Full,
+                _ => ErrorKind::Unavailable,
+            };
+            CommandFailure { answers_others: true, ..CommandFailure::new(kind, line) }
         }
-    }
-
-    fn not_memcached(line: &[u8]) -> Self {
-        let start = line.get(..40).unwrap_or(line).escape_ascii();
-        let why = format!("the server is not memcached: its reply begins with {start}");
-        Refusal::Connection(ErrorKind::Unavailable, why)
+        "ERROR" if why.contains("open connections") => unavailable(line),
+        "CLIENT_ERROR" if why == "unauthenticated" => {
+            unsupported("the server demands authentication, by its option -Y".to_owned())
+        }
+        "ERROR" | "CLIENT_ERROR" => {
+            unsupported(format!("the server does not know the command: {line}"))
+        }
+        _ => not_memcached(line.as_bytes()),
     }
 }
 
+fn not_memcached(line: &[u8]) -> CommandFailure {
+    let start = line.get(..40).unwrap_or(line).escape_ascii();
+    unavailable(format!("the server is not memcached: its reply begins with {start}"))
+}
+
 /// Checks the reply to `version`.
-pub(super) fn check_version(line: &[u8]) -> Result<(), Refusal> {
-    let text = std::str::from_utf8(line).map_err(|_| Refusal::not_memcached(line))?;
-    let Some(version) = text.strip_prefix("VERSION ") else { return Err(Refusal::of(text)) };
+pub(super) fn check_version(line: &[u8]) -> CommandResult<()> {
+    let text = std::str::from_utf8(line).map_err(|_| not_memcached(line))?;
+    let Some(version) = text.strip_prefix("VERSION ") else { return Err(error_reply(text)) };
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(|number| number.ok());
     match [next(), next(), next()] {
@@ -225,15 +213,7 @@ pub(super) fn check_version(line: &[u8]) -> Result<(), Refusal> {
             let why = format!(
                 "memcached {major}.{minor}.{patch} or newer is needed, the server is {version}"
             );
-            Err(Refusal::Connection(ErrorKind::Unsupported, why))
-        }
-    }
-}
-
-impl From<Refusal> for (ErrorKind, String) {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Server(kind, why) | Refusal::Connection(kind, why) => (kind, why),
+            Err(CommandFailure::new(ErrorKind::Unsupported, why))
         }
     }
 }
@@ -242,12 +222,12 @@ impl From<Refusal> for (ErrorKind, String) {
 mod tests {
     use super::*;
 
-    fn head(line: &str) -> Result<Head, Refusal> {
+    fn head(line: &str) -> CommandResult<Head> {
         Head::parse(line.as_bytes(), 0xab)
     }
 
     fn kind(line: &str) -> ErrorKind {
-        <(ErrorKind, String)>::from(head(line).unwrap_err()).0
+        head(line).unwrap_err().kind
     }
 
     #[test]
@@ -337,7 +317,7 @@ mod tests {
             ("-ERR unknown command `version`", ErrorKind::Unavailable),
             ("CLIENT_ERROR unauthenticated", ErrorKind::Unsupported),
         ] {
-            let (kind, why) = check(line).unwrap_err().into();
+            let CommandFailure { kind, why, .. } = check(line).unwrap_err();
             assert_eq!(kind, expected, "{line}: {why}");
         }
     }

@@ -1,6 +1,7 @@
 //! One server: its epochs and the commands sent to it.
+//!
+//! Uses `pool`. Called by the client only.
 
-use std::borrow::Cow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -10,10 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id;
 use crate::process::Process;
-use crate::stores::memcached::client::connection::ReplyFailure;
 use crate::stores::memcached::client::pool::Pool;
 use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
-use crate::stores::memcached::client::{ConnectionSettings, MISSING, Space, Target};
+use crate::stores::memcached::client::{CommandFailure, ConnectionSettings, Space, Target};
 use crate::stores::memcached::rendezvous;
 use crate::sync::IgnorePoison;
 
@@ -65,7 +65,7 @@ struct SpaceEpoch {
 impl Server {
     /// Resolves the server's name. Connections are opened on demand.
     pub(super) fn find(name: &str, settings: &ConnectionSettings, events: Events) -> Result<Self> {
-        let invalid = |failure| failed(format!("find the memcached server {name}"), failure);
+        let finding = || format!("find the memcached server {name}");
         let epoch = |space: Space| SpaceEpoch {
             item: format!("{}:{}:epoch", settings.namespace, space.letter()),
             seen: AtomicU64::new(0),
@@ -75,7 +75,8 @@ impl Server {
         Ok(Server {
             process: Process::current(),
             name: name.to_owned(),
-            pool: Pool::new(name, settings, events).map_err(invalid)?,
+            pool: Pool::new(name, settings, events)
+                .map_err(|failure| failure.into_error(finding()))?,
             next_token: AtomicU64::new(token),
             weight: rendezvous::weight(name),
             epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
@@ -91,7 +92,7 @@ impl Server {
         }
     }
 
-    /// The last known epoch; 0 if unknown.
+    /// Returns the last known epoch; 0 if unknown.
     pub(super) fn seen(&self, space: Space) -> u64 {
         self.epoch(space).seen.load(Ordering::SeqCst)
     }
@@ -109,7 +110,8 @@ impl Server {
         self.process.check()?;
         let mut batch = Batch::new(self.next_token.fetch_add(TOKENS_PER_BATCH, Ordering::Relaxed));
         commands(&mut batch);
-        let error = |failure| failed(format!("{operation} at {}", self.name), failure);
+        let error =
+            |failure: CommandFailure| failure.into_error(format!("{operation} at {}", self.name));
         let answers = self.pool.exchange(&batch).map_err(error)?;
         let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(error)).collect();
         Ok(answers.into_iter())
@@ -121,7 +123,7 @@ impl Server {
         operation: &'static str,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
-        self.run_all(operation, command)?.next().unwrap_or_else(|| Err(missing(operation)))
+        next(&mut self.run_all(operation, command)?, operation)
     }
 
     /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
@@ -140,7 +142,7 @@ impl Server {
                 self.get_epoch(target.space, batch);
                 commands(epoch, batch);
             })?;
-            if self.is_current(target, epoch, answers.next())? {
+            if self.is_current(target, epoch, &mut answers)? {
                 return Ok((epoch, answers));
             }
         }
@@ -152,15 +154,15 @@ impl Server {
         batch.get(&self.epoch(space).item, None);
     }
 
-    /// Whether the answer to [`get_epoch`](Self::get_epoch) is `epoch`. If not, the epoch was lost
-    /// or raised, and the next exchange reads it again.
+    /// Returns whether the next answer, which is to [`get_epoch`](Self::get_epoch), is `epoch`. If
+    /// not, the epoch was lost or raised, and the next exchange reads it again.
     pub(super) fn is_current(
         &self,
         target: Target,
         epoch: u64,
-        answer: Option<Result<MetaReply>>,
+        answers: &mut Answers,
     ) -> Result<bool> {
-        let found = item_of(answer.unwrap_or_else(|| Err(missing(target.operation)))?);
+        let found = item_of(next(answers, target.operation)?);
         let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch);
         if !is_current {
             self.remember_epoch(target.space, 0);
@@ -245,12 +247,13 @@ impl Server {
     }
 }
 
-fn failed(operation: impl Into<Cow<'static, str>>, (kind, why): ReplyFailure) -> Error {
-    Error::with_source(kind, operation, why)
+/// Returns the next answer.
+pub(super) fn next(answers: &mut Answers, operation: &'static str) -> Result<MetaReply> {
+    answers.next().unwrap_or_else(|| Err(missing(operation)))
 }
 
-fn missing(operation: &'static str) -> Error {
-    Error::with_source(ErrorKind::Unavailable, operation, MISSING)
+pub(super) fn missing(operation: &'static str) -> Error {
+    Error::with_source(ErrorKind::Unavailable, operation, "an answer is missing")
 }
 
 fn item_of(reply: MetaReply) -> Option<ItemReply> {

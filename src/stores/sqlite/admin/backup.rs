@@ -37,8 +37,8 @@ impl Admin {
         self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
     }
 
-    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its
-    /// file appears. If cancelled, it leaves no file.
+    /// Copies as [`backup`](Self::backup) does, with progress, and checks the copy in full before
+    /// its file appears. If cancelled, it leaves no file.
     ///
     /// # Errors
     /// As [`backup`](Self::backup), and [`ErrorKind::Corrupt`] if the copy is damaged.

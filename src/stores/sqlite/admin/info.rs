@@ -17,7 +17,7 @@ const READING: &str = "read the properties of the database";
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// The properties of the file, which need not have the store's tables.
+    /// Returns the properties of the file, which need not have the store's tables.
     pub fn info(&self) -> Result<DatabaseInfo> {
         let (opened, table) = connect(&self.settings()?, Purpose::Read)?;
         info(&opened, &table)

@@ -16,11 +16,11 @@ use crate::stores::sqlite::admin::report::{
 use crate::stores::sqlite::columns::{ROW_ID, session};
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::sql::ReadSql;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// Expired sessions that were not swept yet, the newest first.
+    /// Lists expired sessions that were not swept yet, the newest first.
     pub fn list_expired(
         &self,
         filter: &SessionFilter<'_>,
@@ -38,8 +38,8 @@ impl Admin {
         })
     }
 
-    /// The realms that have sessions, expired ones included, sorted by name. Reads the whole table:
-    /// 0.3 s for 1,000,000 sessions in the page cache.
+    /// Returns the realms that have sessions, expired ones included, sorted by name. Reads the
+    /// whole table: 0.3 s for 1,000,000 sessions in the page cache.
     pub fn realms(&self) -> Result<Vec<Realm>> {
         self.query("list the realms", |connection, sql| {
             let mut realms = connection.prepare(&sql.realms)?;
@@ -51,16 +51,16 @@ impl Admin {
         })
     }
 
-    /// The number of live sessions of a realm. Reads the whole table, as [`realms`](Self::realms)
-    /// does.
+    /// Returns the number of live sessions of a realm. Reads the whole table, as
+    /// [`realms`](Self::realms) does.
     pub fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
         self.query("count the sessions of a realm", |connection, sql| {
             row::count_live_of(connection, sql, realm, now)
         })
     }
 
-    /// The session with this public id, expired or not, with its data. Anonymous sessions are not
-    /// indexed by it, so finding one reads all of them.
+    /// Returns the session with this public id, expired or not, with its data. Anonymous sessions
+    /// are not indexed by it, so finding one reads all of them.
     pub fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
         self.query("find a session by its public id", |connection, sql| {
             // One snapshot for the summary and the record.
@@ -122,8 +122,8 @@ impl Admin {
         }
     }
 
-    /// For each of `times`, in ascending order, the number of live sessions created from then until
-    /// the next time; for the last one, all that were created since.
+    /// Returns, for each of `times` in ascending order, the number of live sessions created from
+    /// then until the next time; for the last one, all that were created since.
     ///
     /// Creation times have no index. Row ids are in the order of creation, so a binary search finds
     /// the first row of each period, and the index of deadlines counts the rows in between.
@@ -147,7 +147,7 @@ impl Admin {
         })
     }
 
-    /// The sizes of sessions' data, from a sample of about 500.
+    /// Returns the sizes of sessions' data, from a sample of about 500.
     pub fn sizes(&self) -> Result<DataSizes> {
         const PROBES: i64 = 500;
         self.query("sample sessions", |connection, sql| {
@@ -176,13 +176,13 @@ impl Admin {
     fn query<T>(
         &self,
         operation: &'static str,
-        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+        query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.read_only_store()?.0.query(operation, query)
     }
 }
 
-/// The row id of the first session created at or after `time`.
+/// Returns the row id of the first session created at or after `time`.
 fn first_created_at(
     connection: &Connection,
     first_from: &str,

@@ -1,6 +1,7 @@
 //! Operators' calls on the database, one file for each kind: `tables` creates and removes the
 //! tables, `info` and `check` read the file, `inspect` reads sessions, `maintenance` sweeps and
-//! compacts, `backup` and `restore` make and use copies. `report` has what they return.
+//! compacts, `backup` and `restore` make and use copies. `report` has what they return. Called
+//! by the operators' program and by applications.
 
 mod backup;
 mod check;
@@ -62,7 +63,7 @@ enum Database {
 }
 
 impl SqliteStore {
-    /// Operators' calls on this database.
+    /// Returns operators' calls on this database.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin(Database::Open(self.clone()))
@@ -71,13 +72,13 @@ impl SqliteStore {
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// The calls on the database with these settings. The database need not exist.
+    /// Makes the calls on the database with these settings. The database need not exist.
     #[must_use]
     pub fn new(settings: SqliteStoreBuilder) -> Self {
         Admin(Database::Closed(settings))
     }
 
-    /// The store. If this was made from settings, opens it, and changes nothing.
+    /// Returns the store. If this was made from settings, opens it, and changes nothing.
     pub fn store(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
@@ -87,8 +88,8 @@ impl Admin {
         }
     }
 
-    /// The store. If this was made from settings, opens it with [`SqliteStoreBuilder::read_only`],
-    /// which also works if nothing is writable.
+    /// Returns the store. If this was made from settings, opens it with
+    /// [`SqliteStoreBuilder::read_only`], which also works if nothing is writable.
     pub fn read_only_store(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
@@ -96,8 +97,9 @@ impl Admin {
         }
     }
 
-    /// Whether `error` means that the file is not a SQLite database, which is one reason for
-    /// [`Corrupt`](crate::ErrorKind::Corrupt). [`restore`](Self::restore) cannot replace such a file.
+    /// Returns whether `error` means that the file is not a SQLite database, which is one reason
+    /// for [`Corrupt`](crate::ErrorKind::Corrupt). [`restore`](Self::restore) cannot replace such a
+    /// file.
     #[must_use]
     pub fn is_not_a_database(error: &Error) -> bool {
         let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
@@ -105,7 +107,7 @@ impl Admin {
         code == Some(ErrorCode::NotADatabase)
     }
 
-    /// The settings of the file.
+    /// Returns the settings of the file.
     fn settings(&self) -> Result<SqliteStoreBuilder> {
         match &self.0 {
             Database::Closed(settings) => Ok(settings.clone()),

@@ -19,7 +19,7 @@ use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
-use crate::stores::sqlite::write::{Statements, WriteTx};
+use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 const RESTORING: &str = "restore the database";
 
@@ -177,16 +177,17 @@ impl Restore<'_> {
     /// epoch that a cache may have seen.
     fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
         let deadline = Instant::now() + self.busy_timeout;
-        let statements = Statements::new(self.table);
-        let mut tx = WriteTx::begin(prepared, &statements, None, RESTORING, deadline)?;
+        let sql = TableSql::new(self.table);
+        let mut tx = WriteTx::begin(prepared, &sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
-        let seen = target.and_then(|target| row::epoch(target, &statements.read).ok()).unwrap_or(0);
-        let live = row::count_live(prepared, &statements.read, self.now)
-            .map_err(while_doing(RESTORING))?;
+        let target_epoch =
+            target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
+        let live =
+            row::count_live(prepared, &sql.read, self.now).map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }
-        tx.raise_epoch_above(seen)?;
+        tx.raise_epoch_above(target_epoch)?;
         tx.draw_identity()?;
         tx.commit(deadline)?;
         Ok(RestoreReport { live, kept: self.keep_sessions })

@@ -33,7 +33,7 @@ impl Admin {
         }
     }
 
-    /// As [`setup`](Self::setup), but keeps the file's journal mode.
+    /// Sets up as [`setup`](Self::setup) does, but keeps the file's journal mode.
     pub fn migrate(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(_) => self.setup(),
@@ -43,7 +43,7 @@ impl Admin {
         }
     }
 
-    /// The migrations that [`migrate`](Self::migrate) would apply.
+    /// Returns the migrations that [`migrate`](Self::migrate) would apply.
     pub fn pending_migrations(&self) -> Result<Vec<PendingMigration>> {
         let version = match &self.0 {
             Database::Open(store) => store.0.readers.read("read the schema", |connection| {

@@ -1,8 +1,8 @@
 //! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
 //!
 //! Invariants: `positions` has the index of each slot under its id hash, `weight` is the sum of the
-//! slots' weights, and after each call it is at most `budget`. A session that may have been swept is
-//! never returned.
+//! slots' weights, and after each call it is at most `budget`. A session that may have been swept
+//! is never returned.
 
 use std::collections::HashMap;
 
@@ -46,14 +46,15 @@ pub(crate) struct CachedSession {
 }
 
 impl CachedSession {
-    /// Whether the session may have been removed by a sweep of the deadlines up to `swept_until`.
+    /// Returns whether the session may have been removed by a sweep of the deadlines up to
+    /// `swept_until`.
     pub(super) fn may_have_been_swept(&self, swept_until: Option<Timestamp>) -> bool {
         Some(self.record.deadline()) <= swept_until
     }
 }
 
 impl ClockCache {
-    /// An empty cache for about `budget` bytes.
+    /// Makes an empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
         ClockCache {
             budget,
@@ -162,7 +163,7 @@ impl ClockCache {
     }
 }
 
-/// The approximate memory of a record, in bytes.
+/// Returns the approximate memory of a record, in bytes.
 fn weight(record: &Record) -> usize {
     let user = record.user.as_ref().map_or(0, |user| UserKey::as_str(user).len());
     let idp_session_id =

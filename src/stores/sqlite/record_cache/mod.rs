@@ -54,7 +54,7 @@ struct CacheState {
 pub(super) struct CacheMiss(Option<Header>);
 
 impl RecordCache {
-    /// A cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
+    /// Makes a cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
     /// Returns `None` if the wal-index cannot be opened; then every load is a query.
     pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
         let wal_index = WalIndex::open(path).ok()?;
@@ -65,14 +65,6 @@ impl RecordCache {
             entries: ClockCache::new(budget),
         };
         Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
-    }
-
-    /// Calls `work` under the lock. `work` moves entries that it clears to its second argument,
-    /// which is dropped after the lock is released.
-    fn with_state<T>(&self, work: impl FnOnce(&mut CacheState, &mut Option<ClockCache>) -> T) -> T {
-        let mut removed = None;
-        let mut state = self.state();
-        work(&mut state, &mut removed)
     }
 
     fn state(&self) -> MutexGuard<'_, CacheState> {
@@ -99,23 +91,23 @@ impl RecordCache {
             return Err(UNUSABLE);
         }
         let header = self.wal_index.read().ok_or(UNUSABLE)?;
-        self.with_state(|state, removed| {
-            if !state.is_verified {
+        let mut state = self.state();
+        if !state.is_verified {
+            return Err(UNUSABLE);
+        }
+        if state.valid_for != Some(header) {
+            if state.is_committing {
                 return Err(UNUSABLE);
             }
+            // Read again under the lock: another thread may have read a newer header meanwhile.
+            let header = self.wal_index.read().ok_or(UNUSABLE)?;
             if state.valid_for != Some(header) {
-                if state.is_committing {
-                    return Err(UNUSABLE);
-                }
-                // Read again under the lock: another thread may have read a newer header meanwhile.
-                let header = self.wal_index.read().ok_or(UNUSABLE)?;
-                if state.valid_for != Some(header) {
-                    *removed = Some(state.clear(Some(header)));
-                }
+                CacheState::clear(state, Some(header));
+                return Err(CacheMiss(Some(header)));
             }
-            let found = state.entries.get(id_hash).filter(|session| session.record.is_live(now));
-            found.map(|session| session.record.clone()).ok_or(CacheMiss(state.valid_for))
-        })
+        }
+        let found = state.entries.get(id_hash).filter(|session| session.record.is_live(now));
+        found.map(|session| session.record.clone()).ok_or(CacheMiss(state.valid_for))
     }
 
     /// Adds the result of a query that followed `miss`.
@@ -138,19 +130,23 @@ impl RecordCache {
     /// not valid for that are removed.
     fn begin(&self) -> Option<Header> {
         let before = self.wal_index.read();
-        self.with_state(|state, removed| {
-            *removed = (state.valid_for != before).then(|| state.clear(before));
-            state.is_committing = true;
-        });
+        let mut state = self.state();
+        state.is_committing = true;
+        if state.valid_for != before {
+            CacheState::clear(state, before);
+        }
         before
     }
 }
 
 impl CacheState {
-    /// Removes all entries; later ones are valid for `valid_for`.
-    fn clear(&mut self, valid_for: Option<Header>) -> ClockCache {
-        self.valid_for = valid_for;
-        self.entries.empty()
+    /// Removes all entries; later ones are valid for `valid_for`. Releases the lock before it drops
+    /// the entries, because there may be many.
+    fn clear(mut state: MutexGuard<'_, Self>, valid_for: Option<Header>) {
+        state.valid_for = valid_for;
+        let removed = state.entries.empty();
+        drop(state);
+        drop(removed);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::stores::sqlite::record_cache::wal_index::Header;
-use crate::stores::sqlite::record_cache::{CachedSession, RecordCache};
+use crate::stores::sqlite::record_cache::{CacheState, CachedSession, RecordCache};
 
 /// What a statement that was executed has done to the sessions.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(crate) enum Effect<'e> {
 }
 
 impl Effect<'_> {
-    /// Whether the statement must have changed exactly one row, because it names a row that was
-    /// found before in the same transaction.
+    /// Returns whether the statement must have changed exactly one row, because it names a row that
+    /// was found before in the same transaction.
     pub(crate) fn is_of_one_row(&self) -> bool {
         matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Removed(_))
     }
@@ -128,38 +128,36 @@ impl<'c> PendingEffects<'c> {
     /// is the number of frames in the log that SQLite has reported, `None` if it wrote none.
     pub(crate) fn publish(&mut self, frames: Option<u32>) {
         let Some((cache, before)) = self.cache.take() else { return };
-        cache.with_state(|state, removed| {
-            // Read under the lock: no entry is added meanwhile, and the entries added before are
-            // older.
-            let after = cache.wal_index.read();
-            state.is_committing = false;
-            let is_only_commit = match (&before, &after, frames) {
-                (Some(before), Some(after), None) => before == after,
-                (Some(before), Some(after), Some(frames)) => {
-                    let follows = after.follows(before, frames);
-                    match before == after {
-                        true => cache.disable(),
-                        false => state.is_verified |= follows,
-                    }
-                    follows
+        let mut state = cache.state();
+        // Read under the lock: no entry is added meanwhile, and the entries added before are
+        // older.
+        let after = cache.wal_index.read();
+        state.is_committing = false;
+        let is_only_commit = match (&before, &after, frames) {
+            (Some(before), Some(after), None) => before == after,
+            (Some(before), Some(after), Some(frames)) => {
+                let follows = after.follows(before, frames);
+                match before == after {
+                    true => cache.disable(),
+                    false => state.is_verified |= follows,
                 }
-                _ => false,
-            };
-            let is_usable = state.is_verified && !cache.is_disabled();
-            if !is_only_commit || self.is_unknown || !is_usable {
-                *removed = Some(state.clear(after.filter(|_| is_only_commit)));
-                return;
+                follows
             }
-            state.valid_for = after;
-            state.entries.record_sweep(self.expired);
-            for (id_hash, change) in self.changes.drain(..) {
-                match change {
-                    RecordChange::Put(session) => state.entries.put(id_hash, session),
-                    RecordChange::Seen(seen) => state.entries.seen(&id_hash, seen),
-                    RecordChange::Removed => state.entries.remove(&id_hash),
-                }
+            _ => false,
+        };
+        let is_usable = state.is_verified && !cache.is_disabled();
+        if !is_only_commit || self.is_unknown || !is_usable {
+            return CacheState::clear(state, after.filter(|_| is_only_commit));
+        }
+        state.valid_for = after;
+        state.entries.record_sweep(self.expired);
+        for (id_hash, change) in self.changes.drain(..) {
+            match change {
+                RecordChange::Put(session) => state.entries.put(id_hash, session),
+                RecordChange::Seen(seen) => state.entries.seen(&id_hash, seen),
+                RecordChange::Removed => state.entries.remove(&id_hash),
             }
-        });
+        }
     }
 }
 
@@ -168,10 +166,9 @@ impl Drop for PendingEffects<'_> {
     /// the database.
     fn drop(&mut self) {
         if let Some((cache, _)) = self.cache.take() {
-            cache.with_state(|state, removed| {
-                state.is_committing = false;
-                *removed = Some(state.clear(None));
-            });
+            let mut state = cache.state();
+            state.is_committing = false;
+            CacheState::clear(state, None);
         }
     }
 }

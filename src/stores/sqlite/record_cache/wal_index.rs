@@ -27,7 +27,7 @@ const VERSION: u32 = 3_007_000;
 pub(super) struct Header([u8; COPY]);
 
 impl Header {
-    /// `None` during an update by a writer, and for invalid content.
+    /// Reads a header; `None` during an update by a writer, and for invalid content.
     fn read_from(bytes: &[u8; 2 * COPY]) -> Option<Self> {
         let (first, second) = bytes.split_first_chunk::<COPY>()?;
         let header = Header(*first);
@@ -47,8 +47,8 @@ impl Header {
         Some(u32::from_ne_bytes(*bytes))
     }
 
-    /// Whether exactly one commit leads from `before` to `self`, after which the log has `frames`
-    /// frames.
+    /// Returns whether exactly one commit leads from `before` to `self`, after which the log has
+    /// `frames` frames.
     pub(super) fn follows(&self, before: &Header, frames: u32) -> bool {
         let count = before.number(8).map(|count| count.wrapping_add(1));
         let (Some(old), Some(new)) = (before.salts(), self.salts()) else { return false };

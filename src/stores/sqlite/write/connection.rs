@@ -1,5 +1,7 @@
 //! The write connection, outside transactions: it rolls back what a failure left open, and sets
 //! whether commits are synced.
+//!
+//! Called by the writer only.
 
 use std::time::Instant;
 
@@ -21,13 +23,13 @@ impl WriteConnection {
         WriteConnection { connection, is_synced: None, has_wal }
     }
 
-    /// The connection for reading.
+    /// Returns the connection for reading.
     pub(super) fn get(&self) -> &Connection {
         &self.connection
     }
 
-    /// The connection outside a transaction: one that a failed rollback has left open is rolled
-    /// back.
+    /// Returns the connection outside a transaction: rolls back one that a failed rollback has left
+    /// open.
     pub(super) fn idle(&self) -> Result<&Connection> {
         if !self.connection.is_autocommit() {
             self.connection
@@ -37,8 +39,8 @@ impl WriteConnection {
         Ok(&self.connection)
     }
 
-    /// The connection for a transaction whose commit is synced or not. SQLite ignores a change of
-    /// this setting within a transaction.
+    /// Returns the connection for a transaction whose commit is synced or not. SQLite ignores a
+    /// change of this setting within a transaction.
     ///
     /// With a write-ahead log EXTRA syncs each commit before it returns, and NORMAL leaves that to
     /// the next checkpoint or synced commit. With a rollback journal only EXTRA also prevents a

@@ -1,4 +1,6 @@
 //! A queued job: its work, and what the thread that queued it waits for.
+//!
+//! Uses a `Handoff` to wake that thread. Called by the writer only.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,15 +23,20 @@ pub(crate) enum JobKind {
 /// What a job does in the transaction. It keeps its answer for the thread that waits.
 type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<()> + Send>;
 
-/// The result of the work, or the panic that ended it.
-pub(super) type JobResult = Result<Result<()>, Box<dyn Any + Send>>;
+/// How the work of a job ended.
+pub(super) enum JobEnd {
+    NotRun,
+    Done,
+    Failed(Error),
+    Panicked(Box<dyn Any + Send>),
+}
 
 /// Why a wait in the queue ended.
 pub(super) enum WaitResult {
     /// The thread is the leader now.
     Leader,
     /// Another leader has run its job.
-    Completed(JobResult),
+    Completed(JobEnd),
 }
 
 /// Work in the queue, and the thread that waits for it.
@@ -37,25 +44,32 @@ pub(super) struct Job {
     pub(super) kind: JobKind,
     pub(super) operation: &'static str,
     pub(super) waiter: Handoff<WaitResult>,
+    /// `None` once it runs, and for an exclusive job, whose thread runs it itself.
     work: Mutex<Option<Work>>,
 }
 
 impl Job {
-    pub(super) fn new(kind: JobKind, operation: &'static str, work: Work) -> Self {
-        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(Some(work)) }
+    pub(super) fn new(kind: JobKind, operation: &'static str, work: Option<Work>) -> Self {
+        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(work) }
     }
 
-    /// Runs the work and keeps its result; an error is also returned.
-    pub(super) fn run(&self, tx: &mut WriteTx<'_>, result: &mut Option<JobResult>) -> Result<()> {
-        let work = self.work.lock().ignore_poison().take();
-        let ran = work.map(|work| catch_unwind(AssertUnwindSafe(|| work(tx))));
-        match result.insert(ran.unwrap_or(Ok(Ok(())))) {
-            Ok(result) => result.clone(),
-            Err(_) => Err(panicked(self.operation)),
+    /// Runs the work and sets how it ended; an error is also returned.
+    pub(super) fn run(&self, tx: &mut WriteTx<'_>, end: &mut JobEnd) -> Result<()> {
+        let Some(work) = self.work.lock().ignore_poison().take() else { return Ok(()) };
+        match catch_unwind(AssertUnwindSafe(|| work(tx))) {
+            Ok(result) => {
+                *end = result.clone().map_or_else(JobEnd::Failed, |()| JobEnd::Done);
+                result
+            }
+            Err(panic) => {
+                *end = JobEnd::Panicked(panic);
+                Err(panicked(self.operation))
+            }
         }
     }
 }
 
+/// Returns the error of a job whose work did not end because its leader panicked.
 pub(super) fn panicked(operation: &'static str) -> Error {
     let why = "the thread that wrote for this one panicked";
     Error::with_source(ErrorKind::Unexpected, operation, why)

@@ -25,10 +25,10 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, JobResult, WaitResult, panicked};
+use job::{Job, JobEnd, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use sql::Statements;
+pub(super) use sql::TableSql;
 pub(super) use tx::WriteTx;
 
 /// The maximum number of jobs in one transaction.
@@ -44,7 +44,7 @@ pub(super) struct Writer {
 
 /// What a writer needs beside its connection.
 pub(super) struct WriterSettings {
-    pub(super) statements: Statements,
+    pub(super) sql: TableSql,
     pub(super) busy_timeout: Duration,
     /// Whether every group is synced.
     pub(super) full: bool,
@@ -72,7 +72,7 @@ impl Debug for Writer {
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    group: Vec<(Arc<Job>, Option<JobResult>)>,
+    group: Vec<(Arc<Job>, JobEnd)>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
@@ -85,13 +85,12 @@ impl Leader<'_> {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for (job, result) in self.group.drain(..) {
-            let result = match (result, &failure) {
-                (None | Some(Ok(Ok(()))), Some(failure)) => Ok(Err(failure.clone())),
-                (Some(result), _) => result,
-                (None, None) => Ok(Err(panicked(job.operation))),
+        for (job, end) in self.group.drain(..) {
+            let end = match (end, &failure) {
+                (JobEnd::NotRun | JobEnd::Done, Some(failure)) => JobEnd::Failed(failure.clone()),
+                (end, _) => end,
             };
-            job.waiter.send(WaitResult::Completed(result));
+            job.waiter.send(WaitResult::Completed(end));
         }
     }
 }
@@ -120,7 +119,7 @@ impl Writer {
         }
     }
 
-    /// The process in which the database was opened.
+    /// Returns the process in which the database was opened.
     pub(super) fn process(&self) -> Process {
         self.process
     }
@@ -150,17 +149,20 @@ impl Writer {
             *to.lock().ignore_poison() = Some(work(tx)?);
             Ok(())
         };
-        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
+        let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
         let mut waited = self.take_turn(&job, deadline)?;
         if let Some(WaitResult::Leader) = waited {
             self.lead(&job, deadline);
             waited = job.waiter.receive(None);
         }
         match waited {
-            Some(WaitResult::Completed(Ok(result))) => result?,
+            Some(WaitResult::Completed(JobEnd::Done)) => {}
+            Some(WaitResult::Completed(JobEnd::Failed(error))) => return Err(error),
             // A panic of the work continues on the thread of its caller, whichever ran it.
-            Some(WaitResult::Completed(Err(panic))) => resume_unwind(panic),
-            Some(WaitResult::Leader) | None => return Err(panicked(operation)),
+            Some(WaitResult::Completed(JobEnd::Panicked(panic))) => resume_unwind(panic),
+            Some(WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader) | None => {
+                return Err(panicked(operation));
+            }
         }
         let answer = answer.lock().ignore_poison().take();
         answer.ok_or_else(|| panicked(operation))
@@ -177,8 +179,7 @@ impl Writer {
     ) -> Result<T> {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        // No leader adds an exclusive job to its group, so it runs here.
-        let job = Job::new(JobKind::Exclusive, operation, Box::new(|_| Ok(())));
+        let job = Job::new(JobKind::Exclusive, operation, None);
         self.take_turn(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
@@ -224,7 +225,7 @@ impl Writer {
 
     /// Runs a group with the caller's job first.
     fn lead(&self, own: &Arc<Job>, deadline: Instant) {
-        let (operation, group) = (own.operation, vec![(own.clone(), None)]);
+        let (operation, group) = (own.operation, vec![(own.clone(), JobEnd::NotRun)]);
         let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
@@ -249,22 +250,22 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { statements, full, file_identity, record_cache, .. } = &self.settings;
+        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
         let is_synced = *full || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, statements, record_cache, operation, deadline)?;
+        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
-        for (job, result) in &mut leader.group {
-            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, result))?;
+        for (job, end) in &mut leader.group {
+            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, end))?;
         }
         tx.commit(deadline)
     }
 
-    /// Whether a job that could be in the next group must be synced.
+    /// Returns whether a job that could be in the next group must be synced.
     fn needs_sync(&self, own: JobKind) -> bool {
         let queue = self.queue.lock().ignore_poison();
         let waiting = queue.waiting.iter().take(MAX_GROUP_SIZE - 1).map(|job| job.kind);
@@ -281,7 +282,7 @@ impl Writer {
         };
         let mut queue = self.queue.lock().ignore_poison();
         while leader.group.len() < MAX_GROUP_SIZE && queue.waiting.front().is_some_and(may_join) {
-            leader.group.extend(queue.waiting.pop_front().map(|job| (job, None)));
+            leader.group.extend(queue.waiting.pop_front().map(|job| (job, JobEnd::NotRun)));
         }
     }
 }
@@ -316,9 +317,9 @@ mod tests {
         connection.execute_batch(&set_up).unwrap();
         let wal = Wal::new(4096, true, Events::default());
         let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
-        let statements = Statements::new(&TableName::new("t").unwrap());
+        let sql = TableSql::new(&TableName::new("t").unwrap());
         let settings = WriterSettings {
-            statements,
+            sql,
             busy_timeout,
             full: false,
             wal,

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 
 use crate::stores::sqlite::columns::{replaced, session};
-use crate::stores::sqlite::sql::{Sql, TableName, statements};
+use crate::stores::sqlite::sql::{ReadSql, TableName, statements};
 
-/// The statements for one table.
+/// All statements for one table.
 #[derive(Debug)]
-pub(crate) struct Statements {
-    pub(crate) read: Arc<Sql>,
+pub(crate) struct TableSql {
+    pub(crate) read: Arc<ReadSql>,
     pub(super) write: WriteSql,
 }
 
-impl Statements {
+impl TableSql {
     pub(crate) fn new(table: &TableName) -> Self {
-        Statements { read: Arc::new(Sql::new(table)), write: WriteSql::new(table) }
+        TableSql { read: Arc::new(ReadSql::new(table)), write: WriteSql::new(table) }
     }
 }
 

@@ -18,14 +18,14 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::sql::Statements;
+use crate::stores::sqlite::write::sql::TableSql;
 
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
 pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
-    sql: &'c Statements,
+    sql: &'c TableSql,
     effects: PendingEffects<'c>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
@@ -37,7 +37,7 @@ impl<'c> WriteTx<'c> {
     /// Begins a transaction, and waits until the deadline for the write lock.
     pub(crate) fn begin(
         connection: &'c Connection,
-        sql: &'c Statements,
+        sql: &'c TableSql,
         record_cache: Option<&'c RecordCache>,
         operation: &'static str,
         deadline: Instant,
@@ -167,7 +167,7 @@ impl WriteTx<'_> {
         })
     }
 
-    /// Whether `id_hash` is the id of a session, or a remembered replaced id.
+    /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
     pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.connection
             .prepare_cached(&self.sql.read.is_taken)
@@ -175,8 +175,8 @@ impl WriteTx<'_> {
             .map_err(self.failed())
     }
 
-    /// The row ids and ids of the user's live sessions in a realm except the one in row `except`,
-    /// ordered by sign-in time, the earliest first.
+    /// Returns the row ids and ids of the user's live sessions in a realm except the one in row
+    /// `except`, ordered by sign-in time, the earliest first.
     pub(crate) fn by_sign_in(
         &self,
         user: &UserKey,
@@ -398,10 +398,10 @@ impl WriteTx<'_> {
         Ok(live)
     }
 
-    /// Raises the epoch above its value and above `seen`.
-    pub(crate) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
+    /// Raises the epoch above its value and above `other`.
+    pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
         let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
-        let above = own.max(seen).saturating_add(1).to_string();
+        let above = own.max(other).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], |_| Effect::NoSession).map(drop)
     }
 

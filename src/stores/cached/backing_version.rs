@@ -1,6 +1,8 @@
 //! The identity and the epoch of the backing store. A new epoch shows that another process has
-//! revoked all sessions, perhaps without invalidating the cache. A new identity shows that the store
-//! was restored from a copy.
+//! revoked all sessions, perhaps without invalidating the cache. A new identity shows that the
+//! store was restored from a copy.
+//!
+//! Called by the store before it reads the cache or names an entry.
 
 use std::sync::TryLockError;
 use std::time::Duration;
@@ -11,23 +13,12 @@ use crate::error::{ErrorKind, Result};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{IgnorePoison, Mutex};
 
-/// How long an epoch that was read is taken for the current one.
+/// How long a version that was read is taken for the current one.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// How long the cache is not read after the identity has changed: until every process has noticed.
 /// Before that, the invalidations of a process that has not would name entries of the old identity.
 const SETTLING: Duration = Duration::from_secs(2 * FRESH.as_secs());
-
-/// The state of the backing store as of the last read.
-#[derive(Debug)]
-pub(super) struct Epoch {
-    /// The time from which the epoch must be read again before the cache is used, in milliseconds.
-    due: AtomicI64,
-    /// The time before which the cache is not read, in milliseconds.
-    usable_from: AtomicI64,
-    last: Mutex<Option<Version>>,
-    identity: Mutex<Option<StoreIdentity>>,
-}
 
 /// What the cache entries of a backing store depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +27,29 @@ pub(super) struct Version {
     epoch: u64,
 }
 
+/// The version of the backing store as of the last read.
+#[derive(Debug)]
+pub(super) struct BackingVersion {
+    /// The time from which the version must be read again before the cache is used, in
+    /// milliseconds.
+    due: AtomicI64,
+    /// The time before which the cache is not read, in milliseconds.
+    usable_from: AtomicI64,
+    /// The version that was read last. Locked during a read.
+    last: Mutex<Option<Version>>,
+    /// The identity that was read last; `None` also while the store has no tables.
+    identity: Mutex<Option<StoreIdentity>>,
+}
+
 impl Version {
     pub(super) fn read(index: &dyn SessionIndex) -> Result<Self> {
         Ok(Version { identity: index.identity()?, epoch: index.epoch()? })
     }
 }
 
-impl Epoch {
+impl BackingVersion {
     pub(super) fn new() -> Self {
-        Epoch {
+        BackingVersion {
             due: AtomicI64::new(i64::MIN),
             usable_from: AtomicI64::new(i64::MIN),
             last: Mutex::default(),
@@ -65,7 +70,7 @@ impl Epoch {
     /// than [`FRESH`], one caller calls `read`; concurrent callers get false and use the backing
     /// store. If the version has changed, `changed` is called before this returns. A failed read
     /// does not block the cache, if there was a successful one before.
-    pub(super) fn allows(
+    pub(super) fn allows_cache(
         &self,
         now: Timestamp,
         read: impl FnOnce() -> Result<Version>,
@@ -78,42 +83,34 @@ impl Epoch {
                 Err(TryLockError::WouldBlock) => return false,
             };
             if self.is_due(now) {
-                self.update(&mut last, now, read(), changed);
+                if self.update(&mut last, now, read()) {
+                    changed();
+                }
                 self.due.store((now + FRESH).as_millis(), Ordering::SeqCst);
             }
         }
         self.usable_from.load(Ordering::SeqCst) <= now.as_millis() && self.identity().is_some()
     }
 
-    fn update(
-        &self,
-        last: &mut Option<Version>,
-        now: Timestamp,
-        read: Result<Version>,
-        changed: impl FnOnce(),
-    ) {
+    /// Records the result of a read. Returns whether the version has changed.
+    fn update(&self, last: &mut Option<Version>, now: Timestamp, read: Result<Version>) -> bool {
         let version = match read {
             Ok(version) => version,
             // The tables were removed.
             Err(error) if error.kind() == ErrorKind::NotSetUp => {
-                if self.identity.lock().ignore_poison().take().is_some() {
-                    changed();
-                }
-                return;
+                return self.identity.lock().ignore_poison().take().is_some();
             }
-            Err(_) => return,
+            Err(_) => return false,
         };
         let before = last.replace(version);
         if before == Some(version) && self.identity().is_some() {
-            return;
+            return false;
         }
         if before.is_some_and(|before| before.identity != version.identity) {
             self.usable_from.store((now + SETTLING).as_millis(), Ordering::SeqCst);
         }
         *self.identity.lock().ignore_poison() = Some(version.identity);
-        if before.is_some() {
-            changed();
-        }
+        before.is_some()
     }
 }
 
@@ -126,16 +123,16 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    /// Calls `allows` with the result `answer` of a read. Returns the number of reads and whether
-    /// `raised` was called.
-    fn ask(epoch: &Epoch, now: Timestamp, answer: Result<Version>) -> (u32, bool) {
+    /// Calls `allows_cache` with the result `answer` of a read. Returns the number of reads and
+    /// whether `raised` was called.
+    fn ask(backing: &BackingVersion, now: Timestamp, answer: Result<Version>) -> (u32, bool) {
         let (reads, raised) = (Cell::new(0), Cell::new(false));
-        let is_known = answer.is_ok() || epoch.identity().is_some();
+        let is_known = answer.is_ok() || backing.identity().is_some();
         let read = || {
             reads.set(reads.get() + 1);
             answer
         };
-        assert_eq!(epoch.allows(now, read, || raised.set(true)), is_known);
+        assert_eq!(backing.allows_cache(now, read, || raised.set(true)), is_known);
         (reads.get(), raised.get())
     }
 
@@ -149,51 +146,54 @@ mod tests {
 
     #[test]
     fn it_is_read_once_per_period_and_a_raise_is_reported_once() {
-        let epoch = Epoch::new();
-        assert_eq!(ask(&epoch, NOW, version(1, 7)), (1, false), "the first epoch is no raise");
-        assert_eq!(ask(&epoch, NOW + FRESH - Duration::from_millis(1), version(1, 8)), (0, false));
-        assert_eq!(ask(&epoch, NOW + FRESH, version(1, 8)), (1, true));
-        assert_eq!(ask(&epoch, NOW + FRESH, version(1, 8)), (0, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 2, version(1, 8)), (1, false));
+        let backing = BackingVersion::new();
+        assert_eq!(ask(&backing, NOW, version(1, 7)), (1, false), "the first epoch is no raise");
+        assert_eq!(
+            ask(&backing, NOW + FRESH - Duration::from_millis(1), version(1, 8)),
+            (0, false)
+        );
+        assert_eq!(ask(&backing, NOW + FRESH, version(1, 8)), (1, true));
+        assert_eq!(ask(&backing, NOW + FRESH, version(1, 8)), (0, false));
+        assert_eq!(ask(&backing, NOW + FRESH * 2, version(1, 8)), (1, false));
     }
 
     #[test]
     fn one_that_could_not_be_read_is_read_later_and_misses_no_raise() {
-        let epoch = Epoch::new();
-        assert_eq!(ask(&epoch, NOW, failed()), (1, false));
+        let backing = BackingVersion::new();
+        assert_eq!(ask(&backing, NOW, failed()), (1, false));
         assert_eq!(
-            ask(&epoch, NOW + FRESH, version(1, 7)),
+            ask(&backing, NOW + FRESH, version(1, 7)),
             (1, false),
             "nothing was cached before"
         );
-        assert_eq!(ask(&epoch, NOW + FRESH * 2, failed()), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 3, version(1, 7)), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 4, failed()), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 5, version(1, 8)), (1, true));
+        assert_eq!(ask(&backing, NOW + FRESH * 2, failed()), (1, false));
+        assert_eq!(ask(&backing, NOW + FRESH * 3, version(1, 7)), (1, false));
+        assert_eq!(ask(&backing, NOW + FRESH * 4, failed()), (1, false));
+        assert_eq!(ask(&backing, NOW + FRESH * 5, version(1, 8)), (1, true));
     }
 
     #[test]
     fn concurrent_callers_bypass_the_cache_during_a_read() {
-        let epoch = Epoch::new();
+        let backing = BackingVersion::new();
         let read = || {
-            assert!(!epoch.allows(NOW, || version(1, 7), || ()));
+            assert!(!backing.allows_cache(NOW, || version(1, 7), || ()));
             version(1, 7)
         };
-        assert!(epoch.allows(NOW, read, || ()));
-        assert!(epoch.allows(NOW, failed, || ()));
+        assert!(backing.allows_cache(NOW, read, || ()));
+        assert!(backing.allows_cache(NOW, failed, || ()));
     }
 
     #[test]
     fn after_another_identity_the_cache_is_not_read_for_a_while() {
-        let epoch = Epoch::new();
-        assert_eq!(ask(&epoch, NOW, version(1, 7)), (1, false));
+        let backing = BackingVersion::new();
+        assert_eq!(ask(&backing, NOW, version(1, 7)), (1, false));
         let changed = Cell::new(false);
         let at = NOW + FRESH;
-        assert!(!epoch.allows(at, || version(2, 7), || changed.set(true)));
+        assert!(!backing.allows_cache(at, || version(2, 7), || changed.set(true)));
         assert!(changed.get());
         let early = at + SETTLING - Duration::from_millis(1);
-        assert!(!epoch.allows(early, || version(2, 7), || panic!("it is the same")));
-        assert!(epoch.allows(at + SETTLING, || version(2, 7), || ()));
-        assert_eq!(epoch.identity(), Some(StoreIdentity::from_bytes([2; 16])));
+        assert!(!backing.allows_cache(early, || version(2, 7), || panic!("it is the same")));
+        assert!(backing.allows_cache(at + SETTLING, || version(2, 7), || ()));
+        assert_eq!(backing.identity(), Some(StoreIdentity::from_bytes([2; 16])));
     }
 }
