@@ -33,7 +33,7 @@ pub enum Lookup<P = ()> {
     Missing(Missing<P>),
 }
 
-/// The reason why a store found no live session under an id.
+/// The reason why a request must not read a session by an id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack

@@ -103,7 +103,6 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl<W: StoreWrapper> Store for W {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.on_load(id_hash, now)

@@ -222,11 +222,11 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.is_due(now, self.caller.failing.contains(&Task::Touch)) {
+        if self.touches.check_due(now, self.caller.failing.contains(&Task::Touch)) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
-        if self.sweeps.is_sweep_due(now) {
+        if self.sweeps.take_due_sweep(now) {
             let time = self.clock.now();
             if let Some(by) = self.clock_guard.observe(time, now) {
                 self.events.raise(&Event::ClockStepped { by });

@@ -50,8 +50,8 @@ impl SweepSchedule {
         }
     }
 
-    /// Whether a regular sweep is due. If so, the next one is due an interval later.
-    pub(super) fn is_sweep_due(&mut self, now: Instant) -> bool {
+    /// Returns whether a regular sweep is due, and then makes the next one due an interval later.
+    pub(super) fn take_due_sweep(&mut self, now: Instant) -> bool {
         let is_due = self.next_sweep <= now;
         if is_due {
             self.next_sweep = now + self.interval;
@@ -144,10 +144,10 @@ mod tests {
     fn a_sweep_is_due_once_an_interval() {
         let start = Instant::now();
         let mut schedule = SweepSchedule::new(MINUTE, start);
-        assert!(!schedule.is_sweep_due(start));
+        assert!(!schedule.take_due_sweep(start));
         assert_eq!(schedule.next_due(), start + MINUTE);
-        assert!(schedule.is_sweep_due(start + MINUTE * 3));
-        assert!(!schedule.is_sweep_due(start + MINUTE * 3));
+        assert!(schedule.take_due_sweep(start + MINUTE * 3));
+        assert!(!schedule.take_due_sweep(start + MINUTE * 3));
         assert_eq!(schedule.next_due(), start + MINUTE * 4);
     }
 

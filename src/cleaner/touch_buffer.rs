@@ -23,8 +23,8 @@ const BATCH: usize = 256;
 /// it, fails.
 const KEPT: usize = 16 * BATCH;
 
-/// How long touches wait for others. It is shorter than a fortieth of every idle limit for which
-/// the cleaner writes touches, so that no session is touched twice in that time.
+/// How long touches wait for others. The cleaner serves idle limits from a minute, which are touched
+/// at most once in a fortieth, 1.5 seconds; so no session is touched twice while a touch waits.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to write a touch. It begins with [`WAIT`] and doubles.
@@ -93,9 +93,10 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Returns whether touches are to be written now. While the store `fails`, that is only when
-    /// the wait has ended, however many touches are in the channel.
-    pub(super) fn is_due(&mut self, now: Instant, fails: bool) -> bool {
+    /// Begins the wait for more touches at the first one, and returns whether touches are to be
+    /// written now. While the store `fails`, that is only when the wait has ended, however many
+    /// touches are in the channel.
+    pub(super) fn check_due(&mut self, now: Instant, fails: bool) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
@@ -235,12 +236,12 @@ mod tests {
     fn touches_are_due_a_second_after_the_first() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        assert!(!buffer.is_due(now, false));
+        assert!(!buffer.check_due(now, false));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
         assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
-        assert!(!buffer.is_due(now, false));
+        assert!(!buffer.check_due(now, false));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(buffer.is_due(now + WAIT, false));
+        assert!(buffer.check_due(now + WAIT, false));
         buffer.write(now + WAIT, |_| Ok(()), none_lost).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
@@ -251,10 +252,10 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, BATCH - 1);
-        assert!(!buffer.is_due(now, false));
+        assert!(!buffer.check_due(now, false));
         assert_eq!(sender.send(id_hash(BATCH), touch(1)), Sent::WakeThread);
-        assert!(buffer.is_due(now, false));
-        assert!(!buffer.is_due(now, true));
+        assert!(buffer.check_due(now, false));
+        assert!(!buffer.check_due(now, true));
     }
 
     #[test]
@@ -346,7 +347,7 @@ mod tests {
             let due = buffer.next_due().unwrap();
             pauses.push((due - now).as_secs());
             now = due;
-            assert!(buffer.is_due(now, true));
+            assert!(buffer.check_due(now, true));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);

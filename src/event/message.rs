@@ -27,7 +27,7 @@ impl fmt::Display for Event<'_> {
                 )
             }
             Event::CheckpointUnblocked => f.write_str("the write-ahead log restarts again"),
-            Event::FileMoved { path } => write!(
+            Event::FileLost { path } => write!(
                 f,
                 "{} was deleted or replaced while it was open: changes are not stored",
                 path.display()

@@ -53,7 +53,7 @@ pub enum Event<'a> {
     /// The database file or its log was deleted or replaced while it was open. Every change fails
     /// with [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file
     /// that no longer has a name.
-    FileMoved {
+    FileLost {
         /// The path, which now names another file or none.
         path: &'a Path,
     },
@@ -292,7 +292,7 @@ event_kinds! {
     Undecodable, "undecodable", Error;
     CheckpointBlocked, "checkpoint_blocked", Warn;
     CheckpointUnblocked, "checkpoint_unblocked", Warn;
-    FileMoved, "file_moved", Warn;
+    FileLost, "file_lost", Warn;
     FileRecovered, "file_recovered", Warn;
     Swept, "swept", Debug;
     CleanerFailed, "cleaner_failed", Warn;

@@ -419,7 +419,7 @@ impl SessionManagerBuilder {
             recently_ended: RecentlyEnded::default(),
             guess_detector: ProcessBound::default(),
             dropped: ProcessBound::default(),
-            updates: ProcessBound::default(),
+            update_queues: ProcessBound::default(),
         });
         Ok(SessionManager { context, blocking_hook: None })
     }

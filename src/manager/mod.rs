@@ -15,7 +15,7 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{Context, Session, run_blocking};
 
-pub use crate::backend::AtLimit;
+pub use crate::backend::{AtLimit, Page, SessionFilter};
 pub use crate::record::{Client, Cursor, Stats, Summary};
 pub use crate::session::{BlockingHook, OnLoadFailure};
 pub use builder::SessionManagerBuilder;

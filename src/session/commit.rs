@@ -53,12 +53,12 @@ impl Session {
 
     /// Returns the id of this hash, if it was presented or was issued by this request.
     pub(super) fn own_id(&self, found: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
-        let issued = found.issued().filter(|id| id.hash(self.realm()) == *id_hash);
+        let issued = found.issued().filter(|id| id.hash(self.realm_tag()) == *id_hash);
         let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
     }
 
-    pub(super) fn realm(&self) -> RealmTag {
+    pub(super) fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
     }
 
@@ -85,7 +85,7 @@ impl Session {
     fn end(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
         if state.ignored {
             state.changes = Changes::default();
-            state.requested_deletions.clear();
+            state.to_destroy.clear();
             state.sign_out = SignOut::NotRequested;
         }
         let discard = match outcome {
@@ -190,15 +190,15 @@ impl Session {
 
     /// Ends the sessions whose deletion a sign-in requires or the handler requested.
     pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
-        while let Some(id_hash) = state.required_deletions.last() {
+        while let Some(id_hash) = state.left_by_sign_in.last() {
             self.end_session_of(id_hash)?;
-            state.required_deletions.pop();
+            state.left_by_sign_in.pop();
         }
-        while let Some(id_hash) = state.requested_deletions.last() {
+        while let Some(id_hash) = state.to_destroy.last() {
             if self.end_session_of(id_hash)? {
                 state.sign_out = SignOut::Done;
             }
-            state.requested_deletions.pop();
+            state.to_destroy.pop();
         }
         Ok(())
     }
@@ -261,7 +261,7 @@ impl Session {
         let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
             || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
-        let to = id.as_ref().map(|id| id.hash(self.realm()));
+        let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
         let action = to.map_or(Action::Merge, |to| Action::Renew {
             to,
@@ -300,7 +300,7 @@ impl Session {
             _ => None,
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
-        let id_hash = id.hash(self.realm());
+        let id_hash = id.hash(self.realm_tag());
         let proposal = Proposal::new(&id_hash, Action::Create(new_session));
         let State { loaded, changes, activity, .. } = state;
         match self.commit_to(loaded, changes, *activity, proposal)? {
@@ -341,7 +341,7 @@ impl Session {
         proposal: Proposal<'_>,
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
-        let (updates, hook, entered) = (&self.context.updates, self.blocking_hook, instant());
+        let (updates, hook, entered) = (&self.context.update_queues, self.blocking_hook, instant());
         let mut turn = match changes.base_revision {
             Some(_) => updates.get()?.turn_if_contended(hook, id_hash, entered)?,
             None => None,

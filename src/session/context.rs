@@ -31,7 +31,7 @@ pub(crate) struct Context {
     pub(crate) guess_detector: ProcessBound<GuessDetector>,
     /// The time at which a session was last dropped without being closed.
     pub(crate) dropped: ProcessBound<Mutex<Option<Timestamp>>>,
-    pub(crate) updates: ProcessBound<UpdateQueues>,
+    pub(crate) update_queues: ProcessBound<UpdateQueues>,
 }
 
 impl Context {
@@ -66,14 +66,14 @@ impl Context {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
         let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
-        (drops && !was_warned(host).load(Ordering::Relaxed)).then_some(host)
+        (drops && !warned_flag(host).load(Ordering::Relaxed)).then_some(host)
     }
 
     /// Raises once per process the event that browsers drop the cookie that is being sent, and once
     /// more the event that WebKit browsers drop it on a loopback name.
     pub(crate) fn warn_if_insecure(&self, host: Option<&str>) {
         if let Some(host) = host
-            && !was_warned(host).swap(true, Ordering::Relaxed)
+            && !warned_flag(host).swap(true, Ordering::Relaxed)
         {
             self.events.raise(&Event::InsecureConnection { host });
         }
@@ -81,7 +81,7 @@ impl Context {
 }
 
 /// Returns the flag that the event was raised for hosts like `host`.
-fn was_warned(host: &str) -> &'static AtomicBool {
+fn warned_flag(host: &str) -> &'static AtomicBool {
     static WARNED: AtomicBool = AtomicBool::new(false);
     static WARNED_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
     if is_loopback(host) { &WARNED_OF_LOOPBACK } else { &WARNED }

@@ -91,10 +91,10 @@ struct State {
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
     /// Sessions that the handler destroyed; they end with the next commit or the request.
-    requested_deletions: Vec<SessionIdHash>,
+    to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
-    required_deletions: Vec<SessionIdHash>,
+    left_by_sign_in: Vec<SessionIdHash>,
     sign_out: SignOut,
     ignored: bool,
     closed: bool,
@@ -195,7 +195,7 @@ impl Drop for Session {
         let done = state.closed || state.ignored;
         if !done
             && (!state.changes.is_empty()
-                || !state.requested_deletions.is_empty()
+                || !state.to_destroy.is_empty()
                 || state.loaded.issued().is_some())
         {
             self.context.dropped(state.loaded.public_id().as_ref());
@@ -402,8 +402,8 @@ impl Session {
         let mut state = self.lock_open("destroy the session")?;
         let current = state.loaded.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
-            if !state.requested_deletions.contains(&id_hash) {
-                state.requested_deletions.push(id_hash);
+            if !state.to_destroy.contains(&id_hash) {
+                state.to_destroy.push(id_hash);
             }
         }
         state.reset(SignOut::Requested);

@@ -43,7 +43,7 @@ struct DeletionInFlight<'e> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SequenceNumber(u64);
 
-/// Whether a session that is not live ended after some time.
+/// Whether the session of an id ended since this request was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ended {
     #[default]

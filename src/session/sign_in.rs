@@ -121,7 +121,7 @@ impl Session {
                     return Ok(SignIn::Refused);
                 }
                 Attempt::Done => {
-                    state.required_deletions.extend(others);
+                    state.left_by_sign_in.extend(others);
                     state.changes = Changes::default();
                     // Raised last, so that a panicking listener cannot undo the sign-in.
                     if let Some(public_id) = &state.loaded.public_id() {
@@ -146,7 +146,7 @@ impl Session {
             found => match found.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
-                None => (SessionId::generate()?.hash(self.realm()), None),
+                None => (SessionId::generate()?.hash(self.realm_tag()), None),
             },
         })
     }
@@ -159,7 +159,7 @@ impl Session {
             _ => SessionId::generate()?,
         };
         let action = Action::SignIn {
-            to: id.hash(self.realm()),
+            to: id.hash(self.realm_tag()),
             user: request.user.clone(),
             new_session: request.new_session.clone(),
             join_salt,
@@ -180,7 +180,7 @@ impl Session {
                 let joined =
                     request.presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                 // A manager of another realm may have issued that id, which this one must not.
-                match joined.filter(|joined| joined.hash(self.realm()) == session.id_hash) {
+                match joined.filter(|joined| joined.hash(self.realm_tag()) == session.id_hash) {
                     Some(joined) => self.join(request, joined),
                     None => {
                         request.presented = None;
@@ -197,7 +197,7 @@ impl Session {
     /// changes of this request into that session. It must be tried again if that session was
     /// renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
-        let id_hash = id.hash(self.realm());
+        let id_hash = id.hash(self.realm_tag());
         let proposal = Proposal { id_hash: &id_hash, action: Action::Merge, kind: DeltaKind::Join };
         let SignInRequest { loaded, changes, activity, .. } = request;
         match self.commit_to(loaded, changes, *activity, proposal)? {

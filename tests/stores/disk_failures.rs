@@ -91,12 +91,12 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
         }
     });
     assert_eq!(fs::read(folder.database()).unwrap(), copy, "the new file is as it was");
-    assert_eq!(events.count(EventKind::FileMoved), 1);
+    assert_eq!(events.count(EventKind::FileLost), 1);
 
     fs::rename(folder.database(), folder.path("copy.db")).unwrap();
     fs::rename(folder.path("away.db"), folder.database()).unwrap();
     assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
-    let counts = (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered));
+    let counts = (events.count(EventKind::FileLost), events.count(EventKind::FileRecovered));
     assert_eq!(counts, (1, 1));
     drop(store);
     let (store, _) = open(&folder.database());
@@ -113,7 +113,7 @@ fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
         fs::remove_file(folder.path(name)).unwrap();
         assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
         assert_unavailable(create(&store, &setting("n", 2)));
-        assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
+        assert_eq!(events.count(EventKind::FileLost), 1, "{name}");
     }
 }
 
@@ -140,7 +140,7 @@ fn a_removed_file_in_a_quiet_folder_is_noticed_at_once() {
         assert_unavailable(merge(&store, &id_hash, &setting("n", 5)));
         fs::rename(folder.path("away"), folder.path(name)).unwrap();
         merge(&store, &id_hash, &setting("n", 6)).unwrap();
-        assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
+        assert_eq!(events.count(EventKind::FileLost), 1, "{name}");
         assert_eq!(events.count(EventKind::FileRecovered), 1, "{name}");
     }
 }

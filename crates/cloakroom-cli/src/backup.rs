@@ -15,7 +15,7 @@ use crate::progress::bar;
 use crate::signals::Interrupt;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.admin()?.read_only_store()?;
+    let store = context.admin()?.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;

@@ -124,7 +124,7 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
         let is_readable = check_integrity(&mut findings, admin, args.quick, &interrupt)?;
         let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
         if is_readable && set_up {
-            match admin.read_only_store() {
+            match admin.store_for_reading() {
                 Ok(store) => check_sessions(&mut findings, &store, args, context, &interrupt)?,
                 Err(error) => findings.failed("tables", &error),
             }

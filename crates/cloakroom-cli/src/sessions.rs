@@ -26,7 +26,7 @@ pub(crate) fn index(store: &SqliteStore) -> CliResult<&dyn SessionIndex> {
 }
 
 pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.admin()?.read_only_store()?;
+    let store = context.admin()?.store_for_reading()?;
     let (admin, index) = (store.admin(), index(&store)?);
     let realm = args.realm.as_ref();
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);

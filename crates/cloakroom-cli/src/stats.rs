@@ -21,7 +21,7 @@ use crate::signals::Interrupt;
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.admin()?.read_only_store()?;
+    let store = context.admin()?.store_for_reading()?;
     let Some(seconds) = args.watch else {
         Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
         return Ok(());

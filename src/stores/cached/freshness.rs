@@ -27,10 +27,11 @@ pub(super) struct Freshness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Fresh,
-    /// Read later than `now`: another machine's clock is ahead, or this request is delayed. Other
+    /// Read after `now`: another machine's clock is ahead, or this request is delayed. Other
     /// requests may use the entry.
-    Early,
-    /// Expired, read too early, or of a session that may have ended. The entry must be invalidated.
+    FromTheFuture,
+    /// Expired, read before this process trusts entries, or of a session that may have ended. The
+    /// entry must be invalidated.
     Stale,
 }
 
@@ -77,7 +78,7 @@ impl Freshness {
         {
             Verdict::Stale
         } else if now < entry.read {
-            Verdict::Early
+            Verdict::FromTheFuture
         } else {
             Verdict::Fresh
         }
@@ -143,7 +144,7 @@ mod tests {
     fn an_entry_from_the_future_or_past_its_deadline_is_not_fresh() {
         let freshness = Freshness::new(LIFE);
         freshness.observe(NOW);
-        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW), Verdict::Early);
+        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW), Verdict::FromTheFuture);
         let short = read_at(NOW, Lifetime::idle(SECOND));
         assert_eq!(freshness.judge(&short, NOW + SECOND), Verdict::Stale);
     }

@@ -27,7 +27,6 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.backing_index("list sessions")?.list(filter, page, now)

@@ -183,7 +183,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         let CacheLookup::Hit(entry) = &found else { return Ok(found) };
         match self.freshness.judge(entry, now) {
             Verdict::Fresh => return Ok(found),
-            Verdict::Early => return Ok(CacheLookup::Miss(None)),
+            Verdict::FromTheFuture => return Ok(CacheLookup::Miss(None)),
             Verdict::Stale => self.cache.invalidate(&[*key], now)?,
         }
         Ok(match self.cache.fetch(key, now)? {
@@ -317,7 +317,6 @@ fn is_uncertain(error: &Error) -> bool {
     )
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.process.check()?;

@@ -140,7 +140,6 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
     life(record.deadline(), now)
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl Store for MemcachedStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.find(id_hash, StoreCall::new(now, "load a session")).map(Lookup::without_position)

@@ -343,7 +343,6 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     replaced.drain(..excess);
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl Store for MemoryStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         Ok(self.read().find(id_hash, now).without_position())

@@ -20,7 +20,7 @@ use crate::event::{Event, Events};
 pub(super) struct FileIdentity {
     files: Vec<(PathBuf, u64)>,
     events: Events,
-    /// Whether [`Event::FileMoved`] was raised since the last [`Event::FileRecovered`].
+    /// Whether [`Event::FileLost`] was raised since the last [`Event::FileRecovered`].
     reported: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ impl FileIdentity {
             && moved.is_some() != self.reported.swap(moved.is_some(), Ordering::Relaxed)
         {
             self.events.raise(&match moved {
-                Some((path, _)) => Event::FileMoved { path },
+                Some((path, _)) => Event::FileLost { path },
                 None => Event::FileRecovered,
             });
         }

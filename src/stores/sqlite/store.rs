@@ -122,7 +122,6 @@ fn concerns_one_row(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
 }
 
-#[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.writer.process().check()?;

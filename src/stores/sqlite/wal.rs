@@ -115,7 +115,7 @@ impl Wal {
 
     /// Returns the number of pages in the log, if a checkpoint is due. `frames` is the result of
     /// [`commit`].
-    pub(super) fn is_due(&self, frames: Option<u32>) -> Option<u32> {
+    pub(super) fn due_pages(&self, frames: Option<u32>) -> Option<u32> {
         let is_due = |pages: &u32| *pages >= self.pages(DUE_BYTES) && self.may_restart(*pages);
         frames.filter(|_| self.runs_checkpoints).filter(is_due)
     }
@@ -243,13 +243,13 @@ mod tests {
     fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let wal = Wal::new(4096, true, Events::default());
         let due = wal.pages(DUE_BYTES);
-        assert_eq!(wal.is_due(Some(due)), Some(due));
+        assert_eq!(wal.due_pages(Some(due)), Some(due));
         wal.record_result(due, true);
         for pages in [due, due + 1, due + due / 3] {
-            assert_eq!(wal.is_due(Some(pages)), None, "{pages} of {due}");
+            assert_eq!(wal.due_pages(Some(pages)), None, "{pages} of {due}");
         }
-        assert_eq!(wal.is_due(Some(due * 2)), Some(due * 2), "it has grown");
+        assert_eq!(wal.due_pages(Some(due * 2)), Some(due * 2), "it has grown");
         wal.record_result(100, false);
-        assert_eq!(wal.is_due(Some(due)), Some(due), "the reader has gone");
+        assert_eq!(wal.due_pages(Some(due)), Some(due), "the reader has gone");
     }
 }

@@ -51,7 +51,7 @@ impl Admin {
     }
 
     fn back_up(&self, to: &Path, check: bool, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
-        let store = self.read_only_store()?;
+        let store = self.store_for_reading()?;
         let shared = &*store.0;
         match &shared.file {
             Some((access, _)) => {

@@ -81,7 +81,7 @@ impl Admin {
     pub fn scan(&self, mut progress: ProgressFn) -> Result<ControlFlow<(), ScanReport>> {
         const OPERATION: &str = "read every session";
         const EXAMPLES: usize = 5;
-        let store = self.read_only_store()?;
+        let store = self.store_for_reading()?;
         let mut report = ScanReport::default();
         let total: i64 = store.0.query(OPERATION, |connection, sql| {
             connection.query_row(&sql.count_all, [], |row| row.get(0))
@@ -178,7 +178,7 @@ impl Admin {
         operation: &'static str,
         query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.read_only_store()?.0.query(operation, query)
+        self.store_for_reading()?.0.query(operation, query)
     }
 }
 

@@ -90,7 +90,7 @@ impl Admin {
 
     /// Returns the store. If this was made from settings, opens it with
     /// [`SqliteStoreBuilder::read_only`], which also works if nothing is writable.
-    pub fn read_only_store(&self) -> Result<SqliteStore> {
+    pub fn store_for_reading(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
             Database::Closed(settings) => settings.clone().read_only().open(),

@@ -230,7 +230,7 @@ impl Writer {
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
             Ok(frames) => {
-                if let Some(pages) = self.settings.wal.is_due(frames) {
+                if let Some(pages) = self.settings.wal.due_pages(frames) {
                     // Committed jobs are answered before any checkpoint.
                     leader.complete();
                     self.settings.wal.request_checkpoint(write_connection.get(), pages);
