@@ -152,7 +152,7 @@ pub trait Maintenance: Debug + Send + Sync {
     fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>);
 }
 
-/// The optional guarantees of a store.
+/// The optional guarantees of a store, and what a review of its settings says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -160,13 +160,15 @@ pub struct Capabilities {
     pub durable: bool,
     /// It has a [`SessionIndex`] and applies limits per user.
     pub indexed: bool,
+    /// Another application with the same default settings has its sessions in the same place.
+    pub shared_by_default: bool,
 }
 
 impl Capabilities {
     /// Makes capabilities without optional guarantees.
     #[must_use]
     pub const fn new() -> Self {
-        Capabilities { durable: false, indexed: false }
+        Capabilities { durable: false, indexed: false, shared_by_default: false }
     }
 
     /// Returns these capabilities with or without durability.
@@ -179,6 +181,12 @@ impl Capabilities {
     #[must_use]
     pub const fn with_indexed(self, indexed: bool) -> Self {
         Capabilities { indexed, ..self }
+    }
+
+    /// Returns these capabilities with or without the warning that default settings are shared.
+    #[must_use]
+    pub const fn with_shared_by_default(self, shared_by_default: bool) -> Self {
+        Capabilities { shared_by_default, ..self }
     }
 }
 

@@ -6,8 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{AtLimit, SessionLimit};
+use crate::backend::{AtLimit, Capabilities, SessionLimit};
 use crate::cookie::{CookieConfig, SameSite};
+use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
@@ -17,7 +18,8 @@ use crate::session::{Settings, Transport};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The requirement: a number of OWASP ASVS 5.0, or a level of NIST SP 800-63B-4.
+    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, or `separation`
+    /// from other applications.
     pub requirement: &'static str,
     /// Whether the configuration meets the requirement.
     pub met: bool,
@@ -117,8 +119,20 @@ impl SessionManager {
         });
         findings.extend(data_in_browsers(settings));
         findings.extend(assurance_levels(&lifetimes));
+        findings.extend(separation(self.context.capabilities, &settings.realm));
         Review { findings }
     }
+}
+
+/// The separation from other applications, where the store's settings alone do not give it.
+fn separation(capabilities: Capabilities, realm: &Realm) -> Option<Finding> {
+    let otherwise = "another application on the same servers shares these sessions if it has the \
+                     default settings too: set MemcachedStoreBuilder::namespace, or \
+                     SessionManagerBuilder::realm";
+    let met = *realm != Realm::default();
+    capabilities
+        .shared_by_default
+        .then(|| Finding::new("separation", met, "the realm is this application's own", otherwise))
 }
 
 /// ASVS 7.1.

@@ -14,6 +14,8 @@ use crate::stores::memcached::{MemcachedInner, MemcachedStore};
 /// bytes.
 const LONGEST_NAMESPACE: usize = 100;
 
+pub(super) const DEFAULT_NAMESPACE: &str = "cloakroom";
+
 /// The settings of a [`MemcachedStore`]. Start with [`MemcachedStore::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
@@ -28,7 +30,7 @@ impl MemcachedStoreBuilder {
         MemcachedStoreBuilder {
             settings: ConnectionSettings {
                 servers: vec!["127.0.0.1:11211".to_owned()],
-                namespace: "cloakroom".to_owned(),
+                namespace: DEFAULT_NAMESPACE.to_owned(),
                 connections: 16,
                 connect_timeout: timeout,
                 io_timeout: timeout,

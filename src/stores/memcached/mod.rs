@@ -171,7 +171,7 @@ impl Store for MemcachedStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
+        Capabilities::new().with_shared_by_default(self.0.client.has_default_namespace())
     }
 }
 

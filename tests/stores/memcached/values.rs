@@ -10,7 +10,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
-use cloakroom::stores::memcached::MemcachedStore;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::memcached::{Memcached, shared};
@@ -24,6 +25,21 @@ fn a_limit_per_user_is_refused_when_the_manager_is_built() {
     let builder = SessionManager::builder(shared().store());
     let builder = builder.max_sessions_per_user(3.try_into().unwrap(), AtLimit::EndOldest);
     assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_review_says_that_default_settings_are_shared() {
+    let server = shared().address.to_string();
+    let defaults = || MemcachedStore::builder().servers([&server]);
+    let manager = |store: MemcachedStoreBuilder| SessionManager::builder(store.open().unwrap());
+    let meets = |builder: SessionManagerBuilder| {
+        let review = builder.build().unwrap().review();
+        let finding = review.findings.iter().find(|finding| finding.requirement == "separation");
+        finding.map(|finding| finding.met)
+    };
+    assert_eq!(meets(manager(defaults())), Some(false));
+    assert_eq!(meets(manager(defaults()).realm("shop")), Some(true));
+    assert_eq!(meets(manager(defaults().namespace("shop"))), None);
 }
 
 #[test]

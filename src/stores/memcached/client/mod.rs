@@ -20,6 +20,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::SessionIdHash;
+use crate::stores::memcached::builder::DEFAULT_NAMESPACE;
 use crate::stores::memcached::client::protocol::{
     Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
@@ -163,6 +164,10 @@ impl ServerClient {
         let server = |name: &String| Server::find(name, &settings, events.clone());
         let servers = settings.servers.iter().map(server).collect::<Result<_>>()?;
         Ok(ServerClient { servers, settings })
+    }
+
+    pub(super) fn has_default_namespace(&self) -> bool {
+        self.settings.namespace == DEFAULT_NAMESPACE
     }
 
     /// Returns the number of servers.
