@@ -110,7 +110,9 @@ impl MemoryStore {
     }
 
     /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
-    /// starve them.
+    /// starve them. With 400 threads on two cores that only commit, the longest commit took 0.1 to
+    /// 1.2 s with this yield and 1.6 to 4.7 s without; yielding every time cost two thirds of the
+    /// throughput.
     fn yield_to_writers(&self) {
         if self.waiting_writers.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
