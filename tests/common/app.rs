@@ -212,6 +212,11 @@ pub fn issued(headers: &ResponseHeaders) -> (SessionId, &str) {
     (SessionId::parse(value).expect("an id"), attributes)
 }
 
+/// Asserts that a response gives an id.
+pub fn assert_new_id(headers: &ResponseHeaders) {
+    issued(headers);
+}
+
 /// A browser, as far as it concerns one site: it keeps one cookie.
 #[derive(Clone, Debug, Default)]
 pub struct Browser {

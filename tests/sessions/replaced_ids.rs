@@ -14,7 +14,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{
-    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
+    App, Browser, REMOVAL, assert_new_id, complete, defaults, get, set_cookie, sign_in, user, who,
 };
 use crate::common::credentials::{Credential, TRANSPORTS};
 use crate::common::dice::Dice;
@@ -156,7 +156,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
                     app.clock.advance(after);
                     let headers = old.request(&app.sessions, write);
                     if is_new {
-                        issued(&headers);
+                        assert_new_id(&headers);
                         assert_ne!(old.cookie, presented, "{case}");
                         assert_eq!(who(&app.sessions, &old), None, "{case}");
                         let n = (index != 2).then_some(2);
@@ -264,7 +264,7 @@ fn a_form_token_that_comes_late_begins_a_session() {
                 app.clock.advance(after);
                 let presented = old.cookie.clone();
                 let (shown, headers) = token(&app, &mut old);
-                issued(&headers);
+                assert_new_id(&headers);
                 assert_ne!(old.cookie, presented);
                 assert!(verify(&app, &old, &shown) && !verify(&app, &new, &shown));
                 is_untouched(&app, &new, by, "a late page");

@@ -10,7 +10,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{
-    App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, assert_new_id, complete, defaults, get, issued, on_both_stores, set_cookie,
+    sign_in, user, who,
 };
 use crate::common::faulty::Call;
 use crate::common::{HOUR, NOW};
@@ -64,7 +65,7 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
             session.renew().unwrap();
             session.set("n", 1).unwrap();
         });
-        issued(&headers);
+        assert_new_id(&headers);
         assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
     });
 }
@@ -148,7 +149,7 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
         let mut old = app.visitor(1);
         let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
-        issued(&headers);
+        assert_new_id(&headers);
         assert_eq!((app.n(&old), app.n(&browser), app.rows()), (Some(1), None, 1));
 
         let mut old = app.visitor(1);
