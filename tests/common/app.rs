@@ -136,12 +136,12 @@ impl App {
 
     /// Makes calls while a sweep waits for the store.
     pub fn during_sweep(&self, calls: impl FnOnce()) {
-        let keeper = self.store.hold(Call::Sweep);
+        let control = self.store.hold(Call::Sweep);
         std::thread::scope(|scope| {
             scope.spawn(|| self.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             calls();
-            keeper.open();
+            control.open();
         });
     }
 

@@ -245,9 +245,9 @@ impl ScriptedApp {
 
     /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
     pub fn gate(&self, name: &str) -> GateControl {
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         self.gates.lock().unwrap().insert(name.to_owned(), gate);
-        keeper
+        control
     }
 
     /// Stops at the gate of this name, if there is one, until it opens.
