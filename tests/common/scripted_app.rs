@@ -283,7 +283,7 @@ pub fn act(
             "keys" => lines.push(session.keys()?.join(",")),
             "clear" => session.clear()?,
             "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
-            "handle" => lines.push(or_none(session.public_id()?)),
+            "public-id" => lines.push(or_none(session.public_id()?)),
             "sign-in" => match session.sign_in(UserKey::new(word())?)? {
                 SignIn::Done => {}
                 answer => lines.push(format!("{answer:?}")),
