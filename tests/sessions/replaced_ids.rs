@@ -256,7 +256,7 @@ fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
 }
 
 #[test]
-fn a_form_token_that_comes_late_begins_a_session() {
+fn a_form_token_for_a_stale_id_begins_a_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for after in [LATE, FORGOTTEN] {
@@ -589,7 +589,7 @@ fn a_thief_who_renewed_an_id_is_signed_out_by_the_user() {
 }
 
 #[test]
-fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
+fn a_stale_id_ends_the_session_where_that_is_asked_for() {
     let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     let uses: [fn(&Session); 2] = [
         |session| assert_eq!(session.user().unwrap(), None),

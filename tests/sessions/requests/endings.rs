@@ -349,7 +349,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
 
 /// The calls that requests in flight with the old id may have made before it is replaced, and
 /// whether they change values.
-const LATE: [(bool, fn(&Session)); 6] = [
+const CALLS_IN_FLIGHT: [(bool, fn(&Session)); 6] = [
     (false, |_| {}),
     (false, |session| assert!(!session.contains("x").unwrap())),
     (true, |session| session.set("n", 2).unwrap()),
@@ -359,12 +359,12 @@ const LATE: [(bool, fn(&Session)); 6] = [
 ];
 
 #[test]
-fn late_responses_for_a_replaced_id_carry_no_cookie() {
+fn responses_in_flight_for_a_replaced_id_carry_no_cookie() {
     let replacements: [fn(&Session); 2] =
         [|session| sign_in(session, "ada"), |session| session.renew().unwrap()];
     on_both_stores(defaults, |app| {
         for replace in replacements {
-            for (index, (changes_values, late)) in LATE.into_iter().enumerate() {
+            for (index, (changes_values, late)) in CALLS_IN_FLIGHT.into_iter().enumerate() {
                 for read_before in [true, false] {
                     for act_before in [true, false] {
                         let (mut browser, session) = app.open_visitor(1);
@@ -459,7 +459,7 @@ fn a_dead_id_beside_a_renewed_one_removes_no_cookie_either() {
 }
 
 #[test]
-fn a_late_request_never_removes_a_newer_id() {
+fn a_request_in_flight_never_removes_a_newer_id() {
     let late: [fn(&Session); 4] = [
         |session| assert!(!session.contains("n").unwrap()),
         |session| session.set("n", 2).unwrap(),
