@@ -347,9 +347,11 @@ fn a_write_after_the_end_begins_an_empty_session() {
     });
 }
 
+type Act = fn(&Session);
+
 /// The calls that requests in flight with the old id may have made before it is replaced, and
 /// whether they change values.
-const CALLS_IN_FLIGHT: [(bool, fn(&Session)); 6] = [
+const CALLS_IN_FLIGHT: [(bool, Act); 6] = [
     (false, |_| {}),
     (false, |session| assert!(!session.contains("x").unwrap())),
     (true, |session| session.set("n", 2).unwrap()),
