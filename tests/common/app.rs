@@ -136,12 +136,12 @@ impl App {
 
     /// Makes calls while a sweep waits for the store.
     pub fn during_sweep(&self, calls: impl FnOnce()) {
-        let keeper = self.store.hold(Call::Sweep);
+        let control = self.store.hold(Call::Sweep);
         std::thread::scope(|scope| {
             scope.spawn(|| self.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             calls();
-            keeper.open();
+            control.open();
         });
     }
 
@@ -205,6 +205,11 @@ pub fn issued(headers: &ResponseHeaders) -> (SessionId, &str) {
     let (pair, attributes) = header.split_once("; ").unwrap();
     let (_, value) = pair.split_once('=').unwrap();
     (SessionId::parse(value).expect("an id"), attributes)
+}
+
+/// Asserts that a response gives an id.
+pub fn assert_new_id(headers: &ResponseHeaders) {
+    issued(headers);
 }
 
 /// A browser, as far as it concerns one site: it keeps one cookie.

@@ -139,16 +139,16 @@ impl<T: ?Sized> Faulty<T> {
 
     /// The next call of this kind waits.
     pub fn hold(&self, call: Call) -> GateControl {
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         self.plan(call, Fault::Wait(gate));
-        keeper
+        control
     }
 
     /// The next commit waits when it is done, before its caller knows.
     pub fn hold_commit_answer(&self) -> GateControl {
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         *self.hook.commit_answer.lock().unwrap() = Some(gate);
-        keeper
+        control
     }
 }
 

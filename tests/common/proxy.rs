@@ -62,9 +62,9 @@ impl Proxy {
 
     /// The request of this number waits until the answer is dropped.
     pub fn hold(&self, number: usize) -> GateControl {
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         self.plan(Plan::Hold(number, gate));
-        keeper
+        control
     }
 }
 

@@ -245,9 +245,9 @@ impl ScriptedApp {
 
     /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
     pub fn gate(&self, name: &str) -> GateControl {
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         self.gates.lock().unwrap().insert(name.to_owned(), gate);
-        keeper
+        control
     }
 
     /// Stops at the gate of this name, if there is one, until it opens.
@@ -283,7 +283,7 @@ pub fn act(
             "keys" => lines.push(session.keys()?.join(",")),
             "clear" => session.clear()?,
             "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
-            "handle" => lines.push(or_none(session.public_id()?)),
+            "public-id" => lines.push(or_none(session.public_id()?)),
             "sign-in" => match session.sign_in(UserKey::new(word())?)? {
                 SignIn::Done => {}
                 answer => lines.push(format!("{answer:?}")),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// An id, handle, user, name or value, by a small number.
+/// An id, public id, user, name or value, by a small number.
 pub type Number = u8;
 
 /// Milliseconds since the beginning of the history.

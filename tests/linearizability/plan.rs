@@ -57,7 +57,7 @@ struct Maker<'c> {
     /// The number of ids that are in use before the threads begin.
     given_out: usize,
     next_id: Number,
-    next_handle: Number,
+    next_public_id: Number,
     /// The limit that times are chosen around.
     scale: Moment,
     times: &'static [Moment],
@@ -92,7 +92,7 @@ impl HistoryPlan {
         let limit = 1 + u32::try_from(chance.below(2)).unwrap();
         let limited = abilities.lists && (matches!(theme, Theme::Limits) || chance.one_in(3));
         let limit = limited.then_some((limit, at_limit));
-        let (ids, given_out, next_id, next_handle) = (Vec::new(), 0, 0, 0);
+        let (ids, given_out, next_id, next_public_id) = (Vec::new(), 0, 0, 0);
         let mut maker = Maker {
             chance,
             abilities,
@@ -100,7 +100,7 @@ impl HistoryPlan {
             ids,
             given_out,
             next_id,
-            next_handle,
+            next_public_id,
             scale,
             times,
             limit,
@@ -153,13 +153,13 @@ impl Maker<'_> {
     }
 
     fn begins(&mut self) -> Begins {
-        self.next_handle += 1;
+        self.next_public_id += 1;
         let idle = (!self.chance.one_in(4)).then_some(self.scale);
         let absolute = self.chance.one_in(3).then_some(self.scale * 3 / 2);
         let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
         let idp_session_id = self.chance.one_in(4).then_some(1);
         let level = if self.chance.one_in(3) { 2 } else { 0 };
-        Begins { public_id: self.next_handle, idp_session_id, level, idle, absolute }
+        Begins { public_id: self.next_public_id, idp_session_id, level, idle, absolute }
     }
 
     fn before(&mut self) -> Vec<PlannedStep> {

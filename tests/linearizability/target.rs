@@ -83,7 +83,7 @@ impl Names {
     fn session(self, record: &Record) -> Session {
         let Record { public_id, user, idp_session_id, limits, data, .. } = record;
         let number = public_id.as_bytes()[15];
-        assert_eq!(*public_id, self.public_id(number), "a handle of another history");
+        assert_eq!(*public_id, self.public_id(number), "a public id of another history");
         let idle = limits.idle.map(|idle| Moment::try_from(idle.as_millis()).unwrap());
         Session {
             public_id: number,

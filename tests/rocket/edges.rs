@@ -195,8 +195,8 @@ fn the_response_to_a_failed_commit_has_rockets_headers() {
 }
 
 /// Writes without a read.
-#[post("/blind")]
-fn blind(session: &Session) -> cloakroom::Result<&'static str> {
+#[post("/write")]
+fn write_without_a_read(session: &Session) -> cloakroom::Result<&'static str> {
     session.set("n", 1)?;
     Ok("done")
 }
@@ -213,10 +213,10 @@ fn an_error_page_that_shows_the_user_is_not_stored_by_caches() {
     let builder = SessionManager::builder(store.clone()).no_store_when_signed_in(true);
     let sessions = builder.build().unwrap();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
-    let rocket = bare().attach(sessions).mount("/", routes![blind]);
+    let rocket = bare().attach(sessions).mount("/", routes![write_without_a_read]);
     let client = client(rocket.register("/", catchers![greets]));
     store.fail(Call::Commit, ErrorKind::Busy);
-    let response = client.post("/blind").header(cookie(&ada)).dispatch();
+    let response = client.post("/write").header(cookie(&ada)).dispatch();
     assert_eq!(response.headers().get_one("Cache-Control"), Some("no-store"));
     assert_eq!(response.into_string().unwrap(), "sorry, ada");
 }

@@ -80,16 +80,16 @@ fn a_sweep_that_waits_but_blocks_briefly_keeps_its_batch_size() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
         app.store.sweep_fully(4, Duration::ZERO);
-        let keeper = app.store.hold(Call::Sweep);
+        let control = app.store.hold(Call::Sweep);
         let swept = thread::scope(|scope| {
             let sweeper = scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             // For longer than a batch should hold others up.
             let waits = Instant::now();
             while waits.elapsed() < MILLI * 50 {
                 read(&app, &browser);
             }
-            keeper.open();
+            control.open();
             sweeper.join().unwrap()
         });
         assert_eq!((swept, app.store.limits()), (4000, vec![1000; 5]));
@@ -136,10 +136,10 @@ fn a_clock_that_steps_far_forward_suspends_sweeps() {
     on_both_stores(all_the_time, |app| {
         app.visitor(1);
         // The step comes at the worst moment: a regular sweep has been decided on.
-        let keeper = app.store.hold(Call::Maintenance);
-        keeper.wait_until_reached();
+        let control = app.store.hold(Call::Maintenance);
+        control.wait_until_reached();
         app.clock.advance(HOUR * 2);
-        keeper.open();
+        control.open();
         app.wait_for(EventKind::ClockStepped);
         // Sweeps that were decided on before are done by the second run from here.
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 2);

@@ -103,7 +103,7 @@ fn lists_limits_and_revocations_act_within_a_realm() {
             let many = Page::first(NonZeroUsize::new(10).unwrap());
             assert_eq!(sessions.list_page(&SessionFilter::All, many).unwrap().sessions.len(), 1);
         }
-        // By the other's handle either.
+        // By the other's public id either.
         let public_id =
             other.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.public_id;
         assert!(!one.revoke(&user("ada"), &public_id, None).unwrap());

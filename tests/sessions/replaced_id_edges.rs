@@ -268,7 +268,7 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
 
 /// A planted replaced id comes before the user's own, which was just replaced.
 #[test]
-fn a_planted_late_id_makes_no_write_in_flight_a_new_session() {
+fn a_planted_stale_id_makes_no_write_in_flight_a_new_session() {
     on_every_store(defaults, |app| {
         let first = app.visitor(1);
         first.clone().request(&app.sessions, |session| session.renew().unwrap());
@@ -285,7 +285,7 @@ fn a_planted_late_id_makes_no_write_in_flight_a_new_session() {
 
 /// Two pages load at once when the cookie has been kept for half of its time.
 #[test]
-fn a_read_beside_the_renewal_of_a_worn_cookie_discards_nothing() {
+fn a_read_beside_a_renewal_at_half_time_discards_nothing() {
     let configure = |builder: SessionManagerBuilder| {
         builder.lifetime(cloakroom::Lifetime::idle(Duration::from_secs(500 * 86_400)))
     };

@@ -14,7 +14,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{
-    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
+    App, Browser, REMOVAL, assert_new_id, complete, defaults, get, set_cookie, sign_in, user, who,
 };
 use crate::common::credentials::{Credential, TRANSPORTS};
 use crate::common::dice::Dice;
@@ -156,7 +156,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
                     app.clock.advance(after);
                     let headers = old.request(&app.sessions, write);
                     if is_new {
-                        issued(&headers);
+                        assert_new_id(&headers);
                         assert_ne!(old.cookie, presented, "{case}");
                         assert_eq!(who(&app.sessions, &old), None, "{case}");
                         let n = (index != 2).then_some(2);
@@ -256,7 +256,7 @@ fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
 }
 
 #[test]
-fn a_form_token_that_comes_late_begins_a_session() {
+fn a_form_token_for_a_stale_id_begins_a_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for after in [LATE, FORGOTTEN] {
@@ -264,7 +264,7 @@ fn a_form_token_that_comes_late_begins_a_session() {
                 app.clock.advance(after);
                 let presented = old.cookie.clone();
                 let (shown, headers) = token(&app, &mut old);
-                issued(&headers);
+                assert_new_id(&headers);
                 assert_ne!(old.cookie, presented);
                 assert!(verify(&app, &old, &shown) && !verify(&app, &new, &shown));
                 is_untouched(&app, &new, by, "a late page");
@@ -589,7 +589,7 @@ fn a_thief_who_renewed_an_id_is_signed_out_by_the_user() {
 }
 
 #[test]
-fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
+fn a_stale_id_ends_the_session_where_that_is_asked_for() {
     let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     let uses: [fn(&Session); 2] = [
         |session| assert_eq!(session.user().unwrap(), None),

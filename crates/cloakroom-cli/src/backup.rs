@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 use crate::CliContext;
 use crate::arguments::{BackupArgs, RestoreArgs};
 use crate::error::{CliError, CliResult, NOT_SET_UP};
-use crate::output::{ask, one_line, sessions};
+use crate::output::{ask, count_of_sessions, one_line};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
@@ -64,7 +64,12 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
         ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
             let verb = if restored.kept { "kept" } else { "ended" };
-            writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
+            writeln!(
+                out,
+                "restored from {}; {verb} {}",
+                one_line(&from),
+                count_of_sessions(restored.live)
+            )?;
             Ok(())
         }
     }

@@ -51,7 +51,7 @@ enum Severity {
 
 impl Severity {
     /// Returns the name in JSON, and the colour and the mark in text.
-    fn look(self) -> (&'static str, Colour, &'static str) {
+    fn name_colour_and_mark(self) -> (&'static str, Colour, &'static str) {
         match self {
             Severity::Ok => ("ok", Colour::Green, "ok     "),
             Severity::Note => ("note", Colour::Yellow, "note   "),
@@ -359,7 +359,7 @@ fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Writ
     let problems = all.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
         let json = |DoctorFinding { check, severity, found, remedy }: &DoctorFinding| {
-            let severity = severity.look().0;
+            let severity = severity.name_colour_and_mark().0;
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
         let all: Vec<_> = all.iter().map(json).collect();
@@ -367,7 +367,7 @@ fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Writ
         writeln!(out, "{}", output::json(&answer))?;
     } else {
         for finding in all {
-            let (_, colour, mark) = finding.severity.look();
+            let (_, colour, mark) = finding.severity.name_colour_and_mark();
             let mark = style.paint(colour, mark);
             writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
             if let Some(remedy) = &finding.remedy {

@@ -243,7 +243,7 @@ fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) 
 }
 
 /// Returns a number of sessions as text.
-pub(crate) fn sessions(count: u64) -> String {
+pub(crate) fn count_of_sessions(count: u64) -> String {
     match count {
         1 => "1 session".to_owned(),
         _ => format!("{} sessions", HumanCount(count)),

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::CliContext;
 use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
 use crate::error::CliResult;
-use crate::output::{ask, one_line, sessions};
+use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
 use crate::target::name;
 
@@ -46,7 +46,7 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
         args.yes,
     )?;
     let ended = store.admin().clear()?;
-    Ok(writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?)
+    Ok(writeln!(out, "ended {} {}, expired ones included", count_of_sessions(ended), scope(None))?)
 }
 
 pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {

@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
 use crate::error::{CliError, CliResult};
-use crate::output::{self, PagedTable, ask, json_time, one_line, sessions};
+use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_line};
 use crate::target::name;
 
 /// The number of sessions that are read and printed at a time, so that a long list needs little
@@ -262,7 +262,7 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;
         let ended = index.revoke_everyone(realm, now)?;
-        return Ok(writeln!(out, "ended {} {}", sessions(ended), one_line(&scope))?);
+        return Ok(writeln!(out, "ended {} {}", count_of_sessions(ended), one_line(&scope))?);
     }
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
@@ -288,7 +288,7 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
     if ended == 0 {
         return nothing_in(&nothing, realm, &store);
     }
-    let ended = sessions(ended);
+    let ended = count_of_sessions(ended);
     match which {
         // One session is of one realm, so that its name adds nothing.
         SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use crate::CliContext;
 use crate::arguments::SweepArgs;
 use crate::error::{CliError, CliResult};
-use crate::output::sessions;
+use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
@@ -19,13 +19,16 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
     let swept = bar.position();
     bar.finish_and_clear();
     match ended {
-        Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", sessions(swept))?,
+        Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", count_of_sessions(swept))?,
         Ok(ControlFlow::Break(())) => {
-            return Err(CliError::interrupted(format!("swept {} until then", sessions(swept))));
+            return Err(CliError::interrupted(format!(
+                "swept {} until then",
+                count_of_sessions(swept)
+            )));
         }
         Err(error) => {
             if swept > 0 {
-                writeln!(out, "swept {}", sessions(swept))?;
+                writeln!(out, "swept {}", count_of_sessions(swept))?;
             }
             return Err(error.into());
         }

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
@@ -90,7 +90,7 @@ pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32>
     };
     // A name does not show who has created a table. A table is ours if its SQL is exactly that of
     // the recorded migrations.
-    let ours = made_by(recorded, table)?;
+    let ours = made_by(recorded, table).map_err(while_doing(READING))?;
     let found = objects(connection, table).map_err(while_doing(READING))?;
     if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
         let why = format!("the {} {} was not made by this program", foreign.kind, foreign.name);
@@ -109,6 +109,12 @@ struct Object {
     sql: String,
 }
 
+impl Object {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Object { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? })
+    }
+}
+
 /// Returns the schema object `name`.
 fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
     // SQLite compares object names without regard to case.
@@ -117,43 +123,34 @@ fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object
             "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
              WHERE name = ?1 COLLATE NOCASE",
         )?
-        .query_row([name], |row| {
-            Ok(Object { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? })
-        })
+        .query_row([name], Object::from_row)
         .optional()
 }
 
-/// Returns the existing schema objects with the names of the table and of its dependent objects.
+/// Returns the existing schema objects with the names of those that the migrations create.
 fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
-    let suffixes = [
-        "",
-        "_meta",
-        "_replaced",
-        "_replaced_session",
-        "_replaced_forget",
-        "_readable",
-        "_public_id",
-        "_user",
-        "_idp_session_id",
-        "_deadline",
-    ];
-    let found = suffixes
-        .iter()
-        .map(|suffix| object(connection, &format!("{}{suffix}", table.as_str())).transpose());
-    found.flatten().collect()
+    let ours = made_by(newest(), table)?;
+    ours.iter().filter_map(|ours| object(connection, &ours.name).transpose()).collect()
+}
+
+/// Returns the number of existing tables with the names of ours, the history included.
+pub(super) fn count_tables(connection: &Connection, table: &TableName) -> rusqlite::Result<u64> {
+    let found = objects(connection, table)?.into_iter().chain(object(connection, HISTORY)?);
+    Ok(found.filter(|object| object.kind == "table").count() as u64)
 }
 
 /// Returns the schema objects that the migrations up to `version` create, found by running them in
 /// memory.
-fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
-    let try_out = || {
-        let memory = Connection::open_in_memory()?;
-        for migration in MIGRATIONS.iter().filter(|migration| migration.version <= version) {
-            memory.execute_batch(&migration.sql_for(table))?;
-        }
-        objects(&memory, table)
-    };
-    try_out().map_err(while_doing("try the migrations out"))
+fn made_by(version: u32, table: &TableName) -> rusqlite::Result<Vec<Object>> {
+    let memory = Connection::open_in_memory()?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version <= version) {
+        memory.execute_batch(&migration.sql_for(table))?;
+    }
+    // The indexes of UNIQUE columns, which SQLite creates, have no SQL.
+    memory
+        .prepare("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+        .query_map([], Object::from_row)?
+        .collect()
 }
 
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
@@ -239,7 +236,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
         ))
         .map_err(failed())?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
-        connection.execute_batch(&migration.sql.replace("{t}", table.as_str())).map_err(failed())?;
+        connection.execute_batch(&migration.sql_for(table)).map_err(failed())?;
         let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
         connection
             .execute(
@@ -261,11 +258,10 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
 /// Removes the tables and their history. The caller's transaction must have called [`version`]
 /// before, which checks that they are ours.
 pub(super) fn remove(connection: &Connection, table: &TableName) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!(
-        "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
-         DROP TABLE IF EXISTS \"{0}_replaced\"; DROP TABLE IF EXISTS \"{0}\";",
-        table.as_str()
-    ))?;
+    for Object { kind, name, .. } in objects(connection, table)? {
+        // A table's indexes are dropped with it.
+        connection.execute_batch(&format!("DROP {kind} IF EXISTS \"{name}\""))?;
+    }
     if object(connection, HISTORY)?.is_none() {
         return Ok(());
     }

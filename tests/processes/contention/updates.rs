@@ -48,10 +48,10 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             app.store.hold(Call::Commit).open();
-            let keeper = app.store.hold(Call::Commit);
+            let control = app.store.hold(Call::Commit);
             let (app, hot, late) = (&app, &hot, &late);
             let first = scope.spawn(|| app.sessions.close(late, Outcome::Completed).is_ok());
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             for _ in 0..100 {
                 let sender = sender.clone();
                 scope.spawn(move || sender.send(request(app, hot)).unwrap());
@@ -61,7 +61,7 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
                 assert!(!received.recv_timeout(PATIENCE).unwrap());
             }
             assert!(request(app, &other));
-            keeper.open();
+            control.open();
             for _ in 0..64 {
                 assert!(received.recv_timeout(PATIENCE).unwrap());
             }
@@ -109,7 +109,7 @@ fn an_update_function_that_blocks_holds_up_no_other_session() {
         let browser = app.visitor(1);
         let others: Vec<_> = (0..100).map(|_| app.visitor(0)).collect();
         let late = browser.open(&app.sessions);
-        let (gate, keeper) = Gate::new();
+        let (gate, control) = Gate::new();
         let gate = Mutex::new(Some(gate));
         let blocks = move |n: Option<u32>| {
             if n != Some(1) {
@@ -121,11 +121,11 @@ fn an_update_function_that_blocks_holds_up_no_other_session() {
         assert!(request(&app, &browser));
         thread::scope(|scope| {
             scope.spawn(|| app.sessions.close(&late, Outcome::Completed).unwrap());
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             for other in &others {
                 assert!(request(&app, other));
             }
-            keeper.open();
+            control.open();
         });
         assert_eq!(app.n(&browser), Some(12));
         assert_eq!(get(&app.sessions, &others[0], "n"), Some(1));
@@ -174,9 +174,9 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             store.hold(Call::Commit).open();
-            let keeper = store.hold(Call::Commit);
+            let control = store.hold(Call::Commit);
             gate.open();
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             for _ in 0..99 {
                 let (sender, count) = (sender.clone(), &count);
                 scope.spawn(move || sender.send(send(address, count).unwrap().status).unwrap());
@@ -186,7 +186,7 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
                 assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 503);
             }
             assert_eq!(other.post("/count").text(), "2");
-            keeper.open();
+            control.open();
             for _ in 0..64 {
                 assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 200);
             }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::common::app::{
-    App, Browser, complete, defaults, issued, on_both_stores, sign_in, user, who,
+    App, Browser, assert_new_id, complete, defaults, issued, on_both_stores, sign_in, user, who,
 };
 use crate::common::faulty::Call;
 
@@ -50,7 +50,7 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
             assert!(session.keys().unwrap().is_empty(), "the application's names only");
         });
-        issued(&headers);
+        assert_new_id(&headers);
         assert_eq!((app.rows(), app.store.calls(Call::Commit)), (1, 1));
         assert!(holds(&app, &browser, &token));
         assert!(!holds(&app, &Browser::default(), &token), "without the cookie");

@@ -230,7 +230,7 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
 }
 
 #[test]
-fn a_late_page_of_a_renewed_id_leaves_the_new_one_alone() {
+fn a_page_of_a_renewed_id_leaves_the_new_one_alone() {
     on_both_stores(defaults, |app| {
         let (mut browser, token) = visitor_with_token(&app);
         let mut late = browser.clone();

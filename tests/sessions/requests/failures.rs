@@ -189,17 +189,17 @@ fn read_as_empty_refuses_a_change_that_is_the_first_to_load() {
 fn treat_as_anonymous_does_not_drop_an_earlier_change() {
     on_both_stores(reading_as_empty, |app| {
         let mut browser = app.visitor(1);
-        let blind = |session: &Session| {
+        let set_then_read = |session: &Session| {
             session.set("m", 2).unwrap();
             assert_eq!(session.get::<u32>("n").unwrap(), None);
         };
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
-        let closed = browser.try_request(&app.sessions, Outcome::Completed, blind);
+        let closed = browser.try_request(&app.sessions, Outcome::Completed, set_then_read);
         assert_eq!(closed.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
         // Changes that would be discarded anyway are no loss.
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
-        let closed = browser.try_request(&app.sessions, Outcome::ServerError, blind);
+        let closed = browser.try_request(&app.sessions, Outcome::ServerError, set_then_read);
         assert_eq!(set_cookie(&closed.unwrap()), None);
         assert_eq!(app.n(&browser), Some(1));
     });

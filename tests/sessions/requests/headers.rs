@@ -6,8 +6,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
-    Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, set_cookies, sign_in,
-    who,
+    Browser, REMOVAL, assert_new_id, complete, defaults, on_both_stores, set_cookie, set_cookies,
+    sign_in, who,
 };
 use crate::common::faulty::Call;
 
@@ -67,7 +67,7 @@ fn a_sign_out_clears_what_the_browser_keeps() {
             session.destroy().unwrap();
             session.flash("info", "bye").unwrap();
         });
-        issued(&headers);
+        assert_new_id(&headers);
         assert!(clears(&headers) && !value(&headers, "Clear-Site-Data").unwrap().contains("cook"));
 
         // A panic does not undo it.
@@ -216,7 +216,7 @@ fn a_sign_out_with_a_new_session_sends_the_new_id_alone() {
             session.flash("info", "bye").unwrap();
         });
         assert_eq!(set_cookies(&headers).len(), 1);
-        issued(&headers);
+        assert_new_id(&headers);
     });
 }
 

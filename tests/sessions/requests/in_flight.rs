@@ -30,15 +30,15 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
             let mut other = app.visitor(1);
             let (sender, received) = channel();
             thread::scope(|scope| {
-                let keeper = app.store.hold(Call::Commit);
+                let control = app.store.hold(Call::Commit);
                 scope.spawn(|| other.request(&app.sessions, delete));
-                keeper.wait_until_reached();
+                control.wait_until_reached();
                 scope.spawn(|| {
                     read_and_close(&app.sessions, &unknown());
                     sender.send(()).unwrap();
                 });
                 received.recv_timeout(PATIENCE).expect("it does not wait");
-                keeper.open();
+                control.open();
             });
         }
         assert_eq!(app.count(EventKind::UnknownId), 2);
@@ -50,12 +50,12 @@ fn a_write_after_such_a_read_begins_a_session() {
     on_both_stores(defaults, |app| {
         let mut other = app.visitor(1);
         thread::scope(|scope| {
-            let keeper = app.store.hold(Call::Commit);
+            let control = app.store.hold(Call::Commit);
             scope.spawn(|| other.request(&app.sessions, |session| session.destroy().unwrap()));
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             let session = unknown().open(&app.sessions);
             assert_eq!(session.get::<u32>("n").unwrap(), None);
-            keeper.open();
+            control.open();
             session.set("n", 1).unwrap();
             let headers = complete(&app.sessions, &session);
             assert!(set_cookie(&headers).is_some() && !headers.discarded);
@@ -69,17 +69,17 @@ fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
         for read_before in [true, false] {
             let (browser, late) = app.open_visitor(1);
             thread::scope(|scope| {
-                let keeper = app.store.hold_commit_answer();
+                let control = app.store.hold_commit_answer();
                 let mut leaving = browser.clone();
                 let (sessions, late) = (&app.sessions, &late);
                 scope.spawn(move || leaving.request(sessions, |s| s.destroy().unwrap()));
-                keeper.wait_until_reached();
+                control.wait_until_reached();
                 if read_before {
                     assert_eq!(late.get::<u32>("n").unwrap(), None, "it is gone in the store");
                 }
                 late.set("n", 2).unwrap();
                 let late = scope.spawn(move || complete(sessions, late));
-                keeper.open();
+                control.open();
                 let headers = late.join().unwrap();
                 assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
             });
@@ -93,14 +93,14 @@ fn a_sign_out_after_such_a_read_lets_a_write_begin_anew() {
     on_both_stores(defaults, |app| {
         let (browser, late) = app.open_visitor(1);
         thread::scope(|scope| {
-            let keeper = app.store.hold_commit_answer();
+            let control = app.store.hold_commit_answer();
             let (mut leaving, sessions) = (browser.clone(), &app.sessions);
             scope.spawn(move || leaving.request(sessions, |s| s.destroy().unwrap()));
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             assert_eq!(late.get::<u32>("n").unwrap(), None);
             late.destroy().unwrap();
             late.set("n", 2).unwrap();
-            keeper.open();
+            control.open();
         });
         let headers = complete(&app.sessions, &late);
         assert!(set_cookie(&headers).is_some() && !headers.discarded);

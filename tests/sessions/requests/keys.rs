@@ -48,7 +48,7 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
 }
 
 #[test]
-fn a_blind_write_with_an_old_key_is_sealed_again() {
+fn a_write_without_a_read_with_an_old_key_is_sealed_again() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
@@ -70,7 +70,7 @@ fn a_blind_write_with_an_old_key_is_sealed_again() {
 }
 
 #[test]
-fn a_late_reader_that_seals_again_sends_no_replaced_id() {
+fn a_reader_in_flight_that_seals_again_sends_no_replaced_id() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));

@@ -10,8 +10,8 @@ use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
 use crate::common::app::{
-    ATTRIBUTES, App, Browser, ENDED, MONTH, complete, defaults, get, issued, on_both_stores,
-    set_cookie, sign_in, who,
+    ATTRIBUTES, App, Browser, ENDED, MONTH, assert_new_id, complete, defaults, get, issued,
+    on_both_stores, set_cookie, sign_in, who,
 };
 use crate::common::faulty::Call;
 
@@ -345,7 +345,7 @@ fn failing(app: &App, outcome: Outcome) {
             session.set("n", 5).unwrap();
         })
         .unwrap();
-    issued(&headers);
+    assert_new_id(&headers);
     assert_eq!((app.n(&browser), who(&app.sessions, &browser).as_deref()), (Some(3), Some("ada")));
 
     // A destroy is done, and what comes after it discarded.
@@ -571,6 +571,6 @@ fn a_request_without_its_session_renews_no_id() {
         let headers = browser.request(&app.sessions, |session| {
             assert!(session.contains("n").unwrap());
         });
-        issued(&headers);
+        assert_new_id(&headers);
     });
 }

@@ -10,7 +10,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{
-    App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, assert_new_id, complete, defaults, get, issued, on_both_stores, set_cookie,
+    sign_in, user, who,
 };
 use crate::common::faulty::Call;
 use crate::common::{HOUR, NOW};
@@ -21,7 +22,7 @@ fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.renewal_grace(SECOND * 10)
 }
 
-fn handles_of(app: &App, name: &str) -> Vec<cloakroom::id::PublicId> {
+fn public_ids_of(app: &App, name: &str) -> Vec<cloakroom::id::PublicId> {
     let (user, many) = (user(name), Page::first(NonZeroUsize::new(100).unwrap()));
     let index = app.store.inner().index().unwrap();
     let listed = index.list(&SessionFilter::User(&user), many, app.clock.now()).unwrap();
@@ -35,7 +36,7 @@ fn a_renewal_gives_the_session_a_new_id() {
             let mut browser = app.signed_in("ada");
             browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
             let old = browser.clone();
-            let before = handles_of(&app, "ada");
+            let before = public_ids_of(&app, "ada");
             let headers = browser.request(&app.sessions, |session| {
                 if read_before {
                     assert_eq!(session.get("n").unwrap(), Some(1));
@@ -47,7 +48,7 @@ fn a_renewal_gives_the_session_a_new_id() {
             assert_eq!((app.n(&browser), app.n(&old)), (Some(1), None));
             assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
             assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
-            assert_eq!(handles_of(&app, "ada"), before, "one entry, the same handle");
+            assert_eq!(public_ids_of(&app, "ada"), before, "one entry, the same public id");
             browser.request(&app.sessions, |session| session.destroy().unwrap());
         }
         assert_eq!((app.count(EventKind::Renewed), app.rows()), (2, 0));
@@ -64,7 +65,7 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
             session.renew().unwrap();
             session.set("n", 1).unwrap();
         });
-        issued(&headers);
+        assert_new_id(&headers);
         assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
     });
 }
@@ -148,7 +149,7 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
         let mut old = app.visitor(1);
         let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
-        issued(&headers);
+        assert_new_id(&headers);
         assert_eq!((app.n(&old), app.n(&browser), app.rows()), (Some(1), None, 1));
 
         let mut old = app.visitor(1);
@@ -199,12 +200,12 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
         assert_ne!(issued(&headers).0, old.id());
         assert_eq!((app.n(&old), app.n(&browser), app.rows()), (None, Some(1), 1));
         assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
-        assert_eq!(handles_of(&app, "ada").len(), 1);
+        assert_eq!(public_ids_of(&app, "ada").len(), 1);
 
         // Again as the same user: the same session, another id.
-        let before = (handles_of(&app, "ada"), browser.id());
+        let before = (public_ids_of(&app, "ada"), browser.id());
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
-        assert_eq!(handles_of(&app, "ada"), before.0);
+        assert_eq!(public_ids_of(&app, "ada"), before.0);
         assert_ne!(browser.id(), before.1);
         assert_eq!(app.n(&browser), Some(1));
     });

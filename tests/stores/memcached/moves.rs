@@ -330,7 +330,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
 }
 
 #[test]
-fn who_finishes_a_move_late_brings_nothing_back() {
+fn a_reader_held_while_it_finishes_a_move_brings_nothing_back() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
         for by_new_id_hash in [false, true] {

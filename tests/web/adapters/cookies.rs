@@ -33,7 +33,7 @@ fn an_ignored_session_costs_no_store_call_and_no_header() {
 #[test]
 fn reading_without_a_session_creates_none_and_sets_no_cookie() {
     everywhere(|site| {
-        let response = site.browser().get("/visits/get:name/who/keys/flashes/handle");
+        let response = site.browser().get("/visits/get:name/who/keys/flashes/public-id");
         assert_eq!(response.text(), "0\nnone\nnone\n\n\nnone");
         assert_eq!(response.one("Set-Cookie"), None);
         assert_eq!(response.one("Vary"), Some("Cookie"));
@@ -81,9 +81,9 @@ fn an_existing_session_gets_no_second_cookie() {
 fn writing_what_is_there_already_changes_nothing() {
     everywhere(|site| {
         let mut browser = site.visitor("/set:name:ada");
-        let public_id = browser.get("/handle").text().to_owned();
+        let public_id = browser.get("/public-id").text().to_owned();
         assert_eq!(browser.post("/set:name:ada").one("Set-Cookie"), None);
-        assert_eq!(browser.get("/handle/get:name").text(), format!("{public_id}\nada"));
+        assert_eq!(browser.get("/public-id/get:name").text(), format!("{public_id}\nada"));
         // And what comes to nothing begins no session.
         assert_eq!(site.browser().post("/set:name:ada/remove:name").one("Set-Cookie"), None);
         assert_eq!(site.browser().post("/remove:name/clear").one("Set-Cookie"), None);

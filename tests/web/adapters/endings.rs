@@ -108,7 +108,8 @@ fn a_sign_in_at_the_limit_is_refused_unless_one_was_ended() {
 fn a_renewal_gives_a_new_id_and_kills_the_old_one() {
     everywhere(|site| {
         let mut browser = site.visitor("/count/sign-in:ada");
-        let (old, public_id) = (browser.id().to_owned(), browser.get("/handle").text().to_owned());
+        let (old, public_id) =
+            (browser.id().to_owned(), browser.get("/public-id").text().to_owned());
         site.clock.advance(Duration::from_secs(3600));
         let response = browser.post("/renew");
         assert!(
@@ -116,7 +117,7 @@ fn a_renewal_gives_a_new_id_and_kills_the_old_one() {
             "the absolute deadline stays"
         );
         assert_ne!(browser.id(), old);
-        assert_eq!(browser.get("/handle/who/visits").text(), format!("{public_id}\nada\n1"));
+        assert_eq!(browser.get("/public-id/who/visits").text(), format!("{public_id}\nada\n1"));
         let late = site.send(&Request::post("/count/who").cookie(cookie(&old)));
         assert_eq!((late.text(), late.one("Set-Cookie")), ("1\nnone", None));
         assert_eq!(browser.get("/visits").text(), "1");

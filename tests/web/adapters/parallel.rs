@@ -92,7 +92,7 @@ fn a_reader_that_is_overtaken_by_a_sign_out_revives_nothing() {
 }
 
 #[test]
-fn a_late_response_leaves_the_cookie_of_a_sign_in_alone() {
+fn a_response_in_flight_leaves_the_cookie_of_a_sign_in_alone() {
     everywhere(|site| {
         for path in [
             "/gate:slow/visits",
@@ -117,7 +117,7 @@ fn a_late_response_leaves_the_cookie_of_a_sign_in_alone() {
 }
 
 #[test]
-fn a_late_sign_out_by_a_replaced_id_ends_the_session() {
+fn a_sign_out_in_flight_by_a_replaced_id_ends_the_session() {
     everywhere(|site| {
         for (path, removes) in [
             ("/gate:slow/destroy", true),

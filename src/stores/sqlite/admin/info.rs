@@ -11,7 +11,7 @@ use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose, with_suffix};
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::sql::{HISTORY, TableName};
+use crate::stores::sqlite::sql::TableName;
 
 const READING: &str = "read the properties of the database";
 
@@ -48,14 +48,7 @@ pub(super) fn info(
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
     let ours = match is_ours {
-        true => number(
-            connection,
-            &format!(
-                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
-                 AND name COLLATE NOCASE IN ('{0}', '{0}_replaced', '{0}_meta', '{HISTORY}')",
-                table.as_str()
-            ),
-        )?,
+        true => migrate::count_tables(connection, table).map_err(while_doing(READING))?,
         false => 0,
     };
     Ok(DatabaseInfo {
