@@ -40,13 +40,13 @@ fn is_served_after_a_revocation(
     id_hash: &SessionIdHash,
     end: impl FnOnce() + Send,
 ) -> bool {
-    let keeper = cache.hold(Call::Invalidate);
+    let control = cache.hold(Call::Invalidate);
     thread::scope(|scope| {
         let first = scope.spawn(end);
-        keeper.wait_until_reached();
+        control.wait_until_reached();
         store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
         let served = lives(store, id_hash);
-        keeper.open();
+        control.open();
         first.join().unwrap();
         served
     })
@@ -106,14 +106,14 @@ fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
             Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(lives(&store, &id_hash), "it is in the cache from now on");
-        let keeper = cache.hold(Call::Invalidate);
+        let control = cache.hold(Call::Invalidate);
         at_commit.open();
-        keeper.wait_until_reached();
+        control.wait_until_reached();
         let revoked =
             store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
         assert_eq!(revoked.len(), 1);
         let served = lives(&store, &id_hash);
-        keeper.open();
+        control.open();
         first.join().unwrap();
         served
     });
@@ -125,14 +125,14 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore,
     let backing = backing();
     let store = CachedStore::new(MemoryStore::new(), backing.clone());
     let id_hash = sign_in(&store, &new_id_hash(), None);
-    let keeper = backing.hold(call);
+    let control = backing.hold(call);
     backing.set_hides_success(true);
     let later = NOW + Duration::from_secs(2);
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
-        keeper.wait_until_reached();
+        control.wait_until_reached();
         assert!(matches!(store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
-        keeper.open();
+        control.open();
         failing.join().unwrap();
     });
     assert!(

@@ -70,20 +70,20 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
         stage.cache.set_down(true);
         delete(&stage.store, &first).unwrap();
         stage.cache.set_down(false);
-        let keeper = stage.cache.hold(Call::Invalidate);
+        let control = stage.cache.hold(Call::Invalidate);
         let (reached, is_reached) = channel();
         thread::scope(|scope| {
-            let keeper = scope.spawn(move || {
-                keeper.wait_until_reached();
+            let control = scope.spawn(move || {
+                control.wait_until_reached();
                 reached.send(()).unwrap();
-                keeper
+                control
             });
             while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
                 stage.store.load(&new_id_hash(), NOW).unwrap();
             }
             // The repair invalidates what it found; this comes after that.
             delete(&stage.store, &second).unwrap();
-            keeper.join().unwrap().open();
+            control.join().unwrap().open();
         });
         stage.until_back();
         assert_eq!(n(&stage.store, &first), None);

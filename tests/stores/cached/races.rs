@@ -35,13 +35,13 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
             let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-            let keeper = stage.cache.hold(Call::Fill);
+            let control = stage.cache.hold(Call::Fill);
             thread::scope(|scope| {
                 let slow = scope.spawn(|| n(&stage.store, &id_hash));
                 // It has read the store, and has not filled the cache yet.
-                keeper.wait_until_reached();
+                control.wait_until_reached();
                 end(&stage, &id_hash);
-                keeper.open();
+                control.open();
                 assert_eq!(slow.join().unwrap(), Some(1), "it began before the end");
             });
             assert_eq!(n(&stage.store, &id_hash), None, "{what}: the cache says it lives");
@@ -49,14 +49,14 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
         }
         // A change is as good as an end.
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold(Call::Fill);
+        let control = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
             // Another reader takes a lease of its own.
             assert_eq!(n(&stage.store, &id_hash), Some(2));
-            keeper.open();
+            control.open();
             slow.join().unwrap();
         });
         assert_eq!(n(&stage.store, &id_hash), Some(2));
@@ -67,15 +67,15 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 fn a_session_that_ends_while_it_moves_is_not_found() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold(Call::Invalidate);
+        let control = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
             // It has a new id, and the old one is not invalidated yet.
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             let index = stage.store.index().unwrap();
             assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
             assert_eq!(n(&stage.store, &id_hash), None);
-            keeper.open();
+            control.open();
             moves.join().unwrap();
         });
         assert_eq!(n(&stage.store, &id_hash), None);
@@ -89,10 +89,10 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
     // Versions are numbered from the beginning after a restart, so numbers come again.
     for _ in 0..3 {
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold(Call::Fill);
+        let control = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             server.kill();
             server.start_again();
             delete(&stage.backing, &id_hash).unwrap();
@@ -100,7 +100,7 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
                 assert_eq!(n(&stage.store, &new_id_hash()), None);
             }
             assert_eq!(n(&stage.store, &id_hash), None);
-            keeper.open();
+            control.open();
             slow.join().unwrap();
         });
         assert_eq!(n(&stage.store, &id_hash), None);
@@ -199,11 +199,11 @@ fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
 fn a_change_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold(Call::Invalidate);
+        let control = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let change = scope.spawn(|| merge(&stage.store, &id_hash, &setting("n", 2)));
             // The store has it, and the invalidation is still due.
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             match merge(&stage.store, &id_hash, &Delta::new()).unwrap() {
                 Committed::Unchanged(LiveSession { record, .. }) => {
                     assert_eq!(value(&record, "n"), Some(2))
@@ -211,7 +211,7 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
                 other => panic!("{other:?}"),
             }
             assert_eq!(n(&stage.store, &id_hash), Some(2));
-            keeper.open();
+            control.open();
             change.join().unwrap().unwrap();
         });
     });
@@ -221,10 +221,10 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
 fn activity_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let (id_hash, later) = (stage.cached(), NOW + SECOND);
-        let keeper = stage.cache.hold(Call::Invalidate);
+        let control = stage.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let touch = scope.spawn(|| stage.store.touch(&[(id_hash, Touch::at(later))], later));
-            keeper.wait_until_reached();
+            control.wait_until_reached();
             let listed = stage.store.index().unwrap();
             let listed =
                 listed.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), later).unwrap();
@@ -235,7 +235,7 @@ fn activity_once_seen_stays_seen_during_its_invalidation() {
                 }
                 other => panic!("{other:?}"),
             }
-            keeper.open();
+            control.open();
             touch.join().unwrap().unwrap();
         });
     });
