@@ -593,7 +593,7 @@ impl TracedSite {
                             any(&it)
                         })
                     }
-                    None => "no public id".into(),
+                    None => "no handle".into(),
                 }
             }
             Op::RevokeOthers => said(self.sessions.revoke_others(session), |it| any(&it)),
