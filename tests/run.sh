@@ -98,10 +98,12 @@ count_crates() {
     ((crates < crate_limit))
 }
 
-# Cargo takes a package of a registry for unchangeable: without the removal the command line would be
-# verified with the library as it was when the folder's last run packaged it.
+# Cargo takes a package of a registry for unchangeable: without the removals the command line would
+# be verified with the library as it was when it was packaged before. The registry of `cargo package`
+# has no host, so the names of its folders in Cargo's home begin with a hyphen.
 package_all() {
-    rm -rf "$CARGO_TARGET_DIR"/debug/.fingerprint/cloakroom-*
+    rm -rf "$CARGO_TARGET_DIR"/debug/.fingerprint/cloakroom-* \
+        "${CARGO_HOME:-$HOME/.cargo}"/registry/{src,cache}/-*/cloakroom-[0-9]*
     cargo package --locked --allow-dirty -p cloakroom -p cloakroom-cli
 }
 
