@@ -78,8 +78,8 @@ pub enum Action {
         to: SessionIdHash,
         /// The user.
         user: UserKey,
-        /// The new limits, level and identity provider's session id; all other fields count only if
-        /// a session begins.
+        /// The fields of the session after the sign-in; its `public_id` counts only if a session
+        /// begins.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -392,7 +392,7 @@ impl Commit {
             let joined = Missing::Replaced { id, session, at: () };
             return Ok(Decision::Answer(Committed::Missing(joined)));
         }
-        if self.is_stale(&session.record) {
+        if self.has_other_revision(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
@@ -427,7 +427,7 @@ impl Commit {
 
     /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
-        if self.is_stale(&session.record) {
+        if self.has_other_revision(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
         let record = &mut session.record;
@@ -464,7 +464,7 @@ impl Commit {
         Ok(Decision::Update { at, session, id_change })
     }
 
-    fn is_stale(&self, record: &Record) -> bool {
+    fn has_other_revision(&self, record: &Record) -> bool {
         self.if_revision.is_some_and(|revision| revision != record.revision)
     }
 

@@ -64,9 +64,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes
     /// neither data nor revision.
     ///
-    /// A session that cannot be touched, or a server that fails, does not keep the other sessions of
-    /// the batch from being touched. The error names those that were not; the caller tries them
-    /// again.
+    /// Touches every session of the batch that can be touched, even if others fail. The error names
+    /// those that were not touched; the caller tries them again.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
@@ -105,8 +104,9 @@ pub trait SessionIndex: Debug + Send + Sync {
     /// the number of live ones.
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64>;
 
-    /// Returns the number of revocations of all sessions. Cache entries from before the last one
-    /// are invalid. A cached store calls this once a second.
+    /// Returns a number that rises, not always by one, when cache entries must no longer be used:
+    /// after a revocation of all sessions, an operator's revocation, a clear or a restore. A cached
+    /// store calls this once a second.
     fn epoch(&self) -> Result<u64>;
 
     /// Returns the identity of this set of sessions. A cached store reads it with the

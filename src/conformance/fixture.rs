@@ -469,7 +469,7 @@ impl Fixture {
     }
 
     /// Commits at a revision that is not stored, and fails unless that leaves `current` as it is.
-    pub(super) fn is_stale(
+    pub(super) fn is_revision_mismatch(
         &self,
         from: &SessionIdHash,
         to: &SessionIdHash,

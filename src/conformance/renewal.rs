@@ -167,9 +167,9 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Passed {
     over.is_replaced(&old.id_hash, &new.id_hash, "after a merge an id past its grace").map(drop)
 }
 
-pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_renewal_at_another_revision_moves_nothing(fixture: &Fixture) -> Passed {
     let (session, to) = (fixture.session()?, id_hash()?);
-    fixture.is_stale(&session.id_hash, &to, renew_to(to, None), &session)
+    fixture.is_revision_mismatch(&session.id_hash, &to, renew_to(to, None), &session)
 }
 
 /// One id of each kind that a new id may not equal, and the sessions of these ids.

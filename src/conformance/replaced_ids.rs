@@ -262,13 +262,15 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Pa
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 
-pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_sign_in_by_a_replaced_id_at_another_revision_moves_nothing(
+    fixture: &Fixture,
+) -> Passed {
     let owner = user("u")?;
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     let to = id_hash()?;
     let action = sign_in_to(to, &owner, &fixture.new_session()?);
-    fixture.is_stale(&old.id_hash, &to, action, &new)
+    fixture.is_revision_mismatch(&old.id_hash, &to, action, &new)
 }
 
 pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> Passed {

@@ -108,5 +108,5 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
 pub(super) fn a_stale_sign_in_moves_nothing(fixture: &Fixture) -> Passed {
     let (session, to) = (fixture.session()?, id_hash()?);
     let action = sign_in_to(to, &user("u")?, &fixture.new_session()?);
-    fixture.is_stale(&session.id_hash, &to, action, &session)
+    fixture.is_revision_mismatch(&session.id_hash, &to, action, &session)
 }

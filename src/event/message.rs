@@ -113,15 +113,15 @@ impl fmt::Display for Event<'_> {
                  over TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
-            Event::InvalidCacheValue { error } => {
+            Event::ForeignItem { error } => {
                 write!(f, "an invalid value counts as absent: {error}")
             }
-            Event::CacheDown { shard, of, error } => write!(
+            Event::CacheDown { shard, shards, error } => write!(
                 f,
-                "shard {shard} of {of} of the cache is not used until it works again: {error}"
+                "shard {shard} of {shards} of the cache is not used until it works again: {error}"
             ),
-            Event::CacheRecovered { shard, of } => {
-                write!(f, "shard {shard} of {of} of the cache works again")
+            Event::CacheRecovered { shard, shards } => {
+                write!(f, "shard {shard} of {shards} of the cache works again")
             }
             Event::MemcachedMoved { server, from, to } => write!(
                 f,

@@ -202,9 +202,9 @@ pub enum Event<'a> {
         /// The host of the request.
         host: &'a str,
     },
-    /// The cache has a value under a key of this crate that no version of it wrote. The value
-    /// counts as absent.
-    InvalidCacheValue {
+    /// memcached has a value under a key of this crate that no version of it wrote for that key. The
+    /// value counts as absent.
+    ForeignItem {
         /// The reason.
         error: &'a Error,
     },
@@ -214,7 +214,7 @@ pub enum Event<'a> {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
         /// The number of shards.
-        of: usize,
+        shards: usize,
         /// The reason.
         error: &'a Error,
     },
@@ -223,7 +223,7 @@ pub enum Event<'a> {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
         /// The number of shards.
-        of: usize,
+        shards: usize,
     },
     /// The name of a memcached server has another address. All items at that address are made
     /// unreachable, because they may be older than changes at the previous one.
@@ -318,7 +318,7 @@ event_kinds! {
     RequestFailed, "request_failed", Error;
     HandlerFailed, "handler_failed", Error;
     InsecureConnection, "insecure_connection", Warn;
-    InvalidCacheValue, "invalid_cache_value", Error;
+    ForeignItem, "foreign_item", Error;
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;
     MemcachedMoved, "memcached_moved", Warn;

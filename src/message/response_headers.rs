@@ -94,14 +94,14 @@ impl ResponseHeaders {
 
     /// Returns the new value of the response's `Vary`; `None` if the current one can stay.
     #[must_use]
-    pub fn vary(&self, now: Option<&str>) -> Option<String> {
+    pub fn vary(&self, current: Option<&str>) -> Option<String> {
         let name = self.vary_on.as_deref()?;
-        match now.map(str::trim).filter(|now| !now.is_empty()) {
+        match current.map(str::trim).filter(|current| !current.is_empty()) {
             None => Some(name.to_owned()),
-            Some(now) => {
-                let mut parts = now.split(',').map(str::trim);
+            Some(current) => {
+                let mut parts = current.split(',').map(str::trim);
                 let covered = parts.any(|part| part == "*" || part.eq_ignore_ascii_case(name));
-                (!covered).then(|| format!("{now}, {name}"))
+                (!covered).then(|| format!("{current}, {name}"))
             }
         }
     }
@@ -110,9 +110,9 @@ impl ResponseHeaders {
     /// A response with an id is never public, and one that must not be stored is always `no-store`.
     /// A directive that is already there is not repeated.
     #[must_use]
-    pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
+    pub fn cache_control(&self, current: Option<&str>) -> Option<String> {
         let directive = self.directive()?;
-        let parts: Vec<&str> = directives(now.unwrap_or_default()).collect();
+        let parts: Vec<&str> = directives(current.unwrap_or_default()).collect();
         if parts.iter().any(|part| is_directive(part, "no-store")) {
             return None;
         }

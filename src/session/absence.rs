@@ -18,7 +18,7 @@ pub(super) struct Absence {
     pub(super) ended: Ended,
     /// The id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
-    /// Whether the session ended, or its id was replaced, before its changes were stored.
+    /// Whether changes of this request were discarded.
     pub(super) lost: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
@@ -40,8 +40,7 @@ pub(super) struct Replaced {
 }
 
 impl Session {
-    /// Begins a session with the changes of a request that has none, or discards them. No other
-    /// code decides which:
+    /// Begins a session with the changes of a request that has found none, or discards them:
     ///
     /// | why there is no session | changed values | only a renewal |
     /// |---|---|---|
@@ -52,8 +51,8 @@ impl Session {
     /// | this request has lost it before: [`lost`](Absence::lost) | discarded | no effect |
     /// | it was ended from elsewhere since this request was opened | discarded | discarded |
     ///
-    /// The changes for a live session that the store no longer finds are discarded before, in
-    /// [`lose_session`](Self::lose_session).
+    /// This is the only rule for a request that has found no session;
+    /// [`lose_session`](Self::lose_session) has the rule for one that has lost it.
     pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
@@ -64,7 +63,7 @@ impl Session {
             Ended::InDoubt => !discards_data && self.was_ended_in_flight()?,
             Ended::No => false,
         };
-        if has_ended || has_data && discards_data {
+        if has_ended || (has_data && discards_data) {
             self.discard_changes(state, None);
         } else if has_data {
             self.begin(state)?;

@@ -190,9 +190,9 @@ impl Session {
 
     /// Ends the sessions whose deletion a sign-in requires or the handler requested.
     pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
-        while let Some(id_hash) = state.left_by_sign_in.last() {
+        while let Some(id_hash) = state.to_end_after_sign_in.last() {
             self.end_session_of(id_hash)?;
-            state.left_by_sign_in.pop();
+            state.to_end_after_sign_in.pop();
         }
         while let Some(id_hash) = state.to_destroy.last() {
             if self.end_session_of(id_hash)? {

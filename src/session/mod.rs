@@ -94,7 +94,7 @@ struct State {
     to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
-    left_by_sign_in: Vec<SessionIdHash>,
+    to_end_after_sign_in: Vec<SessionIdHash>,
     sign_out: SignOut,
     ignored: bool,
     closed: bool,

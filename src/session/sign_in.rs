@@ -121,7 +121,7 @@ impl Session {
                     return Ok(SignIn::Refused);
                 }
                 Attempt::Done => {
-                    state.left_by_sign_in.extend(others);
+                    state.to_end_after_sign_in.extend(others);
                     state.changes = Changes::default();
                     // Raised last, so that a panicking listener cannot undo the sign-in.
                     if let Some(public_id) = &state.loaded.public_id() {

@@ -207,7 +207,7 @@ impl<'q> QueuePosition<'q> {
     /// Waits for the turn; returns `None` at the deadline.
     fn wait(mut self) -> Option<Turn<'q>> {
         let waiter = self.waiter.take()?;
-        match waiter.receive(Some(self.deadline)) {
+        match waiter.receive_until(self.deadline) {
             Some(newest) => Some(self.turn(newest)),
             None => self.leave(&waiter),
         }
@@ -217,7 +217,7 @@ impl<'q> QueuePosition<'q> {
     /// was granted.
     fn leave(&self, waiter: &Arc<Waiter>) -> Option<Turn<'q>> {
         let has_left = self.queues.remove(&self.id_hash, waiter);
-        if has_left { None } else { waiter.receive(None).map(|newest| self.turn(newest)) }
+        if has_left { None } else { Some(self.turn(waiter.receive())) }
     }
 
     fn turn(&self, received: Option<Record>) -> Turn<'q> {

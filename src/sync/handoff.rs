@@ -64,8 +64,21 @@ impl<T> Handoff<T> {
         }
     }
 
+    /// Waits for the value.
+    pub(crate) fn receive(&self) -> T {
+        loop {
+            if let Some(value) = self.receive_within(None) {
+                return value;
+            }
+        }
+    }
+
     /// Waits for the value; returns `None` at the deadline.
-    pub(crate) fn receive(&self, deadline: Option<Instant>) -> Option<T> {
+    pub(crate) fn receive_until(&self, deadline: Instant) -> Option<T> {
+        self.receive_within(Some(deadline))
+    }
+
+    fn receive_within(&self, deadline: Option<Instant>) -> Option<T> {
         let mut has_spun = false;
         let mut state = self.state();
         loop {

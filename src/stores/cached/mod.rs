@@ -223,8 +223,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     fn report_down(&self, shard: usize, error: &Error) {
-        let (shard, of) = (shard + 1, self.shards.count());
-        self.events.raise(&Event::CacheDown { shard, of, error });
+        let (shard, shards) = (shard + 1, self.shards.count());
+        self.events.raise(&Event::CacheDown { shard, shards, error });
     }
 
     fn send(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
@@ -255,8 +255,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
         probe.unsent = PendingInvalidations::default();
         if circuit_breaker.close() {
-            let (shard, of) = (shard + 1, self.shards.count());
-            self.events.raise(&Event::CacheRecovered { shard, of });
+            let (shard, shards) = (shard + 1, self.shards.count());
+            self.events.raise(&Event::CacheRecovered { shard, shards });
         }
     }
 

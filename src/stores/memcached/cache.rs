@@ -57,7 +57,7 @@ impl Cache for MemcachedStore {
             Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
             Ok(_) => {}
             Err(Unreadable::Garbage(error)) => {
-                self.0.events.raise(&Event::InvalidCacheValue { error: &error });
+                self.0.events.raise(&Event::ForeignItem { error: &error });
             }
         }
         // The next miss gets a lease.
@@ -87,6 +87,6 @@ impl Cache for MemcachedStore {
     }
 
     fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.raise_epoch(shard, INVALIDATING)
+        self.0.client.replace_epoch(shard, INVALIDATING)
     }
 }

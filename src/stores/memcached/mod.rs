@@ -124,7 +124,7 @@ impl MemcachedInner {
             Ok(state) => Ok(Some(state)),
             Err(Unreadable::Undecodable(error)) => Err(error),
             Err(Unreadable::Garbage(error)) => {
-                self.events.raise(&Event::InvalidCacheValue { error: &error });
+                self.events.raise(&Event::ForeignItem { error: &error });
                 Ok(None)
             }
         }

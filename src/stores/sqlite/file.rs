@@ -170,7 +170,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     if purpose == Purpose::Create {
         create_private(path).map_err(io)?;
     } else if !fs::exists(path).unwrap_or(true) {
-        let why = "there is no such file, and migrating is off";
+        let why = "there is no such file";
         return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
     }
     let path = fs::canonicalize(path).map_err(io)?;

@@ -146,7 +146,9 @@ impl Wal {
 
     fn may_restart(&self, pages: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
-        blocked.is_none_or(|before| before.at.elapsed() >= RETRY || pages / 3 >= before.pages / 2)
+        blocked.is_none_or(|before| {
+            before.at.elapsed() >= RETRY || pages >= before.pages + before.pages / 2
+        })
     }
 
     /// Runs passive checkpoints beside the writers until few pages are left. Returns whether a

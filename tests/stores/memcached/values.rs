@@ -62,9 +62,9 @@ fn garbage_counts_as_absent_and_raises_an_event() {
     let name = raw.name("garbage", 's', &id_hash);
     for garbage in [&b""[..], b"hello", b"\x01?", b"\0\0\0\0", b"\x01A", b"{\"format\":1}"] {
         raw.set(&name, garbage);
-        let before = events.count(EventKind::InvalidCacheValue);
+        let before = events.count(EventKind::ForeignItem);
         assert!(is_absent(&store, &id_hash), "{garbage:?}");
-        assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
+        assert_eq!(events.count(EventKind::ForeignItem), before + 1);
         // A concurrent write revives nothing; only an action that begins a session succeeds.
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
@@ -87,7 +87,7 @@ fn a_value_of_another_session_counts_as_absent() {
     let value = raw.get(&of_ada).unwrap();
     raw.set(&of_bob, &value);
     assert!(is_absent(&store, &bob), "it is not taken for the other user's");
-    assert_eq!(events.count(EventKind::InvalidCacheValue), 1);
+    assert_eq!(events.count(EventKind::ForeignItem), 1);
     assert!(is_live(&store, &ada));
 }
 

@@ -393,8 +393,8 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn raise_epoch(&self, server_index: usize, target: Target) -> Result<()> {
-        self.at(server_index)?.raise_epoch(target)
+    pub(super) fn replace_epoch(&self, server_index: usize, target: Target) -> Result<()> {
+        self.at(server_index)?.replace_epoch(target)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
@@ -412,7 +412,7 @@ impl ServerClient {
             }
         }
         for server in &self.servers {
-            keep_first(&mut outcome, server.raise_epoch(target));
+            keep_first(&mut outcome, server.replace_epoch(target));
         }
         outcome
     }

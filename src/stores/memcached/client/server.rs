@@ -210,7 +210,7 @@ impl Server {
         let mut raised_for = self.epoch(target.space).moves.lock().ignore_poison();
         let moves = self.pool.moves();
         if *raised_for != moves {
-            self.raise_epoch(target)?;
+            self.replace_epoch(target)?;
             *raised_for = moves;
         }
         Ok(())
@@ -232,7 +232,7 @@ impl Server {
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
-    pub(super) fn raise_epoch(&self, target: Target) -> Result<()> {
+    pub(super) fn replace_epoch(&self, target: Target) -> Result<()> {
         let epoch = new_epoch()?;
         self.store_epoch(target, epoch, WriteCondition::Always)?;
         self.remember_epoch(target.space, epoch);

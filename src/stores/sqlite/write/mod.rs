@@ -151,16 +151,16 @@ impl Writer {
         };
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
         let mut waited = self.take_turn(&job, deadline)?;
-        if let Some(WaitResult::Leader) = waited {
+        if let WaitResult::Leader = waited {
             self.lead(&job, deadline);
-            waited = job.waiter.receive(None);
+            waited = job.waiter.receive();
         }
         match waited {
-            Some(WaitResult::Completed(JobEnd::Done)) => {}
-            Some(WaitResult::Completed(JobEnd::Failed(error))) => return Err(error),
+            WaitResult::Completed(JobEnd::Done) => {}
+            WaitResult::Completed(JobEnd::Failed(error)) => return Err(error),
             // A panic of the work continues on the thread of its caller, whichever ran it.
-            Some(WaitResult::Completed(JobEnd::Panicked(panic))) => resume_unwind(panic),
-            Some(WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader) | None => {
+            WaitResult::Completed(JobEnd::Panicked(panic)) => resume_unwind(panic),
+            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => {
                 return Err(panicked(operation));
             }
         }
@@ -194,12 +194,12 @@ impl Writer {
     }
 
     /// Waits in the queue until the caller is the leader, or another leader has run its job.
-    fn take_turn(&self, job: &Arc<Job>, deadline: Instant) -> Result<Option<WaitResult>> {
+    fn take_turn(&self, job: &Arc<Job>, deadline: Instant) -> Result<WaitResult> {
         let is_next = {
             let mut queue = self.queue.lock().ignore_poison();
             if !queue.has_leader {
                 queue.has_leader = true;
-                return Ok(Some(WaitResult::Leader));
+                return Ok(WaitResult::Leader);
             }
             queue.waiting.push_back(job.clone());
             queue.waiting.len() == 1
@@ -208,8 +208,7 @@ impl Writer {
         if is_next && !self.settings.full {
             job.waiter.announce();
         }
-        let waited = job.waiter.receive(Some(deadline));
-        if waited.is_some() {
+        if let Some(waited) = job.waiter.receive_until(deadline) {
             return Ok(waited);
         }
         let mut queue = self.queue.lock().ignore_poison();
@@ -220,7 +219,7 @@ impl Writer {
         }
         drop(queue);
         // No longer queued: in an open transaction, or the leader.
-        Ok(job.waiter.receive(None))
+        Ok(job.waiter.receive())
     }
 
     /// Runs a group with the caller's job first.
