@@ -66,12 +66,12 @@ pub enum Action {
     ///
     /// | user of the session | replacement of the id | result |
     /// |---|---|---|
-    /// | this user | by a concurrent sign-in that it joins | [`Missing::Replaced`] |
+    /// | this user | by a concurrent sign-in that it repeats | [`Committed::Joins`] |
     /// | this user, or none | any other | the session gets a new id |
     /// | another user | when the session had a user | a new session begins; the other ends |
     /// | another user | when the session had no user | a new session begins |
     ///
-    /// A sign-in joins another one if both have a `join_salt`, and the same level, persistence and
+    /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence and
     /// limits.
     SignIn {
         /// The hash of the new id.
@@ -112,6 +112,14 @@ pub enum Committed {
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
     LimitReached,
+    /// The sign-in repeats a concurrent one of the same user through the same id, and can join its
+    /// session; nothing was changed.
+    Joins {
+        /// The presented id, with the join salt of the other sign-in.
+        id: ReplacedId,
+        /// The session of the other sign-in.
+        session: LiveSession,
+    },
     /// No session can be read by the id; nothing was changed.
     Missing(Missing),
 }
@@ -389,8 +397,7 @@ impl Commit {
             && self.can_join(&id, &session.id_hash)
             && is_repeated(new_session, &session.record)
         {
-            let joined = Missing::Replaced { id, session, at: () };
-            return Ok(Decision::Answer(Committed::Missing(joined)));
+            return Ok(Decision::Answer(Committed::Joins { id, session }));
         }
         if self.has_other_revision(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));

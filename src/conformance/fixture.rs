@@ -142,6 +142,7 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
         Committed::Unchanged(_) => "Unchanged",
         Committed::Deleted(_) => "Deleted",
         Committed::RevisionMismatch(_) => "RevisionMismatch",
+        Committed::Joins { .. } => "Joins",
         Committed::Missing(missing) => why(missing),
         Committed::LimitReached => "LimitReached",
     }

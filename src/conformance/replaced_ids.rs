@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, Missing, ReplacedBy, ReplacedId};
+use crate::backend::{Action, Commit, Committed, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
@@ -41,13 +41,13 @@ fn sign_in_opened(
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
-        Committed::Missing(Missing::Replaced { id, session, .. }) => {
+        Committed::Joins { id, session } => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
             let is_its_salt = id.by == ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(is_its_salt, "a sign-in that can join got another salt")?;
             ensure!(id.successor == *to, "a sign-in that can join got another successor")
         }
-        other => answered(other, "Replaced", "a sign-in that can join"),
+        other => answered(other, "Joins", "a sign-in that can join"),
     }
 }
 

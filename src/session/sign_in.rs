@@ -2,7 +2,7 @@
 //!
 //! Uses the commit and the context. Called by the application.
 
-use crate::backend::{Action, Committed, Lookup, Missing, ReplacedBy};
+use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -172,7 +172,7 @@ impl Session {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done)
             }
-            Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
+            Committed::Joins { id: replaced, session } => {
                 let salt = match replaced.by {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,

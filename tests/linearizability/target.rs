@@ -215,7 +215,8 @@ impl Names {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
             Committed::Deleted(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
-            Committed::Missing(Missing::Replaced { session, .. }) => {
+            Committed::Joins { session, .. }
+            | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }
             Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,

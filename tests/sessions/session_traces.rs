@@ -211,7 +211,10 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
         Ok(Committed::RevisionMismatch(LiveSession { record, id_hash })) => {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Missing(Missing::Replaced { id, session, .. })) => {
+        Ok(
+            Committed::Joins { id, session }
+            | Committed::Missing(Missing::Replaced { id, session, .. }),
+        ) => {
             let of = trace.id_hash(&id.id_hash);
             format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
         }

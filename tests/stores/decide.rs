@@ -350,7 +350,8 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "mismatch"
             }
-            Committed::Missing(Missing::Replaced { id, session, .. }) => {
+            Committed::Joins { id, session }
+            | Committed::Missing(Missing::Replaced { id, session, .. }) => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }

@@ -397,7 +397,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             | Committed::Deleted(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
-            Committed::Missing(_) => self.invalidate_sessions([asked], now),
+            Committed::Missing(_) | Committed::Joins { .. } => {
+                self.invalidate_sessions([asked], now);
+            }
             Committed::LimitReached => {}
         }
         Ok(answer)
