@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_writes_an_error_with_its_sources_writes_nothing_twice() {
+    fn an_error_printed_with_its_sources_repeats_nothing() {
         let sentence = "cannot load a session: database is locked";
         assert_eq!(format!("{:#}", anyhow::Error::new(busy())), sentence);
         let error = anyhow::Error::new(busy()).context("no cart");

@@ -252,7 +252,7 @@ fn cited_test_files_contain_tests() {
 }
 
 #[test]
-fn names_of_tests_are_short() {
+fn names_of_tests_are_short_and_have_a_subject() {
     let mut wrong = Vec::new();
     for file in ["src", "tests", "crates"].iter().flat_map(|folder| rust_files(folder)) {
         let lines: Vec<_> = file.lines().collect();
@@ -265,6 +265,9 @@ fn names_of_tests_are_short() {
             let name = name.split('(').next().unwrap();
             if name.len() > LONGEST_TEST_NAME {
                 wrong.push(format!("{}:{number}: {} characters: {name}", file.name, name.len()));
+            }
+            if ["what_", "who_", "it_", "one_that_"].iter().any(|word| name.starts_with(word)) {
+                wrong.push(format!("{}:{number}: a name without a subject: {name}", file.name));
             }
         }
     }

@@ -63,7 +63,7 @@ impl Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    /// One that need not survive anything, where the machine has memory for such folders.
+    /// A folder in memory (/dev/shm), if the machine has one.
     pub fn in_memory() -> Self {
         Folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }

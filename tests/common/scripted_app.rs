@@ -377,7 +377,7 @@ fn kind(name: &str) -> ErrorKind {
     }
 }
 
-/// As many bytes, after half of which the gate is.
+/// A body of so many bytes that stops at the gate after half of them.
 fn long_body(app: &Arc<ScriptedApp>, bytes: u64, gate: &str) -> Box<dyn Read + Send> {
     struct AtGate(Option<(Arc<ScriptedApp>, String)>);
     impl Read for AtGate {

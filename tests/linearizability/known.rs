@@ -121,7 +121,7 @@ fn a_read_during_a_change_sees_either_value() {
 }
 
 #[test]
-fn what_was_seen_of_a_change_in_flight_is_not_unseen() {
+fn a_change_in_flight_that_was_seen_stays_seen() {
     let (old, new) = (session(1, &[]), session(2, &[(1, 7)]));
     let mut history = History::of_one_session();
     history.add(2..9, set(1, 7, None), done(new.clone(), 1, &[]));
@@ -138,7 +138,7 @@ fn what_was_seen_of_a_change_in_flight_is_not_unseen() {
 }
 
 #[test]
-fn what_ended_stays_ended() {
+fn an_ended_session_stays_ended() {
     let gone = [
         (Call::Delete { id_hash: 1 }, Answer::Deleted { id_hash: 1 }),
         (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![1])),
@@ -176,7 +176,7 @@ fn sign_in_at_the_deadline() -> (Call, Answer) {
 }
 
 #[test]
-fn what_was_ended_at_its_deadline_is_gone_for_who_is_late_too() {
+fn an_expired_session_is_gone_for_operations_of_earlier_times() {
     let ends = [
         (Call::Delete { id_hash: 1 }, Answer::NotFound),
         (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![])),

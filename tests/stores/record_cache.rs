@@ -315,7 +315,7 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
 }
 
 #[test]
-fn what_a_trigger_of_the_host_changes_is_not_found_as_it_was() {
+fn changes_by_a_trigger_of_the_host_are_seen() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let others = Connection::open(folder.database()).unwrap();

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_once_per_period_and_a_raise_is_reported_once() {
+    fn a_version_is_read_once_a_second_and_a_change_reported_once() {
         let backing = BackingVersion::new();
         assert_eq!(ask(&backing, NOW, version(1, 7)), (1, false), "the first epoch is no raise");
         assert_eq!(
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_could_not_be_read_is_read_later_and_misses_no_raise() {
+    fn a_failed_read_of_the_version_is_repeated() {
         let backing = BackingVersion::new();
         assert_eq!(ask(&backing, NOW, failed()), (1, false));
         assert_eq!(

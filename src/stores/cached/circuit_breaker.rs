@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_close_while_an_invalidation_is_pending() {
+    fn a_breaker_stays_open_while_an_invalidation_is_pending() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
         assert!(!circuit_breaker.close(), "nothing was sent yet");

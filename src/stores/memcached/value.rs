@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_is_not_ours_is_never_a_state() {
+    fn truncated_and_foreign_values_are_refused() {
         for state in states() {
             let value = state.encode(&KEY);
             for end in 0..value.len() {

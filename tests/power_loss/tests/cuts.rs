@@ -115,7 +115,7 @@ fn operate(path: &Path, say: &dyn Fn(&str)) {
 }
 
 #[test]
-fn what_an_operator_does_to_all_sessions_at_once_is_done_or_not() {
+fn an_operation_on_all_sessions_is_done_or_not() {
     in_stories(|_| Story::of(operate), Promise::Normal);
 }
 

@@ -110,7 +110,7 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
 }
 
 #[test]
-fn what_is_no_token_of_this_session_is_refused() {
+fn tokens_of_other_sessions_and_malformed_ones_are_refused() {
     on_both_stores(defaults, |app| {
         let (browser, token) = visitor_with_token(&app);
         let (_, foreign) = visitor_with_token(&app);

@@ -46,7 +46,7 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
 }
 
 #[test]
-fn a_write_after_such_a_read_begins_a_session() {
+fn a_write_after_a_read_of_an_unknown_id_begins_a_session() {
     on_both_stores(defaults, |app| {
         let mut other = app.visitor(1);
         thread::scope(|scope| {
@@ -89,7 +89,7 @@ fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
 }
 
 #[test]
-fn a_sign_out_after_such_a_read_lets_a_write_begin_anew() {
+fn a_write_after_a_sign_out_of_an_unknown_id_begins_a_session() {
     on_both_stores(defaults, |app| {
         let (browser, late) = app.open_visitor(1);
         thread::scope(|scope| {

@@ -98,7 +98,7 @@ fn a_change_of_an_existing_session_keeps_its_id() {
 }
 
 #[test]
-fn what_was_written_is_read_back_in_the_same_request() {
+fn a_written_value_is_read_back_in_the_same_request() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| {

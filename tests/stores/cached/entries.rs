@@ -48,7 +48,7 @@ fn the_sessions_that_a_limit_ends_leave_the_cache() {
 }
 
 #[test]
-fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
+fn a_session_is_not_cached_under_an_id_in_its_grace() {
     Stage::on_each_cache(|stage| {
         let old = stage.cached();
         let new = renew(&stage.store, &old, Some(NOW + HOUR));
@@ -67,7 +67,7 @@ fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
 }
 
 #[test]
-fn what_the_cache_has_lost_is_read_from_the_store() {
+fn an_entry_that_the_cache_has_lost_is_read_from_the_store() {
     let server = Memcached::start();
     let stage = Stage::over(FaultyCache::cache(server.store()), backing());
     let id_hash = stage.cached();
@@ -185,7 +185,7 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
 }
 
 #[test]
-fn what_the_store_knows_better_is_forgotten() {
+fn an_entry_older_than_the_store_is_invalidated() {
     Stage::on_each_cache(|stage| {
         let stale = |id_hash: &SessionIdHash| {
             let delta = setting("m", 1);

@@ -363,7 +363,7 @@ fn a_reader_held_while_it_finishes_a_move_brings_nothing_back() {
 }
 
 #[test]
-fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
+fn an_unused_reservation_finds_nothing_and_is_removed() {
     let stopped = Stopped::new();
     let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     // The request dies after it has reserved.

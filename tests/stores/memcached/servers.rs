@@ -58,7 +58,7 @@ fn a_server_that_accepts_and_never_answers_is_unavailable() {
 }
 
 #[test]
-fn what_is_no_memcached_is_unavailable() {
+fn a_server_that_is_not_memcached_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {

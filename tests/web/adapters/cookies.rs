@@ -327,7 +327,7 @@ fn an_id_anywhere_but_in_the_cookie_is_ignored() {
 }
 
 #[test]
-fn what_is_stored_cannot_be_presented_as_a_cookie() {
+fn a_stored_value_cannot_be_presented_as_a_cookie() {
     on_files(LONG, |site| {
         let mut browser = site.visitor("/sign-in:ada");
         let database = Connection::open(site.database()).unwrap();

@@ -112,7 +112,7 @@ fn a_sign_in_and_its_cookie_survive_any_failure_of_the_handler() {
 }
 
 #[test]
-fn what_a_handler_committed_survives_any_failure() {
+fn changes_that_a_handler_committed_survive_any_failure() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
             let mut browser = site.browser();
