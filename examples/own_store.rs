@@ -164,9 +164,9 @@ impl Store for OwnStore {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Unchanged(session))
             }
-            Decision::Remove { at } => {
+            Decision::End { at } => {
                 rows.remove(&at);
-                Ok(Committed::Deleted(at))
+                Ok(Committed::Ended(at))
             }
         }
     }

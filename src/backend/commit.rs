@@ -87,7 +87,7 @@ pub enum Action {
     },
     /// Ends the session, also through an id within its grace or a [replaced](ReplacedId) one. The
     /// delta, the condition and the touch are ignored.
-    Delete,
+    End,
 }
 
 /// The result of [`Store::commit`](crate::backend::Store::commit).
@@ -107,7 +107,7 @@ pub enum Committed {
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
     /// The commit ended the session that had this id.
-    Deleted(SessionIdHash),
+    Ended(SessionIdHash),
     /// The session has another revision than the commit requires; nothing was changed.
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
@@ -202,8 +202,8 @@ pub enum Decision<P = ()> {
         /// The session with its new `seen`.
         session: LiveSession,
     },
-    /// Remove the session found. Answer [`Committed::Deleted`].
-    Remove {
+    /// Remove the session found. Answer [`Committed::Ended`].
+    End {
         /// Where.
         at: P,
     },
@@ -247,7 +247,7 @@ impl Action {
             Action::Merge => "change a session",
             Action::Renew { .. } => "renew a session",
             Action::SignIn { .. } => "sign a user in",
-            Action::Delete => "end a session",
+            Action::End => "end a session",
         }
     }
 }
@@ -279,7 +279,7 @@ impl Commit {
     #[must_use]
     pub fn must_survive_power_cut(&self) -> bool {
         match self.action {
-            Action::Renew { .. } | Action::SignIn { .. } | Action::Delete => true,
+            Action::Renew { .. } | Action::SignIn { .. } | Action::End => true,
             Action::Create(_) | Action::Merge => self.delta.user().is_some(),
         }
     }
@@ -290,7 +290,7 @@ impl Commit {
     pub fn expired_to_remove<'p, P>(&self, found: &'p Lookup<P>) -> Option<&'p P> {
         match (&self.action, found) {
             (
-                Action::SignIn { .. } | Action::Delete,
+                Action::SignIn { .. } | Action::End,
                 Lookup::Missing(Missing::NotFound { expired }),
             ) => expired.as_ref(),
             _ => None,
@@ -319,11 +319,11 @@ impl Commit {
     pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
         match (&self.action, found) {
             (Action::Create(new_session), _) => self.begin(self.id_hash, new_session, None, None),
-            (Action::Delete, Lookup::Live { at, .. })
+            (Action::End, Lookup::Live { at, .. })
             | (
-                Action::Delete,
+                Action::End,
                 Lookup::Missing(Missing::Replaced { at, .. } | Missing::Undecodable { at, .. }),
-            ) => Ok(Decision::Remove { at }),
+            ) => Ok(Decision::End { at }),
             (Action::SignIn { to, user, new_session, join_salt }, found) => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }

@@ -54,7 +54,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup>;
 
     /// Executes a commit, in one atomic step. When it returns [`Committed::Done`] or
-    /// [`Committed::Deleted`], every later call sees the change.
+    /// [`Committed::Ended`], every later call sees the change.
     ///
     /// Besides the errors above: [`TooLarge`](crate::ErrorKind::TooLarge) when the data would
     /// exceed the commit's limit, [`Conflict`](crate::ErrorKind::Conflict) when a new id is taken;

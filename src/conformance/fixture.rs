@@ -140,7 +140,7 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
     match answer {
         Committed::Done { .. } => "Done",
         Committed::Unchanged(_) => "Unchanged",
-        Committed::Deleted(_) => "Deleted",
+        Committed::Ended(_) => "Deleted",
         Committed::RevisionMismatch(_) => "RevisionMismatch",
         Committed::Joins { .. } => "Joins",
         Committed::Missing(missing) => why(missing),
@@ -317,7 +317,7 @@ impl Fixture {
     }
 
     pub(super) fn delete(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
-        self.commit(id_hash, Action::Delete, &nothing())
+        self.commit(id_hash, Action::End, &nothing())
     }
 
     /// Deletes the session `current` by `id_hash`, and fails if the store does not.
@@ -328,7 +328,7 @@ impl Fixture {
         what: &str,
     ) -> Passed {
         match self.delete(id_hash)? {
-            Committed::Deleted(deleted) => {
+            Committed::Ended(deleted) => {
                 ensure!(deleted == *current, "{what} does not return the current id")
             }
             other => answered(&other, "Deleted", what),

@@ -119,7 +119,7 @@ impl StressRun<'_> {
 
     /// Records the end of the session if the call deleted it.
     fn note_end(&self, session: &Sample, answer: &Committed) {
-        if matches!(answer, Committed::Deleted(_)) {
+        if matches!(answer, Committed::Ended(_)) {
             self.ended.lock().ignore_poison().insert(session.public_id());
         }
     }

@@ -206,8 +206,8 @@ impl Session {
     /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
     /// was one.
     pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        let end = Commit::new(id_hash, Action::Delete, Delta::new(), self.context.now());
-        let has_ended = matches!(self.commit_once(&end)?, Committed::Deleted(_));
+        let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
+        let has_ended = matches!(self.commit_once(&end)?, Committed::Ended(_));
         if has_ended {
             self.context.events.raise(&Event::SignedOut);
         }
@@ -220,10 +220,10 @@ impl Session {
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
             Committed::Done { former_ids, .. } => recently_ended.record(former_ids),
-            Committed::Deleted(current) => recently_ended.record(&[*current, commit.id_hash]),
+            Committed::Ended(current) => recently_ended.record(&[*current, commit.id_hash]),
             _ => {}
         };
-        if matches!(commit.action, Action::SignIn { .. } | Action::Delete) {
+        if matches!(commit.action, Action::SignIn { .. } | Action::End) {
             return recently_ended.while_ending(call, record);
         }
         // The others end no session; a renewal replaces an id.

@@ -57,7 +57,7 @@ pub(crate) enum Ended {
 /// request nothing.
 #[derive(Debug, Default)]
 struct Generations {
-    began: Option<Instant>,
+    started: Option<Instant>,
     current: HashMap<SessionIdHash, SequenceNumber>,
     previous: HashMap<SessionIdHash, SequenceNumber>,
     /// The last revocation of all sessions.
@@ -112,10 +112,11 @@ impl RecentlyEnded {
     fn insert(&self, id_hash: SessionIdHash) {
         let now = instant();
         let Ok(mut generations) = self.lock() else { return };
-        let began = *generations.began.get_or_insert(now);
-        if generations.current.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
+        let started = *generations.started.get_or_insert(now);
+        if generations.current.len() >= GENERATION_SIZE || now.duration_since(started) >= RETENTION
+        {
             generations.previous = std::mem::take(&mut generations.current);
-            generations.began = Some(now);
+            generations.started = Some(now);
         }
         generations.current.insert(id_hash, self.ending());
     }

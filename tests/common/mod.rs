@@ -136,7 +136,7 @@ pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Resu
 }
 
 pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
-    store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), NOW))
+    store.commit(&Commit::new(id_hash, Action::End, Delta::new(), NOW))
 }
 
 pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record>> {

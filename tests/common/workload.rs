@@ -276,7 +276,7 @@ impl<'w> Worker<'w> {
                 (4, Some(user), _) => SessionFilter::User(user),
                 _ => {
                     let delete = Delta::new();
-                    let delete = Commit::new(&id_hash, Action::Delete, delete, NOW);
+                    let delete = Commit::new(&id_hash, Action::End, delete, NOW);
                     let ended = worker.store.commit(&delete)?;
                     worker.sessions.retain(|own| !sessions.contains(&own.session));
                     return Ok(answer(&ended));
@@ -316,7 +316,7 @@ impl<'w> Worker<'w> {
 
 fn answer(committed: &Committed) -> Answer {
     match committed {
-        Committed::Done { .. } | Committed::Deleted(_) => Answer::Done,
+        Committed::Done { .. } | Committed::Ended(_) => Answer::Done,
         Committed::Missing(Missing::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }

@@ -154,7 +154,7 @@ impl Names {
             }
             Call::Delete { id_hash } => {
                 let id_hash = self.id_hash(*id_hash);
-                let delete = Commit::new(&id_hash, Action::Delete, Delta::new(), now);
+                let delete = Commit::new(&id_hash, Action::End, Delta::new(), now);
                 self.committed(store.commit(&delete)?)
             }
             Call::Touch { id_hash, seen } => {
@@ -214,7 +214,7 @@ impl Names {
             Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::Deleted(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
+            Committed::Ended(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
             Committed::Joins { session, .. }
             | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }

@@ -183,7 +183,7 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
             new_session.persistent,
             join_salt.is_some()
         ),
-        Action::Delete => "delete".into(),
+        Action::End => "delete".into(),
         _ => "other".into(),
     };
     format!(
@@ -207,7 +207,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Deleted(id_hash)) => format!("deleted {}", trace.id_hash(id_hash)),
+        Ok(Committed::Ended(id_hash)) => format!("deleted {}", trace.id_hash(id_hash)),
         Ok(Committed::RevisionMismatch(LiveSession { record, id_hash })) => {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
@@ -247,7 +247,7 @@ impl StoreWrapper for Traced {
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.write(|trace| commit_text(trace, commit));
         // A deletion blocks other requests until it is done.
-        let may_interrupt = !matches!(commit.action, Action::Delete);
+        let may_interrupt = !matches!(commit.action, Action::End);
         let committed = self.call(may_interrupt, || self.inner.commit(commit));
         self.write(|trace| format!("  {}", committed_text(trace, &committed)));
         committed

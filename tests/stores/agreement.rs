@@ -145,7 +145,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             }
             _ => {
                 (created, op) = (id_hash, "delete");
-                Action::Delete
+                Action::End
             }
         };
         let mut commit = Commit::new(&created, action, delta.clone(), now);

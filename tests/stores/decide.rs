@@ -267,7 +267,7 @@ impl Case {
                 let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
                 Action::Renew { to: NEW, realm, grace_until }
             }
-            "delete" => Action::Delete,
+            "delete" => Action::End,
             _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },
         };
         let mut commit = Commit::new(&PRESENTED, action, self.delta(), NOW);
@@ -324,7 +324,7 @@ impl Case {
                 assert_eq!((at, session), (self.position(), touched));
                 "touch"
             }
-            Ok(Decision::Remove { at }) => {
+            Ok(Decision::End { at }) => {
                 assert_eq!(at, self.position());
                 "remove"
             }

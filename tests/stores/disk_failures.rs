@@ -250,7 +250,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     }
     make_room();
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted(_)));
+        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Ended(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
     for id_hash in &id_hashes {
@@ -430,7 +430,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
 /// The process whose disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
-    assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted(_)));
+    assert!(matches!(delete(store, ended).unwrap(), Committed::Ended(_)));
     println!("revoked");
     io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..3 {

@@ -132,7 +132,7 @@ impl Several {
                     self.dice.chance(50).then(|| SessionLimit::new(limit, AtLimit::EndOldest));
                 store.commit(&commit).map(drop)
             }
-            26..28 => store.commit(&commit(Action::Delete)).map(drop),
+            26..28 => store.commit(&commit(Action::End)).map(drop),
             28..32 => {
                 let batch: Vec<_> = (0..3).map(|_| (self.any_key(), Touch::at(now))).collect();
                 store.touch(&batch, now).map_err(Error::from)

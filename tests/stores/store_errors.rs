@@ -324,7 +324,7 @@ fn a_full_database_keeps_its_content_and_continues_later() {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
+        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Ended(_)));
     }
     create(&store, &setting("n", &note)).unwrap();
 }

@@ -85,7 +85,7 @@ impl StoreWrapper for DeleteThenCreate {
             return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-        let (delete, delta) = (Action::Delete, Delta::new());
+        let (delete, delta) = (Action::End, Delta::new());
         self.right.commit(&Commit::new(&commit.id_hash, delete, delta, commit.now))?;
         let delta = copy(&session.record).then((*commit.delta).clone());
         self.right.commit(&Commit::new(&to, Action::Create(new_session), delta, commit.now))

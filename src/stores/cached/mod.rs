@@ -260,9 +260,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
     }
 
-    /// Returns whether the cache may be read at `now` by the backing store's version. Makes older
-    /// entries stale first if that has changed.
-    fn may_read_cache(&self, now: Timestamp) -> bool {
+    /// Reads the backing store's version if that is due, and makes older entries stale if it has
+    /// changed. Returns whether the cache may be read at `now`.
+    fn refresh_version(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
         let changed = || self.freshness.mark_stale_until(now);
         self.backing_version.allows_cache(now, || Version::read(index), changed)
@@ -275,7 +275,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return Some(StoreIdentity::from_bytes([0; 16]));
         }
         self.backing_version.identity().or_else(|| {
-            self.may_read_cache(now);
+            self.refresh_version(now);
             self.backing_version.identity()
         })
     }
@@ -324,7 +324,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let may_read_cache = self.0.may_read_cache(now);
+        let may_read_cache = self.0.refresh_version(now);
         let Some(key) = self.0.identity(now).map(|identity| identity.cache_key(id_hash)) else {
             return self.0.backing.load(id_hash, now);
         };
@@ -394,7 +394,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             }
             // The request may have been based on an outdated cache entry.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
-            | Committed::Deleted(id_hash) => {
+            | Committed::Ended(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
             Committed::Missing(_) | Committed::Joins { .. } => {

@@ -159,8 +159,8 @@ impl Attempts<'_> {
                 written.is_stored().then_some(Committed::Unchanged(session))
             }
             // Only this version: by now it may be the old id of a session.
-            Decision::Remove { at } => {
-                inner.client.remove(call.target, at)?.then_some(Committed::Deleted(at.id_hash))
+            Decision::End { at } => {
+                inner.client.remove(call.target, at)?.then_some(Committed::Ended(at.id_hash))
             }
         })
     }

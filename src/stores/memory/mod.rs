@@ -266,9 +266,9 @@ impl SessionTable {
                 }
                 Ok(Committed::Unchanged(session))
             }
-            Decision::Remove { at } => {
+            Decision::End { at } => {
                 self.remove(&at);
-                Ok(Committed::Deleted(at))
+                Ok(Committed::Ended(at))
             }
             Decision::Answer(answer) => Ok(answer),
         }

@@ -61,9 +61,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             tx.update_seen(at.id, at.id_hash, seen, deadline)?;
             Ok(Committed::Unchanged(session))
         }
-        Decision::Remove { at } => {
+        Decision::End { at } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Deleted(at.id_hash))
+            Ok(Committed::Ended(at.id_hash))
         }
         Decision::Answer(answer) => Ok(answer),
     }

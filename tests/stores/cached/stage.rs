@@ -131,7 +131,7 @@ pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
     ("a sign-out", |stage, id_hash| {
-        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Deleted(_)));
+        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
     }),
     ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
     ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),

@@ -143,7 +143,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 }
                 // And what lives can be ended, for good.
                 let outcome = delete(&stopped.store, &alive[0]).unwrap();
-                assert!(matches!(outcome, Committed::Deleted(_)));
+                assert!(matches!(outcome, Committed::Ended(_)));
                 assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
         }
@@ -205,7 +205,7 @@ fn a_sign_out_between_any_two_commands_is_final() {
                     reached = held.is_reached_within(Duration::from_millis(1));
                 }
                 let ended =
-                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Deleted(_));
+                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Ended(_));
                 drop(held);
                 (ended, request.join().unwrap())
             });
@@ -324,7 +324,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
         assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
         proxy.plan(Plan::Pass);
         assert!(is_live(&store, &to), "{act:?}");
-        assert!(matches!(delete(&store, &to).unwrap(), Committed::Deleted(_)));
+        assert!(matches!(delete(&store, &to).unwrap(), Committed::Ended(_)));
         assert!(!is_live(&store, &id_hash), "{act:?}");
     }
 }
@@ -350,7 +350,7 @@ fn a_reader_held_while_it_finishes_a_move_brings_nothing_back() {
                         reached = held.is_reached_within(Duration::from_millis(1));
                     }
                     let ended = delete(&stopped.store, &to).unwrap();
-                    assert!(matches!(ended, Committed::Deleted(_)), "{act:?} {number}");
+                    assert!(matches!(ended, Committed::Ended(_)), "{act:?} {number}");
                     drop(held);
                     late.join().unwrap();
                 });

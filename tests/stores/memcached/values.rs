@@ -113,7 +113,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
     }
-    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
+    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Ended(_)));
     assert!(is_absent(&store, &id_hash));
 }
 
@@ -200,7 +200,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
     let store = shared().store();
     let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
         |store, id_hash, at| {
-            store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), at)).unwrap()
+            store.commit(&Commit::new(id_hash, Action::End, Delta::new(), at)).unwrap()
         },
         |store, id_hash, at| {
             let (to, ada, new_session) = (new_id_hash(), user("ada"), new_session());

@@ -266,9 +266,7 @@ mod tests {
             match by_another {
                 true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
                 false => {
-                    store
-                        .commit(&Commit::new(&id_hash, Action::Delete, Delta::new(), NOW))
-                        .unwrap();
+                    store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
                 }
             }
             record_cache(&store).keep(miss, id_hash, id, &old);
