@@ -274,10 +274,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             // Only stores with an index have one.
             return Some(StoreIdentity::from_bytes([0; 16]));
         }
-        self.backing_version.identity().or_else(|| {
-            self.refresh_version(now);
-            self.backing_version.identity()
-        })
+        // A process that only writes reads the version here.
+        self.refresh_version(now);
+        self.backing_version.identity()
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and

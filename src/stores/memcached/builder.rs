@@ -49,7 +49,9 @@ impl MemcachedStoreBuilder {
     /// address is kept until a connection to it fails. If the name has another address then, the
     /// event [`MemcachedMoved`](crate::event::Event::MemcachedMoved) is raised, and all that the
     /// namespace has at the new address is made unreachable: sessions there may have ended
-    /// meanwhile.
+    /// meanwhile. Each process does so when it notices, which ends the sessions begun there before.
+    /// Stop the old server before the name is changed: a process that starts later uses the new
+    /// address as it is.
     ///
     /// A server that is removed from the list and added again later still has its old sessions,
     /// ended ones among them. [`clear`] it before, through a store with that server alone.

@@ -129,3 +129,23 @@ fn a_server_that_moves_brings_no_ended_session_back() {
     assert!(is_live(&store, &create(&store, &setting("n", 3)).unwrap()));
     assert!(is_absent(&store, &new_id_hash()));
 }
+
+#[test]
+fn a_server_that_moves_before_its_first_use_is_emptied() {
+    if !has_own_hosts("a_server_that_moves_before_its_first_use_is_emptied") {
+        return;
+    }
+    let (one, other) = two_servers();
+    let name = format!("{NAME}:{}", one.address.port());
+    let builder = || on([name.clone()]).namespace("moved");
+    set_addresses(&["127.0.0.3"]);
+    let id_hash = create(&builder().open().unwrap(), &setting("n", 1)).unwrap();
+    set_addresses(&["127.0.0.2"]);
+    let store = builder().open().unwrap();
+    // It learns the epoch by the request that finds the new address.
+    one.kill();
+    set_addresses(&["127.0.0.3"]);
+    assert!(is_absent(&store, &id_hash), "it may have ended at the other server");
+    assert!(is_live(&store, &create(&store, &setting("n", 2)).unwrap()));
+    drop(other);
+}

@@ -134,14 +134,14 @@ impl Pool {
             (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
             (Ok(now), _) => now,
         };
-        self.set_address(known, now);
-        open(now)
+        open(self.set_address(known, now))
     }
 
-    fn set_address(&self, before: Option<SocketAddr>, now: SocketAddr) {
+    /// Sets the address, unless another thread has set one meanwhile, and returns it.
+    fn set_address(&self, before: Option<SocketAddr>, now: SocketAddr) -> SocketAddr {
         let mut state = self.state();
-        if state.address != before {
-            return; // Another thread was faster.
+        if let Some(address) = state.address.filter(|address| Some(*address) != before) {
+            return address;
         }
         state.address = Some(now);
         if let Some(before) = before {
@@ -151,5 +151,6 @@ impl Pool {
             let server = &*self.name;
             self.events.raise(&Event::MemcachedMoved { server, from: before, to: now });
         }
+        now
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Uses `pool`. Called by the client only.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use crate::stores::memcached::client::pool::Pool;
 use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
 use crate::stores::memcached::client::{CommandFailure, ConnectionSettings, Space, Target};
 use crate::stores::memcached::rendezvous;
-use crate::sync::IgnorePoison;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
 /// it.
@@ -59,7 +58,9 @@ struct SpaceEpoch {
     /// The last known value; 0 if unknown.
     seen: AtomicU64,
     /// How many changes of the server's address the epoch was raised for.
-    moves: Mutex<u64>,
+    raised_for: AtomicU64,
+    /// Held while the epoch is raised for a new address.
+    raising: Mutex<()>,
 }
 
 impl Server {
@@ -69,7 +70,8 @@ impl Server {
         let epoch = |space: Space| SpaceEpoch {
             item: format!("{}:{}:epoch", settings.namespace, space.letter()),
             seen: AtomicU64::new(0),
-            moves: Mutex::default(),
+            raised_for: AtomicU64::new(0),
+            raising: Mutex::default(),
         };
         let token = u64::from_be_bytes(id::random("draw a token for memcached")?);
         Ok(Server {
@@ -133,6 +135,7 @@ impl Server {
         target: Target,
         commands: impl Fn(u64, &mut Batch),
     ) -> Result<(u64, Answers)> {
+        self.process.check()?;
         for _ in 0..MAX_ATTEMPTS {
             let epoch = match self.seen(target.space) {
                 0 => self.learn_epoch(target)?,
@@ -163,7 +166,9 @@ impl Server {
         answers: &mut Answers,
     ) -> Result<bool> {
         let found = item_of(next(answers, target.operation)?);
-        let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch);
+        // An address to which the name has just moved can have the same epoch, as a copy.
+        let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch)
+            && !self.has_moved(target.space);
         if !is_current {
             self.remember_epoch(target.space, 0);
         }
@@ -174,14 +179,21 @@ impl Server {
     /// make cleared items reachable again.
     fn learn_epoch(&self, target: Target) -> Result<u64> {
         let Target { space, operation } = target;
-        self.end_items_at_a_new_address(target)?;
         let (began, mut attempts) = (Instant::now(), 0);
         loop {
+            self.end_items_at_a_new_address(target)?;
             let found = item_of(self.run(operation, |batch| self.get_epoch(space, batch))?);
             let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
             if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
                 return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+            }
+            if self.has_moved(space) {
+                // The read itself may have gone to the new address.
+                if began.elapsed() < self.busy_timeout {
+                    continue;
+                }
+                return Err(being_cleared(operation));
             }
             if let Some(epoch) = value.as_deref().and_then(read_epoch) {
                 self.remember_epoch(space, epoch);
@@ -205,15 +217,31 @@ impl Server {
     }
 
     /// Makes the items at a new address of this server unreachable: they may be of a time before
-    /// changes that were made at the old address.
+    /// changes that were made at the old address. One thread does it, and the others wait.
     fn end_items_at_a_new_address(&self, target: Target) -> Result<()> {
-        let mut raised_for = self.epoch(target.space).moves.lock().ignore_poison();
-        let moves = self.pool.moves();
-        if *raised_for != moves {
-            self.replace_epoch(target)?;
-            *raised_for = moves;
+        let (epoch, began) = (self.epoch(target.space), Instant::now());
+        while self.has_moved(target.space) {
+            let _raising = match epoch.raising.try_lock() {
+                Ok(raising) => raising,
+                Err(TryLockError::Poisoned(raising)) => raising.into_inner(),
+                Err(TryLockError::WouldBlock) if began.elapsed() < self.busy_timeout => {
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => return Err(being_cleared(target.operation)),
+            };
+            let moves = self.pool.moves();
+            if epoch.raised_for.load(Ordering::SeqCst) != moves {
+                self.replace_epoch(target)?;
+                epoch.raised_for.store(moves, Ordering::SeqCst);
+            }
         }
         Ok(())
+    }
+
+    /// Returns whether the address has changed since the items there were made unreachable.
+    fn has_moved(&self, space: Space) -> bool {
+        self.epoch(space).raised_for.load(Ordering::SeqCst) != self.pool.moves()
     }
 
     fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<MetaReply> {
