@@ -1,6 +1,6 @@
-//! The identity and the epoch of the backing store. A new epoch shows that another process has
-//! revoked all sessions, perhaps without invalidating the cache. A new identity shows that the
-//! store was restored from a copy.
+//! The identity and the epoch of the backing store. A new epoch shows that another process has ended
+//! sessions, perhaps without invalidating the cache. A new identity shows that the store was
+//! restored from a copy.
 //!
 //! Called by the store before it reads the cache or names an entry.
 
@@ -58,7 +58,7 @@ impl BackingVersion {
     }
 
     /// Returns the identity that was read last.
-    pub(super) fn identity(&self) -> Option<StoreIdentity> {
+    fn identity(&self) -> Option<StoreIdentity> {
         *self.identity.lock().ignore_poison()
     }
 
@@ -66,21 +66,22 @@ impl BackingVersion {
         self.due.load(Ordering::SeqCst) <= now.as_millis()
     }
 
-    /// Returns whether the cache may be read at `now`. If the last read of the version is older
-    /// than [`FRESH`], one caller calls `read`; concurrent callers get false and use the backing
-    /// store. If the version has changed, `changed` is called before this returns. A failed read
-    /// does not block the cache, if there was a successful one before.
-    pub(super) fn allows_cache(
+    /// Returns the identity of the backing store, if it is known, and whether the cache may be read
+    /// at `now`. If the last read of the version is older than [`FRESH`], one caller calls `read`;
+    /// concurrent callers get false and use the backing store. If the version has changed, `changed`
+    /// is called before this returns. A failed read does not block the cache, if there was a
+    /// successful one before.
+    pub(super) fn refresh(
         &self,
         now: Timestamp,
         read: impl FnOnce() -> Result<Version>,
         changed: impl FnOnce(),
-    ) -> bool {
+    ) -> (Option<StoreIdentity>, bool) {
         if self.is_due(now) {
             let mut last = match self.last.try_lock() {
                 Ok(last) => last,
                 Err(TryLockError::Poisoned(last)) => last.into_inner(),
-                Err(TryLockError::WouldBlock) => return false,
+                Err(TryLockError::WouldBlock) => return (self.identity(), false),
             };
             if self.is_due(now) {
                 if self.update(&mut last, now, read()) {
@@ -89,7 +90,9 @@ impl BackingVersion {
                 self.due.store((now + FRESH).as_millis(), Ordering::SeqCst);
             }
         }
-        self.usable_from.load(Ordering::SeqCst) <= now.as_millis() && self.identity().is_some()
+        let identity = self.identity();
+        let is_usable = self.usable_from.load(Ordering::SeqCst) <= now.as_millis();
+        (identity, is_usable && identity.is_some())
     }
 
     /// Records the result of a read. Returns whether the version has changed.
@@ -123,7 +126,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    /// Calls `allows_cache` with the result `answer` of a read. Returns the number of reads and
+    /// Calls `refresh` with the result `answer` of a read. Returns the number of reads and
     /// whether `raised` was called.
     fn ask(backing: &BackingVersion, now: Timestamp, answer: Result<Version>) -> (u32, bool) {
         let (reads, raised) = (Cell::new(0), Cell::new(false));
@@ -132,7 +135,7 @@ mod tests {
             reads.set(reads.get() + 1);
             answer
         };
-        assert_eq!(backing.allows_cache(now, read, || raised.set(true)), is_known);
+        assert_eq!(backing.refresh(now, read, || raised.set(true)).1, is_known);
         (reads.get(), raised.get())
     }
 
@@ -176,11 +179,11 @@ mod tests {
     fn concurrent_callers_bypass_the_cache_during_a_read() {
         let backing = BackingVersion::new();
         let read = || {
-            assert!(!backing.allows_cache(NOW, || version(1, 7), || ()));
+            assert!(!backing.refresh(NOW, || version(1, 7), || ()).1);
             version(1, 7)
         };
-        assert!(backing.allows_cache(NOW, read, || ()));
-        assert!(backing.allows_cache(NOW, failed, || ()));
+        assert!(backing.refresh(NOW, read, || ()).1);
+        assert!(backing.refresh(NOW, failed, || ()).1);
     }
 
     #[test]
@@ -189,11 +192,11 @@ mod tests {
         assert_eq!(ask(&backing, NOW, version(1, 7)), (1, false));
         let changed = Cell::new(false);
         let at = NOW + FRESH;
-        assert!(!backing.allows_cache(at, || version(2, 7), || changed.set(true)));
+        assert!(!backing.refresh(at, || version(2, 7), || changed.set(true)).1);
         assert!(changed.get());
         let early = at + SETTLING - Duration::from_millis(1);
-        assert!(!backing.allows_cache(early, || version(2, 7), || panic!("it is the same")));
-        assert!(backing.allows_cache(at + SETTLING, || version(2, 7), || ()));
+        assert!(!backing.refresh(early, || version(2, 7), || panic!("it is the same")).1);
+        assert!(backing.refresh(at + SETTLING, || version(2, 7), || ()).1);
         assert_eq!(backing.identity(), Some(StoreIdentity::from_bytes([2; 16])));
     }
 }

@@ -138,7 +138,10 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         id_hashes: impl IntoIterator<Item = SessionIdHash>,
         now: Timestamp,
     ) {
-        let Some(identity) = self.0.identity(now) else { return self.invalidate_all(now) };
+        // Read again, because this process may have read nothing since a restore.
+        let (Some(identity), _) = self.0.refresh_version(now) else {
+            return self.invalidate_all(now);
+        };
         let mut shards: HashMap<usize, HashSet<SessionIdHash>> = HashMap::new();
         for id_hash in id_hashes {
             let key = identity.cache_key(&id_hash);
@@ -261,22 +264,15 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Reads the backing store's version if that is due, and makes older entries stale if it has
-    /// changed. Returns whether the cache may be read at `now`.
-    fn refresh_version(&self, now: Timestamp) -> bool {
-        let Some(index) = self.backing.index() else { return true };
+    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache may
+    /// be read at `now`.
+    fn refresh_version(&self, now: Timestamp) -> (Option<StoreIdentity>, bool) {
+        let Some(index) = self.backing.index() else {
+            // Only stores with an index have an identity and an epoch.
+            return (Some(StoreIdentity::from_bytes([0; 16])), true);
+        };
         let changed = || self.freshness.mark_stale_until(now);
-        self.backing_version.allows_cache(now, || Version::read(index), changed)
-    }
-
-    /// Returns the identity of the backing store; `None` if it cannot be read.
-    fn identity(&self, now: Timestamp) -> Option<StoreIdentity> {
-        if self.backing.index().is_none() {
-            // Only stores with an index have one.
-            return Some(StoreIdentity::from_bytes([0; 16]));
-        }
-        // A process that only writes reads the version here.
-        self.refresh_version(now);
-        self.backing_version.identity()
+        self.backing_version.refresh(now, || Version::read(index), changed)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
@@ -323,8 +319,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let may_read_cache = self.0.refresh_version(now);
-        let Some(key) = self.0.identity(now).map(|identity| identity.cache_key(id_hash)) else {
+        let (identity, may_read_cache) = self.0.refresh_version(now);
+        let Some(key) = identity.map(|identity| identity.cache_key(id_hash)) else {
             return self.0.backing.load(id_hash, now);
         };
         let shard = self.0.cache.shard_of(&key);

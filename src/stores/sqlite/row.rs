@@ -260,7 +260,7 @@ pub(super) fn count_live_of(
     Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// Returns the epoch, which rises when all sessions end.
+/// Returns the store's [epoch](crate::backend::SessionIndex::epoch).
 pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<i64> {
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }
