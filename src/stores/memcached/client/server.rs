@@ -33,7 +33,7 @@ const BLOCKED_FOR: u32 = 10;
 /// unblock it earlier than [`BLOCKED_FOR`].
 pub(super) const SURELY_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as u64 - 2);
 
-/// The pause between two reads of a blocked epoch.
+/// The pause between two attempts to learn an epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Answers = std::vec::IntoIter<Result<MetaReply>>;
@@ -48,7 +48,7 @@ pub(super) struct Server {
     /// The contribution of its name to rendezvous scores.
     pub(super) weight: u64,
     epochs: [SpaceEpoch; 2],
-    /// How long to wait for a blocked space.
+    /// How long to wait for a blocked space, or for the raise of the epoch at a new address.
     busy_timeout: Duration,
 }
 
@@ -190,20 +190,15 @@ impl Server {
             }
             if self.has_moved(space) {
                 // The read itself may have gone to the new address.
-                if began.elapsed() < self.busy_timeout {
-                    continue;
-                }
-                return Err(being_cleared(operation));
+                self.pause(began, operation)?;
+                continue;
             }
             if let Some(epoch) = value.as_deref().and_then(read_epoch) {
                 self.remember_epoch(space, epoch);
                 return Ok(epoch);
             }
             if value.as_deref() == Some(BLOCKED.as_bytes()) {
-                if began.elapsed() >= self.busy_timeout {
-                    return Err(being_cleared(operation));
-                }
-                thread::sleep(PAUSE);
+                self.pause(began, operation)?;
                 continue;
             }
             attempts += 1;
@@ -224,11 +219,10 @@ impl Server {
             let _raising = match epoch.raising.try_lock() {
                 Ok(raising) => raising,
                 Err(TryLockError::Poisoned(raising)) => raising.into_inner(),
-                Err(TryLockError::WouldBlock) if began.elapsed() < self.busy_timeout => {
-                    thread::sleep(PAUSE);
+                Err(TryLockError::WouldBlock) => {
+                    self.pause(began, target.operation)?;
                     continue;
                 }
-                Err(TryLockError::WouldBlock) => return Err(being_cleared(target.operation)),
             };
             let moves = self.pool.moves();
             if epoch.raised_for.load(Ordering::SeqCst) != moves {
@@ -236,6 +230,15 @@ impl Server {
                 epoch.raised_for.store(moves, Ordering::SeqCst);
             }
         }
+        Ok(())
+    }
+
+    /// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
+    fn pause(&self, began: Instant, operation: &'static str) -> Result<()> {
+        if began.elapsed() >= self.busy_timeout {
+            return Err(being_cleared(operation));
+        }
+        thread::sleep(PAUSE);
         Ok(())
     }
 
