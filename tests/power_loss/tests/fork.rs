@@ -38,9 +38,8 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `child` in a fork and returns its word, or `None` if it was killed because it took too
-/// long. A word stands for output, because a lock that another thread had on the output is never
-/// released there.
+/// Runs `child` in a fork and returns its exit code, or `None` if it was killed because it took too
+/// long. It does not print: a lock that another thread had on the output is never released there.
 fn in_a_fork(child: impl FnOnce() -> std::result::Result<(), u8>) -> Option<u8> {
     // SAFETY: these are the C library's, with the types that it documents. Of the child only this
     // thread goes on; it allocates, for which the library prepares its locks, and ends by `_exit`,

@@ -16,7 +16,7 @@ use crate::common::memcached::{Memcached, on};
 use crate::common::{NOW, create, delete, live, new_id_hash, setting};
 use crate::memcached::given::{is_absent, is_live};
 
-/// The file that stands for `/etc/hosts` in the process of the test.
+/// The environment variable with the path of the file that is mounted as `/etc/hosts`.
 const HOSTS: &str = "CLOAKROOM_TEST_HOSTS";
 
 /// The name of the servers.
