@@ -16,7 +16,7 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::read_pool::{self, Readers};
+use crate::stores::sqlite::read_pool::{self, ReadPool, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{Shared, SqliteStore};
@@ -299,8 +299,8 @@ impl SqliteStoreBuilder {
         let (readers, name) = match &file {
             None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
             Some((access, path)) => {
-                let readers = Readers::pool(access, file_identity, self.readers, self.busy_timeout);
-                (readers, format!("table {} in {}", table.as_str(), path.display()))
+                let pool = ReadPool::new(access, file_identity, self.readers, self.busy_timeout);
+                (Readers::Pool(pool), format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
