@@ -16,7 +16,7 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::read_pool::{self, ReadPool, Readers};
+use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{Shared, SqliteStore};
@@ -296,11 +296,11 @@ impl SqliteStoreBuilder {
         };
         let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
-        let (readers, name) = match &file {
-            None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
+        let (read_pool, name) = match &file {
+            None => (None, "a database in memory".to_owned()),
             Some((access, path)) => {
                 let pool = ReadPool::new(access, file_identity, self.readers, self.busy_timeout);
-                (Readers::Pool(pool), format!("table {} in {}", table.as_str(), path.display()))
+                (Some(pool), format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
@@ -309,7 +309,7 @@ impl SqliteStoreBuilder {
             table,
             sql,
             writer,
-            readers,
+            read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
             record_cache,

@@ -1,12 +1,12 @@
-//! The read connections: a pool, or the write connection if the database is in memory.
+//! The read connections to a file, opened on demand.
 //!
-//! Uses `file` to open connections. Called by `store` for every read.
+//! Uses `file` to open them. Called by `store` for every read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use r2d2::{ManageConnection, Pool, PooledConnection};
+use r2d2::{ManageConnection, Pool};
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -14,7 +14,6 @@ use crate::process::Process;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file_identity::FileIdentity;
-use crate::stores::sqlite::write::Writer;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
 pub(super) const PREPARED: usize = 48;
@@ -23,28 +22,6 @@ pub(super) const PREPARED: usize = 48;
 /// because its connection could not be opened.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-#[derive(Clone, Debug)]
-pub(super) enum Readers {
-    Pool(ReadPool),
-    /// A database in memory has a single connection: locks of SQLite's shared cache ignore the busy
-    /// timeout.
-    SharedWriter(Arc<Writer>),
-}
-
-impl Readers {
-    pub(super) fn read<T>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(&Connection) -> Result<T>,
-    ) -> Result<T> {
-        match self {
-            Readers::Pool(pool) => pool.read(operation, work),
-            Readers::SharedWriter(writer) => writer.read(work),
-        }
-    }
-}
-
-/// The connections to a file.
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool {
     process: Process,
@@ -95,7 +72,10 @@ impl ReadPool {
         ReadPool { process, slots, access: access.clone(), file_identity, busy_timeout }
     }
 
-    fn read<T>(
+    /// Runs `work` on a connection, and waits for one if all are in use.
+    ///
+    /// Fails with [`ErrorKind::Busy`] if none becomes free in time.
+    pub(super) fn read<T>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Connection) -> Result<T>,
@@ -108,31 +88,22 @@ impl ReadPool {
         }
         // The wait for a slot and the wait for SQLite share one deadline.
         let deadline = Instant::now() + self.busy_timeout;
-        let mut slot = self.wait_for_slot(operation, deadline)?;
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut slot = loop {
+            match self.slots.get_timeout(left().min(RECHECK_INTERVAL)) {
+                Ok(slot) => break slot,
+                Err(_) if !left().is_zero() => {}
+                Err(error) => return Err(Error::with_source(ErrorKind::Busy, operation, error)),
+            }
+        };
         let connection = match &mut *slot {
             Some(connection) => connection,
-            empty => empty.insert(self.open(operation, left)?),
+            empty => empty.insert(self.open(operation, left())?),
         };
-        connection.busy_timeout(left).map_err(while_doing(operation))?;
+        connection.busy_timeout(left()).map_err(while_doing(operation))?;
         let result = work(connection);
         connection.busy_timeout(self.busy_timeout).map_err(while_doing(operation))?;
         result
-    }
-
-    fn wait_for_slot(
-        &self,
-        operation: &'static str,
-        deadline: Instant,
-    ) -> Result<PooledConnection<Slots>> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.slots.get_timeout(left.min(RECHECK_INTERVAL)) {
-                Ok(slot) => return Ok(slot),
-                Err(_) if left > RECHECK_INTERVAL => {}
-                Err(error) => return Err(Error::with_source(ErrorKind::Busy, operation, error)),
-            }
-        }
     }
 
     fn open(&self, operation: &'static str, busy_timeout: Duration) -> Result<Connection> {

@@ -49,7 +49,7 @@ impl Admin {
             }
             batch = batch.after(blocked_for);
             let wal = store.0.writer.wal();
-            store.0.readers.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
+            store.0.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
             thread::sleep(blocked_for);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
