@@ -28,6 +28,7 @@ use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
+use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
 use crate::sync::instant;
 
@@ -129,8 +130,6 @@ impl SqliteStore {
         self.0.table.as_str()
     }
 }
-
-pub(super) const CHECKPOINT: &str = "copy the log into the database";
 
 fn concerns_one_row(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)

@@ -47,7 +47,7 @@ pub(crate) struct PendingEffects<'c> {
     /// The cache, and the header before the transaction; `None` without a cache, and at the end.
     cache: Option<(&'c RecordCache, Option<Header>)>,
     /// Whether any session may have changed.
-    pub(super) is_unknown: bool,
+    is_unknown: bool,
     /// Changes by id hash, in their order.
     changes: Vec<(SessionIdHash, RecordChange)>,
     /// The number of changed rows that the effects explain.
