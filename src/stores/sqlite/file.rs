@@ -67,6 +67,14 @@ impl Access {
         self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
     }
 
+    pub(super) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    pub(super) fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
         Connection::open_with_flags(&self.name, self.flags)
     }

@@ -1,12 +1,13 @@
 //! The read connections to a file, opened on demand.
 //!
-//! Uses `file` to open them. Called by `store` for every read.
+//! Uses the path and flags of `file`. Called by `store` for every read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, Pool};
+use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +27,7 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct ReadPool {
     process: Process,
     slots: Pool<Slots>,
-    access: Access,
+    manager: Arc<SqliteConnectionManager>,
     file_identity: Arc<FileIdentity>,
     busy_timeout: Duration,
 }
@@ -68,8 +69,16 @@ impl ReadPool {
             .idle_timeout(None)
             .max_lifetime(None)
             .build_unchecked(Slots);
-        let process = Process::current();
-        ReadPool { process, slots, access: access.clone(), file_identity, busy_timeout }
+        let manager = SqliteConnectionManager::file(access.name())
+            .with_flags(access.flags())
+            .with_init(|connection| {
+                connection.set_prepared_statement_cache_capacity(PREPARED);
+                // It is not opened read-only, because the first reader after a crash must recover
+                // the log.
+                connection.execute_batch("PRAGMA query_only = ON")
+            });
+        let (process, manager) = (Process::current(), Arc::new(manager));
+        ReadPool { process, slots, manager, file_identity, busy_timeout }
     }
 
     /// Runs `work` on a connection, and waits for one if all are in use.
@@ -98,7 +107,7 @@ impl ReadPool {
         };
         let connection = match &mut *slot {
             Some(connection) => connection,
-            empty => empty.insert(self.open(operation, left())?),
+            empty => empty.insert(self.open(operation)?),
         };
         connection.busy_timeout(left()).map_err(while_doing(operation))?;
         let result = work(connection);
@@ -106,18 +115,9 @@ impl ReadPool {
         result
     }
 
-    fn open(&self, operation: &'static str, busy_timeout: Duration) -> Result<Connection> {
+    fn open(&self, operation: &'static str) -> Result<Connection> {
         // If another file has replaced the database, it must not be read with our log.
         self.file_identity.check()?;
-        let open = || {
-            let connection = self.access.connect()?;
-            connection.busy_timeout(busy_timeout)?;
-            connection.set_prepared_statement_cache_capacity(PREPARED);
-            // It is not opened read-only, because the first reader after a crash must recover the
-            // log.
-            connection.execute_batch("PRAGMA query_only = ON")?;
-            Ok(connection)
-        };
-        open().map_err(while_doing(operation))
+        self.manager.connect().map_err(while_doing(operation))
     }
 }
