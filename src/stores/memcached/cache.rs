@@ -17,10 +17,12 @@ use crate::stores::memcached::MemcachedStore;
 use crate::stores::memcached::client::{ItemVersion, Leased, Replacement, Space, Stamp, Target};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
-const INVALIDATING: Target = entries("invalidate entries in memcached");
+const INVALIDATE: &str = "invalidate entries in memcached";
 
-const fn entries(operation: &'static str) -> Target {
-    Target { space: Space::Entries, operation }
+impl MemcachedStore {
+    fn entries(&self, operation: &'static str) -> Target {
+        self.0.client.target(Space::Entries, operation)
+    }
 }
 
 impl Stamp {
@@ -45,8 +47,8 @@ impl Cache for MemcachedStore {
     }
 
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        const LOOKING_UP: Target = entries("look a session up in memcached");
-        let item = match self.0.client.get_or_lease(LOOKING_UP, id_hash)? {
+        let looking_up = self.entries("look a session up in memcached");
+        let item = match self.0.client.get_or_lease(looking_up, id_hash)? {
             Leased::Item(item) => item,
             Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
             Leased::Busy => return Ok(CacheLookup::Miss(None)),
@@ -61,7 +63,7 @@ impl Cache for MemcachedStore {
             }
         }
         // The next miss gets a lease.
-        self.0.client.remove(LOOKING_UP, item.at)?;
+        self.0.client.remove(looking_up, item.at)?;
         Ok(CacheLookup::Miss(None))
     }
 
@@ -79,14 +81,14 @@ impl Cache for MemcachedStore {
             return Ok(false);
         }
         let new = Replacement { at, value: encode_entry(entry, id_hash), life: Some(life) };
-        Ok(self.0.client.replace(entries("fill memcached"), &new)?.is_stored())
+        Ok(self.0.client.replace(self.entries("fill memcached"), &new)?.is_stored())
     }
 
     fn invalidate(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
-        self.0.client.remove_all(INVALIDATING, id_hashes)
+        self.0.client.remove_all(self.entries(INVALIDATE), id_hashes)
     }
 
     fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.replace_epoch(shard, INVALIDATING)
+        self.0.client.replace_epoch(shard, self.entries(INVALIDATE))
     }
 }

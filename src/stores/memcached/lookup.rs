@@ -129,9 +129,8 @@ impl MemcachedInner {
         &self,
         id_hash: &SessionIdHash,
         redirect: Redirect,
-        now: Timestamp,
+        call: StoreCall,
     ) {
-        let call = StoreCall::new(now, "store a replaced id");
         if let Ok(Some(item)) = self.client.get(call.target, id_hash)
             && let Ok(Some(ItemState::Redirected(before))) = self.read(&item)
         {

@@ -68,8 +68,6 @@ pub struct MemcachedStore(Arc<MemcachedInner>);
 #[derive(Debug)]
 struct MemcachedInner {
     client: ServerClient,
-    /// How long a change is retried after conflicts with concurrent changes.
-    busy_timeout: Duration,
     events: Events,
 }
 
@@ -78,12 +76,6 @@ struct MemcachedInner {
 struct StoreCall {
     now: Timestamp,
     target: Target,
-}
-
-impl StoreCall {
-    fn new(now: Timestamp, operation: &'static str) -> Self {
-        StoreCall { now, target: Target { space: Space::Sessions, operation } }
-    }
 }
 
 impl MemcachedStore {
@@ -112,12 +104,16 @@ impl MemcachedStore {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
     /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
-        let operation = "end all sessions in memcached";
-        self.0.client.clear(Target { space: Space::Sessions, operation })
+        self.0.client.clear(Space::Sessions, "end all sessions in memcached")
     }
 }
 
 impl MemcachedInner {
+    /// Begins a call.
+    fn call(&self, now: Timestamp, operation: &'static str) -> StoreCall {
+        StoreCall { now, target: self.client.target(Space::Sessions, operation) }
+    }
+
     /// Decodes an item; `None` if this program has not written it.
     fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
         match ItemState::decode(&item.value, &item.at.id_hash) {
@@ -142,7 +138,7 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
 
 impl Store for MemcachedStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.0.find(id_hash, StoreCall::new(now, "load a session")).map(Lookup::without_position)
+        self.0.find(id_hash, self.0.call(now, "load a session")).map(Lookup::without_position)
     }
 
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
@@ -180,7 +176,7 @@ impl MemcachedInner {
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        let call = StoreCall::new(now, "record activity");
+        let call = self.call(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
         let items = self.client.get_many(call.target, &id_hashes);
         let (mut failed, mut again, mut touched) = (Vec::new(), Vec::new(), Vec::new());
@@ -218,6 +214,8 @@ impl MemcachedInner {
                 Err(error) => failed.push((replacement.at.id_hash, error)),
             }
         }
+        // Together they have the time of one call. What does not fit into it is tried again later.
+        let call = self.call(now, "record activity");
         for (id_hash, touch) in again {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
                 failed.push((id_hash, error));

@@ -14,7 +14,7 @@ use cloakroom::{ErrorKind, Result};
 
 use crate::common::memcached::{Memcached, Raw};
 use crate::common::{NOW, create, new_id_hash, setting, value};
-use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
+use crate::memcached::given::{SOON, all_fail, is_absent, is_live, renew};
 
 /// Changes a reply. The second argument is the reply before it on the same connection.
 type Change = Box<dyn FnMut(Vec<u8>, &[u8]) -> Vec<u8> + Send>;
@@ -355,4 +355,23 @@ fn an_entry_of_another_session_is_a_miss() {
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
     let missing = store.load(&bob, NOW).unwrap();
     assert!(matches!(missing, Lookup::Missing(Missing::NotFound { .. })));
+}
+
+#[test]
+fn replies_that_are_slow_together_exceed_the_deadline() {
+    let server = Memcached::start();
+    let proxy = Changing::before(&server);
+    let id_hash = create(&proxy.store("slow"), &setting("n", 1)).unwrap();
+    let timeout = Duration::from_millis(100);
+    let builder = MemcachedStore::builder().servers([proxy.address.to_string()]).namespace("slow");
+    let store = builder.connect_timeout(timeout).io_timeout(timeout).open().unwrap();
+    // Each is in time. But a renewal needs six, and has 200 ms.
+    proxy.set(|reply, _| {
+        thread::park_timeout(Duration::from_millis(70));
+        reply
+    });
+    let error = renew(&store, &id_hash, &new_id_hash(), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    proxy.set_nothing();
+    assert!(is_live(&proxy.store("slow"), &id_hash), "it was not moved");
 }
