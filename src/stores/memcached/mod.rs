@@ -11,6 +11,7 @@ mod lookup;
 mod rendezvous;
 mod value;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::backend::{
     TouchError,
 };
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
@@ -175,6 +176,9 @@ impl MemcachedInner {
     /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
+    ///
+    /// # Errors
+    /// [`TouchError::Store`] if each server failed; [`TouchError::Sessions`] if some did.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = self.call(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
@@ -185,7 +189,7 @@ impl MemcachedInner {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
                 Err(error) => {
-                    failed.push((*id_hash, error));
+                    failed.push(((*id_hash, *touch), error));
                     continue;
                 }
             };
@@ -211,16 +215,28 @@ impl MemcachedInner {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
                 Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
-                Err(error) => failed.push((replacement.at.id_hash, error)),
+                Err(error) => failed.push(((replacement.at.id_hash, touch), error)),
             }
         }
         // Together they have the time of one call. What does not fit into it is tried again later.
         let call = self.call(now, "record activity");
         for (id_hash, touch) in again {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
-                failed.push((id_hash, error));
+                failed.push(((id_hash, touch), error));
             }
         }
-        TouchError::check(failed)
+        let is_outage = |error: &Error| error.kind() == ErrorKind::Unavailable;
+        let down = failed.iter().filter(|(_, error)| is_outage(error));
+        let down: HashSet<usize> =
+            down.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
+        match failed.first() {
+            // Another batch would wait for each server again.
+            Some((_, error))
+                if failed.len() == batch.len() && down.len() == self.client.servers() =>
+            {
+                Err(TouchError::Store(error.clone()))
+            }
+            _ => TouchError::check(failed),
+        }
     }
 }
