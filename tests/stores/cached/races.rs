@@ -8,13 +8,12 @@ use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
     Page, SessionFilter, Store, Touch,
 };
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{NOW, create, delete, live, merge, new_id_hash, setting, value};
+use crate::common::{NOW, cached_store, create, delete, live, merge, new_id_hash, setting, value};
 
 #[test]
 fn whatever_ends_a_session_the_cache_does_not_have_it_any_more() {
@@ -162,8 +161,8 @@ fn a_lease_is_good_for_one_epoch() {
 fn a_process_with_an_old_epoch_still_invalidates() {
     let (backing, server) = (backing(), shared());
     let open = || server.builder_in("heard").open().unwrap();
-    let mine = CachedStore::new(open(), backing.clone());
-    let theirs = CachedStore::new(open(), backing);
+    let mine = cached_store(open(), backing.clone());
+    let theirs = cached_store(open(), backing);
     let id_hash = create(&mine, &setting("n", 1)).unwrap();
     assert_eq!(n(&mine, &id_hash), Some(1));
     theirs.index().unwrap().revoke_everyone(None, NOW).unwrap();

@@ -13,7 +13,9 @@ use cloakroom::{MemoryStore, SqliteStore};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
 use crate::common::memcached::shared;
-use crate::common::{NOW, create, delete, events, live, new_id_hash, new_session, setting, value};
+use crate::common::{
+    NOW, create, delete, events, live, new_id_hash, new_session, setting, settled, value,
+};
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +41,7 @@ impl Stage {
         let (events, raised) = events();
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(RETRY).events(events.clone()).build().unwrap();
+        let store = settled(store);
         Stage { store, cache, backing, events, raised }
     }
 

@@ -9,11 +9,10 @@ use std::{env, fs};
 
 use cloakroom::backend::Store;
 use cloakroom::event::{EventKind, Events, LogSink};
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore};
 
 use crate::common::memcached::{Memcached, on};
-use crate::common::{NOW, create, delete, live, new_id_hash, setting};
+use crate::common::{NOW, cached_store, create, delete, live, new_id_hash, setting};
 use crate::memcached::given::{is_absent, is_live};
 
 /// The environment variable with the path of the file that is mounted as `/etc/hosts`.
@@ -93,7 +92,7 @@ fn a_name_is_found_when_it_gets_an_address() {
     let name = format!("{NAME}:{}", server.address.port());
     let store = on([name.clone()]).open().unwrap();
     assert_eq!(create(&store, &setting("n", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
-    let cached = CachedStore::new(on([name]).open().unwrap(), MemoryStore::new());
+    let cached = cached_store(on([name]).open().unwrap(), MemoryStore::new());
     let behind = create(&cached, &setting("n", 1)).unwrap();
     set_addresses(&["127.0.0.2"]);
     let id_hash = create(&store, &setting("n", 1)).unwrap();
