@@ -9,10 +9,9 @@ use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
 use serde::{Deserialize, Serialize};
 
-use super::cached_store;
 use super::chance::Chance;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
-use super::common::{Folder, KillOnDrop, child, on_threads};
+use super::common::{Folder, KillOnDrop, cached_store, child, on_threads};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;

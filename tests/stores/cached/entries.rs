@@ -89,7 +89,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
-        let name = raw.name("lives", 'c', &key(&store, &id_hash));
+        let name = raw.name("lives", 'c', key(&store, &id_hash).as_bytes());
         raw.seconds_left(&name)
     };
     let most = |lifetime, most| {
@@ -218,7 +218,7 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     let mut raw = shared().raw();
-    let name = raw.name("odd", 'c', &key(&store, &id_hash));
+    let name = raw.name("odd", 'c', key(&store, &id_hash).as_bytes());
     let newer = [b"\x01E", &key(&store, &id_hash).as_bytes()[..], b"12345678{}"].concat();
     for odd in
         [&b""[..], &newer, b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]

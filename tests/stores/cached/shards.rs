@@ -10,13 +10,13 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{Backing, backing, key, n};
+use crate::cached::stage::{Backing, backing, key, n, new_key};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{
-    HOUR, NOW, cached_store, create, delete, events, live, merge, new_id_hash, setting, settled,
+    HOUR, NOW, cached_store, create, delete, events, live, merge, setting, settled,
 };
 
 #[test]
@@ -150,7 +150,7 @@ fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     for (id_hash, key) in id_hashes.iter().zip(&keys) {
         assert!(live(&store, id_hash).unwrap().is_some() && is_cached(key));
     }
-    let others = (0..10_000).map(|_| new_id_hash());
+    let others = (0..10_000).map(|_| new_key());
     let all: Vec<_> = keys.iter().copied().chain(others).collect();
     cache.invalidate(&all, NOW).unwrap();
     assert!(!keys.iter().any(is_cached));

@@ -3,7 +3,9 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, SessionFilter, SessionLimit, Store};
+use cloakroom::backend::{
+    Action, CacheKey, Commit, Committed, Delta, SessionFilter, SessionLimit, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
@@ -91,8 +93,12 @@ pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
 }
 
 /// The key of a session's entry in the cache.
-pub(crate) fn key(store: &impl Store, id_hash: &SessionIdHash) -> SessionIdHash {
+pub(crate) fn key(store: &impl Store, id_hash: &SessionIdHash) -> CacheKey {
     store.index().unwrap().identity().unwrap().cache_key(id_hash)
+}
+
+pub(crate) fn new_key() -> CacheKey {
+    CacheKey::from_bytes(*new_id_hash().as_bytes())
 }
 
 pub(crate) fn n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {
