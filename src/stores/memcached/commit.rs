@@ -136,7 +136,7 @@ impl Attempts<'_> {
             }
             Decision::Insert { session, replaces: Some((presented, at)) } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
-                let presented = (presented.id_hash != at.id_hash).then_some((presented, true));
+                let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
@@ -145,7 +145,6 @@ impl Attempts<'_> {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                let presented = presented.map(|presented| (presented, false));
                 self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: None } => {
@@ -185,14 +184,13 @@ impl Attempts<'_> {
     /// A request that finds a session between 2 and 4 completes the move. Only command 1 adds an
     /// item, and that is not a live session: so no delayed command restores an ended session.
     ///
-    /// Then replaces the redirect of `presented`, if that id was replaced before; its flag says
-    /// whether the session is a new one.
+    /// Then replaces the redirect of `presented`, if that id was replaced before.
     fn move_session(
         &mut self,
         old: ItemVersion,
         redirect: &Redirect,
         session: LiveSession,
-        presented: Option<(ReplacedId, bool)>,
+        presented: Option<ReplacedId>,
     ) -> Result<Option<Committed>> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
@@ -226,7 +224,8 @@ impl Attempts<'_> {
             }
             Ok(Written::Missing) => {}
         }
-        if let Some((presented, begins_session)) = presented {
+        if let Some(presented) = presented {
+            let begins_session = redirect.begins_session;
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
