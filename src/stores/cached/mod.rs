@@ -40,6 +40,9 @@ pub use builder::CachedStoreBuilder;
 /// cache entry is invalidated. A fill lease keeps a reader from filling in a value that was
 /// invalidated after its read began.
 ///
+/// For two seconds after its first call, and after a restore of the backing store, a process does
+/// not use the cache.
+///
 /// A cache failure slows requests down and loses no session. Each server of the cache has a circuit
 /// breaker: after a few failures requests bypass the server, and a background thread probes it from
 /// time to time. Before the server is used again, the probe sends the invalidations that it has

@@ -27,7 +27,8 @@ use crate::stores::memcached::client::protocol::{
 use crate::stores::memcached::client::server::{SURELY_BLOCKED_FOR, Server, missing, next};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
-/// The maximum number of keys in one batch. A batch has the timeout of one command.
+/// The maximum number of keys in one batch, which has the time of one call. If large items take
+/// longer, the rest fails.
 const BATCH: usize = 64;
 
 /// How long a fill lease lasts, in seconds. After that, memcached grants a new one.
