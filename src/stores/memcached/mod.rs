@@ -226,17 +226,13 @@ impl MemcachedInner {
                 failed.push(((id_hash, touch), error));
             }
         }
-        let is_outage = |error: &Error| error.kind() == ErrorKind::Unavailable;
-        let down = failed.iter().filter(|(_, error)| is_outage(error));
+        let outages = failed.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
         let down: HashSet<usize> =
-            down.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
+            outages.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
+        let each_is_down = failed.len() == batch.len() && down.len() == self.client.servers();
         match failed.first() {
             // Another batch would wait for each server again.
-            Some((_, error))
-                if failed.len() == batch.len() && down.len() == self.client.servers() =>
-            {
-                Err(TouchError::Store(error.clone()))
-            }
+            Some((_, error)) if each_is_down => Err(TouchError::Store(error.clone())),
             _ => TouchError::check(failed),
         }
     }

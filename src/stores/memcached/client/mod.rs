@@ -404,10 +404,11 @@ impl ServerClient {
             let mut down = None;
             for chunk in group.chunks(BATCH) {
                 let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
-                match down
-                    .clone()
-                    .map_or_else(|| send(server, self.target(space, operation), &mine), Err)
-                {
+                let answers = match &down {
+                    Some(error) => Err(Error::clone(error)),
+                    None => send(server, self.target(space, operation), &mine),
+                };
+                match answers {
                     Ok(answers) => {
                         let answers = chunk.iter().zip(answers);
                         answers.for_each(|((index, _), answer)| put(*index, answer));
