@@ -24,7 +24,7 @@ pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::lifetime::Limits;
 pub use crate::record::{Client, Cursor, NewSession, Record, Stats, Summary, Touch};
-pub use cache::{Cache, CacheEntry, CacheLookup, FillLease};
+pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit};
 pub use filter::SessionFilter;
 pub use lookup::{LiveSession, Lookup, Missing};
@@ -131,10 +131,10 @@ impl StoreIdentity {
 
     /// Returns the key of a session's entry in a cache: another one for each store.
     #[must_use]
-    pub fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
+    pub fn cache_key(self, id_hash: &SessionIdHash) -> CacheKey {
         let mut bytes = *id_hash.as_bytes();
         bytes.iter_mut().zip(self.0).for_each(|(byte, own)| *byte ^= own);
-        SessionIdHash::from_bytes(bytes)
+        CacheKey::from_bytes(bytes)
     }
 }
 

@@ -240,6 +240,8 @@ pub(super) fn begun(answer: Committed, other: &Sample, what: &str) -> Passed<Don
 #[derive(Clone, Debug)]
 pub(super) struct Fixture {
     pub(super) store: Arc<dyn Store>,
+    /// A store that was made separately.
+    pub(super) other: Arc<dyn Store>,
     pub(super) now: Timestamp,
 }
 

@@ -214,9 +214,14 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         index::revoking_everyone_ends_all_and_raises_the_epoch,
         index::the_stats_count_the_stored_sessions,
     ]
+    "cache-coherence" if indexed: [
+        index::the_identity_of_a_store_stays,
+        index::two_stores_have_two_identities,
+    ]
 };
 
-/// Runs every check on a new, empty store from `make`. A failure does not stop the run.
+/// Runs every check on a new, empty store from `make`, which shares nothing with the stores that
+/// were made before. A failure does not stop the run.
 ///
 /// # Errors
 /// The checks that failed: a guarantee does not hold, the store returned an error, or it panicked.
@@ -231,12 +236,12 @@ pub fn checks() -> impl Iterator<Item = &'static str> {
 
 fn run_all(make: &dyn Fn() -> Arc<dyn Store>) -> Result<(), Failures> {
     // A store that passes deadlines to a server needs them to be later than the server's clock.
-    let now = SystemClock.now();
+    let (now, other) = (SystemClock.now(), make());
     let mut failures = Vec::new();
     for guarantee in GUARANTEES {
         for (name, check) in guarantee.checks {
             let run = || {
-                let fixture = Fixture { store: make(), now };
+                let fixture = Fixture { store: make(), other: other.clone(), now };
                 if guarantee.needs_index && !fixture.store.capabilities().indexed {
                     Ok(())
                 } else {

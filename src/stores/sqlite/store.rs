@@ -182,7 +182,9 @@ impl Store for SqliteStore {
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
                     // Of this row, such as damage or a trigger; the transaction goes on.
-                    Err(error) if concerns_one_row(&error) => failed.push((id_hash, error)),
+                    Err(error) if concerns_one_row(&error) => {
+                        failed.push(((id_hash, touch), error))
+                    }
                     touched => touched?,
                 }
             }
