@@ -19,7 +19,7 @@ use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Live, LoadState};
-use crate::session::update_queue::contention_error;
+use crate::session::update_queue::{MAX_WAIT, contention_error};
 use crate::session::{
     CommitOutcome, RecentlyEnded, Session, SignOut, State, Transport, csrf_secret,
 };
@@ -341,16 +341,17 @@ impl Session {
         proposal: Proposal<'_>,
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
-        let (updates, hook, entered) = (&self.context.update_queues, self.blocking_hook, instant());
-        let mut turn = match changes.base_revision {
-            Some(_) => updates.get()?.turn_if_contended(hook, id_hash, entered)?,
-            None => None,
-        };
-        if let Some(turn) = &mut turn
-            && let Some(received) = turn.take_newer_than(changes.base_revision)
-            && found.session().is_some()
-        {
-            rebase(found, changes, received)?;
+        let (updates, deadline) = (self.context.update_queues.get()?, instant() + MAX_WAIT);
+        let wait = || self.run_blocking(|| updates.turn(id_hash, deadline));
+        let mut turn = None;
+        if changes.base_revision.is_some() && updates.is_contended(id_hash) {
+            let newest = turn.insert(wait()?).take_newer_than(changes.base_revision);
+            // A request that has found no session must not compute with the data of one.
+            if let Some(newest) = newest
+                && found.session().is_some()
+            {
+                rebase(found, changes, newest)?;
+            }
         }
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
@@ -368,19 +369,17 @@ impl Session {
                 if let (Committed::Done { session, .. }, Some(turn)) = (&committed, &mut turn)
                     && session.id_hash == *id_hash
                 {
-                    turn.stored = Some(session.record.clone());
+                    turn.newest = Some(session.record.clone());
                 }
                 return Ok(committed);
             };
-            let received = match &turn {
-                Some(turn) if turn.is_over() => break,
+            let newest = match &turn {
+                Some(_) if deadline <= instant() => break,
                 Some(_) => None,
-                None => turn
-                    .insert(updates.get()?.turn(hook, id_hash, entered)?)
-                    .take_newer_than(Some(record.revision)),
+                None => turn.insert(wait()?).take_newer_than(Some(record.revision)),
             };
             commit.now = self.context.now();
-            rebase(found, changes, received.unwrap_or(record))?;
+            rebase(found, changes, newest.unwrap_or(record))?;
         }
         Err(contention_error())
     }
