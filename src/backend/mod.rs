@@ -71,7 +71,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport>;
 
-    /// Returns the index that lists and revokes sessions; `None` if this store has none.
+    /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
+    /// store with an index gets commits with a [limit per user](SessionLimit).
     fn index(&self) -> Option<&dyn SessionIndex>;
 
     /// Returns the background work of this store; `None` if it has none.
@@ -158,8 +159,6 @@ pub trait Maintenance: Debug + Send + Sync {
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// It has a [`SessionIndex`] and applies limits per user.
-    pub indexed: bool,
     /// Another application with the same default settings has its sessions in the same place.
     pub shared_by_default: bool,
 }
@@ -168,19 +167,13 @@ impl Capabilities {
     /// Makes capabilities without optional guarantees.
     #[must_use]
     pub const fn new() -> Self {
-        Capabilities { durable: false, indexed: false, shared_by_default: false }
+        Capabilities { durable: false, shared_by_default: false }
     }
 
     /// Returns these capabilities with or without durability.
     #[must_use]
     pub const fn with_durable(self, durable: bool) -> Self {
         Capabilities { durable, ..self }
-    }
-
-    /// Returns these capabilities with or without a session index.
-    #[must_use]
-    pub const fn with_indexed(self, indexed: bool) -> Self {
-        Capabilities { indexed, ..self }
     }
 
     /// Returns these capabilities with or without the warning that default settings are shared.

@@ -51,8 +51,8 @@ pub struct UserSession {
 /// ends that session too, the request continues as after [`Session::destroy`]. The changes of other
 /// requests that use an ended session are discarded.
 ///
-/// All of these fail with [`ErrorKind::Unsupported`] if the store has no index
-/// ([`Capabilities::indexed`](crate::backend::Capabilities::indexed)).
+/// All of these fail with [`ErrorKind::Unsupported`] if the store has no
+/// [index](crate::backend::Store::index).
 impl SessionManager {
     /// Lists the live sessions of `user`, the newest first and at most one hundred. The session
     /// `current` is marked. The list contains public ids, by which [`revoke`](Self::revoke) ends a
@@ -225,7 +225,7 @@ impl SessionManager {
         Ok(ended.len())
     }
 
-    fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
+    pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
         let none = || {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)

@@ -32,7 +32,7 @@ const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 fn lists(app: &App) -> bool {
-    app.store.inner().capabilities().indexed
+    app.store.inner().index().is_some()
 }
 
 /// The call that replaced an id.

@@ -391,7 +391,7 @@ impl Store for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_indexed(true)
+        Capabilities::new()
     }
 }
 
