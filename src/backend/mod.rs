@@ -2,10 +2,11 @@
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
 //! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
+//! The types of lists and limits, which applications use too, are in [`manager`](crate::manager).
 
 mod cache;
-mod commit;
-mod filter;
+pub(crate) mod commit;
+pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;
@@ -19,14 +20,15 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::record::{Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::lifetime::Limits;
-pub use crate::record::{Client, Cursor, NewSession, Record, Stats, Summary, Touch};
+pub use crate::record::{NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheLookup, FillLease};
-pub use commit::{Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit};
-pub use filter::SessionFilter;
+pub(crate) use commit::AtLimit;
+pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
+pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub(crate) use sweep_batch::SweepBatch;
@@ -201,29 +203,5 @@ impl SweepReport {
     #[must_use]
     pub const fn new(removed: usize, blocked_for: Duration) -> Self {
         SweepReport { removed, blocked_for }
-    }
-}
-
-/// A page of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Page {
-    /// The maximum number of sessions.
-    pub limit: NonZeroUsize,
-    /// The cursor of the session after which the page begins; `None` for the first page.
-    pub after: Option<Cursor>,
-}
-
-impl Page {
-    /// Makes the page of the first `limit` sessions.
-    #[must_use]
-    pub const fn first(limit: NonZeroUsize) -> Self {
-        Page { limit, after: None }
-    }
-
-    /// Makes the page of the `limit` sessions after the one whose [`Summary::cursor`] is `after`.
-    #[must_use]
-    pub const fn after(limit: NonZeroUsize, after: Cursor) -> Self {
-        Page { limit, after: Some(after) }
     }
 }

@@ -13,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
-use crate::session::{Context, Session, run_blocking};
+use crate::session::{BlockingHook, Context, Session, run_blocking};
 
-pub use crate::backend::{AtLimit, Page, SessionFilter};
+pub use crate::backend::commit::AtLimit;
+pub use crate::backend::list::{Page, SessionFilter};
 pub use crate::record::{Client, Cursor, Stats, Summary};
-pub use crate::session::{BlockingHook, OnLoadFailure};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

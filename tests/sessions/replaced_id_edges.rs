@@ -4,14 +4,13 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use cloakroom::backend::AtLimit;
 use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::IdpSessionId;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;

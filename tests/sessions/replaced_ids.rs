@@ -6,11 +6,10 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::AtLimit;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{

@@ -6,12 +6,13 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing,
-    NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
+    Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
+    Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
+use cloakroom::manager::AtLimit;
 use cloakroom::{Error, ErrorKind};
 
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.
