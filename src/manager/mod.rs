@@ -86,7 +86,7 @@ impl SessionManager {
         Session::new(self.context.clone(), self.blocking_hook, &head.into())
     }
 
-    /// Ends the request: stores the session's changes, and returns the header fields of the
+    /// Closes the session of a request: stores its changes, and returns the header fields of the
     /// response. Call it before the first byte of the response is sent.
     ///
     /// # Errors

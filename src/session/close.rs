@@ -81,7 +81,7 @@ impl Session {
         let mut id_fields = Vec::new();
         match &state.loaded {
             LoadState::Unreadable(_) => {}
-            found if state.ignored && found.issued().is_none() => {}
+            loaded if state.ignored && loaded.issued().is_none() => {}
             LoadState::Live(Live { session, issued, .. }) => {
                 if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
                     self.context.warn_if_insecure(self.insecure_host.as_deref());

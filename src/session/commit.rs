@@ -169,7 +169,7 @@ impl Session {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.loaded {
             LoadState::Live(live) => live.session.record.persistent,
-            found => found.replaced().map_or(settings.persistent, |it| it.persistent),
+            loaded => loaded.replaced().map_or(settings.persistent, |it| it.persistent),
         });
         let lifetime = match settings.browser_session {
             Some(short) if !persistent => short,
@@ -186,7 +186,7 @@ impl Session {
     /// each revision mismatch, at most [`TRIES`] times.
     pub(super) fn commit_to(
         &self,
-        found: &mut LoadState,
+        loaded: &mut LoadState,
         changes: &mut Changes,
         activity: Activity,
         proposal: Proposal<'_>,
@@ -199,16 +199,16 @@ impl Session {
             let newest = turn.insert(wait()?).take_newer_than(changes.base_revision);
             // A request that has found no session must not compute with the data of one.
             if let Some(newest) = newest
-                && found.session().is_some()
+                && loaded.session().is_some()
             {
-                rebase(found, changes, newest)?;
+                rebase(loaded, changes, newest)?;
             }
         }
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
-            commit.delta = kind.delta(changes, found)?;
+            commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
             commit.touch = Some(activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
@@ -230,16 +230,16 @@ impl Session {
                 None => turn.insert(wait()?).take_newer_than(Some(record.revision)),
             };
             commit.now = self.context.now();
-            rebase(found, changes, newest.unwrap_or(record))?;
+            rebase(loaded, changes, newest.unwrap_or(record))?;
         }
         Err(contention_error())
     }
 }
 
 /// Recomputes the changes on a newer revision of the session.
-fn rebase(found: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
+fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
     changes.rebase_on(&newer.data, newer.revision)?;
-    if let LoadState::Live(live) = found {
+    if let LoadState::Live(live) = loaded {
         live.session.record = newer;
     }
     Ok(())
@@ -270,11 +270,11 @@ pub(super) enum DeltaKind<'p> {
 }
 
 impl DeltaKind<'_> {
-    fn delta(&self, changes: &Changes, found: &LoadState) -> Result<Arc<Delta>> {
+    fn delta(&self, changes: &Changes, loaded: &LoadState) -> Result<Arc<Delta>> {
         Ok(match self {
             DeltaKind::All => changes.shared(),
             DeltaKind::SignIn(secret) => {
-                secret.replacing_others(changes.delta(), found.data())?.into()
+                secret.replacing_others(changes.delta(), loaded.data())?.into()
             }
             DeltaKind::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
         })

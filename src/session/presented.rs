@@ -153,8 +153,8 @@ impl Settings {
 
 impl Session {
     /// Returns the id of this hash, if it was presented or was issued by this request.
-    pub(super) fn own_id(&self, found: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
-        let issued = found.issued().filter(|id| id.hash(self.realm_tag()) == *id_hash);
+    pub(super) fn own_id(&self, loaded: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
+        let issued = loaded.issued().filter(|id| id.hash(self.realm_tag()) == *id_hash);
         let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
     }
