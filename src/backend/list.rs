@@ -64,7 +64,8 @@ impl Page {
         Page { limit, after: None }
     }
 
-    /// Makes the page of the `limit` sessions after the one whose [`Summary::cursor`] is `after`.
+    /// Makes the page of the `limit` sessions after the one whose
+    /// [`Summary::cursor`](crate::record::Summary::cursor) is `after`.
     #[must_use]
     pub const fn after(limit: NonZeroUsize, after: Cursor) -> Self {
         Page { limit, after: Some(after) }

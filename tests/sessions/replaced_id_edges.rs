@@ -227,7 +227,7 @@ fn a_request_opened_within_the_grace_ends_no_session() {
 #[test]
 fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
     on_every_store(defaults, |app| {
-        if !app.store.inner().index().is_some() {
+        if app.store.inner().index().is_none() {
             return;
         }
         let ada = app.signed_in("ada");
