@@ -9,11 +9,11 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance,
-    Page, SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary,
-    SweepReport, Touch, TouchError,
+    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 
 /// The calls of a store, of its session index, and of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Capabilities, Commit, Delta, LiveSession, Lookup, Maintenance, Missing,
-    NewSession, SessionFilter, SessionLimit, Store, StoreWrapper, Touch, Value,
+    Action, Capabilities, Commit, Delta, LiveSession, Lookup, Maintenance, Missing, NewSession,
+    SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::{MemoryStore, SqliteStore};
 
 use crate::common::memcached::shared;

@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
-    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
-    Touch, TouchError,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
+    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// Makes a store a wrapper of a correct one, some of whose calls it overrides.

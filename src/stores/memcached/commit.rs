@@ -123,23 +123,26 @@ impl Attempts<'_> {
             Action::Create(_) => Lookup::not_found(),
             _ => inner.find(&commit.id_hash, call)?,
         };
-        if let Some(expired) = commit.expired_to_remove(&found)
-            && !inner.client.remove(call.target, *expired)?
-        {
-            return Ok(None);
-        }
         Ok(match commit.decide(found)? {
             Decision::Answer(answer) => Some(answer),
-            Decision::Insert { session, replaces: None } => {
+            Decision::RemoveExpired { at } => {
+                if inner.client.remove(call.target, at)? {
+                    self.attempt()?
+                } else {
+                    None
+                }
+            }
+            // The manager gives a store without an index no session limit.
+            Decision::Insert { session, session_limit: _, replaces: None } => {
                 self.begin(&session)?;
                 Some(Committed::Done { session, former_ids: Vec::new() })
             }
-            Decision::Insert { session, replaces: Some((presented, at)) } => {
+            Decision::Insert { session, session_limit: _, replaces: Some((presented, at)) } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 self.move_session(at, &redirect, session, presented)?
             }
-            Decision::Update { at, session, id_change: Some(id_change) } => {
+            Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
                 let IdChange { replaced, presented } = id_change;
                 let redirect = match &presented {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
@@ -147,7 +150,7 @@ impl Attempts<'_> {
                 };
                 self.move_session(at, &redirect, session, presented)?
             }
-            Decision::Update { at, session, id_change: None } => {
+            Decision::Update { at, session, id_change: None, session_limit: _ } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
                 written.is_stored().then(|| Committed::Done { session, former_ids: Vec::new() })
             }

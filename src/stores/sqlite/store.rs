@@ -216,7 +216,7 @@ impl Store for SqliteStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_durable(self.0.file.is_some()).with_indexed(true)
+        Capabilities::new().with_durable(self.0.file.is_some())
     }
 }
 

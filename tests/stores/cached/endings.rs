@@ -3,10 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{
-    Action, AtLimit, Commit, Delta, Lookup, Missing, SessionFilter, SessionLimit, Store,
-};
+use cloakroom::backend::{Action, Commit, Delta, Lookup, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store,
-    Touch,
+    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store, Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
+use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};

@@ -6,8 +6,9 @@ use std::thread;
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
-    Page, SessionFilter, Store, Touch,
+    Store, Touch,
 };
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, new_key, sign_in, user};

@@ -3,12 +3,11 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{
-    Action, CacheKey, Commit, Committed, Delta, SessionFilter, SessionLimit, Store,
-};
+use cloakroom::backend::{Action, CacheKey, Commit, Committed, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
+use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 

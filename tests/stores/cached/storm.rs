@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{SessionFilter, Store};
+use cloakroom::backend::Store;
 use cloakroom::id::SessionIdHash;
+use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 

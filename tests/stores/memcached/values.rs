@@ -4,13 +4,12 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store,
-    Touch,
+    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
