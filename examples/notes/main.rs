@@ -20,6 +20,9 @@ pub(crate) mod throttle;
 
 use std::env;
 use std::error::Error;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use app::App;
 use argon2::Argon2;
@@ -40,14 +43,25 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let sessions = app.sessions.clone();
 
     let address = setting("CLOAKROOM_ADDR", "127.0.0.1:8000");
-    let server = Server::new(address, move |request| app.handle(request))?;
+    // Without a bound rouille starts a thread for each request, and argon2 takes 19 MiB on it.
+    let server = Server::new(address, move |request| app.handle(request))?.pool_size(32);
+    let server = Arc::new(server);
     println!("listening on http://{}", server.server_addr());
-    let (serving, stop) = server.stoppable();
+    let (signal, stopped) = mpsc::channel();
     ctrlc::set_handler(move || {
-        // An error means that it has stopped already.
-        let _ = stop.send(());
+        // An error means that it is stopping already.
+        let _ = signal.send(());
     })?;
-    let _ = serving.join();
+    let accepting = server.clone();
+    thread::spawn(move || {
+        loop {
+            accepting.poll_timeout(Duration::from_secs(60));
+        }
+    });
+    stopped.recv()?;
+    // Requests that were begun are answered. `Server::stoppable` would not wait for them, and would
+    // not stop while requests keep coming.
+    server.join();
     sessions.flush()?;
     println!("stopped");
     Ok(())
