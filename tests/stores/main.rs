@@ -4,6 +4,7 @@
 mod common;
 
 mod agreement;
+mod application_schema;
 mod cached;
 mod conformance;
 mod decide;
@@ -11,5 +12,6 @@ mod disk_failures;
 mod memcached;
 mod migrations;
 mod record_cache;
+mod second_names;
 mod store_errors;
 mod wrong_stores;

@@ -2,6 +2,7 @@
 //! its methods states the effect on the record cache where the statement is executed. Jobs receive
 //! nothing but a `&mut WriteTx`.
 
+use std::borrow::Cow;
 use std::mem;
 use std::time::Instant;
 
@@ -14,11 +15,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{FORMAT, Record, Touch};
 use crate::stores::sqlite::columns::{self, replaced, session};
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
+use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::sql::TableSql;
+
+/// The deadline of a session that was ended in place.
+const ENDED: Timestamp = Timestamp::from_millis(0);
 
 /// An open write transaction.
 ///
@@ -271,7 +276,46 @@ impl WriteTx<'_> {
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.execute(&self.sql.write.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
+        let delete = &self.sql.write.delete;
+        self.delete_or_end(delete, "id = ?1", [id], Effect::Removed(id_hash))
+    }
+
+    /// Executes `delete`, which deletes the sessions that match `condition`. Those that a foreign
+    /// key or a trigger of the application keeps are ended in place, because an ended session must
+    /// not be found again.
+    fn delete_or_end(
+        &mut self,
+        delete: &str,
+        condition: &str,
+        params: impl Params + Copy,
+        effect: Effect<'_>,
+    ) -> Result<()> {
+        let deleted = match self.is_kept()? {
+            None => self.execute(delete, params, |_| effect).map(Some),
+            Some(kept) => {
+                let delete = &self.sql.write.delete_all;
+                let delete = format!("{delete} WHERE {condition} AND NOT {kept}");
+                self.execute(&delete, params, |_| Effect::Unknown).map(|_| None)
+            }
+        };
+        match deleted {
+            Ok(Some(_)) => return Ok(()),
+            Err(error) if !self.is_refused(&error) => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        let end = format!("{}{condition}", self.sql.write.end_where);
+        self.execute(&end, params, |_| Effect::Unknown).map(drop)
+    }
+
+    /// Returns whether the schema of the application prevented a deletion, and the transaction goes
+    /// on.
+    fn is_refused(&self, error: &Error) -> bool {
+        refuses_deletion(error) && !self.connection.is_autocommit()
+    }
+
+    /// Returns the condition on sessions whose rows other tables keep, if there are such tables.
+    fn is_kept(&self) -> Result<Option<String>> {
+        references::is_kept(self.connection, &self.sql.read).map_err(self.failed())
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented.
@@ -333,16 +377,36 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         let params = params![user.as_str(), now.as_millis(), realm.as_str()];
-        self.execute(&self.sql.write.delete_expired_of, params, |_| Effect::Expired(now)).map(drop)
+        let mut text = Cow::Borrowed(&self.sql.write.delete_expired_of);
+        if let Some(kept) = self.is_kept()? {
+            text.to_mut().push_str(&format!(" AND NOT {kept}"));
+        }
+        match self.execute(&text, params, |_| Effect::Expired(now)) {
+            // Expired sessions do not count, whether or not they are deleted.
+            Err(error) if self.is_refused(&error) => Ok(()),
+            deleted => deleted.map(drop),
+        }
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
     /// number of sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
         let params = [now.as_millis(), limit];
-        let removed = self.execute(&self.sql.write.sweep, params, |_| Effect::Expired(now))?;
+        let and = self.is_kept()?.map(|kept| format!(" AND NOT {kept}")).unwrap_or_default();
+        let sweep = self.sql.write.sweep.replace("{and}", &and);
+        let removed = self.execute(&sweep, params, |_| Effect::Expired(now))?;
         self.forget_replaced(now, limit)?;
         Ok(removed)
+    }
+
+    /// Returns the number of expired sessions that no sweep removes, because other tables keep
+    /// their rows.
+    pub(crate) fn count_kept(&self, now: Timestamp) -> Result<u64> {
+        let Some(kept) = self.is_kept()? else { return Ok(0) };
+        let count = format!("{} AND {kept}", self.sql.read.count_expired);
+        let kept: rusqlite::Result<i64> =
+            self.connection.query_row(&count, [now.as_millis()], |row| row.get(0));
+        Ok(u64::try_from(kept.map_err(self.failed())?).unwrap_or(0))
     }
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
@@ -356,29 +420,67 @@ impl WriteTx<'_> {
     ) -> Result<Vec<SessionIdHash>> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
-        let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
-        let text = format!("{}{condition} RETURNING id_hash, deadline > ?1", self.sql.write.revoke);
-        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
-        let removed = statement
-            .query_map(params_from_iter(params), |row| {
-                Ok((SessionIdHash::from_bytes(row.get(0)?), row.get(1)?))
-            })
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<(SessionIdHash, bool)>>>)
-            .map_err(self.failed())?;
-        for (id_hash, _) in &removed {
-            self.effects.record(Effect::Removed(*id_hash), 1);
-        }
-        Ok(removed.into_iter().filter(|(_, was_live)| *was_live).map(|(id, _)| id).collect())
+        let params: Vec<_> =
+            [Column::Integer(now.as_millis()), except].into_iter().chain(args).collect();
+        let run = |text: &str| -> Result<Vec<(i64, SessionIdHash, bool)>> {
+            let mut statement = self.connection.prepare(text).map_err(self.failed())?;
+            statement
+                .query_map(params_from_iter(&params), |row| {
+                    Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?), row.get(2)?))
+                })
+                .and_then(Iterator::collect)
+                .map_err(self.failed())
+        };
+        let delete =
+            format!("{}{condition} RETURNING id, id_hash, deadline > ?1", self.sql.write.revoke);
+        let deleted = match self.is_kept()? {
+            Some(_) => None,
+            None => match run(&delete) {
+                Err(error) if self.is_refused(&error) => None,
+                deleted => Some(deleted?),
+            },
+        };
+        let removed = match deleted {
+            Some(deleted) => {
+                for (_, id_hash, _) in &deleted {
+                    self.effects.record(Effect::Removed(*id_hash), 1);
+                }
+                deleted
+            }
+            None => {
+                let found = run(&format!("{}{condition}", self.sql.read.to_revoke))?;
+                for (id, id_hash, _) in &found {
+                    self.delete(*id, *id_hash)?;
+                }
+                found
+            }
+        };
+        Ok(removed.into_iter().filter(|(.., was_live)| *was_live).map(|(_, id, _)| id).collect())
     }
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
-        self.execute(&self.sql.write.delete_all, [], |_| Effect::Unknown)?;
+        self.delete_or_end(&self.sql.write.delete_all, "true", [], Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
         self.raise_epoch()?;
+        self.check_none_left(row::count_live(self.connection, &self.sql.read, ENDED))?;
         Ok(live)
+    }
+
+    /// Fails if sessions are left after all were ended.
+    fn check_none_left(&self, left: rusqlite::Result<u64>) -> Result<()> {
+        match left.map_err(self.failed())? {
+            0 => Ok(()),
+            left => {
+                let why = format!(
+                    "a trigger has kept {left} of them or brought them back; `cloakroom doctor` \
+                     names it"
+                );
+                Err(Error::with_source(ErrorKind::Unexpected, self.operation, why))
+            }
+        }
     }
 
     /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
@@ -393,8 +495,10 @@ impl WriteTx<'_> {
         }
         let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
             .map_err(self.failed())?;
-        self.execute(&self.sql.write.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
+        let delete = &self.sql.write.delete_all_of;
+        self.delete_or_end(delete, "realm = ?1", [realm.as_str()], Effect::Unknown)?;
         self.raise_epoch()?;
+        self.check_none_left(row::count_live_of(self.connection, &self.sql.read, realm, ENDED))?;
         Ok(live)
     }
 
