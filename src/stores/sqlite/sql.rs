@@ -101,6 +101,8 @@ statements! {
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
+    // The live ones after all were ended, of which those that stay have this deadline.
+    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND ";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
     count_all: "SELECT count(*) FROM {t}";
     // Each count uses an index alone, or reads as few rows as possible: see `index::stats`.

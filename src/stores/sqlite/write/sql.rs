@@ -45,7 +45,6 @@ statements! {
     delete_expired_of: "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2";
     sweep:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1{{and}} LIMIT ?2)";
-    revoke: "DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND ";
     delete_all: "DELETE FROM {t}";
     delete_all_of: "DELETE FROM {t} WHERE realm = ?1";
     // In place of a deletion that another table prevents: the session has expired, and nothing is

@@ -22,9 +22,6 @@ use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::sql::TableSql;
 
-/// The deadline of a session that was ended in place.
-const ENDED: Timestamp = Timestamp::from_millis(0);
-
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
@@ -281,8 +278,8 @@ impl WriteTx<'_> {
     }
 
     /// Executes `delete`, which deletes the sessions that match `condition`. Those that a foreign
-    /// key or a trigger of the application keeps are ended in place, because an ended session must
-    /// not be found again.
+    /// key or a trigger of the application keeps or brings back are ended in place, because an ended
+    /// session must not be found again.
     fn delete_or_end(
         &mut self,
         delete: &str,
@@ -290,21 +287,43 @@ impl WriteTx<'_> {
         params: impl Params + Copy,
         effect: Effect<'_>,
     ) -> Result<()> {
+        let before = self.connection.total_changes();
         let deleted = match self.is_kept()? {
-            None => self.execute(delete, params, |_| effect).map(Some),
+            None => self.execute(delete, params, |_| effect),
             Some(kept) => {
                 let delete = &self.sql.write.delete_all;
                 let delete = format!("{delete} WHERE {condition} AND NOT {kept}");
-                self.execute(&delete, params, |_| Effect::Unknown).map(|_| None)
+                // Differs from the number of changes, so that the others are ended below.
+                self.execute(&delete, params, |_| Effect::Unknown).map(|_| usize::MAX)
             }
         };
+        let changes = self.connection.total_changes().saturating_sub(before);
         match deleted {
-            Ok(Some(_)) => return Ok(()),
+            // No trigger has run, and no row of another table has changed.
+            Ok(rows) if rows as u64 == changes => return Ok(()),
             Err(error) if !self.is_refused(&error) => return Err(error),
-            Ok(None) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         let end = format!("{}{condition}", self.sql.write.end_where);
-        self.execute(&end, params, |_| Effect::Unknown).map(drop)
+        self.execute(&end, params, |_| Effect::Unknown)?;
+        self.check_none_left(condition, params)
+    }
+
+    /// Fails if sessions that match `condition` are live after all were ended.
+    fn check_none_left(&self, condition: &str, params: impl Params) -> Result<()> {
+        let count = format!("{}{condition}", self.sql.read.count_left);
+        let left: rusqlite::Result<i64> =
+            self.connection.query_row(&count, params, |row| row.get(0));
+        match left.map_err(self.failed())? {
+            0 => Ok(()),
+            left => {
+                let why = format!(
+                    "a trigger keeps sessions or brings them back, {left} of them; `cloakroom \
+                     doctor` names it"
+                );
+                Err(Error::with_source(ErrorKind::Unexpected, self.operation, why))
+            }
+        }
     }
 
     /// Returns whether the schema of the application prevented a deletion, and the transaction goes
@@ -420,42 +439,19 @@ impl WriteTx<'_> {
     ) -> Result<Vec<SessionIdHash>> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
-        let params: Vec<_> =
-            [Column::Integer(now.as_millis()), except].into_iter().chain(args).collect();
-        let run = |text: &str| -> Result<Vec<(i64, SessionIdHash, bool)>> {
-            let mut statement = self.connection.prepare(text).map_err(self.failed())?;
-            statement
-                .query_map(params_from_iter(&params), |row| {
-                    Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?), row.get(2)?))
-                })
-                .and_then(Iterator::collect)
-                .map_err(self.failed())
-        };
-        let delete =
-            format!("{}{condition} RETURNING id, id_hash, deadline > ?1", self.sql.write.revoke);
-        let deleted = match self.is_kept()? {
-            Some(_) => None,
-            None => match run(&delete) {
-                Err(error) if self.is_refused(&error) => None,
-                deleted => Some(deleted?),
-            },
-        };
-        let removed = match deleted {
-            Some(deleted) => {
-                for (_, id_hash, _) in &deleted {
-                    self.effects.record(Effect::Removed(*id_hash), 1);
-                }
-                deleted
-            }
-            None => {
-                let found = run(&format!("{}{condition}", self.sql.read.to_revoke))?;
-                for (id, id_hash, _) in &found {
-                    self.delete(*id, *id_hash)?;
-                }
-                found
-            }
-        };
-        Ok(removed.into_iter().filter(|(.., was_live)| *was_live).map(|(_, id, _)| id).collect())
+        let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
+        let text = format!("{}{condition}", self.sql.read.to_revoke);
+        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
+        let found = statement
+            .query_map(params_from_iter(params), |row| {
+                Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?), row.get(2)?))
+            })
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, SessionIdHash, bool)>>>)
+            .map_err(self.failed())?;
+        for (id, id_hash, _) in &found {
+            self.delete(*id, *id_hash)?;
+        }
+        Ok(found.into_iter().filter(|(.., was_live)| *was_live).map(|(_, id, _)| id).collect())
     }
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
@@ -465,22 +461,8 @@ impl WriteTx<'_> {
         self.delete_or_end(&self.sql.write.delete_all, "true", [], Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
         self.raise_epoch()?;
-        self.check_none_left(row::count_live(self.connection, &self.sql.read, ENDED))?;
+        self.check_none_left("true", [])?;
         Ok(live)
-    }
-
-    /// Fails if sessions are left after all were ended.
-    fn check_none_left(&self, left: rusqlite::Result<u64>) -> Result<()> {
-        match left.map_err(self.failed())? {
-            0 => Ok(()),
-            left => {
-                let why = format!(
-                    "a trigger has kept {left} of them or brought them back; `cloakroom doctor` \
-                     names it"
-                );
-                Err(Error::with_source(ErrorKind::Unexpected, self.operation, why))
-            }
-        }
     }
 
     /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
@@ -498,7 +480,7 @@ impl WriteTx<'_> {
         let delete = &self.sql.write.delete_all_of;
         self.delete_or_end(delete, "realm = ?1", [realm.as_str()], Effect::Unknown)?;
         self.raise_epoch()?;
-        self.check_none_left(row::count_live_of(self.connection, &self.sql.read, realm, ENDED))?;
+        self.check_none_left("realm = ?1", [realm.as_str()])?;
         Ok(live)
     }
 
