@@ -120,7 +120,7 @@ impl OpenSession {
     /// Runs the outermost handler, and finishes the request.
     fn answer(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
         let response = self.call(adapter, handler);
-        adapter.complete(&self.session, response, self.failure.get(), error_page)
+        adapter.close_and_respond(&self.session, response, self.failure.get(), error_page)
     }
 }
 

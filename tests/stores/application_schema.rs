@@ -7,9 +7,10 @@ use crate::common::integrity::assert_integrity;
 use crate::common::{
     Folder, NOW, create, delete, events, live, merge, new_id_hash, new_session, setting,
 };
-use cloakroom::backend::{Action, Commit, Committed, Delta, SessionFilter, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::manager::SessionFilter;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, SqliteStore, UserKey};

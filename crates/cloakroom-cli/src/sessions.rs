@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::backend::{Client, Data, Page, SessionFilter, SessionIndex, Store, Summary, Value};
+use cloakroom::backend::{Data, SessionIndex, Store, Value};
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
+use cloakroom::manager::{Client, Page, SessionFilter, Summary};
 use cloakroom::stores::sqlite::SessionDetails;
 use cloakroom::{ErrorKind, SqliteStore};
 use indicatif::HumanCount;

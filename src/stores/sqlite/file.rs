@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
@@ -64,6 +64,10 @@ impl Access {
         Access { name: OsString::from_vec(uri).into(), flags }
     }
 
+    pub(super) fn is_immutable(&self) -> bool {
+        self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
+    }
+
     pub(super) fn name(&self) -> &Path {
         &self.name
     }
@@ -72,19 +76,8 @@ impl Access {
         self.flags
     }
 
-    pub(super) fn is_immutable(&self) -> bool {
-        self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
-    }
-
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
-        Connection::open_with_flags(&self.name, self.flags).map_err(|error| match error {
-            rusqlite::Error::SqliteFailure(failure, message)
-                if failure.code == ErrorCode::CannotOpen && !self.is_immutable() =>
-            {
-                rusqlite::Error::SqliteFailure(failure, denial(&self.name).or(message))
-            }
-            error => error,
-        })
+        Connection::open_with_flags(&self.name, self.flags)
     }
 }
 

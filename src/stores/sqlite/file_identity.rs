@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::stores::sqlite::ownership::explain;
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.
@@ -39,6 +40,14 @@ impl FileIdentity {
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
         let (files, reported) = (files.collect(), AtomicBool::new(false));
         FileIdentity { files, events, reported }
+    }
+
+    /// Adds to an error of opening the database what this process may not do there.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match self.files.first() {
+            Some((path, _)) => explain(error, path),
+            None => error,
+        }
     }
 
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or

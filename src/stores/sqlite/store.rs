@@ -25,11 +25,12 @@ use crate::record::Touch;
 use crate::stores::sqlite::commit;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
-use crate::stores::sqlite::read_pool::Readers;
+use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
+use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
 use crate::sync::instant;
 
@@ -63,7 +64,9 @@ pub(super) struct Shared {
     pub(super) table: TableName,
     pub(super) sql: Arc<ReadSql>,
     pub(super) writer: Arc<Writer>,
-    pub(super) readers: Readers,
+    /// `None` for a database in memory. It has a single connection: locks of SQLite's shared cache
+    /// ignore the busy timeout.
+    pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
     /// The number of expired sessions that other tables keep, at the last sweep.
@@ -80,19 +83,31 @@ impl Drop for Shared {
             // Closing a connection in a forked process can roll back a transaction of the other
             // process. It also takes locks of SQLite, which a thread that the fork did not copy may
             // hold.
-            mem::forget((self.writer.clone(), self.readers.clone()));
+            mem::forget((self.writer.clone(), self.read_pool.clone()));
         }
     }
 }
 
 impl Shared {
+    /// Runs `work` on a read connection, or on the write connection if there is no other.
+    pub(super) fn read<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        match &self.read_pool {
+            Some(read_pool) => read_pool.read(operation, work),
+            None => self.writer.read(work),
+        }
+    }
+
     /// Runs a query on a read connection.
     pub(super) fn query<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.readers.read(operation, |connection| {
+        self.read(operation, |connection| {
             query(connection, &self.sql).map_err(while_doing(operation))
         })
     }
@@ -120,8 +135,6 @@ impl SqliteStore {
     }
 }
 
-pub(super) const CHECKPOINT: &str = "copy the log into the database";
-
 fn concerns_one_row(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
 }
@@ -138,7 +151,7 @@ impl Store for SqliteStore {
             Some(Err(miss)) => Some(miss),
             None => None,
         };
-        let found = self.0.readers.read("load a session", |connection| {
+        let found = self.0.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
         if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
@@ -173,7 +186,9 @@ impl Store for SqliteStore {
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
                     // Of this row, such as damage or a trigger; the transaction goes on.
-                    Err(error) if concerns_one_row(&error) => failed.push((id_hash, error)),
+                    Err(error) if concerns_one_row(&error) => {
+                        failed.push(((id_hash, touch), error))
+                    }
                     touched => touched?,
                 }
             }
@@ -210,7 +225,7 @@ impl Store for SqliteStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_durable(self.0.file.is_some()).with_indexed(true)
+        Capabilities::new().with_durable(self.0.file.is_some())
     }
 }
 
@@ -219,7 +234,7 @@ impl Maintenance for Shared {
     /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
         let wal = self.writer.wal();
-        if self.readers.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
+        if self.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
             return self.writer.exclusive(CHECKPOINT, |connection| wal.restart(connection));
         }
         Ok(())
