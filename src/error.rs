@@ -47,7 +47,7 @@ pub enum ErrorKind {
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
-    /// The file, its folder or the file system is read-only.
+    /// The file, its folder or the file system is read-only, or belongs to another user.
     ReadOnly,
     /// There is no space: the disk is full, or the store has reached its limit.
     Full,

@@ -32,8 +32,9 @@ const LAYERS: &[&[&str]] = &[
 /// The layers within `stores/sqlite`.
 const SQLITE_LAYERS: &[&[&str]] = &[
     &["columns", "error"],
+    &["ownership"],
     &["file", "file_identity", "record_cache", "sql", "wal"],
-    &["row"],
+    &["references", "row"],
     &["write"],
     &["commit", "migrate", "read_pool"],
     &["store"],

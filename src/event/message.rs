@@ -35,6 +35,17 @@ impl fmt::Display for Event<'_> {
             Event::FileRecovered => {
                 f.write_str("the database is at its path again: changes are stored")
             }
+            Event::FileAliased { path, reason } => write!(
+                f,
+                "{} has a second name, under which other processes lose changes or damage the \
+                 database: {reason}",
+                path.display()
+            ),
+            Event::SessionsKept { sessions, tables } => write!(
+                f,
+                "{sessions} ended sessions cannot be removed, because of foreign keys without ON \
+                 DELETE CASCADE: {tables}"
+            ),
             Event::Swept { sessions } => write!(f, "swept {sessions} expired sessions"),
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will retry: {error}")
@@ -112,6 +123,12 @@ impl fmt::Display for Event<'_> {
                 "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it \
                  over TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
+            ),
+            Event::UnknownProxy { peer } => write!(
+                f,
+                "a request from {} has X-Forwarded-For, but behind_proxies is not set: behind a \
+                 proxy, its address counts as that of every client",
+                Address(*peer)
             ),
             Event::ForeignItem { error } => {
                 write!(f, "an invalid value counts as absent: {error}")

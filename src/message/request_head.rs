@@ -99,6 +99,11 @@ impl<'r> RequestHead<'r> {
         RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }
     }
 
+    /// Returns whether the request says that a proxy has forwarded it.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.forwarded_for.iter().any(Option::is_some)
+    }
+
     /// Returns the client's address behind this number of proxies, each of which appends the
     /// address of its client. A request with fewer entries has bypassed a proxy: then this is the
     /// address of the peer.

@@ -214,6 +214,7 @@ impl Session {
     ) -> Self {
         let presented = context.settings.presented(head);
         let address = head.client_address(context.settings.proxies);
+        context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed {
             context.events.raise(&Event::MalformedId { address });
             context.count_guess(address, hash);

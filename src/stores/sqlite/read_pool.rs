@@ -124,6 +124,7 @@ impl ReadPool {
 
     fn open(&self, operation: &'static str) -> Result<Connection> {
         self.check_file()?;
-        self.manager.connect().map_err(while_doing(operation))
+        let connected = self.manager.connect().map_err(while_doing(operation));
+        connected.map_err(|error| self.file_identity.explain(error))
     }
 }
