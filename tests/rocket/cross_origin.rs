@@ -1,7 +1,11 @@
 //! The cross-origin check in Rocket: methods that are rewritten, fairings, catchers, managers.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::client::PATIENCE;
+use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, given, memory};
 use cloakroom::cross_origin::REFUSED;
 use cloakroom::event::EventKind;
@@ -164,4 +168,53 @@ fn the_exempt_path_is_that_which_is_routed() {
         assert_eq!(is_refusal, path == "/other", "{path}: the change itself is {status}");
     }
     assert_eq!(client.delete("/change").header(foreign()).dispatch().status(), Status::Ok);
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1) on stream 1, or on the connection.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A `POST /change` of HTTP/2 with these fields, without compression (RFC 7541, section 6.2.2).
+fn http2_post(fields: &[(&str, &str)]) -> Vec<u8> {
+    let pseudo = [(":method", "POST"), (":scheme", "http"), (":path", "/change")];
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let field = |(name, value): &(&str, &str)| [vec![0], text(name), text(value)].concat();
+    let block: Vec<u8> = pseudo.iter().chain(fields).flat_map(field).collect();
+    let (settings, headers, end) = (4, 1, 0x1 | 0x4);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    [preface, frame(settings, 0, 0, &[]), frame(headers, end, 1, &block)].concat()
+}
+
+#[test]
+fn over_http_2_the_authority_is_the_host() {
+    let sessions = memory();
+    let server = RocketServer::start(rocket(sessions.clone()));
+    let origin = ("origin", "http://app.localhost:8000");
+    for (fields, refused) in [
+        (&[(":authority", "app.localhost:8000"), origin][..], 0),
+        (&[(":authority", "app.localhost:8001"), origin], 1),
+        (&[(":authority", "shop.localhost:8000"), origin], 1),
+        (&[(":authority", "[::1]:8000"), ("origin", "http://[::1]:8000")], 0),
+        (&[(":authority", "app.localhost"), ("origin", "http://app.localhost")], 0),
+        (&[(":authority", "app.localhost"), ("sec-fetch-site", "cross-site")], 1),
+    ] {
+        let before = sessions.events().count(EventKind::CrossOrigin);
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&http2_post(fields)).unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).unwrap();
+            let [_, high, low, kind, ..] = head;
+            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+            stream.read_exact(&mut payload).unwrap();
+            if kind == 1 {
+                break;
+            }
+        }
+        let after = sessions.events().count(EventKind::CrossOrigin);
+        assert_eq!(after - before, refused, "{fields:?}");
+    }
 }
