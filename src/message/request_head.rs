@@ -164,8 +164,7 @@ impl<'r> RequestHead<'r> {
     }
 
     /// Returns the host by which browsers know the application. Any client can send
-    /// `X-Forwarded-Host`, but a browser only after the application has allowed it (CORS), so a page
-    /// of another origin cannot.
+    /// `X-Forwarded-Host`, but the page of another origin only if the application allows it (CORS).
     pub(crate) fn public_host(&self, proxies: u8) -> Option<&'r str> {
         match self.forwarded_host.filter(|_| proxies > 0) {
             Some(hosts) => hosts.split(',').next().map(str::trim),
