@@ -26,10 +26,6 @@ impl Fairing for OriginCheck {
     }
 
     async fn on_request(&self, request: &mut Request<'_>, _: &mut Data<'_>) {
-        // Another manager may have refused it already.
-        if request.method() == Method::Connect {
-            return;
-        }
         if self.0.check_origin(&guards::head(&self.0, request)).is_err() {
             request.local_cache(|| IsRefused(true));
             request.set_method(Method::Connect);

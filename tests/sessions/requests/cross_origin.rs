@@ -10,6 +10,7 @@ use cloakroom::{
 };
 
 use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie, who};
+use crate::common::cross_origin::{HOST, cases};
 
 /// A `POST` that the page of another site sends, without a cookie.
 fn foreign<'r>() -> RequestHead<'r> {
@@ -43,6 +44,23 @@ const CALLS: [fn(&Session) -> Result<()>; 16] = [
 
 /// The calls from this one on change the session.
 const FIRST_CHANGE: usize = 7;
+
+#[test]
+fn open_and_close_decide_as_the_adapters_do() {
+    on_both_stores(defaults, |app| {
+        for case in cases() {
+            let head = RequestHead::new().method(case.method).target("/").host(HOST);
+            let head = head.secure(case.encrypted);
+            let head = case.origin.into_iter().fold(head, RequestHead::origin);
+            let head = case.sec_fetch_site.into_iter().fold(head, RequestHead::sec_fetch_site);
+            assert_eq!(app.sessions.check_origin(&head).is_ok(), case.passes, "{case:?}");
+            let session = app.sessions.open(head);
+            assert_eq!(session.user().is_ok(), case.passes, "{case:?}");
+            let closed = app.sessions.close(&session, Outcome::Completed);
+            assert_eq!(closed.is_ok(), case.passes, "{case:?}");
+        }
+    });
+}
 
 #[test]
 fn a_refused_request_can_neither_use_nor_close_its_session() {

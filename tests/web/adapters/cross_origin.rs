@@ -6,43 +6,8 @@ use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::client::{Request, Response};
+use crate::common::cross_origin::{HOST, cases};
 use crate::common::site::{Site, everywhere, everywhere_with};
-
-const HOST: &str = "app.localhost";
-
-const SITES: [Option<&str>; 6] = [
-    None,
-    Some("same-origin"),
-    Some("none"),
-    Some("same-site"),
-    Some("cross-site"),
-    Some("other-planet"),
-];
-
-/// Whether a request with this `Origin`, and without `Sec-Fetch-Site`, passes: over a plain
-/// connection, and if a proxy ends TLS and says so.
-const ORIGINS: [(Option<&str>, bool, bool); 9] = [
-    (None, true, true),
-    (Some("https://app.localhost"), true, true),
-    (Some("http://app.localhost"), true, false),
-    (Some("https://app.localhost:8443"), false, false),
-    (Some("https://shop.app.localhost"), false, false),
-    (Some("https://evil.example"), false, false),
-    (Some("null"), false, false),
-    (Some("app.localhost"), false, false),
-    (Some(""), false, false),
-];
-
-/// A request for a change, and the framework's own method for one without.
-const METHODS: [(&str, bool); 7] = [
-    ("GET", true),
-    ("HEAD", true),
-    ("OPTIONS", true),
-    ("POST", false),
-    ("PUT", false),
-    ("PATCH", false),
-    ("DELETE", false),
-];
 
 fn with(request: Request, name: &str, value: Option<&str>) -> Request {
     value.into_iter().fold(request, |request, value| request.header(name, value))
@@ -75,24 +40,14 @@ fn assert_refusal(response: &Response) {
 #[test]
 fn the_method_the_site_and_the_origin_decide() {
     everywhere(|site| {
-        for (method, is_safe) in METHODS {
-            for sec_fetch_site in SITES {
-                for (origin, plain, encrypted) in ORIGINS {
-                    for (proto, passes) in [(None, plain), (Some("https"), encrypted)] {
-                        let passes = match sec_fetch_site {
-                            _ if is_safe => true,
-                            None => passes,
-                            Some(value) => ["same-origin", "none"].contains(&value),
-                        };
-                        let request = Request::new(method, "/count").header("Host", HOST);
-                        let request = request.header("Content-Length", "0");
-                        let request = with(request, "Sec-Fetch-Site", sec_fetch_site);
-                        let request = with(request, "Origin", origin);
-                        let request = with(request, "X-Forwarded-Proto", proto);
-                        assert_eq!(is_refused(site, &request), !passes, "{request:?}");
-                    }
-                }
-            }
+        for case in cases() {
+            let request = Request::new(case.method, "/count").header("Host", HOST);
+            let request = request.header("Content-Length", "0");
+            let request = with(request, "Sec-Fetch-Site", case.sec_fetch_site);
+            let request = with(request, "Origin", case.origin);
+            // A proxy has ended TLS.
+            let request = with(request, "X-Forwarded-Proto", case.encrypted.then_some("https"));
+            assert_eq!(is_refused(site, &request), !case.passes, "{case:?}");
         }
     });
 }
