@@ -310,26 +310,28 @@ impl Session {
         Ok(state)
     }
 
-    /// Refuses to begin a session in a request that the page of another site sent, as it can to an
-    /// exempt path. Such a request comes without the cookie, and a new one would replace it.
+    /// Refuses to begin or end a session in a request that the page of another site sent, as it can
+    /// to an exempt path. Such a request comes without the cookie, and the response would replace or
+    /// remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
         if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
-            let why = "another site sent the request, without the cookie of a session that the \
-                       browser may have: call allow_cross_site first, if a new one may replace it";
+            let why = "another site sent the request, without the cookie that the browser may \
+                       have: call allow_cross_site first, if the response may replace it";
             return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
         }
         Ok(())
     }
 
-    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, although
-    /// another site sent it. Call it once the request has proved where it comes from.
+    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove the
+    /// cookie, although another site sent it. Call it once the request has proved where it comes
+    /// from.
     ///
     /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
     /// request begins replaces the one that the browser has, so any site could sign the user out.
-    /// Without this call such a request can read, and every change and
-    /// [`sign_in`](Self::sign_in) fails with [`ErrorKind::CrossOrigin`]. On other paths, and if the
-    /// request has a session, the call has no effect.
+    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
+    /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
+    /// request presents an id, the call has no effect.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -439,7 +441,9 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
-        let mut state = self.lock_open("destroy the session")?;
+        const OPERATION: &str = "destroy the session";
+        let mut state = self.lock_open(OPERATION)?;
+        self.check_cross_site(&state, OPERATION)?;
         let current = state.loaded.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
             if !state.to_destroy.contains(&id_hash) {
