@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use app::Answer;
+use cloakroom::cross_origin::REFUSED;
 use cloakroom::http::{self, Adapter};
 use cloakroom::{Session, SessionManager};
 use tiny_http::{Header, Method, Request, Response, Server};
@@ -46,14 +47,19 @@ fn answer(sessions: &SessionManager, mut request: Request) -> io::Result<()> {
     }
     let adapter = Adapter::new(sessions);
     let headers = request.headers().iter();
-    let head = adapter.head(headers.map(|h| (h.field.as_str().as_str(), h.value.as_str())));
+    let headers = headers.map(|h| (h.field.as_str().as_str(), h.value.as_str()));
+    let head = adapter.head(request.method().as_str(), request.url(), headers);
     let head = match request.remote_addr() {
         Some(address) => head.peer_addr(address.ip()),
         None => head,
     };
     let handler =
         |session: &Session| Ok(handle(sessions, session, request.method(), request.url(), &body)?);
-    let page = adapter.run(head, handler, |status| Page::new(status, "Sorry."));
+    let error_page = |status| match status {
+        403 => Page::new(status, REFUSED),
+        _ => Page::new(status, "Sorry."),
+    };
+    let page = adapter.run(head, handler, error_page);
     request.respond(page.0)
 }
 

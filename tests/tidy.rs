@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["stores"],
     &["conformance"],
     &["message"],
-    &["cleaner", "cookie"],
+    &["cleaner", "cookie", "cross_origin"],
     &["session"],
     &["flash", "csrf"],
     &["manager"],

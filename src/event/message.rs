@@ -82,6 +82,18 @@ impl fmt::Display for Event<'_> {
                  planted cookies, which only a name that begins with __Host- prevents",
                 Address(*address)
             ),
+            Event::CrossOrigin { address, path, origin, host, refused, reason } => {
+                let did = if *refused { "refused" } else { "did not refuse, but only reports," };
+                write!(
+                    f,
+                    "{did} a cross-origin request from {} to {}, with the origin {} and the host \
+                     {}: {reason}",
+                    Address(*address),
+                    Shortened(*path),
+                    Shortened(*origin),
+                    Shortened(*host)
+                )
+            }
             Event::Created { public_id } => write!(f, "session {public_id} began"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
             Event::SignedIn { public_id, user } => {
@@ -157,6 +169,18 @@ impl fmt::Display for Named<'_> {
         match self.0 {
             Some(public_id) => write!(f, "session {public_id}"),
             None => f.write_str("a session"),
+        }
+    }
+}
+
+/// The value of a header field, which a client can make long.
+struct Shortened<'a>(Option<&'a str>);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "{:?}", text.chars().take(256).collect::<String>()),
+            None => f.write_str("(none)"),
         }
     }
 }

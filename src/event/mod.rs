@@ -135,6 +135,22 @@ pub enum Event<'a> {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
+    /// A page of another origin sent a request that can change something
+    /// ([`CrossOrigin`](crate::CrossOrigin)).
+    CrossOrigin {
+        /// The client's address, if it is known.
+        address: Option<IpAddr>,
+        /// The path of the request, if it is known.
+        path: Option<&'a str>,
+        /// The value of `Origin`; `None` if the request has none or several.
+        origin: Option<&'a str>,
+        /// The host of the request; `None` if the request has none or several.
+        host: Option<&'a str>,
+        /// Whether the request was refused; false if the check only reports.
+        refused: bool,
+        /// The reason, and the remedy if the page is the application's own.
+        reason: &'a str,
+    },
     /// A session began.
     Created {
         /// The session's public id.
@@ -329,6 +345,7 @@ event_kinds! {
     IdGuessing, "id_guessing", Warn;
     ReplacedIdUsed, "replaced_id_used", Warn;
     TooManyIds, "too_many_ids", Warn;
+    CrossOrigin, "cross_origin", Warn;
     Created, "created", Debug;
     Renewed, "renewed", Debug;
     SignedIn, "signed_in", Debug;

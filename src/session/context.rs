@@ -74,7 +74,7 @@ impl Context {
     /// a loopback name only WebKit browsers drop it.
     pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
-        let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
+        let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;
         let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
         (drops && !warned_flag(host).load(Ordering::Relaxed)).then_some(host)
     }

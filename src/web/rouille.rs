@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use rouille::{Request, Response};
 
+use crate::cross_origin::REFUSED;
 use crate::http::{self, Adapter, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
@@ -15,6 +16,9 @@ use crate::session::Session;
 pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sync>>;
 
 /// Answers a request with a session.
+///
+/// A request that a page of another origin sent is answered with 403, and the handler does not run
+/// ([`CrossOrigin`](crate::CrossOrigin)).
 ///
 /// The session's changes are stored before this returns. Where the handler returns an error, it is
 /// answered with the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
@@ -47,7 +51,8 @@ pub fn session(
     let adapter = Adapter::new(sessions);
     let peer = *request.remote_addr();
     // `Request::header` returns only the first of several fields of one name.
-    let head = adapter.head(request.headers()).secure(request.is_secure()).peer_addr(peer.ip());
+    let head = adapter.head(request.method(), request.raw_url(), request.headers());
+    let head = head.secure(request.is_secure()).peer_addr(peer.ip());
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.
@@ -57,7 +62,10 @@ pub fn session(
         if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
             return outer.call(adapter, handler);
         }
-        let open = OpenSession { session: sessions.open(head), peer, failure: Cell::new(None) };
+        let Ok(session) = adapter.open(&head) else {
+            return Response::text(REFUSED).with_status_code(403);
+        };
+        let open = OpenSession { session, peer, failure: Cell::new(None) };
         let is_free =
             |slot: &&RefCell<Option<OpenSession>>| slot.try_borrow().is_ok_and(|s| s.is_none());
         let Some(slot) = slots.iter().find(is_free) else { return open.answer(adapter, handler) };

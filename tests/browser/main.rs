@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cross_origin;
 mod history;
 mod http2;
 mod notes;

@@ -9,6 +9,7 @@ pub mod chromium;
 pub mod client;
 #[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
 pub mod credentials;
+pub mod cross_origin;
 pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
 pub mod every_store;

@@ -5,6 +5,7 @@
 mod alike;
 mod clients;
 mod cookies;
+mod cross_origin;
 mod endings;
 mod handlers;
 mod nested;
