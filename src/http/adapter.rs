@@ -9,18 +9,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::cookie::CookieConfig;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
+use crate::http::handler_error::HandlerError;
 use crate::manager::SessionManager;
 use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
 use crate::session::{Session, Transport};
-
-type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The runner of a web framework's requests, with sessions of one manager.
 ///
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
 /// other frameworks the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
-/// [`report_error`](Self::report_error) and [`report_panic`](Self::report_panic), and
-/// [`finish`](Self::finish).
+/// [`answer`](Self::answer), or [`report_error`](Self::report_error),
+/// [`report_panic`](Self::report_panic) and [`finish`](Self::finish).
 ///
 /// ```
 /// use cloakroom::http::{Adapter, Response};
@@ -77,7 +76,7 @@ impl<'m> Adapter<'m> {
     /// Answers one request: opens its session, runs the handler, stores the changes, and returns
     /// the response with all header fields, ready to be sent.
     ///
-    /// If the handler returns an error or panics, or the changes cannot be stored, an event is
+    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or panics, or the changes cannot be stored, an event is
     /// raised and `error_page` makes the response. Its status is that of the
     /// [`Error`](crate::Error) of this crate that the handler's error is or contains
     /// ([`SessionManager::status_of`]), else 500. Changes of data are then discarded; a sign-out or
@@ -86,12 +85,22 @@ impl<'m> Adapter<'m> {
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        let session = self.sessions.open(head);
-        let (response, failure) = self.run_handler(&session, handler, &error_page);
-        self.complete(&session, response, failure, error_page)
+        self.answer(&self.sessions.open(head), handler, error_page)
+    }
+
+    /// Does the part of [`run`](Self::run) after the opening of the session. It does not need the
+    /// request head, so the handler can take the whole request, for example to read its body.
+    pub fn answer<R: Response>(
+        self,
+        session: &Session,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
+        error_page: impl Fn(u16) -> R,
+    ) -> R {
+        let (response, failure) = self.run_handler(session, handler, &error_page);
+        self.complete(session, response, failure, error_page)
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the
@@ -99,12 +108,13 @@ impl<'m> Adapter<'m> {
     pub(crate) fn run_handler<R>(
         self,
         session: &Session,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> (R, Option<Outcome>) {
         // A server that survives a panic relies on the handler's state in the same way. The
         // session's own state is consistent after a panic.
-        let (status, outcome) = match catch_unwind(AssertUnwindSafe(|| handler(session))) {
+        let handle = || handler(session).or_else(HandlerError::into_response);
+        let (status, outcome) = match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(Ok(response)) => return (response, None),
             Ok(Err(error)) => (self.report_error(&*error), Outcome::ServerError),
             Err(panic) => (self.report_panic(&*panic), Outcome::Panicked),

@@ -4,6 +4,8 @@
 //! [`http::Adapter`](crate::http::Adapter) does everything else, also for adapters outside this
 //! crate.
 
+#[cfg(feature = "rouille")]
+mod error_page;
 #[cfg(feature = "rocket")]
 pub mod rocket;
 #[cfg(feature = "rouille")]

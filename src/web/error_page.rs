@@ -1,0 +1,12 @@
+//! The error page of adapters for servers that have none.
+
+pub(super) const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// Returns the body of the page with this status. It is the same for every cause, so that a client
+/// learns nothing of it.
+pub(super) fn body(status: u16) -> &'static str {
+    match status {
+        503 => "The service is not available right now. Please try again.",
+        _ => "Something went wrong.",
+    }
+}
