@@ -6,6 +6,7 @@ mod alike;
 mod clients;
 mod cookies;
 mod endings;
+mod error_pages;
 mod handlers;
 mod nested;
 mod parallel;
