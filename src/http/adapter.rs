@@ -17,8 +17,8 @@ use crate::session::{Session, Transport};
 /// The runner of a web framework's requests, with sessions of one manager.
 ///
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
-/// other frameworks the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
-/// [`answer`](Self::answer), or [`report_error`](Self::report_error),
+/// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open), and
+/// [`answer`](Self::answer) or its own parts, [`report_error`](Self::report_error),
 /// [`report_panic`](Self::report_panic) and [`finish`](Self::finish).
 ///
 /// ```
@@ -88,19 +88,24 @@ impl<'m> Adapter<'m> {
         handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        self.answer(&self.sessions.open(head), handler, error_page)
+        self.answer(self.open(head), handler, error_page)
+    }
+
+    /// Opens the session of a request, for [`answer`](Self::answer).
+    pub fn open(self, head: RequestHead<'_>) -> Session {
+        self.sessions.open(head)
     }
 
     /// Does the part of [`run`](Self::run) after the opening of the session. It does not need the
     /// request head, so the handler can take the whole request, for example to read its body.
     pub fn answer<R: Response>(
         self,
-        session: &Session,
+        session: Session,
         handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        let (response, failure) = self.run_handler(session, handler, &error_page);
-        self.complete(session, response, failure, error_page)
+        let (response, failure) = self.run_handler(&session, handler, &error_page);
+        self.complete(&session, response, failure, error_page)
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the

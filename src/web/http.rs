@@ -108,14 +108,14 @@ pub fn session_with_error_page<Q, B>(
     error_page: impl Fn(u16) -> Response<B>,
 ) -> Response<B> {
     let adapter = Adapter::new(sessions);
-    let session = sessions.open(head(adapter, &request));
+    let session = adapter.open(head(adapter, &request));
     let error_page = |status| {
         let mut page = error_page(status);
         *page.status_mut() =
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         page
     };
-    adapter.answer(&session, |session| handler(session, request), error_page)
+    adapter.answer(session, |session| handler(session, request), error_page)
 }
 
 fn head<'r, Q>(adapter: Adapter<'_>, request: &'r Request<Q>) -> RequestHead<'r> {

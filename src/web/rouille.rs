@@ -103,7 +103,7 @@ pub fn session_with_error_page(
         if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
             return outer.call(adapter, handler, error_page);
         }
-        let open = OpenSession { session: sessions.open(head), peer, failure: Cell::new(None) };
+        let open = OpenSession { session: adapter.open(head), peer, failure: Cell::new(None) };
         let is_free =
             |slot: &&RefCell<Option<OpenSession>>| slot.try_borrow().is_ok_and(|s| s.is_none());
         let Some(slot) = slots.iter().find(is_free) else {

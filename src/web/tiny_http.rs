@@ -101,12 +101,12 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
     let fields = request.headers().iter();
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(fields).secure(request.secure());
-    let session = sessions.open(match request.remote_addr() {
+    let session = adapter.open(match request.remote_addr() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,
     });
     let handler = |session: &Session| handler(session, request).map(Response::boxed);
-    adapter.answer(&session, handler, |status| error_page(status).with_status_code(status).boxed())
+    adapter.answer(session, handler, |status| error_page(status).with_status_code(status).boxed())
 }
 
 /// Starts a server like [`Server::http`], with `TCP_NODELAY` for its connections.

@@ -173,7 +173,7 @@ mod on_rocket {
     use std::thread;
 
     use cloakroom::Session;
-    use cloakroom::web::rocket::{Failure, Result};
+    use cloakroom::web::rocket::Result;
     use rocket::config::{Config, Ident, LogLevel, Shutdown};
     use rocket::error::ErrorKind;
     use rocket::fairing::AdHoc;
@@ -229,7 +229,7 @@ mod on_rocket {
         let waits = path.contains("gate:");
         let act = || act(app, &path, session);
         let reply = if waits { rocket::tokio::task::block_in_place(act) } else { act() };
-        reply.map(Answer).map_err(Failure::new)
+        Ok(Answer(reply?))
     }
 
     #[rocket::get("/<_..>")]
