@@ -76,12 +76,12 @@ impl<'m> Adapter<'m> {
     /// Answers one request: opens its session, runs the handler, stores the changes, and returns
     /// the response with all header fields, ready to be sent.
     ///
-    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or panics, or the changes cannot be stored, an event is
-    /// raised and `error_page` makes the response. Its status is that of the
-    /// [`Error`](crate::Error) of this crate that the handler's error is or contains
-    /// ([`SessionManager::status_of`]), else 500. Changes of data are then discarded; a sign-out or
-    /// revocation is kept. A streamed body is read after all this: it can read the session, but not
-    /// change it.
+    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or
+    /// panics, or the changes cannot be stored, an event is raised and `error_page` makes the
+    /// response. Its status is that of the [`Error`](crate::Error) of this crate that the handler's
+    /// error is or contains ([`SessionManager::status_of`]), else 500. Changes of data are then
+    /// discarded; a sign-out or revocation is kept. A streamed body is read after all this: it can
+    /// read the session, but not change it.
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,

@@ -112,8 +112,8 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
 /// Starts a server like [`Server::http`], with `TCP_NODELAY` for its connections.
 ///
 /// tiny_http sends the head and the body of a response separately if they are longer than 1,024
-/// bytes together. Without this option, the second packet on a connection that the client has kept
-/// open waits until the client has acknowledged the first one, for some 40 ms.
+/// bytes together. Without this option, the body on a connection that the client has kept open
+/// waits until the client has acknowledged the head, which takes some 40 ms.
 ///
 /// # Errors
 /// The address cannot be listened on.
