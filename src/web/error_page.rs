@@ -1,7 +1,5 @@
 //! The error page of adapters for servers that have none.
 
-pub(super) const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
-
 /// Returns the body of the page with this status. It is the same for every cause, so that a client
 /// learns nothing of it.
 pub(super) fn body(status: u16) -> &'static str {

@@ -92,7 +92,7 @@ pub fn session<Q, B: From<&'static str>>(
 ) -> Response<B> {
     let error_page = |status| {
         let mut page = Response::new(error_page::body(status).into());
-        let content_type = HeaderValue::from_static(error_page::CONTENT_TYPE);
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
         page.headers_mut().insert(CONTENT_TYPE, content_type);
         page
     };

@@ -81,7 +81,7 @@ pub fn session<R: Read + Send + 'static>(
 ) -> ResponseBox {
     let error_page = |status| {
         let page = Response::from_string(error_page::body(status));
-        match header("Content-Type", error_page::CONTENT_TYPE) {
+        match header("Content-Type", "text/plain; charset=utf-8") {
             Some(content_type) => page.with_header(content_type),
             None => page,
         }
