@@ -121,16 +121,17 @@ impl Store for OwnStore {
         // One lock around the look-up and the write makes the commit atomic. A database uses a
         // transaction, a server without transactions a compare-and-swap with retries.
         let mut rows = self.rows();
-        let found = rows.find(&commit.id_hash, commit.now);
-        // An expired session counts as absent. But a write whose time was taken before the deadline
-        // could make it live again, which some commits must prevent by removing it.
-        if let Some(expired) = commit.expired_to_remove(&found) {
-            rows.remove(expired);
-        }
         // `decide` decides for all stores what a commit does; a store only executes the decision.
-        match commit.decide(found)? {
+        match commit.decide(rows.find(&commit.id_hash, commit.now))? {
             Decision::Answer(answer) => Ok(answer),
-            Decision::Insert { session, replaces } => {
+            // Then this finds no session.
+            Decision::RemoveExpired { at } => {
+                rows.remove(&at);
+                drop(rows);
+                self.commit(commit)
+            }
+            // The manager gives a store without an index no session limit.
+            Decision::Insert { session, session_limit: _, replaces } => {
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
                 let former_ids: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
@@ -141,11 +142,12 @@ impl Store for OwnStore {
                 rows.put(session.id_hash, &session.record, replaced);
                 Ok(Committed::Done { session, former_ids })
             }
-            Decision::Update { at, session, id_change: None } => {
+            Decision::Update { at, session, id_change: None, .. } => {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Done { session, former_ids: Vec::new() })
             }
-            Decision::Update { at, session, id_change: Some(IdChange { replaced, presented }) } => {
+            Decision::Update { at, session, id_change: Some(id_change), .. } => {
+                let IdChange { replaced, presented } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);

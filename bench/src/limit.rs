@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Page, SessionFilter, SessionIndex, Store};
+use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::http::Outcome;
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};

@@ -163,6 +163,8 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let backing = SqliteStore::open(folder.path().join("app.db")).expect("open");
     let cache = MemcachedStore::builder().servers([&server.1]).open().expect("open");
     let store = CachedStore::new(cache, backing.clone());
+    // For its first two seconds it does not use the cache.
+    let _ = store.load(&SessionIdHash::from_bytes([0; 32]), NOW - Duration::from_secs(2));
     let ids = fill(&store, 2_000);
     ids.iter().for_each(|id_hash| load(&store, id_hash));
     server.freeze();

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Page, SessionFilter, Store};
+use cloakroom::backend::Store;
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::SessionId;
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 

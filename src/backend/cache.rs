@@ -7,7 +7,6 @@ use std::num::NonZeroUsize;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::SessionIdHash;
 use crate::record::Record;
 
 /// A cache in front of a store. It may lose any entry at any time.
@@ -15,8 +14,8 @@ use crate::record::Record;
 /// A fill succeeds only with the lease that its miss took. Invalidating an entry ends the lease on
 /// it, so that a slow reader cannot bring back an ended session.
 ///
-/// A cache has one or more shards, such as servers, each of which can fail without the others. An
-/// id hash always belongs to the same shard.
+/// A cache has one or more shards, such as servers, each of which can fail without the others. A
+/// key always belongs to the same shard.
 ///
 /// # Errors
 /// [`Unavailable`](crate::ErrorKind::Unavailable) when the cache cannot be reached.
@@ -25,28 +24,47 @@ pub trait Cache: Debug + Send + Sync + 'static {
     /// Returns the number of shards, which never changes.
     fn shards(&self) -> NonZeroUsize;
 
-    /// Returns the shard of `id_hash`, counted from 0.
-    fn shard_of(&self, id_hash: &SessionIdHash) -> usize;
+    /// Returns the shard of `key`, counted from 0.
+    fn shard_of(&self, key: &CacheKey) -> usize;
 
     /// Looks a session up. On a miss it takes a lease, if no other reader holds one.
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup>;
+    fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup>;
 
     /// Stores `entry` and returns true if `lease` is still valid; else returns false. The entry is
     /// not used after `until`, so the cache may drop it then.
     fn fill(
         &self,
-        id_hash: &SessionIdHash,
+        key: &CacheKey,
         lease: FillLease,
         entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool>;
 
-    /// Removes the entries of these sessions and ends the leases on them.
-    fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()>;
+    /// Removes these entries and ends the leases on them.
+    fn invalidate(&self, keys: &[CacheKey], now: Timestamp) -> Result<()>;
 
     /// Removes all entries of one shard and ends all its leases.
     fn invalidate_shard(&self, shard: usize, now: Timestamp) -> Result<()>;
+}
+
+/// The key of a session's entry: its id hash, combined with the identity of its store by
+/// [`StoreIdentity::cache_key`](crate::backend::StoreIdentity::cache_key).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// Makes a key of its bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        CacheKey(bytes)
+    }
+
+    /// Returns the bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// The result of [`Cache::fetch`].

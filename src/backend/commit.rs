@@ -125,6 +125,12 @@ pub enum Committed {
 }
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
+///
+/// A store applies it to the other sessions of the signed-in session's user in the same realm, in
+/// the step that stores the session. It removes the expired ones among them, for the reason of
+/// [`Decision::RemoveExpired`], and ends the [excess](Self::sessions_to_end) of the live ones. If
+/// the sign-in is refused, it answers [`Committed::LimitReached`] and changes nothing else. A store
+/// without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -177,11 +183,20 @@ impl SessionLimit {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Apply the commit's limit per user, then store a new session. Answer [`Committed::Done`];
-    /// fail with [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
+    /// Remove the expired session found, with all its ids, and decide again with
+    /// [`Lookup::not_found`]. Otherwise a write whose time was taken before the deadline could make
+    /// it live again.
+    RemoveExpired {
+        /// Where.
+        at: P,
+    },
+    /// Store a new session. Answer [`Committed::Done`]; fail with [`Conflict`](ErrorKind::Conflict)
+    /// if any session has or had its id.
     Insert {
         /// The new session.
         session: LiveSession,
+        /// The limit to [apply](SessionLimit) first.
+        session_limit: Option<SessionLimit>,
         /// The session that it replaces: remove that with all its ids, and store the presented id
         /// as a replaced id of the new session.
         replaces: Option<(ReplacedId, P)>,
@@ -192,8 +207,10 @@ pub enum Decision<P = ()> {
         at: P,
         /// The session with its changes.
         session: LiveSession,
-        /// Its change of id, if any; on a sign-in apply the commit's limit per user first.
+        /// Its change of id, if any.
         id_change: Option<IdChange>,
+        /// The limit to [apply](SessionLimit) first.
+        session_limit: Option<SessionLimit>,
     },
     /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
     Touch {
@@ -284,32 +301,6 @@ impl Commit {
         }
     }
 
-    /// Returns the position of an expired session that the store must remove before anything else.
-    /// Otherwise a write whose time was taken before the deadline could make it live again.
-    #[must_use]
-    pub fn expired_to_remove<'p, P>(&self, found: &'p Lookup<P>) -> Option<&'p P> {
-        match (&self.action, found) {
-            (
-                Action::SignIn { .. } | Action::End,
-                Lookup::Missing(Missing::NotFound { expired }),
-            ) => expired.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Returns the limit per user for this commit, and the sessions to which it applies: those of
-    /// its user in its realm. The expired ones among them are removed in the same step, for the
-    /// reason of [`expired_to_remove`](Self::expired_to_remove).
-    #[must_use]
-    pub fn session_limit_of(&self) -> Option<(SessionLimit, &UserKey, &Realm)> {
-        match &self.action {
-            Action::SignIn { user, new_session, .. } => {
-                self.session_limit.map(|session_limit| (session_limit, user, &new_session.realm))
-            }
-            _ => None,
-        }
-    }
-
     /// Decides what the commit does, from the lookup of its id at its `now`. For
     /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a lookup, because it
     /// detects a conflict itself.
@@ -319,6 +310,10 @@ impl Commit {
     pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
         match (&self.action, found) {
             (Action::Create(new_session), _) => self.begin(self.id_hash, new_session, None, None),
+            (
+                Action::SignIn { .. } | Action::End,
+                Lookup::Missing(Missing::NotFound { expired: Some(at) }),
+            ) => Ok(Decision::RemoveExpired { at }),
             (Action::End, Lookup::Live { at, .. })
             | (
                 Action::End,
@@ -349,7 +344,9 @@ impl Commit {
             self.set_authentication(&mut record, user, new_session);
         }
         self.check_size(&record, 0)?;
-        Ok(Decision::Insert { session: LiveSession { record, id_hash }, replaces })
+        let session_limit = self.session_limit.filter(|_| user.is_some());
+        let session = LiveSession { record, id_hash };
+        Ok(Decision::Insert { session, session_limit, replaces })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -421,7 +418,8 @@ impl Commit {
         record.revision += 1;
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
-        Ok(Decision::Update { at, session, id_change: Some(id_change) })
+        let session_limit = self.session_limit;
+        Ok(Decision::Update { at, session, id_change: Some(id_change), session_limit })
     }
 
     /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
@@ -468,7 +466,7 @@ impl Commit {
         }
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
-        Ok(Decision::Update { at, session, id_change })
+        Ok(Decision::Update { at, session, id_change, session_limit: None })
     }
 
     fn has_other_revision(&self, record: &Record) -> bool {

@@ -2,10 +2,11 @@
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
 //! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
+//! The types of lists and limits, which applications use too, are in [`manager`](crate::manager).
 
 mod cache;
-mod commit;
-mod filter;
+pub(crate) mod commit;
+pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;
@@ -19,14 +20,15 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::record::{Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::lifetime::Limits;
-pub use crate::record::{Client, Cursor, NewSession, Record, Stats, Summary, Touch};
-pub use cache::{Cache, CacheEntry, CacheLookup, FillLease};
-pub use commit::{Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit};
-pub use filter::SessionFilter;
+pub use crate::record::{NewSession, Record, Touch};
+pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
+pub(crate) use commit::AtLimit;
+pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
+pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub(crate) use sweep_batch::SweepBatch;
@@ -71,7 +73,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport>;
 
-    /// Returns the index that lists and revokes sessions; `None` if this store has none.
+    /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
+    /// store with an index gets commits with a [limit per user](SessionLimit).
     fn index(&self) -> Option<&dyn SessionIndex>;
 
     /// Returns the background work of this store; `None` if it has none.
@@ -131,10 +134,10 @@ impl StoreIdentity {
 
     /// Returns the key of a session's entry in a cache: another one for each store.
     #[must_use]
-    pub fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
+    pub fn cache_key(self, id_hash: &SessionIdHash) -> CacheKey {
         let mut bytes = *id_hash.as_bytes();
         bytes.iter_mut().zip(self.0).for_each(|(byte, own)| *byte ^= own);
-        SessionIdHash::from_bytes(bytes)
+        CacheKey::from_bytes(bytes)
     }
 }
 
@@ -158,8 +161,6 @@ pub trait Maintenance: Debug + Send + Sync {
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// It has a [`SessionIndex`] and applies limits per user.
-    pub indexed: bool,
     /// Another application with the same default settings has its sessions in the same place.
     pub shared_by_default: bool,
 }
@@ -168,19 +169,13 @@ impl Capabilities {
     /// Makes capabilities without optional guarantees.
     #[must_use]
     pub const fn new() -> Self {
-        Capabilities { durable: false, indexed: false, shared_by_default: false }
+        Capabilities { durable: false, shared_by_default: false }
     }
 
     /// Returns these capabilities with or without durability.
     #[must_use]
     pub const fn with_durable(self, durable: bool) -> Self {
         Capabilities { durable, ..self }
-    }
-
-    /// Returns these capabilities with or without a session index.
-    #[must_use]
-    pub const fn with_indexed(self, indexed: bool) -> Self {
-        Capabilities { indexed, ..self }
     }
 
     /// Returns these capabilities with or without the warning that default settings are shared.
@@ -208,29 +203,5 @@ impl SweepReport {
     #[must_use]
     pub const fn new(removed: usize, blocked_for: Duration) -> Self {
         SweepReport { removed, blocked_for }
-    }
-}
-
-/// A page of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Page {
-    /// The maximum number of sessions.
-    pub limit: NonZeroUsize,
-    /// The cursor of the session after which the page begins; `None` for the first page.
-    pub after: Option<Cursor>,
-}
-
-impl Page {
-    /// Makes the page of the first `limit` sessions.
-    #[must_use]
-    pub const fn first(limit: NonZeroUsize) -> Self {
-        Page { limit, after: None }
-    }
-
-    /// Makes the page of the `limit` sessions after the one whose [`Summary::cursor`] is `after`.
-    #[must_use]
-    pub const fn after(limit: NonZeroUsize, after: Cursor) -> Self {
-        Page { limit, after: Some(after) }
     }
 }

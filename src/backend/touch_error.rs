@@ -15,8 +15,8 @@ use crate::record::Touch;
 pub enum TouchError {
     /// The store wrote none of them.
     Store(Error),
-    /// The store did not write those of these sessions. The list is not empty.
-    Sessions(Vec<(SessionIdHash, Error)>),
+    /// The store did not write these. The list is not empty.
+    Sessions(Vec<((SessionIdHash, Touch), Error)>),
 }
 
 impl TouchError {
@@ -24,7 +24,7 @@ impl TouchError {
     ///
     /// # Errors
     /// [`TouchError::Sessions`] if there is one.
-    pub fn check(failed: Vec<(SessionIdHash, Error)>) -> Result<(), Self> {
+    pub fn check(failed: Vec<((SessionIdHash, Touch), Error)>) -> Result<(), Self> {
         if failed.is_empty() { Ok(()) } else { Err(TouchError::Sessions(failed)) }
     }
 
@@ -41,11 +41,12 @@ impl TouchError {
     }
 
     /// Returns the touches of the batch that were not written, each with its error.
-    pub(crate) fn failures(self, batch: &[(SessionIdHash, Touch)]) -> Vec<(SessionIdHash, Error)> {
+    pub(crate) fn failures(
+        self,
+        batch: &[(SessionIdHash, Touch)],
+    ) -> Vec<((SessionIdHash, Touch), Error)> {
         match self {
-            TouchError::Store(error) => {
-                batch.iter().map(|(id_hash, _)| (*id_hash, error.clone())).collect()
-            }
+            TouchError::Store(error) => batch.iter().map(|touch| (*touch, error.clone())).collect(),
             TouchError::Sessions(failed) => failed,
         }
     }

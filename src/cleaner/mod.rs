@@ -222,7 +222,7 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.check_due(now, self.caller.failing.contains(&Task::Touch)) {
+        if self.touches.check_due(now) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }

@@ -58,6 +58,8 @@ pub(super) struct TouchBuffer {
     notified: Arc<AtomicBool>,
     due: Option<Instant>,
     failed: Option<Failed>,
+    /// Whether the last attempt failed for the whole store.
+    store_fails: bool,
 }
 
 /// The touches that could not be written.
@@ -75,9 +77,9 @@ struct Failed {
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL);
     let notified = Arc::new(AtomicBool::new(false));
-    let buffer =
-        TouchBuffer { channel: receiver, notified: notified.clone(), due: None, failed: None };
-    (TouchSender { channel: sender, notified }, buffer)
+    let sender = TouchSender { channel: sender, notified: notified.clone() };
+    let (due, failed, store_fails) = (None, None, false);
+    (sender, TouchBuffer { channel: receiver, notified, due, failed, store_fails })
 }
 
 impl TouchSender {
@@ -94,13 +96,13 @@ impl TouchSender {
 
 impl TouchBuffer {
     /// Begins the wait for more touches at the first one, and returns whether touches are to be
-    /// written now. While the store `fails`, that is only when the wait has ended, however many
+    /// written now. While the whole store fails, that is only when the wait has ended, however many
     /// touches are in the channel.
-    pub(super) fn check_due(&mut self, now: Instant, fails: bool) -> bool {
+    pub(super) fn check_due(&mut self, now: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
-        let has_batch = self.channel.len() >= BATCH && !fails;
+        let has_batch = self.channel.len() >= BATCH && !self.store_fails;
         has_batch || self.next_due().is_some_and(|due| due <= now)
     }
 
@@ -148,22 +150,20 @@ impl TouchBuffer {
         let touches: Vec<IdTouch> = touches.into_iter().collect();
         for batch in touches.chunks(BATCH) {
             // If the whole store fails, the other batches are not tried.
-            let error = match store_failed.clone().map_or_else(|| write(batch), Err) {
-                Ok(()) => continue,
-                Err(error) => error,
+            let Err(error) = store_failed.clone().map_or_else(|| write(batch), Err) else {
+                continue;
             };
             if let TouchError::Store(_) = &error {
                 store_failed = Some(error.clone());
             }
-            for (id_hash, error) in error.failures(batch) {
-                let touch = batch.iter().find(|(touched, _)| *touched == id_hash);
-                let kept = touch.is_some_and(|(_, touch)| {
-                    may_end(&error) && self.keep(id_hash, *touch, &error, (now, pause))
-                });
-                if !kept {
+            for (touch, error) in error.failures(batch) {
+                if !may_end(&error) || !self.keep(touch, &error, (now, pause)) {
                     lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
                 }
             }
+        }
+        if !touches.is_empty() {
+            self.store_fails = store_failed.is_some();
         }
         if let Some((count, error)) = lost {
             on_lost(count, &error);
@@ -174,8 +174,7 @@ impl TouchBuffer {
     /// Keeps a touch for another attempt. Returns false if there are too many.
     fn keep(
         &mut self,
-        id_hash: SessionIdHash,
-        touch: Touch,
+        (id_hash, touch): IdTouch,
         error: &Error,
         (now, pause): (Instant, Duration),
     ) -> bool {
@@ -236,12 +235,12 @@ mod tests {
     fn touches_are_due_a_second_after_the_first() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        assert!(!buffer.check_due(now, false));
+        assert!(!buffer.check_due(now));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
         assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
-        assert!(!buffer.check_due(now, false));
+        assert!(!buffer.check_due(now));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(buffer.check_due(now + WAIT, false));
+        assert!(buffer.check_due(now + WAIT));
         buffer.write(now + WAIT, |_| Ok(()), none_lost).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
@@ -252,10 +251,30 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, BATCH - 1);
-        assert!(!buffer.check_due(now, false));
+        assert!(!buffer.check_due(now));
         assert_eq!(sender.send(id_hash(BATCH), touch(1)), Sent::WakeThread);
-        assert!(buffer.check_due(now, false));
-        assert!(!buffer.check_due(now, true));
+        assert!(buffer.check_due(now));
+        assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
+        send(&sender, 2 * BATCH);
+        assert!(!buffer.check_due(now));
+        assert!(buffer.check_due(now + WAIT));
+        let _ = buffer.write(now + WAIT, |_| Ok(()), none_lost);
+        send(&sender, BATCH);
+        assert!(buffer.check_due(now + WAIT), "it works again");
+    }
+
+    #[test]
+    fn a_full_batch_is_due_at_once_while_one_session_fails() {
+        let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
+        let dead = id_hash(0);
+        let fails = |session: &SessionIdHash| (*session == dead).then_some(ErrorKind::Unavailable);
+        send(&sender, 2);
+        write_around(&mut buffer, now, fails);
+        send(&sender, BATCH);
+        assert!(buffer.check_due(now));
+        assert_eq!(write_around(&mut buffer, now, fails).0.len(), BATCH - 1);
+        assert!(!buffer.check_due(now), "the failed one waits");
     }
 
     #[test]
@@ -289,7 +308,7 @@ mod tests {
         let (mut tried, mut lost) = (Vec::new(), 0);
         let write = |batch: &[IdTouch]| {
             tried.extend(batch.iter().map(|(session, _)| *session));
-            let failed = batch.iter().filter_map(|(id, _)| Some((*id, error(fails(id)?))));
+            let failed = batch.iter().filter_map(|touch| Some((*touch, error(fails(&touch.0)?))));
             TouchError::check(failed.collect())
         };
         let _ = buffer.write(now, write, |count, _| lost += count);
@@ -347,7 +366,7 @@ mod tests {
             let due = buffer.next_due().unwrap();
             pauses.push((due - now).as_secs());
             now = due;
-            assert!(buffer.check_due(now, true));
+            assert!(buffer.check_due(now));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0));
         }
         assert_eq!(pauses, [1, 2, 4, 4, 4, 4, 4, 4, 4]);

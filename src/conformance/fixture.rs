@@ -240,6 +240,8 @@ pub(super) fn begun(answer: Committed, other: &Sample, what: &str) -> Passed<Don
 #[derive(Clone, Debug)]
 pub(super) struct Fixture {
     pub(super) store: Arc<dyn Store>,
+    /// A store that was made separately.
+    pub(super) other: Arc<dyn Store>,
     pub(super) now: Timestamp,
 }
 
@@ -385,7 +387,7 @@ impl Fixture {
             blocked_for <= took,
             "a sweep of {took:?} reported that it blocked writers for {blocked_for:?}"
         )?;
-        Ok(Some(removed).filter(|removed| *removed > 0 || self.store.capabilities().indexed))
+        Ok(Some(removed).filter(|removed| *removed > 0 || self.store.index().is_some()))
     }
 
     pub(super) fn list(&self, filter: &SessionFilter<'_>) -> Passed<Vec<Summary>> {

@@ -273,3 +273,17 @@ pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
     };
     ensure!(stats == wanted, "the stats are {stats:?}, not {wanted:?}")
 }
+
+pub(super) fn the_identity_of_a_store_stays(fixture: &Fixture) -> Passed {
+    let index = fixture.index()?;
+    let before = index.identity()?;
+    fixture.session()?;
+    index.revoke_everyone(None, fixture.now)?;
+    ensure!(index.identity()? == before, "the identity changes though nothing was restored")
+}
+
+pub(super) fn two_stores_have_two_identities(fixture: &Fixture) -> Passed {
+    let identity = fixture.index()?.identity()?;
+    let other = Fixture { store: fixture.other.clone(), ..fixture.clone() };
+    ensure!(other.index()?.identity()? != identity, "two stores have one identity")
+}

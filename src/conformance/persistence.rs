@@ -109,11 +109,6 @@ pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Passed {
     fixture.is_intact(&other, "the delete of another session")
 }
 
-pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Passed {
-    let (says, has) = (fixture.store.capabilities().indexed, fixture.store.index().is_some());
-    ensure!(says == has, "capabilities include an index: {says}; the store has one: {has}")
-}
-
 pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     if let Some(maintenance) = fixture.store.maintenance() {

@@ -196,10 +196,6 @@ impl<S: Serializer> Serializer for Finite<S> {
         serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize)
             -> SerializeStructVariant;
     }
-
-    fn is_human_readable(&self) -> bool {
-        self.0.is_human_readable()
-    }
 }
 
 /// Forwards the methods for the parts of a compound value, some of which have a name.

@@ -35,7 +35,7 @@ pub struct LogSink<C = SystemClock> {
     recent: Mutex<HashMap<EventKind, Recent>>,
 }
 
-/// The lines of one kind that were logged last.
+/// The lines of one kind that were logged within the last second.
 #[derive(Debug, Default)]
 struct Recent {
     lines: Vec<Line>,
@@ -51,23 +51,13 @@ struct Line {
     suppressed: u64,
 }
 
-/// The numbers of suppressed lines, which the next logged line contains.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Suppressed {
-    identical: u64,
-    others: u64,
-}
-
-impl fmt::Display for Suppressed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.identical, self.others) {
-            (0, 0) => Ok(()),
-            (identical, 0) => write!(f, " ({identical} identical ones before)"),
-            (0, others) => write!(f, " ({others} others of this kind before)"),
-            (identical, others) => {
-                write!(f, " ({identical} identical ones and {others} others of this kind before)")
-            }
-        }
+/// Returns what the next logged line says of the suppressed ones.
+fn note(identical: u64, others: u64) -> String {
+    match (identical, others) {
+        (0, 0) => String::new(),
+        (_, 0) => format!(" ({identical} identical ones before)"),
+        (0, _) => format!(" ({others} others of this kind before)"),
+        _ => format!(" ({identical} identical ones and {others} others of this kind before)"),
     }
 }
 
@@ -91,33 +81,31 @@ impl<C: Clock> LogSink<C> {
         LogSink { clock, hasher: RandomState::new(), recent: Mutex::default() }
     }
 
-    /// Counts this line. Returns the numbers of suppressed lines if it is to be logged, or `None`
-    /// if it is suppressed.
-    fn admit(&self, kind: EventKind, line: &str) -> Option<Suppressed> {
+    /// Counts this line. If it is to be logged, returns the numbers of lines of this kind that were
+    /// suppressed before: identical ones and others.
+    fn admit(&self, kind: EventKind, line: &str) -> Option<(u64, u64)> {
         let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
         let mut recent = self.recent.lock().ignore_poison();
         let Recent { lines, others } = recent.entry(kind).or_default();
-        // If the clock was set back, no line is suppressed.
-        let is_over = |line: &Line| now < line.logged || now.since(line.logged) >= SECOND;
         let mut identical = 0;
-        if let Some(line) = lines.iter_mut().find(|line| line.hash == hash) {
-            if !is_over(line) {
-                line.suppressed += 1;
-                return None;
+        // If the clock was set back, no line is suppressed.
+        let is_over = |line: &mut Line| now < line.logged || now.since(line.logged) >= SECOND;
+        for line in lines.extract_if(.., is_over) {
+            match line.hash == hash {
+                true => identical = line.suppressed,
+                false => *others += line.suppressed,
             }
-            line.logged = now;
-            identical = std::mem::take(&mut line.suppressed);
-        } else {
-            if lines.len() >= MAX_LINES {
-                let Some(old) = lines.iter().position(is_over) else {
-                    *others += 1;
-                    return None;
-                };
-                *others += lines.swap_remove(old).suppressed;
-            }
-            lines.push(Line { hash, logged: now, suppressed: 0 });
         }
-        Some(Suppressed { identical, others: std::mem::take(others) })
+        if let Some(line) = lines.iter_mut().find(|line| line.hash == hash) {
+            line.suppressed += 1;
+            return None;
+        }
+        if lines.len() >= MAX_LINES {
+            *others += 1;
+            return None;
+        }
+        lines.push(Line { hash, logged: now, suppressed: 0 });
+        Some((identical, std::mem::take(others)))
     }
 }
 
@@ -153,8 +141,8 @@ impl<C: Clock> Sink for LogSink<C> {
             return;
         }
         let line = OneLine(event).to_string();
-        if let Some(suppressed) = self.admit(event.kind(), &line) {
-            ::log::log!(target: TARGET, level, "{line}{suppressed}");
+        if let Some((identical, others)) = self.admit(event.kind(), &line) {
+            ::log::log!(target: TARGET, level, "{line}{}", note(identical, others));
         }
     }
 }
@@ -170,24 +158,20 @@ mod tests {
         assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\nb\\u{1b}[2J");
     }
 
-    fn suppressed(identical: u64, others: u64) -> Option<Suppressed> {
-        Some(Suppressed { identical, others })
-    }
-
     #[test]
     fn an_identical_line_is_logged_once_a_second_with_a_count() {
         let clock = ManualClock::default();
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), suppressed(0, 0));
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), Some((0, 0)));
         assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
         assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
         assert_eq!(
             sink.admit(EventKind::CheckpointBlocked, "a"),
-            suppressed(0, 0),
+            Some((0, 0)),
             "kinds are counted separately"
         );
         clock.advance(SECOND);
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), suppressed(2, 0));
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), Some((2, 0)));
         assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
     }
 
@@ -195,7 +179,7 @@ mod tests {
     fn a_different_line_within_the_second_is_logged() {
         let sink = LogSink::with_clock(ManualClock::default());
         for line in ["the printer is on fire", "the shop is shut"] {
-            assert_eq!(sink.admit(EventKind::HandlerFailed, line), suppressed(0, 0));
+            assert_eq!(sink.admit(EventKind::HandlerFailed, line), Some((0, 0)));
             assert_eq!(sink.admit(EventKind::HandlerFailed, line), None);
         }
     }
@@ -206,33 +190,32 @@ mod tests {
         let sink = LogSink::with_clock(clock.clone());
         let admit = |n: usize| sink.admit(EventKind::HandlerFailed, &n.to_string());
         for n in 0..MAX_LINES {
-            assert_eq!(admit(n), suppressed(0, 0));
+            assert_eq!(admit(n), Some((0, 0)));
         }
         assert_eq!(admit(0), None);
         for n in MAX_LINES..1000 {
             assert_eq!(admit(n), None);
         }
         clock.advance(SECOND);
-        // Replaces the first line, of which one was suppressed.
-        assert_eq!(admit(1000), suppressed(0, 969));
-        assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), MAX_LINES);
+        // One of them was identical to the first line, which is forgotten.
+        assert_eq!(admit(1000), Some((0, 969)));
+        assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), 1);
     }
 
     #[test]
     fn no_line_is_suppressed_when_the_clock_is_set_back() {
         let clock = ManualClock::new(Timestamp::from_millis(86_400_000));
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), suppressed(0, 0));
+        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), Some((0, 0)));
         clock.set(Timestamp::from_millis(0));
-        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), suppressed(0, 0));
+        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), Some((0, 0)));
     }
 
     #[test]
     fn the_next_line_says_how_many_were_suppressed() {
-        let line = |identical, others| Suppressed { identical, others }.to_string();
-        assert_eq!(line(0, 0), "");
-        assert_eq!(line(2, 0), " (2 identical ones before)");
-        assert_eq!(line(0, 3), " (3 others of this kind before)");
-        assert_eq!(line(2, 3), " (2 identical ones and 3 others of this kind before)");
+        assert_eq!(note(0, 0), "");
+        assert_eq!(note(2, 0), " (2 identical ones before)");
+        assert_eq!(note(0, 3), " (3 others of this kind before)");
+        assert_eq!(note(2, 3), " (2 identical ones and 3 others of this kind before)");
     }
 }

@@ -1,6 +1,6 @@
 //! The common part of the adapters for all web frameworks. [`Adapter::run`] opens the session, runs
-//! the handler (`run_handler`), and completes the response (`complete`): it stores the changes
-//! ([`finish`](Adapter::finish)) and adds the header fields.
+//! the handler (`run_handler`), closes the session ([`close`](Adapter::close)), and adds the header
+//! fields to the response (`close_and_respond`).
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -19,7 +19,7 @@ use crate::session::{Session, Transport};
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
 /// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open), and
 /// [`answer`](Self::answer) or its own parts, [`report_error`](Self::report_error),
-/// [`report_panic`](Self::report_panic) and [`finish`](Self::finish).
+/// [`report_panic`](Self::report_panic) and [`close`](Self::close).
 ///
 /// ```
 /// use cloakroom::http::{Adapter, Response};
@@ -105,7 +105,7 @@ impl<'m> Adapter<'m> {
         error_page: impl Fn(u16) -> R,
     ) -> R {
         let (response, failure) = self.run_handler(&session, handler, &error_page);
-        self.complete(&session, response, failure, error_page)
+        self.close_and_respond(&session, response, failure, error_page)
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the
@@ -127,8 +127,8 @@ impl<'m> Adapter<'m> {
         (error_page(status), Some(outcome))
     }
 
-    /// Finishes the request, and returns the response with its header fields, or the error page.
-    pub(crate) fn complete<R: Response>(
+    /// Closes the session, and returns the response with its header fields, or the error page.
+    pub(crate) fn close_and_respond<R: Response>(
         self,
         session: &Session,
         response: R,
@@ -136,7 +136,7 @@ impl<'m> Adapter<'m> {
         error_page: impl Fn(u16) -> R,
     ) -> R {
         let outcome = failure.unwrap_or_else(|| Outcome::of_status(response.status_code()));
-        let (mut response, headers) = match self.finish(session, outcome) {
+        let (mut response, headers) = match self.close(session, outcome) {
             Ok(headers) => (response, headers),
             Err(status) => (error_page(status), self.headers_on_error(session)),
         };
@@ -144,14 +144,14 @@ impl<'m> Adapter<'m> {
         response
     }
 
-    /// Stores the session's changes, and returns the header fields of the response. Call it once,
-    /// before the first byte of the response is sent.
+    /// Closes the session: stores its changes, and returns the header fields of the response. Call
+    /// it once, before the first byte of the response is sent.
     ///
     /// # Errors
     /// If the changes could not be stored, the status of the error page that must replace the
     /// handler's whole response; an event has the reason. The page's header fields are those of
     /// [`headers_on_error`](Self::headers_on_error).
-    pub fn finish(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
+    pub fn close(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
         // Closing can run the closures of `Session::update` again, which can panic.
         match catch_unwind(AssertUnwindSafe(|| self.sessions.close(session, outcome))) {
             Ok(closed) => closed.map_err(|error| self.report_error(&error)),
@@ -159,7 +159,7 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// Returns the header fields of the response after a failed [`finish`](Self::finish) or
+    /// Returns the header fields of the response after a failed [`close`](Self::close) or
     /// [`SessionManager::close`]. They contain an id only if a sign-in or a commit of this request
     /// has stored a new one. Call it when the error page is complete: the page can still read the
     /// session.

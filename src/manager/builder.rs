@@ -392,7 +392,7 @@ impl SessionManagerBuilder {
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
             return Err(invalid("the interval between sweeps is from one millisecond to one day"));
         }
-        if settings.session_limit.is_some() && !self.store.capabilities().indexed {
+        if settings.session_limit.is_some() && self.store.index().is_none() {
             let why = "this store cannot count the sessions of a user";
             let operation = "limit the sessions of a user";
             return Err(Error::with_source(ErrorKind::Unsupported, operation, why));

@@ -13,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
-use crate::session::{Context, Session, run_blocking};
+use crate::session::{BlockingHook, Context, Session, run_blocking};
 
-pub use crate::backend::{AtLimit, Page, SessionFilter};
+pub use crate::backend::commit::AtLimit;
+pub use crate::backend::list::{Page, SessionFilter};
 pub use crate::record::{Client, Cursor, Stats, Summary};
-pub use crate::session::{BlockingHook, OnLoadFailure};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};
@@ -86,7 +86,7 @@ impl SessionManager {
         Session::new(self.context.clone(), self.blocking_hook, &head.into())
     }
 
-    /// Ends the request: stores the session's changes, and returns the header fields of the
+    /// Closes the session of a request: stores its changes, and returns the header fields of the
     /// response. Call it before the first byte of the response is sent.
     ///
     /// # Errors

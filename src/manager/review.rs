@@ -112,7 +112,7 @@ impl SessionManager {
         let lifetimes = Lifetimes::of(settings);
         let mut findings = documentation(&lifetimes, settings.session_limit);
         findings.extend(timeouts(&lifetimes));
-        findings.extend(termination(self.context.capabilities.indexed));
+        findings.extend(termination(self.index("review").is_ok()));
         findings.extend(match &settings.transport {
             Transport::Cookie(cookie) => cookies(cookie),
             Transport::Header(name) => header(name),

@@ -51,8 +51,8 @@ pub struct UserSession {
 /// ends that session too, the request continues as after [`Session::destroy`]. The changes of other
 /// requests that use an ended session are discarded.
 ///
-/// All of these fail with [`ErrorKind::Unsupported`] if the store has no index
-/// ([`Capabilities::indexed`](crate::backend::Capabilities::indexed)).
+/// All of these fail with [`ErrorKind::Unsupported`] if the store has no
+/// [index](crate::backend::Store::index).
 impl SessionManager {
     /// Lists the live sessions of `user`, the newest first and at most one hundred. The session
     /// `current` is marked. The list contains public ids, by which [`revoke`](Self::revoke) ends a
@@ -131,7 +131,7 @@ impl SessionManager {
         current: Option<&Session>,
     ) -> Result<bool> {
         let filter = SessionFilter::PublicIdOfUser(user, public_id);
-        self.end(&filter, None, current).map(|ended| ended > 0)
+        self.revoke_where(&filter, None, current).map(|ended| ended > 0)
     }
 
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
@@ -142,7 +142,7 @@ impl SessionManager {
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
         match session.user_and_public_id()? {
             Some((user, public_id)) => {
-                self.end(&SessionFilter::User(&user), Some(&public_id), None)
+                self.revoke_where(&SessionFilter::User(&user), Some(&public_id), None)
             }
             None => Ok(0),
         }
@@ -164,7 +164,7 @@ impl SessionManager {
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_all(&self, user: &UserKey, current: Option<&Session>) -> Result<usize> {
-        self.end(&SessionFilter::User(user), None, current)
+        self.revoke_where(&SessionFilter::User(user), None, current)
     }
 
     /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
@@ -177,7 +177,7 @@ impl SessionManager {
         idp_session_id: &IdpSessionId,
         current: Option<&Session>,
     ) -> Result<usize> {
-        self.end(&SessionFilter::IdpSession(idp_session_id), None, current)
+        self.revoke_where(&SessionFilter::IdpSession(idp_session_id), None, current)
     }
 
     /// Ends all sessions of this manager's realm, those without a user included, and returns the
@@ -200,7 +200,7 @@ impl SessionManager {
         Ok(ended)
     }
 
-    fn end(
+    fn revoke_where(
         &self,
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
@@ -225,7 +225,7 @@ impl SessionManager {
         Ok(ended.len())
     }
 
-    fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
+    pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
         let none = || {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)

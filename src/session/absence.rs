@@ -81,8 +81,8 @@ impl Session {
         })
     }
 
-    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this request,
-    /// has ended the session that it has read.
+    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
+    /// request, has ended the session that it has read.
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.state();
         if !state.closed && state.loaded.session().is_some_and(has_ended) {
@@ -100,8 +100,8 @@ impl Session {
         match (missing, state.loaded.session()) {
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were lost.
-                let found = if is_lost { &LoadState::Unread } else { &state.loaded };
-                absence.replaced = Some(self.new_replaced(found, id, &session.record));
+                let loaded = if is_lost { &LoadState::Unread } else { &state.loaded };
+                absence.replaced = Some(self.new_replaced(loaded, id, &session.record));
             }
             (Missing::Undecodable { public_id, error, .. }, _) => {
                 let public_id = public_id.as_ref();
@@ -117,7 +117,7 @@ impl Session {
 
     pub(super) fn new_replaced(
         &self,
-        found: &LoadState,
+        loaded: &LoadState,
         id: &ReplacedId,
         record: &Record,
     ) -> Replaced {
@@ -125,7 +125,7 @@ impl Session {
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
-            id: self.own_id(found, &id.id_hash),
+            id: self.own_id(loaded, &id.id_hash),
             public_id: record.public_id,
             concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,

@@ -106,14 +106,14 @@ impl Session {
     }
 
     /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
-    fn new_secret(&self, found: &mut LoadState) -> Result<Secret> {
-        let id = match found {
+    fn new_secret(&self, loaded: &mut LoadState) -> Result<Secret> {
+        let id = match loaded {
             LoadState::Absent(Absence { next_id, .. }) => {
                 let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id within its grace, the current id is not known.
-            _ => found.session().and_then(|session| self.own_id(found, &session.id_hash)),
+            _ => loaded.session().and_then(|session| self.own_id(loaded, &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -146,8 +146,8 @@ impl Session {
         state.check_readable(OPERATION)?;
         let secret = match &mut state.loaded {
             LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
-            found if found.is_lost() => None,
-            found => Some(self.new_secret(found)?),
+            loaded if loaded.is_lost() => None,
+            loaded => Some(self.new_secret(loaded)?),
         };
         let Some(secret) = secret else {
             // No token of this request can become valid, unless it is sent with the replaced id.

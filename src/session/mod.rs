@@ -8,6 +8,7 @@ mod activity;
 mod authentication;
 mod blocking_hook;
 mod changes;
+mod close;
 mod commit;
 mod context;
 mod csrf_secret;
@@ -28,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{PublicId, SessionIdHash, UserKey};
+use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
@@ -273,6 +274,11 @@ impl Session {
             return Err(Error::with_source(ErrorKind::Invalid, operation, why));
         }
         Ok(())
+    }
+
+    /// Returns the realm of the ids that this session issues.
+    fn realm_tag(&self) -> RealmTag {
+        self.context.settings.realm_tag
     }
 
     /// Makes a call that may block, inside the blocking hook if there is one.

@@ -1,13 +1,15 @@
 //! The ids that a request presents.
 //!
-//! Uses the settings, which say where a request carries them. Called when a session is opened.
+//! Uses the settings, which say where a request carries them. Called when a session is opened, and
+//! to find the id of an id hash.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
-use crate::session::{Settings, Transport};
+use crate::session::load::LoadState;
+use crate::session::{Session, Settings, Transport};
 
 /// An id that a request presents.
 #[derive(Clone, Debug)]
@@ -118,6 +120,7 @@ impl Presented {
         self.ids.iter().map(PresentedId::id_hash)
     }
 }
+
 impl Settings {
     /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
     pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
@@ -145,5 +148,19 @@ impl Settings {
             }
         }
         presented
+    }
+}
+
+impl Session {
+    /// Returns the id of this hash, if it was presented or was issued by this request.
+    pub(super) fn own_id(&self, loaded: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
+        let issued = loaded.issued().filter(|id| id.hash(self.realm_tag()) == *id_hash);
+        let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
+        issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
+    }
+
+    /// Returns whether the id of this hash was presented under a former name of the cookie.
+    pub(super) fn is_former(&self, id_hash: &SessionIdHash) -> bool {
+        self.presented.ids.iter().any(|id| id.former && id.id_hash() == *id_hash)
     }
 }

@@ -135,15 +135,18 @@ impl Session {
     }
 
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
-    fn replaced_by_sign_in(&self, found: &LoadState) -> Result<(SessionIdHash, Option<SessionId>)> {
-        Ok(match found {
-            LoadState::Live(live) => match self.own_id(found, &live.session.id_hash) {
+    fn replaced_by_sign_in(
+        &self,
+        loaded: &LoadState,
+    ) -> Result<(SessionIdHash, Option<SessionId>)> {
+        Ok(match loaded {
+            LoadState::Live(live) => match self.own_id(loaded, &live.session.id_hash) {
                 // A replaced id within its grace has found the session. The current id is not
                 // known, and no request could join a sign-in through it.
-                None => (live.found_by, self.own_id(found, &live.found_by)),
+                None => (live.found_by, self.own_id(loaded, &live.found_by)),
                 id => (live.session.id_hash, id),
             },
-            found => match found.replaced() {
+            loaded => match loaded.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),

@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::{BlockingHook, run_blocking};
-use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
+use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, thread};
 
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
 
 /// The maximum time from a request's first try to commit to its last.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// The number of locks over which the sessions are distributed.
 const SHARDS: usize = 64;
@@ -29,45 +28,21 @@ pub(crate) struct UpdateQueues {
     shards: [Mutex<Shard>; SHARDS],
 }
 
-/// The sessions of one shard that are being updated, with their waiters.
+/// The sessions of one shard that are being updated, with the requests that wait for them.
 type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
-/// A waiting request. With its turn it receives what the holder before it has [stored](Turn::stored).
+/// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
 /// The exclusive right of one request to update a session in this process. Dropping it passes the
-/// turn to the first waiter.
+/// turn to the first waiting request.
 #[derive(Debug)]
-pub(crate) struct Turn<'q> {
+pub(super) struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    deadline: Instant,
-    /// The session as the previous holder stored it, if it did.
-    received: Option<Record>,
-    /// The session as this holder stored it, for the next one.
-    pub(crate) stored: Option<Record>,
-}
-
-/// A position in a queue. Dropping it leaves the queue.
-#[derive(Debug)]
-struct QueuePosition<'q> {
-    queues: &'q UpdateQueues,
-    id_hash: SessionIdHash,
-    deadline: Instant,
-    /// `None` when the wait is over.
-    waiter: Option<Arc<Waiter>>,
-}
-
-/// The result of a request for a turn.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // on the stack for one commit
-enum Entered<'q> {
-    /// The turn, because no other request has it.
-    Turn(Turn<'q>),
-    /// A position in the queue, because another request has the turn.
-    Queued(QueuePosition<'q>),
-    /// Neither, because the queue is full.
-    QueueFull,
+    /// The session as this holder or an earlier one stored it, if one did: the next holder need not
+    /// ask the store for it.
+    pub(super) newest: Option<Record>,
 }
 
 impl Default for UpdateQueues {
@@ -83,77 +58,72 @@ impl UpdateQueues {
         self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth).lock().ignore_poison()
     }
 
-    /// Waits for a turn to update the session of `id_hash`, if its queue exists; else returns
-    /// `None`.
-    ///
-    /// # Errors
-    /// As [`turn`](Self::turn).
-    pub(crate) fn turn_if_contended(
-        &self,
-        hook: Option<BlockingHook>,
-        id_hash: &SessionIdHash,
-        entered: Instant,
-    ) -> Result<Option<Turn<'_>>> {
-        let is_contended = self.shard(id_hash).contains_key(id_hash);
-        is_contended.then(|| self.turn(hook, id_hash, entered)).transpose()
+    /// Returns whether a request has the turn to update the session of `id_hash`.
+    pub(super) fn is_contended(&self, id_hash: &SessionIdHash) -> bool {
+        self.shard(id_hash).contains_key(id_hash)
     }
 
-    /// Waits for a turn to update the session of `id_hash`, at most until 5 seconds after the
-    /// request has `entered` its commit.
+    /// Waits until the deadline for a turn to update the session of `id_hash`.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when the time is over, or immediately when 64 requests wait already.
-    pub(crate) fn turn(
-        &self,
-        hook: Option<BlockingHook>,
-        id_hash: &SessionIdHash,
-        entered: Instant,
-    ) -> Result<Turn<'_>> {
-        match self.enter(id_hash, entered + MAX_WAIT) {
-            Entered::Turn(turn) => Ok(turn),
-            Entered::Queued(position) => {
-                run_blocking(hook, || position.wait().ok_or_else(contention_error))
-            }
-            Entered::QueueFull => {
-                // Without this, refused requests that retry immediately would keep the waiting ones
-                // off the processor.
-                thread::yield_now();
-                let why = "too many requests wait to change the session";
-                Err(Error::with_source(ErrorKind::Busy, OPERATION, why))
-            }
+    /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
+    pub(super) fn turn(&self, id_hash: &SessionIdHash, deadline: Instant) -> Result<Turn<'_>> {
+        match self.enter(id_hash)? {
+            Some(waiter) => self.wait(id_hash, &waiter, deadline),
+            None => Ok(Turn { queues: self, id_hash: *id_hash, newest: None }),
         }
     }
 
-    fn enter(&self, id_hash: &SessionIdHash, deadline: Instant) -> Entered<'_> {
+    /// Joins the queue; returns `None` if there was none, and the request has the turn.
+    fn enter(&self, id_hash: &SessionIdHash) -> Result<Option<Arc<Waiter>>> {
         let mut shard = self.shard(id_hash);
         let waiting = match shard.entry(*id_hash) {
             Entry::Vacant(vacant) => {
                 vacant.insert(VecDeque::new());
-                return Entered::Turn(Turn::new(self, id_hash, deadline, None));
+                return Ok(None);
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
         if waiting.len() >= MAX_WAITING {
-            return Entered::QueueFull;
+            drop(shard);
+            // Without this, refused requests that retry immediately would keep the waiting ones off
+            // the processor.
+            thread::yield_now();
+            let why = "too many requests wait to change the session";
+            return Err(Error::with_source(ErrorKind::Busy, OPERATION, why));
         }
         let waiter = Arc::new(Waiter::default());
         if waiting.is_empty() {
             waiter.announce();
         }
         waiting.push_back(waiter.clone());
-        let waiter = Some(waiter);
-        Entered::Queued(QueuePosition { queues: self, id_hash: *id_hash, deadline, waiter })
+        Ok(Some(waiter))
+    }
+
+    fn wait(
+        &self,
+        id_hash: &SessionIdHash,
+        waiter: &Arc<Waiter>,
+        deadline: Instant,
+    ) -> Result<Turn<'_>> {
+        let newest = match waiter.receive_until(deadline) {
+            Some(newest) => newest,
+            None if self.remove(id_hash, waiter) => return Err(contention_error()),
+            // It was removed from the queue because it gets the turn.
+            None => waiter.receive(),
+        };
+        Ok(Turn { queues: self, id_hash: *id_hash, newest })
     }
 
     /// Passes the turn to the first waiter, or removes the queue if there is none.
-    fn pass(&self, id_hash: &SessionIdHash, stored: Option<Record>) {
+    fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
         let mut shard = self.shard(id_hash);
         let Some(next) = shard.get_mut(id_hash).and_then(VecDeque::pop_front) else {
             shard.remove(id_hash);
             return;
         };
         drop(shard);
-        next.send(stored);
+        next.send(newest);
     }
 
     /// Removes the waiter from the queue, and returns whether it was in it.
@@ -165,24 +135,15 @@ impl UpdateQueues {
     }
 }
 
-impl<'q> Turn<'q> {
-    fn new(
-        queues: &'q UpdateQueues,
-        id_hash: &SessionIdHash,
-        deadline: Instant,
-        received: Option<Record>,
-    ) -> Self {
-        Turn { queues, id_hash: *id_hash, deadline, received, stored: None }
-    }
-
-    /// Takes the session as the previous holder stored it, if it is newer than `revision`.
-    pub(crate) fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
-        self.received.take().filter(|received| Some(received.revision) > revision)
+impl Turn<'_> {
+    /// Takes the newest record that is known, if it is newer than `revision`.
+    pub(super) fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
+        self.newest.take().filter(|newest| Some(newest.revision) > revision)
     }
 
     /// Wakes the next waiter, because this turn ends with the commit that begins now. Waking a
     /// thread takes about as long as a commit, so the two overlap.
-    pub(crate) fn wake_next(&self) {
+    pub(super) fn wake_next(&self) {
         let shard = self.queues.shard(&self.id_hash);
         let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
         drop(shard);
@@ -190,54 +151,18 @@ impl<'q> Turn<'q> {
             next.announce();
         }
     }
-
-    /// Returns whether the deadline for another try has passed.
-    pub(crate) fn is_over(&self) -> bool {
-        self.deadline <= instant()
-    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.queues.pass(&self.id_hash, self.stored.take());
-    }
-}
-
-impl<'q> QueuePosition<'q> {
-    /// Waits for the turn; returns `None` at the deadline.
-    fn wait(mut self) -> Option<Turn<'q>> {
-        let waiter = self.waiter.take()?;
-        match waiter.receive_until(self.deadline) {
-            Some(newest) => Some(self.turn(newest)),
-            None => self.leave(&waiter),
-        }
-    }
-
-    /// Leaves the queue. Returns the turn if the waiter is not in the queue any more, because it
-    /// was granted.
-    fn leave(&self, waiter: &Arc<Waiter>) -> Option<Turn<'q>> {
-        let has_left = self.queues.remove(&self.id_hash, waiter);
-        if has_left { None } else { Some(self.turn(waiter.receive())) }
-    }
-
-    fn turn(&self, received: Option<Record>) -> Turn<'q> {
-        Turn::new(self.queues, &self.id_hash, self.deadline, received)
-    }
-}
-
-impl Drop for QueuePosition<'_> {
-    fn drop(&mut self) {
-        if let Some(waiter) = self.waiter.take() {
-            // A turn that was granted is passed on.
-            drop(self.leave(&waiter));
-        }
+        self.queues.pass(&self.id_hash, self.newest.take());
     }
 }
 
 const OPERATION: &str = "update a session";
 
 /// Returns the error of a request whose changes could not be stored in time.
-pub(crate) fn contention_error() -> Error {
+pub(super) fn contention_error() -> Error {
     let why = "other requests kept changing the session";
     Error::with_source(ErrorKind::Busy, OPERATION, why)
 }
@@ -251,27 +176,23 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
+    use crate::sync::instant;
 
     fn id_hash(n: u8) -> SessionIdHash {
         SessionIdHash::from_bytes([n; 32])
     }
 
     fn turn<'q>(queues: &'q UpdateQueues, id_hash: &SessionIdHash) -> Turn<'q> {
-        match queues.enter(id_hash, instant() + MAX_WAIT) {
-            Entered::Turn(turn) => turn,
-            other => panic!("{other:?}"),
-        }
+        assert!(!queues.is_contended(id_hash));
+        queues.turn(id_hash, instant()).unwrap()
     }
 
-    fn enqueue_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> QueuePosition<'q> {
-        match queues.enter(&id_hash(1), deadline) {
-            Entered::Queued(position) => position,
-            other => panic!("{other:?}"),
-        }
+    fn enqueue(queues: &UpdateQueues) -> Arc<Waiter> {
+        queues.enter(&id_hash(1)).unwrap().expect("another request has the turn")
     }
 
-    fn enqueue(queues: &UpdateQueues) -> QueuePosition<'_> {
-        enqueue_until(queues, instant() + MAX_WAIT * 12)
+    fn wait<'q>(queues: &'q UpdateQueues, waiter: &Arc<Waiter>) -> Turn<'q> {
+        queues.wait(&id_hash(1), waiter, instant() + MAX_WAIT * 12).expect("its turn has come")
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
@@ -282,14 +203,14 @@ mod tests {
     fn waiters_get_their_turns_in_order_of_arrival() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let positions: Vec<_> = (0..10).map(|_| enqueue(&queues)).collect();
+        let waiters: Vec<_> = (0..10).map(|_| enqueue(&queues)).collect();
         let (sender, receiver) = channel();
         thread::scope(|scope| {
             // The threads start in reverse order of their positions.
-            for (number, position) in positions.into_iter().enumerate().rev() {
-                let sender = sender.clone();
+            for (number, waiter) in waiters.iter().enumerate().rev() {
+                let (sender, queues) = (sender.clone(), &queues);
                 scope.spawn(move || {
-                    let turn = position.wait().unwrap();
+                    let turn = wait(queues, waiter);
                     sender.send(number).unwrap();
                     drop(turn);
                 });
@@ -302,12 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn turn_if_contended_waits_only_while_a_queue_exists() {
+    fn a_session_is_contended_only_while_a_queue_exists() {
         let queues = UpdateQueues::default();
-        assert!(queues.turn_if_contended(None, &id_hash(1), instant()).unwrap().is_none());
+        assert!(!queues.is_contended(&id_hash(1)));
         let first = turn(&queues, &id_hash(1));
+        assert!(queues.is_contended(&id_hash(1)));
         // This request would wait, and its deadline has passed.
-        let late = queues.turn_if_contended(None, &id_hash(1), instant() - MAX_WAIT).unwrap_err();
+        let late = queues.turn(&id_hash(1), instant()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
         drop(first);
         assert!(is_empty(&queues));
@@ -317,13 +239,15 @@ mod tests {
     fn at_most_64_wait_for_one_session_and_none_for_others() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let positions: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
-        let refused = queues.turn(None, &id_hash(1), instant()).unwrap_err();
+        let waiters: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
+        let refused = queues.turn(&id_hash(1), instant() + MAX_WAIT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         // This session is in the same shard.
         let other = turn(&queues, &id_hash(65));
-        drop(positions);
-        drop(enqueue(&queues));
+        for waiter in &waiters {
+            queues.wait(&id_hash(1), waiter, instant()).unwrap_err();
+        }
+        queues.wait(&id_hash(1), &enqueue(&queues), instant()).unwrap_err();
         drop((first, other));
         assert!(is_empty(&queues));
     }
@@ -332,21 +256,21 @@ mod tests {
     fn a_waiter_leaves_the_queue_at_its_deadline() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (late, next) = (enqueue_until(&queues, instant()), enqueue(&queues));
-        assert!(late.wait().is_none());
+        let (late, next) = (enqueue(&queues), enqueue(&queues));
+        assert!(queues.wait(&id_hash(1), &late, instant()).is_err());
         drop(first);
-        drop(next.wait().expect("its turn has come"));
+        drop(wait(&queues, &next));
         assert!(is_empty(&queues));
     }
 
     #[test]
-    fn a_dropped_position_passes_a_granted_turn_on() {
+    fn a_turn_granted_before_the_deadline_is_passed_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
         let (second, third) = (enqueue(&queues), enqueue(&queues));
         drop(first);
-        drop(second);
-        drop(third.wait().expect("its turn has come"));
+        drop(queues.wait(&id_hash(1), &second, instant()).expect("its turn has come"));
+        drop(wait(&queues, &third));
         assert!(is_empty(&queues));
     }
 
@@ -357,15 +281,15 @@ mod tests {
         let (second, third) = (enqueue(&queues), enqueue(&queues));
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
-        first.stored = Some(Record::create(&new_session, now));
+        first.newest = Some(Record::create(&new_session, now));
         drop(first);
-        let mut second = second.wait().unwrap();
+        let mut second = wait(&queues, &second);
         assert_eq!(
             second.take_newer_than(None).map(|record| record.public_id),
             Some(new_session.public_id)
         );
         drop(second);
-        assert!(third.wait().unwrap().received.is_none(), "the second has stored nothing");
+        assert!(wait(&queues, &third).newest.is_none(), "the second has stored nothing");
     }
 
     #[test]
@@ -378,7 +302,7 @@ mod tests {
             panic!("as planned");
         }));
         assert!(panicked.is_err());
-        drop(next.wait().expect("its turn has come"));
+        drop(wait(&queues, &next));
         assert!(is_empty(&queues));
     }
 }

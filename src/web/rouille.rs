@@ -193,7 +193,7 @@ impl OpenSession {
         error_page: impl Fn(u16) -> Response,
     ) -> Response {
         let response = self.call(adapter, handler, &error_page);
-        adapter.complete(&self.session, response, self.failure.get(), error_page)
+        adapter.close_and_respond(&self.session, response, self.failure.get(), error_page)
     }
 }
 

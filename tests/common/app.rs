@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use cloakroom::backend::{Stats, Store};
+use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::SessionId;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{SessionManagerBuilder, Stats};
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::{Call, Faulty};

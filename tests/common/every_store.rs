@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use super::app::App;
+use super::cached_store;
 use super::memcached::shared;
 use super::{Folder, NOW};
 
@@ -38,11 +38,11 @@ pub fn on_every_store(
         ("memcached", |_| Box::new(shared().store())),
         ("memory before SQLite", |folder| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            Box::new(CachedStore::new(MemoryStore::new(), backing))
+            Box::new(cached_store(MemoryStore::new(), backing))
         }),
         ("memcached before SQLite", |folder| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            Box::new(CachedStore::new(shared().store(), backing))
+            Box::new(cached_store(shared().store(), backing))
         }),
     ];
     for (name, make) in stores {

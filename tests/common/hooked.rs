@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
-    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
-    Touch, TouchError,
+    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance,
+    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 
 /// The calls of a store, of its session index, and of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,27 +162,27 @@ impl<C: Cache + ?Sized, H: Hook> Cache for Hooked<C, H> {
         self.inner.shards()
     }
 
-    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
-        self.inner.shard_of(id_hash)
+    fn shard_of(&self, key: &CacheKey) -> usize {
+        self.inner.shard_of(key)
     }
 
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        self.hook.around(Call::Fetch, || self.inner.fetch(id_hash, now))
+    fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
+        self.hook.around(Call::Fetch, || self.inner.fetch(key, now))
     }
 
     fn fill(
         &self,
-        id_hash: &SessionIdHash,
+        key: &CacheKey,
         lease: FillLease,
         entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
-        self.hook.around(Call::Fill, || self.inner.fill(id_hash, lease, entry, until, now))
+        self.hook.around(Call::Fill, || self.inner.fill(key, lease, entry, until, now))
     }
 
-    fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()> {
-        self.hook.around(Call::Invalidate, || self.inner.invalidate(id_hashes, now))
+    fn invalidate(&self, keys: &[CacheKey], now: Timestamp) -> Result<()> {
+        self.hook.around(Call::Invalidate, || self.inner.invalidate(keys, now))
     }
 
     fn invalidate_shard(&self, shard: usize, now: Timestamp) -> Result<()> {

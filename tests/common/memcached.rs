@@ -9,7 +9,6 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 
 use super::KillOnDrop;
@@ -246,11 +245,11 @@ impl Raw {
         Some(answer.strip_prefix("HD t")?.parse().unwrap())
     }
 
-    /// The name of the item of an id hash: sessions have the letter `s`, entries of a cache `c`.
-    pub fn name(&mut self, namespace: &str, letter: char, id_hash: &SessionIdHash) -> String {
+    /// The name of an item: `s` and the id hash of a session, or `c` and the key of a cache entry.
+    pub fn name(&mut self, namespace: &str, letter: char, id: &[u8; 32]) -> String {
         let epoch = self.get(&format!("{namespace}:{letter}:epoch")).expect("there is an epoch");
         let epoch = String::from_utf8(epoch).unwrap();
-        format!("{namespace}:{letter}:{epoch}:{}", base64url(id_hash.as_bytes()))
+        format!("{namespace}:{letter}:{epoch}:{}", base64url(id))
     }
 }
 

@@ -62,11 +62,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Record, Store, Value,
+    Action, Cache, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Record, Store, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, Result};
 use tempfile::TempDir;
 
@@ -141,6 +142,17 @@ pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
     let mut delta = Delta::new();
     delta.set(name, Value::encode(&value).unwrap());
     delta
+}
+
+/// A cached store that uses its cache from `NOW` on.
+pub fn cached_store<C: Cache, S: Store>(cache: C, backing: S) -> CachedStore<C, S> {
+    settled(CachedStore::new(cache, backing))
+}
+
+/// The store, after the two seconds in which a new process does not use the cache.
+pub fn settled<C: Cache, S: Store>(store: CachedStore<C, S>) -> CachedStore<C, S> {
+    store.load(&new_id_hash(), NOW - Duration::from_secs(2)).unwrap();
+    store
 }
 
 pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom::backend::{Stats, Store};
+use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{SessionManagerBuilder, Stats};
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::client::{Exchange, HttpClient, Request, Response, send};

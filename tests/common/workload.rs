@@ -7,11 +7,11 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, LiveSession, Missing, ReplacedId, SessionFilter,
-    SessionLimit, Store, Touch,
+    Action, Commit, Committed, Delta, LiveSession, Missing, ReplacedId, SessionLimit, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;

@@ -7,12 +7,11 @@ use std::sync::Mutex;
 
 use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
-use cloakroom::stores::cached::CachedStore;
 use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
-use super::common::{Folder, KillOnDrop, child, on_threads};
+use super::common::{Folder, KillOnDrop, cached_store, child, on_threads};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;
@@ -66,7 +65,7 @@ pub fn carry_out() {
                 .io_timeout(LONG_TIMEOUT)
                 .open()
                 .unwrap();
-            Box::new(CachedStore::new(pausing(cache), pausing(backing)))
+            Box::new(cached_store(pausing(cache), pausing(backing)))
         }
         Err(_) => Box::new(backing),
     };

@@ -10,9 +10,9 @@ use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use super::chance::Chance;
-use super::common::Folder;
 use super::common::faulty::FaultyCache;
 use super::common::memcached::Memcached;
+use super::common::{Folder, settled};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Call, Operation};
 use super::pausing::pausing;
@@ -109,7 +109,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
         let cache = pausing((self.make_cache)());
         let backing = pausing(self.backing.store.clone());
         let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
-        let store = store.build().unwrap();
+        let store = settled(store.build().unwrap());
         callers(move |operation| names.call(&store, operation))
     }
 }
@@ -288,7 +288,7 @@ impl Subject for TwoInstances {
             let backing = pausing(self.backing.store.clone());
             let store = CachedStore::builder(pausing(link.clone()), backing);
             let store = store.entry_life(Self::LIFE).retry_after(Duration::from_millis(1));
-            (link, store.build().unwrap())
+            (link, settled(store.build().unwrap()))
         };
         let ((link, first), (_, second)) = (instance(), instance());
         *self.first.lock().unwrap() = Some(link);

@@ -4,12 +4,13 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    self, Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
-    SessionFilter, SessionIndex, SessionLimit, Store, Touch, Value,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
+    SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
+use cloakroom::manager::{self, Page, SessionFilter};
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
@@ -240,9 +241,9 @@ fn idp_session_id(number: Number) -> IdpSessionId {
 
 fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
     let at_limit = match at_limit {
-        AtLimit::Refuse => backend::AtLimit::Refuse,
-        AtLimit::EndOldest => backend::AtLimit::EndOldest,
-        AtLimit::EndOthers => backend::AtLimit::EndOthers,
+        AtLimit::Refuse => manager::AtLimit::Refuse,
+        AtLimit::EndOldest => manager::AtLimit::EndOldest,
+        AtLimit::EndOthers => manager::AtLimit::EndOthers,
     };
     SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
 }

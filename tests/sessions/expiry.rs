@@ -5,11 +5,10 @@ use std::time::Duration;
 use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
-use crate::common::{Folder, HOUR, NOW};
+use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -274,9 +273,9 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
     let folder = Folder::new();
     let file = || SqliteStore::open(folder.fresh()).unwrap();
     test(&|| SessionManager::builder(file()));
-    test(&|| SessionManager::builder(CachedStore::new(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(cached_store(MemoryStore::new(), file())));
     test(&|| SessionManager::builder(shared().store()));
-    test(&|| SessionManager::builder(CachedStore::new(shared().store(), file())));
+    test(&|| SessionManager::builder(cached_store(shared().store(), file())));
 }
 
 type Use = fn(&Session);

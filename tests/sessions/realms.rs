@@ -2,11 +2,10 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use cloakroom::backend::{AtLimit, Page, SessionFilter};
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::id::Realm;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use crate::common::app::{App, defaults, user};

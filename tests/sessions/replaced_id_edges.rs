@@ -4,14 +4,13 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use cloakroom::backend::AtLimit;
 use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::IdpSessionId;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
@@ -228,7 +227,7 @@ fn a_request_opened_within_the_grace_ends_no_session() {
 #[test]
 fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
     on_every_store(defaults, |app| {
-        if !app.store.inner().capabilities().indexed {
+        if app.store.inner().index().is_none() {
             return;
         }
         let ada = app.signed_in("ada");

@@ -61,7 +61,7 @@ fn revoke(app: &App, session: &Session) {
 
 /// No session lives that none of the browsers has.
 fn no_orphans(app: &App, browsers: &[Browser], case: &str) {
-    if !app.store.inner().capabilities().indexed {
+    if app.store.inner().index().is_none() {
         return;
     }
     let mut cookies: Vec<_> = browsers

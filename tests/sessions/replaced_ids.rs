@@ -6,11 +6,10 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::AtLimit;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{
@@ -32,7 +31,7 @@ const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 fn lists(app: &App) -> bool {
-    app.store.inner().capabilities().indexed
+    app.store.inner().index().is_some()
 }
 
 /// The call that replaced an id.

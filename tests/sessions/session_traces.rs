@@ -18,14 +18,15 @@ use std::time::Duration;
 use crate::common::NOW;
 use crate::common::dice::Dice;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store,
-    StoreWrapper, Touch, TouchError,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store, StoreWrapper,
+    Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
+use cloakroom::manager::AtLimit;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, RecentAuth, Result, Session, SessionManager,

@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
 };
-use cloakroom::backend::{AtLimit, Capabilities, Page, SessionFilter, SessionIndex, StoreWrapper};
+use cloakroom::backend::{SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{IdpSessionId, PublicId};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::policy::Policy;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{
@@ -409,10 +409,6 @@ impl StoreWrapper for Unlisted {
 
     fn on_index(&self) -> Option<&dyn SessionIndex> {
         None
-    }
-
-    fn on_capabilities(&self) -> Capabilities {
-        Capabilities::new()
     }
 }
 

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use crate::common::Folder;
 use crate::common::app::{Browser, get};
 use crate::common::memcached::shared;
+use crate::common::{Folder, cached_store};
 use cloakroom::backend::Store;
 use cloakroom::http::Outcome;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager, SqliteStore};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -51,8 +50,8 @@ fn pairs(folder: &Folder) -> Vec<TwoManagers> {
         one("memory", manager(MemoryStore::new())),
         TwoManagers { store: "SQLite", writer: manager(sqlite()), reader: manager(sqlite()) },
         one("memcached", manager(shared().store())),
-        one("memory in front of SQLite", manager(CachedStore::new(MemoryStore::new(), behind()))),
-        one("memcached in front of SQLite", manager(CachedStore::new(shared().store(), behind()))),
+        one("memory in front of SQLite", manager(cached_store(MemoryStore::new(), behind()))),
+        one("memcached in front of SQLite", manager(cached_store(shared().store(), behind()))),
     ]
 }
 

@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Capabilities, Commit, Delta, LiveSession, Lookup, Maintenance, Missing,
-    NewSession, SessionFilter, SessionLimit, Store, StoreWrapper, Touch, Value,
+    Action, Capabilities, Commit, Delta, LiveSession, Lookup, Maintenance, Missing, NewSession,
+    SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::stores::cached::CachedStore;
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::{MemoryStore, SqliteStore};
 
-use crate::common::Folder;
 use crate::common::memcached::shared;
+use crate::common::{Folder, cached_store};
 
 struct Rng(u64);
 
@@ -209,10 +209,10 @@ fn every_store_answers_a_random_history_alike() {
         let mut stores: Vec<(&str, Box<dyn Store>)> = vec![
             ("memory", memory),
             ("SQLite", Box::new(sqlite(0))),
-            ("memory before SQLite", Box::new(CachedStore::new(MemoryStore::new(), sqlite(1)))),
-            ("memcached before SQLite", Box::new(CachedStore::new(shared().store(), sqlite(2)))),
+            ("memory before SQLite", Box::new(cached_store(MemoryStore::new(), sqlite(1)))),
+            ("memcached before SQLite", Box::new(cached_store(shared().store(), sqlite(2)))),
         ];
-        let cached = || CachedStore::new(shared().builder_in("two").open().unwrap(), sqlite(4));
+        let cached = || cached_store(shared().builder_in("two").open().unwrap(), sqlite(4));
         stores.push(("two SQLite", Box::new(Two(sqlite(3), sqlite(3), AtomicUsize::new(0)))));
         stores.push(("two caches", Box::new(Two(cached(), cached(), AtomicUsize::new(0)))));
         let limits = seed % 2 == 0;

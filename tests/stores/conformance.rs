@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::common::Folder;
 use crate::common::memcached::shared;
+use crate::common::{Folder, cached_store};
 use cloakroom::conformance::check;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 /// `name: make` checks the store that `make` makes, with a path for its file.
@@ -27,9 +26,9 @@ stores! {
     sqlite_in_memory: |_| SqliteStore::in_memory().unwrap();
     memcached: |_| shared().store();
     sqlite_behind_memory: |path| {
-        CachedStore::new(MemoryStore::new(), SqliteStore::open(path).unwrap())
+        cached_store(MemoryStore::new(), SqliteStore::open(path).unwrap())
     };
     sqlite_behind_memcached: |path| {
-        CachedStore::new(shared().store(), SqliteStore::open(path).unwrap())
+        cached_store(shared().store(), SqliteStore::open(path).unwrap())
     };
 }

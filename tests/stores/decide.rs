@@ -1,16 +1,18 @@
 //! `Commit::decide` as a table: every kind of session that an id can find, times every action,
 //! times every condition. The first line of the table that fits a case is its decision.
 
+use std::num::NonZeroU32;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
-    Record, ReplacedBy, ReplacedId, Touch, Value,
+    Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
+use cloakroom::manager::AtLimit;
 use cloakroom::{Error, ErrorKind};
 
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.
@@ -109,6 +111,7 @@ current                | *              | sign in*         | *        | *       
 ";
 
 const LIMIT: usize = 100;
+const LIMIT_PER_USER: SessionLimit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
 const SECOND: Duration = Duration::from_secs(1);
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -279,17 +282,26 @@ impl Case {
         commit.touch = (self.touch != "none").then_some(Touch::at(NOW));
         commit.max_bytes = LIMIT;
         commit.opened = self.opened();
-        let found = self.found();
-        let expired = commit.expired_to_remove(&found).copied();
+        // It concerns sign-ins only.
+        commit.session_limit = Some(LIMIT_PER_USER);
+        let mut decision = commit.decide(self.found());
+        let expired = match decision {
+            Ok(Decision::RemoveExpired { at }) => Some(at),
+            _ => None,
+        };
         let removes = self.found == "expired" && (self.is_sign_in() || self.action == "delete");
         assert_eq!(expired, removes.then_some(CURRENT));
-        match commit.decide(found) {
+        if removes {
+            decision = commit.decide(Lookup::not_found());
+        }
+        match decision {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, replaces }) => {
+            Ok(Decision::Insert { session, session_limit, replaces }) => {
+                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
                 let left = self.left(PRESENTED, join_salt);
@@ -301,7 +313,8 @@ impl Case {
                     }
                 }
             }
-            Ok(Decision::Update { at, session, id_change }) => {
+            Ok(Decision::Update { at, session, id_change, session_limit }) => {
+                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(at, self.position());
                 assert_eq!(session.id_hash, if id_change.is_some() { NEW } else { at });
                 self.check_changed(&session.record);
@@ -328,6 +341,7 @@ impl Case {
                 assert_eq!(at, self.position());
                 "remove"
             }
+            Ok(Decision::RemoveExpired { .. }) => panic!("{self:?}"),
         }
     }
 

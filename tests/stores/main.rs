@@ -10,6 +10,7 @@ mod decide;
 mod disk_failures;
 mod memcached;
 mod migrations;
+mod own_tables;
 mod record_cache;
 mod store_errors;
 mod wrong_stores;

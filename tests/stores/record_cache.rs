@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession,
-    SessionFilter, SessionLimit, Store, Touch,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, SessionLimit,
+    Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
 use cloakroom::{Error, Lifetime, SqliteStore, UserKey};

@@ -12,11 +12,10 @@ use crate::common::{
     Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Lookup, Missing, Page, SessionFilter, Store,
-};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId};
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
 

@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
-    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
-    Touch, TouchError,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
+    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// Makes a store a wrapper of a correct one, some of whose calls it overrides.
@@ -205,7 +205,7 @@ fn a_store_that_touches_by_writing_breaks_reads_do_not_write() {
     says(&failures, guarantee, "a touch undid the write of another request");
 }
 
-/// Takes every user for one whose name begins like the one asked for.
+/// Takes every user for one whose name begins like the one asked for, and every store for one.
 #[derive(Debug, Default)]
 struct UsersByPrefix {
     right: MemoryStore,
@@ -262,8 +262,9 @@ impl SessionIndex for UsersByPrefix {
         self.right.epoch()
     }
 
+    /// The same in every store.
     fn identity(&self) -> Result<StoreIdentity> {
-        self.right.identity()
+        Ok(StoreIdentity::from_bytes([7; 16]))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
@@ -276,6 +277,12 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
     let failures = failures_of::<UsersByPrefix>();
     says(&failures, "users and revocation:", "the list of the user UserKey(\"u\") has");
     says(&failures, "users and revocation:", "[names_of_users_match_exactly]");
+}
+
+#[test]
+fn a_store_that_shares_its_identity_breaks_cache_coherence() {
+    let failures = failures_of::<UsersByPrefix>();
+    says(&failures, "cache-coherence:", "two stores have one identity");
 }
 
 /// Renews, and remembers nothing of the id from before.

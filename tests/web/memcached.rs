@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 
-use crate::common::Folder;
 use crate::common::client::{COOKIE, HttpClient, Request, Response, send};
 use crate::common::memcached::Memcached;
 use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
+use crate::common::{Folder, cached_store};
 use cloakroom::backend::Store;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
@@ -74,12 +73,12 @@ fn a_service_behind_memcached_survives_restarts() {
         let (server, folder) = (Memcached::start(), Folder::new());
         visits_sign_in_restart_and_sign_out(|| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            serve(framework, CachedStore::new(server.builder_in("http").open().unwrap(), backing))
+            serve(framework, cached_store(server.builder_in("http").open().unwrap(), backing))
         });
         let folder = Folder::new();
         visits_sign_in_restart_and_sign_out(|| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            serve(framework, CachedStore::new(MemoryStore::new(), backing))
+            serve(framework, cached_store(MemoryStore::new(), backing))
         });
     }
 }
@@ -130,7 +129,7 @@ fn a_service_without_its_cache_signs_no_user_out() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         let backing = SqliteStore::open(folder.database()).unwrap();
-        let service = serve(framework, CachedStore::new(server.store(), backing));
+        let service = serve(framework, cached_store(server.store(), backing));
         let mut browser = HttpClient::new(service.address);
         browser.post("/sign-in:ada/count");
         assert_eq!(browser.get("/who").text(), "ada");

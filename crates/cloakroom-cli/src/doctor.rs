@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use cloakroom::backend::{Page, SessionFilter};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::{Admin, DatabaseInfo};
 use cloakroom::{Error, ErrorKind, SqliteStore};
 use indicatif::{HumanBytes, HumanCount};

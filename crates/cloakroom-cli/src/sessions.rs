@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::backend::{Client, Summary};
-use cloakroom::backend::{Page, SessionFilter, SessionIndex, Store};
+use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
+use cloakroom::manager::{Client, Page, SessionFilter, Summary};
 use cloakroom::stores::sqlite::SessionDetails;
 use cloakroom::{ErrorKind, SqliteStore};
 use indicatif::HumanCount;

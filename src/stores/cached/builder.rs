@@ -72,7 +72,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
-            backing_version: BackingVersion::new(),
+            backing_version: BackingVersion::new(self.life),
             shards: Shards::new(self.cache.shards(), self.retry),
             in_flight: InFlight::default(),
             cache: self.cache,

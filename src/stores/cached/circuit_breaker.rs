@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::id::SessionIdHash;
+use crate::backend::CacheKey;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 
@@ -17,38 +17,38 @@ const FAILURE_THRESHOLD: u32 = 3;
 /// The time within which failures are counted together.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 
-/// The maximum number of queued id hashes. Above it, the whole shard is invalidated.
+/// The maximum number of queued keys. Above it, the whole shard is invalidated.
 const MAX_PENDING: usize = 10_000;
 
 /// Invalidations that a shard has not received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingInvalidations {
-    IdHashes(HashSet<SessionIdHash>),
+    Keys(HashSet<CacheKey>),
     Everything,
 }
 
 impl Default for PendingInvalidations {
     fn default() -> Self {
-        PendingInvalidations::IdHashes(HashSet::new())
+        PendingInvalidations::Keys(HashSet::new())
     }
 }
 
 impl PendingInvalidations {
-    pub(super) fn id_hashes(id_hashes: impl IntoIterator<Item = SessionIdHash>) -> Self {
-        PendingInvalidations::IdHashes(id_hashes.into_iter().collect())
+    pub(super) fn keys(keys: impl IntoIterator<Item = CacheKey>) -> Self {
+        PendingInvalidations::Keys(keys.into_iter().collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self, PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty())
+        matches!(self, PendingInvalidations::Keys(keys) if keys.is_empty())
     }
 
     fn add(&mut self, more: PendingInvalidations) {
         match (&mut *self, more) {
             (PendingInvalidations::Everything, _) => {}
-            (PendingInvalidations::IdHashes(id_hashes), PendingInvalidations::IdHashes(more))
-                if id_hashes.len() + more.len() <= MAX_PENDING =>
+            (PendingInvalidations::Keys(keys), PendingInvalidations::Keys(more))
+                if keys.len() + more.len() <= MAX_PENDING =>
             {
-                id_hashes.extend(more);
+                keys.extend(more);
             }
             _ => *self = PendingInvalidations::Everything,
         }
@@ -122,12 +122,12 @@ impl CircuitBreaker {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Counts a failed read or fill of `id_hash`. Returns true if this failure opened the breaker.
-    pub(super) fn record_failure(&self, id_hash: SessionIdHash, at: Instant) -> bool {
+    /// Counts a failed read or fill of `key`. Returns true if this failure opened the breaker.
+    pub(super) fn record_failure(&self, key: CacheKey, at: Instant) -> bool {
         let failures = self.count(at);
-        // The probe invalidates this id hash, which shows whether the server has recovered.
+        // The probe invalidates this key, which shows whether the server has recovered.
         failures >= FAILURE_THRESHOLD
-            && self.record_missed_invalidation(PendingInvalidations::id_hashes([id_hash]), at)
+            && self.record_missed_invalidation(PendingInvalidations::keys([key]), at)
     }
 
     fn count(&self, at: Instant) -> u32 {
@@ -238,19 +238,19 @@ mod tests {
 
     const RETRY: Duration = Duration::from_secs(1);
 
-    fn id_hash(n: u32) -> SessionIdHash {
+    fn key(n: u32) -> CacheKey {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&n.to_be_bytes());
-        SessionIdHash::from_bytes(bytes)
+        CacheKey::from_bytes(bytes)
     }
 
-    fn id_hashes(range: std::ops::Range<u32>) -> PendingInvalidations {
-        PendingInvalidations::id_hashes(range.map(id_hash))
+    fn keys(range: std::ops::Range<u32>) -> PendingInvalidations {
+        PendingInvalidations::keys(range.map(key))
     }
 
     fn open_at(at: Instant) -> CircuitBreaker {
         let circuit_breaker = CircuitBreaker::new(RETRY);
-        assert!(circuit_breaker.record_missed_invalidation(id_hashes(0..1), at));
+        assert!(circuit_breaker.record_missed_invalidation(keys(0..1), at));
         circuit_breaker
     }
 
@@ -265,15 +265,15 @@ mod tests {
     fn failures_open_it_only_within_the_window() {
         let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
         for _ in 0..5 {
-            assert!(!circuit_breaker.record_failure(id_hash(0), at));
-            assert!(!circuit_breaker.record_failure(id_hash(0), at));
+            assert!(!circuit_breaker.record_failure(key(0), at));
+            assert!(!circuit_breaker.record_failure(key(0), at));
             at += FAILURE_WINDOW;
         }
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.record_failure(id_hash(0), at));
-        assert!(!circuit_breaker.record_failure(id_hash(0), at));
-        assert!(circuit_breaker.record_failure(id_hash(0), at), "reported once");
-        assert!(!circuit_breaker.record_failure(id_hash(0), at), "reported once");
+        assert!(!circuit_breaker.record_failure(key(0), at));
+        assert!(!circuit_breaker.record_failure(key(0), at));
+        assert!(circuit_breaker.record_failure(key(0), at), "reported once");
+        assert!(!circuit_breaker.record_failure(key(0), at), "reported once");
         assert!(!circuit_breaker.is_closed());
     }
 
@@ -301,12 +301,12 @@ mod tests {
     fn a_failed_probe_queues_what_it_has_not_sent() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..2)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
         let unsent = circuit_breaker.take_pending();
-        assert_eq!(unsent, id_hashes(0..2));
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(2..3)), None);
+        assert_eq!(unsent, keys(0..2));
+        assert_eq!(circuit_breaker.queue_if_open(keys(2..3)), None);
         circuit_breaker.end_probe(unsent, at);
-        assert_eq!(circuit_breaker.take_pending(), id_hashes(0..3));
+        assert_eq!(circuit_breaker.take_pending(), keys(0..3));
     }
 
     #[test]
@@ -315,29 +315,29 @@ mod tests {
         let circuit_breaker = open_at(at);
         assert!(!circuit_breaker.close(), "nothing was sent yet");
         circuit_breaker.take_pending();
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..2)), None);
-        assert_eq!(circuit_breaker.half_open(), id_hashes(1..2));
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
+        assert_eq!(circuit_breaker.half_open(), keys(1..2));
         assert_eq!(
-            circuit_breaker.queue_if_open(id_hashes(2..3)),
-            Some(id_hashes(2..3)),
+            circuit_breaker.queue_if_open(keys(2..3)),
+            Some(keys(2..3)),
             "sent by the caller"
         );
-        assert!(!circuit_breaker.record_missed_invalidation(id_hashes(2..3), at));
+        assert!(!circuit_breaker.record_missed_invalidation(keys(2..3), at));
         assert!(!circuit_breaker.close(), "that failed");
         circuit_breaker.end_probe(PendingInvalidations::default(), at);
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(3..4)), None);
-        assert_eq!(circuit_breaker.take_pending(), id_hashes(2..4));
+        assert_eq!(circuit_breaker.queue_if_open(keys(3..4)), None);
+        assert_eq!(circuit_breaker.take_pending(), keys(2..4));
         circuit_breaker.half_open();
         assert!(circuit_breaker.close());
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(4..5)), Some(id_hashes(4..5)));
+        assert_eq!(circuit_breaker.queue_if_open(keys(4..5)), Some(keys(4..5)));
     }
 
     #[test]
     fn too_many_invalidations_become_everything() {
         let circuit_breaker = open_at(Instant::now());
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..9_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(10_000..20_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(id_hashes(0..1)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..9_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(10_000..20_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(0..1)), None);
         assert_eq!(circuit_breaker.take_pending(), PendingInvalidations::Everything);
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{
-    Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease,
+    Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
     LiveSession, Lookup, Maintenance, SessionIndex, Store, StoreIdentity, SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
@@ -39,6 +39,9 @@ pub use builder::CachedStoreBuilder;
 /// Reads use the cache where possible. A change is committed to the backing store first, then the
 /// cache entry is invalidated. A fill lease keeps a reader from filling in a value that was
 /// invalidated after its read began.
+///
+/// For two seconds after its first call, and after a restore of the backing store, a process does
+/// not use the cache.
 ///
 /// A cache failure slows requests down and loses no session. Each server of the cache has a circuit
 /// breaker: after a few failures requests bypass the server, and a background thread probes it from
@@ -142,13 +145,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let (Some(identity), _) = self.0.refresh_version(now) else {
             return self.invalidate_all(now);
         };
-        let mut shards: HashMap<usize, HashSet<SessionIdHash>> = HashMap::new();
+        let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
         for id_hash in id_hashes {
             let key = identity.cache_key(&id_hash);
             shards.entry(self.0.cache.shard_of(&key)).or_default().insert(key);
         }
         for (shard, keys) in shards {
-            self.invalidate(shard, PendingInvalidations::IdHashes(keys), now);
+            self.invalidate(shard, PendingInvalidations::Keys(keys), now);
         }
     }
 
@@ -181,7 +184,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
     /// Reads the cache. Returns fresh entries only.
-    fn fetch(&self, key: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+    fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
         let found = self.cache.fetch(key, now)?;
         let CacheLookup::Hit(entry) = &found else { return Ok(found) };
         match self.freshness.judge(entry, now) {
@@ -195,7 +198,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         })
     }
 
-    fn fill(&self, key: &SessionIdHash, lease: FillLease, record: &Record, now: Timestamp) {
+    fn fill(&self, key: &CacheKey, lease: FillLease, record: &Record, now: Timestamp) {
         // `now` is from before the read of the backing store, so an entry never seems newer than it
         // is.
         let entry = CacheEntry::new(record.clone(), now);
@@ -207,7 +210,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Counts a failed read or fill. A cache that has no room for an entry works for others.
-    fn record_failure(&self, key: &SessionIdHash, error: &Error) {
+    fn record_failure(&self, key: &CacheKey, error: &Error) {
         if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Full) {
             return;
         }
@@ -232,10 +235,10 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     fn send(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
         match pending {
-            PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty() => Ok(()),
-            PendingInvalidations::IdHashes(id_hashes) => {
-                let id_hashes: Vec<SessionIdHash> = id_hashes.iter().copied().collect();
-                self.cache.invalidate(&id_hashes, now)
+            PendingInvalidations::Keys(keys) if keys.is_empty() => Ok(()),
+            PendingInvalidations::Keys(keys) => {
+                let keys: Vec<CacheKey> = keys.iter().copied().collect();
+                self.cache.invalidate(&keys, now)
             }
             PendingInvalidations::Everything => self.cache.invalidate_shard(shard, now),
         }

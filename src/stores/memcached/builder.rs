@@ -77,7 +77,9 @@ impl MemcachedStoreBuilder {
     }
 
     /// Sets the timeout of connecting, and of looking a server's name up; 1 millisecond to 30
-    /// seconds. Defaults to 200 milliseconds.
+    /// seconds. Defaults to 200 milliseconds. A call of the store, however many commands it needs,
+    /// takes at most as long as this and the [I/O timeout](Self::io_timeout) together; a batch of
+    /// touches or invalidations, for every 64 of them and every server.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -114,9 +116,9 @@ impl MemcachedStoreBuilder {
         self.validate()?;
         let client = ServerClient::new(self.settings.clone(), &self.events)?;
         let servers = self.settings.servers.join(", ");
-        self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
-        let busy_timeout = self.settings.io_timeout;
-        Ok(MemcachedStore(Arc::new(MemcachedInner { client, busy_timeout, events: self.events })))
+        let store = format!("a client of memcached at {servers}, which connects at its first use");
+        self.events.raise(&Event::StoreOpened { store: &store });
+        Ok(MemcachedStore(Arc::new(MemcachedInner { client, events: self.events })))
     }
 
     fn validate(&self) -> Result<()> {
@@ -125,10 +127,11 @@ impl MemcachedStoreBuilder {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let repeated =
             |server| settings.servers.iter().filter(|other| *other == server).count() > 1;
+        let no_address = settings.servers.iter().find(|server| !is_address(server));
         let why = if settings.servers.is_empty() {
             "there is no server"
-        } else if !settings.servers.iter().all(|server| is_address(server)) {
-            "a server is given as host:port or [IPv6 address]:port"
+        } else if let Some(server) = no_address {
+            &format!("a server is given as host:port or [IPv6 address]:port, not as {server:?}")
         } else if settings.servers.iter().any(repeated) {
             "a server is given twice"
         } else if !(1..=LONGEST_NAMESPACE).contains(&settings.namespace.len())
@@ -147,7 +150,7 @@ impl MemcachedStoreBuilder {
         } else {
             return Ok(());
         };
-        Err(Error::with_source(ErrorKind::Invalid, "configure memcached", why))
+        Err(Error::with_source(ErrorKind::Invalid, "configure memcached", why.to_owned()))
     }
 }
 
@@ -171,7 +174,9 @@ mod tests {
     fn settings_that_make_no_sense_are_refused() {
         let server = |text: &str| MemcachedStore::builder().servers([text]);
         for bad in ["", "localhost", ":11211", "localhost:", "localhost:0", "localhost:70000"] {
-            assert_eq!(kind(server(bad)), ErrorKind::Invalid, "{bad:?}");
+            let error = server(bad).open().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{bad:?}");
+            assert!(error.to_string().contains(&format!("not as {bad:?}")), "{error}");
         }
         for bad in ["::1:11211", "http://localhost:11211", "a b:1", "/run/memcached.sock"] {
             assert_eq!(kind(server(bad)), ErrorKind::Invalid, "{bad:?}");

@@ -8,7 +8,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
+use crate::backend::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::event::Event;
@@ -17,10 +17,12 @@ use crate::stores::memcached::MemcachedStore;
 use crate::stores::memcached::client::{ItemVersion, Leased, Replacement, Space, Stamp, Target};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
-const INVALIDATING: Target = entries("invalidate entries in memcached");
+const INVALIDATE: &str = "invalidate entries in memcached";
 
-const fn entries(operation: &'static str) -> Target {
-    Target { space: Space::Entries, operation }
+impl MemcachedStore {
+    fn entries(&self, operation: &'static str) -> Target {
+        self.0.client.target(Space::Entries, operation)
+    }
 }
 
 impl Stamp {
@@ -34,24 +36,30 @@ impl Stamp {
     }
 }
 
+/// Returns the id hash under which the client has the entry.
+fn item_id(key: &CacheKey) -> SessionIdHash {
+    SessionIdHash::from_bytes(*key.as_bytes())
+}
+
 impl Cache for MemcachedStore {
     /// Returns the number of servers.
     fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
     }
 
-    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
-        self.0.client.server_index(id_hash)
+    fn shard_of(&self, key: &CacheKey) -> usize {
+        self.0.client.server_index(&item_id(key))
     }
 
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        const LOOKING_UP: Target = entries("look a session up in memcached");
-        let item = match self.0.client.get_or_lease(LOOKING_UP, id_hash)? {
+    fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
+        let id = item_id(key);
+        let looking_up = self.entries("look a session up in memcached");
+        let item = match self.0.client.get_or_lease(looking_up, &id)? {
             Leased::Item(item) => item,
             Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
             Leased::Busy => return Ok(CacheLookup::Miss(None)),
         };
-        match decode_entry(&item.value, id_hash) {
+        match decode_entry(&item.value, &id) {
             Ok(entry) if entry.record.is_live(now) => return Ok(CacheLookup::Hit(entry)),
             // A newer version of this program may run beside this one.
             Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
@@ -61,32 +69,34 @@ impl Cache for MemcachedStore {
             }
         }
         // The next miss gets a lease.
-        self.0.client.remove(LOOKING_UP, item.at)?;
+        self.0.client.remove(looking_up, item.at)?;
         Ok(CacheLookup::Miss(None))
     }
 
     fn fill(
         &self,
-        id_hash: &SessionIdHash,
+        key: &CacheKey,
         lease: FillLease,
         entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
+        let id_hash = item_id(key);
         let life = until.min(entry.record.deadline()).since(now);
-        let at = ItemVersion { id_hash: *id_hash, stamp: Stamp::of(lease) };
+        let at = ItemVersion { id_hash, stamp: Stamp::of(lease) };
         if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(Space::Entries, at) {
             return Ok(false);
         }
-        let new = Replacement { at, value: encode_entry(entry, id_hash), life: Some(life) };
-        Ok(self.0.client.replace(entries("fill memcached"), &new)?.is_stored())
+        let new = Replacement { at, value: encode_entry(entry, &id_hash), life: Some(life) };
+        Ok(self.0.client.replace(self.entries("fill memcached"), &new)?.is_stored())
     }
 
-    fn invalidate(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
-        self.0.client.remove_all(INVALIDATING, id_hashes)
+    fn invalidate(&self, keys: &[CacheKey], _now: Timestamp) -> Result<()> {
+        let ids: Vec<_> = keys.iter().map(item_id).collect();
+        self.0.client.remove_all(self.entries(INVALIDATE), &ids)
     }
 
     fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.replace_epoch(shard, INVALIDATING)
+        self.0.client.replace_epoch(shard, self.entries(INVALIDATE))
     }
 }

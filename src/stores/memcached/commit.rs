@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{
     Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
@@ -39,7 +39,7 @@ struct Attempts<'a> {
 
 impl MemcachedInner {
     pub(super) fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let call = StoreCall::new(commit.now, commit.action.operation());
+        let call = self.call(commit.now, commit.action.operation());
         let mut attempts = Attempts { inner: self, commit, call, reserved: None };
         let answer = attempts.run();
         if let Some(Reserved { at, .. }) = attempts.reserved {
@@ -79,7 +79,6 @@ impl MemcachedInner {
         touch: Touch,
         call: StoreCall,
     ) -> Result<()> {
-        let began = Instant::now();
         loop {
             let Lookup::Live { mut session, at } = self.find(id_hash, call)? else {
                 return Ok(());
@@ -89,7 +88,7 @@ impl MemcachedInner {
             }
             match self.store_live(at, session.record, call)? {
                 Written::Stored(_) => return Ok(()),
-                Written::Changed | Written::Missing if began.elapsed() < self.busy_timeout => {}
+                Written::Changed | Written::Missing if !call.target.is_late() => {}
                 Written::Changed | Written::Missing => {
                     return Err(Error::new(ErrorKind::Busy, call.target.operation));
                 }
@@ -100,13 +99,12 @@ impl MemcachedInner {
 
 impl Attempts<'_> {
     fn run(&mut self) -> Result<Committed> {
-        let began = Instant::now();
         let mut pause = Duration::from_micros(20);
         loop {
             if let Some(answer) = self.attempt()? {
                 return Ok(answer);
             }
-            if began.elapsed() >= self.inner.busy_timeout {
+            if self.call.target.is_late() {
                 let why = "other requests kept changing the session";
                 return Err(Error::with_source(ErrorKind::Busy, self.call.target.operation, why));
             }
@@ -125,32 +123,34 @@ impl Attempts<'_> {
             Action::Create(_) => Lookup::not_found(),
             _ => inner.find(&commit.id_hash, call)?,
         };
-        if let Some(expired) = commit.expired_to_remove(&found)
-            && !inner.client.remove(call.target, *expired)?
-        {
-            return Ok(None);
-        }
         Ok(match commit.decide(found)? {
             Decision::Answer(answer) => Some(answer),
-            Decision::Insert { session, replaces: None } => {
+            Decision::RemoveExpired { at } => {
+                if inner.client.remove(call.target, at)? {
+                    self.attempt()?
+                } else {
+                    None
+                }
+            }
+            // The manager gives a store without an index no session limit.
+            Decision::Insert { session, session_limit: _, replaces: None } => {
                 self.begin(&session)?;
                 Some(Committed::Done { session, former_ids: Vec::new() })
             }
-            Decision::Insert { session, replaces: Some((presented, at)) } => {
+            Decision::Insert { session, session_limit: _, replaces: Some((presented, at)) } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
-                let presented = (presented.id_hash != at.id_hash).then_some((presented, true));
+                let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 self.move_session(at, &redirect, session, presented)?
             }
-            Decision::Update { at, session, id_change: Some(id_change) } => {
+            Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
                 let IdChange { replaced, presented } = id_change;
                 let redirect = match &presented {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                let presented = presented.map(|presented| (presented, false));
                 self.move_session(at, &redirect, session, presented)?
             }
-            Decision::Update { at, session, id_change: None } => {
+            Decision::Update { at, session, id_change: None, session_limit: _ } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
                 written.is_stored().then(|| Committed::Done { session, former_ids: Vec::new() })
             }
@@ -187,14 +187,13 @@ impl Attempts<'_> {
     /// A request that finds a session between 2 and 4 completes the move. Only command 1 adds an
     /// item, and that is not a live session: so no delayed command restores an ended session.
     ///
-    /// Then replaces the redirect of `presented`, if that id was replaced before; its flag says
-    /// whether the session is a new one.
+    /// Then replaces the redirect of `presented`, if that id was replaced before.
     fn move_session(
         &mut self,
         old: ItemVersion,
         redirect: &Redirect,
         session: LiveSession,
-        presented: Option<(ReplacedId, bool)>,
+        presented: Option<ReplacedId>,
     ) -> Result<Option<Committed>> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
@@ -228,9 +227,10 @@ impl Attempts<'_> {
             }
             Ok(Written::Missing) => {}
         }
-        if let Some((presented, begins_session)) = presented {
+        if let Some(presented) = presented {
+            let begins_session = redirect.begins_session;
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
-            inner.replace_redirect(&presented.id_hash, redirect, call.now);
+            inner.replace_redirect(&presented.id_hash, redirect, call);
         }
         Ok(Some(Committed::Done { session, former_ids: vec![old.id_hash] }))
     }

@@ -15,60 +15,73 @@ use crate::stores::memcached::{MemcachedInner, StoreCall, life, life_of};
 /// twice because the session was moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
+/// The way from a requested id to its session.
+struct Path {
+    requested: SessionIdHash,
+    /// The id to read next.
+    at: SessionIdHash,
+    /// What is remembered of the requested id; `None` while it is not known to be replaced.
+    replaced: Option<ReplacedId>,
+    /// The number of redirects on the way.
+    later: usize,
+}
+
+impl Path {
+    /// Follows the redirect at the current id. Returns false if the requested id finds no session.
+    fn follow(&mut self, redirect: &Redirect) -> bool {
+        if redirect.presented == Some(self.requested) {
+            // The sign-in of the requested id replaced this one. The redirect of the requested id
+            // may not say so yet.
+            self.replaced = Some(redirect.replaced_id(self.requested));
+            self.later = 0;
+        } else {
+            let ends_here = redirect.is_dead()
+                || redirect.begins_session && self.replaced.is_some()
+                || self.later == ReplacedId::MAX;
+            if ends_here {
+                return false;
+            }
+            let id = redirect.replaced_id(self.at);
+            let first = self.replaced.get_or_insert(id);
+            if id.ends_graces() {
+                *first = first.without_grace();
+            }
+        }
+        self.at = redirect.to;
+        self.later += 1;
+        true
+    }
+}
+
 impl MemcachedInner {
     pub(super) fn find(
         &self,
         id_hash: &SessionIdHash,
         call: StoreCall,
     ) -> Result<Lookup<ItemVersion>> {
-        // The id to read next, what is remembered of the requested id, and the number of later
-        // replaced ids.
-        let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
-        let now = call.now;
+        let mut path = Path { requested: *id_hash, at: *id_hash, replaced: None, later: 0 };
         for _ in 0..STEPS {
-            let Some(item) = self.client.get(call.target, &at)? else {
+            let Some(item) = self.client.get(call.target, &path.at)? else {
                 return Ok(Lookup::not_found());
             };
-            let version = item.at;
-            match self.read(&item) {
-                Ok(None) => return Ok(Lookup::not_found()),
+            let leads_on = match self.read(&item) {
+                Ok(None) => false,
+                Ok(Some(ItemState::Live(record))) => {
+                    return Ok(live(item.at, record, path.replaced, call.now));
+                }
+                Ok(Some(ItemState::Redirected(redirect))) => path.follow(&redirect),
+                Ok(Some(ItemState::Moved(redirect, record))) => {
+                    self.complete_move(item.at, &redirect, record, call)?;
+                    true
+                }
+                Ok(Some(ItemState::Reserved(from))) => self.is_moving(&from, &path.at, call)?,
                 Err(error) => {
-                    let undecodable = Missing::Undecodable { public_id: None, error, at: version };
+                    let undecodable = Missing::Undecodable { public_id: None, error, at: item.at };
                     return Ok(Lookup::Missing(undecodable));
                 }
-                Ok(Some(ItemState::Live(record))) => {
-                    return Ok(live(version, record, replaced, now));
-                }
-                // The sign-in of the requested id replaced this one. The redirect of the requested
-                // id may not say so yet.
-                Ok(Some(ItemState::Redirected(redirect)))
-                    if redirect.presented == Some(*id_hash) =>
-                {
-                    replaced = Some(redirect.replaced_id(*id_hash));
-                    (at, later) = (redirect.to, 1);
-                }
-                Ok(Some(ItemState::Redirected(redirect))) => {
-                    if redirect.is_dead || redirect.begins_session && replaced.is_some() {
-                        return Ok(Lookup::not_found());
-                    }
-                    let id = redirect.replaced_id(at);
-                    let first = replaced.get_or_insert(id);
-                    if id.ends_graces() {
-                        *first = first.without_grace();
-                    }
-                    if later == ReplacedId::MAX {
-                        return Ok(Lookup::not_found());
-                    }
-                    (at, later) = (redirect.to, later + 1);
-                }
-                Ok(Some(ItemState::Moved(redirect, record))) => {
-                    self.complete_move(version, &redirect, record, call)?;
-                }
-                Ok(Some(ItemState::Reserved(from))) => {
-                    if !self.is_moving(&from, &at, call)? {
-                        return Ok(Lookup::not_found());
-                    }
-                }
+            };
+            if !leads_on {
+                return Ok(Lookup::not_found());
             }
         }
         Err(Error::with_source(ErrorKind::Busy, call.target.operation, "its id keeps changing"))
@@ -129,9 +142,8 @@ impl MemcachedInner {
         &self,
         id_hash: &SessionIdHash,
         redirect: Redirect,
-        now: Timestamp,
+        call: StoreCall,
     ) {
-        let call = StoreCall::new(now, "store a replaced id");
         if let Ok(Some(item)) = self.client.get(call.target, id_hash)
             && let Ok(Some(ItemState::Redirected(before))) = self.read(&item)
         {

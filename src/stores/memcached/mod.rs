@@ -11,6 +11,7 @@ mod lookup;
 mod rendezvous;
 mod value;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::backend::{
     TouchError,
 };
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
@@ -38,8 +39,9 @@ const MARGIN: Duration = Duration::from_secs(60);
 ///
 /// The store is volatile: a restart, a flush or a full server loses whole sessions without an
 /// error. With memcached's option `-M` a full server refuses new sessions with
-/// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost. The
-/// sessions are sharded over the servers. While a server is down, its sessions are
+/// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost;
+/// sessions of more than 30 days make no room there, because they never expire. The sessions are
+/// sharded over the servers. While a server is down, its sessions are
 /// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
 /// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
 ///
@@ -68,8 +70,6 @@ pub struct MemcachedStore(Arc<MemcachedInner>);
 #[derive(Debug)]
 struct MemcachedInner {
     client: ServerClient,
-    /// How long a change is retried after conflicts with concurrent changes.
-    busy_timeout: Duration,
     events: Events,
 }
 
@@ -78,12 +78,6 @@ struct MemcachedInner {
 struct StoreCall {
     now: Timestamp,
     target: Target,
-}
-
-impl StoreCall {
-    fn new(now: Timestamp, operation: &'static str) -> Self {
-        StoreCall { now, target: Target { space: Space::Sessions, operation } }
-    }
 }
 
 impl MemcachedStore {
@@ -112,12 +106,16 @@ impl MemcachedStore {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
     /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
-        let operation = "end all sessions in memcached";
-        self.0.client.clear(Target { space: Space::Sessions, operation })
+        self.0.client.clear(Space::Sessions, "end all sessions in memcached")
     }
 }
 
 impl MemcachedInner {
+    /// Begins a call.
+    fn call(&self, now: Timestamp, operation: &'static str) -> StoreCall {
+        StoreCall { now, target: self.client.target(Space::Sessions, operation) }
+    }
+
     /// Decodes an item; `None` if this program has not written it.
     fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
         match ItemState::decode(&item.value, &item.at.id_hash) {
@@ -142,7 +140,7 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
 
 impl Store for MemcachedStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.0.find(id_hash, StoreCall::new(now, "load a session")).map(Lookup::without_position)
+        self.0.find(id_hash, self.0.call(now, "load a session")).map(Lookup::without_position)
     }
 
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
@@ -179,8 +177,11 @@ impl MemcachedInner {
     /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
+    ///
+    /// # Errors
+    /// [`TouchError::Store`] if each server failed; [`TouchError::Sessions`] if some did.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        let call = StoreCall::new(now, "record activity");
+        let call = self.call(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
         let items = self.client.get_many(call.target, &id_hashes);
         let (mut failed, mut again, mut touched) = (Vec::new(), Vec::new(), Vec::new());
@@ -189,7 +190,7 @@ impl MemcachedInner {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
                 Err(error) => {
-                    failed.push((*id_hash, error));
+                    failed.push(((*id_hash, *touch), error));
                     continue;
                 }
             };
@@ -215,14 +216,24 @@ impl MemcachedInner {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
                 Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
-                Err(error) => failed.push((replacement.at.id_hash, error)),
+                Err(error) => failed.push(((replacement.at.id_hash, touch), error)),
             }
         }
+        // Together they have the time of one call. What does not fit into it is tried again later.
+        let call = self.call(now, "record activity");
         for (id_hash, touch) in again {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
-                failed.push((id_hash, error));
+                failed.push(((id_hash, touch), error));
             }
         }
-        TouchError::check(failed)
+        let outages = failed.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
+        let down: HashSet<usize> =
+            outages.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
+        let each_is_down = failed.len() == batch.len() && down.len() == self.client.servers();
+        match failed.first() {
+            // Another batch would wait for each server again.
+            Some((_, error)) if each_is_down => Err(TouchError::Store(error.clone())),
+            _ => TouchError::check(failed),
+        }
     }
 }

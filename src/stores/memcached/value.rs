@@ -40,8 +40,6 @@ pub(super) struct Redirect {
     /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
     /// the previous session do not find it.
     pub(super) begins_session: bool,
-    /// This id finds no session either, because it was not the presented id.
-    pub(super) is_dead: bool,
     /// The presented id of the sign-in, if it is another id that was replaced before. From this
     /// replacement on it counts as replaced by it.
     pub(super) presented: Option<SessionIdHash>,
@@ -51,8 +49,7 @@ impl Redirect {
     /// Makes the redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
-        let (begins_session, is_dead) = (false, false);
-        Redirect { to, at, by, had_user, begins_session, is_dead, presented: None }
+        Redirect { to, at, by, had_user, begins_session: false, presented: None }
     }
 
     /// Makes the redirect from `id_hash` to the same session, replaced by a sign-in with the id
@@ -65,8 +62,12 @@ impl Redirect {
     /// Makes the redirect from `id_hash` to a new session, created by a request with the id
     /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        let redirect = Redirect::by_sign_in(presented, id_hash);
-        Redirect { begins_session: true, is_dead: redirect.presented.is_some(), ..redirect }
+        Redirect { begins_session: true, ..Redirect::by_sign_in(presented, id_hash) }
+    }
+
+    /// Returns whether the id finds no session: only the presented id finds a new session.
+    pub(super) fn is_dead(&self) -> bool {
+        self.begins_session && self.presented.is_some()
     }
 
     /// Returns the replaced id of a redirect that is stored under `id_hash`.
@@ -152,7 +153,7 @@ impl Redirect {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
         let at = self.at.as_millis().to_be_bytes();
         let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = [self.had_user, self.begins_session, self.is_dead, self.presented.is_some()];
+        let flags = [self.had_user, self.begins_session, self.presented.is_some()];
         let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
         let all = all.chain([by, flags]).chain(grace);
         let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
@@ -165,7 +166,7 @@ impl Redirect {
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
         let (at, rest) = rest.split_first_chunk::<8>()?;
-        let ([by, flags @ 0..=15], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
         let (presented, rest) = rest.split_first_chunk::<32>()?;
@@ -184,8 +185,7 @@ impl Redirect {
             by,
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
-            is_dead: flags & 4 != 0,
-            presented: (flags & 8 != 0).then_some(SessionIdHash::from_bytes(*presented)),
+            presented: (flags & 4 != 0).then_some(SessionIdHash::from_bytes(*presented)),
         };
         Some((redirect, rest))
     }
@@ -255,18 +255,10 @@ mod tests {
 
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
-        let redirect = Redirect {
-            to: KEY,
-            at: NOW,
-            by,
-            had_user: true,
-            begins_session: false,
-            is_dead: false,
-            presented: None,
-        };
+        let (had_user, begins_session, presented) = (true, false, None);
+        let redirect = Redirect { to: KEY, at: NOW, by, had_user, begins_session, presented };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
-        let graced =
-            Redirect { by, had_user: false, begins_session: true, is_dead: true, ..redirect };
+        let graced = Redirect { by, had_user: false, begins_session: true, ..redirect };
         let sign_in = |salt| Redirect { by: ReplacedBy::SignIn { salt }, ..redirect };
         vec![
             ItemState::Live(a_record()),

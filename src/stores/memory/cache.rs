@@ -5,10 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
+use crate::backend::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::SessionIdHash;
 use crate::stores::memory::MemoryStore;
 use crate::sync::IgnorePoison;
 
@@ -19,7 +18,7 @@ const LEASE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct CacheSlots {
     capacity: usize,
-    slots: HashMap<SessionIdHash, CacheSlot>,
+    slots: HashMap<CacheKey, CacheSlot>,
     /// The number of the last lease. It grows with every lease, so no number is used twice, even
     /// after an invalidation.
     last_lease: u128,
@@ -61,13 +60,13 @@ impl Cache for MemoryStore {
         NonZeroUsize::MIN
     }
 
-    fn shard_of(&self, _id_hash: &SessionIdHash) -> usize {
+    fn shard_of(&self, _key: &CacheKey) -> usize {
         0
     }
 
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+    fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
         let mut cache = self.cache();
-        match cache.slots.get(id_hash) {
+        match cache.slots.get(key) {
             Some(CacheSlot { entry: Some(entry), .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
@@ -79,13 +78,13 @@ impl Cache for MemoryStore {
         cache.drop_older_half_if_full();
         cache.last_lease += 1;
         let lease = FillLease::new(cache.last_lease);
-        cache.slots.insert(*id_hash, CacheSlot { lease, taken: now, entry: None });
+        cache.slots.insert(*key, CacheSlot { lease, taken: now, entry: None });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
     fn fill(
         &self,
-        id_hash: &SessionIdHash,
+        key: &CacheKey,
         lease: FillLease,
         entry: &CacheEntry,
         _until: Timestamp,
@@ -93,16 +92,16 @@ impl Cache for MemoryStore {
     ) -> Result<bool> {
         let mut cache = self.cache();
         let open = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
-        let slot = cache.slots.get_mut(id_hash).filter(open);
+        let slot = cache.slots.get_mut(key).filter(open);
         let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
         slot.entry = Some(entry.clone());
         Ok(true)
     }
 
-    fn invalidate(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
+    fn invalidate(&self, keys: &[CacheKey], _now: Timestamp) -> Result<()> {
         let mut cache = self.cache();
-        for id_hash in id_hashes {
-            cache.slots.remove(id_hash);
+        for key in keys {
+            cache.slots.remove(key);
         }
         Ok(())
     }
@@ -124,14 +123,14 @@ mod tests {
         CacheEntry::new(Record::create(&new_session, now), now)
     }
 
-    fn lease(cache: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> FillLease {
-        match cache.fetch(id_hash, now).unwrap() {
+    fn lease(cache: &MemoryStore, key: &CacheKey, now: Timestamp) -> FillLease {
+        match cache.fetch(key, now).unwrap() {
             CacheLookup::Miss(Some(lease)) => lease,
             other => panic!("expected a lease, got {other:?}"),
         }
     }
 
-    const KEY: SessionIdHash = SessionIdHash::from_bytes([1; 32]);
+    const KEY: CacheKey = CacheKey::from_bytes([1; 32]);
     const NOW: Timestamp = Timestamp::from_millis(0);
 
     #[test]
@@ -170,12 +169,12 @@ mod tests {
     #[test]
     fn a_full_cache_drops_its_older_half() {
         let cache = MemoryStore::with_capacity(4);
-        let id_hash = |n| SessionIdHash::from_bytes([n; 32]);
+        let key = |n| CacheKey::from_bytes([n; 32]);
         for n in 0..5 {
-            let lease = lease(&cache, &id_hash(n), NOW);
-            cache.fill(&id_hash(n), lease, &entry(NOW), NOW, NOW).unwrap();
+            let lease = lease(&cache, &key(n), NOW);
+            cache.fill(&key(n), lease, &entry(NOW), NOW, NOW).unwrap();
         }
-        assert!(matches!(cache.fetch(&id_hash(4), NOW).unwrap(), CacheLookup::Hit(_)));
-        assert!(matches!(cache.fetch(&id_hash(0), NOW).unwrap(), CacheLookup::Miss(_)));
+        assert!(matches!(cache.fetch(&key(4), NOW).unwrap(), CacheLookup::Hit(_)));
+        assert!(matches!(cache.fetch(&key(0), NOW).unwrap(), CacheLookup::Miss(_)));
     }
 }

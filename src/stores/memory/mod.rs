@@ -13,8 +13,8 @@ use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, StoreIdentity,
-    SweepReport, TouchError,
+    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, SessionLimit, Store,
+    StoreIdentity, SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -215,13 +215,14 @@ impl SessionTable {
     }
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
-        let found = self.find(&commit.id_hash, commit.now);
-        if let Some(expired) = commit.expired_to_remove(&found) {
-            self.remove(expired);
-        }
-        match commit.decide(found)? {
-            Decision::Insert { session, replaces } => {
-                let Some(mut former_ids) = self.sessions_to_end(commit, &session.id_hash, None)?
+        match commit.decide(self.find(&commit.id_hash, commit.now))? {
+            Decision::RemoveExpired { at } => {
+                self.remove(&at);
+                self.commit(commit, capacity)
+            }
+            Decision::Insert { session, session_limit, replaces } => {
+                let Some(mut former_ids) =
+                    self.sessions_to_end(&session, session_limit, None, commit.now)?
                 else {
                     return Ok(Committed::LimitReached);
                 };
@@ -237,10 +238,10 @@ impl SessionTable {
                 self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, former_ids })
             }
-            Decision::Update { at, session, id_change } => {
+            Decision::Update { at, session, id_change, session_limit } => {
                 let mut former_ids = Vec::new();
                 if id_change.is_some() {
-                    match self.sessions_to_end(commit, &session.id_hash, Some(at))? {
+                    match self.sessions_to_end(&session, session_limit, Some(at), commit.now)? {
                         Some(others) => former_ids = others,
                         None => return Ok(Committed::LimitReached),
                     }
@@ -274,24 +275,25 @@ impl SessionTable {
         }
     }
 
-    /// Checks that the id `to` is free, and applies the session limit of the user to all sessions
-    /// but `except`. Returns the ids of the sessions to end, or `None` when the limit rejects the
-    /// commit. Removes the user's expired sessions.
+    /// Checks that the id of `session` is free, and applies the session limit of its user to all
+    /// sessions but `except`. Returns the ids of the sessions to end, or `None` when the limit
+    /// rejects the commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
-        commit: &Commit,
-        to: &SessionIdHash,
+        LiveSession { record, id_hash: to }: &LiveSession,
+        session_limit: Option<SessionLimit>,
         except: Option<SessionIdHash>,
+        now: Timestamp,
     ) -> Result<Option<Vec<SessionIdHash>>> {
         if self.rows.contains_key(to) || self.replaced.contains_key(to) {
             return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
         }
-        let Some((session_limit, user, realm)) = commit.session_limit_of() else {
+        let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
             return Ok(Some(Vec::new()));
         };
         let of_user = SessionFilter::User(user);
-        let theirs = SessionFilter::InRealm(realm, &of_user);
-        let (mut others, expired) = by_life(self.select(&theirs), commit.now);
+        let theirs = SessionFilter::InRealm(&record.realm, &of_user);
+        let (mut others, expired) = by_life(self.select(&theirs), now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let (others, expired) = (ids(others), ids(expired));
@@ -391,7 +393,7 @@ impl Store for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_indexed(true)
+        Capabilities::new()
     }
 }
 

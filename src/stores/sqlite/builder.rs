@@ -16,7 +16,7 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::read_pool::{self, Readers};
+use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{Shared, SqliteStore};
@@ -59,7 +59,7 @@ const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SqliteStoreBuilder {
-    place: Location,
+    location: Location,
     table: String,
     readers: u32,
     pub(super) busy_timeout: Duration,
@@ -101,27 +101,19 @@ impl SqliteStore {
     /// Makes the default settings for a new database in memory. Readers, journal and durability
     /// have no effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
-        SqliteStoreBuilder::memory()
+        SqliteStoreBuilder::new(Location::Memory)
     }
 
     /// Makes the default settings for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
-        SqliteStoreBuilder::file(path.as_ref())
+        SqliteStoreBuilder::new(Location::File(path.as_ref().to_owned()))
     }
 }
 
 impl SqliteStoreBuilder {
-    fn file(path: &Path) -> Self {
-        SqliteStoreBuilder::at(Location::File(path.to_owned()))
-    }
-
-    fn memory() -> Self {
-        SqliteStoreBuilder::at(Location::Memory)
-    }
-
-    fn at(place: Location) -> Self {
+    fn new(location: Location) -> Self {
         SqliteStoreBuilder {
-            place,
+            location,
             table: TableName::DEFAULT.to_owned(),
             readers: 8,
             busy_timeout: Duration::from_secs(5),
@@ -218,8 +210,7 @@ impl SqliteStoreBuilder {
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
-        let table = self.table_name()?;
-        self.check()?;
+        let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
         let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
         self.configure(&connection, &table)?;
@@ -228,7 +219,7 @@ impl SqliteStoreBuilder {
 
     /// Opens the write connection. Returns it, and the file if the database is in one.
     fn open_database(&self) -> Result<(Connection, Option<(Access, PathBuf)>)> {
-        let Location::File(path) = &self.place else {
+        let Location::File(path) = &self.location else {
             let memory = Connection::open_in_memory().map_err(while_doing("open a database"))?;
             return Ok((memory, None));
         };
@@ -296,11 +287,11 @@ impl SqliteStoreBuilder {
         };
         let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
-        let (readers, name) = match &file {
-            None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
+        let (read_pool, name) = match &file {
+            None => (None, "a database in memory".to_owned()),
             Some((access, path)) => {
-                let readers = Readers::pool(access, file_identity, self.readers, self.busy_timeout);
-                (readers, format!("table {} in {}", table.as_str(), path.display()))
+                let pool = ReadPool::new(access, file_identity, self.readers, self.busy_timeout);
+                (Some(pool), format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
@@ -309,7 +300,7 @@ impl SqliteStoreBuilder {
             table,
             sql,
             writer,
-            readers,
+            read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
             record_cache,
@@ -322,16 +313,11 @@ impl SqliteStoreBuilder {
     /// # Errors
     /// [`ErrorKind::Invalid`] when a setting is out of range or malformed.
     pub fn validate(&self) -> Result<()> {
-        self.table_name()?;
-        self.check()
-    }
-
-    pub(super) fn table_name(&self) -> Result<TableName> {
-        TableName::new(&self.table)
+        self.validated_table().map(drop)
     }
 
     pub(super) fn path(&self) -> Result<&Path> {
-        match &self.place {
+        match &self.location {
             Location::File(path) => Ok(path),
             Location::Memory => {
                 let why = "a database in memory has no file";
@@ -342,13 +328,13 @@ impl SqliteStoreBuilder {
 
     /// Opens the file without preparing it.
     pub(super) fn open_existing(&self, purpose: Purpose) -> Result<Opened> {
-        self.check()?;
         file::open(self.path()?, purpose)
     }
 
-    /// Validates the settings other than the table name.
-    fn check(&self) -> Result<()> {
-        if let Location::File(path) = &self.place {
+    /// Validates all settings, and returns the name of the table.
+    pub(super) fn validated_table(&self) -> Result<TableName> {
+        let table = TableName::new(&self.table)?;
+        if let Location::File(path) = &self.location {
             file::check_path(path)?;
         }
         let longest = Duration::from_secs(86_400);
@@ -357,7 +343,7 @@ impl SqliteStoreBuilder {
         } else if !(1..=1000).contains(&self.readers) {
             "there are from 1 to 1,000 readers"
         } else {
-            return Ok(());
+            return Ok(table);
         };
         Err(Error::with_source(ErrorKind::Invalid, "open the store", why))
     }
@@ -385,7 +371,7 @@ impl SqliteStoreBuilder {
         // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
         // SQLite does.
         connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
-        if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
+        if self.journal == Journal::Wal && matches!(self.location, Location::File(_)) {
             switch_to_wal(connection, deadline)?;
         }
         if version != migrate::newest() {

@@ -2,7 +2,8 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
-use crate::backend::{Action, Commit, Committed, Decision, Lookup};
+use crate::backend::{Action, Commit, Committed, Decision, LiveSession, Lookup, SessionLimit};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::stores::sqlite::row::FoundRow;
@@ -19,13 +20,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
         Action::Create(_) => Lookup::not_found(),
         _ => tx.find(commit.id_hash, commit.now)?,
     };
-    if let Some(expired) = commit.expired_to_remove(&found) {
-        tx.delete(expired.id, expired.id_hash)?;
-    }
     match commit.decide(found)? {
-        Decision::Insert { session, replaces } => {
+        Decision::RemoveExpired { at } => {
+            tx.delete(at.id, at.id_hash)?;
+            apply(commit, tx)
+        }
+        Decision::Insert { session, session_limit, replaces } => {
             let found = replaces.map(|(_, at)| at);
-            let Some(mut former_ids) = apply_session_limit(commit, tx, &session.id_hash, found)?
+            let Some(mut former_ids) =
+                apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
@@ -39,8 +42,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             }
             Ok(Committed::Done { session, former_ids })
         }
-        Decision::Update { at, session, id_change: Some(id_change) } => {
-            let Some(mut former_ids) = apply_session_limit(commit, tx, &session.id_hash, Some(at))?
+        Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
+            let Some(mut former_ids) =
+                apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
@@ -49,7 +53,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             former_ids.push(at.id_hash);
             Ok(Committed::Done { session, former_ids })
         }
-        Decision::Update { at, session, id_change: None } => {
+        Decision::Update { at, session, id_change: None, session_limit: _ } => {
             match commit.delta.user() {
                 Some(_) => tx.update_all(at, &session)?,
                 None => tx.update_data(at, &session.record)?,
@@ -69,22 +73,23 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     }
 }
 
-/// Checks that the id `to` is free, and applies the session limit per user. Returns the ids of the
-/// sessions that it ended; `None` if the user has too many.
+/// Checks that the id of `session` is free, and applies the session limit of its user. Returns the
+/// ids of the sessions that it ended; `None` if the user has too many.
 fn apply_session_limit(
-    commit: &Commit,
     tx: &mut WriteTx<'_>,
-    to: &SessionIdHash,
+    LiveSession { record, id_hash: to }: &LiveSession,
+    session_limit: Option<SessionLimit>,
     found: Option<FoundRow>,
+    now: Timestamp,
 ) -> Result<Option<Vec<SessionIdHash>>> {
     if tx.is_taken(to)? {
         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
     }
-    let Some((session_limit, user, realm)) = commit.session_limit_of() else {
+    let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
         return Ok(Some(Vec::new()));
     };
-    tx.delete_expired_of(user, realm, commit.now)?;
-    let others = tx.by_sign_in(user, realm, found.map(|at| at.id), commit.now)?;
+    tx.delete_expired_of(user, &record.realm, now)?;
+    let others = tx.by_sign_in(user, &record.realm, found.map(|at| at.id), now)?;
     let Some(ended) = session_limit.sessions_to_end(&others) else { return Ok(None) };
     for (id, id_hash) in ended {
         tx.delete(*id, *id_hash)?;

@@ -63,16 +63,16 @@ impl Access {
         Access { name: OsString::from_vec(uri).into(), flags }
     }
 
+    pub(super) fn is_immutable(&self) -> bool {
+        self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
+    }
+
     pub(super) fn name(&self) -> &Path {
         &self.name
     }
 
     pub(super) fn flags(&self) -> OpenFlags {
         self.flags
-    }
-
-    pub(super) fn is_immutable(&self) -> bool {
-        self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
     }
 
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {

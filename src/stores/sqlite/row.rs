@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, Row, params};
 
 use crate::backend::{
@@ -134,28 +134,71 @@ pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
         Ok(data) => data,
         Err(error) => return Ok(Err(error)),
     };
-    let Some(limits) = limits(row)? else { return Ok(Err(malformed("idle"))) };
-    let Some(owner) = owner(row)? else { return Ok(Err(malformed("user_key"))) };
-    let Ok(revision) = u64::try_from(row.get::<_, i64>(session::revision)?) else {
-        return Ok(Err(malformed("revision")));
-    };
-    let Some(realm) = realm(row)? else { return Ok(Err(malformed("realm"))) };
-    Ok(Ok(Record {
+    let mut malformed_column = None;
+    let record = without_data(row, &mut malformed_column)?;
+    Ok(match malformed_column {
+        Some(column) => Err(malformed(column)),
+        None => Ok(Record { data, ..record }),
+    })
+}
+
+/// Decodes one row of a list, which has the size of the data in its place. A malformed column is
+/// shown as empty, so that the row stays visible.
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
+    let record = without_data(row, &mut None)?;
+    Ok(Summary {
+        deadline: time(row, session::deadline)?,
+        bytes: usize::try_from(row.get::<_, i64>(session::data)?).unwrap_or(0),
+        ..Summary::of(&record, Cursor::new(row.get(ROW_ID)?))
+    })
+}
+
+/// Decodes the columns of a record except the format and the data. A malformed column is read as
+/// empty, and its name noted.
+fn without_data(row: &Row<'_>, malformed: &mut Option<&'static str>) -> rusqlite::Result<Record> {
+    /// Decodes a column whose values SQLite does not check.
+    fn checked<T: Default>(
+        row: &Row<'_>,
+        column: usize,
+        malformed: &mut Option<&'static str>,
+        decode: impl FnOnce(ValueRef<'_>) -> Option<T>,
+    ) -> rusqlite::Result<T> {
+        Ok(decode(row.get_ref(column)?).unwrap_or_else(|| {
+            *malformed = session::NAMES.get(column).copied();
+            T::default()
+        }))
+    }
+    let user = |text: ValueRef<'_>| text.as_str_or_null().ok()?.map(UserKey::new).transpose().ok();
+    let idp_session_id =
+        |text: ValueRef<'_>| text.as_str_or_null().ok()?.map(IdpSessionId::new).transpose().ok();
+    let idle =
+        |millis: ValueRef<'_>| millis.as_i64_or_null().ok()?.map(u64::try_from).transpose().ok();
+    Ok(Record {
         public_id: PublicId::from_bytes(row.get(session::public_id)?),
-        realm,
-        user: owner.user,
-        idp_session_id: owner.idp_session_id,
-        auth_level: owner.auth_level,
+        realm: checked(row, session::realm, malformed, |name| {
+            Realm::new(name.as_str().ok()?).ok()
+        })?,
+        user: checked(row, session::user_key, malformed, user)?,
+        idp_session_id: checked(row, session::idp_session_id, malformed, idp_session_id)?,
+        auth_level: checked(row, session::auth_level, malformed, |level| {
+            u16::try_from(level.as_i64().ok()?).ok()
+        })?,
         created: time(row, session::created)?,
         authenticated: optional_time(row, session::authenticated)?,
         seen: time(row, session::seen)?,
         id_issued: time(row, session::id_issued)?,
-        limits,
+        limits: Limits {
+            idle: checked(row, session::idle, malformed, idle)?.map(Duration::from_millis),
+            absolute: optional_time(row, session::absolute)?,
+        },
         persistent: row.get(session::persistent)?,
-        revision,
-        client: client(row)?,
-        data,
-    }))
+        revision: checked(row, session::revision, malformed, |n| {
+            u64::try_from(n.as_i64().ok()?).ok()
+        })?,
+        // Informative only: a malformed one counts as none.
+        client: row.get_ref(session::client)?.as_str().ok().and_then(Client::from_json),
+        data: Data::default(),
+    })
 }
 
 fn malformed(column: &'static str) -> Error {
@@ -172,70 +215,6 @@ fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
 
 fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
-}
-
-/// Decodes the columns `idle` and `absolute`; `None` if they are malformed.
-fn limits(row: &Row<'_>) -> rusqlite::Result<Option<Limits>> {
-    let idle = row.get::<_, Option<i64>>(session::idle)?.map(u64::try_from).transpose();
-    let absolute = optional_time(row, session::absolute)?;
-    Ok(idle.ok().map(|idle| Limits::new(idle.map(Duration::from_millis), absolute)))
-}
-
-#[derive(Default)]
-struct Owner {
-    user: Option<UserKey>,
-    idp_session_id: Option<IdpSessionId>,
-    auth_level: u16,
-}
-
-/// Decodes the columns `user_key`, `idp_session_id` and `auth_level`; `None` if they are malformed.
-fn owner(row: &Row<'_>) -> rusqlite::Result<Option<Owner>> {
-    let user = text(row, session::user_key)?.map(|user| user.map(UserKey::new).transpose());
-    let idp_session_id =
-        text(row, session::idp_session_id)?.map(|id| id.map(IdpSessionId::new).transpose());
-    let auth_level = u16::try_from(row.get::<_, i64>(session::auth_level)?);
-    Ok(match (user, idp_session_id, auth_level) {
-        (Some(Ok(user)), Some(Ok(idp_session_id)), Ok(auth_level)) => {
-            Some(Owner { user, idp_session_id, auth_level })
-        }
-        _ => None,
-    })
-}
-
-/// Decodes the column `realm`; `None` if it is malformed.
-fn realm(row: &Row<'_>) -> rusqlite::Result<Option<Realm>> {
-    Ok(text(row, session::realm)?.flatten().and_then(|name| Realm::new(name).ok()))
-}
-
-/// Reads a text column; the outer `None` if it is not UTF-8, which SQLite does not check.
-fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
-    Ok(row.get_ref(column)?.as_str_or_null().ok())
-}
-
-/// Decodes the client's description. It is informative only, so a malformed one is read as `None`.
-fn client(row: &Row<'_>) -> rusqlite::Result<Option<Client>> {
-    Ok(text(row, session::client)?.flatten().and_then(Client::from_json))
-}
-
-/// Decodes one row of a list, which has the size of the data in its place. A malformed owner is
-/// shown as no owner, so that the row stays visible.
-pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
-    let owner = owner(row)?.unwrap_or_default();
-    Ok(Summary {
-        public_id: PublicId::from_bytes(row.get(session::public_id)?),
-        realm: realm(row)?.unwrap_or_default(),
-        user: owner.user,
-        idp_session_id: owner.idp_session_id,
-        auth_level: owner.auth_level,
-        created: time(row, session::created)?,
-        authenticated: optional_time(row, session::authenticated)?,
-        seen: time(row, session::seen)?,
-        deadline: time(row, session::deadline)?,
-        persistent: row.get(session::persistent)?,
-        client: client(row)?,
-        bytes: usize::try_from(row.get::<_, i64>(session::data)?).unwrap_or(0),
-        cursor: Cursor::new(row.get(ROW_ID)?),
-    })
 }
 
 /// Returns the number of sessions that are live at `now`.

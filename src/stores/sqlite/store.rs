@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
@@ -24,12 +24,13 @@ use crate::record::Touch;
 use crate::stores::sqlite::commit;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
-use crate::stores::sqlite::read_pool::Readers;
+use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
+use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
-use crate::sync::instant;
+use crate::sync::{instant, thread};
 
 /// Sessions in a SQLite database. A clone refers to the same store.
 ///
@@ -61,7 +62,9 @@ pub(super) struct Shared {
     pub(super) table: TableName,
     pub(super) sql: Arc<ReadSql>,
     pub(super) writer: Arc<Writer>,
-    pub(super) readers: Readers,
+    /// `None` for a database in memory. It has a single connection: locks of SQLite's shared cache
+    /// ignore the busy timeout.
+    pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
     /// Declared after the connections, so that they are closed before the wal-index file.
@@ -76,19 +79,31 @@ impl Drop for Shared {
             // Closing a connection in a forked process can roll back a transaction of the other
             // process. It also takes locks of SQLite, which a thread that the fork did not copy may
             // hold.
-            mem::forget((self.writer.clone(), self.readers.clone()));
+            mem::forget((self.writer.clone(), self.read_pool.clone()));
         }
     }
 }
 
 impl Shared {
+    /// Runs `work` on a read connection, or on the write connection if there is no other.
+    pub(super) fn read<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        match &self.read_pool {
+            Some(read_pool) => read_pool.read(operation, work),
+            None => self.writer.read(work),
+        }
+    }
+
     /// Runs a query on a read connection.
     pub(super) fn query<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.readers.read(operation, |connection| {
+        self.read(operation, |connection| {
             query(connection, &self.sql).map_err(while_doing(operation))
         })
     }
@@ -114,9 +129,74 @@ impl SqliteStore {
     pub fn table(&self) -> &str {
         self.0.table.as_str()
     }
+
+    /// Opens another connection to the file, for the application's own tables. `docs/own-tables.md`
+    /// describes their use.
+    ///
+    /// The connection waits some five seconds for a lock before it fails with `database is locked`,
+    /// enforces foreign keys, and syncs each commit to the disk before it returns. Its
+    /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. With
+    /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no
+    /// checkpoints either. [`max_file_size`] does not bound it.
+    ///
+    /// A write transaction of this connection holds the lock of the whole file. Until it ends, no
+    /// session is stored: a sign-in within it waits for the busy timeout and fails with
+    /// [`ErrorKind::Busy`].
+    ///
+    /// [`max_file_size`]: crate::stores::sqlite::SqliteStoreBuilder::max_file_size
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("app.db");
+    /// use cloakroom::SqliteStore;
+    ///
+    /// let store = SqliteStore::open(&path)?;
+    /// let mut db = store.connect()?;
+    /// let tx = db.transaction()?;
+    /// tx.execute_batch("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")?;
+    /// tx.execute("INSERT INTO notes (text) VALUES (?1)", ["Buy milk"])?;
+    /// tx.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Unsupported`]: the database is in memory, where only the store has a
+    ///   connection.
+    /// - [`ErrorKind::Unavailable`]: the file cannot be opened, or another one has replaced it; or
+    ///   this process was forked from the one that opened the store.
+    pub fn connect(&self) -> Result<Connection> {
+        const OPERATION: &str = "open a connection for the application";
+        let Readers::Pool { process, access, file_identity, .. } = &self.0.readers else {
+            let why = "a database in memory has only the connection of the store";
+            return Err(Error::with_source(ErrorKind::Unsupported, OPERATION, why));
+        };
+        process.check()?;
+        file_identity.check()?;
+        let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
+        let open = || -> rusqlite::Result<Connection> {
+            let mut connection = access.connect()?;
+            connection.busy_handler(Some(wait_for_lock))?;
+            connection.execute_batch(
+                "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;
+                 PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST",
+            )?;
+            if !runs_checkpoints {
+                connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+            }
+            connection.set_transaction_behavior(TransactionBehavior::Immediate);
+            Ok(connection)
+        };
+        open().map_err(while_doing(OPERATION))
+    }
 }
 
-pub(super) const CHECKPOINT: &str = "copy the log into the database";
+/// The busy handler of the application's connections. SQLite's own pauses for up to 100 ms, in
+/// which it can miss every gap between the commits of a busy store for seconds.
+fn wait_for_lock(times: i32) -> bool {
+    let pause = Duration::from_micros(50 << times.clamp(0, 5));
+    thread::sleep(pause);
+    times < 3000
+}
 
 fn concerns_one_row(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
@@ -134,7 +214,7 @@ impl Store for SqliteStore {
             Some(Err(miss)) => Some(miss),
             None => None,
         };
-        let found = self.0.readers.read("load a session", |connection| {
+        let found = self.0.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
         if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
@@ -169,7 +249,9 @@ impl Store for SqliteStore {
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
                     // Of this row, such as damage or a trigger; the transaction goes on.
-                    Err(error) if concerns_one_row(&error) => failed.push((id_hash, error)),
+                    Err(error) if concerns_one_row(&error) => {
+                        failed.push(((id_hash, touch), error))
+                    }
                     touched => touched?,
                 }
             }
@@ -201,7 +283,7 @@ impl Store for SqliteStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_durable(self.0.file.is_some()).with_indexed(true)
+        Capabilities::new().with_durable(self.0.file.is_some())
     }
 }
 
@@ -210,7 +292,7 @@ impl Maintenance for Shared {
     /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
         let wal = self.writer.wal();
-        if self.readers.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
+        if self.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
             return self.writer.exclusive(CHECKPOINT, |connection| wal.restart(connection));
         }
         Ok(())

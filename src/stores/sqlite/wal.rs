@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
+use std::mem;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex};
+
+/// What a checkpoint does; for errors.
+pub(super) const CHECKPOINT: &str = "copy the log into the database";
 
 /// From this size on, a commit requests a checkpoint by the callback.
 const DUE_BYTES: u64 = 16 << 20;
@@ -50,9 +54,6 @@ pub(super) struct Wal {
     is_requested: AtomicBool,
     /// When the last restart was blocked, and the size of the log then; `None` if it succeeded.
     blocked: Mutex<Option<Blocked>>,
-    /// Whether [`Event::CheckpointBlocked`] was raised since the last
-    /// [`Event::CheckpointUnblocked`].
-    reported: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +88,6 @@ impl Wal {
             callback: Mutex::default(),
             is_requested: AtomicBool::new(false),
             blocked: Mutex::default(),
-            reported: AtomicBool::new(false),
         }
     }
 
@@ -200,13 +200,14 @@ impl Wal {
     }
 
     fn record_result(&self, pages: u32, blocked: bool) {
-        let before = blocked.then(|| Blocked { at: Instant::now(), pages });
-        *self.blocked.lock().ignore_poison() = before;
+        let now = blocked.then(|| Blocked { at: Instant::now(), pages });
+        let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
-        let reported = blocked && pages >= self.pages(DUE_BYTES);
-        if reported != self.reported.swap(reported, Ordering::Relaxed) {
-            self.events.raise(&match reported {
+        let due = self.pages(DUE_BYTES);
+        let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.pages >= due);
+        if is_reported(now) != is_reported(before) {
+            self.events.raise(&match is_reported(now) {
                 true => Event::CheckpointBlocked { pages },
                 false => Event::CheckpointUnblocked,
             });
@@ -234,7 +235,7 @@ pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoi
                 })
             })
         })
-        .map_err(while_doing("copy the log into the database"))
+        .map_err(while_doing(CHECKPOINT))
 }
 
 #[cfg(test)]

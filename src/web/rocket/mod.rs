@@ -236,7 +236,7 @@ async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'
     if let Some(panic) = panic {
         adapter.report_panic(&panic);
     }
-    let headers = match adapter.finish(session, outcome) {
+    let headers = match adapter.close(session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
             if !error_response::has_answered(request, status) {

@@ -17,11 +17,12 @@ use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
-use common::{Folder, NOW, child, create, live, merge, new_id_hash, role, setting, value};
+use common::{
+    Folder, NOW, cached_store, child, create, live, merge, new_id_hash, role, setting, value,
+};
 use integrity::assert_integrity;
 
 unsafe extern "C" {
@@ -91,7 +92,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
     let cookie = &headers.id_fields[0].1;
     let cookie = cookie.split(';').next().unwrap();
     let malformed = format!("{}=x", cookie.split('=').next().unwrap());
-    let cached = CachedStore::new(MemoryStore::new(), store.clone());
+    let cached = cached_store(MemoryStore::new(), store.clone());
     for _ in 0..2 {
         assert!(live(&cached, &id_hash).unwrap().is_some());
     }
@@ -107,7 +108,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
         assert_eq!(read_before.get::<u32>("n").unwrap(), Some(1));
         in_a_fork(|| {
             let file = SqliteStore::builder(&path);
-            let steps: [&dyn Fn() -> bool; 20] = [
+            let steps: [&dyn Fn() -> bool; 21] = [
                 // Its activity is due to be recorded; this process has no cleaner.
                 &|| {
                     let closed = later.close(&read_before, Outcome::Completed);
@@ -133,6 +134,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
                 &|| refused(store.admin().clear()),
                 &|| refused(store.admin().backup(path.with_extension("other"))),
                 &|| refused(store.admin().info()),
+                &|| refused(store.connect()),
                 &|| refused(SqliteStore::open(&path)),
                 &|| refused(Admin::new(file.clone()).info()),
                 &|| {

@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 
-use cloakroom::backend::AtLimit;
 use cloakroom::csrf::CsrfToken;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

@@ -2,12 +2,11 @@
 
 use std::thread;
 
-use cloakroom::backend::SessionFilter;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
-use cloakroom::session::CommitOutcome;
+use cloakroom::manager::{SessionFilter, SessionManagerBuilder};
+use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{

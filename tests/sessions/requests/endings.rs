@@ -2,11 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use cloakroom::backend::{AtLimit, SessionFilter};
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome};
 use cloakroom::id::PublicId;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionFilter, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 

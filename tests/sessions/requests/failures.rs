@@ -2,8 +2,8 @@
 
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome};
-use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
-use cloakroom::session::CommitOutcome;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{

@@ -106,7 +106,7 @@ fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let index = app.store.inner().index().unwrap();
-        index.revoke(&cloakroom::backend::SessionFilter::All, None, crate::common::NOW).unwrap();
+        index.revoke(&cloakroom::manager::SessionFilter::All, None, crate::common::NOW).unwrap();
         for _ in 0..100 {
             let session = browser.open(&app.sessions);
             read(&session);

@@ -3,10 +3,9 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use cloakroom::backend::{AtLimit, Page, SessionFilter};
 use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::backend::Store;
+use cloakroom::backend::{Cache, Store};
+use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 use shuttle::rand::Rng;
 use shuttle::thread;
 
 use super::chance::Chance;
+use super::common::NOW;
 use super::common::hooked::{self, Hook, Hooked};
 use super::explore;
 use super::model::Sessions;
@@ -130,12 +132,19 @@ fn every_waiting_writer_is_answered_truthfully() {
     });
 }
 
+/// The store, after the two seconds in which a new process does not use the cache.
+fn settled<C: Cache, S: Store>(store: CachedStore<C, S>) -> CachedStore<C, S> {
+    let id_hash = SessionIdHash::from_bytes([0; 32]);
+    store.load(&id_hash, NOW - Duration::from_secs(2)).unwrap();
+    store
+}
+
 #[test]
 fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
         let (cache, backing) = (pausing(MemoryStore::new()), pausing(MemoryStore::new()));
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
-        has_an_order(some_plan(), CachedStore::new(cache, backing), model, || ());
+        has_an_order(some_plan(), settled(CachedStore::new(cache, backing)), model, || ());
     });
 }
 
@@ -158,7 +167,7 @@ fn a_cache_that_fails_and_comes_back_hides_nothing() {
         let is_down = Arc::new(AtomicBool::new(false));
         let cache = Hooked::with(Down(is_down.clone()), Arc::new(MemoryStore::new()));
         let builder = CachedStore::builder(pausing(cache), pausing(MemoryStore::new()));
-        let store = builder.retry_after(Duration::from_millis(1)).build().unwrap();
+        let store = settled(builder.retry_after(Duration::from_millis(1)).build().unwrap());
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
         has_an_order(some_plan(), store, model, || {
             for _ in 0..2 {

@@ -3,16 +3,15 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{
-    Action, AtLimit, Commit, Delta, Lookup, Missing, SessionFilter, SessionLimit, Store,
-};
+use cloakroom::backend::{Action, Commit, Delta, Lookup, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 
 use crate::cached::stage::{Backing, backing, n, renew, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting};
+use crate::common::{HOUR, NOW, cached_store, create, delete, live, merge, new_id_hash, setting};
 
 fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
@@ -24,7 +23,7 @@ type Cached = CachedStore<FaultyCache, SqliteStore>;
 /// the user's sessions is acknowledged: after that none of them is served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
     let cache = FaultyCache::cache(MemoryStore::new());
-    let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
+    let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let id_hash = sign_in(&store, &new_id_hash(), None);
     assert!(lives(&store, &id_hash), "it is in the cache from now on");
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, || end(&store, &id_hash));
@@ -78,7 +77,7 @@ fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
 #[test]
 fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     let cache = FaultyCache::cache(MemoryStore::new());
-    let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
+    let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
     let (id_hash, nothing) = (new_id_hash(), Delta::new());
     let action =
@@ -95,7 +94,7 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
 #[test]
 fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
     let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
-    let store = CachedStore::new(cache.clone(), backing.clone());
+    let store = cached_store(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_id_hash(), None);
     let (id_hash, nothing) = (new_id_hash(), Delta::new());
     let at_commit = backing.hold(Call::Commit);
@@ -123,7 +122,7 @@ fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
 /// It waits for the store while a reader fills the cache, is done then, and says that it failed.
 fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore, Backing>) + Sync) {
     let backing = backing();
-    let store = CachedStore::new(MemoryStore::new(), backing.clone());
+    let store = cached_store(MemoryStore::new(), backing.clone());
     let id_hash = sign_in(&store, &new_id_hash(), None);
     let control = backing.hold(call);
     backing.set_hides_success(true);
@@ -161,7 +160,7 @@ fn a_read_during_a_failing_revocation_of_all_is_not_cached() {
 #[test]
 fn a_change_whose_answer_failed_is_served() {
     let backing = backing();
-    let store = CachedStore::new(MemoryStore::new(), backing.clone());
+    let store = cached_store(MemoryStore::new(), backing.clone());
     let cached = || {
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         assert_eq!(n(&store, &id_hash), Some(1));
@@ -184,7 +183,7 @@ fn a_change_whose_answer_failed_is_served() {
 fn a_merge_through_a_grace_whose_answer_failed_is_served() {
     for failing_loads in [0, 1] {
         let backing = backing();
-        let store = CachedStore::new(MemoryStore::new(), backing.clone());
+        let store = cached_store(MemoryStore::new(), backing.clone());
         let old = create(&store, &setting("n", 1)).unwrap();
         let id_hash = renew(&store, &old, Some(NOW + HOUR));
         assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");

@@ -4,21 +4,22 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store,
-    Touch,
+    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store, Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
+use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::sqlite::Admin;
-use cloakroom::{Lifetime, MemoryStore, SessionManager, SqliteStore};
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
 use crate::cached::stage::{LIFE, SECOND, Stage, backing, key, n, renew, sign_in};
 use crate::common::app::{Browser, get};
-use crate::common::faulty::FaultyCache;
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{
-    Folder, HOUR, NOW, create, delete, live, live_at, merge, new_id_hash, setting, value,
+    Folder, HOUR, NOW, cached_store, create, delete, live, live_at, merge, new_id_hash, setting,
+    settled, value,
 };
 
 #[test]
@@ -27,9 +28,9 @@ fn a_cached_session_costs_the_store_nothing_until_it_changes() {
         let id_hash = stage.cached();
         merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        let loads = stage.loads();
+        let (other, loads) = (stage.another(), stage.loads());
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        assert_eq!(n(&stage.another().store, &id_hash), Some(2), "another process has it too");
+        assert_eq!(n(&other.store, &id_hash), Some(2), "another process has it too");
         assert_eq!(stage.loads(), loads);
     });
 }
@@ -82,13 +83,13 @@ fn an_entry_that_the_cache_has_lost_is_read_from_the_store() {
 fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
     let store = |lifetime: Lifetime| {
         let cache = shared().builder_in("lives").open().unwrap();
-        let store = CachedStore::new(cache, MemoryStore::new());
+        let store = cached_store(cache, MemoryStore::new());
         let (id_hash, delta) = (new_id_hash(), Delta::new());
         let new_session = cloakroom::backend::NewSession::new(lifetime.starting(NOW)).unwrap();
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
-        let name = raw.name("lives", 'c', &key(&store, &id_hash));
+        let name = raw.name("lives", 'c', key(&store, &id_hash).as_bytes());
         raw.seconds_left(&name)
     };
     let most = |lifetime, most| {
@@ -178,9 +179,12 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
         let id_hash = stage.cached();
         // It signs a user out, and dies before it can invalidate the cache.
         delete(&stage.backing, &id_hash).unwrap();
-        let restarted = stage.another();
-        let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();
-        assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+        let restarted = CachedStore::new(stage.cache.clone(), stage.backing.clone());
+        let begun = NOW + Duration::from_millis(1);
+        for now in [begun, begun + SECOND * 2] {
+            let loaded = restarted.load(&id_hash, now).unwrap();
+            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+        }
     });
 }
 
@@ -210,11 +214,11 @@ fn an_entry_older_than_the_store_is_invalidated() {
 #[test]
 fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
     let cache = shared().builder_in("odd").open().unwrap();
-    let store = CachedStore::new(cache, MemoryStore::new());
+    let store = cached_store(cache, MemoryStore::new());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     let mut raw = shared().raw();
-    let name = raw.name("odd", 'c', &key(&store, &id_hash));
+    let name = raw.name("odd", 'c', key(&store, &id_hash).as_bytes());
     let newer = [b"\x01E", &key(&store, &id_hash).as_bytes()[..], b"12345678{}"].concat();
     for odd in
         [&b""[..], &newer, b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
@@ -232,12 +236,61 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
 }
 
 #[test]
+fn a_process_that_starts_after_a_restore_waits_for_the_others() {
+    let (cache, folder) = (FaultyCache::cache(MemoryStore::new()), Folder::new());
+    let builder = SqliteStore::builder(folder.database());
+    let open = || CachedStore::new(cache.clone(), builder.clone().open().unwrap());
+    let old = settled(open());
+    let id_hash = create(&old, &setting("n", 1)).unwrap();
+    assert_eq!(n(&old, &id_hash), Some(1));
+    let copy = folder.path("copy.db");
+    old.backing().admin().backup(&copy).unwrap();
+    let watch = Box::new(|_| ControlFlow::Continue(()));
+    assert!(Admin::new(builder.clone()).restore(&copy, true, NOW, watch).unwrap().is_continue());
+
+    // The old process has not noticed it: what it invalidates is the entry from before.
+    let later = |milliseconds| NOW + Duration::from_millis(milliseconds);
+    let new = open();
+    let is_live = |now| matches!(new.load(&id_hash, now).unwrap(), Lookup::Live { .. });
+    assert!(is_live(later(100)) && is_live(later(200)));
+    delete(&old, &id_hash).unwrap();
+    for milliseconds in [300, 2100, 2200] {
+        assert!(!is_live(later(milliseconds)), "after {milliseconds} ms");
+    }
+}
+
+#[test]
+fn a_version_that_cannot_be_read_ends_the_use_of_the_cache() {
+    Stage::on_each_cache(|stage| {
+        let id_hash = stage.cached();
+        stage.backing.set_failing(Call::Epoch, ErrorKind::Unavailable);
+        let is_hit = |now| {
+            let loads = stage.loads();
+            assert!(live_at(&stage.store, &id_hash, now).unwrap().is_some());
+            stage.loads() == loads
+        };
+        assert!(is_hit(NOW + SECOND * 59));
+        // Another process fills in a newer entry.
+        stage.backing.set_failing(Call::Epoch, None);
+        let other = stage.another();
+        merge(&other.store, &id_hash, &setting("n", 2)).unwrap();
+        assert!(live_at(&other.store, &id_hash, NOW + SECOND * 59).unwrap().is_some());
+        stage.backing.set_failing(Call::Epoch, ErrorKind::Unavailable);
+        for seconds in [60, 61, 90] {
+            assert!(!is_hit(NOW + SECOND * seconds), "after {seconds} seconds");
+        }
+        stage.backing.set_failing(Call::Epoch, None);
+        assert!(is_hit(NOW + SECOND * 91));
+    });
+}
+
+#[test]
 fn two_databases_behind_one_cache_share_no_session() {
     let server = Memcached::start();
     let folder = Folder::new();
     let staging = SqliteStore::open(folder.path("staging.db")).unwrap();
     let copy = folder.path("copy.db");
-    let behind = |database| CachedStore::new(server.builder_in("same").open().unwrap(), database);
+    let behind = |database| cached_store(server.builder_in("same").open().unwrap(), database);
     let (staging, production) = (behind(staging), behind(SqliteStore::in_memory().unwrap()));
     let id_hash = create(&staging, &setting("n", 1)).unwrap();
     assert_eq!([n(&staging, &id_hash), n(&staging, &id_hash)], [Some(1), Some(1)]);

@@ -17,7 +17,10 @@ use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_id_hash, setting};
+use crate::common::{
+    Folder, HOUR, NOW, cached_store, create, delete, events, live, merge, new_id_hash, setting,
+    settled,
+};
 
 #[test]
 fn changes_during_an_outage_of_the_cache_are_never_missed() {
@@ -54,7 +57,7 @@ fn a_session_without_room_in_the_cache_is_no_outage() {
         let (events, _raised) = events();
         let cache = server.store();
         let store = CachedStore::builder(cache, MemoryStore::new()).events(events.clone());
-        let store = store.build().unwrap();
+        let store = settled(store.build().unwrap());
         let id_hashes: Vec<_> = (0..sessions).map(|_| create(&store, &delta).unwrap()).collect();
         for id_hash in id_hashes.iter().cycle().take(500) {
             assert!(live(&store, id_hash).unwrap().is_some());
@@ -98,8 +101,9 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let proxy = Proxy::to(server.address);
     let backing = backing();
     let mine = on([proxy.address.to_string()]).namespace("another").open().unwrap();
-    let mine = CachedStore::builder(mine, backing.clone()).retry_after(HOUR).build().unwrap();
-    let theirs = CachedStore::new(server.builder_in("another").open().unwrap(), backing);
+    let mine = CachedStore::builder(mine, backing.clone()).retry_after(HOUR);
+    let mine = settled(mine.build().unwrap());
+    let theirs = cached_store(server.builder_in("another").open().unwrap(), backing);
     let id_hash = create(&mine, &setting("n", 1)).unwrap();
     assert_eq!(n(&theirs, &id_hash), Some(1));
     proxy.plan(Plan::Down);
@@ -117,7 +121,7 @@ fn an_outage_is_reported_once_and_costs_few_timeouts() {
     let (events, raised) = events();
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
-    let store = store.events(events).build().unwrap();
+    let store = settled(store.events(events).build().unwrap());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     server.freeze();
@@ -140,7 +144,7 @@ fn while_the_breaker_is_open_no_request_waits_for_the_cache() {
             assert_eq!(n(&stage.store, &id_hash), Some(1));
         }
         let patient = CachedStore::builder(stage.cache.clone(), stage.backing.clone());
-        let patient = patient.retry_after(HOUR).build().unwrap();
+        let patient = settled(patient.retry_after(HOUR).build().unwrap());
         for _ in 0..3 {
             assert_eq!(n(&patient, &id_hash), Some(1));
         }
@@ -161,7 +165,7 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
     let backing = SqliteStore::open(folder.database()).unwrap();
     let (events, raised) = events();
     let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
-    let store = store.events(events).build().unwrap();
+    let store = settled(store.events(events).build().unwrap());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {

@@ -6,15 +6,15 @@ use std::thread;
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
-    Page, SessionFilter, Store, Touch,
+    Store, Touch,
 };
-use cloakroom::stores::cached::CachedStore;
+use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, sign_in, user};
+use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, new_key, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{NOW, create, delete, live, merge, new_id_hash, setting, value};
+use crate::common::{NOW, cached_store, create, delete, live, merge, new_id_hash, setting, value};
 
 #[test]
 fn whatever_ends_a_session_the_cache_does_not_have_it_any_more() {
@@ -111,35 +111,35 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
 fn a_version_number_reused_after_a_restart_is_not_confused() {
     let server = Memcached::start();
     let cache = server.store();
-    let id_hash = new_id_hash();
-    let lease = || match cache.fetch(&id_hash, NOW).unwrap() {
+    let key = new_key();
+    let lease = || match cache.fetch(&key, NOW).unwrap() {
         CacheLookup::Miss(Some(lease)) => lease,
         other => panic!("{other:?}"),
     };
     for _ in 0..20 {
-        cache.fetch(&new_id_hash(), NOW).unwrap();
+        cache.fetch(&new_key(), NOW).unwrap();
     }
     let old = lease();
     server.kill();
     server.start_again();
     let version = |lease: FillLease| lease.number() & u128::from(u64::MAX);
     let same = (0..100).find(|_| {
-        cache.invalidate(&[id_hash], NOW).unwrap();
+        cache.invalidate(&[key], NOW).unwrap();
         version(lease()) == version(old)
     });
     assert!(same.is_some(), "memcached does not number its versions from the beginning");
     let store = MemoryStore::new();
     let session = create(&store, &setting("n", 1)).unwrap();
     let entry = CacheEntry::new(live(&store, &session).unwrap().unwrap(), NOW);
-    assert!(!cache.fill(&id_hash, old, &entry, NOW + LIFE, NOW).unwrap());
-    assert_eq!(cache.fetch(&id_hash, NOW).unwrap(), CacheLookup::Miss(None));
+    assert!(!cache.fill(&key, old, &entry, NOW + LIFE, NOW).unwrap());
+    assert_eq!(cache.fetch(&key, NOW).unwrap(), CacheLookup::Miss(None));
 }
 
 #[test]
 fn a_lease_is_good_for_one_epoch() {
     let cache = shared().store();
-    let id_hash = new_id_hash();
-    let lease = |cache: &MemcachedStore| match cache.fetch(&id_hash, NOW).unwrap() {
+    let key = new_key();
+    let lease = |cache: &MemcachedStore| match cache.fetch(&key, NOW).unwrap() {
         CacheLookup::Miss(Some(lease)) => lease,
         other => panic!("{other:?}"),
     };
@@ -151,19 +151,19 @@ fn a_lease_is_good_for_one_epoch() {
         live(&store, &id_hash).unwrap().unwrap()
     };
     let entry = CacheEntry::new(record, NOW);
-    assert!(!cache.fill(&id_hash, old, &entry, NOW + LIFE, NOW).unwrap());
+    assert!(!cache.fill(&key, old, &entry, NOW + LIFE, NOW).unwrap());
     let new = lease(&cache);
-    assert!(!cache.fill(&id_hash, old, &entry, NOW + LIFE, NOW).unwrap());
-    assert!(cache.fill(&id_hash, new, &entry, NOW + LIFE, NOW).unwrap());
-    assert!(!cache.fill(&id_hash, new, &entry, NOW + LIFE, NOW).unwrap(), "and for one fill");
+    assert!(!cache.fill(&key, old, &entry, NOW + LIFE, NOW).unwrap());
+    assert!(cache.fill(&key, new, &entry, NOW + LIFE, NOW).unwrap());
+    assert!(!cache.fill(&key, new, &entry, NOW + LIFE, NOW).unwrap(), "and for one fill");
 }
 
 #[test]
 fn a_process_with_an_old_epoch_still_invalidates() {
     let (backing, server) = (backing(), shared());
     let open = || server.builder_in("heard").open().unwrap();
-    let mine = CachedStore::new(open(), backing.clone());
-    let theirs = CachedStore::new(open(), backing);
+    let mine = cached_store(open(), backing.clone());
+    let theirs = cached_store(open(), backing);
     let id_hash = create(&mine, &setting("n", 1)).unwrap();
     assert_eq!(n(&mine, &id_hash), Some(1));
     theirs.index().unwrap().revoke_everyone(None, NOW).unwrap();

@@ -10,12 +10,14 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{Backing, backing, key, n};
+use crate::cached::stage::{Backing, backing, key, n, new_key};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_id_hash, setting};
+use crate::common::{
+    HOUR, NOW, cached_store, create, delete, events, live, merge, setting, settled,
+};
 
 #[test]
 fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
@@ -23,7 +25,7 @@ fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
     let addresses = servers.iter().map(|server| server.address.to_string());
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, MemoryStore::new());
-    let store = store.retry_after(Duration::from_secs(3600)).build().unwrap();
+    let store = settled(store.retry_after(Duration::from_secs(3600)).build().unwrap());
     let id_hashes: Vec<_> = (0..64).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     for id_hash in &id_hashes {
         assert!(live(&store, id_hash).unwrap().is_some());
@@ -57,7 +59,7 @@ impl Two {
         let cache = FaultyCache::cache(Two::cache(&servers, &proxy));
         let (backing, (events, raised)) = (backing(), events());
         let store = CachedStore::builder(cache.clone(), backing.clone());
-        let store = store.retry_after(retry).events(events).build().unwrap();
+        let store = settled(store.retry_after(retry).events(events).build().unwrap());
         Two { servers, proxy, cache, backing, store, raised }
     }
 
@@ -100,7 +102,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
     assert!(two.is_hit(&here[0]), "the other one is used as ever");
     // And it is invalidated at once, as another process sees.
-    let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.backing.clone());
+    let theirs = cached_store(Two::cache(&two.servers, &two.proxy), two.backing.clone());
     assert_eq!(n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
     delete(&two.store, &here[1]).unwrap();
@@ -141,14 +143,14 @@ fn pending_invalidations_of_one_server_reach_no_other() {
 fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     let server = Memcached::start();
     let cache = server.hasty_store();
-    let store = CachedStore::new(cache.clone(), MemoryStore::new());
+    let store = cached_store(cache.clone(), MemoryStore::new());
     let id_hashes: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     let is_cached = |key| matches!(cache.fetch(key, NOW).unwrap(), CacheLookup::Hit(_));
     let keys: Vec<_> = id_hashes.iter().map(|id_hash| key(&store, id_hash)).collect();
     for (id_hash, key) in id_hashes.iter().zip(&keys) {
         assert!(live(&store, id_hash).unwrap().is_some() && is_cached(key));
     }
-    let others = (0..10_000).map(|_| new_id_hash());
+    let others = (0..10_000).map(|_| new_key());
     let all: Vec<_> = keys.iter().copied().chain(others).collect();
     cache.invalidate(&all, NOW).unwrap();
     assert!(!keys.iter().any(is_cached));

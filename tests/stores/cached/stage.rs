@@ -3,17 +3,20 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, SessionFilter, SessionLimit, Store};
+use cloakroom::backend::{Action, CacheKey, Commit, Committed, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
+use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
 use crate::common::memcached::shared;
-use crate::common::{NOW, create, delete, events, live, new_id_hash, new_session, setting, value};
+use crate::common::{
+    NOW, create, delete, events, live, new_id_hash, new_session, setting, settled, value,
+};
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +42,7 @@ impl Stage {
         let (events, raised) = events();
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(RETRY).events(events.clone()).build().unwrap();
+        let store = settled(store);
         Stage { store, cache, backing, events, raised }
     }
 
@@ -88,8 +92,12 @@ pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
 }
 
 /// The key of a session's entry in the cache.
-pub(crate) fn key(store: &impl Store, id_hash: &SessionIdHash) -> SessionIdHash {
+pub(crate) fn key(store: &impl Store, id_hash: &SessionIdHash) -> CacheKey {
     store.index().unwrap().identity().unwrap().cache_key(id_hash)
+}
+
+pub(crate) fn new_key() -> CacheKey {
+    CacheKey::from_bytes(*new_id_hash().as_bytes())
 }
 
 pub(crate) fn n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {

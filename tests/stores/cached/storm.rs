@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{SessionFilter, Store};
+use cloakroom::backend::Store;
 use cloakroom::id::SessionIdHash;
+use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
@@ -16,7 +17,7 @@ use crate::cached::stage::{n, renew, sign_in};
 use crate::common::client::PATIENCE;
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, setting};
+use crate::common::{HOUR, NOW, create, delete, live, merge, setting, settled};
 
 /// So many sessions live and end in the storm, and at least so many times the weather changes.
 const SESSIONS: u64 = 300;
@@ -87,7 +88,7 @@ fn a_storm_revives_nothing_and_loses_no_change() {
     let addresses = proxies.each_ref().map(|proxy| proxy.address.to_string());
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
-    let store = store.retry_after(Duration::from_millis(2)).build().unwrap();
+    let store = settled(store.retry_after(Duration::from_millis(2)).build().unwrap());
     let known = KnownIds(Mutex::default());
     let (sessions, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {

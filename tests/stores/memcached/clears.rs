@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Action, Cache, Commit, Committed, Delta, Lookup, Missing, Store};
+use cloakroom::backend::{
+    Action, Cache, CacheKey, Commit, Committed, Delta, Lookup, Missing, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -188,7 +190,7 @@ impl Clearing {
     fn id_hash_at(&self, server: usize) -> SessionIdHash {
         loop {
             let id_hash = new_id_hash();
-            if self.store.shard_of(&id_hash) == server {
+            if self.store.shard_of(&CacheKey::from_bytes(*id_hash.as_bytes())) == server {
                 return id_hash;
             }
         }

@@ -1,7 +1,7 @@
 //! Servers under names of which the addresses change. Each test runs again as a process of its own,
 //! with its own `/etc/hosts`; that needs root.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use std::{env, fs};
 
 use cloakroom::backend::Store;
 use cloakroom::event::{EventKind, Events, LogSink};
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore};
 
 use crate::common::memcached::{Memcached, on};
-use crate::common::{NOW, create, delete, live, new_id_hash, setting};
+use crate::common::{NOW, cached_store, create, delete, live, new_id_hash, setting};
 use crate::memcached::given::{is_absent, is_live};
 
 /// The environment variable with the path of the file that is mounted as `/etc/hosts`.
@@ -58,9 +57,13 @@ fn has_own_hosts(test: &str) -> bool {
 
 /// Two servers on one port of two addresses.
 fn two_servers() -> (Memcached, Memcached) {
+    servers_at(["127.0.0.2", "127.0.0.3"])
+}
+
+fn servers_at([one, other]: [&str; 2]) -> (Memcached, Memcached) {
     for _ in 0..20 {
-        let one = Memcached::at("127.0.0.2", &[]);
-        let address = SocketAddr::new([127, 0, 0, 3].into(), one.address.port());
+        let one = Memcached::at(one, &[]);
+        let address = SocketAddr::new(other.parse().unwrap(), one.address.port());
         if let Some(other) = Memcached::try_at(address, &[]) {
             return (one, other);
         }
@@ -89,7 +92,7 @@ fn a_name_is_found_when_it_gets_an_address() {
     let name = format!("{NAME}:{}", server.address.port());
     let store = on([name.clone()]).open().unwrap();
     assert_eq!(create(&store, &setting("n", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
-    let cached = CachedStore::new(on([name]).open().unwrap(), MemoryStore::new());
+    let cached = cached_store(on([name]).open().unwrap(), MemoryStore::new());
     let behind = create(&cached, &setting("n", 1)).unwrap();
     set_addresses(&["127.0.0.2"]);
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -148,4 +151,31 @@ fn a_server_that_moves_before_its_first_use_is_emptied() {
     assert!(is_absent(&store, &id_hash), "it may have ended at the other server");
     assert!(is_live(&store, &create(&store, &setting("n", 2)).unwrap()));
     drop(other);
+}
+
+#[test]
+fn a_name_that_loses_its_ipv4_address_moves_to_ipv6() {
+    if !has_own_hosts("a_name_that_loses_its_ipv4_address_moves_to_ipv6") {
+        return;
+    }
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let (four, six) = servers_at(["127.0.0.2", "::1"]);
+    let name = format!("{NAME}:{}", four.address.port());
+    set_addresses(&["127.0.0.2", "::1"]);
+    let events = Events::new(LogSink::new());
+    let store = on([name]).events(events.clone()).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+
+    // The other address may be another program's.
+    four.kill();
+    assert_eq!(store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(events.count(EventKind::MemcachedMoved), 0);
+    set_addresses(&["::1"]);
+    assert!(is_absent(&store, &id_hash));
+    assert_eq!(events.count(EventKind::MemcachedMoved), 1);
+    assert!(is_live(&store, &create(&store, &setting("n", 2)).unwrap()));
+    drop(six);
 }

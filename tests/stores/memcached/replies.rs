@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Cache, CacheLookup, Delta, Lookup, Missing, Store};
+use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Lookup, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
 use crate::common::memcached::{Memcached, Raw};
 use crate::common::{NOW, create, new_id_hash, setting, value};
-use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
+use crate::memcached::given::{SOON, all_fail, is_absent, is_live, renew};
 
 /// Changes a reply. The second argument is the reply before it on the same connection.
 type Change = Box<dyn FnMut(Vec<u8>, &[u8]) -> Vec<u8> + Send>;
@@ -341,7 +341,7 @@ fn a_server_that_demands_authentication_is_refused_in_words() {
 fn an_entry_of_another_session_is_a_miss() {
     let server = Memcached::start();
     let store = server.builder_in("entries").open().unwrap();
-    let [ada, bob] = [new_id_hash(), new_id_hash()];
+    let [ada, bob] = [1, 2].map(|n| CacheKey::from_bytes([n; 32]));
     let of_ada = create(&store, &setting("n", 1)).unwrap();
     let Lookup::Live { session, .. } = store.load(&of_ada, NOW).unwrap() else { panic!() };
     let entry = cloakroom::backend::CacheEntry::new(session.record, NOW);
@@ -349,10 +349,29 @@ fn an_entry_of_another_session_is_a_miss() {
     assert!(store.fill(&ada, lease, &entry, NOW + SOON, NOW).unwrap());
     assert!(matches!(store.fetch(&ada, NOW).unwrap(), CacheLookup::Hit(_)));
     let mut raw = server.raw();
-    let [from, to] = [ada, bob].map(|id_hash| raw.name("entries", 'c', &id_hash));
+    let [from, to] = [ada, bob].map(|key| raw.name("entries", 'c', key.as_bytes()));
     let value = raw.get(&from).unwrap();
     raw.set(&to, &value);
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
-    let missing = store.load(&bob, NOW).unwrap();
+    let missing = store.load(&SessionIdHash::from_bytes([2; 32]), NOW).unwrap();
     assert!(matches!(missing, Lookup::Missing(Missing::NotFound { .. })));
+}
+
+#[test]
+fn replies_that_are_slow_together_exceed_the_deadline() {
+    let server = Memcached::start();
+    let proxy = Changing::before(&server);
+    let id_hash = create(&proxy.store("slow"), &setting("n", 1)).unwrap();
+    let timeout = Duration::from_millis(100);
+    let builder = MemcachedStore::builder().servers([proxy.address.to_string()]).namespace("slow");
+    let store = builder.connect_timeout(timeout).io_timeout(timeout).open().unwrap();
+    // Each is in time. But a renewal needs six, and has 200 ms.
+    proxy.set(|reply, _| {
+        thread::park_timeout(Duration::from_millis(70));
+        reply
+    });
+    let error = renew(&store, &id_hash, &new_id_hash(), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    proxy.set_nothing();
+    assert!(is_live(&proxy.store("slow"), &id_hash), "it was not moved");
 }

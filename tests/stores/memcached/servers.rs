@@ -49,6 +49,24 @@ fn a_frozen_server_is_unavailable_and_loses_nothing() {
 }
 
 #[test]
+fn a_batch_of_touches_fails_as_a_whole_if_each_server_does() {
+    let servers = [Memcached::start(), Memcached::start()];
+    let addresses = servers.iter().map(|server| server.address.to_string());
+    let timeout = Duration::from_millis(200);
+    let store = on(addresses).io_timeout(timeout).connect_timeout(timeout).open().unwrap();
+    let batch: Vec<_> =
+        (0..100).map(|_| (create(&store, &Delta::new()).unwrap(), Touch::at(NOW + HOUR))).collect();
+    let touch = || store.touch(&batch, NOW + HOUR);
+    servers[0].freeze();
+    assert!(matches!(touch(), Err(TouchError::Sessions(failed)) if failed.len() < 100));
+    servers[1].freeze();
+    let Err(TouchError::Store(error)) = touch() else { panic!("not each failed") };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    servers.iter().for_each(Memcached::thaw);
+    touch().unwrap();
+}
+
+#[test]
 fn a_server_that_accepts_and_never_answers_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -136,7 +154,8 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     let TouchError::Sessions(failed) = store.touch(&batch, later).unwrap_err() else { panic!() };
     let lost =
         id_hashes.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
-    assert!(failed.iter().map(|(id_hash, _)| id_hash).eq(lost), "each is named, and no other");
+    let named = failed.iter().map(|((id_hash, _), _)| id_hash);
+    assert!(named.eq(lost), "each is named, and no other");
     assert!(failed.iter().all(|(_, error)| error.kind() == ErrorKind::Unavailable));
     for (id_hash, _) in id_hashes.iter().zip(&alive).filter(|(_, alive)| **alive) {
         assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, later);

@@ -4,13 +4,12 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store,
-    Touch,
+    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
@@ -59,7 +58,7 @@ fn garbage_counts_as_absent_and_raises_an_event() {
     let store = shared().builder_in("garbage").events(events.clone()).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut raw = shared().raw();
-    let name = raw.name("garbage", 's', &id_hash);
+    let name = raw.name("garbage", 's', id_hash.as_bytes());
     for garbage in [&b""[..], b"hello", b"\x01?", b"\0\0\0\0", b"\x01A", b"{\"format\":1}"] {
         raw.set(&name, garbage);
         let before = events.count(EventKind::ForeignItem);
@@ -83,7 +82,7 @@ fn a_value_of_another_session_counts_as_absent() {
     let store = shared().builder_in("copied").events(events.clone()).open().unwrap();
     let [ada, bob] = [1, 2].map(|n| create(&store, &setting("n", n)).unwrap());
     let mut raw = shared().raw();
-    let [of_ada, of_bob] = [ada, bob].map(|id_hash| raw.name("copied", 's', &id_hash));
+    let [of_ada, of_bob] = [ada, bob].map(|id_hash| raw.name("copied", 's', id_hash.as_bytes()));
     let value = raw.get(&of_ada).unwrap();
     raw.set(&of_bob, &value);
     assert!(is_absent(&store, &bob), "it is not taken for the other user's");
@@ -96,7 +95,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     let store = shared().builder_in("newer").open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut raw = shared().raw();
-    let name = raw.name("newer", 's', &id_hash);
+    let name = raw.name("newer", 's', id_hash.as_bytes());
     let newer_record = [b"\x01L", &id_hash.as_bytes()[..], b"{\"format\":2}"].concat();
     for newer in [b"\x02Lwho knows", &newer_record[..]] {
         raw.set(&name, newer);
@@ -154,7 +153,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
         store
             .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
             .unwrap();
-        let name = raw.name("kept", 's', &id_hash);
+        let name = raw.name("kept", 's', id_hash.as_bytes());
         raw.seconds_left(&name).unwrap()
     };
     for (lifetime, wanted) in [
@@ -175,7 +174,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let (id_hash, new_session) =
         (new_id_hash(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
-    let name = raw.name("kept", 's', &id_hash);
+    let name = raw.name("kept", 's', id_hash.as_bytes());
     store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
     assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
     renew(&store, &id_hash, &new_id_hash(), None).unwrap();

@@ -4,8 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::UserKey;
-use cloakroom::backend::{AtLimit, Page, SessionFilter, Store};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::backend::Store;
+use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 
 use crate::adapters::{REMOVAL, cookie, unknown_id};
 use crate::common::client::Request;

@@ -3,8 +3,9 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use cloakroom::backend::{SessionFilter, Store};
+use cloakroom::backend::Store;
 use cloakroom::event::EventKind;
+use cloakroom::manager::SessionFilter;
 
 use crate::adapters::{REMOVAL, cookie, overtaken, start_gated};
 use crate::common::client::{Request, send};

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use cloakroom::UserKey;
-use cloakroom::backend::{Client, Page, SessionFilter, Store};
-use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::backend::Store;
+use cloakroom::manager::{Client, Page, SessionFilter, SessionManagerBuilder};
 
 use crate::common::client::{Request, Response};
 use crate::common::site::{Site, everywhere, everywhere_with};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cloakroom::ErrorKind;
 use cloakroom::event::EventKind;
-use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::OnLoadFailure;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::adapters::{LONG, assert_plain_failure, cookie, unknown_id};

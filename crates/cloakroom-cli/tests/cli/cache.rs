@@ -5,17 +5,16 @@ use std::time::Duration;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::http::Outcome;
 use cloakroom::id::UserKey;
-use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SessionManager, SignIn, SqliteStore};
 
-use crate::common::Folder;
+use crate::common::{Folder, cached_store};
 use crate::fixture::run;
 
 #[test]
 fn a_command_that_ends_sessions_reaches_caches_within_a_second() {
     let folder = Folder::new();
     let database = SqliteStore::open(folder.database()).unwrap();
-    let store = CachedStore::new(MemoryStore::new(), database);
+    let store = cached_store(MemoryStore::new(), database);
     let clock = ManualClock::new(SystemClock.now());
     let sessions = SessionManager::builder(store).clock(clock.clone()).build().unwrap();
     let sign_in = || {
@@ -44,7 +43,7 @@ fn a_command_that_ends_sessions_reaches_caches_within_a_second() {
             Ok(user) => assert_eq!(user, None, "{words:?}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotSetUp, "{words:?}"),
         }
-        // After a restore the cache is not used for two seconds.
+        // After a restore or new tables the cache is not used for two seconds.
         clock.advance(Duration::from_secs(4));
     }
 }

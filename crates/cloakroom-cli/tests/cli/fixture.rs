@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Client, Commit, Committed, NewSession, Store};
+use cloakroom::backend::{Action, Commit, Committed, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
+use cloakroom::manager::Client;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, Lifetime, Result, SessionManager, SignIn, SqliteStore, UserKey};
 use rustix::process::{Pid, Signal, kill_process};

@@ -12,14 +12,12 @@ use crate::stores::memcached::client::protocol::{
     Batch, Head, ItemReply, MAX_LINE, MetaReply, check_version,
 };
 use crate::stores::memcached::client::{
-    CommandFailure, CommandResult, ConnectionSettings, unavailable,
+    CommandFailure, CommandResult, ConnectionSettings, TIMED_OUT, rest_until, unavailable,
 };
 
 /// A connection that was idle for longer is not used again: a firewall may have forgotten it
 /// without a word.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-
-const TIMED_OUT: &str = "the server did not answer in time";
 
 /// The replies to a batch, in the order of its commands.
 #[derive(Debug)]
@@ -40,9 +38,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and checks the server's version.
-    pub(super) fn open(address: SocketAddr, settings: &ConnectionSettings) -> CommandResult<Self> {
-        let stream = TcpStream::connect_timeout(&address, settings.connect_timeout);
+    /// Connects, and checks the server's version, at most until `deadline`.
+    pub(super) fn open(
+        address: SocketAddr,
+        settings: &ConnectionSettings,
+        deadline: Instant,
+    ) -> CommandResult<Self> {
+        let timeout = rest_until(deadline, settings.connect_timeout)?;
+        let stream = TcpStream::connect_timeout(&address, timeout);
         let stream = stream.map_err(|error| io_failure(&error))?;
         // Without it a command can wait for the acknowledgement of the one before.
         stream.set_nodelay(true).map_err(|error| io_failure(&error))?;
@@ -53,7 +56,7 @@ impl Connection {
             max_value: settings.item_limit,
             last_used: Instant::now(),
         };
-        let deadline = Instant::now() + settings.io_timeout;
+        let deadline = deadline.min(Instant::now() + settings.io_timeout);
         connection.write(b"version\r\n", deadline)?;
         let line = connection.line(deadline)?;
         check_version(&line)?;
@@ -73,10 +76,10 @@ impl Connection {
             && stream.set_nonblocking(false).is_ok()
     }
 
-    /// Sends the commands of a batch and reads their replies. After a failure, the commands that
-    /// have no reply yet fail too.
-    pub(super) fn exchange(&mut self, batch: &Batch) -> Replies {
-        let deadline = Instant::now() + self.timeout;
+    /// Sends the commands of a batch and reads their replies, for as long as the I/O timeout, and
+    /// at most until `deadline`. After a failure, the commands that have no reply yet fail too.
+    pub(super) fn exchange(&mut self, batch: &Batch, deadline: Instant) -> Replies {
+        let deadline = deadline.min(Instant::now() + self.timeout);
         let mut failure = self.write(&batch.bytes, deadline).err();
         let mut replies = Replies { all: Vec::new(), reusable: failure.is_none() };
         for number in 0..batch.commands {
@@ -180,10 +183,7 @@ impl Connection {
     /// Sets the socket's timeouts to the rest of the time, or at most an eighth longer: most
     /// exchanges thus make no system call for it.
     fn arm(&mut self, deadline: Instant) -> CommandResult<()> {
-        let rest = deadline.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            return Err(unavailable(TIMED_OUT));
-        }
+        let rest = rest_until(deadline, self.timeout)?;
         if self.armed < rest || self.armed - rest > self.timeout / 8 {
             let until = if rest > self.timeout / 8 * 7 { self.timeout } else { rest };
             let stream = self.stream.get_ref();

@@ -27,7 +27,8 @@ use crate::stores::memcached::client::protocol::{
 use crate::stores::memcached::client::server::{SURELY_BLOCKED_FOR, Server, missing, next};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
-/// The maximum number of keys in one batch. A batch has the timeout of one command.
+/// The maximum number of keys in one batch, which has the time of one call. If large items take
+/// longer, the rest fails.
 const BATCH: usize = 64;
 
 /// How long a fill lease lasts, in seconds. After that, memcached grants a new one.
@@ -52,11 +53,22 @@ impl Space {
     }
 }
 
-/// The kind of the items that commands concern, and the operation that errors name.
+/// The kind of the items that a call concerns, the operation that its errors name, and its time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) space: Space,
     pub(super) operation: &'static str,
+    /// The time until which it is retried while other clients change the same.
+    retry_until: Instant,
+    /// The time at which it fails, whatever it waits for.
+    deadline: Instant,
+}
+
+impl Target {
+    /// Returns whether it is too late for another attempt.
+    pub(super) fn is_late(self) -> bool {
+        Instant::now() >= self.retry_until
+    }
 }
 
 /// The connection settings.
@@ -107,6 +119,14 @@ impl CommandFailure {
 
 fn unavailable(why: impl Into<String>) -> CommandFailure {
     CommandFailure::new(ErrorKind::Unavailable, why)
+}
+
+const TIMED_OUT: &str = "the server did not answer in time";
+
+/// Returns the time until `deadline`, or `timeout` if that is less.
+fn rest_until(deadline: Instant, timeout: Duration) -> CommandResult<Duration> {
+    let rest = deadline.saturating_duration_since(Instant::now()).min(timeout);
+    if rest.is_zero() { Err(unavailable(TIMED_OUT)) } else { Ok(rest) }
 }
 
 #[derive(Debug)]
@@ -164,6 +184,13 @@ impl ServerClient {
         let server = |name: &String| Server::find(name, &settings, events.clone());
         let servers = settings.servers.iter().map(server).collect::<Result<_>>()?;
         Ok(ServerClient { servers, settings })
+    }
+
+    /// Makes the target of a call that begins now.
+    pub(super) fn target(&self, space: Space, operation: &'static str) -> Target {
+        let retry_until = Instant::now() + self.settings.io_timeout;
+        let deadline = retry_until + self.settings.connect_timeout;
+        Target { space, operation, retry_until, deadline }
     }
 
     pub(super) fn has_default_namespace(&self) -> bool {
@@ -225,7 +252,7 @@ impl ServerClient {
         target: Target,
         id_hashes: &[SessionIdHash],
     ) -> Vec<Result<Option<Item>>> {
-        let ask = |server: &Server, chunk: &[&SessionIdHash]| {
+        let ask = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
             let (epoch, answers) = server.exchange(target, |epoch, batch| {
                 for id_hash in chunk {
                     batch.get(self.key(target.space, epoch, id_hash), None);
@@ -234,7 +261,7 @@ impl ServerClient {
             let answers = chunk.iter().zip(answers);
             Ok(answers.map(|(id_hash, answer)| Ok(item(epoch, id_hash, answer?))).collect())
         };
-        self.in_batches(id_hashes, |id_hash| id_hash, ask, target.operation)
+        self.in_batches(target, id_hashes, |id_hash| id_hash, ask)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
@@ -283,7 +310,7 @@ impl ServerClient {
     ) -> Result<(Written, bool)> {
         self.check_size(&new.value, target.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let mut answers = server.run_all(target.operation, |batch| {
+        let mut answers = server.run_all(target, |batch| {
             self.set(batch, target.space, new);
             server.get_epoch(target.space, batch);
         })?;
@@ -297,13 +324,13 @@ impl ServerClient {
     pub(super) fn replace(&self, target: Target, new: &Replacement) -> Result<Written> {
         self.check_size(&new.value, target.operation)?;
         let set = |batch: &mut Batch| self.set(batch, target.space, new);
-        let reply = self.server(&new.at.id_hash)?.run(target.operation, set)?;
+        let reply = self.server(&new.at.id_hash)?.run(target, set)?;
         Ok(written(new.at.stamp.epoch, &reply))
     }
 
     /// Executes [`replace`](Self::replace) for many items.
     pub(super) fn replace_many(&self, target: Target, all: &[Replacement]) -> Vec<Result<Written>> {
-        let send = |server: &Server, chunk: &[&Replacement]| {
+        let send = |server: &Server, target: Target, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, target.operation).is_ok();
             let (_, mut answers) = server.exchange(target, |_, batch| {
@@ -315,7 +342,7 @@ impl ServerClient {
             };
             Ok(chunk.iter().map(answer).collect())
         };
-        self.in_batches(all, |new| &new.at.id_hash, send, target.operation)
+        self.in_batches(target, all, |new| &new.at.id_hash, send)
     }
 
     fn set(&self, batch: &mut Batch, space: Space, new: &Replacement) {
@@ -331,13 +358,13 @@ impl ServerClient {
         let ItemVersion { id_hash, stamp } = at;
         let key = self.key(target.space, stamp.epoch, &id_hash);
         let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
-        let reply = self.server(&id_hash)?.run(target.operation, delete)?;
+        let reply = self.server(&id_hash)?.run(target, delete)?;
         Ok(matches!(reply, MetaReply::Done { .. }))
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
     pub(super) fn remove_all(&self, target: Target, id_hashes: &[SessionIdHash]) -> Result<()> {
-        let send = |server: &Server, chunk: &[&SessionIdHash]| {
+        let send = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
             let (_, answers) = server.exchange(target, |epoch, batch| {
                 for id_hash in chunk {
                     batch.delete(self.key(target.space, epoch, id_hash), WriteCondition::Always);
@@ -346,17 +373,17 @@ impl ServerClient {
             Ok(answers.map(|answer| answer.map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
-        self.in_batches(id_hashes, |id_hash| id_hash, send, target.operation).into_iter().collect()
+        self.in_batches(target, id_hashes, |id_hash| id_hash, send).into_iter().collect()
     }
 
-    /// Groups many items by server, and sends each group in batches. The answers are in the order
-    /// of the items.
+    /// Groups many items by server, and sends each group in batches, each of which has the time of
+    /// one call. The answers are in the order of the items.
     fn in_batches<'a, T, A>(
         &self,
+        Target { space, operation, .. }: Target,
         items: &'a [T],
         id_hash: impl Fn(&T) -> &SessionIdHash,
-        send: impl Fn(&Server, &[&'a T]) -> Result<Vec<Result<A>>>,
-        operation: &'static str,
+        send: impl Fn(&Server, Target, &[&'a T]) -> Result<Vec<Result<A>>>,
     ) -> Vec<Result<A>> {
         let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
         by_server.resize_with(self.servers.len(), Vec::new);
@@ -377,7 +404,11 @@ impl ServerClient {
             let mut down = None;
             for chunk in group.chunks(BATCH) {
                 let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
-                match down.clone().map_or_else(|| send(server, &mine), Err) {
+                let answers = match &down {
+                    Some(error) => Err(Error::clone(error)),
+                    None => send(server, self.target(space, operation), &mine),
+                };
+                match answers {
                     Ok(answers) => {
                         let answers = chunk.iter().zip(answers);
                         answers.for_each(|((index, _), answer)| put(*index, answer));
@@ -399,20 +430,21 @@ impl ServerClient {
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
     /// blocked, so no session is moved from one server to another that was cleared before.
-    pub(super) fn clear(&self, target: Target) -> Result<()> {
+    pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
         let mut outcome = Ok(());
+        let target = || self.target(space, operation);
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
-            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.block(target)));
+            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.block(target())));
             if began.elapsed() > SURELY_BLOCKED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
-                let late = Error::with_source(ErrorKind::Unavailable, target.operation, why);
+                let late = Error::with_source(ErrorKind::Unavailable, operation, why);
                 keep_first(&mut outcome, Err(late));
             }
         }
         for server in &self.servers {
-            keep_first(&mut outcome, server.replace_epoch(target));
+            keep_first(&mut outcome, server.replace_epoch(target()));
         }
         outcome
     }

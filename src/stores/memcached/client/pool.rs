@@ -3,23 +3,30 @@
 //! Uses `address` and `connection`. Called by `server` only.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Instant;
 
 use crate::error::ErrorKind;
 use crate::event::{Event, Events};
-use crate::stores::memcached::client::address::resolve;
+use crate::stores::memcached::client::address::Resolver;
 use crate::stores::memcached::client::connection::Connection;
 use crate::stores::memcached::client::protocol::{Batch, MetaReply};
-use crate::stores::memcached::client::{CommandResult, ConnectionSettings, unavailable};
+use crate::stores::memcached::client::{
+    CommandResult, ConnectionSettings, rest_until, unavailable,
+};
 use crate::sync::IgnorePoison;
 
 #[derive(Debug)]
 pub(super) struct Pool {
     /// The server as `host:port`.
     name: String,
+    resolver: Resolver,
     settings: ConnectionSettings,
     events: Events,
     state: Mutex<PoolState>,
+    /// How many times the address has changed. It changes while `state` is locked.
+    moves: AtomicU64,
     /// Notified when a connection is no longer in use.
     returned: Condvar,
 }
@@ -31,8 +38,6 @@ struct PoolState {
     in_use: usize,
     /// The address of all connections; `None` until the name was resolved.
     address: Option<SocketAddr>,
-    /// How many times the address has changed.
-    moves: u64,
 }
 
 /// The permission to use one connection.
@@ -55,16 +60,19 @@ impl Pool {
         settings: &ConnectionSettings,
         events: Events,
     ) -> CommandResult<Self> {
-        let address = match resolve(name, settings.connect_timeout) {
+        let resolver = Resolver::new(name);
+        let address = match resolver.resolve(settings.connect_timeout) {
             Ok(address) => Some(address),
             Err(failure) if failure.kind == ErrorKind::Unavailable => None,
             Err(failure) => return Err(failure),
         };
         Ok(Pool {
             name: name.to_owned(),
+            resolver,
             settings: settings.clone(),
             events,
             state: Mutex::new(PoolState { address, ..PoolState::default() }),
+            moves: AtomicU64::new(0),
             returned: Condvar::new(),
         })
     }
@@ -75,14 +83,18 @@ impl Pool {
 
     /// Returns how many times the server's address has changed.
     pub(super) fn moves(&self) -> u64 {
-        self.state().moves
+        self.moves.load(Ordering::SeqCst)
     }
 
-    /// Sends the commands of a batch and reads their replies.
-    pub(super) fn exchange(&self, batch: &Batch) -> CommandResult<Vec<CommandResult<MetaReply>>> {
-        let _permit = self.permit()?;
-        let (mut connection, address) = self.connection()?;
-        let replies = connection.exchange(batch);
+    /// Sends the commands of a batch and reads their replies, at most until `deadline`.
+    pub(super) fn exchange(
+        &self,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> CommandResult<Vec<CommandResult<MetaReply>>> {
+        let _permit = self.permit(deadline)?;
+        let (mut connection, address) = self.connection(deadline)?;
+        let replies = connection.exchange(batch, deadline);
         if replies.reusable {
             let mut state = self.state();
             if state.address == Some(address) {
@@ -93,9 +105,9 @@ impl Pool {
     }
 
     /// Waits until fewer connections are in use than the settings allow.
-    fn permit(&self) -> CommandResult<Permit<'_>> {
+    fn permit(&self, deadline: Instant) -> CommandResult<Permit<'_>> {
         let is_full = |state: &mut PoolState| state.in_use >= self.settings.connections;
-        let timeout = self.settings.io_timeout;
+        let timeout = rest_until(deadline, self.settings.io_timeout)?;
         let (mut state, waited) =
             self.returned.wait_timeout_while(self.state(), timeout, is_full).ignore_poison();
         if waited.timed_out() {
@@ -107,7 +119,7 @@ impl Pool {
     }
 
     /// Returns an idle connection, or opens one.
-    fn connection(&self) -> CommandResult<(Connection, SocketAddr)> {
+    fn connection(&self, deadline: Instant) -> CommandResult<(Connection, SocketAddr)> {
         let address = loop {
             let mut state = self.state();
             let Some(address) = state.address else { break None };
@@ -117,19 +129,28 @@ impl Pool {
                 return Ok((connection, address));
             }
         };
-        self.connect(address)
+        self.connect(address, deadline)
     }
 
     /// Opens a connection to the known address. If that fails, resolves the name again, and uses
     /// the address that it has now.
-    fn connect(&self, known: Option<SocketAddr>) -> CommandResult<(Connection, SocketAddr)> {
-        let open = |address| Connection::open(address, &self.settings).map(|c| (c, address));
+    fn connect(
+        &self,
+        known: Option<SocketAddr>,
+        deadline: Instant,
+    ) -> CommandResult<(Connection, SocketAddr)> {
+        let open = |address| {
+            let connection = Connection::open(address, &self.settings, deadline)?;
+            Ok((connection, address))
+        };
         let failure = match known.map(open) {
             Some(Ok(opened)) => return Ok(opened),
             Some(Err(failure)) => Some(failure),
             None => None,
         };
-        let now = match (resolve(&self.name, self.settings.connect_timeout), failure) {
+        let resolved = rest_until(deadline, self.settings.connect_timeout)
+            .and_then(|timeout| self.resolver.resolve(timeout));
+        let now = match (resolved, failure) {
             (Ok(now), Some(failure)) if known == Some(now) => return Err(failure),
             (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
             (Ok(now), _) => now,
@@ -146,7 +167,7 @@ impl Pool {
         state.address = Some(now);
         if let Some(before) = before {
             state.idle.clear();
-            state.moves += 1;
+            self.moves.fetch_add(1, Ordering::SeqCst);
             drop(state);
             let server = &*self.name;
             self.events.raise(&Event::MemcachedMoved { server, from: before, to: now });

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
@@ -48,8 +48,6 @@ pub(super) struct Server {
     /// The contribution of its name to rendezvous scores.
     pub(super) weight: u64,
     epochs: [SpaceEpoch; 2],
-    /// How long to wait for a blocked space, or for the raise of the epoch at a new address.
-    busy_timeout: Duration,
 }
 
 struct SpaceEpoch {
@@ -82,7 +80,6 @@ impl Server {
             next_token: AtomicU64::new(token),
             weight: rendezvous::weight(name),
             epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
-            busy_timeout: settings.io_timeout,
         })
     }
 
@@ -106,15 +103,16 @@ impl Server {
     /// Sends commands in one batch without checking the epoch.
     pub(super) fn run_all(
         &self,
-        operation: &'static str,
+        target: Target,
         commands: impl FnOnce(&mut Batch),
     ) -> Result<Answers> {
         self.process.check()?;
         let mut batch = Batch::new(self.next_token.fetch_add(TOKENS_PER_BATCH, Ordering::Relaxed));
         commands(&mut batch);
-        let error =
-            |failure: CommandFailure| failure.into_error(format!("{operation} at {}", self.name));
-        let answers = self.pool.exchange(&batch).map_err(error)?;
+        let error = |failure: CommandFailure| {
+            failure.into_error(format!("{} at {}", target.operation, self.name))
+        };
+        let answers = self.pool.exchange(&batch, target.deadline).map_err(error)?;
         let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(error)).collect();
         Ok(answers.into_iter())
     }
@@ -122,10 +120,10 @@ impl Server {
     /// Sends one command without checking the epoch.
     pub(super) fn run(
         &self,
-        operation: &'static str,
+        target: Target,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
-        next(&mut self.run_all(operation, command)?, operation)
+        next(&mut self.run_all(target, command)?, target.operation)
     }
 
     /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
@@ -141,7 +139,7 @@ impl Server {
                 0 => self.learn_epoch(target)?,
                 epoch => epoch,
             };
-            let mut answers = self.run_all(target.operation, |batch| {
+            let mut answers = self.run_all(target, |batch| {
                 self.get_epoch(target.space, batch);
                 commands(epoch, batch);
             })?;
@@ -178,11 +176,11 @@ impl Server {
     /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
     fn learn_epoch(&self, target: Target) -> Result<u64> {
-        let Target { space, operation } = target;
-        let (began, mut attempts) = (Instant::now(), 0);
+        let Target { space, operation, .. } = target;
+        let mut attempts = 0;
         loop {
             self.end_items_at_a_new_address(target)?;
-            let found = item_of(self.run(operation, |batch| self.get_epoch(space, batch))?);
+            let found = item_of(self.run(target, |batch| self.get_epoch(space, batch))?);
             let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
             if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
@@ -190,7 +188,7 @@ impl Server {
             }
             if self.has_moved(space) {
                 // The read itself may have gone to the new address.
-                self.pause(began, operation)?;
+                pause(target)?;
                 continue;
             }
             if let Some(epoch) = value.as_deref().and_then(read_epoch) {
@@ -198,7 +196,7 @@ impl Server {
                 return Ok(epoch);
             }
             if value.as_deref() == Some(BLOCKED.as_bytes()) {
-                self.pause(began, operation)?;
+                pause(target)?;
                 continue;
             }
             attempts += 1;
@@ -214,13 +212,13 @@ impl Server {
     /// Makes the items at a new address of this server unreachable: they may be of a time before
     /// changes that were made at the old address. One thread does it, and the others wait.
     fn end_items_at_a_new_address(&self, target: Target) -> Result<()> {
-        let (epoch, began) = (self.epoch(target.space), Instant::now());
+        let epoch = self.epoch(target.space);
         while self.has_moved(target.space) {
             let _raising = match epoch.raising.try_lock() {
                 Ok(raising) => raising,
                 Err(TryLockError::Poisoned(raising)) => raising.into_inner(),
                 Err(TryLockError::WouldBlock) => {
-                    self.pause(began, target.operation)?;
+                    pause(target)?;
                     continue;
                 }
             };
@@ -230,15 +228,6 @@ impl Server {
                 epoch.raised_for.store(moves, Ordering::SeqCst);
             }
         }
-        Ok(())
-    }
-
-    /// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
-    fn pause(&self, began: Instant, operation: &'static str) -> Result<()> {
-        if began.elapsed() >= self.busy_timeout {
-            return Err(being_cleared(operation));
-        }
-        thread::sleep(PAUSE);
         Ok(())
     }
 
@@ -253,13 +242,13 @@ impl Server {
 
     fn set_epoch_item(
         &self,
-        Target { space, operation }: Target,
+        target: Target,
         value: &str,
         seconds: u32,
         when: WriteCondition,
     ) -> Result<MetaReply> {
-        let key = &self.epoch(space).item;
-        self.run(operation, |batch| batch.set(key, value.as_bytes(), seconds, when))
+        let key = &self.epoch(target.space).item;
+        self.run(target, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
@@ -285,6 +274,15 @@ pub(super) fn next(answers: &mut Answers, operation: &'static str) -> Result<Met
 
 pub(super) fn missing(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Unavailable, operation, "an answer is missing")
+}
+
+/// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
+fn pause(target: Target) -> Result<()> {
+    if target.is_late() {
+        return Err(being_cleared(target.operation));
+    }
+    thread::sleep(PAUSE);
+    Ok(())
 }
 
 fn item_of(reply: MetaReply) -> Option<ItemReply> {

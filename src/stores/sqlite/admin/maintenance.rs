@@ -16,8 +16,7 @@ use crate::stores::sqlite::admin::report::{CompactMode, DatabaseInfo, Progress, 
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::Purpose;
-use crate::stores::sqlite::store::CHECKPOINT;
-use crate::stores::sqlite::wal;
+use crate::stores::sqlite::wal::{self, CHECKPOINT};
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
@@ -49,7 +48,7 @@ impl Admin {
             }
             batch = batch.after(blocked_for);
             let wal = store.0.writer.wal();
-            store.0.readers.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
+            store.0.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
             thread::sleep(blocked_for);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;

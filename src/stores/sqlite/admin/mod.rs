@@ -122,7 +122,7 @@ impl Admin {
 }
 
 fn connect(settings: &SqliteStoreBuilder, purpose: Purpose) -> Result<(Opened, TableName)> {
-    let table = settings.table_name()?;
+    let table = settings.validated_table()?;
     let opened = settings.open_existing(purpose)?;
     opened
         .connection

@@ -48,7 +48,7 @@ impl Admin {
         mut progress: ProgressFn,
     ) -> Result<ControlFlow<(), RestoreReport>> {
         let settings = self.settings()?;
-        let (path, table) = (settings.path()?, settings.table_name()?);
+        let (path, table) = (settings.path()?, settings.validated_table()?);
         let restore = Restore {
             from: from.as_ref(),
             to: path,

@@ -46,7 +46,7 @@ impl Admin {
     /// Returns the migrations that [`migrate`](Self::migrate) would apply.
     pub fn pending_migrations(&self) -> Result<Vec<PendingMigration>> {
         let version = match &self.0 {
-            Database::Open(store) => store.0.readers.read("read the schema", |connection| {
+            Database::Open(store) => store.0.read("read the schema", |connection| {
                 migrate::version_before(connection, &store.0.table)
             })?,
             Database::Closed(settings) => {

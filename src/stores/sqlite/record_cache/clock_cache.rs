@@ -1,8 +1,7 @@
 //! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
 //!
 //! Invariants: `positions` has the index of each slot under its id hash, `weight` is the sum of the
-//! slots' weights, and after each call it is at most `budget`. A session that may have been swept
-//! is never returned.
+//! slots' weights, and after each call it is at most `budget`.
 
 use std::collections::HashMap;
 
@@ -21,11 +20,6 @@ pub(super) struct ClockCache {
     budget: usize,
     weight: usize,
     hand: usize,
-    /// Sessions with a deadline up to this time may have been swept from the database. Which ones
-    /// is unknown, so none of them is returned, even if the clock is set back.
-    swept_until: Option<Timestamp>,
-    /// The next slot to check for such a session.
-    next_sweep_check: usize,
     positions: HashMap<SessionIdHash, usize>,
     slots: Vec<Slot>,
 }
@@ -45,26 +39,10 @@ pub(crate) struct CachedSession {
     pub(crate) record: Record,
 }
 
-impl CachedSession {
-    /// Returns whether the session may have been removed by a sweep of the deadlines up to
-    /// `swept_until`.
-    pub(super) fn may_have_been_swept(&self, swept_until: Option<Timestamp>) -> bool {
-        Some(self.record.deadline()) <= swept_until
-    }
-}
-
 impl ClockCache {
     /// Makes an empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
-        ClockCache {
-            budget,
-            weight: 0,
-            hand: 0,
-            swept_until: None,
-            next_sweep_check: 0,
-            positions: HashMap::new(),
-            slots: Vec::new(),
-        }
+        ClockCache { budget, weight: 0, hand: 0, positions: HashMap::new(), slots: Vec::new() }
     }
 
     /// Empties the cache. Returns the sessions, so that the caller can drop them outside the lock.
@@ -75,16 +53,8 @@ impl ClockCache {
 
     pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&CachedSession> {
         let slot = self.slots.get_mut(*self.positions.get(id_hash)?)?;
-        if slot.session.may_have_been_swept(self.swept_until) {
-            return None;
-        }
         slot.referenced = true;
         Some(&slot.session)
-    }
-
-    /// Records that sessions with a deadline up to `until` may have been swept.
-    pub(super) fn record_sweep(&mut self, until: Option<Timestamp>) {
-        self.swept_until = self.swept_until.max(until);
     }
 
     pub(super) fn put(&mut self, id_hash: SessionIdHash, session: CachedSession) {
@@ -102,7 +72,6 @@ impl ClockCache {
                 self.weight += weight;
                 self.positions.insert(id_hash, self.slots.len());
                 self.slots.push(Slot { id_hash, session, weight, referenced: false });
-                self.remove_some_swept();
             }
         }
         while self.weight > self.budget {
@@ -115,21 +84,6 @@ impl ClockCache {
         let slot = self.positions.get(id_hash).and_then(|position| self.slots.get_mut(*position));
         if let Some(slot) = slot {
             slot.session.record.seen = seen;
-        }
-    }
-
-    /// Removes sessions that may have been swept. Checks two slots for each session that is added,
-    /// so the work is bounded, and all of them are removed after about as many additions.
-    fn remove_some_swept(&mut self) {
-        for _ in 0..2 {
-            match self.slots.get(self.next_sweep_check) {
-                Some(slot) if slot.session.may_have_been_swept(self.swept_until) => {
-                    let id_hash = slot.id_hash;
-                    self.remove(&id_hash);
-                }
-                Some(_) => self.next_sweep_check += 1,
-                None => self.next_sweep_check = 0,
-            }
         }
     }
 
@@ -175,8 +129,6 @@ fn weight(record: &Record) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::data::Data;
     use crate::lifetime::Lifetime;
@@ -192,35 +144,6 @@ mod tests {
         let mut record = Record::create(&new_session, now);
         record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
         CachedSession { id, record }
-    }
-
-    #[test]
-    fn swept_sessions_are_not_found_and_removed_gradually() {
-        let deadline = session(0, 10).record.deadline();
-        let later = |id| {
-            let mut session = session(id, 10);
-            session.record.seen = session.record.seen + Duration::from_secs(60);
-            session
-        };
-        let mut cache = ClockCache::new(1 << 20);
-        for number in 0..20 {
-            cache.put(id_hash(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
-        }
-        cache.record_sweep(Some(deadline - Duration::from_millis(1)));
-        assert!((0..20).all(|number| cache.get(&id_hash(number)).is_some()));
-        cache.record_sweep(Some(deadline));
-        cache.record_sweep(None);
-        let found = (0..20).filter(|number| cache.get(&id_hash(*number)).is_some());
-        assert!(found.eq((0..20).filter(|number| number % 2 == 1)));
-        (20..40).for_each(|number| cache.put(id_hash(number), later(1)));
-        assert_eq!(kept(&mut cache).len(), 30);
-        assert_eq!(cache.weight, 30 * weight(&later(1).record));
-        assert!(kept(&mut cache).iter().all(|number| cache.get(&id_hash(*number)).is_some()));
-        cache.put(id_hash(0), later(2));
-        assert_eq!(cache.get(&id_hash(0)).unwrap().id, 2, "the id may be used again");
-        cache.empty();
-        cache.put(id_hash(1), session(1, 10));
-        assert!(cache.get(&id_hash(1)).is_some(), "emptying forgets the sweep");
     }
 
     fn kept(cache: &mut ClockCache) -> Vec<u8> {

@@ -305,20 +305,29 @@ mod tests {
     #[test]
     fn a_transaction_does_not_find_what_it_has_swept() {
         let (_folder, store) = store();
-        let id_hash = create(&store);
+        let (id_hash, other) = (create(&store), create(&store));
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
+        let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
+            assert_eq!(tx.sweep(ends, 2)?, 2);
+            assert!(matches!(tx.find(id_hash, NOW)?, Lookup::Missing(_)));
+            Err::<(), _>(Error::new(ErrorKind::Full, "test"))
+        });
+        assert_eq!(swept.unwrap_err().kind(), ErrorKind::Full);
+        assert!(is_cached(&store, &id_hash) && is_cached(&store, &other), "it was undone");
+    }
+
+    #[test]
+    fn a_row_that_no_effect_explains_makes_the_rest_unknown() {
+        let (_folder, store) = store();
+        let id_hash = create(&store);
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
-        effects.record(Effect::Expired(ends - Duration::from_millis(1)), 1);
-        assert!(effects.find(&id_hash).is_some());
         let mark = effects.mark();
-        effects.record(Effect::Expired(ends), 2);
-        assert!(effects.find(&id_hash).is_none());
+        effects.record(Effect::Removed(unused_id()), 2);
         effects.compare(mark, 2);
-        assert!(!effects.is_unknown);
+        assert!(effects.find(&id_hash).is_some());
         effects.undo(mark);
-        assert!(effects.find(&id_hash).is_none(), "the sweep time stays");
         effects.compare(mark, 1);
-        assert!(effects.is_unknown, "a trigger has changed another row");
+        assert!(effects.find(&id_hash).is_none(), "a trigger has changed another row");
     }
 
     #[test]

@@ -19,8 +19,6 @@ pub(crate) enum Effect<'e> {
     Seen(SessionIdHash, Timestamp),
     /// No row has this id any more, or its row must be read again.
     Removed(SessionIdHash),
-    /// Sessions with a deadline up to this time were removed, if any row changed.
-    Expired(Timestamp),
     /// No row of the sessions table has changed.
     NoSession,
     /// Any session may have changed.
@@ -37,9 +35,8 @@ impl Effect<'_> {
 
 /// What a commit does to one entry of the cache.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
 enum RecordChange {
-    Put(CachedSession),
+    Put(Box<CachedSession>),
     Seen(Timestamp),
     Removed,
 }
@@ -50,11 +47,9 @@ pub(crate) struct PendingEffects<'c> {
     /// The cache, and the header before the transaction; `None` without a cache, and at the end.
     cache: Option<(&'c RecordCache, Option<Header>)>,
     /// Whether any session may have changed.
-    pub(super) is_unknown: bool,
+    is_unknown: bool,
     /// Changes by id hash, in their order.
     changes: Vec<(SessionIdHash, RecordChange)>,
-    /// The latest time up to which expired sessions were removed.
-    expired: Option<Timestamp>,
     /// The number of changed rows that the effects explain.
     rows: u64,
 }
@@ -71,7 +66,7 @@ impl<'c> PendingEffects<'c> {
     /// no other connection commits.
     pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
         let cache = cache.filter(|cache| !cache.is_disabled()).map(|cache| (cache, cache.begin()));
-        PendingEffects { cache, is_unknown: false, changes: Vec::new(), expired: None, rows: 0 }
+        PendingEffects { cache, is_unknown: false, changes: Vec::new(), rows: 0 }
     }
 
     /// Returns the session as this transaction would read it; `None` if it must query the database.
@@ -80,12 +75,7 @@ impl<'c> PendingEffects<'c> {
         if self.is_unknown || self.changes.iter().any(|(changed, _)| changed == id_hash) {
             return None;
         }
-        let mut state = cache.state();
-        state
-            .entries
-            .get(id_hash)
-            .filter(|session| !session.may_have_been_swept(self.expired))
-            .cloned()
+        cache.state().entries.get(id_hash).cloned()
     }
 
     /// Records the effect of a statement that changed `rows` rows.
@@ -97,12 +87,11 @@ impl<'c> PendingEffects<'c> {
         match effect {
             Effect::Put(id, id_hash, record) => {
                 let session = CachedSession { id, record: record.clone() };
-                self.changes.push((id_hash, RecordChange::Put(session)));
+                self.changes.push((id_hash, RecordChange::Put(Box::new(session))));
             }
             Effect::Seen(id_hash, seen) => self.changes.push((id_hash, RecordChange::Seen(seen))),
             Effect::Removed(id_hash) => self.changes.push((id_hash, RecordChange::Removed)),
-            Effect::Expired(now) if rows > 0 => self.expired = self.expired.max(Some(now)),
-            Effect::Expired(_) | Effect::NoSession => {}
+            Effect::NoSession => {}
             Effect::Unknown => self.is_unknown = true,
         }
     }
@@ -117,8 +106,8 @@ impl<'c> PendingEffects<'c> {
         self.is_unknown |= self.rows.saturating_sub(mark.rows) != rows;
     }
 
-    /// Discards the effects since `mark`. The time of a sweep and [`Effect::Unknown`] stay, which
-    /// costs only additional queries.
+    /// Discards the effects since `mark`. [`Effect::Unknown`] stays, which costs only additional
+    /// queries.
     pub(crate) fn undo(&mut self, mark: Mark) {
         self.changes.truncate(mark.changes);
         self.rows = mark.rows;
@@ -150,10 +139,9 @@ impl<'c> PendingEffects<'c> {
             return CacheState::clear(state, after.filter(|_| is_only_commit));
         }
         state.valid_for = after;
-        state.entries.record_sweep(self.expired);
         for (id_hash, change) in self.changes.drain(..) {
             match change {
-                RecordChange::Put(session) => state.entries.put(id_hash, session),
+                RecordChange::Put(session) => state.entries.put(id_hash, *session),
                 RecordChange::Seen(seen) => state.entries.seen(&id_hash, seen),
                 RecordChange::Removed => state.entries.remove(&id_hash),
             }

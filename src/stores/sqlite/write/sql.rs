@@ -29,6 +29,8 @@ statements! {
             (session::NAMES.join(", "), placeholders(session::NAMES));
         let (replaced_names, replaced_values) =
             (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
+        // What `WriteTx::delete_many` reads of each session.
+        let deleted = "RETURNING id_hash, deadline > ?1";
     }
 
     insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
@@ -42,9 +44,11 @@ statements! {
          deadline = :deadline WHERE id = :id";
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
     delete: "DELETE FROM {t} WHERE id = ?1";
-    delete_expired_of: "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2";
-    sweep: "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)";
-    revoke: "DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND ";
+    delete_expired_of:
+        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 {deleted}";
+    sweep:
+        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2) {deleted}";
+    revoke: "DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}} {deleted}";
     delete_all: "DELETE FROM {t}";
     delete_all_of: "DELETE FROM {t} WHERE realm = ?1";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";

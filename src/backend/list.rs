@@ -1,9 +1,11 @@
-//! Selections of sessions, for lists and revocations.
+//! Selections and pages of sessions, for lists and revocations.
 //!
 //! Called by the manager, by session indexes and by operators' commands.
 
+use std::num::NonZeroUsize;
+
 use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
-use crate::record::Record;
+use crate::record::{Cursor, Record};
 
 /// The sessions that a call of [`SessionIndex`](crate::backend::SessionIndex) applies to. Names
 /// match exactly, byte for byte.
@@ -42,5 +44,30 @@ impl SessionFilter<'_> {
                 record.realm == **realm && filter.includes(record)
             }
         }
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// The maximum number of sessions.
+    pub limit: NonZeroUsize,
+    /// The cursor of the session after which the page begins; `None` for the first page.
+    pub after: Option<Cursor>,
+}
+
+impl Page {
+    /// Makes the page of the first `limit` sessions.
+    #[must_use]
+    pub const fn first(limit: NonZeroUsize) -> Self {
+        Page { limit, after: None }
+    }
+
+    /// Makes the page of the `limit` sessions after the one whose
+    /// [`Summary::cursor`](crate::record::Summary::cursor) is `after`.
+    #[must_use]
+    pub const fn after(limit: NonZeroUsize, after: Cursor) -> Self {
+        Page { limit, after: Some(after) }
     }
 }

@@ -1,0 +1,146 @@
+//! The close of a session, at the end of its request: what is stored, and the header fields of the
+//! response.
+//!
+//! Uses the commit and the transport. Called by the manager and the adapters.
+
+use std::time::Duration;
+
+use crate::backend::{LiveSession, Lookup};
+use crate::clock::Timestamp;
+use crate::cookie;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{SessionId, SessionIdHash};
+use crate::message::{Outcome, ResponseHeaders};
+use crate::record::Record;
+use crate::session::changes::Changes;
+use crate::session::load::{Live, LoadState};
+use crate::session::{Session, SignOut, State, Transport};
+
+const CLOSE: &str = "close a session";
+
+/// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
+/// for which browsers keep a cookie at most.
+const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
+
+impl Session {
+    /// Stores the changes at the end of the request, and returns the headers of the response. Fails
+    /// in the closure of an update, like every call.
+    pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
+        let mut state = self.lock(CLOSE)?;
+        if std::mem::replace(&mut state.closed, true) {
+            return Err(Error::new(ErrorKind::Closed, CLOSE));
+        }
+        let headers = self.store_at_close(&mut state, outcome);
+        if headers.is_err() {
+            // The code that handles the error must not read changes that were not stored.
+            state.changes = Changes::default();
+        }
+        headers
+    }
+
+    fn store_at_close(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
+        if state.ignored {
+            state.changes = Changes::default();
+            state.to_destroy.clear();
+            state.sign_out = SignOut::NotRequested;
+        }
+        let discard = match outcome {
+            Outcome::Completed => false,
+            Outcome::ServerError => !self.context.settings.keep_on_server_error,
+            Outcome::Panicked => true,
+        };
+        if discard {
+            state.changes.drop_data();
+            state.changes.renew &= outcome == Outcome::ServerError;
+        }
+        self.carry_out_deletions(state)?;
+        state.changes.renew |= !discard && self.is_cookie_old(state);
+        if !state.changes.is_empty() {
+            // Changes that were made before the load failed are not stored either.
+            state.check_readable("store the session's changes")?;
+            self.store_changes(state)?;
+        }
+        self.touch_at_end(state);
+        Ok(self.headers(state))
+    }
+
+    /// Returns the headers of the response after a failed close. They carry the id that an earlier
+    /// sign-in or commit of the request has issued.
+    pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
+        let state = self.state();
+        let mut headers = self.headers(&state);
+        if state.loaded.issued().is_none() {
+            headers.id_fields = Vec::new();
+        }
+        headers
+    }
+
+    fn headers(&self, state: &State) -> ResponseHeaders {
+        let transport = &self.context.settings.transport;
+        let settings = &self.context.settings;
+        let mut id_fields = Vec::new();
+        match &state.loaded {
+            LoadState::Unreadable(_) => {}
+            loaded if state.ignored && loaded.issued().is_none() => {}
+            LoadState::Live(Live { session, issued, .. }) => {
+                if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
+                    self.context.warn_if_insecure(self.insecure_host.as_deref());
+                    let max_age = self.max_age(&session.record);
+                    id_fields = transport.issue(id, max_age, self.context.now());
+                    // A cookie of a former name is never set again, so the first new cookie can
+                    // remove it.
+                    if self.presented.ids.iter().any(|presented| presented.former) {
+                        id_fields.extend(settings.remove_former());
+                    }
+                }
+            }
+            // Only a sign-out removes the cookie. If a read found no session, another response may
+            // have given the browser a newer cookie, and responses arrive in any order.
+            _ if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
+                id_fields = transport.remove(settings.no_store_when_signed_in);
+                id_fields.extend(settings.remove_former());
+            }
+            LoadState::Unread | LoadState::Absent(_) => {}
+        }
+        let is_private = settings.no_store_when_signed_in && state.has_seen_user();
+        let is_form = settings.form_pages_no_store && state.response.has_token;
+        ResponseHeaders {
+            id_fields,
+            vary_on: state.response.varies.then(|| transport.request_header()),
+            discarded: state.response.discarded,
+            no_store: is_private || is_form,
+            clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
+        }
+    }
+
+    /// Returns whether the cookie may expire in the browser before the session ends, and is old
+    /// enough to be renewed.
+    fn is_cookie_old(&self, state: &State) -> bool {
+        let Some(LiveSession { record, .. }) = state.loaded.session() else { return false };
+        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
+        matches!(self.context.settings.transport, Transport::Cookie(_))
+            && record.persistent
+            && !state.ignored
+            && record.limits.absolute.is_none_or(outlives)
+            && self.context.now().since(record.id_issued) >= COOKIE_RENEWAL_AGE
+    }
+
+    /// Returns the presented id of this session, if it is the current one and its cookie was sealed
+    /// with an old cookie key.
+    fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
+        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
+        let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
+        // Loads again, because another response may have given the client a newer id meanwhile.
+        match self.run_blocking(|| self.context.store.get()?.load(id_hash, self.context.now())) {
+            Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
+            _ => None,
+        }
+    }
+
+    fn max_age(&self, record: &Record) -> Option<Duration> {
+        record.persistent.then(|| {
+            let absolute = record.limits.absolute.map(|end| end.since(self.context.now()));
+            absolute.unwrap_or(Duration::MAX)
+        })
+    }
+}
