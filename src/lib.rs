@@ -37,7 +37,7 @@
 //! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
-//! | errors | [`ErrorKind`] |
+//! | errors; early responses of handlers | [`ErrorKind`]; [`http::HandlerError`] |
 //! | events for the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |

@@ -11,18 +11,17 @@ use crate::cookie::CookieConfig;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
+use crate::http::handler_error::HandlerError;
 use crate::manager::SessionManager;
 use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
 use crate::session::{Session, Transport};
 
-type BoxError = Box<dyn StdError + Send + Sync>;
-
 /// The runner of a web framework's requests, with sessions of one manager.
 ///
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
-/// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open),
-/// [`report_error`](Self::report_error) and [`report_panic`](Self::report_panic), and
-/// [`close`](Self::close).
+/// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open), and
+/// [`answer`](Self::answer) or its own parts, [`report_error`](Self::report_error),
+/// [`report_panic`](Self::report_panic) and [`close`](Self::close).
 ///
 /// ```
 /// use cloakroom::http::{Adapter, Response};
@@ -83,19 +82,30 @@ impl<'m> Adapter<'m> {
     /// For a request that a page of another origin sent, `error_page` is called with 403 and
     /// nothing else happens. Its text can be [`REFUSED`](crate::cross_origin::REFUSED).
     ///
-    /// If the handler returns an error or panics, or the changes cannot be stored, an event is
-    /// raised and `error_page` makes the response. Its status is that of the
-    /// [`Error`](crate::Error) of this crate that the handler's error is or contains
-    /// ([`SessionManager::status_of`]), else 500. Changes of data are then discarded; a sign-out or
-    /// revocation is kept. A streamed body is read after all this: it can read the session, but not
-    /// change it.
+    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or
+    /// panics, or the changes cannot be stored, an event is raised and `error_page` makes the
+    /// response. Its status is that of the [`Error`](crate::Error) of this crate that the handler's
+    /// error is or contains ([`SessionManager::status_of`]), else 500. Changes of data are then
+    /// discarded; a sign-out or revocation is kept. A streamed body is read after all this: it can
+    /// read the session, but not change it.
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        let session = match self.open(&head) {
+        self.answer(self.open(&head), handler, error_page)
+    }
+
+    /// Does the part of [`run`](Self::run) after [`open`](Self::open). It does not need the request
+    /// head, so the handler can take the whole request, for example to read its body.
+    pub fn answer<R: Response>(
+        self,
+        opened: Result<Session, u16>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
+        error_page: impl Fn(u16) -> R,
+    ) -> R {
+        let session = match opened {
             Ok(session) => session,
             Err(status) => return error_page(status),
         };
@@ -120,12 +130,13 @@ impl<'m> Adapter<'m> {
     pub(crate) fn run_handler<R>(
         self,
         session: &Session,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> (R, Option<Outcome>) {
         // A server that survives a panic relies on the handler's state in the same way. The
         // session's own state is consistent after a panic.
-        let (status, outcome) = match catch_unwind(AssertUnwindSafe(|| handler(session))) {
+        let handle = || handler(session).or_else(HandlerError::into_response);
+        let (status, outcome) = match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(Ok(response)) => return (response, None),
             Ok(Err(error)) => (self.report_error(&*error), Outcome::ServerError),
             Err(panic) => (self.report_panic(&*panic), Outcome::Panicked),

@@ -2,7 +2,7 @@
 //!
 //! The crate that counts allocations replaces the allocator of this whole program.
 
-#[cfg(all(feature = "rocket", feature = "rouille"))]
+#[cfg(all(feature = "http", feature = "rocket", feature = "rouille", feature = "tiny_http"))]
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;

@@ -81,7 +81,7 @@ fn a_refused_request_can_neither_use_nor_close_its_session() {
             assert_eq!(error.kind(), ErrorKind::CrossOrigin);
             assert_eq!(app.sessions.status_of(&error), 403);
         }
-        assert_eq!(Adapter::new(&app.sessions).finish(&session, Outcome::Completed), Err(403));
+        assert_eq!(Adapter::new(&app.sessions).close(&session, Outcome::Completed), Err(403));
         let headers = Adapter::new(&app.sessions).headers_on_error(&session);
         assert_eq!(headers.iter().count(), 0);
         drop(session);

@@ -7,6 +7,7 @@ mod clients;
 mod cookies;
 mod cross_origin;
 mod endings;
+mod error_pages;
 mod handlers;
 mod nested;
 mod parallel;
