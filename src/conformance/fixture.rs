@@ -140,7 +140,7 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
     match answer {
         Committed::Done { .. } => "Done",
         Committed::Unchanged(_) => "Unchanged",
-        Committed::Ended(_) => "Deleted",
+        Committed::Ended(_) => "Ended",
         Committed::RevisionMismatch(_) => "RevisionMismatch",
         Committed::Joins { .. } => "Joins",
         Committed::Missing(missing) => why(missing),
@@ -318,22 +318,22 @@ impl Fixture {
         Ok(self.store.commit(&Commit { touch: Some(Touch::at(self.now)), ..merge })?)
     }
 
-    pub(super) fn delete(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
+    pub(super) fn end(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
         self.commit(id_hash, Action::End, &nothing())
     }
 
-    /// Deletes the session `current` by `id_hash`, and fails if the store does not.
-    pub(super) fn deleted(
+    /// Ends the session `current` by `id_hash`, and fails if the store does not.
+    pub(super) fn ends(
         &self,
         id_hash: &SessionIdHash,
         current: &SessionIdHash,
         what: &str,
     ) -> Passed {
-        match self.delete(id_hash)? {
-            Committed::Ended(deleted) => {
-                ensure!(deleted == *current, "{what} does not return the current id")
+        match self.end(id_hash)? {
+            Committed::Ended(ended) => {
+                ensure!(ended == *current, "{what} does not return the current id")
             }
-            other => answered(&other, "Deleted", what),
+            other => answered(&other, "Ended", what),
         }
     }
 

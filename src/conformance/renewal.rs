@@ -112,11 +112,11 @@ pub(super) fn the_id_from_before_does_not_work_at_the_end_of_the_grace(
     is_only_remembered(&fixture.later(SECOND * 10), &old.id_hash, &new)
 }
 
-pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> Passed {
+pub(super) fn an_ending_through_the_grace_ends_the_session(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
-    fixture.deleted(&old.id_hash, &new.id_hash, "a delete through the grace")?;
-    let found = "a session deleted through the grace is still found";
+    fixture.ends(&old.id_hash, &new.id_hash, "an ending through the grace")?;
+    let found = "a session ended through the grace is still found";
     fixture.none_live(&[old.id_hash, new.id_hash], found)
 }
 

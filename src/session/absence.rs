@@ -71,7 +71,7 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a deletion that was in flight when the load found no session has ended the
+    /// Returns whether a call that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
         let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);

@@ -53,7 +53,7 @@ impl Session {
             state.changes.drop_data();
             state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.carry_out_deletions(state)?;
+        self.end_marked_sessions(state)?;
         state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
             // Changes that were made before the load failed are not stored either.

@@ -34,13 +34,13 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.carry_out_deletions(&mut state)?;
+        self.end_marked_sessions(&mut state)?;
         self.store_changes(&mut state)?;
         Ok(if state.loaded.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
-    /// Ends the sessions whose deletion a sign-in requires or the handler requested.
-    pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
+    /// Ends the sessions that a sign-in or the handler has marked for it.
+    pub(super) fn end_marked_sessions(&self, state: &mut State) -> Result<()> {
         while let Some(id_hash) = state.to_end_after_sign_in.last() {
             self.end_session_of(id_hash)?;
             state.to_end_after_sign_in.pop();
@@ -109,9 +109,9 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
+        let renews = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
             || self.is_former(id_hash);
-        let id = rotates.then(SessionId::generate).transpose()?;
+        let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
         let action = to.map_or(Action::Merge, |to| Action::Renew {

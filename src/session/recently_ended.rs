@@ -28,13 +28,13 @@ pub(crate) struct RecentlyEnded {
     /// a clock.
     count: AtomicU64,
     generations: ProcessBound<Mutex<Generations>>,
-    /// Notified when a deletion is no longer in flight.
+    /// Notified when an ending is no longer in flight.
     changed: Condvar,
 }
 
-/// A guard: a deletion is in flight until this is dropped. Which sessions it has ended is known
-/// only after the store has returned.
-struct DeletionInFlight<'e> {
+/// A guard: a call that ends sessions is in flight until this is dropped. Which sessions it has
+/// ended is known only after the store has returned.
+struct EndingInFlight<'e> {
     recently_ended: &'e RecentlyEnded,
     number: u64,
 }
@@ -48,7 +48,7 @@ pub(crate) struct SequenceNumber(u64);
 pub(crate) enum Ended {
     #[default]
     No,
-    /// Deletions are in flight, and one of them may end it.
+    /// Calls that end sessions are in flight, and one of them may end it.
     InDoubt,
     Yes,
 }
@@ -62,9 +62,9 @@ struct Generations {
     previous: HashMap<SessionIdHash, SequenceNumber>,
     /// The last revocation of all sessions.
     all: Option<SequenceNumber>,
-    /// The number of deletions begun so far.
+    /// The number of calls begun so far that end sessions.
     begun: u64,
-    /// The numbers of the deletions in flight.
+    /// The numbers of those in flight.
     in_flight: BTreeSet<u64>,
 }
 
@@ -83,25 +83,25 @@ impl RecentlyEnded {
         SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
-    /// deletion is in flight meanwhile.
+    /// Makes a call that ends sessions, and records by `record` which ones it has ended. It is in
+    /// flight meanwhile.
     pub(crate) fn while_ending<T>(
         &self,
-        delete: impl FnOnce() -> Result<T>,
+        end: impl FnOnce() -> Result<T>,
         record: impl FnOnce(&Self, &T),
     ) -> Result<T> {
         let _in_flight = self.begin()?;
-        let deleted = delete()?;
-        record(self, &deleted);
-        Ok(deleted)
+        let ended = end()?;
+        record(self, &ended);
+        Ok(ended)
     }
 
-    fn begin(&self) -> Result<DeletionInFlight<'_>> {
+    fn begin(&self) -> Result<EndingInFlight<'_>> {
         let mut generations = self.lock()?;
         generations.begun += 1;
         let number = generations.begun;
         generations.in_flight.insert(number);
-        Ok(DeletionInFlight { recently_ended: self, number })
+        Ok(EndingInFlight { recently_ended: self, number })
     }
 
     /// Records the endings of the sessions of these id hashes.
@@ -137,7 +137,7 @@ impl RecentlyEnded {
         Ok(generations.has_ended(id_hash, since, generations.begun))
     }
 
-    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the deletions in
+    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the calls in
     /// flight have recorded their endings. That is for writes, which would otherwise begin a new
     /// session for a visitor who has just signed out.
     pub(crate) fn await_ended(
@@ -146,7 +146,7 @@ impl RecentlyEnded {
         since: SequenceNumber,
     ) -> Result<bool> {
         let mut generations = self.lock()?;
-        // A deletion that begins later does not find the session, so it is not awaited.
+        // A call that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
             match generations.has_ended(id_hash, since, last) {
@@ -158,7 +158,7 @@ impl RecentlyEnded {
 }
 
 impl Generations {
-    /// `last` is the number of the last deletion that counts as in flight.
+    /// `last` is the number of the last call that counts as in flight.
     fn has_ended(&self, id_hash: &SessionIdHash, since: SequenceNumber, last: u64) -> Ended {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
@@ -171,7 +171,7 @@ impl Generations {
     }
 }
 
-impl Drop for DeletionInFlight<'_> {
+impl Drop for EndingInFlight<'_> {
     fn drop(&mut self) {
         if let Ok(mut generations) = self.recently_ended.lock() {
             generations.in_flight.remove(&self.number);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_is_undecided_while_a_deletion_is_in_flight() {
+    fn the_result_is_undecided_while_an_ending_is_in_flight() {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));

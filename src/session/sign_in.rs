@@ -93,7 +93,7 @@ impl Session {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
-        self.carry_out_deletions(&mut state)?;
+        self.end_marked_sessions(&mut state)?;
         let mut new_session = self.new_session(&state)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session

@@ -47,7 +47,7 @@ const OWNERS: [&str; 5] = ["anonymous", "ada", "bob", "ada since", "bob since"];
 /// The sign-ins are Ada's. `unsalted`: the new id does not follow from the presented one.
 /// `stronger`: with another level than the session has.
 const ACTIONS: [&str; 7] =
-    ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "delete"];
+    ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "end"];
 
 /// The revision that the commit demands.
 const REVISIONS: [&str; 3] = ["any", "same", "other"];
@@ -66,11 +66,11 @@ found                  | session of     | action           | revision | change  
 *                      | *              | create           | *        | too large | *     | too large
 *                      | *              | create           | *        | *         | *     | insert
 
-live                   | *              | delete           | *        | *         | *     | remove
-replaced               | *              | delete           | *        | *         | *     | remove
-undecodable            | *              | delete           | *        | *         | *     | remove
-expired                | *              | delete           | *        | *         | *     | not found
-not found              | *              | delete           | *        | *         | *     | not found
+live                   | *              | end              | *        | *         | *     | remove
+replaced               | *              | end              | *        | *         | *     | remove
+undecodable            | *              | end              | *        | *         | *     | remove
+expired                | *              | end              | *        | *         | *     | not found
+not found              | *              | end              | *        | *         | *     | not found
 
 expired                | *              | merge            | *        | *         | *     | not found
 not found              | *              | merge            | *        | *         | *     | not found
@@ -270,7 +270,7 @@ impl Case {
                 let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
                 Action::Renew { to: NEW, realm, grace_until }
             }
-            "delete" => Action::End,
+            "end" => Action::End,
             _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },
         };
         let mut commit = Commit::new(&PRESENTED, action, self.delta(), NOW);
@@ -289,7 +289,7 @@ impl Case {
             Ok(Decision::RemoveExpired { at }) => Some(at),
             _ => None,
         };
-        let removes = self.found == "expired" && (self.is_sign_in() || self.action == "delete");
+        let removes = self.found == "expired" && (self.is_sign_in() || self.action == "end");
         assert_eq!(expired, removes.then_some(CURRENT));
         if removes {
             decision = commit.decide(Lookup::not_found());
