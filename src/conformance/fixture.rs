@@ -132,7 +132,7 @@ impl Sample {
 pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
-    pub(super) former_ids: Vec<SessionIdHash>,
+    pub(super) retired_ids: Vec<SessionIdHash>,
 }
 
 /// Returns the name of the result.
@@ -142,7 +142,7 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
         Committed::Unchanged(_) => "Unchanged",
         Committed::Ended(_) => "Ended",
         Committed::RevisionMismatch(_) => "RevisionMismatch",
-        Committed::Joins { .. } => "Joins",
+        Committed::CanJoin { .. } => "CanJoin",
         Committed::Missing(missing) => why(missing),
         Committed::LimitReached => "LimitReached",
     }
@@ -165,7 +165,8 @@ fn found(lookup: &Lookup) -> &'static str {
 fn why(missing: &Missing) -> &'static str {
     match missing {
         Missing::Replaced { .. } => "Replaced",
-        Missing::NotFound { .. } => "NotFound",
+        Missing::Expired { .. } => "Expired",
+        Missing::NotFound => "NotFound",
         Missing::Undecodable { .. } => "Undecodable",
     }
 }
@@ -194,8 +195,8 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, former_ids } => {
-            Ok(Done { record, id_hash, former_ids })
+        Committed::Done { session: LiveSession { record, id_hash }, retired_ids } => {
+            Ok(Done { record, id_hash, retired_ids })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -220,10 +221,10 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, former_ids } = done(answer, what)?;
+    let Done { record, id_hash, retired_ids } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
-    ensure!(former_ids == [session.id_hash], "{what} did not name the id that it ended")?;
+    ensure!(retired_ids == [session.id_hash], "{what} did not name the id that it ended")?;
     Ok(Sample { id_hash, record })
 }
 

@@ -41,13 +41,13 @@ fn sign_in_opened(
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
-        Committed::Joins { id, session } => {
+        Committed::CanJoin { id, session } => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
             let is_its_salt = id.by == ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(is_its_salt, "a sign-in that can join got another salt")?;
             ensure!(id.successor == *to, "a sign-in that can join got another successor")
         }
-        other => answered(other, "Joins", "a sign-in that can join"),
+        other => answered(other, "CanJoin", "a sign-in that can join"),
     }
 }
 
@@ -226,7 +226,7 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     let theirs = sign_in(fixture, &old.id_hash, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &new, what)?;
-    ensure!(begun.former_ids == [new.id_hash], "{what} did not name the session that it ended")?;
+    ensure!(begun.retired_ids == [new.id_hash], "{what} did not name the session that it ended")?;
     fixture.is_absent(&new.id_hash, "an id of a session that another user ended")?;
     fixture.is_replaced(&old.id_hash, &theirs.to, "the id of another user's sign-in")?;
     let again = sign_in(fixture, &old.id_hash, &other)?;
@@ -256,7 +256,7 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Pa
     let theirs = sign_in(fixture, &from, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &current, what)?;
-    let ended_none = begun.former_ids.is_empty();
+    let ended_none = begun.retired_ids.is_empty();
     ensure!(ended_none, "{what} ended a session that another client signed in to")?;
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")

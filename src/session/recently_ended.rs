@@ -39,9 +39,9 @@ struct EndingInFlight<'e> {
     number: u64,
 }
 
-/// A position in the order of endings: the number of endings up to it.
+/// How many sessions this process had ended at some moment, which orders the endings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SequenceNumber(u64);
+pub(crate) struct EndedCount(u64);
 
 /// Whether the session of an id ended since this request was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +58,10 @@ pub(crate) enum Ended {
 #[derive(Debug, Default)]
 struct Generations {
     started: Option<Instant>,
-    current: HashMap<SessionIdHash, SequenceNumber>,
-    previous: HashMap<SessionIdHash, SequenceNumber>,
+    current: HashMap<SessionIdHash, EndedCount>,
+    previous: HashMap<SessionIdHash, EndedCount>,
     /// The last revocation of all sessions.
-    all: Option<SequenceNumber>,
+    all: Option<EndedCount>,
     /// The number of calls begun so far that end sessions.
     begun: u64,
     /// The numbers of those in flight.
@@ -73,14 +73,14 @@ impl RecentlyEnded {
         Ok(self.generations.get()?.lock().ignore_poison())
     }
 
-    /// Returns the number of the last ending.
-    pub(crate) fn sequence(&self) -> SequenceNumber {
-        SequenceNumber(self.count.load(Ordering::SeqCst))
+    /// Returns how many sessions this process has ended so far.
+    pub(crate) fn count(&self) -> EndedCount {
+        EndedCount(self.count.load(Ordering::SeqCst))
     }
 
-    /// Returns a new ending. Its number is higher than every earlier [`sequence`](Self::sequence).
-    fn ending(&self) -> SequenceNumber {
-        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Counts an ending. The result is higher than every earlier [`count`](Self::count).
+    fn count_ending(&self) -> EndedCount {
+        EndedCount(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// Makes a call that ends sessions, and records by `record` which ones it has ended. It is in
@@ -118,21 +118,17 @@ impl RecentlyEnded {
             generations.previous = std::mem::take(&mut generations.current);
             generations.started = Some(now);
         }
-        generations.current.insert(id_hash, self.ending());
+        generations.current.insert(id_hash, self.count_ending());
     }
 
     /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
         let Ok(mut generations) = self.lock() else { return };
-        generations.all = Some(self.ending());
+        generations.all = Some(self.count_ending());
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
-    pub(crate) fn has_ended(
-        &self,
-        id_hash: &SessionIdHash,
-        since: SequenceNumber,
-    ) -> Result<Ended> {
+    pub(crate) fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<Ended> {
         let generations = self.lock()?;
         Ok(generations.has_ended(id_hash, since, generations.begun))
     }
@@ -140,11 +136,7 @@ impl RecentlyEnded {
     /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the calls in
     /// flight have recorded their endings. That is for writes, which would otherwise begin a new
     /// session for a visitor who has just signed out.
-    pub(crate) fn await_ended(
-        &self,
-        id_hash: &SessionIdHash,
-        since: SequenceNumber,
-    ) -> Result<bool> {
+    pub(crate) fn await_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<bool> {
         let mut generations = self.lock()?;
         // A call that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
@@ -159,7 +151,7 @@ impl RecentlyEnded {
 
 impl Generations {
     /// `last` is the number of the last call that counts as in flight.
-    fn has_ended(&self, id_hash: &SessionIdHash, since: SequenceNumber, last: u64) -> Ended {
+    fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount, last: u64) -> Ended {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
             Ended::Yes
@@ -188,16 +180,16 @@ mod tests {
     fn an_ending_counts_for_requests_that_began_before_it() {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         recently_ended.record(&[id_hash]);
         assert!(recently_ended.await_ended(&id_hash, before).unwrap());
-        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.count()).unwrap());
         let other = SessionIdHash::from_bytes([2; 32]);
         assert!(!recently_ended.await_ended(&other, before).unwrap());
-        let between = recently_ended.sequence();
+        let between = recently_ended.count();
         recently_ended.record_revocation_of_all();
         assert!(recently_ended.await_ended(&id_hash, between).unwrap());
-        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.count()).unwrap());
     }
 
     #[test]
@@ -205,7 +197,7 @@ mod tests {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         let in_flight = recently_ended.begin().unwrap();
         assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::InDoubt);
         recently_ended.record(&[id_hash]);
@@ -223,7 +215,7 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
             let generations = recently_ended.lock().unwrap();

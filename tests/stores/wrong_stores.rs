@@ -48,7 +48,7 @@ impl StoreWrapper for Upsert {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match (self.right.commit(commit)?, &commit.action) {
-            (Committed::Missing(Missing::NotFound { .. }), Action::Merge) => {
+            (Committed::Missing(Missing::NotFound), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 let (create, delta) = (Action::Create(new_session), commit.delta.clone());
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
@@ -320,7 +320,7 @@ impl StoreWrapper for Panics {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match self.right.commit(commit)? {
-            Committed::Missing(Missing::NotFound { .. }) => panic!("no such row"),
+            Committed::Missing(Missing::NotFound) => panic!("no such row"),
             answer => Ok(answer),
         }
     }
