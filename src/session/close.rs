@@ -84,7 +84,7 @@ impl Session {
             loaded if state.ignored && loaded.issued().is_none() => {}
             LoadState::Live(Live { session, issued, .. }) => {
                 if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
-                    self.context.warn_if_insecure(self.insecure_host.as_deref());
+                    self.context.warn_if_dropped(self.cookie_dropped_by);
                     let max_age = self.max_age(&session.record);
                     id_fields = transport.issue(id, max_age, self.context.now());
                     // A cookie of a former name is never set again, so the first new cookie can

@@ -15,7 +15,7 @@ use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::update_queue::Attempts;
+use crate::session::update_queue::UpdateAttempts;
 use crate::session::{CommitOutcome, RecentlyEnded, Session, SignOut, State, csrf_secret};
 
 impl Session {
@@ -193,7 +193,7 @@ impl Session {
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
         let queues = self.context.update_queues.get()?;
-        let mut attempts = Attempts::new(queues, id_hash, self.blocking_hook);
+        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
         let newest = attempts.start(changes.base_revision)?;
         // A request that has found no session must not compute with the data of one.
         if let Some(newest) = newest

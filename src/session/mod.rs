@@ -29,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{DroppedBy, Event};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
@@ -72,8 +72,8 @@ pub struct Session {
     ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The host, if the browser drops the cookie and no event was raised for the host yet.
-    insecure_host: Option<Box<str>>,
+    /// The browsers that drop a cookie of the response, if that of this request does.
+    cookie_dropped_by: Option<DroppedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -229,7 +229,7 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let insecure_host = context.insecure_host(head).map(Box::from);
+        let cookie_dropped_by = context.cookie_dropped_by(head);
         let ended_at_open = context.recently_ended.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
@@ -239,7 +239,7 @@ impl Session {
             presented,
             ended_at_open,
             opened_at,
-            insecure_host,
+            cookie_dropped_by,
             address,
             origin_check,
             prefetch: head.prefetch,

@@ -38,7 +38,7 @@ type Waiter = Handoff<Option<Record>>;
 
 /// The attempts of one commit. The first needs no turn, unless other requests update the session;
 /// further ones have the turn.
-pub(super) struct Attempts<'q> {
+pub(super) struct UpdateAttempts<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     blocking_hook: Option<BlockingHook>,
@@ -147,14 +147,14 @@ impl UpdateQueues {
     }
 }
 
-impl<'q> Attempts<'q> {
+impl<'q> UpdateAttempts<'q> {
     pub(super) fn new(
         queues: &'q UpdateQueues,
         id_hash: &SessionIdHash,
         blocking_hook: Option<BlockingHook>,
     ) -> Self {
         let deadline = instant() + MAX_WAIT;
-        Attempts { queues, id_hash: *id_hash, blocking_hook, deadline, turn: None }
+        UpdateAttempts { queues, id_hash: *id_hash, blocking_hook, deadline, turn: None }
     }
 
     /// Before the first attempt of a commit that depends on the revision `base`: waits for the turn
