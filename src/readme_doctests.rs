@@ -1,4 +1,5 @@
-//! Compiles the code in README.md and docs/guide.md, and runs it unless it is marked `no_run`.
+//! Compiles the code in README.md and in pages of docs, and runs it unless it is marked `no_run`.
 
 #![doc = include_str!("../README.md")]
 #![doc = include_str!("../docs/guide.md")]
+#![doc = include_str!("../docs/own-tables.md")]

@@ -8,6 +8,7 @@
 mod common;
 mod history;
 mod http2;
+mod notes;
 mod sign_in;
 mod site;
 mod visits;

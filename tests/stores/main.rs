@@ -11,6 +11,7 @@ mod decide;
 mod disk_failures;
 mod memcached;
 mod migrations;
+mod own_tables;
 mod record_cache;
 mod second_names;
 mod store_errors;

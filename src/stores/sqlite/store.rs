@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
@@ -32,7 +32,7 @@ use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
-use crate::sync::instant;
+use crate::sync::{instant, thread};
 
 /// Sessions in a SQLite database. A clone refers to the same store.
 ///
@@ -133,6 +133,72 @@ impl SqliteStore {
     pub fn table(&self) -> &str {
         self.0.table.as_str()
     }
+
+    /// Opens another connection to the file, for the application's own tables. `docs/own-tables.md`
+    /// describes their use.
+    ///
+    /// The connection waits some five seconds for a lock before it fails with `database is locked`,
+    /// enforces foreign keys, and syncs each commit to the disk before it returns. Its
+    /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. With
+    /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no
+    /// checkpoints either. [`max_file_size`] does not bound it.
+    ///
+    /// A write transaction of this connection holds the lock of the whole file. Until it ends, no
+    /// session is stored: a sign-in within it waits for the busy timeout and fails with
+    /// [`ErrorKind::Busy`].
+    ///
+    /// [`max_file_size`]: crate::stores::sqlite::SqliteStoreBuilder::max_file_size
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("app.db");
+    /// use cloakroom::SqliteStore;
+    ///
+    /// let store = SqliteStore::open(&path)?;
+    /// let mut db = store.connect()?;
+    /// let tx = db.transaction()?;
+    /// tx.execute_batch("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT)")?;
+    /// tx.execute("INSERT INTO notes (text) VALUES (?1)", ["Buy milk"])?;
+    /// tx.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Unsupported`]: the database is in memory, where only the store has a
+    ///   connection.
+    /// - [`ErrorKind::Unavailable`]: the file cannot be opened, or another one has replaced it; or
+    ///   this process was forked from the one that opened the store.
+    pub fn connect(&self) -> Result<Connection> {
+        const OPERATION: &str = "open a connection for the application";
+        let (Some((access, _)), Some(read_pool)) = (&self.0.file, &self.0.read_pool) else {
+            let why = "a database in memory has only the connection of the store";
+            return Err(Error::with_source(ErrorKind::Unsupported, OPERATION, why));
+        };
+        read_pool.check_file()?;
+        let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
+        let open = || -> rusqlite::Result<Connection> {
+            let mut connection = access.connect()?;
+            connection.busy_handler(Some(wait_for_lock))?;
+            connection.execute_batch(
+                "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;
+                 PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST",
+            )?;
+            if !runs_checkpoints {
+                connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+            }
+            connection.set_transaction_behavior(TransactionBehavior::Immediate);
+            Ok(connection)
+        };
+        open().map_err(while_doing(OPERATION))
+    }
+}
+
+/// The busy handler of the application's connections. SQLite's own pauses for up to 100 ms, in
+/// which it can miss every gap between the commits of a busy store for seconds.
+fn wait_for_lock(times: i32) -> bool {
+    let pause = Duration::from_micros(50 << times.clamp(0, 5));
+    thread::sleep(pause);
+    times < 3000
 }
 
 fn concerns_one_row(error: &Error) -> bool {

@@ -108,7 +108,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
         assert_eq!(read_before.get::<u32>("n").unwrap(), Some(1));
         in_a_fork(|| {
             let file = SqliteStore::builder(&path);
-            let steps: [&dyn Fn() -> bool; 20] = [
+            let steps: [&dyn Fn() -> bool; 21] = [
                 // Its activity is due to be recorded; this process has no cleaner.
                 &|| {
                     let closed = later.close(&read_before, Outcome::Completed);
@@ -134,6 +134,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
                 &|| refused(store.admin().clear()),
                 &|| refused(store.admin().backup(path.with_extension("other"))),
                 &|| refused(store.admin().info()),
+                &|| refused(store.connect()),
                 &|| refused(SqliteStore::open(&path)),
                 &|| refused(Admin::new(file.clone()).info()),
                 &|| {

@@ -1,0 +1,127 @@
+//! A browser in this process: it keeps cookies, and sends the token of the form it saw last.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::SocketAddr;
+
+use rouille::Request;
+
+use crate::notes::app::App;
+
+pub(crate) struct Visitor<'a> {
+    app: &'a App,
+    address: SocketAddr,
+    headers: Vec<(String, String)>,
+    cookies: BTreeMap<String, String>,
+    /// The last page with a form.
+    form: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) set_cookie: Option<String>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn location(&self) -> &str {
+        self.location.as_deref().unwrap_or_else(|| panic!("no redirect: {self:?}"))
+    }
+}
+
+impl<'a> Visitor<'a> {
+    pub(crate) fn new(app: &'a App) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
+        let (headers, cookies, form) = (vec![], BTreeMap::new(), String::new());
+        Visitor { app, address, headers, cookies, form }
+    }
+
+    /// From another address.
+    pub(crate) fn from(self, network: u8, host: u8) -> Self {
+        Visitor { address: SocketAddr::from(([10, 0, network, host], 4711)), ..self }
+    }
+
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn with_cookie(mut self, cookie: String) -> Self {
+        let (name, value) = cookie.split_once('=').unwrap();
+        self.cookies.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn cookies(&self) -> usize {
+        self.cookies.len()
+    }
+
+    pub(crate) fn cookie(&self) -> String {
+        let cookies: Vec<_> =
+            self.cookies.iter().map(|(n, value)| format!("{n}={value}")).collect();
+        cookies.join("; ")
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Reply {
+        self.send("GET", path, &[], "")
+    }
+
+    /// Loads the form of a page, and submits it to the same path.
+    pub(crate) fn fill(&mut self, path: &str, fields: &[(&str, &str)]) -> Reply {
+        self.get(path);
+        self.post(path, fields)
+    }
+
+    /// Submits a form with the token of the last page that had one.
+    pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Reply {
+        let token = self.field("csrf").unwrap_or_default();
+        let fields = fields.iter().copied().chain([("csrf", &*token)]);
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.send("POST", path, &[("Content-Type", "application/x-www-form-urlencoded")], &body)
+    }
+
+    /// The value of a hidden field of the last page with a form.
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        let (_, rest) = self.form.split_once(&format!("name=\"{name}\" value=\""))?;
+        rest.split_once('"').map(|(value, _)| value.to_owned())
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut headers: Vec<_> = headers.iter().map(own).chain(self.headers.clone()).collect();
+        if !self.cookies.is_empty() {
+            headers.push(("Cookie".to_owned(), self.cookie()));
+        }
+        let body = body.as_bytes().to_vec();
+        let request = Request::fake_http_from(self.address, method, path, headers, body);
+        let response = self.app.handle(&request);
+        let header = |name: &str| {
+            let mut found = response.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+            found.next_back().map(|(_, value)| value.to_string())
+        };
+        let (status, location) = (response.status_code, header("Location"));
+        let set_cookie = header("Set-Cookie");
+        let mut body = String::new();
+        response.data.into_reader_and_size().0.read_to_string(&mut body).unwrap();
+        if let Some(cookie) = &set_cookie {
+            let (pair, attributes) = cookie.split_once(';').unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            match attributes.contains("Max-Age=0") {
+                true => drop(self.cookies.remove(name)),
+                false => drop(self.cookies.insert(name.to_owned(), value.to_owned())),
+            }
+        }
+        if body.contains("name=\"csrf\"") {
+            self.form.clone_from(&body);
+        }
+        Reply { status, location, set_cookie, body }
+    }
+}
