@@ -163,7 +163,7 @@ fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {
             let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
             format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Lookup::Missing(Missing::NotFound { .. })) => "absent".into(),
+        Ok(Lookup::Missing(Missing::NotFound)) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
@@ -223,7 +223,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
             let of = trace.id_hash(&id.id_hash);
             format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
         }
-        Ok(Committed::Missing(Missing::NotFound { .. })) => "gone".into(),
+        Ok(Committed::Missing(Missing::NotFound)) => "gone".into(),
         Ok(Committed::LimitReached) => "full".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
