@@ -1,6 +1,7 @@
 //! Requests without a session: why there is none, and what their changes do.
 //!
-//! Uses `recently_ended`. Called by the load and by the commit, which find a session or find that it ended.
+//! Uses `recently_ended`. Called by the load, and by the commit, which may find that the session
+//! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
