@@ -55,7 +55,7 @@ impl Rows {
         }
         // A session ends at its deadline, whether or not a sweep has removed it.
         if row.deadline <= now {
-            return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+            return Lookup::Missing(Missing::Expired { at });
         }
         // A row that does not decode stays: another version of the program may be able to read it.
         let record = match Record::from_json(&row.json) {
@@ -124,43 +124,44 @@ impl Store for OwnStore {
         // `decide` decides for all stores what a commit does; a store only executes the decision.
         match commit.decide(rows.find(&commit.id_hash, commit.now))? {
             Decision::Answer(answer) => Ok(answer),
-            // Then this finds no session.
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
-                drop(rows);
-                self.commit(commit)
+                Ok(Committed::Missing(Missing::NotFound))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, session_limit: _, replaces } => {
+            Decision::Insert { session, remove_expired, session_limit: _, replaces } => {
+                if let Some(at) = remove_expired {
+                    rows.remove(&at);
+                }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let former_ids: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
-                for id_hash in &former_ids {
+                let retired_ids: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
+                for id_hash in &retired_ids {
                     rows.remove(id_hash);
                 }
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, former_ids })
+                Ok(Committed::Done { session, retired_ids })
             }
             Decision::Update { at, session, id_change: None, .. } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, former_ids: Vec::new() })
+                Ok(Committed::Done { session, retired_ids: Vec::new() })
             }
             Decision::Update { at, session, id_change: Some(id_change), .. } => {
-                let IdChange { replaced, presented } = id_change;
+                let IdChange { replaced, presented_again } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if replaced.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(replaced), presented].into_iter().flatten() {
+                for id in [Some(replaced), presented_again].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, former_ids: vec![at] })
+                Ok(Committed::Done { session, retired_ids: vec![at] })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);

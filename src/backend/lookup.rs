@@ -57,19 +57,21 @@ pub enum Missing<P = ()> {
         /// Its position.
         at: P,
     },
-    /// There is no such session, or its deadline has passed.
-    NotFound {
-        /// The position of a session whose deadline has passed. `None` in the answer to a
-        /// load or a commit.
-        expired: Option<P>,
+    /// The deadline of the session has passed. In the answer to a load or a commit this is
+    /// [`NotFound`](Self::NotFound).
+    Expired {
+        /// Its position.
+        at: P,
     },
+    /// There is no such session.
+    NotFound,
 }
 
 impl<P> Lookup<P> {
     /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
-        Lookup::Missing(Missing::not_found())
+        Lookup::Missing(Missing::NotFound)
     }
 
     /// Returns the answer to a load.
@@ -83,13 +85,7 @@ impl<P> Lookup<P> {
 }
 
 impl<P> Missing<P> {
-    /// Makes the result for an id under which nothing is stored.
-    #[must_use]
-    pub const fn not_found() -> Self {
-        Missing::NotFound { expired: None }
-    }
-
-    /// Returns the same without a position, for an answer.
+    /// Returns the answer to a load or a commit: without a position, and not found if expired.
     #[must_use]
     pub fn without_position(self) -> Missing {
         match self {
@@ -97,7 +93,7 @@ impl<P> Missing<P> {
             Missing::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error, at: () }
             }
-            Missing::NotFound { .. } => Missing::not_found(),
+            Missing::Expired { .. } | Missing::NotFound => Missing::NotFound,
         }
     }
 }

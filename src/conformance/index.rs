@@ -213,7 +213,7 @@ pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Passed 
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
-    fixture.delete(&ended.id_hash)?;
+    fixture.end(&ended.id_hash)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 

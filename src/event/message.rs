@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::Event;
+use crate::event::{DroppedBy, Event};
 use crate::id::PublicId;
 
 impl fmt::Display for Event<'_> {
@@ -130,11 +130,15 @@ impl fmt::Display for Event<'_> {
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
-            Event::InsecureConnection { host } => write!(
+            Event::InsecureConnection { dropped_by } => write!(
                 f,
-                "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it \
-                 over TLS (a proxy must send X-Forwarded-Proto: https), or use \
-                 CookieConfig::insecure_http() if the connection is trusted"
+                "a browser drops the Secure session cookie on plain HTTP{}: serve it over TLS (a \
+                 proxy must send X-Forwarded-Proto: https), or use CookieConfig::insecure_http() \
+                 if the connection is trusted",
+                match dropped_by {
+                    DroppedBy::AnyBrowser => "",
+                    DroppedBy::WebKit => " to a loopback name, as WebKit browsers do",
+                }
             ),
             Event::UnknownProxy { peer } => write!(
                 f,

@@ -232,8 +232,8 @@ pub enum Event<'a> {
     /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
     /// per process for each of the two cases.
     InsecureConnection {
-        /// The host of the request.
-        host: &'a str,
+        /// The browsers that drop it.
+        dropped_by: DroppedBy,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
@@ -346,15 +346,15 @@ event_kinds! {
     ReplacedIdUsed, "replaced_id_used", Warn;
     TooManyIds, "too_many_ids", Warn;
     CrossOrigin, "cross_origin", Warn;
-    Created, "created", Debug;
-    Renewed, "renewed", Debug;
+    Created, "session_created", Debug;
+    Renewed, "session_renewed", Debug;
     SignedIn, "signed_in", Debug;
     SignInRefused, "sign_in_refused", Debug;
     SignedOut, "signed_out", Debug;
-    Revoked, "revoked", Debug;
+    Revoked, "sessions_revoked", Debug;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
     ChangesDiscarded, "changes_discarded", Error;
-    Dropped, "dropped", Error;
+    Dropped, "session_dropped", Error;
     TouchFailed, "touch_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
@@ -366,6 +366,16 @@ event_kinds! {
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;
     MemcachedMoved, "memcached_moved", Warn;
+}
+
+/// The browsers that drop a Secure cookie which was sent over plain HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DroppedBy {
+    /// Any browser: the host is no loopback name.
+    AnyBrowser,
+    /// WebKit browsers: the host is a loopback name.
+    WebKit,
 }
 
 /// A receiver of events: [`LogSink`] by default, or the application's own, for example for metrics.

@@ -120,7 +120,7 @@ impl Names {
                 Lookup::Missing(Missing::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
-                Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+                Lookup::Missing(Missing::NotFound) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
             Call::Create { id_hash, begins, changes } => {
@@ -205,9 +205,9 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, former_ids } => {
-                let (id_hash, former_ids) = (self.id_number(id_hash), self.id_hashes(former_ids));
-                Answer::Done { session: session(record), id_hash, former_ids }
+            Committed::Done { session: LiveSession { record, id_hash }, retired_ids } => {
+                let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
+                Answer::Done { session: session(record), id_hash, retired_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {
                 Answer::Unchanged { session: session(record), id_hash: self.id_number(id_hash) }
@@ -216,11 +216,11 @@ impl Names {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
             Committed::Ended(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
-            Committed::Joins { session, .. }
+            Committed::CanJoin { session, .. }
             | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }
-            Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+            Committed::Missing(Missing::NotFound) => Answer::NotFound,
             Committed::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }

@@ -6,7 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
@@ -186,7 +186,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
             assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
             assert_eq!((app.n(&old), app.n(&new)), (Some(2), Some(2)), "{by:?}");
             let verified = new.open(&app.sessions).verify_csrf(&token).unwrap();
-            assert_eq!(verified, CsrfToken::Valid, "the token is the session's");
+            assert_eq!(verified, CsrfCheck::Valid, "the token is the session's");
             app.clock.advance(MILLI);
             reads_nothing(&app, &old, "after the grace");
         }
@@ -227,7 +227,7 @@ fn token(app: &App, browser: &mut Browser) -> (String, ResponseHeaders) {
 }
 
 fn verify(app: &App, browser: &Browser, token: &str) -> bool {
-    browser.open(&app.sessions).verify_csrf(token).unwrap() == CsrfToken::Valid
+    browser.open(&app.sessions).verify_csrf(token).unwrap() == CsrfCheck::Valid
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_sign_in_that_joins_merges_its_changes() {
         let shown = both[0].csrf_token().unwrap();
         sign_in(&both[1], "ada");
         assert_eq!(both[1].get("a").unwrap(), Some(1), "it is the same session from now on");
-        assert_eq!(both[1].verify_csrf(&shown).unwrap(), CsrfToken::Valid);
+        assert_eq!(both[1].verify_csrf(&shown).unwrap(), CsrfCheck::Valid);
         both[1].set("c", 3).unwrap();
         let answers = both.map(|session| complete(&app.sessions, &session));
         for headers in &answers {
@@ -485,7 +485,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 let (shown, _) = token(&app, &mut client);
                 client.request(&app.sessions, |session| session.set("n", 2).unwrap());
                 let submit = |session: &Session| {
-                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfToken::Valid);
+                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfCheck::Valid);
                     sign_in(session, "ada");
                 };
                 // This answer is lost.

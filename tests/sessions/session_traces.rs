@@ -22,7 +22,7 @@ use cloakroom::backend::{
     Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
@@ -163,7 +163,7 @@ fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {
             let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
             format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Lookup::Missing(Missing::NotFound { .. })) => "absent".into(),
+        Ok(Lookup::Missing(Missing::NotFound)) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
@@ -199,11 +199,15 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, former_ids }) => {
-            let mut former_ids: Vec<String> =
-                former_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
-            former_ids.sort();
-            format!("done {} {} ended {former_ids:?}", trace.id_hash(id_hash), trace.record(record))
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids }) => {
+            let mut retired_ids: Vec<String> =
+                retired_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
+            retired_ids.sort();
+            format!(
+                "done {} {} ended {retired_ids:?}",
+                trace.id_hash(id_hash),
+                trace.record(record)
+            )
         }
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
@@ -213,13 +217,13 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
         Ok(
-            Committed::Joins { id, session }
+            Committed::CanJoin { id, session }
             | Committed::Missing(Missing::Replaced { id, session, .. }),
         ) => {
             let of = trace.id_hash(&id.id_hash);
             format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
         }
-        Ok(Committed::Missing(Missing::NotFound { .. })) => "gone".into(),
+        Ok(Committed::Missing(Missing::NotFound)) => "gone".into(),
         Ok(Committed::LimitReached) => "full".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
@@ -559,7 +563,7 @@ impl TracedSite {
             Op::Verify => {
                 let token = self.tokens.lock().unwrap().iter().rev().nth(roll % 3).cloned();
                 let token = token.as_deref().unwrap_or("none");
-                said(session.verify_csrf(token), |it| any(&(it == CsrfToken::Valid)))
+                said(session.verify_csrf(token), |it| any(&(it == CsrfCheck::Valid)))
             }
             Op::Flash => said(session.flash("info", format!("{roll}")), |it| any(&it)),
             Op::Flashes => said(session.flashes(), |flashes| {

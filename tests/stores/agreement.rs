@@ -144,7 +144,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
                 }
             }
             _ => {
-                (created, op) = (id_hash, "delete");
+                (created, op) = (id_hash, "end");
                 Action::End
             }
         };

@@ -48,7 +48,7 @@ impl StoreWrapper for Upsert {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match (self.right.commit(commit)?, &commit.action) {
-            (Committed::Missing(Missing::NotFound { .. }), Action::Merge) => {
+            (Committed::Missing(Missing::NotFound), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 let (create, delta) = (Action::Create(new_session), commit.delta.clone());
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
@@ -61,12 +61,12 @@ impl StoreWrapper for Upsert {
 #[test]
 fn a_store_that_upserts_breaks_no_resurrection() {
     let failures = failures_of::<Upsert>();
-    let logout = "a merge after a delete (a logout in between) brought the session back";
+    let logout = "a merge after an ending (a logout in between) brought the session back";
     says(&failures, "no-resurrection:", logout);
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_swept_session]");
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_revoked_session]");
-    let delete = "a merge at the moment of a delete brought the session back";
-    says(&failures, "no-resurrection:", delete);
+    let ended = "a merge at the moment of an ending brought the session back";
+    says(&failures, "no-resurrection:", ended);
     says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
@@ -85,8 +85,8 @@ impl StoreWrapper for DeleteThenCreate {
             return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-        let (delete, delta) = (Action::End, Delta::new());
-        self.right.commit(&Commit::new(&commit.id_hash, delete, delta, commit.now))?;
+        let (end, delta) = (Action::End, Delta::new());
+        self.right.commit(&Commit::new(&commit.id_hash, end, delta, commit.now))?;
         let delta = copy(&session.record).then((*commit.delta).clone());
         self.right.commit(&Commit::new(&to, Action::Create(new_session), delta, commit.now))
     }
@@ -320,7 +320,7 @@ impl StoreWrapper for Panics {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match self.right.commit(commit)? {
-            Committed::Missing(Missing::NotFound { .. }) => panic!("no such row"),
+            Committed::Missing(Missing::NotFound) => panic!("no such row"),
             answer => Ok(answer),
         }
     }

@@ -381,9 +381,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // No request can have used the id before its session was created.
             Committed::Done { .. } if is_new => {}
-            Committed::Done { session, former_ids } => {
+            Committed::Done { session, retired_ids } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(former_ids.iter().copied()), now);
+                self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
@@ -395,7 +395,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             | Committed::Ended(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
-            Committed::Missing(_) | Committed::Joins { .. } => {
+            Committed::Missing(_) | Committed::CanJoin { .. } => {
                 self.invalidate_sessions([asked], now);
             }
             Committed::LimitReached => {}

@@ -125,34 +125,36 @@ impl Attempts<'_> {
         };
         Ok(match commit.decide(found)? {
             Decision::Answer(answer) => Some(answer),
-            Decision::RemoveExpired { at } => {
-                if inner.client.remove(call.target, at)? {
-                    self.attempt()?
-                } else {
-                    None
-                }
-            }
+            Decision::RemoveExpired { at } => inner
+                .client
+                .remove(call.target, at)?
+                .then_some(Committed::Missing(Missing::NotFound)),
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, session_limit: _, replaces: None } => {
+            Decision::Insert { session, remove_expired, replaces: None, .. } => {
+                if let Some(at) = remove_expired
+                    && !inner.client.remove(call.target, at)?
+                {
+                    return Ok(None);
+                }
                 self.begin(&session)?;
-                Some(Committed::Done { session, former_ids: Vec::new() })
+                Some(Committed::Done { session, retired_ids: Vec::new() })
             }
-            Decision::Insert { session, session_limit: _, replaces: Some((presented, at)) } => {
+            Decision::Insert { session, replaces: Some((presented, at)), .. } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
-                let IdChange { replaced, presented } = id_change;
-                let redirect = match &presented {
+                let IdChange { replaced, presented_again } = id_change;
+                let redirect = match &presented_again {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                self.move_session(at, &redirect, session, presented)?
+                self.move_session(at, &redirect, session, presented_again)?
             }
             Decision::Update { at, session, id_change: None, session_limit: _ } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then(|| Committed::Done { session, former_ids: Vec::new() })
+                written.is_stored().then(|| Committed::Done { session, retired_ids: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -223,7 +225,7 @@ impl Attempts<'_> {
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(Some(Committed::Missing(Missing::not_found())));
+                return Ok(Some(Committed::Missing(Missing::NotFound)));
             }
             Ok(Written::Missing) => {}
         }
@@ -232,7 +234,7 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        Ok(Some(Committed::Done { session, former_ids: vec![old.id_hash] }))
+        Ok(Some(Committed::Done { session, retired_ids: vec![old.id_hash] }))
     }
 
     fn reserve(

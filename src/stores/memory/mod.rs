@@ -155,7 +155,7 @@ impl SessionTable {
             return Lookup::not_found();
         };
         if !row.record.is_live(now) {
-            return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+            return Lookup::Missing(Missing::Expired { at });
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
         match replaced {
@@ -218,48 +218,51 @@ impl SessionTable {
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                self.commit(commit, capacity)
+                Ok(Committed::Missing(Missing::NotFound))
             }
-            Decision::Insert { session, session_limit, replaces } => {
-                let Some(mut former_ids) =
+            Decision::Insert { session, remove_expired, session_limit, replaces } => {
+                if let Some(at) = remove_expired {
+                    self.remove(&at);
+                }
+                let Some(mut retired_ids) =
                     self.sessions_to_end(&session, session_limit, None, commit.now)?
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                former_ids.extend(replaces.map(|(_, at)| at));
-                if self.rows.len().saturating_sub(former_ids.len()) >= capacity {
+                retired_ids.extend(replaces.map(|(_, at)| at));
+                if self.rows.len().saturating_sub(retired_ids.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
-                self.remove_all(&former_ids);
+                self.remove_all(&retired_ids);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids })
+                Ok(Committed::Done { session, retired_ids })
             }
             Decision::Update { at, session, id_change, session_limit } => {
-                let mut former_ids = Vec::new();
+                let mut retired_ids = Vec::new();
                 if id_change.is_some() {
                     match self.sessions_to_end(&session, session_limit, Some(at), commit.now)? {
-                        Some(others) => former_ids = others,
+                        Some(others) => retired_ids = others,
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                self.remove_all(&former_ids);
+                self.remove_all(&retired_ids);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
-                if let Some(IdChange { replaced: left, presented }) = id_change {
-                    former_ids.push(at);
+                if let Some(IdChange { replaced: left, presented_again }) = id_change {
+                    retired_ids.push(at);
                     remember(&mut replaced, left, commit.now);
-                    if let Some(presented) = presented {
+                    if let Some(presented) = presented_again {
                         remember(&mut replaced, presented, commit.now);
                     }
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids })
+                Ok(Committed::Done { session, retired_ids })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {

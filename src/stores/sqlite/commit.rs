@@ -2,7 +2,9 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
-use crate::backend::{Action, Commit, Committed, Decision, LiveSession, Lookup, SessionLimit};
+use crate::backend::{
+    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, SessionLimit,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -23,42 +25,45 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            apply(commit, tx)
+            Ok(Committed::Missing(Missing::NotFound))
         }
-        Decision::Insert { session, session_limit, replaces } => {
+        Decision::Insert { session, remove_expired, session_limit, replaces } => {
+            if let Some(at) = remove_expired {
+                tx.delete(at.id, at.id_hash)?;
+            }
             let found = replaces.map(|(_, at)| at);
-            let Some(mut former_ids) =
+            let Some(mut retired_ids) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
-                former_ids.push(at.id_hash);
+                retired_ids.push(at.id_hash);
             }
             let id = tx.insert(&session)?;
             if let Some((presented, _)) = &replaces {
                 tx.replace_remembered(id, &session.record.public_id, presented)?;
             }
-            Ok(Committed::Done { session, former_ids })
+            Ok(Committed::Done { session, retired_ids })
         }
         Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
-            let Some(mut former_ids) =
+            let Some(mut retired_ids) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            former_ids.push(at.id_hash);
-            Ok(Committed::Done { session, former_ids })
+            retired_ids.push(at.id_hash);
+            Ok(Committed::Done { session, retired_ids })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
             match commit.delta.user() {
                 Some(_) => tx.update_all(at, &session)?,
                 None => tx.update_data(at, &session.record)?,
             }
-            Ok(Committed::Done { session, former_ids: Vec::new() })
+            Ok(Committed::Done { session, retired_ids: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());

@@ -113,7 +113,7 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
     let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
-        return Ok(Lookup::Missing(Missing::NotFound { expired: Some(at) }));
+        return Ok(Lookup::Missing(Missing::Expired { at }));
     }
     Ok(match decode(row)? {
         Ok(record) => Lookup::Live { session: LiveSession { record, id_hash }, at },

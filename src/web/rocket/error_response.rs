@@ -22,7 +22,7 @@ use crate::web::rocket::panic_watch::Watched;
 #[derive(Default)]
 struct FailureState {
     /// The manager that reports errors.
-    sessions: OnceLock<SessionManager>,
+    manager: OnceLock<SessionManager>,
     /// The status for the catcher after an error or a panic; 0 for none.
     status: AtomicU16,
     watched: OnceLock<Watched>,
@@ -37,8 +37,8 @@ fn failure_state<'r>(request: &'r Request<'_>) -> &'r FailureState {
 }
 
 /// Sets the manager that reports the errors of this request, if there is none yet.
-pub(super) fn report_to(request: &Request<'_>, sessions: &SessionManager) {
-    failure_state(request).sessions.get_or_init(|| sessions.clone());
+pub(super) fn report_to(request: &Request<'_>, manager: &SessionManager) {
+    failure_state(request).manager.get_or_init(|| manager.clone());
 }
 
 /// Starts to record a panic of this request.
@@ -157,9 +157,9 @@ pub(super) fn failed(
 ) -> Status {
     let failure = failure_state(request);
     // A request without a session guard got the error from a manager that the handler holds.
-    let sessions = failure.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
-    let status = status(match sessions {
-        Some(sessions) => Adapter::new(sessions).report_error(error),
+    let manager = failure.manager.get().or_else(|| guards::manager::<(), _>(request.rocket()));
+    let status = status(match manager {
+        Some(manager) => Adapter::new(manager).report_error(error),
         None => {
             let (message, kind) = described(error);
             log::error!(target: "cloakroom", "a request failed: {message}");

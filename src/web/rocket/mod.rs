@@ -115,7 +115,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 pub struct Sessions<M = ()> {
-    sessions: SessionManager,
+    manager: SessionManager,
     inline: bool,
     marker: PhantomData<fn() -> M>,
 }
@@ -123,8 +123,8 @@ pub struct Sessions<M = ()> {
 impl<M> Sessions<M> {
     /// Makes the fairing for the sessions of this manager.
     #[must_use]
-    pub fn of(sessions: SessionManager) -> Self {
-        Sessions { sessions, inline: false, marker: PhantomData }
+    pub fn of(manager: SessionManager) -> Self {
+        Sessions { manager, inline: false, marker: PhantomData }
     }
 
     /// Sets whether calls block Rocket's own threads. Defaults to false.
@@ -140,7 +140,7 @@ impl<M> Sessions<M> {
 
 impl<M> Debug for Sessions<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Sessions").field(&self.sessions).finish()
+        f.debug_tuple("Sessions").field(&self.manager).finish()
     }
 }
 
@@ -167,7 +167,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     }
 
     async fn on_ignite(&self, mut rocket: Rocket<Build>) -> fairing::Result {
-        let sessions = &self.sessions;
+        let manager = &self.manager;
         if rocket.state::<Sessions<M>>().is_some() {
             log::error!(
                 target: "cloakroom",
@@ -176,7 +176,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             );
             return Err(rocket);
         }
-        let id_transport = Adapter::new(sessions).id_transport();
+        let id_transport = Adapter::new(manager).id_transport();
         if let Some(IdTransports(others)) = rocket.state() {
             let mut others = others.lock().ignore_poison();
             if others.contains(&id_transport) {
@@ -191,8 +191,8 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             others.push(id_transport.clone());
         }
         panic_watch::watch();
-        let sessions = if self.inline {
-            sessions.clone()
+        let manager = if self.inline {
+            manager.clone()
         } else {
             // Found by trying: a task of a `LocalSet` cannot block, on any runtime.
             if !panic_watch::block_for(&mut || ()) {
@@ -204,7 +204,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
                 );
                 return Err(rocket);
             }
-            sessions.with_blocking_hook(run_blocking)
+            manager.with_blocking_hook(run_blocking)
         };
         if rocket.state::<IdTransports>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
@@ -215,8 +215,8 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             }
         }
         // Attached by another fairing, it comes after all that the application has attached.
-        let check = OriginCheck(sessions.clone());
-        Ok(rocket.manage(Sessions::<M>::of(sessions)).attach(check))
+        let check = OriginCheck(manager.clone());
+        Ok(rocket.manage(Sessions::<M>::of(manager)).attach(check))
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
@@ -241,8 +241,8 @@ impl Fairing for SessionManager {
 
 /// Closes the request's session of this kind, if it has one, and completes the response.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some(OpenedSession { session, sessions }) = guards::end::<M>(request) else { return };
-    let adapter = Adapter::new(sessions);
+    let Some(OpenedSession { session, manager }) = guards::end::<M>(request) else { return };
+    let adapter = Adapter::new(manager);
     let (outcome, panic) = error_response::outcome(request, response);
     if let Some(panic) = panic {
         adapter.report_panic(&panic);

@@ -18,7 +18,7 @@ use crate::common::app::{Browser, get};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{
-    Folder, HOUR, NOW, cached_store, create, delete, live, live_at, merge, new_id_hash, setting,
+    Folder, HOUR, NOW, cached_store, create, end, live, live_at, merge, new_id_hash, setting,
     settled, value,
 };
 
@@ -178,12 +178,12 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         // It signs a user out, and dies before it can invalidate the cache.
-        delete(&stage.backing, &id_hash).unwrap();
+        end(&stage.backing, &id_hash).unwrap();
         let restarted = CachedStore::new(stage.cache.clone(), stage.backing.clone());
         let begun = NOW + Duration::from_millis(1);
         for now in [begun, begun + SECOND * 2] {
             let loaded = restarted.load(&id_hash, now).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound)), "{loaded:?}");
         }
     });
 }
@@ -201,8 +201,8 @@ fn an_entry_older_than_the_store_is_invalidated() {
         merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        delete(&stage.backing, &id_hash).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
+        end(&stage.backing, &id_hash).unwrap();
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound)));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
         renew(&stage.backing, &id_hash, None);
@@ -253,7 +253,7 @@ fn a_process_that_starts_after_a_restore_waits_for_the_others() {
     let new = open();
     let is_live = |now| matches!(new.load(&id_hash, now).unwrap(), Lookup::Live { .. });
     assert!(is_live(later(100)) && is_live(later(200)));
-    delete(&old, &id_hash).unwrap();
+    end(&old, &id_hash).unwrap();
     for milliseconds in [300, 2100, 2200] {
         assert!(!is_live(later(milliseconds)), "after {milliseconds} ms");
     }
@@ -304,7 +304,7 @@ fn two_databases_behind_one_cache_share_no_session() {
     assert!(admin.restore(&copy, true, NOW, watch).unwrap().is_continue());
     let restored = behind(target.open().unwrap());
     assert_eq!(n(&restored, &id_hash), Some(1));
-    delete(&restored, &id_hash).unwrap();
+    end(&restored, &id_hash).unwrap();
     assert_eq!(n(&staging, &id_hash), Some(1));
     assert_eq!(n(&restored, &id_hash), None, "it stays ended");
 }

@@ -15,7 +15,7 @@ use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
 use crate::common::memcached::shared;
 use crate::common::{
-    NOW, create, delete, events, live, new_id_hash, new_session, setting, settled, value,
+    NOW, create, end, events, live, new_id_hash, new_session, setting, settled, value,
 };
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
@@ -139,7 +139,7 @@ pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
     ("a sign-out", |stage, id_hash| {
-        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
     }),
     ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
     ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),

@@ -164,7 +164,7 @@ impl WriteTx<'_> {
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
         Ok(match record.is_live(now) {
             true => Lookup::Live { session: LiveSession { record, id_hash }, at },
-            false => Lookup::Missing(Missing::NotFound { expired: Some(at) }),
+            false => Lookup::Missing(Missing::Expired { at }),
         })
     }
 
@@ -340,13 +340,13 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented }: &IdChange,
+        IdChange { replaced, presented_again }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::NoSession)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
-        match presented {
+        match presented_again {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
