@@ -84,9 +84,9 @@ impl Admin {
         now: Timestamp,
     ) -> Result<u64> {
         let store = self.store()?;
-        let (except, conditions) = (except.copied(), index::conditions(filter));
+        let (except, (condition, args)) = (except.copied(), index::condition(&store.0.sql, filter));
         let revoked = store.0.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
-            let revoked = index::revoke(tx, conditions, except.as_ref(), now)?;
+            let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
             // Even if none was live here: a cache may have an entry of one that ended before.
             tx.raise_epoch()?;
             Ok(revoked)
