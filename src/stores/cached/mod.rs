@@ -61,10 +61,11 @@ pub use builder::CachedStoreBuilder;
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;
+/// use cloakroom::stores::memory::MemoryCache;
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
 /// // In production, the cache is memcached and the backing store is a database.
-/// let store = CachedStore::new(MemoryStore::new(), MemoryStore::new());
+/// let store = CachedStore::new(MemoryCache::new(), MemoryStore::new());
 /// let sessions = SessionManager::new(store)?;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
