@@ -67,8 +67,11 @@ enum State {
 
 impl CircuitBreaker {
     fn new(retry_after: Duration) -> Self {
-        let (state, closed) = (Mutex::new(State::Closed(None)), AtomicBool::new(true));
-        CircuitBreaker { retry_after, state, closed }
+        CircuitBreaker {
+            retry_after,
+            state: Mutex::new(State::Closed(None)),
+            closed: AtomicBool::new(true),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

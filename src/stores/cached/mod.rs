@@ -370,7 +370,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
                     self.invalidate_sessions([asked, session.id_hash], now);
                 }
             }
-            // The request may have been based on an outdated cache entry.
+            // A mismatch may come from an outdated entry. The entry of an ended session must go.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
             | Committed::Ended(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);

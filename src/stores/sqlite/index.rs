@@ -13,7 +13,7 @@ use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
-use crate::stores::sqlite::store::Shared;
+use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
@@ -63,7 +63,7 @@ pub(super) fn list(
     statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
 }
 
-impl SessionIndex for Shared {
+impl SessionIndex for SqliteInner {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.query("list sessions", |connection, sql| {
             list(connection, sql, &sql.list, filter, page, now)

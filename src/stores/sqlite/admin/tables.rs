@@ -12,7 +12,7 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate::{self, PendingMigration};
-use crate::stores::sqlite::store::{Shared, SqliteStore};
+use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::write::JobKind;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
@@ -22,7 +22,7 @@ impl Admin {
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {
-                let Shared { writer, table, events, busy_timeout, .. } = &*store.0;
+                let SqliteInner { writer, table, events, busy_timeout, .. } = &*store.0;
                 let deadline = Instant::now() + *busy_timeout;
                 writer.exclusive("set up the tables", |connection| {
                     migrate::migrate(connection, table, events, deadline)
