@@ -47,13 +47,13 @@ impl Shards {
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     retry_after: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
     /// Whether the state is `Closed`; readable without the lock.
     closed: AtomicBool,
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     /// The time of the first failure in the current window, and the number of failures since.
     Closed(Option<(Instant, u32)>),
     Open {
@@ -69,12 +69,12 @@ impl CircuitBreaker {
     fn new(retry_after: Duration) -> Self {
         CircuitBreaker {
             retry_after,
-            state: Mutex::new(State::Closed(None)),
+            state: Mutex::new(BreakerState::Closed(None)),
             closed: AtomicBool::new(true),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().ignore_poison()
     }
 
@@ -85,13 +85,14 @@ impl CircuitBreaker {
 
     /// Returns whether invalidations must be sent. If not, a probe will invalidate the whole shard.
     pub(super) fn takes_invalidations(&self) -> bool {
-        self.is_closed() || matches!(*self.state(), State::Closed(_) | State::HalfOpen)
+        self.is_closed()
+            || matches!(*self.state(), BreakerState::Closed(_) | BreakerState::HalfOpen)
     }
 
     /// Counts a failed read or fill. Returns true if this failure opened the breaker.
     pub(super) fn record_failure(&self, at: Instant) -> bool {
         let mut state = self.state();
-        let State::Closed(failures) = &mut *state else { return false };
+        let BreakerState::Closed(failures) = &mut *state else { return false };
         let (first, count) = match *failures {
             Some((first, count)) if at.duration_since(first) < FAILURE_WINDOW => (first, count + 1),
             _ => (at, 1),
@@ -105,15 +106,15 @@ impl CircuitBreaker {
         self.open(&mut self.state(), at)
     }
 
-    fn open(&self, state: &mut State, at: Instant) -> bool {
+    fn open(&self, state: &mut BreakerState, at: Instant) -> bool {
         match state {
-            State::Closed(_) => {
-                *state = State::Open { next_probe: at + self.retry_after };
+            BreakerState::Closed(_) => {
+                *state = BreakerState::Open { next_probe: at + self.retry_after };
                 self.closed.store(false, Ordering::SeqCst);
                 return true;
             }
-            State::HalfOpen => *state = State::Probing,
-            State::Open { .. } | State::Probing => {}
+            BreakerState::HalfOpen => *state = BreakerState::Probing,
+            BreakerState::Open { .. } | BreakerState::Probing => {}
         }
         false
     }
@@ -124,16 +125,16 @@ impl CircuitBreaker {
             return false;
         }
         let mut state = self.state();
-        let is_due = matches!(*state, State::Open { next_probe } if next_probe <= at);
+        let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= at);
         if is_due {
-            *state = State::Probing;
+            *state = BreakerState::Probing;
         }
         is_due
     }
 
     /// Switches a probed breaker to half-open.
     pub(super) fn half_open(&self) {
-        *self.state() = State::HalfOpen;
+        *self.state() = BreakerState::HalfOpen;
     }
 
     /// Ends a probe. Closes the breaker if the probe has invalidated the whole shard since it was
@@ -141,11 +142,11 @@ impl CircuitBreaker {
     /// Returns whether the breaker is closed.
     pub(super) fn end_probe(&self, is_invalidated: bool, at: Instant) -> bool {
         let mut state = self.state();
-        let closes = is_invalidated && matches!(*state, State::HalfOpen);
+        let closes = is_invalidated && matches!(*state, BreakerState::HalfOpen);
         *state = if closes {
-            State::Closed(None)
+            BreakerState::Closed(None)
         } else {
-            State::Open { next_probe: at + self.retry_after }
+            BreakerState::Open { next_probe: at + self.retry_after }
         };
         self.closed.store(closes, Ordering::SeqCst);
         closes
