@@ -72,14 +72,11 @@ impl Lifetime {
     /// use.
     pub fn validate(&self) -> Result<()> {
         let shortest = Duration::from_millis(1);
-        match self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
-            true => Ok(()),
-            false => Err(Error::with_source(
-                ErrorKind::Invalid,
-                "use that lifetime",
-                "a limit must be at least one millisecond",
-            )),
+        if self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
+            return Ok(());
         }
+        let why = "a limit must be at least one millisecond";
+        Err(Error::with_source(ErrorKind::Invalid, "use that lifetime", why))
     }
 
     /// Returns the limits of a session that begins, or is signed in, at `now`.

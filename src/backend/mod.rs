@@ -161,7 +161,8 @@ pub trait Maintenance: Debug + Send + Sync {
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// Another application with the same default settings has its sessions in the same place.
+    /// No guarantee, but a risk that a review of the settings reports: another application with the
+    /// same default settings has its sessions in the same place.
     pub shared_by_default: bool,
 }
 

@@ -91,9 +91,10 @@ impl<C: Clock> LogSink<C> {
         // If the clock was set back, no line is suppressed.
         let is_over = |line: &mut Line| now < line.logged || now.since(line.logged) >= SECOND;
         for line in lines.extract_if(.., is_over) {
-            match line.hash == hash {
-                true => identical = line.suppressed,
-                false => *others += line.suppressed,
+            if line.hash == hash {
+                identical = line.suppressed;
+            } else {
+                *others += line.suppressed;
             }
         }
         if let Some(line) = lines.iter_mut().find(|line| line.hash == hash) {

@@ -258,7 +258,8 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A shard of the cache works again and has received all invalidations that it missed.
+    /// A shard of the cache works again. All its entries were invalidated, because it may have missed
+    /// invalidations.
     CacheRecovered {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,

@@ -9,6 +9,7 @@ use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -273,7 +274,7 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
     let folder = Folder::new();
     let file = || SqliteStore::open(folder.fresh()).unwrap();
     test(&|| SessionManager::builder(file()));
-    test(&|| SessionManager::builder(cached_store(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(cached_store(MemoryCache::new(), file())));
     test(&|| SessionManager::builder(shared().store()));
     test(&|| SessionManager::builder(cached_store(shared().store(), file())));
 }

@@ -76,7 +76,7 @@ fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
 }
 
 /// The old id reads nothing, and no cookie goes out.
-fn reads_nothing(app: &App, old: &Browser, case: &str) {
+fn assert_reads_nothing(app: &App, old: &Browser, case: &str) {
     let headers = old.clone().request(&app.sessions, |session| {
         assert_eq!(session.get::<u32>("n").unwrap(), None, "{case}");
         assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None), "{case}");
@@ -85,7 +85,7 @@ fn reads_nothing(app: &App, old: &Browser, case: &str) {
     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
 }
 
-fn is_untouched(app: &App, new: &Browser, by: By, case: &str) {
+fn assert_untouched(app: &App, new: &Browser, by: By, case: &str) {
     assert_eq!((app.n(new), who(&app.sessions, new)), (Some(1), by.user()), "{case}");
 }
 
@@ -105,11 +105,11 @@ fn a_read_by_a_replaced_id_finds_nothing() {
                 app.clock.advance(after);
                 let kinds = [EventKind::ReplacedIdUsed, EventKind::UnknownId];
                 let before = kinds.map(|kind| app.count(kind));
-                reads_nothing(&app, &old, &case);
+                assert_reads_nothing(&app, &old, &case);
                 let raised = kinds.map(|kind| u64::from(event == Some(kind)));
                 let now = [0, 1].map(|at| before[at] + raised[at]);
                 assert_eq!(kinds.map(|kind| app.count(kind)), now, "{case}");
-                is_untouched(&app, &new, by, &case);
+                assert_untouched(&app, &new, by, &case);
             }
         }
     });
@@ -126,7 +126,7 @@ fn a_request_is_concurrent_by_when_it_was_opened() {
             slow.set("n", 2).unwrap();
             let headers = complete(&app.sessions, &slow);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{by:?}");
-            is_untouched(&app, &new, by, "a slow request");
+            assert_untouched(&app, &new, by, "a slow request");
             assert_eq!(app.count(EventKind::ReplacedIdUsed), 0);
         }
     });
@@ -164,7 +164,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
                         assert_eq!(set_cookie(&headers), None, "{case}");
                     }
                     assert_eq!(headers.discarded, !is_new, "{case}");
-                    is_untouched(&app, &new, by, &case);
+                    assert_untouched(&app, &new, by, &case);
                 }
             }
         }
@@ -177,7 +177,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
         for by in [By::Renewal, By::RenewalOfAda] {
             let (mut old, new) = by.replace(&app);
             app.clock.advance(GRACE - MILLI);
-            is_untouched(&app, &old, by, "through the grace");
+            assert_untouched(&app, &old, by, "through the grace");
             let token = old.open(&app.sessions).csrf_token().unwrap();
             let headers = old.request(&app.sessions, |session| {
                 session.renew().unwrap();
@@ -188,11 +188,11 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
             let verified = new.open(&app.sessions).verify_csrf(&token).unwrap();
             assert_eq!(verified, CsrfCheck::Valid, "the token is the session's");
             app.clock.advance(MILLI);
-            reads_nothing(&app, &old, "after the grace");
+            assert_reads_nothing(&app, &old, "after the grace");
         }
         for by in [By::SignIn, By::SecondSignIn] {
             let (old, _) = by.replace(&app);
-            reads_nothing(&app, &old, "a sign-in has no grace");
+            assert_reads_nothing(&app, &old, "a sign-in has no grace");
         }
     });
 }
@@ -213,7 +213,7 @@ fn a_renewal_by_a_replaced_id_does_nothing() {
                     });
                     let case = format!("{by:?} after {after:?}");
                     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
-                    is_untouched(&app, &new, by, &case);
+                    assert_untouched(&app, &new, by, &case);
                 }
             }
         }
@@ -249,7 +249,7 @@ fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
                 assert!(!verify(&app, &old, &foreign), "of another id: {by:?}");
                 (old, _) = by.replace(&app);
             }
-            is_untouched(&app, &new, by, "a page");
+            assert_untouched(&app, &new, by, "a page");
         }
     });
 }
@@ -266,7 +266,7 @@ fn a_form_token_for_a_stale_id_begins_a_session() {
                 assert_new_id(&headers);
                 assert_ne!(old.cookie, presented);
                 assert!(verify(&app, &old, &shown) && !verify(&app, &new, &shown));
-                is_untouched(&app, &new, by, "a late page");
+                assert_untouched(&app, &new, by, "a late page");
             }
         }
     });
@@ -294,7 +294,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
                     assert_eq!(old.cookie, None, "{case}");
                     match ends {
                         true => assert_eq!(app.n(&new), None, "{case}"),
-                        false => is_untouched(&app, &new, by, &case),
+                        false => assert_untouched(&app, &new, by, &case),
                     }
                 }
             }
@@ -539,7 +539,7 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
                 assert_eq!(app.n(&zoe), None, "nothing of ada's: {case}");
                 match ends && after != FORGOTTEN {
                     true => assert_eq!(app.n(&new), None, "{case}"),
-                    false => is_untouched(&app, &new, by, &case),
+                    false => assert_untouched(&app, &new, by, &case),
                 }
             }
         }

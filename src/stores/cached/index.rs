@@ -19,7 +19,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     /// Makes all entries read so far stale, if a revocation failed with an uncertain outcome.
-    fn expire_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
+    fn distrust_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
             self.0.mark_entries_stale(now, began);
         }
@@ -41,7 +41,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
-        let id_hashes = self.expire_on_error(answer, now, began)?;
+        let id_hashes = self.distrust_on_error(answer, now, began)?;
         self.invalidate_sessions(id_hashes.iter().copied(), now);
         Ok(id_hashes)
     }
@@ -50,7 +50,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke everyone")?.revoke_everyone(realm, now);
-        let revoked = self.expire_on_error(answer, now, began)?;
+        let revoked = self.distrust_on_error(answer, now, began)?;
         self.invalidate_all(now);
         Ok(revoked)
     }

@@ -1,7 +1,7 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, for programs that may
-//! lose all sessions at a restart, and as a cache in front of another store.
+//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that may
+//! lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
 //!
-//! Called by the manager, or by `CachedStore`.
+//! The store is called by the manager, the cache by `CachedStore`.
 
 mod cache;
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
@@ -20,15 +20,14 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
-use crate::stores::memory::cache::CacheSlots;
 use crate::sync::{IgnorePoison, instant, thread};
+
+pub use cache::MemoryCache;
 
 /// A volatile store. It has every guarantee but durability.
 ///
 /// It holds a limited number of sessions, 100,000 by default. When it is full, creating a session
-/// fails with [`ErrorKind::Full`] until a sweep has removed expired ones. As a
-/// [`Cache`](crate::backend::Cache) it holds as many entries, and drops the older half when it is
-/// full.
+/// fails with [`ErrorKind::Full`] until a sweep has removed expired ones.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
@@ -37,7 +36,6 @@ pub struct MemoryStore {
     waiting_writers: AtomicUsize,
     epoch: AtomicU64,
     identity: StoreIdentity,
-    cache: Mutex<CacheSlots>,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +86,6 @@ impl MemoryStore {
             waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             identity: random_identity(),
-            cache: Mutex::new(CacheSlots::new(capacity)),
         }
     }
 

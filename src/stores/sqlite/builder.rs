@@ -21,7 +21,7 @@ use crate::stores::sqlite::ownership::explain;
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
-use crate::stores::sqlite::store::{Shared, SqliteStore};
+use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
 use crate::stores::sqlite::write::{TableSql, Writer, WriterSettings};
 
@@ -303,7 +303,7 @@ impl SqliteStoreBuilder {
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
-        Ok(SqliteStore(Arc::new(Shared {
+        Ok(SqliteStore(Arc::new(SqliteInner {
             file,
             table,
             sql,
@@ -404,14 +404,11 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     let switch = || -> rusqlite::Result<String> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
     };
-    let mode =
-        retry_while_busy(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
-    match mode.eq_ignore_ascii_case("wal") {
-        true => Ok(()),
-        false => Err(Error::with_source(
-            ErrorKind::Unavailable,
-            "switch to a write-ahead log",
-            format!("the file system allows only the journal mode {mode}"),
-        )),
+    let operation = "switch to a write-ahead log";
+    let mode = retry_while_busy(deadline, switch).map_err(while_doing(operation))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
     }
+    let why = format!("the file system allows only the journal mode {mode}");
+    Err(Error::with_source(ErrorKind::Unavailable, operation, why))
 }

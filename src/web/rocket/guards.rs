@@ -40,23 +40,24 @@ impl Drop for OpenedSession {
 /// The session in the request's local cache.
 struct RequestSlot<M> {
     opened: OnceLock<OpenedSession>,
-    /// The fairing has taken it, and nothing can be stored any more.
-    has_ended: AtomicBool,
+    /// The fairing has taken the session, and nothing can be stored any more.
+    is_taken: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
 fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r RequestSlot<M> {
     request.local_cache(|| RequestSlot::<M> {
         opened: OnceLock::new(),
-        has_ended: AtomicBool::new(false),
+        is_taken: AtomicBool::new(false),
         marker: PhantomData,
     })
 }
 
-/// Ends the use of the slot, and returns the session that this request has opened, if any.
-pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
+/// Returns the session that this request has opened, if any, to close it. A session that is opened
+/// later can only be read.
+pub(super) fn take_opened<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
     let slot = slot::<M>(request);
-    slot.has_ended.store(true, Ordering::Relaxed);
+    slot.is_taken.store(true, Ordering::Relaxed);
     slot.opened.get()
 }
 
@@ -77,13 +78,13 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     let manager = manager_for::<M>(request)?;
     let slot = slot::<M>(request);
     let open = || {
-        error_response::watch(request);
+        error_response::watch_request(request);
         let head = head(manager, request);
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
         // The fairing `OriginCheck` raises the event.
         let session = manager.open_decided(&head, manager.decide_quietly(&head));
-        if slot.has_ended.load(Ordering::Relaxed) {
+        if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = manager.close(&session, http::Outcome::Completed);
         }
@@ -150,7 +151,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 /// manager's [status](SessionManager::status_of), and is reported as an event.
 ///
 /// ```
-/// use cloakroom::web::rocket::outcome;
+/// use cloakroom::web::rocket::guard_outcome;
 /// use cloakroom::{Error, Session, UserKey};
 /// use rocket::Request;
 /// use rocket::http::Status;
@@ -165,14 +166,14 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 ///
 ///     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
 ///         let session = try_outcome!(request.guard::<&Session>().await);
-///         match try_outcome!(outcome(request, session.user())) {
+///         match try_outcome!(guard_outcome(request, session.user())) {
 ///             Some(user) => Outcome::Success(User(user)),
 ///             None => Outcome::Forward(Status::Unauthorized),
 ///         }
 ///     }
 /// }
 /// ```
-pub fn outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
+pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
         Err(error) => Outcome::Error((error_response::failed(request, &error), error)),
@@ -204,7 +205,7 @@ macro_rules! guards {
             type Error = Error;
 
             async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-                outcome(request, $find::<()>(request))
+                guard_outcome(request, $find::<()>(request))
             }
         }
 
@@ -240,7 +241,7 @@ macro_rules! guards {
 
             async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
                 let found = $find::<M>(request);
-                outcome(request, found.map(|found| $name { found, marker: PhantomData }))
+                guard_outcome(request, found.map(|found| $name { found, marker: PhantomData }))
             }
         }
 

@@ -85,7 +85,7 @@ use crate::web::rocket::cross_origin::OriginCheck;
 use crate::web::rocket::guards::OpenedSession;
 
 pub use error_response::Failure;
-pub use guards::{ManagerOf, SessionOf, outcome};
+pub use guards::{ManagerOf, SessionOf, guard_outcome};
 
 /// The result of a handler that can fail with any error: `?` converts it.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -190,7 +190,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             }
             others.push(id_transport.clone());
         }
-        panic_watch::watch();
+        panic_watch::install_hook();
         let manager = if self.inline {
             manager.clone()
         } else {
@@ -220,7 +220,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
-        end::<M>(request, response).await;
+        finish::<M>(request, response).await;
     }
 }
 
@@ -235,15 +235,17 @@ impl Fairing for SessionManager {
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
-        end::<()>(request, response).await;
+        finish::<()>(request, response).await;
     }
 }
 
 /// Closes the request's session of this kind, if it has one, and completes the response.
-async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some(OpenedSession { session, manager }) = guards::end::<M>(request) else { return };
+async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
+    let Some(OpenedSession { session, manager }) = guards::take_opened::<M>(request) else {
+        return;
+    };
     let adapter = Adapter::new(manager);
-    let (outcome, panic) = error_response::outcome(request, response);
+    let (outcome, panic) = error_response::outcome_of_response(request, response);
     if let Some(panic) = panic {
         adapter.report_panic(&panic);
     }

@@ -10,6 +10,7 @@ use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
@@ -237,7 +238,7 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
 
 #[test]
 fn a_process_that_starts_after_a_restore_waits_for_the_others() {
-    let (cache, folder) = (FaultyCache::cache(MemoryStore::new()), Folder::new());
+    let (cache, folder) = (FaultyCache::cache(MemoryCache::new()), Folder::new());
     let builder = SqliteStore::builder(folder.database());
     let open = || CachedStore::new(cache.clone(), builder.clone().open().unwrap());
     let old = settled(open());

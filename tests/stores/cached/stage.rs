@@ -3,13 +3,14 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, CacheKey, Commit, Committed, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{MemoryStore, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
 
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
@@ -52,8 +53,8 @@ impl Stage {
     }
 
     pub(crate) fn on_each_cache(test: impl Fn(Stage)) {
-        eprintln!("with MemoryStore in front");
-        test(Stage::over(FaultyCache::cache(MemoryStore::new()), backing()));
+        eprintln!("with MemoryCache in front");
+        test(Stage::over(FaultyCache::cache(MemoryCache::new()), backing()));
         eprintln!("with MemcachedStore in front");
         test(Stage::over(FaultyCache::cache(shared().store()), backing()));
     }

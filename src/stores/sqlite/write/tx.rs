@@ -30,7 +30,7 @@ pub(crate) struct WriteTx<'c> {
     effects: PendingEffects<'c>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
-    /// Whether its only job failed, and its changes were rolled back.
+    /// The group had one job, which failed; there is nothing to commit.
     is_undone: bool,
 }
 
