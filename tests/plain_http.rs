@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::process::Command;
+
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
-use cloakroom::http::RequestHead;
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::{MemoryStore, SessionManager};
 use common::app::{complete, defaults, on_both_stores, set_cookie};
 
 #[test]
@@ -81,4 +84,26 @@ fn an_unknown_proxy_is_reported_once() {
         reported.set(reported.get() + app.count(EventKind::UnknownProxy));
     });
     assert_eq!(reported.get(), 1);
+}
+
+/// The test runs itself in a process of its own, whose standard error it reads.
+#[test]
+fn without_a_logger_the_warning_is_on_standard_error() {
+    const IS_CHILD: &str = "CLOAKROOM_WITHOUT_LOGGER";
+    if std::env::var_os(IS_CHILD).is_some() {
+        let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+        for _ in 0..3 {
+            let session = sessions.open(RequestHead::new().host("192.168.1.5:8000"));
+            session.set("n", 1).unwrap();
+            sessions.close(&session, Outcome::Completed).unwrap();
+        }
+        return;
+    }
+    let name = "without_a_logger_the_warning_is_on_standard_error";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", name]).env(IS_CHILD, "1").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.matches("cloakroom: a browser drops the Secure").count(), 1, "{text}");
+    assert!(text.contains("192.168.1.5:8000") && text.lines().count() == 1, "{text}");
 }
