@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::process::Command;
-
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::{MemoryStore, SessionManager};
 use common::app::{complete, defaults, on_both_stores, set_cookie};
+use common::child;
 
 #[test]
 fn a_secure_cookie_over_plain_http_is_reported_once() {
@@ -86,22 +85,22 @@ fn an_unknown_proxy_is_reported_once() {
     assert_eq!(reported.get(), 1);
 }
 
-/// The test runs itself in a process of its own, whose standard error it reads.
 #[test]
-fn without_a_logger_the_warning_is_on_standard_error() {
-    const IS_CHILD: &str = "CLOAKROOM_WITHOUT_LOGGER";
-    if std::env::var_os(IS_CHILD).is_some() {
-        let sessions = SessionManager::new(MemoryStore::new()).unwrap();
-        for _ in 0..3 {
-            let session = sessions.open(RequestHead::new().host("192.168.1.5:8000"));
-            session.set("n", 1).unwrap();
-            sessions.close(&session, Outcome::Completed).unwrap();
-        }
+fn child_process() {
+    if common::role().is_none() {
         return;
     }
-    let name = "without_a_logger_the_warning_is_on_standard_error";
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    let output = child.args(["--exact", name]).env(IS_CHILD, "1").output().unwrap();
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    for _ in 0..3 {
+        let session = sessions.open(RequestHead::new().host("192.168.1.5:8000"));
+        session.set("n", 1).unwrap();
+        sessions.close(&session, Outcome::Completed).unwrap();
+    }
+}
+
+#[test]
+fn without_a_logger_the_warning_is_on_standard_error() {
+    let output = child(module_path!(), "no logger").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(text.matches("cloakroom: a browser drops the Secure").count(), 1, "{text}");
