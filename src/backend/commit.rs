@@ -101,7 +101,8 @@ pub enum Committed {
         /// one that the commit named.
         session: LiveSession,
         /// The id hashes that were current before the commit and no longer are: the replaced one,
-        /// and those of sessions that it ended. Caches and other requests may still use them.
+        /// and those of sessions that it ended, by the session limit or to make room. Caches and
+        /// other requests may still use them.
         retired_ids: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.

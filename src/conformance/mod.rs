@@ -14,6 +14,7 @@
 //! store has an [index](crate::backend::Store::index).
 
 // Each module has the checks of one guarantee, uses `fixture`, and is called by `check` only.
+mod anonymous;
 mod fixture;
 mod index;
 mod limits;
@@ -212,6 +213,12 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         index::a_public_id_of_another_user_is_not_revoked,
         index::revoking_everyone_ends_all_and_raises_the_epoch,
         index::the_stats_count_the_stored_sessions,
+    ]
+    "safe-defaults" if indexed: [
+        anonymous::the_longest_idle_are_listed_first,
+        anonymous::sessions_of_other_realms_and_of_users_are_not_listed,
+        anonymous::an_eviction_ends_exactly_the_anonymous_ones,
+        anonymous::nothing_brings_back_an_evicted_session,
     ]
     "cache-coherence" if indexed: [
         index::the_identity_of_a_store_stays,

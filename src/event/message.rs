@@ -47,6 +47,9 @@ impl fmt::Display for Event<'_> {
                  DELETE CASCADE: {tables}"
             ),
             Event::Swept { sessions } => write!(f, "swept {sessions} expired sessions"),
+            Event::AnonymousEvicted { sessions } => {
+                write!(f, "evicted {sessions} anonymous sessions, because there were too many")
+            }
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will retry: {error}")
             }

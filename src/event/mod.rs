@@ -81,6 +81,15 @@ pub enum Event<'a> {
         /// The number of sessions.
         sessions: usize,
     },
+    /// Anonymous sessions were evicted: above
+    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the store
+    /// was almost full. Their visitors find new sessions. It may be a flood of visitors or of
+    /// requests. The cleaner raises this at most once for each sweep and for each time that the
+    /// maximum is passed.
+    AnonymousEvicted {
+        /// The number of sessions.
+        sessions: u64,
+    },
     /// A run of the cleaner failed. The cleaner continues and retries.
     CleanerFailed {
         /// The reason.
@@ -338,6 +347,7 @@ event_kinds! {
     FileAliased, "file_aliased", Warn;
     SessionsKept, "sessions_kept", Warn;
     Swept, "swept", Debug;
+    AnonymousEvicted, "anonymous_evicted", Warn;
     CleanerFailed, "cleaner_failed", Warn;
     CleanerRecovered, "cleaner_recovered", Warn;
     ClockStepped, "clock_stepped", Warn;

@@ -10,13 +10,16 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
+use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record};
 use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{CommitOutcome, RecentlyEnded, Session, SignOut, State, csrf_secret};
+use crate::session::{
+    CommitOutcome, RecentlyEnded, Session, Settings, SignOut, State, csrf_secret,
+};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -76,8 +79,19 @@ impl Session {
         if matches!(commit.action, Action::SignIn { .. } | Action::End) {
             return recently_ended.while_ending(call, record);
         }
-        // The others end no session; a renewal replaces an id.
-        call().inspect(|committed| record(recently_ended, committed))
+        let committed = call()?;
+        match (&commit.action, &committed) {
+            // The former ids are those of evicted sessions. As after a sweep, a request that uses
+            // one of them begins another session.
+            (Action::Create(_) | Action::Merge, Committed::Done { retired_ids, .. }) => {
+                if let Some(cleaner) = &self.context.cleaner {
+                    cleaner.sessions_evicted(retired_ids.len());
+                }
+            }
+            // A renewal replaces an id.
+            _ => record(recently_ended, &committed),
+        }
+        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -142,7 +156,7 @@ impl Session {
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
     pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
-        let new_session = self.new_session(state)?;
+        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
@@ -158,6 +172,9 @@ impl Session {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
+                if let Some(cleaner) = &self.context.cleaner {
+                    cleaner.anonymous_session_began();
+                }
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -165,17 +182,20 @@ impl Session {
         }
     }
 
-    pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
+    /// Makes the fields of a session that begins or is signed in. `lifetime` returns its lifetime
+    /// from the settings and its persistence.
+    pub(super) fn new_session(
+        &self,
+        state: &State,
+        lifetime: fn(&Settings, bool) -> Lifetime,
+    ) -> Result<NewSession> {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.loaded {
             LoadState::Live(live) => live.session.record.persistent,
             loaded => loaded.replaced().map_or(settings.persistent, |it| it.persistent),
         });
-        let lifetime = match settings.browser_session {
-            Some(short) if !persistent => short,
-            _ => settings.lifetime,
-        };
-        let mut new_session = NewSession::new(lifetime.starting(self.context.now()))?;
+        let limits = lifetime(settings, persistent).starting(self.context.now());
+        let mut new_session = NewSession::new(limits)?;
         new_session.realm.clone_from(&settings.realm);
         new_session.persistent = persistent;
         new_session.client.clone_from(&self.client);

@@ -13,7 +13,7 @@ use crate::session::commit::{DeltaKind, Proposal};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::contention_error;
-use crate::session::{Authentication, Session, SignIn, State};
+use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -98,7 +98,7 @@ impl Session {
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
         self.end_marked_sessions(&mut state)?;
-        let mut new_session = self.new_session(&state)?;
+        let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.

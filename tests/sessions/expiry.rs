@@ -470,7 +470,7 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
 #[test]
 fn limits_that_end_never_or_at_once() {
     let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless);
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless).anonymous(endless);
     on_both_stores(configure, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR * 24 * 365 * 1000);

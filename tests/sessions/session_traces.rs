@@ -29,8 +29,8 @@ use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::manager::AtLimit;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{
-    CookieConfig, Error, ErrorKind, MemoryStore, RecentAuth, Result, Session, SessionManager,
-    SignIn, UserKey,
+    CookieConfig, Error, ErrorKind, Lifetime, MemoryStore, RecentAuth, Result, Session,
+    SessionManager, SignIn, UserKey,
 };
 use sha2::{Digest, Sha256};
 
@@ -422,6 +422,7 @@ impl TracedSite {
         let mut builder = SessionManager::builder(store)
             .clock(clock.clone())
             .events(Events::new(TracedEvents(trace.clone())))
+            .anonymous(Lifetime::default())
             .without_cleaner();
         if dice.chance(30) {
             builder = builder.renewal_grace(Duration::from_secs(10));

@@ -270,6 +270,37 @@ impl SessionIndex for UsersByPrefix {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.right.stats(now)
     }
+
+    /// The newest first.
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut idle = self.right.idle_anonymous(realm, 0, NonZeroUsize::MAX)?;
+        idle.drain(..usize::try_from(keep).unwrap_or(usize::MAX).min(idle.len()));
+        idle.reverse();
+        idle.truncate(limit.get());
+        Ok(idle)
+    }
+
+    /// Ends what an id leads to, signed in or not.
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+        let mut removed = 0;
+        for id_hash in id_hashes {
+            let end = Commit::new(id_hash, Action::End, Delta::new(), now);
+            removed += usize::from(matches!(self.right.commit(&end)?, Committed::Ended(_)));
+        }
+        Ok(SweepReport::new(removed, Duration::ZERO))
+    }
+}
+
+#[test]
+fn a_store_that_evicts_the_newest_or_users_fails() {
+    let failures = failures_of::<UsersByPrefix>();
+    says(&failures, "safe-defaults:", "[the_longest_idle_are_listed_first]");
+    says(&failures, "safe-defaults:", "an eviction of 2 anonymous sessions removed 5");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //!
 //! Called by the manager, if the backing store has an index.
 
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity};
+use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash};
@@ -65,5 +66,23 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.backing_index("count sessions")?.stats(now)
+    }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+        self.0.freshness.observe(now);
+        let _changing = self.0.in_flight.begin();
+        let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
+        // Also after an error, whose outcome may be unknown.
+        self.invalidate_sessions(id_hashes.iter().copied(), now);
+        ended
     }
 }

@@ -360,7 +360,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { .. } if is_new => {}
+            Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
             Committed::Done { session, retired_ids } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
                 self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);

@@ -41,6 +41,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 tx.delete(at.id, at.id_hash)?;
                 retired_ids.push(at.id_hash);
             }
+            retired_ids.extend(tx.make_room(&session.record, None)?);
             let id = tx.insert(&session)?;
             if let Some((presented, _)) = &replaces {
                 tx.replace_remembered(id, &session.record.public_id, presented)?;
@@ -53,17 +54,19 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             else {
                 return Ok(Committed::LimitReached);
             };
+            retired_ids.extend(tx.make_room(&session.record, Some(at.id))?);
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
             retired_ids.push(at.id_hash);
             Ok(Committed::Done { session, retired_ids })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
+            let retired_ids = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.user() {
                 Some(_) => tx.update_all(at, &session)?,
                 None => tx.update_data(at, &session.record)?,
             }
-            Ok(Committed::Done { session, retired_ids: Vec::new() })
+            Ok(Committed::Done { session, retired_ids })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());

@@ -3,10 +3,12 @@
 //! Uses `row` for reads and `write` for revocations. Called by the manager, and by `admin`, which
 //! adds operators' selections.
 
-use rusqlite::types::Value as Column;
-use rusqlite::{Connection, params_from_iter};
+use std::num::NonZeroUsize;
 
-use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity};
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+
+use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
@@ -15,6 +17,7 @@ use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
+use crate::sync::instant;
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
@@ -102,6 +105,52 @@ impl SessionIndex for SqliteInner {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.query("count sessions", |connection, sql| stats(connection, sql, now))
     }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.query("list idle sessions", |connection, sql| {
+            idle_anonymous(connection, sql, realm, keep, limit)
+        })
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+        const OPERATION: &str = "evict anonymous sessions";
+        let id_hashes = id_hashes.to_vec();
+        let (removed, began) = self.writer.write(JobKind::Normal, OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = instant();
+            Ok((tx.delete_anonymous(&id_hashes)?, began))
+        })?;
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+    }
+}
+
+fn idle_anonymous(
+    connection: &Connection,
+    sql: &ReadSql,
+    realm: &Realm,
+    keep: u64,
+    limit: NonZeroUsize,
+) -> rusqlite::Result<Vec<SessionIdHash>> {
+    // One snapshot for all statements.
+    let snapshot = connection.unchecked_transaction()?;
+    let keep = i64::try_from(keep).unwrap_or(i64::MAX);
+    let count = |sql: &str, params: &[&dyn ToSql]| -> rusqlite::Result<i64> {
+        snapshot.query_row(sql, params, |row| row.get(0))
+    };
+    // Indexes alone count the anonymous sessions of all realms, ten times as fast.
+    if count(&sql.count_all, &[])? - count(&sql.count_with_user, &[])? <= keep {
+        return Ok(Vec::new());
+    }
+    let excess = count(&sql.count_anonymous_of, &[&realm.as_str()])?.saturating_sub(keep).max(0);
+    let limit = excess.min(i64::try_from(limit.get()).unwrap_or(i64::MAX));
+    let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
+    let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
+    idle.query_map(params![realm.as_str(), limit], id_hash)?.collect()
 }
 
 fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
@@ -114,16 +163,18 @@ fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Re
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
     // No index covers both user and deadline. One index counts all rows with a user; then the
     // expired or the live rows, whichever are fewer, are read.
-    let signed_in = if expired <= live {
-        let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
-        let with_user = u64::try_from(with_user).unwrap_or(0);
-        with_user.saturating_sub(count(&sql.count_expired_with_user)?)
+    let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
+    let with_user = u64::try_from(with_user).unwrap_or(0);
+    let (signed_in, expired_signed_in) = if expired <= live {
+        let expired = count(&sql.count_expired_with_user)?;
+        (with_user.saturating_sub(expired), expired)
     } else {
-        count(&sql.count_live_with_user)?
+        let live = count(&sql.count_live_with_user)?;
+        (live, with_user.saturating_sub(live))
     };
     let (oldest, newest) = snapshot.query_row(&sql.live_id_range, [now.as_millis()], |row| {
         let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
         Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
     })?;
-    Ok(Stats { live, expired, signed_in, oldest, newest })
+    Ok(Stats { live, expired, signed_in, expired_signed_in, oldest, newest })
 }

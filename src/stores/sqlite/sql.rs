@@ -118,6 +118,18 @@ statements! {
         "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline > ?1";
     count_expired_with_user:
         "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1";
+    // An anonymous session. One with the deadline 0 has ended, and another table keeps its row.
+    anonymous: "SELECT id FROM {t} WHERE id_hash = ?1 AND user_key IS NULL AND deadline > 0";
+    count_anonymous_of:
+        "SELECT count(*) FROM {t} WHERE +user_key IS NULL AND realm = ?1 AND +deadline > 0";
+    // No index contains `seen`: a scan in table order, which sorts only the rows that it yields.
+    idle_anonymous:
+        "SELECT id_hash FROM {t} WHERE +user_key IS NULL AND realm = ?1 AND +deadline > 0 \
+         ORDER BY seen, id LIMIT ?2";
+    // The row ids are in the deadline index. Each row is read for its user, so a limit bounds them.
+    after_deadline:
+        "SELECT id, id_hash, deadline, user_key IS NULL FROM {t} \
+         WHERE (deadline, id) > (?1, ?2) ORDER BY deadline, id LIMIT ?3";
     count_by_period: "SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1";
     first_from: "SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1";
     id_range: "SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})";
