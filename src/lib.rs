@@ -36,6 +36,7 @@
 //! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
 //! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
+//! | sessions in PostgreSQL, for several machines | `stores::postgres`, with its feature |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
 //! | errors; early responses of handlers | [`ErrorKind`]; [`http::HandlerError`] |
 //! | events for the operator | [`event::Event`] |
@@ -92,5 +93,7 @@ pub use lifetime::Lifetime;
 pub use manager::SessionManager;
 pub use session::{Authentication, RecentAuth, Session, SignIn};
 pub use stores::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use stores::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use stores::sqlite::SqliteStore;

@@ -22,8 +22,8 @@ summary=()
 crates="not counted"
 browser="not run"
 
-# What the machine must have: a C compiler, because SQLite is compiled from source; memcached,
-# because the tests start real ones.
+# What the machine must have: a C compiler, because SQLite is compiled from source; memcached and
+# PostgreSQL, because the tests start real ones.
 install_missing() {
     if ! command -v cargo >/dev/null; then
         echo "run.sh: cargo is missing or not on the PATH; rustup installs it" >&2
@@ -32,6 +32,7 @@ install_missing() {
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     command -v memcached >/dev/null || packages+=(memcached)
+    compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresql)
     if ((${#packages[@]})) && ! install "${packages[@]}"; then
         echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2
         exit 1

@@ -42,6 +42,17 @@ const SQLITE_LAYERS: &[&[&str]] = &[
     &["admin"],
 ];
 
+/// The layers within `stores/postgres`.
+const POSTGRES_LAYERS: &[&[&str]] = &[
+    &["error", "tls", "no_tls"],
+    &["connection"],
+    &["row"],
+    &["pool", "sql"],
+    &["commit", "migrate"],
+    &["store"],
+    &["builder", "index"],
+];
+
 /// Names of types that several modules of `src` declare, and why.
 const SHARED_NAMES: &[(&str, &str)] =
     &[("Result", "the alias of the crate, and those of the adapters for handlers")];
@@ -73,6 +84,8 @@ const SLEEPERS: &[(&str, &str)] =
 fn modules_import_downwards_only() {
     assert_none(&upward_imports("src", "crate::", LAYERS));
     assert_none(&upward_imports("src/stores/sqlite", "crate::stores::sqlite::", SQLITE_LAYERS));
+    let postgres = "crate::stores::postgres::";
+    assert_none(&upward_imports("src/stores/postgres", postgres, POSTGRES_LAYERS));
 }
 
 /// The imports from other layers than lower ones, by the modules of a folder whose paths begin with
@@ -146,29 +159,28 @@ fn conditional_compilation_is_only_on_modules_and_imports() {
 
 #[test]
 fn migrations_are_numbered_without_gaps_and_all_are_embedded() {
-    let folder = root().join("migrations/sqlite");
-    if !folder.exists() {
-        return;
-    }
-    let sources: String =
-        rust_files("src/stores/sqlite").into_iter().map(|file| file.text).collect();
-    let mut wrong = Vec::new();
-    let mut numbers = Vec::new();
-    for path in files(&folder) {
-        let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
-        match migration_number(name) {
-            Some(number) => numbers.push(number),
-            None => wrong.push(format!("{name} is not named V<n>__<name>.sql")),
+    for store in ["sqlite", "postgres"] {
+        let folder = root().join("migrations").join(store);
+        let sources: String =
+            rust_files(&format!("src/stores/{store}")).into_iter().map(|file| file.text).collect();
+        let mut wrong = Vec::new();
+        let mut numbers = Vec::new();
+        for path in files(&folder) {
+            let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
+            match migration_number(name) {
+                Some(number) => numbers.push(number),
+                None => wrong.push(format!("{name} is not named V<n>__<name>.sql")),
+            }
+            let include = format!("include_str!(\"../../../migrations/{store}/{name}\")");
+            if !sources.contains(&include) {
+                wrong.push(format!("{name} is not embedded in src/stores/{store}: no {include}"));
+            }
         }
-        let include = format!("include_str!(\"../../../migrations/sqlite/{name}\")");
-        if !sources.contains(&include) {
-            wrong.push(format!("{name} is not embedded: no {include} in src/stores/sqlite/"));
-        }
+        assert_none(&wrong);
+        numbers.sort_unstable();
+        assert!(!numbers.is_empty(), "there is no migration in {}", folder.display());
+        assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>(), "the numbers run from 1");
     }
-    assert_none(&wrong);
-    numbers.sort_unstable();
-    assert!(!numbers.is_empty(), "there is no migration in {}", folder.display());
-    assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>(), "the numbers run from 1");
 }
 
 #[test]

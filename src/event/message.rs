@@ -58,6 +58,14 @@ impl fmt::Display for Event<'_> {
                 let seconds = by.as_secs();
                 write!(f, "the clock was set forward by {seconds} s: no sweeps for ten minutes")
             }
+            Event::ClockSkewed { by, ahead } => {
+                let seconds = by.as_secs();
+                let (ahead, effect) = match ahead {
+                    true => ("ahead of", ": no sweeps meanwhile"),
+                    false => ("behind", ""),
+                };
+                write!(f, "the clock is {seconds} s {ahead} that of the database server{effect}")
+            }
             Event::MalformedId { address } => {
                 write!(f, "received a malformed id from {}", Address(*address))
             }

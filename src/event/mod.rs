@@ -102,6 +102,14 @@ pub enum Event<'a> {
         /// The length of the step.
         by: Duration,
     },
+    /// The clock of this machine differs from that of the database server by more than five seconds.
+    /// If it is ahead, this machine sweeps no session until it no longer is.
+    ClockSkewed {
+        /// The difference.
+        by: Duration,
+        /// Whether this machine is ahead of the server.
+        ahead: bool,
+    },
     /// A request presented a malformed id, which was never a session id.
     MalformedId {
         /// The client's address, if it is known.
@@ -351,6 +359,7 @@ event_kinds! {
     CleanerFailed, "cleaner_failed", Warn;
     CleanerRecovered, "cleaner_recovered", Warn;
     ClockStepped, "clock_stepped", Warn;
+    ClockSkewed, "clock_skewed", Warn;
     MalformedId, "malformed_id", Debug;
     UnknownId, "unknown_id", Debug;
     IdGuessing, "id_guessing", Warn;

@@ -23,6 +23,8 @@ pub mod integrity;
 pub mod ledger;
 #[cfg(feature = "memcached")]
 pub mod memcached;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "memcached")]
 pub mod proxy;
 #[cfg(all(feature = "rocket", feature = "testing"))]

@@ -35,6 +35,8 @@ enum Act {
 pub struct Proxy {
     pub address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
+    /// The clients' sides of all connections.
+    clients: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
@@ -43,17 +45,27 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let plan: Arc<Mutex<Plan>> = Arc::default();
         let planned = plan.clone();
+        let clients: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let connected = clients.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if matches!(*planned.lock().unwrap(), Plan::Down) {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(server) else { continue };
+                connected.lock().unwrap().push(client.try_clone().unwrap());
                 let plan = planned.clone();
                 thread::spawn(move || carry(client, server, &plan));
             }
         });
-        Proxy { address, plan }
+        Proxy { address, plan, clients }
+    }
+
+    /// Closes all connections, as a balancer does with those that are idle for long.
+    pub fn close_connections(&self) {
+        for client in self.clients.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 
     pub fn plan(&self, plan: Plan) {

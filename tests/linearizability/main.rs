@@ -19,13 +19,14 @@ mod subjects;
 mod target;
 
 use crate::common::memcached::shared;
+use crate::common::postgres::{self, Postgres};
 use crate::common::role;
 use cloakroom::MemoryStore;
 use cloakroom::stores::memory::MemoryCache;
 use processes::Several;
 use search::search;
 use subjects::{
-    Before, BehindFailing, Failing, Fresh, InFailing, InMemcached, Sqlite, TwoInstances,
+    Before, BehindFailing, Failing, Fresh, InFailing, InMemcached, InPostgres, Sqlite, TwoInstances,
 };
 
 #[test]
@@ -63,6 +64,16 @@ fn every_history_of_memcached_has_an_order() {
 #[test]
 fn histories_of_a_failing_memcached_have_an_order() {
     search("failing memcached", &InFailing::new(), 40);
+}
+
+#[test]
+fn every_history_of_two_machines_on_postgres_has_an_order() {
+    search("postgres", &InPostgres::on(postgres::shared(), false), 150);
+}
+
+#[test]
+fn histories_of_postgres_with_lost_connections_have_an_order() {
+    search("postgres connections", &InPostgres::on(&Postgres::start(), true), 20);
 }
 
 #[test]

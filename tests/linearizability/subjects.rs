@@ -4,16 +4,17 @@ use std::sync::{Arc, Mutex};
 
 use std::time::{Duration, Instant};
 
-use cloakroom::SqliteStore;
 use cloakroom::backend::{Cache, Store};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
+use cloakroom::{PostgresStore, SqliteStore};
 
 use super::chance::Chance;
 use super::common::faulty::FaultyCache;
 use super::common::memcached::Memcached;
-use super::common::{Folder, settled};
+use super::common::postgres::{Postgres, fresh_table};
+use super::common::{Folder, NOW, settled};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Call, Operation};
 use super::pausing::pausing;
@@ -81,6 +82,59 @@ impl Subject for Sqlite {
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.store.admin().clear().unwrap();
         callers(move |operation| names.call(&self.store, operation))
+    }
+}
+
+/// One table for all histories, with a handle for each half of the threads, as two machines have
+/// them.
+pub struct InPostgres<'s> {
+    server: &'s Postgres,
+    handles: [PostgresStore; 2],
+    /// In every history connections end.
+    terminates: bool,
+}
+
+impl<'s> InPostgres<'s> {
+    pub fn on(server: &'s Postgres, terminates: bool) -> Self {
+        let table = fresh_table();
+        let handles = [(); 2].map(|()| server.builder_in(&table).open().unwrap());
+        InPostgres { server, handles, terminates }
+    }
+}
+
+impl Subject for InPostgres<'_> {
+    fn abilities(&self) -> Abilities {
+        Abilities { lists: true, threads: THREADS, slow: self.terminates }
+    }
+
+    fn model(&self) -> Sessions {
+        // A sweep leaves the sessions to others that those have locked.
+        Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN }
+    }
+
+    fn threads_per_process(&self) -> usize {
+        THREADS / 2
+    }
+
+    fn may_fail(&self) -> bool {
+        self.terminates
+    }
+
+    fn begin(&self, names: Names) -> Vec<Caller<'_>> {
+        self.handles[0].index().unwrap().revoke_everyone(None, NOW).unwrap();
+        let caller = |thread| -> Caller<'_> {
+            let store = &self.handles[thread * 2 / THREADS];
+            Box::new(move |operation| names.call(store, operation))
+        };
+        (0..THREADS).map(caller).collect()
+    }
+
+    fn disturb(&self, chance: &mut Chance) -> bool {
+        if self.terminates {
+            wait(chance.below(2000));
+            self.server.terminate_connections();
+        }
+        false
     }
 }
 

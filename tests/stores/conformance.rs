@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::memcached::shared;
-use crate::common::{Folder, cached_store};
+use crate::common::{Folder, cached_store, postgres};
 use cloakroom::conformance::check;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
@@ -26,6 +26,7 @@ stores! {
     sqlite: |path| SqliteStore::open(path).unwrap();
     sqlite_in_memory: |_| SqliteStore::in_memory().unwrap();
     memcached: |_| shared().store();
+    postgres: |_| postgres::shared().store();
     sqlite_behind_memory: |path| {
         cached_store(MemoryCache::new(), SqliteStore::open(path).unwrap())
     };

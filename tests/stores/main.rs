@@ -12,6 +12,7 @@ mod disk_failures;
 mod memcached;
 mod migrations;
 mod own_tables;
+mod postgres;
 mod record_cache;
 mod second_names;
 mod store_errors;

@@ -1,0 +1,309 @@
+//! The builder of a [`PostgresStore`]: settings, and opening.
+//!
+//! Uses `pool`, `migrate` and `store`. Called by applications.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::stores::postgres::connection::SqlSettings;
+use crate::stores::postgres::migrate;
+use crate::stores::postgres::pool::{BULK_FACTOR, CallTime, ConnectionPool, PoolSettings};
+use crate::stores::postgres::sql::{
+    AdvisoryLocks, Statements, TableNames, validate_schema, validate_table,
+};
+use crate::stores::postgres::store::{PostgresInner, PostgresStore};
+use crate::stores::postgres::tls::connector;
+
+/// The settings of a [`PostgresStore`]. Start with [`PostgresStore::builder`].
+///
+/// Its `Debug` output has no password.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PostgresStoreBuilder {
+    /// The parsed URL, or why it was not parsed.
+    config: Result<Config>,
+    schema: Option<String>,
+    table: String,
+    root_certificates: Option<String>,
+    connections: u32,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    statement_timeout: Option<Duration>,
+    pooler: bool,
+    migrate: bool,
+    events: Events,
+}
+
+impl PostgresStore {
+    /// Opens the database at `url` with the default settings, and creates the tables if they do not
+    /// exist.
+    ///
+    /// ```no_run
+    /// use cloakroom::stores::postgres::PostgresStore;
+    /// use cloakroom::SessionManager;
+    ///
+    /// let sessions = SessionManager::new(PostgresStore::open("postgres://app@localhost/app")?)?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`PostgresStoreBuilder::open`].
+    pub fn open(url: &str) -> Result<Self> {
+        PostgresStore::builder(url).open()
+    }
+
+    /// Makes the default settings for the database at `url`:
+    /// `postgres://user:password@host:port/database?parameter=value`, or the text `host=… user=…`
+    /// of libpq. The parameters are those of [`tokio_postgres::Config`]; a Unix socket is
+    /// `host=/var/run/postgresql`. Several hosts with `target_session_attrs=read-write` are tried in
+    /// order.
+    ///
+    /// Connections are encrypted only with
+    /// [`root_certificates`](PostgresStoreBuilder::root_certificates).
+    pub fn builder(url: &str) -> PostgresStoreBuilder {
+        let config = url.parse::<Config>().map_err(|source| {
+            Error::with_source(ErrorKind::Invalid, "use that URL of PostgreSQL", source)
+        });
+        PostgresStoreBuilder {
+            config,
+            schema: None,
+            table: TableNames::DEFAULT_TABLE.to_owned(),
+            root_certificates: None,
+            connections: 16,
+            connect_timeout: Duration::from_secs(2),
+            call_timeout: Duration::from_secs(5),
+            statement_timeout: None,
+            pooler: false,
+            migrate: true,
+            events: Events::default(),
+        }
+    }
+}
+
+impl PostgresStoreBuilder {
+    /// Sets the schema of the tables: 1 to 63 bytes, with any characters. It is created if it does
+    /// not exist. Defaults to the first schema of the connection's `search_path` that exists, which
+    /// is `public` unless the database is configured otherwise.
+    pub fn schema(self, name: impl Into<String>) -> Self {
+        PostgresStoreBuilder { schema: Some(name.into()), ..self }
+    }
+
+    /// Sets the name of the sessions table: 1 to 46 ASCII letters, digits and underscores, not
+    /// starting with a digit. It is quoted, so upper and lower case are different names. Stores with
+    /// different tables can share a schema. Defaults to `cloakroom_sessions`.
+    pub fn table(self, name: impl Into<String>) -> Self {
+        PostgresStoreBuilder { table: name.into(), ..self }
+    }
+
+    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only if
+    /// it proves by one of these certificates that it has the name or address in the URL, which a
+    /// Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
+    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to none,
+    /// and no encryption.
+    pub fn root_certificates(self, pem: impl Into<String>) -> Self {
+        PostgresStoreBuilder { root_certificates: Some(pem.into()), ..self }
+    }
+
+    /// Sets the maximum number of connections, opened on demand; 1 to 1,000. A connection that was
+    /// idle for ten minutes is closed. Together the machines need fewer than the server's
+    /// `max_connections`. Defaults to 16.
+    pub fn connections(self, connections: u32) -> Self {
+        PostgresStoreBuilder { connections, ..self }
+    }
+
+    /// Sets the timeout of connecting, the sign-in at the server included; 1 millisecond to 1 day.
+    /// Defaults to 2 seconds.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        PostgresStoreBuilder { connect_timeout: timeout, ..self }
+    }
+
+    /// Sets how long a call may take in total: waiting for a connection, connecting, and all
+    /// statements; 10 milliseconds to 1 day. Calls that read or end all sessions, and migrations,
+    /// may take twelve times as long. Defaults to 5 seconds.
+    pub fn call_timeout(self, timeout: Duration) -> Self {
+        PostgresStoreBuilder { call_timeout: timeout, ..self }
+    }
+
+    /// Sets how long the server works on one statement, waiting for locks included; at least 1
+    /// millisecond, and less than the [call timeout](Self::call_timeout), so that the server gives
+    /// up before the client does. Defaults to four fifths of the call timeout.
+    pub fn statement_timeout(self, timeout: Duration) -> Self {
+        PostgresStoreBuilder { statement_timeout: Some(timeout), ..self }
+    }
+
+    /// Sets whether a pooler such as PgBouncer in transaction mode is between this store and the
+    /// server. Settings are then sent with each transaction, and statements are not prepared: the
+    /// server plans each one anew, so that a load takes several times as long. Defaults to false.
+    pub fn pooler(self, pooler: bool) -> Self {
+        PostgresStoreBuilder { pooler, ..self }
+    }
+
+    /// Sets whether opening creates the tables and migrates older ones to this version. If false,
+    /// opening changes nothing, and fails with [`ErrorKind::NotSetUp`] unless the tables have this
+    /// version; the user then needs no right but to read and change the tables. Defaults to true.
+    pub fn migrate(self, migrate: bool) -> Self {
+        PostgresStoreBuilder { migrate, ..self }
+    }
+
+    /// Sets the receiver of events. Defaults to the [`log`] crate.
+    pub fn events(self, events: Events) -> Self {
+        PostgresStoreBuilder { events, ..self }
+    }
+
+    /// Connects, and creates or migrates the tables. Many processes may do so at once.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: the URL or a setting is malformed or out of range, or the encoding
+    ///   of the database is not UTF-8.
+    /// - [`ErrorKind::Unavailable`]: the server cannot be reached, is starting or stopping, refuses
+    ///   the user or the password, or has no such database.
+    /// - [`ErrorKind::ReadOnly`]: the tables must be created or migrated, and the server is a
+    ///   replica or the user has not the right.
+    /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table belongs to another
+    ///   program or to a newer version; nothing was changed.
+    /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
+    /// - [`ErrorKind::Busy`]: another migration took longer than the statement timeout, or the
+    ///   server has too many connections.
+    pub fn open(self) -> Result<PostgresStore> {
+        self.validate()?;
+        let config = self.config.clone()?;
+        let server = server_name(&config);
+        let pool = ConnectionPool::new(self.pool_settings(config)?);
+        let schema = match &self.schema {
+            Some(schema) => schema.clone(),
+            None => pool.call("find the schema", migrate::current_schema)?,
+        };
+        let names = TableNames::new(&schema, &self.table)?;
+        let sql = Statements::new(&names);
+        let locks = AdvisoryLocks::new(&names);
+        let (names_of, sql_of, locks_of) = (&names, &sql, &locks);
+        let migrated_from =
+            pool.call_within(CallTime::Bulk, migrate::OPERATION, async |trips| {
+                migrate::set_up(trips, names_of, sql_of, locks_of, self.migrate).await
+            })?;
+        if let Some(from) = migrated_from {
+            let to = migrate::newest();
+            self.events.raise(&Event::Migrated { table: &self.table, from, to });
+        }
+        let store = format!("table {}.{} in PostgreSQL at {server}", names.schema, names.table);
+        self.events.raise(&Event::StoreOpened { store: &store });
+        let (events, ahead) = (self.events, AtomicI64::new(0));
+        Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, ahead })))
+    }
+
+    fn pool_settings(&self, mut config: Config) -> Result<PoolSettings> {
+        // By default the client would accept an unencrypted connection, or try an encrypted one.
+        config.ssl_mode(match self.root_certificates {
+            Some(_) => SslMode::Require,
+            None => SslMode::Disable,
+        });
+        if config.get_application_name().is_none() {
+            config.application_name("cloakroom");
+        }
+        Ok(PoolSettings {
+            config,
+            tls: connector(self.root_certificates.as_deref())?,
+            sql: self.sql_settings(1),
+            bulk_sql: self.sql_settings(BULK_FACTOR),
+            connections: self.connections,
+            connect_timeout: self.connect_timeout,
+            call_timeout: self.call_timeout,
+        })
+    }
+
+    /// Makes the settings for calls with a timeout of `factor` times the usual one.
+    fn sql_settings(&self, factor: u32) -> SqlSettings {
+        let statement = (self.server_timeout() * factor).as_millis();
+        // A machine that stops within a transaction, as a suspended one does, must not keep rows
+        // locked.
+        let idle = (self.call_timeout * factor).as_millis();
+        let timeouts = |scope| {
+            format!(
+                "SET {scope} statement_timeout = {statement}; \
+                 SET {scope} idle_in_transaction_session_timeout = {idle}"
+            )
+        };
+        // A change is acknowledged when it is on the server's disk. A stronger setting of the
+        // server, such as `remote_apply`, stays.
+        let durable = |is_local| {
+            format!(
+                "SELECT set_config('synchronous_commit', 'on', {is_local}) \
+                 WHERE current_setting('synchronous_commit') = 'off'"
+            )
+        };
+        // The guarantees need no stricter isolation than this; a database may have another default.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        match (self.pooler, factor) {
+            (true, _) => SqlSettings {
+                on_connect: String::new(),
+                begin: format!("{begin}; {}; {}", timeouts("LOCAL"), durable(true)),
+                prepares: false,
+            },
+            (false, 1) => SqlSettings {
+                on_connect: format!("{}; {}", timeouts("SESSION"), durable(false)),
+                begin: begin.to_owned(),
+                prepares: true,
+            },
+            (false, _) => SqlSettings {
+                on_connect: String::new(),
+                begin: format!("{begin}; {}", timeouts("LOCAL")),
+                prepares: true,
+            },
+        }
+    }
+
+    /// Returns the statement timeout, or its default.
+    fn server_timeout(&self) -> Duration {
+        self.statement_timeout.unwrap_or(self.call_timeout * 4 / 5)
+    }
+
+    /// Validates the settings without connecting.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed.
+    pub fn validate(&self) -> Result<()> {
+        let config = self.config.clone()?;
+        connector(self.root_certificates.as_deref())?;
+        validate_table(&self.table)?;
+        self.schema.as_deref().map_or(Ok(()), validate_schema)?;
+        let longest = Duration::from_secs(86_400);
+        let milli = Duration::from_millis(1);
+        let why = if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            "the URL names no host"
+        } else if config.get_ssl_mode() == SslMode::Require && self.root_certificates.is_none() {
+            "sslmode=require needs root certificates; set them in the builder"
+        } else if !(1..=1000).contains(&self.connections) {
+            "there are from 1 to 1,000 connections"
+        } else if !(milli..=longest).contains(&self.connect_timeout)
+            || !(milli * 10..=longest).contains(&self.call_timeout)
+        {
+            "a timeout is from one millisecond, that of a call from ten, to one day"
+        } else if !(milli..self.call_timeout).contains(&self.server_timeout()) {
+            "the statement timeout is from one millisecond to less than the call timeout"
+        } else {
+            return Ok(());
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "open the store", why))
+    }
+}
+
+/// Describes the server and the database, without the user and the password.
+fn server_name(config: &Config) -> String {
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        #[allow(unreachable_patterns, reason = "the other kind exists on Unix only")]
+        _ => "a local socket".to_owned(),
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    let hosts = match config.get_hosts().is_empty() {
+        true => addresses.collect::<Vec<_>>().join(","),
+        false => hosts.collect::<Vec<_>>().join(","),
+    };
+    format!("{hosts}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())
+}

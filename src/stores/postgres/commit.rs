@@ -1,0 +1,299 @@
+//! Commits: one trip that locks the session and reads it, [`Commit::decide`], and one trip that
+//! writes and commits.
+//!
+//! Uses `sql` and `row`. Called by `store`.
+
+use tokio_postgres::Row;
+
+use crate::backend::{
+    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
+    SessionLimit,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionIdHash;
+use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::error::CallFailure;
+use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
+use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
+
+/// What a commit reads before its decision. The sessions are locked until the transaction ends.
+struct LockedRows {
+    found: Lookup<RowPosition>,
+    /// Whether a session has or had the new id of the commit.
+    is_taken: bool,
+    /// The sessions to which the limit per user applies, in the order of their sign-ins.
+    of_user: Vec<UserRow>,
+}
+
+struct UserRow {
+    at: RowPosition,
+    authenticated: Option<Timestamp>,
+    is_live: bool,
+}
+
+/// Finds the session and applies the decision.
+pub(super) async fn apply(
+    commit: &Commit,
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+    locks: &AdvisoryLocks,
+) -> Result<Committed, CallFailure> {
+    if let Action::Create(_) = commit.action {
+        return create(commit, trips, sql, locks).await;
+    }
+    let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
+    let decision = commit.decide(found)?;
+    let mut removed = Vec::new();
+    if is_taken && gives_new_id(&decision) {
+        return Err(id_is_taken().into());
+    }
+    match decision {
+        Decision::RemoveExpired { at } => {
+            remove(trips, sql, vec![at.id]).await?;
+            Ok(Committed::Missing(Missing::NotFound))
+        }
+        Decision::Insert { session, remove_expired, session_limit, replaces } => {
+            removed.extend(remove_expired.map(|at| at.id));
+            let at = replaces.map(|(_, at)| at);
+            let Some(mut retired_ids) =
+                apply_session_limit(session_limit, of_user, at, &mut removed)
+            else {
+                remove(trips, sql, removed).await?;
+                return Ok(Committed::LimitReached);
+            };
+            removed.extend(at.map(|at| at.id));
+            retired_ids.extend(at.map(|at| at.id_hash));
+            let mut queries = removal(sql, removed);
+            queries.push(Query::new(&sql.insert, session_values(&session)));
+            if let Some((presented, _)) = &replaces {
+                queries.push(forget_one(sql, presented));
+                queries.push(remember(sql, presented, &session.id_hash));
+            }
+            trips.commit(queries).await?;
+            Ok(Committed::Done { session, retired_ids })
+        }
+        Decision::Update { at, session, id_change: None, session_limit: _ } => {
+            trips.commit(vec![update(sql, at, &session)]).await?;
+            Ok(Committed::Done { session, retired_ids: Vec::new() })
+        }
+        Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
+            let Some(mut retired_ids) =
+                apply_session_limit(session_limit, of_user, Some(at), &mut removed)
+            else {
+                remove(trips, sql, removed).await?;
+                return Ok(Committed::LimitReached);
+            };
+            retired_ids.push(at.id_hash);
+            let mut queries = removal(sql, removed);
+            queries.push(update(sql, at, &session));
+            remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
+            trips.commit(queries).await?;
+            Ok(Committed::Done { session, retired_ids })
+        }
+        Decision::Touch { at, session } => {
+            let (seen, deadline) = (session.record.seen, session.record.deadline());
+            let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
+            trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
+            Ok(Committed::Unchanged(session))
+        }
+        Decision::End { at } => {
+            remove(trips, sql, vec![at.id]).await?;
+            Ok(Committed::Ended(at.id_hash))
+        }
+        Decision::Answer(answer) => Ok(answer),
+    }
+}
+
+/// Creates a session in one trip. The statement and the unique index find a conflict.
+async fn create(
+    commit: &Commit,
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+    locks: &AdvisoryLocks,
+) -> Result<Committed, CallFailure> {
+    match commit.decide(Lookup::<RowPosition>::not_found())? {
+        Decision::Insert { session, remove_expired: None, session_limit: None, replaces: None } => {
+            let insert = Query::new(&sql.insert, session_values(&session));
+            let turn = sign_in_turn(commit, sql, locks);
+            let answers = trips.transaction(turn.into_iter().chain([insert]).collect()).await?;
+            if answers.last().is_none_or(Vec::is_empty) {
+                return Err(id_is_taken().into());
+            }
+            Ok(Committed::Done { session, retired_ids: Vec::new() })
+        }
+        _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
+    }
+}
+
+/// Returns the statement by which a commit that gives a session a user waits for its turn.
+fn sign_in_turn<'q>(
+    commit: &Commit,
+    sql: &'q Statements,
+    locks: &AdvisoryLocks,
+) -> Option<Query<'q>> {
+    let user = match &commit.action {
+        Action::SignIn { user, .. } => Some(user),
+        _ => commit.delta.user().flatten(),
+    };
+    let params = [locks.revocation.into(), locks.of_user(user?).into()];
+    Some(Query::new(&sql.sign_in_turn, params))
+}
+
+/// Begins the transaction, and locks and reads all that the decision and its execution need.
+async fn lock(
+    commit: &Commit,
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+    locks: &AdvisoryLocks,
+) -> Result<LockedRows, CallFailure> {
+    let presented = &commit.id_hash;
+    let turn = sign_in_turn(commit, sql, locks);
+    let of_user = match &commit.action {
+        Action::SignIn { user, new_session, .. } if commit.session_limit.is_some() => {
+            let params = [user.as_str().into(), new_session.realm.as_str().into()];
+            Some(Query::new(&sql.lock_of_user, params))
+        }
+        _ => None,
+    };
+    let is_taken = match &commit.action {
+        Action::Renew { to, .. } | Action::SignIn { to, .. } => {
+            Some(Query::new(&sql.is_taken, [to.as_bytes().into()]))
+        }
+        _ => None,
+    };
+    let asked = [turn.is_some(), of_user.is_some(), is_taken.is_some()];
+    let find =
+        || [&sql.lock, &sql.replaced_by].map(|sql| Query::new(sql, [presented.as_bytes().into()]));
+    // The session comes after the user's other ones: what is found then is at least as new as they
+    // are.
+    let queries = turn.into_iter().chain(of_user).chain(find()).chain(is_taken);
+    let mut answers = trips.begin(queries.collect()).await?.into_iter();
+    let mut next = |asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() };
+    let [turn, of_user, is_taken] = asked;
+    next(turn);
+    let (of_user, mut locked, mut replaced_by) = (next(of_user), next(true), next(true));
+    let taken = next(is_taken);
+    while locked.is_empty() && !replaced_by.is_empty() {
+        // While this transaction waited for the lock, a sign-in has replaced the session by
+        // another, to which the presented id leads now.
+        let mut answers = trips.within(find().into()).await?.into_iter();
+        let mut next = || answers.next().unwrap_or_default();
+        (locked, replaced_by) = (next(), next());
+    }
+    let found = match locked.first() {
+        Some(row) => {
+            let replaced = replaced_by.first().map(|by| replaced_of(by, row)).transpose()?;
+            row::lookup(row, replaced.flatten(), presented, commit.now)?
+        }
+        None => Lookup::not_found(),
+    };
+    let mut of_user =
+        of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;
+    of_user.sort_by_key(|row| (row.authenticated, row.at.id));
+    Ok(LockedRows { found, is_taken: !taken.is_empty(), of_user })
+}
+
+/// Returns the replaced id in the row `by`, if it belongs to the session in `row`.
+fn replaced_of(by: &Row, row: &Row) -> Result<Option<ReplacedId>> {
+    let (of, session): (i64, i64) = (get(by, "session")?, get(row, "id")?);
+    if of == session { row::replaced_id(by) } else { Ok(None) }
+}
+
+fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
+    let authenticated: Option<i64> = get(row, "authenticated")?;
+    Ok(UserRow {
+        at: row::position(row)?,
+        authenticated: authenticated.map(Timestamp::from_millis),
+        is_live: row::time(row, "deadline")? > now,
+    })
+}
+
+fn gives_new_id(decision: &Decision<RowPosition>) -> bool {
+    matches!(decision, Decision::Insert { .. } | Decision::Update { id_change: Some(_), .. })
+}
+
+fn id_is_taken() -> Error {
+    Error::new(ErrorKind::Conflict, "give a session its new id")
+}
+
+/// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
+/// ids of those that it ends; `None` if the user has too many. `found` is the session of the commit
+/// itself.
+fn apply_session_limit(
+    session_limit: Option<SessionLimit>,
+    of_user: Vec<UserRow>,
+    found: Option<RowPosition>,
+    removed: &mut Vec<i64>,
+) -> Option<Vec<SessionIdHash>> {
+    let Some(session_limit) = session_limit else { return Some(Vec::new()) };
+    let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
+    removed.extend(expired.iter().map(|row| row.at.id));
+    let is_found = |at: &RowPosition| found.is_some_and(|found| found.id == at.id);
+    let others: Vec<_> = live.iter().map(|row| row.at).filter(|at| !is_found(at)).collect();
+    let ended = session_limit.sessions_to_end(&others)?;
+    removed.extend(ended.iter().map(|at| at.id));
+    Some(ended.iter().map(|at| at.id_hash).collect())
+}
+
+/// Removes these sessions and commits. Without any there is nothing to commit.
+async fn remove(
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+    removed: Vec<i64>,
+) -> Result<(), CallFailure> {
+    if !removed.is_empty() {
+        trips.commit(removal(sql, removed)).await?;
+    }
+    Ok(())
+}
+
+fn removal(sql: &Statements, removed: Vec<i64>) -> Vec<Query<'_>> {
+    match removed.is_empty() {
+        true => Vec::new(),
+        false => vec![Query::new(&sql.delete, [Param::Ints(removed)])],
+    }
+}
+
+fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) -> Query<'q> {
+    let mut params = Vec::from(session_values(session));
+    params.push(at.id.into());
+    Query { sql: &sql.update, params }
+}
+
+/// Remembers the previous id of a session and, if it differs, the one presented. Forgets the oldest
+/// ids of that session above the maximum, and up to two outdated ids of any session, so that the
+/// table does not grow without bound.
+fn remember_id_change<'q>(
+    queries: &mut Vec<Query<'q>>,
+    sql: &'q Statements,
+    at: RowPosition,
+    current: &'q SessionIdHash,
+    IdChange { replaced, presented_again }: &'q IdChange,
+) {
+    const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
+    let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
+    if replaced.ends_graces() {
+        queries.push(Query::new(&sql.end_graces, [at.id.into()]));
+    }
+    let params = [replaced.replaced_at.as_millis().into(), 2.into()];
+    queries.push(Query::new(&sql.forget_replaced, params));
+    queries.push(forget_oldest());
+    queries.push(remember(sql, replaced, current));
+    if let Some(presented) = presented_again {
+        queries.push(forget_one(sql, presented));
+        queries.push(forget_oldest());
+        queries.push(remember(sql, presented, current));
+    }
+}
+
+/// Remembers a replaced id of the session whose current id is `current`.
+fn remember<'q>(sql: &'q Statements, id: &'q ReplacedId, current: &'q SessionIdHash) -> Query<'q> {
+    let mut params = Vec::from(replaced_values(id));
+    params.push(current.as_bytes().into());
+    Query { sql: &sql.remember, params }
+}
+
+fn forget_one<'q>(sql: &'q Statements, id: &'q ReplacedId) -> Query<'q> {
+    Query::new(&sql.forget_replaced_one, [id.id_hash.as_bytes().into()])
+}

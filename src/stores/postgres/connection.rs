@@ -1,0 +1,396 @@
+//! One connection to the server, and the trips of one call over it.
+//!
+//! The client is asynchronous, and its runtime belongs to the connection: a call runs on the
+//! caller's thread, and every wait ends at the call's deadline. Called by `pool` and, through
+//! [`Trips`], by every module that executes SQL.
+
+use std::collections::HashMap;
+use std::error;
+use std::fmt::{self, Debug};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+use tokio::time::timeout_at;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, Row, Statement};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::stores::postgres::error::{CallFailure, ends_connection, error_of, no_answer};
+use crate::stores::postgres::tls::TlsConnector;
+
+/// How statements are sent.
+#[derive(Clone, Debug)]
+pub(super) struct SqlSettings {
+    /// Executed on every new connection.
+    pub(super) on_connect: String,
+    /// Begins a transaction.
+    pub(super) begin: String,
+    /// Whether statements are prepared once per connection. A pooler that gives each transaction
+    /// another connection does not allow that.
+    pub(super) prepares: bool,
+}
+
+/// A connection with its runtime and its prepared statements.
+pub(super) struct PostgresConnection {
+    client: Client,
+    statements: HashMap<String, Statement>,
+    /// Declared last: it owns the task that drives the client.
+    runtime: OwnedRuntime,
+}
+
+/// A runtime that can be dropped on any thread: the ordinary drop waits for threads that block, and
+/// panics on a thread of another runtime.
+struct OwnedRuntime(Option<Runtime>);
+
+impl Drop for OwnedRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl OwnedRuntime {
+    fn new(operation: &'static str) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build();
+        match runtime {
+            Ok(runtime) => Ok(OwnedRuntime(Some(runtime))),
+            Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
+        }
+    }
+
+    /// Runs `future` on this thread until the deadline.
+    fn run<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+        let runtime = self.0.as_ref()?;
+        runtime.block_on(async { timeout_at(deadline.into(), future).await.ok() })
+    }
+}
+
+/// The end of one attempt at a call.
+pub(super) enum AttemptEnd<T> {
+    /// The answer of the call.
+    Answer(T),
+    /// The server had closed the connection before the attempt sent anything.
+    WasClosed,
+    /// The attempt failed. If `may_be_done`, a commit was sent whose result is unknown.
+    Failed { failure: CallFailure, may_be_done: bool },
+    /// The deadline has passed.
+    TimedOut { may_be_done: bool },
+}
+
+impl PostgresConnection {
+    pub(super) fn open(
+        config: &Config,
+        tls: &TlsConnector,
+        settings: &SqlSettings,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<Self> {
+        let runtime = OwnedRuntime::new(operation)?;
+        let connected = runtime.run(deadline, async {
+            #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
+            let (client, connection) = config.connect(tls.clone()).await?;
+            // The task ends with the connection, and every call on the client fails then.
+            tokio::spawn(connection);
+            client.batch_execute(&settings.on_connect).await?;
+            Ok(client)
+        });
+        match connected {
+            Some(Ok(client)) => {
+                Ok(PostgresConnection { client, statements: HashMap::new(), runtime })
+            }
+            Some(Err(error)) => Err(error_of(operation, CallFailure::Sql(error), false)),
+            None => Err(no_answer(operation, false)),
+        }
+    }
+
+    /// Makes one attempt at a call. Returns its end, and whether the connection can be used again.
+    pub(super) fn attempt<T>(
+        &mut self,
+        settings: &SqlSettings,
+        deadline: Instant,
+        is_new: bool,
+        work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
+    ) -> (AttemptEnd<T>, bool) {
+        let PostgresConnection { client, statements, runtime } = self;
+        let mut trips = Trips { client, statements, settings, state: TxState::None };
+        let ended = runtime.run(deadline, async {
+            if !is_new {
+                // The runtime polls the socket, then the task reads what has arrived since the
+                // last call: the end of the connection, if the server has closed it.
+                yield_now().await;
+                yield_now().await;
+                if trips.client.is_closed() {
+                    return None;
+                }
+            }
+            let result = work(&mut trips).await;
+            Some((result, trips.leave().await))
+        });
+        let may_be_done = trips.state == TxState::CommitSent;
+        match ended {
+            None => (AttemptEnd::TimedOut { may_be_done }, false),
+            Some(None) => (AttemptEnd::WasClosed, false),
+            Some(Some((Ok(answer), can_be_used))) => (AttemptEnd::Answer(answer), can_be_used),
+            Some(Some((Err(failure), can_be_used))) => {
+                let ends = matches!(&failure, CallFailure::Sql(error) if ends_connection(error));
+                (AttemptEnd::Failed { failure, may_be_done }, can_be_used && !ends)
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TxState {
+    None,
+    Open,
+    /// A commit was sent, and its result is unknown.
+    CommitSent,
+}
+
+/// The trips of one call to the server. A transaction that the call leaves open is rolled back.
+pub(super) struct Trips<'c> {
+    client: &'c Client,
+    statements: &'c mut HashMap<String, Statement>,
+    settings: &'c SqlSettings,
+    state: TxState,
+}
+
+/// One statement with its parameters.
+#[derive(Debug)]
+pub(super) struct Query<'q> {
+    pub(super) sql: &'q str,
+    pub(super) params: Vec<Param<'q>>,
+}
+
+impl<'q> Query<'q> {
+    pub(super) fn new<const N: usize>(sql: &'q str, params: [Param<'q>; N]) -> Self {
+        Query { sql, params: params.into() }
+    }
+}
+
+type TripAnswers = Result<Vec<Vec<Row>>, CallFailure>;
+type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + 's>>;
+
+impl Trips<'_> {
+    /// Executes one statement, in the open transaction if there is one.
+    pub(super) async fn query(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
+        let answers = self.send(false, vec![query], false).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    /// Begins a transaction with these statements, in one trip. Returns the rows of each.
+    pub(super) async fn begin(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
+        self.send(true, queries, false).await
+    }
+
+    /// Executes these statements in the open transaction, in one trip.
+    pub(super) async fn within(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
+        self.send(false, queries, false).await
+    }
+
+    /// Executes these statements and commits, in one trip.
+    pub(super) async fn commit(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
+        self.send(false, queries, true).await
+    }
+
+    /// Executes these statements as one transaction, in one trip.
+    pub(super) async fn transaction(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
+        self.send(true, queries, true).await
+    }
+
+    /// Executes a text of several statements, which may contain anything but parameters.
+    pub(super) async fn execute_script(&mut self, sql: &str) -> Result<(), CallFailure> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Sends statements in one trip, with a beginning and a commit where they are wanted.
+    async fn send(&mut self, begins: bool, queries: Vec<Query<'_>>, commits: bool) -> TripAnswers {
+        let mut statements = Vec::with_capacity(queries.len());
+        for query in &queries {
+            statements.push(self.prepared(query).await?);
+        }
+        let (client, settings) = (self.client, self.settings);
+        let control = |sql| -> TripStep<'_> {
+            Box::pin(async move { client.batch_execute(sql).await.map(|()| Vec::new()) })
+        };
+        let mut steps: Vec<TripStep<'_>> = Vec::with_capacity(queries.len() + 2);
+        if begins {
+            steps.push(control(&settings.begin));
+            self.state = TxState::Open;
+        }
+        for (query, statement) in queries.iter().zip(&statements) {
+            steps.push(Box::pin(execute(client, query, statement.as_ref())));
+        }
+        if commits {
+            steps.push(control("COMMIT"));
+            self.state = TxState::CommitSent;
+        }
+        let mut answers = Vec::with_capacity(steps.len());
+        for result in in_order(steps).await {
+            match result {
+                Ok(rows) => answers.push(rows),
+                Err(error) => {
+                    // After an error in a transaction the server answers a commit by a rollback. A
+                    // fatal one has ended the connection before the server read the commit, unless
+                    // it is the answer to the commit.
+                    let is_of_commit = answers.len() == queries.len() + usize::from(begins);
+                    let is_known =
+                        error.as_db_error().is_some() && !(is_of_commit && ends_connection(&error));
+                    if commits && is_known {
+                        self.state = TxState::None;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        if commits {
+            self.state = TxState::None;
+            answers.pop();
+        }
+        if begins {
+            answers.remove(0);
+        }
+        Ok(answers)
+    }
+
+    /// Returns the prepared statement; `None` if statements are not prepared.
+    async fn prepared(&mut self, query: &Query<'_>) -> Result<Option<Statement>, CallFailure> {
+        if !self.settings.prepares {
+            return Ok(None);
+        }
+        if let Some(statement) = self.statements.get(query.sql) {
+            return Ok(Some(statement.clone()));
+        }
+        let types: Vec<Type> = query.params.iter().map(Param::sql_type).collect();
+        let statement = self.client.prepare_typed(query.sql, &types).await?;
+        self.statements.insert(query.sql.to_owned(), statement.clone());
+        Ok(Some(statement))
+    }
+
+    /// Rolls an open transaction back. Returns whether the connection can be used again.
+    async fn leave(&mut self) -> bool {
+        if self.state == TxState::Open && self.client.batch_execute("ROLLBACK").await.is_ok() {
+            self.state = TxState::None;
+        }
+        self.state == TxState::None && !self.client.is_closed()
+    }
+}
+
+async fn execute(
+    client: &Client,
+    query: &Query<'_>,
+    statement: Option<&Statement>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    match statement {
+        Some(statement) => {
+            let params: Vec<_> = query.params.iter().map(|param| param as _).collect();
+            client.query(statement, &params).await
+        }
+        None => {
+            let params: Vec<_> =
+                query.params.iter().map(|param| (param as _, param.sql_type())).collect();
+            client.query_typed(query.sql, &params).await
+        }
+    }
+}
+
+/// Completes all steps, which send their messages in this order. The client sends a message when
+/// its future is polled first, and waits for no answer before the next one.
+async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<Result<Vec<Row>, tokio_postgres::Error>> {
+    let mut results: Vec<_> = steps.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        let mut is_pending = false;
+        for (step, result) in steps.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match step.as_mut().poll(context) {
+                    Poll::Ready(ready) => *result = Some(ready),
+                    Poll::Pending => is_pending = true,
+                }
+            }
+        }
+        if is_pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
+
+/// The value of a parameter. Its `Debug` output has no value, because the client logs parameters.
+pub(super) enum Param<'p> {
+    Bool(bool),
+    Int(Option<i64>),
+    Ints(Vec<i64>),
+    Bytes(Option<&'p [u8]>),
+    BytesList(Vec<&'p [u8]>),
+    Text(Option<&'p str>),
+    OwnedText(Option<String>),
+    Texts(Vec<String>),
+}
+
+impl Param<'_> {
+    fn sql_type(&self) -> Type {
+        match self {
+            Param::Bool(_) => Type::BOOL,
+            Param::Int(_) => Type::INT8,
+            Param::Ints(_) => Type::INT8_ARRAY,
+            Param::Bytes(_) => Type::BYTEA,
+            Param::BytesList(_) => Type::BYTEA_ARRAY,
+            Param::Text(_) | Param::OwnedText(_) => Type::TEXT,
+            Param::Texts(_) => Type::TEXT_ARRAY,
+        }
+    }
+}
+
+impl ToSql for Param<'_> {
+    fn to_sql(
+        &self,
+        sql_type: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn error::Error + Sync + Send>> {
+        match self {
+            Param::Bool(value) => value.to_sql(sql_type, out),
+            Param::Int(value) => value.to_sql(sql_type, out),
+            Param::Ints(value) => value.to_sql(sql_type, out),
+            Param::Bytes(value) => value.to_sql(sql_type, out),
+            Param::BytesList(value) => value.to_sql(sql_type, out),
+            Param::Text(value) => value.to_sql(sql_type, out),
+            Param::OwnedText(value) => value.to_sql(sql_type, out),
+            Param::Texts(value) => value.to_sql(sql_type, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl Debug for Param<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sql_type().name())
+    }
+}
+
+impl From<i64> for Param<'_> {
+    fn from(number: i64) -> Self {
+        Param::Int(Some(number))
+    }
+}
+
+impl<'p, const N: usize> From<&'p [u8; N]> for Param<'p> {
+    fn from(bytes: &'p [u8; N]) -> Self {
+        Param::Bytes(Some(bytes))
+    }
+}
+
+impl<'p> From<&'p str> for Param<'p> {
+    fn from(text: &'p str) -> Self {
+        Param::Text(Some(text))
+    }
+}

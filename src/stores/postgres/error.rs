@@ -1,0 +1,144 @@
+//! Maps PostgreSQL's errors to [`ErrorKind`], and says which of them a retry can cure.
+//!
+//! Called by every module that executes SQL.
+
+use std::error;
+use std::fmt;
+
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+use crate::error::{Error, ErrorKind};
+
+/// The failure of one attempt at a call.
+#[derive(Debug)]
+pub(super) enum CallFailure {
+    /// The client's error: the server's, or that of the connection.
+    Sql(tokio_postgres::Error),
+    /// An error that this crate has found.
+    Found(Error),
+}
+
+impl From<tokio_postgres::Error> for CallFailure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        CallFailure::Sql(error)
+    }
+}
+
+impl From<Error> for CallFailure {
+    fn from(error: Error) -> Self {
+        CallFailure::Found(error)
+    }
+}
+
+/// An error of PostgreSQL without its details, which can contain the values of a row.
+#[derive(Debug)]
+struct PostgresError {
+    message: String,
+    may_be_done: bool,
+}
+
+impl fmt::Display for PostgresError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.may_be_done {
+            f.write_str(MAY_BE_DONE)?;
+        }
+        Ok(())
+    }
+}
+
+impl error::Error for PostgresError {}
+
+/// What the text of an error says when the server may have made the change.
+pub(super) const MAY_BE_DONE: &str = "; the change may have been made";
+
+/// Converts a failure to an [`Error`] of `operation`. `may_be_done` says that a commit was sent
+/// whose result is unknown.
+pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
+    let error = match failure {
+        CallFailure::Found(error) => return error,
+        CallFailure::Sql(error) => error,
+    };
+    let kind = if may_be_done { ErrorKind::Unavailable } else { kind(&error) };
+    Error::with_source(kind, operation, PostgresError { message: message(&error), may_be_done })
+}
+
+/// Makes the error of a call that the server has not answered in time.
+pub(super) fn no_answer(operation: &'static str, may_be_done: bool) -> Error {
+    let message = "the server did not answer in time".to_owned();
+    let source = PostgresError { message, may_be_done };
+    Error::with_source(ErrorKind::Unavailable, operation, source)
+}
+
+fn message(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(server) => {
+            let hint = match *server.code() {
+                SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => {
+                    "; behind a pooler such as PgBouncer set `pooler(true)`"
+                }
+                _ => "",
+            };
+            format!("{} (SQLSTATE {}){hint}", server.message(), server.code().code())
+        }
+        None => match error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+pub(super) fn kind(error: &tokio_postgres::Error) -> ErrorKind {
+    // Without an answer of the server it is the connection that failed.
+    let Some(server) = error.as_db_error() else { return ErrorKind::Unavailable };
+    match *server.code() {
+        SqlState::UNIQUE_VIOLATION => ErrorKind::Conflict,
+        SqlState::T_R_SERIALIZATION_FAILURE
+        | SqlState::T_R_DEADLOCK_DETECTED
+        | SqlState::LOCK_NOT_AVAILABLE
+        | SqlState::TOO_MANY_CONNECTIONS
+        // The statement timeout, which is reached by waiting for a lock.
+        | SqlState::QUERY_CANCELED => ErrorKind::Busy,
+        SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::INSUFFICIENT_PRIVILEGE => {
+            ErrorKind::ReadOnly
+        }
+        SqlState::DISK_FULL => ErrorKind::Full,
+        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME => ErrorKind::NotSetUp,
+        SqlState::UNDEFINED_COLUMN | SqlState::WRONG_OBJECT_TYPE | SqlState::DATATYPE_MISMATCH => {
+            ErrorKind::ForeignTable
+        }
+        SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => ErrorKind::Corrupt,
+        _ => match server.code().code().get(..2) {
+            // A failed connection or sign-in, a missing database, resources, shutdown, I/O.
+            Some("08" | "28" | "3D" | "53" | "57" | "58") => ErrorKind::Unavailable,
+            _ => ErrorKind::Unexpected,
+        },
+    }
+}
+
+/// Returns whether the connection cannot be used again.
+pub(super) fn ends_connection(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_none_or(is_fatal)
+}
+
+fn is_fatal(server: &DbError) -> bool {
+    matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+}
+
+/// Returns whether the transaction can succeed when it is repeated.
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        error.code(),
+        Some(&(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED))
+    )
+}
+
+/// Returns whether the call can succeed on another connection: this one has ended, or its prepared
+/// statements have.
+pub(super) fn is_of_this_connection(error: &tokio_postgres::Error) -> bool {
+    let of_statement = matches!(
+        error.code(),
+        Some(&(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::FEATURE_NOT_SUPPORTED))
+    );
+    of_statement || (ends_connection(error) && kind(error) == ErrorKind::Unavailable)
+}

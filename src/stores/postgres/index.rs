@@ -1,0 +1,185 @@
+//! Lists, revocations and counts.
+//!
+//! Uses `store` and `sql`. Called by the manager through the interface of stores.
+
+use std::num::NonZeroUsize;
+
+use tokio_postgres::Row;
+
+use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::record::{Stats, Summary};
+use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::error::CallFailure;
+use crate::stores::postgres::pool::CallTime;
+use crate::stores::postgres::row::{self, get};
+use crate::stores::postgres::sql::Statements;
+use crate::stores::postgres::store::PostgresInner;
+use crate::sync::instant;
+
+/// Appends the parameters of `filter` to `params`, and returns its condition.
+fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
+    let mut equals = |column: &str, value: Param<'f>| {
+        params.push(value);
+        format!("{column} = ${}", params.len())
+    };
+    match filter {
+        SessionFilter::All => "true".to_owned(),
+        SessionFilter::User(user) => equals("user_key", user.as_str().into()),
+        SessionFilter::PublicId(public_id) => equals("public_id", public_id.as_bytes().into()),
+        SessionFilter::PublicIdOfUser(user, public_id) => {
+            let of_user = equals("user_key", user.as_str().into());
+            format!("{of_user} AND {}", equals("public_id", public_id.as_bytes().into()))
+        }
+        SessionFilter::IdpSession(id) => equals("idp_session_id", id.as_str().into()),
+        SessionFilter::InRealm(realm, filter) => {
+            let in_realm = equals("realm", realm.as_str().into());
+            format!("{in_realm} AND {}", condition(filter, params))
+        }
+    }
+}
+
+impl PostgresInner {
+    /// Executes a transaction during which no user signs in.
+    fn revocation<T: Send>(
+        &self,
+        time: CallTime,
+        operation: &'static str,
+        work: impl AsyncFn(&mut Trips<'_>, &Statements) -> Result<T, CallFailure> + Sync,
+    ) -> Result<T> {
+        self.pool.call_within(time, operation, async |trips| {
+            let turn = Query::new(&self.sql.exclusive_turn, [self.locks.revocation.into()]);
+            trips.begin(vec![turn]).await?;
+            work(trips, &self.sql).await
+        })
+    }
+
+    async fn meta(&self, trips: &mut Trips<'_>, name: &str) -> Result<String, CallFailure> {
+        let rows = trips.query(Query::new(&self.sql.meta, [name.into()])).await?;
+        match rows.first() {
+            Some(row) => Ok(get(row, "value")?),
+            None => Err(Error::new(ErrorKind::NotSetUp, "read the store's properties").into()),
+        }
+    }
+}
+
+impl SessionIndex for PostgresInner {
+    fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
+        let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+        self.pool.call("list sessions", async |trips| {
+            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
+            let condition = condition(filter, &mut params);
+            let sql = self.sql.list.replace("{}", &condition);
+            let rows = trips.query(Query { sql: &sql, params }).await?;
+            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
+        })
+    }
+
+    fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let time = if concerns_all(filter) { CallTime::Bulk } else { CallTime::Normal };
+        let except = except.map(|public_id| public_id.as_bytes().as_slice());
+        self.revocation(time, "revoke sessions", async |trips, sql| {
+            let mut params = vec![Param::Bytes(except)];
+            let condition = condition(filter, &mut params);
+            let sql = sql.revoke.replace("{}", &condition);
+            let answers = trips.commit(vec![Query { sql: &sql, params }]).await?;
+            let removed = answers.first().map_or(&[][..], Vec::as_slice);
+            let mut live = Vec::new();
+            for row in removed {
+                if row::time(row, "deadline")? > now {
+                    live.push(row::id_hash(row)?);
+                }
+            }
+            Ok(live)
+        })
+    }
+
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.revocation(CallTime::Bulk, "revoke everyone", async |trips, sql| {
+            let params = [now.as_millis().into(), Param::Text(realm.map(Realm::as_str))];
+            let queries =
+                vec![Query::new(&sql.delete_all, params), Query::new(&sql.raise_epoch, [])];
+            let answers = trips.commit(queries).await?;
+            count(answers.first().and_then(|rows| rows.first()), "live")
+        })
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        let epoch =
+            self.pool.call("read the epoch", async |trips| self.meta(trips, "epoch").await)?;
+        Ok(epoch.parse().unwrap_or(0))
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        let operation = "read the identity of the store";
+        row::identity(&self.pool.call(operation, async |trips| self.meta(trips, "identity").await)?)
+    }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        let keep = i64::try_from(keep).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
+            let params = [realm.as_str().into(), keep.into(), limit.into()];
+            let answers = trips.begin(vec![Query::new(&self.sql.idle_anonymous, params)]).await?;
+            Ok(answers.iter().flatten().map(row::id_hash).collect::<Result<_>>()?)
+        })
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+        let began = instant();
+        let removed = self.pool.call("evict anonymous sessions", async |trips| {
+            let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
+            let params = [Param::BytesList(id_hashes.collect())];
+            let end = Query::new(&self.sql.end_anonymous, params);
+            let answers = trips.transaction(vec![end]).await?;
+            Ok(answers.iter().map(Vec::len).sum())
+        })?;
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        self.pool.call_within(CallTime::Bulk, "count sessions", async |trips| {
+            let stats = Query::new(&self.sql.stats, [now.as_millis().into()]);
+            let answers = trips.begin(vec![stats]).await?;
+            let row = answers.first().and_then(|rows| rows.first());
+            let time = |column| -> Result<Option<Timestamp>> {
+                let Some(row) = row else { return Ok(None) };
+                Ok(get::<Option<i64>>(row, column)?.map(Timestamp::from_millis))
+            };
+            Ok(Stats {
+                live: count(row, "live")?,
+                expired: count(row, "expired")?,
+                signed_in: count(row, "signed_in")?,
+                expired_signed_in: count(row, "expired_signed_in")?,
+                oldest: time("oldest")?,
+                newest: time("newest")?,
+            })
+        })
+    }
+}
+
+fn concerns_all(filter: &SessionFilter<'_>) -> bool {
+    match filter {
+        SessionFilter::All => true,
+        SessionFilter::InRealm(_, filter) => concerns_all(filter),
+        _ => false,
+    }
+}
+
+fn count(row: Option<&Row>, column: &str) -> Result<u64, CallFailure> {
+    let Some(row) = row else { return Ok(0) };
+    Ok(u64::try_from(get::<i64>(row, column)?).unwrap_or(0))
+}

@@ -1,0 +1,259 @@
+//! Creates the tables, and migrates them to this version's schema.
+//!
+//! A migration is one transaction that holds an advisory lock, so many processes may start at once.
+//! Uses `sql`. Called by `builder`.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::error::{CallFailure, kind};
+use crate::stores::postgres::row::get;
+use crate::stores::postgres::sql::{AdvisoryLocks, HISTORY, Statements, TableNames};
+
+pub(super) const OPERATION: &str = "set up the tables";
+
+struct SchemaChange {
+    version: u32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// All migrations, in order. After the first release, migrations are only added to this list.
+const CHANGES: &[SchemaChange] = &[SchemaChange {
+    version: 1,
+    name: "sessions",
+    sql: include_str!("../../../migrations/postgres/V1__sessions.sql"),
+}];
+
+/// The suffixes of the tables and the view that the migrations create.
+const SUFFIXES: [&str; 4] = ["", "_meta", "_replaced", "_readable"];
+
+impl SchemaChange {
+    fn checksum(&self) -> String {
+        let mut hex = String::new();
+        for byte in Sha256::digest(self.sql) {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    }
+}
+
+/// Returns the newest schema version of this program.
+pub(super) fn newest() -> u32 {
+    CHANGES.last().map_or(0, |change| change.version)
+}
+
+/// Returns the schema in which the server creates tables by default.
+pub(super) async fn current_schema(trips: &mut Trips<'_>) -> Result<String, CallFailure> {
+    let rows = trips.query(Query::new("SELECT current_schema()::text AS schema", [])).await?;
+    match rows.first().map(|row| get::<Option<String>>(row, "schema")).transpose()?.flatten() {
+        Some(schema) => Ok(schema),
+        None => {
+            let why = "no schema of the search path exists; set one in the builder";
+            Err(Error::with_source(ErrorKind::NotSetUp, OPERATION, why).into())
+        }
+    }
+}
+
+/// Creates or migrates the tables if necessary. Returns the previous version if it has changed
+/// anything.
+pub(super) async fn set_up(
+    trips: &mut Trips<'_>,
+    names: &TableNames,
+    sql: &Statements,
+    locks: &AdvisoryLocks,
+    migrates: bool,
+) -> Result<Option<u32>, CallFailure> {
+    refuse_other_encodings(trips).await?;
+    let from = version(trips, names).await?;
+    if from != newest() && !migrates {
+        return Err(not_set_up(names, from).into());
+    }
+    let mut migrated_from = None;
+    if from != newest() {
+        let lock = Query::new(&sql.exclusive_turn, [locks.migration.into()]);
+        trips.begin(vec![lock]).await?;
+        // Another process may have migrated while this one waited for the lock.
+        let from = version(trips, names).await?;
+        if from != newest() {
+            apply(trips, names, from).await?;
+            migrated_from = Some(from);
+        }
+        trips.commit(Vec::new()).await?;
+    }
+    refuse_other_columns(trips, sql).await?;
+    Ok(migrated_from)
+}
+
+/// The names of users can have any characters.
+async fn refuse_other_encodings(trips: &mut Trips<'_>) -> Result<(), CallFailure> {
+    let encoding = "SELECT current_setting('server_encoding') AS encoding";
+    let rows = trips.query(Query::new(encoding, [])).await?;
+    let encoding = rows.first().map(|row| get::<String>(row, "encoding")).transpose()?;
+    match encoding.as_deref() {
+        Some("UTF8") => Ok(()),
+        other => {
+            let why =
+                format!("the database has the encoding {}, not UTF8", other.unwrap_or_default());
+            Err(Error::with_source(ErrorKind::Invalid, OPERATION, why).into())
+        }
+    }
+}
+
+fn not_set_up(names: &TableNames, version: u32) -> Error {
+    let TableNames { schema, table } = names;
+    let why = match version {
+        0 => format!("there is no table {table} in the schema {schema}, and migrating is off"),
+        _ => format!(
+            "schema version {version} was found and {} is needed; migrating is off",
+            newest()
+        ),
+    };
+    Error::with_source(ErrorKind::NotSetUp, OPERATION, why)
+}
+
+fn foreign(why: String) -> CallFailure {
+    Error::with_source(ErrorKind::ForeignTable, OPERATION, why).into()
+}
+
+/// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.
+async fn version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallFailure> {
+    let found = existing(trips, names).await?;
+    let recorded = match found.iter().any(|name| name == HISTORY) {
+        true => recorded_version(trips, names).await?,
+        false => 0,
+    };
+    let ours = found.iter().find(|name| *name != HISTORY);
+    match ours {
+        Some(name) if recorded == 0 => {
+            Err(foreign(format!("the table {name} was not made by this program")))
+        }
+        // If an operator has dropped the table, migrating removes what remains.
+        _ if !found.contains(&names.table) => Ok(0),
+        _ => Ok(recorded),
+    }
+}
+
+/// Returns those tables and views of the migrations that exist, and the history if it does.
+async fn existing(trips: &mut Trips<'_>, names: &TableNames) -> Result<Vec<String>, CallFailure> {
+    let sql = "SELECT c.relname::text AS name FROM pg_catalog.pg_class AS c \
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = ANY($2)";
+    let mut wanted: Vec<_> =
+        SUFFIXES.iter().map(|suffix| format!("{}{suffix}", names.table)).collect();
+    wanted.push(HISTORY.to_owned());
+    let params = [names.schema.as_str().into(), Param::Texts(wanted)];
+    let rows = trips.query(Query::new(sql, params)).await?;
+    Ok(rows.iter().map(|row| get(row, "name")).collect::<Result<_>>()?)
+}
+
+async fn recorded_version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallFailure> {
+    let sql = format!(
+        "SELECT version, checksum FROM {} WHERE table_name = $1 ORDER BY version",
+        names.history()
+    );
+    let rows = match trips.query(Query::new(&sql, [names.table.as_str().into()])).await {
+        Err(CallFailure::Sql(error)) if kind(&error) == ErrorKind::ForeignTable => {
+            return Err(foreign(format!("the table {HISTORY} was not made by this program")));
+        }
+        rows => rows?,
+    };
+    let mut last = 0;
+    for row in &rows {
+        let (version, checksum): (i64, &str) = (get(row, "version")?, get(row, "checksum")?);
+        let Some(change) = CHANGES.iter().find(|change| i64::from(change.version) == version)
+        else {
+            let newest = newest();
+            let why = format!(
+                "the table has schema version {version}, this version reads up to {newest}"
+            );
+            return Err(Error::with_source(ErrorKind::NewerSchema, OPERATION, why).into());
+        };
+        if change.checksum() != checksum {
+            return Err(foreign(format!(
+                "its migration {version} differs from that of this version"
+            )));
+        }
+        last = change.version;
+    }
+    Ok(last)
+}
+
+/// Applies the missing migrations within the open transaction.
+async fn apply(trips: &mut Trips<'_>, names: &TableNames, from: u32) -> Result<(), CallFailure> {
+    let history = names.history();
+    let found = existing(trips, names).await?;
+    if !has_schema(trips, names).await? {
+        trips.execute_script(&format!("CREATE SCHEMA {}", names.quoted_schema())).await?;
+    }
+    if !found.iter().any(|name| name == HISTORY) {
+        let create = format!(
+            "CREATE TABLE {history} (
+                 table_name text NOT NULL,
+                 version    bigint NOT NULL,
+                 name       text NOT NULL,
+                 checksum   text NOT NULL,
+                 applied    bigint NOT NULL,
+                 applied_by text NOT NULL,
+                 PRIMARY KEY (table_name, version)
+             )"
+        );
+        trips.execute_script(&create).await?;
+    } else if from == 0 {
+        for name in found.iter().filter(|name| *name != HISTORY) {
+            let table = names.in_schema(name);
+            trips.execute_script(&format!("DROP TABLE {table}")).await?;
+        }
+        let forget = format!("DELETE FROM {history} WHERE table_name = $1");
+        trips.query(Query::new(&forget, [names.table.as_str().into()])).await?;
+    }
+    let record = format!("INSERT INTO {history} VALUES ($1, $2, $3, $4, $5, $6)");
+    for change in CHANGES.iter().filter(|change| change.version > from) {
+        trips.execute_script(&names.fill_in(change.sql)).await?;
+        let checksum = change.checksum();
+        let params = [
+            names.table.as_str().into(),
+            i64::from(change.version).into(),
+            change.name.into(),
+            checksum.as_str().into(),
+            SystemClock.now().as_millis().into(),
+            concat!("cloakroom ", env!("CARGO_PKG_VERSION")).into(),
+        ];
+        trips.query(Query::new(&record, params)).await?;
+    }
+    Ok(())
+}
+
+async fn has_schema(trips: &mut Trips<'_>, names: &TableNames) -> Result<bool, CallFailure> {
+    let sql = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1";
+    let rows = trips.query(Query::new(sql, [names.schema.as_str().into()])).await?;
+    Ok(!rows.is_empty())
+}
+
+/// Reads no row, and fails if the tables have not all columns: another program may have created
+/// them anew under the recorded names.
+async fn refuse_other_columns(trips: &mut Trips<'_>, sql: &Statements) -> Result<(), CallFailure> {
+    match trips.query(Query::new(&sql.load, [Param::Bytes(None)])).await {
+        Err(CallFailure::Sql(error)) if kind(&error) == ErrorKind::ForeignTable => Err(foreign(
+            "the columns of the tables are not those that this program makes".to_owned(),
+        )),
+        rows => Ok(rows.map(drop)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_count_up_from_one() {
+        for (index, change) in CHANGES.iter().enumerate() {
+            assert_eq!(change.version as usize, index + 1);
+        }
+    }
+}

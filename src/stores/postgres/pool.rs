@@ -1,0 +1,210 @@
+//! The connections of a store: at most a fixed number, opened when they are first used.
+//!
+//! The pool hands out slots. The caller that gets an empty slot connects on its own thread, within
+//! its deadline, so that a server that is down is an error at once. Called by `store`, `index` and
+//! `builder` for every call to the server.
+
+use std::convert::Infallible;
+use std::fmt::{self, Debug};
+use std::mem;
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection};
+use tokio::runtime::Handle;
+use tokio_postgres::Config;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
+use crate::stores::postgres::connection::{AttemptEnd, PostgresConnection, SqlSettings, Trips};
+use crate::stores::postgres::error::{
+    CallFailure, error_of, is_of_this_connection, is_transient, no_answer,
+};
+use crate::stores::postgres::tls::TlsConnector;
+
+/// A place for one connection.
+type ConnectionSlot = Option<PostgresConnection>;
+
+/// Makes empty slots.
+#[derive(Debug)]
+struct EmptySlots;
+
+impl ManageConnection for EmptySlots {
+    type Connection = ConnectionSlot;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<ConnectionSlot, Infallible> {
+        Ok(None)
+    }
+
+    fn is_valid(&self, _: &mut ConnectionSlot) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    /// A call empties the slot of a broken connection itself.
+    fn has_broken(&self, _: &mut ConnectionSlot) -> bool {
+        false
+    }
+}
+
+/// The settings of the connections of a store.
+pub(super) struct PoolSettings {
+    pub(super) config: Config,
+    pub(super) tls: TlsConnector,
+    pub(super) sql: SqlSettings,
+    /// For calls of [`CallTime::Bulk`].
+    pub(super) bulk_sql: SqlSettings,
+    pub(super) connections: u32,
+    pub(super) connect_timeout: Duration,
+    pub(super) call_timeout: Duration,
+}
+
+/// The time that a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CallTime {
+    /// The call timeout.
+    Normal,
+    /// That of a call that reads or ends all sessions, or changes the tables: [`BULK_FACTOR`] times
+    /// as long.
+    Bulk,
+}
+
+pub(super) const BULK_FACTOR: u32 = 12;
+
+pub(super) struct ConnectionPool {
+    process: Process,
+    slots: Pool<EmptySlots>,
+    settings: PoolSettings,
+}
+
+impl Debug for ConnectionPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionPool")
+            .field("config", &self.settings.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for ConnectionPool {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            // Dropping a runtime in a forked process would take the sockets of the other process
+            // out of an epoll instance that both share.
+            mem::forget(self.slots.clone());
+        }
+    }
+}
+
+impl ConnectionPool {
+    pub(super) fn new(settings: PoolSettings) -> Self {
+        let slots = Pool::builder()
+            .max_size(settings.connections)
+            .min_idle(Some(0))
+            .test_on_check_out(false)
+            .error_handler(Box::new(NopErrorHandler))
+            .build_unchecked(EmptySlots);
+        ConnectionPool { process: Process::current(), slots, settings }
+    }
+
+    /// Executes a call within the call timeout.
+    pub(super) fn call<T: Send>(
+        &self,
+        operation: &'static str,
+        work: impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure> + Sync,
+    ) -> Result<T> {
+        self.call_within(CallTime::Normal, operation, work)
+    }
+
+    /// Executes a call within this time.
+    pub(super) fn call_within<T: Send>(
+        &self,
+        time: CallTime,
+        operation: &'static str,
+        work: impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure> + Sync,
+    ) -> Result<T> {
+        self.process.check()?;
+        let (sql, time) = match time {
+            CallTime::Normal => (&self.settings.sql, self.settings.call_timeout),
+            CallTime::Bulk => (&self.settings.bulk_sql, self.settings.call_timeout * BULK_FACTOR),
+        };
+        let deadline = Instant::now() + time;
+        if Handle::try_current().is_err() {
+            return self.call_here(operation, sql, deadline, &work);
+        }
+        // A thread of an asynchronous runtime cannot run another runtime. This thread waits
+        // meanwhile, as the caller of a blocking store expects.
+        thread::scope(|scope| {
+            let here = || self.call_here(operation, sql, deadline, &work);
+            match thread::Builder::new().spawn_scoped(scope, here) {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
+            }
+        })
+    }
+
+    /// Executes a call on this thread, and repeats an attempt that failed for a reason that has
+    /// passed by then.
+    fn call_here<T>(
+        &self,
+        operation: &'static str,
+        sql: &SqlSettings,
+        deadline: Instant,
+        work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
+    ) -> Result<T> {
+        let mut slot = self.slot(operation, deadline)?;
+        loop {
+            let (mut connection, is_new) = match slot.take() {
+                Some(connection) => (connection, false),
+                None => (self.connect(operation, deadline)?, true),
+            };
+            let (end, can_be_used) = connection.attempt(sql, deadline, is_new, work);
+            *slot = can_be_used.then_some(connection);
+            match end {
+                AttemptEnd::Answer(answer) => return Ok(answer),
+                AttemptEnd::WasClosed => {}
+                AttemptEnd::TimedOut { may_be_done } => {
+                    return Err(no_answer(operation, may_be_done));
+                }
+                AttemptEnd::Failed { failure, may_be_done } => {
+                    let CallFailure::Sql(error) = &failure else {
+                        return Err(error_of(operation, failure, may_be_done));
+                    };
+                    let is_lost = !is_new && is_of_this_connection(error);
+                    if may_be_done || !(is_lost || is_transient(error)) {
+                        return Err(error_of(operation, failure, may_be_done));
+                    }
+                    if is_lost {
+                        *slot = None;
+                    } else if Instant::now() >= deadline {
+                        return Err(error_of(operation, failure, may_be_done));
+                    }
+                }
+            }
+        }
+    }
+
+    fn slot(
+        &self,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<PooledConnection<EmptySlots>> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.slots.get_timeout(left).map_err(|_| {
+            let why = format!("all {} connections are in use", self.settings.connections);
+            Error::with_source(ErrorKind::Busy, operation, why)
+        })
+    }
+
+    fn connect(&self, operation: &'static str, deadline: Instant) -> Result<PostgresConnection> {
+        let settings = &self.settings;
+        let deadline = deadline.min(Instant::now() + settings.connect_timeout);
+        PostgresConnection::open(
+            &settings.config,
+            &settings.tls,
+            &settings.sql,
+            operation,
+            deadline,
+        )
+    }
+}

@@ -1,0 +1,253 @@
+//! The store: loads, commits, touches and sweeps.
+//!
+//! Uses `pool` for all calls to the server. Called by the manager through the interface of stores.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use crate::backend::{
+    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    TouchError,
+};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::{ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::id::SessionIdHash;
+use crate::record::Touch;
+use crate::stores::postgres::commit;
+use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::error::CallFailure;
+use crate::stores::postgres::pool::ConnectionPool;
+use crate::stores::postgres::row::{self, get};
+use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
+use crate::sync::instant;
+
+/// The longest difference to the server's clock that needs no attention.
+const TOLERATED_SKEW: Duration = Duration::from_secs(5);
+
+/// Sessions in a PostgreSQL database, shared by several machines. A clone refers to the same store.
+///
+/// Its guarantees hold on all machines together: the newest commit is visible to every later load
+/// of any machine, and an acknowledged change survives a crash of the server. A failover to a
+/// replica without `synchronous_standby_names` can lose acknowledged changes, sign-outs among them.
+///
+/// Every call is limited by the [call timeout]. A change whose
+/// answer is lost with the connection fails with [`Unavailable`](crate::ErrorKind::Unavailable), and
+/// the text of the error says that it may have been made.
+///
+/// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
+/// several machines must be synchronized; see
+/// [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
+///
+/// A store belongs to the process that opened it. In a process forked from that, every call fails
+/// with [`Unavailable`](crate::ErrorKind::Unavailable); open another store there.
+///
+/// [call timeout]: crate::stores::postgres::PostgresStoreBuilder::call_timeout
+#[derive(Clone, Debug)]
+pub struct PostgresStore(pub(super) Arc<PostgresInner>);
+
+#[derive(Debug)]
+pub(super) struct PostgresInner {
+    pub(super) pool: ConnectionPool,
+    pub(super) names: TableNames,
+    pub(super) sql: Statements,
+    pub(super) locks: AdvisoryLocks,
+    pub(super) events: Events,
+    /// How far the clock of this machine is ahead of the server's, in milliseconds.
+    pub(super) ahead: AtomicI64,
+}
+
+impl PostgresStore {
+    /// Returns the name of the schema.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.0.names.schema
+    }
+
+    /// Returns the name of the sessions table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.0.names.table
+    }
+}
+
+impl Store for PostgresStore {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        let PostgresInner { pool, sql, .. } = &*self.0;
+        let found = pool.call("load a session", async |trips| {
+            let params = [id_hash.as_bytes().into()];
+            let rows = trips.query(Query::new(&sql.load, params)).await?;
+            let Some(row) = rows.first() else { return Ok(Lookup::not_found()) };
+            Ok(row::lookup(row, row::replaced_id(row)?, id_hash, now)?)
+        })?;
+        Ok(found.without_position())
+    }
+
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
+        None
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
+        let PostgresInner { pool, sql, locks, .. } = &*self.0;
+        pool.call(commit.action.operation(), async |trips| {
+            commit::apply(commit, trips, sql, locks).await
+        })
+    }
+
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.0.touch(batch, now) {
+            // An error of one row, such as that of a trigger, undoes the whole batch.
+            Err(error) if error.kind() == ErrorKind::Unexpected => {
+                let failed = batch.iter().filter_map(|touch| {
+                    let error = self.0.touch(slice::from_ref(touch), now).err()?;
+                    Some((*touch, error))
+                });
+                TouchError::check(failed.collect())
+            }
+            touched => Ok(touched?),
+        }
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        if self.0.is_ahead() {
+            // The sessions that this clock takes as expired are live on other machines.
+            return Ok(SweepReport::new(0, Duration::ZERO));
+        }
+        let began = instant();
+        let removed = self.0.sweep(now, limit)?;
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(&*self.0)
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(&*self.0)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_durable(true)
+    }
+}
+
+impl PostgresInner {
+    /// Records activity, in two trips: one that locks the sessions, and one that writes.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        self.pool.call("record activity", async |trips| touch(batch, now, trips, &self.sql).await)
+    }
+
+    /// Removes expired sessions, and as many outdated replaced ids.
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        self.pool.call("sweep expired sessions", async |trips| {
+            let forget = [now.as_millis().into(), limit.into()];
+            trips.query(Query::new(&self.sql.forget_replaced, forget)).await?;
+            let mut removed = 0;
+            loop {
+                let wanted = limit - removed;
+                let params = [now.as_millis().into(), wanted.into()];
+                let rows = trips.query(Query::new(&self.sql.sweep, params)).await?;
+                let Some(row) = rows.first() else { break };
+                removed += get::<i64>(row, "removed")?;
+                // The sessions that were due but had not expired are not due again.
+                if get::<i64>(row, "due")? < wanted || removed >= limit {
+                    break;
+                }
+            }
+            Ok(usize::try_from(removed).unwrap_or(0))
+        })
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed) > millis(TOLERATED_SKEW)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn touch(
+    batch: &[(SessionIdHash, Touch)],
+    now: Timestamp,
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+) -> Result<(), CallFailure> {
+    let params = || {
+        let id_hashes = batch.iter().map(|(id_hash, _)| id_hash.as_bytes().as_slice()).collect();
+        [Param::BytesList(id_hashes), now.as_millis().into()]
+    };
+    let queries =
+        vec![Query::new(&sql.lock_touched, params()), Query::new(&sql.in_grace, params())];
+    let mut answers = trips.begin(queries).await?.into_iter();
+    let (rows, in_grace) = (answers.next().unwrap_or_default(), answers.next().unwrap_or_default());
+    // The latest activity by the id hash, and by the number of a session that it was found for by a
+    // replaced id.
+    let mut seen_by_id: HashMap<SessionIdHash, Timestamp> = HashMap::new();
+    for (id_hash, touch) in batch {
+        let seen = seen_by_id.entry(*id_hash).or_insert(touch.seen);
+        *seen = touch.seen.max(*seen);
+    }
+    let mut seen_in_grace: HashMap<i64, Timestamp> = HashMap::new();
+    for row in &in_grace {
+        if let Some(by_id) = seen_by_id.get(&row::id_hash(row)?) {
+            let seen = seen_in_grace.entry(get(row, "session")?).or_insert(*by_id);
+            *seen = (*by_id).max(*seen);
+        }
+    }
+    let (mut ids, mut seens, mut deadlines) = (Vec::new(), Vec::new(), Vec::new());
+    for row in &rows {
+        let at = row::position(row)?;
+        let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));
+        let is_live = row::time(row, "deadline")? > now;
+        // A session with malformed limits is undecodable, and stays as it is.
+        let Ok(limits) = row::limits(row) else { continue };
+        if let Some(touched) = touched
+            && is_live
+            && *touched > row::time(row, "seen")?
+        {
+            ids.push(at.id);
+            seens.push(touched.as_millis());
+            deadlines.push(limits.deadline(*touched).as_millis());
+        }
+    }
+    if !ids.is_empty() {
+        let params = [Param::Ints(ids), Param::Ints(seens), Param::Ints(deadlines)];
+        trips.commit(vec![Query::new(&sql.touch, params)]).await?;
+    }
+    Ok(())
+}
+
+impl Maintenance for PostgresInner {
+    /// Compares this machine's clock with the server's.
+    fn run(&self) -> Result<()> {
+        let ahead = self.pool.call("compare the clock with the server's", async |trips| {
+            let asked = SystemClock.now();
+            let rows = trips.query(Query::new(&self.sql.server_time, [])).await?;
+            let Some(row) = rows.first() else { return Ok(0) };
+            let server = get::<i64>(row, "now")?;
+            // The trip is part of the tolerance: the server read its clock after `asked`.
+            Ok(asked.as_millis() - server)
+        })?;
+        let before = self.ahead.swap(ahead, Ordering::Relaxed);
+        let tolerated = TOLERATED_SKEW.as_millis();
+        if u128::from(ahead.unsigned_abs()) > tolerated
+            && u128::from(before.unsigned_abs()) <= tolerated
+        {
+            let by = Duration::from_millis(ahead.unsigned_abs());
+            self.events.raise(&Event::ClockSkewed { by, ahead: ahead > 0 });
+        }
+        Ok(())
+    }
+
+    /// The store has no work between the regular runs.
+    fn on_due(&self, _: Box<dyn Fn() + Send + Sync>) {}
+}

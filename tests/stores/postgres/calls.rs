@@ -1,0 +1,118 @@
+//! Calls from threads of an asynchronous runtime, and calls that wait.
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use cloakroom::backend::{Delta, Store};
+use cloakroom::event::EventKind;
+use cloakroom::manager::SessionFilter;
+use cloakroom::{ErrorKind, PostgresStore};
+use rocket::tokio::runtime::Builder;
+use rocket::tokio::task::LocalSet;
+
+use super::given::{HASTY, OpenTransaction, SOON, all_succeed, hasty, number};
+use crate::common::postgres::{fresh_table, shared};
+use crate::common::{HOUR, NOW, create, events, merge, on_threads, setting};
+
+#[test]
+fn a_store_works_on_a_thread_of_an_async_runtime() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder.enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = shared().store();
+            let id_hash = create(&store, &Delta::new()).unwrap();
+            all_succeed(&store, &id_hash);
+            // On a worker, and the last handle is dropped there.
+            rocket::tokio::spawn(async move { all_succeed(&store, &id_hash) }).await.unwrap();
+        });
+        runtime.block_on(LocalSet::new().run_until(async {
+            let store = shared().store();
+            create(&store, &Delta::new()).unwrap();
+        }));
+    }
+}
+
+#[test]
+fn a_call_without_a_free_connection_is_busy_at_its_timeout() {
+    let (store, id_hash) = hasty(shared(), |builder| builder.connections(1));
+    let lock =
+        OpenTransaction::on(shared(), &format!("LOCK TABLE {} IN EXCLUSIVE MODE", store.table()));
+    std::thread::scope(|scope| {
+        let index = store.index().unwrap();
+        // It may wait longer than other calls.
+        let waits = scope.spawn(|| index.revoke(&SessionFilter::All, None, NOW));
+        let deadline = Instant::now() + SOON;
+        let busy = loop {
+            match store.load(&id_hash, NOW) {
+                Err(error) if error.kind() == ErrorKind::Busy => break error,
+                _ => {}
+            }
+            assert!(Instant::now() < deadline, "the connection is free");
+        };
+        assert!(busy.to_string().contains("all 1 connections are in use"), "{busy}");
+        drop(lock);
+        waits.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_change_that_waits_for_a_lock_is_busy_and_not_done() {
+    let store = shared().builder().statement_timeout(HASTY).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let sql = format!("SELECT 1 FROM {} FOR UPDATE", store.table());
+    let lock = OpenTransaction::on(shared(), &sql);
+    let began = Instant::now();
+    let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(began.elapsed() >= HASTY, "it took {:?}", began.elapsed());
+    // Reads go on.
+    assert_eq!(number(&store, &id_hash), 1);
+    drop(lock);
+    merge(&store, &id_hash, &setting("m", 2)).unwrap();
+    assert_eq!(number(&store, &id_hash), 1);
+}
+
+#[test]
+fn a_machine_whose_clock_is_ahead_does_not_sweep() {
+    // A schema before that of the system hides its clock.
+    let server_time = |offset| {
+        shared().sql(&format!(
+            "CREATE SCHEMA IF NOT EXISTS other_time; \
+             CREATE OR REPLACE FUNCTION other_time.clock_timestamp() RETURNS timestamptz \
+             LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() + '{offset}'::interval $$"
+        ))
+    };
+    server_time("-10 s");
+    let url = format!("{}?options=-c%20search_path%3Dother_time,pg_catalog", shared().url());
+    let (events, raised) = events();
+    let builder = PostgresStore::builder(&url).schema("public").table(fresh_table());
+    let store = builder.events(events).open().unwrap();
+    create(&store, &Delta::new()).unwrap();
+    let (maintenance, later) = (store.maintenance().unwrap(), NOW + HOUR * 24 * 400);
+    let sweep = || store.sweep(later, NonZeroUsize::MIN).unwrap().removed;
+    let skews = || raised.try_iter().filter(|kind| *kind == EventKind::ClockSkewed).count();
+    maintenance.run().unwrap();
+    maintenance.run().unwrap();
+    assert_eq!((sweep(), skews()), (0, 1));
+    // A machine that is behind removes no live session of others.
+    server_time("10 s");
+    maintenance.run().unwrap();
+    create(&store, &Delta::new()).unwrap();
+    assert_eq!(sweep(), 1);
+    server_time("0 s");
+    maintenance.run().unwrap();
+    assert_eq!((sweep(), skews()), (1, 0));
+}
+
+#[test]
+fn more_threads_than_connections_take_turns() {
+    let store = shared().builder().connections(2).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    on_threads(16, || {
+        for _ in 0..20 {
+            merge(&store, &id_hash, &setting("n", 2)).unwrap();
+        }
+    });
+    let sql = format!("SELECT revision FROM {}", store.table());
+    assert_eq!(shared().sql(&sql), "2", "writing the same value is no change");
+}
