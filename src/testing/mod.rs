@@ -111,14 +111,14 @@ pub fn with_session(
 /// is returned as it is in the page, with the escapes of HTML.
 ///
 /// ```
-/// use cloakroom::csrf::CsrfToken;
+/// use cloakroom::csrf::CsrfCheck;
 /// use cloakroom::testing::field_of_form;
 /// # use cloakroom::{MemoryStore, SessionManager};
 ///
 /// # let session = SessionManager::new(MemoryStore::new())?.open(None);
 /// let page = format!("<form method=post>{}<button>Go</button></form>", session.csrf_field()?);
 /// let token = field_of_form(&page, "csrf").unwrap();
-/// assert_eq!(session.verify_csrf(token)?, CsrfToken::Valid);
+/// assert_eq!(session.verify_csrf(token)?, CsrfCheck::Valid);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[must_use]
