@@ -115,6 +115,12 @@ impl ReadPool {
         result
     }
 
+    /// Fails in a forked process, and if another file has replaced the database.
+    pub(super) fn check(&self) -> Result<()> {
+        self.process.check()?;
+        self.file_identity.check()
+    }
+
     fn open(&self, operation: &'static str) -> Result<Connection> {
         // If another file has replaced the database, it must not be read with our log.
         self.file_identity.check()?;

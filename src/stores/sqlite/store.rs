@@ -166,12 +166,11 @@ impl SqliteStore {
     ///   this process was forked from the one that opened the store.
     pub fn connect(&self) -> Result<Connection> {
         const OPERATION: &str = "open a connection for the application";
-        let Readers::Pool { process, access, file_identity, .. } = &self.0.readers else {
+        let (Some((access, _)), Some(read_pool)) = (&self.0.file, &self.0.read_pool) else {
             let why = "a database in memory has only the connection of the store";
             return Err(Error::with_source(ErrorKind::Unsupported, OPERATION, why));
         };
-        process.check()?;
-        file_identity.check()?;
+        read_pool.check()?;
         let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = access.connect()?;
