@@ -12,7 +12,7 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{EndedSession, NewSession, Record, Touch};
 
 /// The changes of one request in one session, which a store makes in one atomic step. It owns its
 /// parts, so that another thread can execute it.
@@ -103,11 +103,14 @@ pub enum Committed {
         /// The id hashes that were current before the commit and no longer are: the replaced one,
         /// and those of sessions that it ended. Caches and other requests may still use them.
         former_ids: Vec<SessionIdHash>,
+        /// The sessions that it ended: those above the limit per user, and the one that the new
+        /// session replaces.
+        ended: Vec<EndedSession>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
-    /// The commit ended the session that had this id.
-    Ended(SessionIdHash),
+    /// The commit ended this session.
+    Ended(EndedSession),
     /// The session has another revision than the commit requires; nothing was changed.
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
@@ -199,7 +202,7 @@ pub enum Decision<P = ()> {
         session_limit: Option<SessionLimit>,
         /// The session that it replaces: remove that with all its ids, and store the presented id
         /// as a replaced id of the new session.
-        replaces: Option<(ReplacedId, P)>,
+        replaces: Option<(ReplacedId, P, EndedSession)>,
     },
     /// Store `session` in place of the one found. Answer [`Committed::Done`].
     Update {
@@ -223,6 +226,9 @@ pub enum Decision<P = ()> {
     End {
         /// Where.
         at: P,
+        /// The session, for the answer. If it cannot be decoded, the id hash here is the presented
+        /// one.
+        ended: EndedSession,
     },
     /// Change nothing, and answer this.
     Answer(Committed),
@@ -312,13 +318,15 @@ impl Commit {
             (Action::Create(new_session), _) => self.begin(self.id_hash, new_session, None, None),
             (
                 Action::SignIn { .. } | Action::End,
-                Lookup::Missing(Missing::NotFound { expired: Some(at) }),
+                Lookup::Missing(Missing::NotFound { expired: Some(at), .. }),
             ) => Ok(Decision::RemoveExpired { at }),
-            (Action::End, Lookup::Live { at, .. })
-            | (
-                Action::End,
-                Lookup::Missing(Missing::Replaced { at, .. } | Missing::Undecodable { at, .. }),
-            ) => Ok(Decision::End { at }),
+            (Action::End, Lookup::Live { session, at })
+            | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
+                Ok(Decision::End { at, ended: session.ended() })
+            }
+            (Action::End, Lookup::Missing(Missing::Undecodable { public_id, at, .. })) => {
+                Ok(Decision::End { at, ended: EndedSession::new(self.id_hash, public_id, None) })
+            }
             (Action::SignIn { to, user, new_session, join_salt }, found) => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
@@ -336,7 +344,7 @@ impl Commit {
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
-        replaces: Option<(ReplacedId, P)>,
+        replaces: Option<(ReplacedId, P, EndedSession)>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
@@ -386,7 +394,8 @@ impl Commit {
             // when the id was replaced belongs to another client.
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
-            return self.begin(to, new_session, Some(user), ends.then_some((presented, at)));
+            let replaces = ends.then(|| (presented, at, session.ended()));
+            return self.begin(to, new_session, Some(user), replaces);
         }
         if let Some(id) = replaced
             && owner.is_some()

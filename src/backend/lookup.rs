@@ -2,8 +2,9 @@
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
+use crate::event::EndReason;
 use crate::id::{PublicId, SessionIdHash};
-use crate::record::Record;
+use crate::record::{EndedSession, Record};
 
 /// A live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,14 @@ pub struct LiveSession {
     pub record: Record,
     /// The hash of its current id.
     pub id_hash: SessionIdHash,
+}
+
+impl LiveSession {
+    /// Returns what events say of the session when it has ended.
+    #[must_use]
+    pub fn ended(&self) -> EndedSession {
+        EndedSession::of(self.id_hash, &self.record)
+    }
 }
 
 /// The result of a lookup of an id hash in a store.
@@ -62,6 +71,8 @@ pub enum Missing<P = ()> {
         /// The position of a session whose deadline has passed. `None` in the answer to a
         /// load or a commit.
         expired: Option<P>,
+        /// The limit that the session of a user had reached, if it is still stored.
+        reached: Option<EndReason>,
     },
 }
 
@@ -86,7 +97,13 @@ impl<P> Missing<P> {
     /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
-        Missing::NotFound { expired: None }
+        Missing::NotFound { expired: None, reached: None }
+    }
+
+    /// Makes the result for the session of `record` at `at`, whose deadline has passed.
+    #[must_use]
+    pub fn expired(at: P, record: &Record) -> Self {
+        Missing::NotFound { expired: Some(at), reached: record.expiry() }
     }
 
     /// Returns the same without a position, for an answer.
@@ -97,7 +114,7 @@ impl<P> Missing<P> {
             Missing::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error, at: () }
             }
-            Missing::NotFound { .. } => Missing::not_found(),
+            Missing::NotFound { reached, .. } => Missing::NotFound { expired: None, reached },
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
-use crate::record::Touch;
+use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
@@ -30,6 +30,9 @@ use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
 /// The capacity of the channel of messages to the thread.
 const MESSAGES: usize = 64;
+
+/// Called for each swept session of a user.
+pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
 
 enum Message {
     /// There are touches in their channel.
@@ -60,6 +63,7 @@ impl Cleaner {
         clock: Arc<dyn Clock>,
         events: Events,
         sweep_every: Duration,
+        on_expired: OnExpired,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
@@ -82,6 +86,7 @@ impl Cleaner {
             events,
             touches,
             sweeps: SweepSchedule::new(sweep_every, now),
+            on_expired,
         };
         let thread = thread::Builder::new()
             .name("cloakroom-cleaner".to_owned())
@@ -181,6 +186,7 @@ struct Worker {
     touches: TouchBuffer,
     sweeps: SweepSchedule,
     clock_guard: ClockGuard,
+    on_expired: OnExpired,
 }
 
 impl Worker {
@@ -261,7 +267,10 @@ impl Worker {
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
-        let swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        if let Ok(report) = &mut swept {
+            mem::take(&mut report.users_sessions).iter().for_each(&self.on_expired);
+        }
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.events.raise(&Event::Swept { sessions });

@@ -17,11 +17,9 @@ fn revokes(
     sessions: &[&Sample],
 ) -> Passed {
     let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
-    let wanted: Vec<_> = sessions.iter().map(|session| session.id_hash).collect();
-    let exact = same_ids(&revoked, &wanted);
-    ensure!(exact, "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}")?;
-    for id_hash in &wanted {
-        fixture.is_absent(id_hash, "a revoked session is not absent")?;
+    names_ended(&revoked, sessions, &format!("a revocation of {filter:?}"))?;
+    for session in sessions {
+        fixture.is_absent(&session.id_hash, "a revoked session is not absent")?;
     }
     Ok(())
 }

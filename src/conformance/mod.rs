@@ -193,6 +193,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     "background-cleanup": [
         sweep::a_sweep_removes_exactly_what_has_ended,
         sweep::a_sweep_removes_no_more_than_its_limit,
+        sweep::a_sweep_names_the_sessions_of_users,
         sweep::a_sweep_leaves_the_ids_of_live_sessions,
         races::a_merge_at_the_moment_of_a_sweep_is_kept_or_reported,
     ]

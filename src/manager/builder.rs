@@ -12,14 +12,17 @@ use crate::cleaner::Cleaner;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events};
+use crate::event::{EndReason, Event, Events};
 use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::ProcessBound;
-use crate::session::{Context, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport};
+use crate::record::EndedSession;
+use crate::session::{
+    Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport,
+};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -404,9 +407,14 @@ impl SessionManagerBuilder {
             self.events.raise(&Event::NoAbsoluteLimit);
         }
         self.resolve_realms()?;
+        let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start = |interval| {
-            let (store, clock) = (self.store.clone(), self.clock.clone());
-            Cleaner::start(store, clock, self.events.clone(), interval)
+            let (store, clock, trail) = (self.store.clone(), self.clock.clone(), end_trail.clone());
+            let on_expired = Box::new(move |ended: &EndedSession| {
+                let reason = ended.expiry.unwrap_or(EndReason::Absolute);
+                trail.report(ended, reason, None, None);
+            });
+            Cleaner::start(store, clock, self.events.clone(), interval, on_expired)
         };
         let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
@@ -417,6 +425,7 @@ impl SessionManagerBuilder {
             cleaner,
             settings: self.settings,
             recently_ended: RecentlyEnded::default(),
+            end_trail,
             guess_detector: ProcessBound::default(),
             dropped: ProcessBound::default(),
             update_queues: ProcessBound::default(),

@@ -149,7 +149,10 @@ impl Session {
     ) -> Result<()> {
         let mut absence = Absence::default();
         for id_hash in self.presented.id_hashes() {
-            let Some(missing) = attempt(state, &id_hash)? else { return Ok(()) };
+            let Some(missing) = attempt(state, &id_hash)? else {
+                state.ended = None;
+                return Ok(());
+            };
             match missing {
                 Missing::Replaced { id, session, .. } => {
                     let new = self.new_replaced(&LoadState::Unread, &id, &session.record);
@@ -164,7 +167,9 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::NotFound { .. } => {
+                Missing::NotFound { reached, .. } => {
+                    let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
+                    state.ended = state.ended.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
                     let ended = recently_ended.has_ended(&id_hash, self.endings_at_open)?;
                     absence.ended = absence.ended.max(ended);

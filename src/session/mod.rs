@@ -12,6 +12,7 @@ mod close;
 mod commit;
 mod context;
 mod csrf_secret;
+mod end_trail;
 mod guess_detector;
 mod load;
 mod presented;
@@ -41,10 +42,12 @@ use presented::Presented;
 use recently_ended::SequenceNumber;
 use running_update::RunningUpdate;
 
+pub use crate::event::EndReason;
 pub use authentication::{Authentication, RecentAuth};
 pub use blocking_hook::BlockingHook;
 pub(crate) use blocking_hook::run_blocking;
 pub(crate) use context::Context;
+pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
 pub use settings::OnLoadFailure;
@@ -99,6 +102,8 @@ struct State {
     sign_out: SignOut,
     ignored: bool,
     closed: bool,
+    /// Why the presented session has ended, if that is known.
+    ended: Option<EndReason>,
     response: ResponseFacts,
     activity: Activity,
 }
@@ -335,6 +340,13 @@ impl Session {
     /// The store's errors when this is the first read.
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
+    }
+
+    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's, unless
+    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    #[must_use]
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Returns the signed-in user and the public id of the session.

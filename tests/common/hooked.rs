@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance,
-    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Lookup,
+    Maintenance, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
@@ -136,7 +136,7 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         self.hook.around(Call::Revoke, || self.listing().revoke(filter, except, now))
     }
 

@@ -174,7 +174,8 @@ impl Names {
                 Answer::List(listed.collect())
             }
             Call::Revoke(who) => {
-                let id_hashes = self.which(who, |which| index(store).revoke(which, None, now))?;
+                let ended = self.which(who, |which| index(store).revoke(which, None, now))?;
+                let id_hashes: Vec<_> = ended.iter().map(|ended| ended.id_hash).collect();
                 Answer::Revoked(self.id_hashes(&id_hashes))
             }
             Call::RevokeEveryone => {
@@ -205,7 +206,7 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, former_ids } => {
+            Committed::Done { session: LiveSession { record, id_hash }, former_ids, .. } => {
                 let (id_hash, former_ids) = (self.id_number(id_hash), self.id_hashes(former_ids));
                 Answer::Done { session: session(record), id_hash, former_ids }
             }
@@ -215,7 +216,7 @@ impl Names {
             Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::Ended(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
+            Committed::Ended(ended) => Answer::Deleted { id_hash: self.id_number(&ended.id_hash) },
             Committed::Joins { session, .. }
             | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }

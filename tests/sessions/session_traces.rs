@@ -199,7 +199,7 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, former_ids }) => {
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, former_ids, .. }) => {
             let mut former_ids: Vec<String> =
                 former_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
             former_ids.sort();
@@ -208,7 +208,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Ended(id_hash)) => format!("deleted {}", trace.id_hash(id_hash)),
+        Ok(Committed::Ended(ended)) => format!("deleted {}", trace.id_hash(&ended.id_hash)),
         Ok(Committed::RevisionMismatch(LiveSession { record, id_hash })) => {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
@@ -273,12 +273,15 @@ impl Sink for TracedEvents {
         let text = match event {
             Event::Created { public_id } => format!("created {}", trace.public_id(Some(public_id))),
             Event::Renewed { public_id } => format!("renewed {}", trace.public_id(Some(public_id))),
-            Event::SignedIn { public_id, user } => {
+            Event::SignedIn { public_id, user, .. } => {
                 format!("signed in {} {}", trace.public_id(Some(public_id)), user.as_str())
             }
             Event::SignInRefused { user } => format!("refused {}", user.as_str()),
-            Event::SignedOut => "signed out".into(),
-            Event::Revoked { sessions } => format!("revoked {sessions}"),
+            Event::Ended { public_id, user, reason, by, .. } => {
+                let [user, by] = [user, by].map(|user| user.map(UserKey::as_str));
+                format!("ended {} {user:?} {reason:?} by {by:?}", trace.public_id(*public_id))
+            }
+            Event::Revoked { sessions, .. } => format!("revoked {sessions}"),
             Event::ChangesDiscarded { public_id } => {
                 format!("discarded {}", trace.public_id(*public_id))
             }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
-    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Action, Commit, Committed, Delta, EndedSession, LiveSession, Lookup, Missing, NewSession,
+    Record, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -245,13 +245,13 @@ impl SessionIndex for UsersByPrefix {
         which: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
-        let mut id_hashes = Vec::new();
+    ) -> Result<Vec<EndedSession>> {
+        let mut ended = Vec::new();
         for summary in self.matching(which, now)? {
             let which = SessionFilter::PublicId(&summary.public_id);
-            id_hashes.extend(self.right.revoke(&which, except, now)?);
+            ended.extend(self.right.revoke(&which, except, now)?);
         }
-        Ok(id_hashes)
+        Ok(ended)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Stats, Summary};
+use crate::id::{PublicId, Realm};
+use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::cached::{CachedStore, is_uncertain};
 use crate::sync::instant;
 
@@ -37,13 +37,13 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
-        let id_hashes = self.expire_on_error(answer, now, began)?;
-        self.invalidate_sessions(id_hashes.iter().copied(), now);
-        Ok(id_hashes)
+        let ended = self.expire_on_error(answer, now, began)?;
+        self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now);
+        Ok(ended)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

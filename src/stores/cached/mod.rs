@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
-use crate::record::{Record, Touch};
+use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, Version};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, PendingInvalidations, Shards};
 use crate::stores::cached::freshness::{Freshness, Verdict};
@@ -381,7 +381,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // No request can have used the id before its session was created.
             Committed::Done { .. } if is_new => {}
-            Committed::Done { session, former_ids } => {
+            Committed::Done { session, former_ids, .. } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
                 self.invalidate_sessions(asked_and_current.chain(former_ids.iter().copied()), now);
             }
@@ -392,7 +392,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             }
             // The request may have been based on an outdated cache entry.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
-            | Committed::Ended(id_hash) => {
+            | Committed::Ended(EndedSession { id_hash, .. }) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
             Committed::Missing(_) | Committed::Joins { .. } => {

@@ -19,7 +19,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
 use crate::stores::memory::cache::CacheSlots;
 use crate::sync::{IgnorePoison, instant, thread};
 
@@ -155,7 +155,7 @@ impl SessionTable {
             return Lookup::not_found();
         };
         if !row.record.is_live(now) {
-            return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+            return Lookup::Missing(Missing::expired(at, &row.record));
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
         match replaced {
@@ -221,32 +221,35 @@ impl SessionTable {
                 self.commit(commit, capacity)
             }
             Decision::Insert { session, session_limit, replaces } => {
-                let Some(mut former_ids) =
+                let Some(mut ended) =
                     self.sessions_to_end(&session, session_limit, None, commit.now)?
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                former_ids.extend(replaces.map(|(_, at)| at));
-                if self.rows.len().saturating_sub(former_ids.len()) >= capacity {
+                let presented = replaces.map(|(presented, _, replaced)| {
+                    ended.push(replaced);
+                    presented
+                });
+                if self.rows.len().saturating_sub(ended.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
-                self.remove_all(&former_ids);
+                let former_ids = self.remove_ended(&ended);
                 self.last_position += 1;
                 let position = self.last_position;
-                let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
+                let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids })
+                Ok(Committed::Done { session, former_ids, ended })
             }
             Decision::Update { at, session, id_change, session_limit } => {
-                let mut former_ids = Vec::new();
+                let mut ended = Vec::new();
                 if id_change.is_some() {
                     match self.sessions_to_end(&session, session_limit, Some(at), commit.now)? {
-                        Some(others) => former_ids = others,
+                        Some(others) => ended = others,
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                self.remove_all(&former_ids);
+                let mut former_ids = self.remove_ended(&ended);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
@@ -259,7 +262,7 @@ impl SessionTable {
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids })
+                Ok(Committed::Done { session, former_ids, ended })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -267,16 +270,16 @@ impl SessionTable {
                 }
                 Ok(Committed::Unchanged(session))
             }
-            Decision::End { at } => {
+            Decision::End { at, ended } => {
                 self.remove(&at);
-                Ok(Committed::Ended(at))
+                Ok(Committed::Ended(ended))
             }
             Decision::Answer(answer) => Ok(answer),
         }
     }
 
     /// Checks that the id of `session` is free, and applies the session limit of its user to all
-    /// sessions but `except`. Returns the ids of the sessions to end, or `None` when the limit
+    /// sessions but `except`. Returns the sessions to end, or `None` when the limit
     /// rejects the commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
@@ -284,7 +287,7 @@ impl SessionTable {
         session_limit: Option<SessionLimit>,
         except: Option<SessionIdHash>,
         now: Timestamp,
-    ) -> Result<Option<Vec<SessionIdHash>>> {
+    ) -> Result<Option<Vec<EndedSession>>> {
         if self.rows.contains_key(to) || self.replaced.contains_key(to) {
             return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
         }
@@ -296,32 +299,32 @@ impl SessionTable {
         let (mut others, expired) = by_life(self.select(&theirs), now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let (others, expired) = (ids(others), ids(expired));
-        self.remove_all(&expired);
+        let (others, expired) = (ended(others), ended(expired));
+        self.remove_ended(&expired);
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 
     /// Removes the rows that match `filter`, except the one with the public id `except`. Returns
-    /// the ids of those that were live.
+    /// those that were live.
     fn revoke(
         &mut self,
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Vec<SessionIdHash> {
+    ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
         let (live, expired) = by_life(rows, now);
-        let (live, expired) = (ids(live), ids(expired));
-        self.remove_all(&live);
-        self.remove_all(&expired);
+        let (live, expired) = (ended(live), ended(expired));
+        self.remove_ended(&live);
+        self.remove_ended(&expired);
         live
     }
 
-    fn remove_all(&mut self, id_hashes: &[SessionIdHash]) {
-        for id_hash in id_hashes {
-            self.remove(id_hash);
-        }
+    /// Removes these sessions. Returns their ids.
+    fn remove_ended(&mut self, ended: &[EndedSession]) -> Vec<SessionIdHash> {
+        ended.iter().for_each(|ended| drop(self.remove(&ended.id_hash)));
+        ended.iter().map(|ended| ended.id_hash).collect()
     }
 }
 
@@ -330,8 +333,8 @@ fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
     rows.into_iter().partition(|(_, row)| row.record.is_live(now))
 }
 
-fn ids(rows: Rows<'_>) -> Vec<SessionIdHash> {
-    rows.into_iter().map(|(id_hash, _)| *id_hash).collect()
+fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
+    rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
 /// Adds a replaced id, and removes forgotten ids and the oldest above [`ReplacedId::MAX`].
@@ -379,9 +382,11 @@ impl Store for MemoryStore {
         let began = instant();
         let all = sessions.rows.iter();
         let expired = all.filter(|(_, row)| !row.record.is_live(now)).take(limit.get());
-        let expired: Vec<SessionIdHash> = expired.map(|(id_hash, _)| *id_hash).collect();
-        sessions.remove_all(&expired);
-        Ok(SweepReport::new(expired.len(), instant().saturating_duration_since(began)))
+        let expired: Vec<EndedSession> =
+            expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
+        sessions.remove_ended(&expired);
+        let report = SweepReport::new(expired.len(), instant().saturating_duration_since(began));
+        Ok(report.with_users_sessions(expired))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -414,7 +419,7 @@ impl SessionIndex for MemoryStore {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         Ok(self.write().revoke(filter, except, now))
     }
 

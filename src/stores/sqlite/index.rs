@@ -9,8 +9,8 @@ use rusqlite::{Connection, params_from_iter};
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Stats, Summary};
+use crate::id::{PublicId, Realm};
+use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::Shared;
@@ -84,7 +84,7 @@ pub(super) fn revoke(
     conditions: Vec<Condition>,
     except: Option<&PublicId>,
     now: Timestamp,
-) -> Result<Vec<SessionIdHash>> {
+) -> Result<Vec<EndedSession>> {
     for (condition, args) in conditions {
         let revoked = tx.revoke(&condition, args, except, now)?;
         if !revoked.is_empty() {
@@ -106,7 +106,7 @@ impl SessionIndex for Shared {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         let (except, conditions) = (except.copied(), conditions(filter));
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             revoke(tx, conditions, except.as_ref(), now)

@@ -267,7 +267,8 @@ impl Store for SqliteStore {
             let began = instant();
             Ok((tx.sweep(now, limit)?, began))
         })?;
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        let report = SweepReport::new(removed.len(), instant().saturating_duration_since(began));
+        Ok(report.with_users_sessions(removed))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

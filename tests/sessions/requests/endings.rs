@@ -37,7 +37,7 @@ fn a_destroyed_session_is_gone_and_its_cookie_removed() {
             assert!(headers.iter().any(|header| header == guard));
             assert_eq!((browser.cookie, app.n(&recorded), app.rows()), (None, None, 0));
         }
-        assert_eq!(app.count(EventKind::SignedOut), 2);
+        assert_eq!(app.count(EventKind::Ended), 2);
         assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     });
 }

@@ -308,7 +308,7 @@ mod tests {
         let (id_hash, other) = (create(&store), create(&store));
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
-            assert_eq!(tx.sweep(ends, 2)?, 2);
+            assert_eq!(tx.sweep(ends, 2)?.len(), 2);
             assert!(matches!(tx.find(id_hash, NOW)?, Lookup::Missing(_)));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });

@@ -30,7 +30,7 @@ statements! {
         let (replaced_names, replaced_values) =
             (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
         // What `WriteTx::delete_many` reads of each session.
-        let deleted = "RETURNING id_hash, deadline > ?1";
+        let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }
 
     insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
