@@ -9,7 +9,8 @@ mod app;
 use std::error::Error;
 
 use app::Answer;
-use cloakroom::{SessionManager, web};
+use cloakroom::SessionManager;
+use cloakroom::web::rouille::{bad_request, session};
 use rouille::{Request, Response, Server, post_input, router};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -39,14 +40,11 @@ pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send
 }
 
 fn handle(sessions: &SessionManager, request: &Request) -> Response {
-    web::rouille::session(sessions, request, |session| {
+    session(sessions, request, |session| {
         // A returned error is a 500; a form without a field is an error of the client.
         macro_rules! form {
             ($($field:ident),*) => {
-                match post_input!(request, { $($field: String),* }) {
-                    Ok(form) => form,
-                    Err(_) => return Ok(Response::empty_400()),
-                }
+                post_input!(request, { $($field: String),* }).map_err(bad_request)?
             };
         }
         let answer = router!(request,

@@ -1,24 +1,23 @@
-//! The same application on tiny_http, with an adapter written by hand: `answer` translates the
-//! request, and `Page` the response.
+//! The same application on tiny_http.
 //!
-//! `cargo run --release --example tiny_http`
+//! `cargo run --release --features tiny_http --example tiny_http`
 
 mod app;
 
 use std::error::Error;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::Arc;
 use std::thread;
 
 use app::Answer;
-use cloakroom::http::{self, Adapter};
+use cloakroom::web::tiny_http::{self as web, HandlerError, Result};
 use cloakroom::{Session, SessionManager};
-use tiny_http::{Header, Method, Request, Response, Server};
+use tiny_http::{Header, Method, Request, Response, ResponseBox};
 
-fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+fn main() -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = app::sessions("tiny-http")?;
-    let server = Arc::new(Server::http(app::address())?);
+    let sessions = app::sessions("tiny_http")?;
+    let server = Arc::new(web::listen(app::address())?);
     println!("listening on http://{}", server.server_addr());
     {
         let server = server.clone();
@@ -27,9 +26,12 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                while let Ok(request) = server.recv() {
+                while let Ok(mut request) = server.recv() {
+                    let response = web::session(&sessions, &mut request, |session, request| {
+                        handle(&sessions, session, request)
+                    });
                     // A client that has disconnected does not need its response.
-                    drop(answer(&sessions, request));
+                    let _ = request.respond(response);
                 }
             });
         }
@@ -39,75 +41,51 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-fn answer(sessions: &SessionManager, mut request: Request) -> io::Result<()> {
-    let mut body = String::new();
-    if request.as_reader().take(64 << 10).read_to_string(&mut body).is_err() {
-        return request.respond(Response::empty(400));
-    }
-    let adapter = Adapter::new(sessions);
-    let headers = request.headers().iter();
-    let head = adapter.head(headers.map(|h| (h.field.as_str().as_str(), h.value.as_str())));
-    let head = match request.remote_addr() {
-        Some(address) => head.peer_addr(address.ip()),
-        None => head,
-    };
-    let handler =
-        |session: &Session| Ok(handle(sessions, session, request.method(), request.url(), &body)?);
-    let page = adapter.run(head, handler, |status| Page::new(status, "Sorry."));
-    request.respond(page.0)
-}
-
-fn handle(
-    sessions: &SessionManager,
-    session: &Session,
-    method: &Method,
-    path: &str,
-    body: &str,
-) -> Result<Page, cloakroom::Error> {
-    let field = |name: &str| form_urlencoded::parse(body.as_bytes()).find(|(key, _)| key == name);
-    let field = |name: &str| field(name).map(|(_, value)| value.into_owned()).unwrap_or_default();
-    let answer = match (method, path) {
+fn handle(sessions: &SessionManager, session: &Session, request: &mut Request) -> Result {
+    let path = request.url().split('?').next().unwrap_or_default().to_owned();
+    let answer = match (request.method(), path.as_str()) {
         (Method::Get, "/") => app::home(session)?,
         (Method::Post, "/sign-in") => {
-            app::sign_in(session, &field("csrf"), &field("user"), &field("password"))?
+            let [csrf, user, password] = fields(request, ["csrf", "user", "password"])?;
+            app::sign_in(session, &csrf, &user, &password)?
         }
-        (Method::Post, "/sign-out") => app::sign_out(session, &field("csrf"))?,
+        (Method::Post, "/sign-out") => {
+            let [csrf] = fields(request, ["csrf"])?;
+            app::sign_out(session, &csrf)?
+        }
         (Method::Get, "/sessions") => app::list(sessions, session)?,
         (Method::Post, "/sessions/revoke") => {
-            app::revoke(sessions, session, &field("csrf"), &field("public_id"))?
+            let [csrf, public_id] = fields(request, ["csrf", "public_id"])?;
+            app::revoke(sessions, session, &csrf, &public_id)?
         }
         (Method::Post, "/sessions/revoke-others") => {
-            app::revoke_others(sessions, session, &field("csrf"))?
+            let [csrf] = fields(request, ["csrf"])?;
+            app::revoke_others(sessions, session, &csrf)?
         }
-        _ => return Ok(Page::new(404, "")),
+        _ => return Ok(Response::empty(404).boxed()),
     };
     Ok(match answer {
-        Answer::Page(html) => Page::new(200, html).with("Content-Type", "text/html; charset=utf-8"),
-        Answer::See(path) => Page::new(303, "").with("Location", path),
-        Answer::Forbidden => Page::new(403, "This form has expired."),
+        Answer::Page(html) => {
+            page(200, html).with_header(header("Content-Type", "text/html; charset=utf-8"))
+        }
+        Answer::See(path) => page(303, "").with_header(header("Location", path)),
+        Answer::Forbidden => page(403, "This form has expired."),
     })
 }
 
-/// A response of tiny_http in a type of this program, for which it can implement the trait.
-struct Page(Response<io::Cursor<Vec<u8>>>);
-
-impl http::Response for Page {
-    fn status_code(&self) -> u16 {
-        self.0.status_code().0
-    }
-
-    fn append_header(&mut self, name: &str, value: &str) {
-        self.0.add_header(Header::from_bytes(name, value).expect("headers are plain ASCII"));
-    }
+/// The fields of a form. A body that is not text is answered with 400, a missing field is empty.
+fn fields<const N: usize>(request: &mut Request, names: [&str; N]) -> Result<[String; N]> {
+    let mut body = String::new();
+    let read = request.as_reader().take(64 << 10).read_to_string(&mut body);
+    read.map_err(|_| HandlerError::response(page(400, "")))?;
+    let value = |name: &str| form_urlencoded::parse(body.as_bytes()).find(|(key, _)| key == name);
+    Ok(names.map(|name| value(name).map(|(_, value)| value.into_owned()).unwrap_or_default()))
 }
 
-impl Page {
-    fn new(status: u16, body: impl Into<String>) -> Self {
-        Page(Response::from_string(body).with_status_code(status))
-    }
+fn page(status: u16, body: impl Into<String>) -> ResponseBox {
+    Response::from_string(body).with_status_code(status).boxed()
+}
 
-    fn with(mut self, name: &str, value: &str) -> Self {
-        http::Response::append_header(&mut self, name, value);
-        self
-    }
+fn header(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).expect("these headers are ASCII")
 }

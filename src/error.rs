@@ -47,7 +47,7 @@ pub enum ErrorKind {
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
-    /// The file, its folder or the file system is read-only.
+    /// The file, its folder or the file system is read-only, or belongs to another user.
     ReadOnly,
     /// There is no space: the disk is full, or the store has reached its limit.
     Full,
@@ -73,6 +73,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The request was closed already.
     Closed,
+    /// A page of another origin sent the request, which is [refused](crate::CrossOrigin).
+    CrossOrigin,
     /// An assumption of this crate about a store or a library does not hold; the text describes it.
     Unexpected,
 }
@@ -95,6 +97,7 @@ impl ErrorKind {
             ErrorKind::Invalid => "an argument or a setting is invalid",
             ErrorKind::Unsupported => "the store cannot do this",
             ErrorKind::Closed => "the request has been closed",
+            ErrorKind::CrossOrigin => "a page of another origin sent the request",
             ErrorKind::Unexpected => "an internal assumption does not hold",
         }
     }
@@ -102,10 +105,11 @@ impl ErrorKind {
 
 impl ErrorKind {
     /// Returns the HTTP status for a request that failed with this kind: 503 if a retry can
-    /// succeed, else 500.
+    /// succeed, 403 if it is refused, else 500.
     pub(crate) fn default_status(self) -> u16 {
         match self {
             ErrorKind::Busy | ErrorKind::Unavailable => 503,
+            ErrorKind::CrossOrigin => 403,
             _ => 500,
         }
     }

@@ -32,12 +32,12 @@
 //! |---|---|
 //! | the cookie and its safe defaults | [`CookieConfig`] |
 //! | the lifetime of sessions | [`Lifetime`], [`policy::Policy`] |
-//! | CSRF protection | [`Session::csrf_field`], [`Session::verify_csrf`] |
+//! | CSRF protection | [`CrossOrigin`], which is on by default; [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
 //! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
-//! | errors | [`ErrorKind`] |
+//! | errors; early responses of handlers | [`ErrorKind`]; [`http::HandlerError`] |
 //! | events for the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |
@@ -53,6 +53,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod cookie;
+pub mod cross_origin;
 pub mod csrf;
 mod data;
 mod delta;
@@ -77,6 +78,7 @@ pub mod testing;
 pub mod web;
 
 pub use cookie::CookieConfig;
+pub use cross_origin::CrossOrigin;
 pub use error::{Error, ErrorKind, Result};
 pub use flash::Flash;
 pub use id::UserKey;

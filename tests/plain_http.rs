@@ -1,5 +1,5 @@
-//! The warning about a Secure cookie that a browser drops. It comes once in a process, so this
-//! program has one test.
+//! Warnings that come once in a process, each with one test: about a Secure cookie that a browser
+//! drops, and about a proxy of which the application says nothing.
 
 mod common;
 
@@ -60,6 +60,25 @@ fn a_secure_cookie_over_plain_http_is_reported_once() {
             assert!(set_cookie(&complete(&app.sessions, &session)).is_some(), "it is sent");
         }
         reported.set(reported.get() + app.count(EventKind::InsecureConnection));
+    });
+    assert_eq!(reported.get(), 1);
+}
+
+#[test]
+fn an_unknown_proxy_is_reported_once() {
+    let forwarded =
+        || RequestHead::new().peer_addr([127, 0, 0, 1].into()).forwarded_for("192.0.2.7");
+    on_both_stores(defaults, |app| {
+        let behind = app.another(|builder| builder.behind_proxies(1));
+        let _ = (behind.open(forwarded()), app.sessions.open(RequestHead::new()));
+        assert_eq!(app.count(EventKind::UnknownProxy), 0);
+    });
+    let reported = std::cell::Cell::new(0);
+    on_both_stores(defaults, |app| {
+        for _ in 0..3 {
+            let _ = app.sessions.open(forwarded());
+        }
+        reported.set(reported.get() + app.count(EventKind::UnknownProxy));
     });
     assert_eq!(reported.get(), 1);
 }

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["stores"],
     &["conformance"],
     &["message"],
-    &["cleaner", "cookie"],
+    &["cleaner", "cookie", "cross_origin"],
     &["session"],
     &["flash", "csrf"],
     &["manager"],
@@ -32,8 +32,9 @@ const LAYERS: &[&[&str]] = &[
 /// The layers within `stores/sqlite`.
 const SQLITE_LAYERS: &[&[&str]] = &[
     &["columns", "error"],
+    &["ownership"],
     &["file", "file_identity", "record_cache", "sql", "wal"],
-    &["row"],
+    &["references", "row"],
     &["write"],
     &["commit", "migrate", "read_pool"],
     &["store"],

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
-use cloakroom::http::Outcome;
+use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -44,6 +44,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let bench = Bench::new(&dir.join("normal"), rows, quick, Durability::Normal);
     println!("{rows} sessions of {} bytes", session_json(0).len());
     bench.no_session(report);
+    bench.cross_origin(report);
     bench.load(report, "load_1t", &bench.sessions, 1, Goal::AtMost(1.4));
     bench.load(report, "load_8t", &bench.sessions, 8, Goal::AtLeast(0.9));
     bench.load(report, "load_cold_1t", &bench.cold, 1, Goal::AtMost(1.4));
@@ -150,6 +151,25 @@ impl Bench {
         });
         let time = median(times.collect());
         report.ratio("load_none", time, Goal::AtMost(150.0), "nanoseconds, not a ratio");
+    }
+
+    fn cross_origin(&self, report: &mut Report) {
+        if !report.wants("cross_origin") {
+            return;
+        }
+        // The longest way: the fields of a browser that does not send `Sec-Fetch-Site`.
+        let head = RequestHead::new().method("POST").target("/orders?page=2");
+        let head = head.host("shop.example.org:8443").origin("https://shop.example.org:8443");
+        let times = (0..self.rounds).map(|_| {
+            per_operation(
+                1,
+                self.slice,
+                |_| (),
+                |()| self.sessions.check_origin(black_box(&head)).expect("it passes"),
+            )
+        });
+        let time = median(times.collect());
+        report.ratio("cross_origin", time, Goal::AtMost(100.0), "nanoseconds, not a ratio");
     }
 
     fn load(

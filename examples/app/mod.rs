@@ -6,6 +6,9 @@
 //! - `CLOAKROOM_DB`: the database file; `cloakroom.db` by default.
 //! - `CLOAKROOM_INSECURE_HTTP=1`: a cookie that browsers accept over plain HTTP, for a trusted
 //!   network, and for Safari on localhost. Browsers drop the default cookie there.
+//!
+//! Forms of other origins are refused by default, before these functions. The tokens in the forms
+//! are for browsers from before 2020, and show how to meet OWASP ASVS 3.5.1 in full.
 
 #![allow(unreachable_pub, reason = "each example is a program of its own")]
 

@@ -35,6 +35,17 @@ impl fmt::Display for Event<'_> {
             Event::FileRecovered => {
                 f.write_str("the database is at its path again: changes are stored")
             }
+            Event::FileAliased { path, reason } => write!(
+                f,
+                "{} has a second name, under which other processes lose changes or damage the \
+                 database: {reason}",
+                path.display()
+            ),
+            Event::SessionsKept { sessions, tables } => write!(
+                f,
+                "{sessions} ended sessions cannot be removed, because of foreign keys without ON \
+                 DELETE CASCADE: {tables}"
+            ),
             Event::Swept { sessions } => write!(f, "swept {sessions} expired sessions"),
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will retry: {error}")
@@ -71,6 +82,18 @@ impl fmt::Display for Event<'_> {
                  planted cookies, which only a name that begins with __Host- prevents",
                 Address(*address)
             ),
+            Event::CrossOrigin { address, path, origin, host, refused, reason } => {
+                let did = if *refused { "refused" } else { "did not refuse, but only reports," };
+                write!(
+                    f,
+                    "{did} a cross-origin request from {} to {}, with the origin {} and the host \
+                     {}: {reason}",
+                    Address(*address),
+                    Shortened(*path),
+                    Shortened(*origin),
+                    Shortened(*host)
+                )
+            }
             Event::Created { public_id } => write!(f, "session {public_id} began"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
             Event::SignedIn { public_id, user, address } => {
@@ -127,6 +150,12 @@ impl fmt::Display for Event<'_> {
                  over TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
+            Event::UnknownProxy { peer } => write!(
+                f,
+                "a request from {} has X-Forwarded-For, but behind_proxies is not set: behind a \
+                 proxy, its address counts as that of every client",
+                Address(*peer)
+            ),
             Event::ForeignItem { error } => {
                 write!(f, "an invalid value counts as absent: {error}")
             }
@@ -168,6 +197,18 @@ impl fmt::Display for EndReason {
             EndReason::ReplacedId => f.write_str("a replaced id of it was used"),
             EndReason::Idle(limit) => write!(f, "no activity for {} s", limit.as_secs_f64()),
             EndReason::Absolute => f.write_str("the absolute limit was reached"),
+        }
+    }
+}
+
+/// The value of a header field, which a client can make long.
+struct Shortened<'a>(Option<&'a str>);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "{:?}", text.chars().take(256).collect::<String>()),
+            None => f.write_str("(none)"),
         }
     }
 }

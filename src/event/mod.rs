@@ -82,6 +82,23 @@ pub enum Event<'a> {
     },
     /// The file is at its path again, and changes are stored again.
     FileRecovered,
+    /// The database file can be reached by a second name: it has several hard links, or it is
+    /// mounted alone into a container. SQLite finds the write-ahead log and the locks by the name
+    /// of the file, so a process that uses another name loses changes or damages the database.
+    FileAliased {
+        /// The path.
+        path: &'a Path,
+        /// The reason.
+        reason: &'a str,
+    },
+    /// A sweep left sessions that have ended, because rows of other tables reference them by a
+    /// foreign key without `ON DELETE CASCADE`. Raised when the number changes.
+    SessionsKept {
+        /// The number of sessions.
+        sessions: u64,
+        /// The names of those tables.
+        tables: &'a str,
+    },
     /// The cleaner removed expired sessions.
     Swept {
         /// The number of sessions.
@@ -140,6 +157,22 @@ pub enum Event<'a> {
     TooManyIds {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
+    },
+    /// A page of another origin sent a request that can change something
+    /// ([`CrossOrigin`](crate::CrossOrigin)).
+    CrossOrigin {
+        /// The client's address, if it is known.
+        address: Option<IpAddr>,
+        /// The path of the request, if it is known.
+        path: Option<&'a str>,
+        /// The value of `Origin`; `None` if the request has none or several.
+        origin: Option<&'a str>,
+        /// The host of the request; `None` if the request has none or several.
+        host: Option<&'a str>,
+        /// Whether the request was refused; false if the check only reports.
+        refused: bool,
+        /// The reason, and the remedy if the page is the application's own.
+        reason: &'a str,
     },
     /// A session began.
     Created {
@@ -246,6 +279,13 @@ pub enum Event<'a> {
         /// The host of the request.
         host: &'a str,
     },
+    /// A request has the field `X-Forwarded-For`, but
+    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
+    /// proxy's address counts as that of every client. Raised once per process.
+    UnknownProxy {
+        /// The address from which the request came.
+        peer: Option<IpAddr>,
+    },
     /// memcached has a value under a key of this crate that no version of it wrote for that key. The
     /// value counts as absent.
     ForeignItem {
@@ -348,6 +388,8 @@ event_kinds! {
     CheckpointUnblocked, "checkpoint_unblocked", Warn;
     FileLost, "file_lost", Warn;
     FileRecovered, "file_recovered", Warn;
+    FileAliased, "file_aliased", Warn;
+    SessionsKept, "sessions_kept", Warn;
     Swept, "swept", Debug;
     CleanerFailed, "cleaner_failed", Warn;
     CleanerRecovered, "cleaner_recovered", Warn;
@@ -357,6 +399,7 @@ event_kinds! {
     IdGuessing, "id_guessing", Warn;
     ReplacedIdUsed, "replaced_id_used", Warn;
     TooManyIds, "too_many_ids", Warn;
+    CrossOrigin, "cross_origin", Warn;
     Created, "created", Debug;
     Renewed, "renewed", Debug;
     SignedIn, "signed_in", Info;
@@ -372,6 +415,7 @@ event_kinds! {
     RequestFailed, "request_failed", Error;
     HandlerFailed, "handler_failed", Error;
     InsecureConnection, "insecure_connection", Warn;
+    UnknownProxy, "unknown_proxy", Warn;
     ForeignItem, "foreign_item", Error;
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;

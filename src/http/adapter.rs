@@ -1,26 +1,27 @@
-//! The common part of the adapters for all web frameworks. [`Adapter::run`] opens the session, runs
-//! the handler (`run_handler`), closes the session ([`close`](Adapter::close)), and adds the header
-//! fields to the response (`close_and_respond`).
+//! The common part of the adapters for all web frameworks. [`Adapter::run`] checks the origin of
+//! the request and opens the session ([`open`](Adapter::open)), runs the handler (`run_handler`),
+//! closes the session ([`close`](Adapter::close)), and adds the header fields to the response
+//! (`close_and_respond`).
 
 use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cookie::CookieConfig;
+use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
+use crate::http::handler_error::HandlerError;
 use crate::manager::SessionManager;
 use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
 use crate::session::{Session, Transport};
 
-type BoxError = Box<dyn StdError + Send + Sync>;
-
 /// The runner of a web framework's requests, with sessions of one manager.
 ///
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
-/// other frameworks the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
-/// [`report_error`](Self::report_error) and [`report_panic`](Self::report_panic), and
-/// [`close`](Self::close).
+/// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open), and
+/// [`answer`](Self::answer) or its own parts, [`report_error`](Self::report_error),
+/// [`report_panic`](Self::report_panic) and [`close`](Self::close).
 ///
 /// ```
 /// use cloakroom::http::{Adapter, Response};
@@ -47,7 +48,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 /// let adapter = Adapter::new(&sessions);
-/// let head = adapter.head([("Host", "localhost"), ("Cookie", "theme=dark")]);
+/// let headers = [("Host", "localhost"), ("Cookie", "theme=dark")];
+/// let head = adapter.head("POST", "/theme", headers);
 /// let answer = adapter.run(
 ///     head,
 ///     |session| {
@@ -77,21 +79,50 @@ impl<'m> Adapter<'m> {
     /// Answers one request: opens its session, runs the handler, stores the changes, and returns
     /// the response with all header fields, ready to be sent.
     ///
-    /// If the handler returns an error or panics, or the changes cannot be stored, an event is
-    /// raised and `error_page` makes the response. Its status is that of the
-    /// [`Error`](crate::Error) of this crate that the handler's error is or contains
-    /// ([`SessionManager::status_of`]), else 500. Changes of data are then discarded; a sign-out or
-    /// revocation is kept. A streamed body is read after all this: it can read the session, but not
-    /// change it.
+    /// For a request that a page of another origin sent, `error_page` is called with 403 and
+    /// nothing else happens. Its text can be [`REFUSED`](crate::cross_origin::REFUSED).
+    ///
+    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or
+    /// panics, or the changes cannot be stored, an event is raised and `error_page` makes the
+    /// response. Its status is that of the [`Error`](crate::Error) of this crate that the handler's
+    /// error is or contains ([`SessionManager::status_of`]), else 500. Changes of data are then
+    /// discarded; a sign-out or revocation is kept. A streamed body is read after all this: it can
+    /// read the session, but not change it.
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        let session = self.sessions.open(head);
+        self.answer(self.open(&head), handler, error_page)
+    }
+
+    /// Does the part of [`run`](Self::run) after [`open`](Self::open). It does not need the request
+    /// head, so the handler can take the whole request, for example to read its body.
+    pub fn answer<R: Response>(
+        self,
+        opened: Result<Session, u16>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
+        error_page: impl Fn(u16) -> R,
+    ) -> R {
+        let session = match opened {
+            Ok(session) => session,
+            Err(status) => return error_page(status),
+        };
         let (response, failure) = self.run_handler(&session, handler, &error_page);
         self.close_and_respond(&session, response, failure, error_page)
+    }
+
+    /// Opens the session of a request, if no page of another origin sent it.
+    ///
+    /// # Errors
+    /// The status of the response if the request is refused, 403. An event has the reason. The
+    /// handler must not run.
+    pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
+        match self.sessions.decide(head) {
+            OriginDecision::Refuse(_) => Err(403),
+            decision => Ok(self.sessions.open_decided(head, decision)),
+        }
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the
@@ -99,12 +130,13 @@ impl<'m> Adapter<'m> {
     pub(crate) fn run_handler<R>(
         self,
         session: &Session,
-        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> (R, Option<Outcome>) {
         // A server that survives a panic relies on the handler's state in the same way. The
         // session's own state is consistent after a panic.
-        let (status, outcome) = match catch_unwind(AssertUnwindSafe(|| handler(session))) {
+        let handle = || handler(session).or_else(HandlerError::into_response);
+        let (status, outcome) = match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(Ok(response)) => return (response, None),
             Ok(Err(error)) => (self.report_error(&*error), Outcome::ServerError),
             Err(panic) => (self.report_panic(&*panic), Outcome::Panicked),
@@ -179,14 +211,17 @@ impl<'m> Adapter<'m> {
         500
     }
 
-    /// Makes the request head from the names and values of all header fields. An adapter adds only
-    /// the client's [address](RequestHead::peer_addr), and whether its connection is
-    /// [encrypted](RequestHead::secure).
+    /// Makes the request head from the method, the target (path and query), and the names and
+    /// values of all header fields. An adapter adds only the client's
+    /// [address](RequestHead::peer_addr), whether its connection is
+    /// [encrypted](RequestHead::secure) and, for HTTP/2, the [host](RequestHead::host).
     pub fn head<'r>(
         self,
+        method: &'r str,
+        target: &'r str,
         headers: impl IntoIterator<Item = (&'r str, &'r str)>,
     ) -> RequestHead<'r> {
-        let mut head = RequestHead::new();
+        let mut head = RequestHead::new().method(method).target(target);
         let mut protocol = None;
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -196,6 +231,14 @@ impl<'m> Adapter<'m> {
                 }
             } else if is("Host") {
                 head = head.host(value);
+            } else if is("Origin") {
+                head = head.origin(value);
+            } else if is("Sec-Fetch-Site") {
+                head = head.sec_fetch_site(value);
+            } else if is("Upgrade") {
+                head = head.upgrade(value);
+            } else if is("X-Forwarded-Host") {
+                head = head.forwarded_host(value);
             } else if is("X-Forwarded-Proto") {
                 // The first of several proxies describes the client's connection, in one field or
                 // in several.
@@ -217,8 +260,10 @@ impl<'m> Adapter<'m> {
     /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that
     /// look fields up by name.
     pub fn header_names(self) -> impl Iterator<Item = &'m str> {
-        let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
-        names.into_iter().chain(["Sec-Purpose", "Purpose"]).chain(self.id_header())
+        let origin = ["Host", "X-Forwarded-Host", "Origin", "Sec-Fetch-Site", "Upgrade"];
+        let client = ["X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
+        let others = ["Cookie", "Sec-Purpose", "Purpose"];
+        origin.into_iter().chain(client).chain(others).chain(self.id_header())
     }
 
     /// Returns the request header that carries the id, if that is not a cookie.
@@ -276,7 +321,7 @@ mod tests {
             (&[], false),
         ] {
             let pairs = fields.iter().map(|value| ("x-forwarded-proto", *value));
-            let head = Adapter::new(&sessions).head(pairs);
+            let head = Adapter::new(&sessions).head("GET", "/", pairs);
             assert_eq!(head.secure, secure, "{fields:?}");
         }
     }

@@ -11,6 +11,7 @@ use crate::backend::{AtLimit, SessionLimit, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
+use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event, Events};
 use crate::id::Realm;
@@ -59,6 +60,8 @@ pub struct SessionManagerBuilder {
     sweep_every: Option<Duration>,
     realm: Option<String>,
     also_read: Vec<String>,
+    /// `None` for the default of the transport.
+    cross_origin: Option<CrossOrigin>,
     settings: Settings,
 }
 
@@ -79,6 +82,7 @@ impl SessionManagerBuilder {
             sweep_every: Some(Duration::from_secs(60)),
             realm: None,
             also_read: Vec::new(),
+            cross_origin: None,
             settings: Settings {
                 transport: Transport::Cookie(CookieConfig::new()),
                 realm: Realm::default(),
@@ -100,6 +104,7 @@ impl SessionManagerBuilder {
                 form_pages_no_store: true,
                 end_session_on_replaced_id: false,
                 clear_site_data: false,
+                cross_origin: CrossOrigin::refuse(),
             },
         }
     }
@@ -228,11 +233,12 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the number of proxies in front of the application that each add an entry to
-    /// `X-Forwarded-For`. The client's address is then the entry that the outermost of them added.
+    /// `X-Forwarded-For`. The client's address is then the entry that the outermost of them added,
+    /// and the host of the application is the first in `X-Forwarded-Host`, if a proxy sends it.
     /// Every request must pass through all of them. At most 8.
     ///
-    /// Defaults to 0: the header, which any client can send, is ignored, and the client's address
-    /// is the address of the connection.
+    /// Defaults to 0: these headers, which any client can send, are ignored, and the client's
+    /// address is the address of the connection.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
@@ -293,6 +299,13 @@ impl SessionManagerBuilder {
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
+    }
+
+    /// Sets what happens to requests that pages of other origins send. Defaults to
+    /// [`CrossOrigin::refuse`]; to [`CrossOrigin::off`] for ids in a [`header`](Self::header),
+    /// which no browser sends by itself.
+    pub fn cross_origin(self, cross_origin: CrossOrigin) -> Self {
+        SessionManagerBuilder { cross_origin: Some(cross_origin), ..self }
     }
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
@@ -406,6 +419,12 @@ impl SessionManagerBuilder {
         {
             self.events.raise(&Event::NoAbsoluteLimit);
         }
+        let by_default = match &settings.transport {
+            Transport::Cookie(_) => CrossOrigin::refuse(),
+            Transport::Header(_) => CrossOrigin::off(),
+        };
+        self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
+        self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start = |interval| {

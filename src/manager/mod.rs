@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::cleaner::Cleaner;
+use crate::cross_origin::{OriginDecision, Reason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{BlockingHook, Context, Session, run_blocking};
@@ -79,11 +80,85 @@ impl SessionManager {
 
     /// Opens the session of a request. Does no I/O.
     ///
+    /// If [`check_origin`](Self::check_origin) refuses the request, every use of the session fails
+    /// with [`ErrorKind::CrossOrigin`], and so does [`close`](Self::close): nothing is read or
+    /// stored, and the response carries no id.
+    ///
     /// The first read loads it, once. A long response or a WebSocket therefore does not see a later
     /// revocation. To check, open another session from the same `Cookie` header.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
-        Session::new(self.context.clone(), self.blocking_hook, &head.into())
+        let head = head.into();
+        self.open_decided(&head, self.decide(&head))
+    }
+
+    /// Opens the session of a request, about whose origin this decision was made. A refused request
+    /// presents nothing.
+    pub(crate) fn open_decided(&self, head: &RequestHead<'_>, decision: OriginDecision) -> Session {
+        let nothing = RequestHead::new();
+        let head = match decision {
+            OriginDecision::Refuse(_) => &nothing,
+            _ => head,
+        };
+        Session::new(self.context.clone(), self.blocking_hook, head, decision)
+    }
+
+    /// Checks that no page of another origin sent a request that can change something
+    /// ([`CrossOrigin`](crate::CrossOrigin)). Call it before the handler, and answer a refused
+    /// request with status 403 and the text [`REFUSED`](crate::cross_origin::REFUSED); adapters do.
+    ///
+    /// ```
+    /// use cloakroom::ErrorKind;
+    /// use cloakroom::http::RequestHead;
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    ///
+    /// let post = || RequestHead::new().method("POST").host("example.org");
+    /// sessions.check_origin(&post().sec_fetch_site("same-origin"))?;
+    /// let refused = sessions.check_origin(&post().sec_fetch_site("cross-site"));
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::CrossOrigin);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::CrossOrigin`] if the request is refused; an [event](Event::CrossOrigin) has the
+    /// reason.
+    pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
+        match self.decide(head) {
+            OriginDecision::Refuse(_) => {
+                Err(Error::new(ErrorKind::CrossOrigin, "answer the request"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides about the origin of a request, without an event.
+    pub(crate) fn decide_quietly(&self, head: &RequestHead<'_>) -> OriginDecision {
+        let settings = &self.context.settings;
+        settings.cross_origin.decide(head, settings.proxies)
+    }
+
+    /// Decides about the origin of a request, and raises the event if it is refused or reported.
+    pub(crate) fn decide(&self, head: &RequestHead<'_>) -> OriginDecision {
+        let decision = self.decide_quietly(head);
+        match decision {
+            OriginDecision::Pass | OriginDecision::Exempt => {}
+            OriginDecision::Report(reason) => self.raise_cross_origin(head, reason, false),
+            OriginDecision::Refuse(reason) => self.raise_cross_origin(head, reason, true),
+        }
+        decision
+    }
+
+    #[cold]
+    fn raise_cross_origin(&self, head: &RequestHead<'_>, reason: Reason, refused: bool) {
+        let proxies = self.context.settings.proxies;
+        self.context.events.raise(&Event::CrossOrigin {
+            address: head.client_address(proxies),
+            path: head.path,
+            origin: head.origin.once(),
+            host: head.public_host(proxies),
+            refused,
+            reason: reason.message(),
+        });
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the

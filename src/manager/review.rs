@@ -117,6 +117,7 @@ impl SessionManager {
             Transport::Cookie(cookie) => cookies(cookie),
             Transport::Header(name) => header(name),
         });
+        findings.push(anti_forgery(settings));
         findings.extend(data_in_browsers(settings));
         findings.extend(assurance_levels(&lifetimes));
         findings.extend(separation(self.context.capabilities, &settings.realm));
@@ -231,6 +232,19 @@ fn header(name: &str) -> Vec<Finding> {
         "scripts can read the id, because the header {name:?} carries it: use a cookie for browsers"
     );
     vec![Finding::new("ASVS 3.3.4", false, "", &why)]
+}
+
+/// ASVS 3.5.1.
+fn anti_forgery(settings: &Settings) -> Finding {
+    let by_header = matches!(settings.transport, Transport::Header(_));
+    let why = match by_header {
+        true => "browsers do not send the id by themselves",
+        false => "requests that pages of other origins send are refused",
+    };
+    let met = by_header || settings.cross_origin.is_enforced();
+    let otherwise = "requests that pages of other origins send are not refused: set \
+                     cross_origin(CrossOrigin::refuse()), or verify a CSRF token in every form";
+    Finding::new("ASVS 3.5.1", met, why, otherwise)
 }
 
 /// ASVS 14.3.

@@ -8,6 +8,7 @@ mod outcome;
 mod request_head;
 mod response;
 mod response_headers;
+mod single;
 mod small_list;
 
 pub(crate) use host::{is_loopback, is_webkit};
@@ -16,4 +17,5 @@ pub(crate) use request_head::MAX_PROXIES;
 pub use request_head::RequestHead;
 pub use response::Response;
 pub use response_headers::ResponseHeaders;
+pub(crate) use single::Single;
 pub(crate) use small_list::SmallList;

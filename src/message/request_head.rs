@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::message::single::Single;
 use crate::message::small_list::SmallList;
 
 /// The fields of a request head that sessions read. It borrows them, and allocates only where one
@@ -20,7 +21,16 @@ use crate::message::small_list::SmallList;
 pub struct RequestHead<'r> {
     pub(crate) cookies: SmallList<&'r str, 4>,
     pub(crate) ids: SmallList<&'r str, 1>,
-    pub(crate) host: Option<&'r str>,
+    pub(crate) method: Option<&'r str>,
+    /// The path of the request's target.
+    pub(crate) path: Option<&'r str>,
+    pub(crate) host: Single<'r>,
+    /// The first `X-Forwarded-Host` field.
+    forwarded_host: Option<&'r str>,
+    pub(crate) origin: Single<'r>,
+    pub(crate) sec_fetch_site: Single<'r>,
+    /// Whether the client asks to continue with a WebSocket.
+    pub(crate) websocket: bool,
     pub(crate) secure: bool,
     pub(crate) peer_addr: Option<IpAddr>,
     /// The last fields, because proxies append their entries after those of the client.
@@ -53,13 +63,53 @@ impl<'r> RequestHead<'r> {
         self
     }
 
-    /// Sets the value of the `Host` field.
+    /// Sets the method, in upper case. Without it, the cross-origin check treats the request as a
+    /// `POST`.
+    pub fn method(self, method: &'r str) -> Self {
+        RequestHead { method: Some(method), ..self }
+    }
+
+    /// Sets the target of the request: its path, and its query if it has one. The cross-origin
+    /// check compares the path with those that are [exempt](crate::CrossOrigin::exempt).
+    pub fn target(self, target: &'r str) -> Self {
+        RequestHead { path: target.split('?').next(), ..self }
+    }
+
+    /// Adds the value of a `Host` field; in HTTP/2 and HTTP/3, of `:authority`. Where there are
+    /// several, the request has no host.
     pub fn host(self, value: &'r str) -> Self {
-        RequestHead { host: Some(value), ..self }
+        RequestHead { host: self.host.with(value), ..self }
+    }
+
+    /// Adds the value of an `X-Forwarded-Host` field; call it in the order of the fields. It counts
+    /// only if the manager has
+    /// [proxies](crate::manager::SessionManagerBuilder::behind_proxies).
+    pub fn forwarded_host(self, value: &'r str) -> Self {
+        RequestHead { forwarded_host: self.forwarded_host.or(Some(value)), ..self }
+    }
+
+    /// Adds the value of an `Origin` field.
+    pub fn origin(self, value: &'r str) -> Self {
+        RequestHead { origin: self.origin.with(value), ..self }
+    }
+
+    /// Adds the value of a `Sec-Fetch-Site` field.
+    pub fn sec_fetch_site(self, value: &'r str) -> Self {
+        RequestHead { sec_fetch_site: self.sec_fetch_site.with(value), ..self }
+    }
+
+    /// Adds the value of an `Upgrade` field, by which a client asks for a WebSocket.
+    pub fn upgrade(self, value: &'r str) -> Self {
+        let is_websocket = |protocol: &str| {
+            let name = protocol.split('/').next().unwrap_or_default();
+            name.trim().eq_ignore_ascii_case("websocket")
+        };
+        RequestHead { websocket: self.websocket || value.split(',').any(is_websocket), ..self }
     }
 
     /// Marks the client's connection as encrypted if `secure`: by TLS in this program, or by a
-    /// proxy that sends `X-Forwarded-Proto: https`. It decides about a warning only.
+    /// proxy that sends `X-Forwarded-Proto: https`. Then a page over plain HTTP has another origin.
+    /// Otherwise it decides about a warning only.
     pub fn secure(self, secure: bool) -> Self {
         RequestHead { secure: self.secure || secure, ..self }
     }
@@ -93,10 +143,15 @@ impl<'r> RequestHead<'r> {
     /// Sets the value of the `Sec-Purpose` field, or of the older `Purpose`. `prefetch`, with or
     /// without `prerender`, means that a browser fetches the page in advance and may never show it
     /// (HTML, 7.6 Speculative loading). Such a request leaves
-    /// [flashes](crate::Session::flashes) in the session.
+    /// [flashes](crate::Session::flashes) in the session, and does not count as activity.
     pub fn purpose(self, value: &'r str) -> Self {
         let is_prefetch = |word: &str| word.trim().eq_ignore_ascii_case("prefetch");
         RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }
+    }
+
+    /// Returns whether the request says that a proxy has forwarded it.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.forwarded_for.iter().any(Option::is_some)
     }
 
     /// Returns the client's address behind this number of proxies, each of which appends the
@@ -110,6 +165,15 @@ impl<'r> RequestHead<'r> {
         match fields.flat_map(|field| field.rsplit(',')).nth(nearer) {
             Some(entry) => parse_address(entry.trim()),
             None => self.canonical_peer(),
+        }
+    }
+
+    /// Returns the host by which browsers know the application. Any client can send
+    /// `X-Forwarded-Host`, but the page of another origin only if the application allows it (CORS).
+    pub(crate) fn public_host(&self, proxies: u8) -> Option<&'r str> {
+        match self.forwarded_host.filter(|_| proxies > 0) {
+            Some(hosts) => hosts.split(',').next().map(str::trim),
+            None => self.host.once(),
         }
     }
 
@@ -132,7 +196,13 @@ impl Debug for RequestHead<'_> {
         f.debug_struct("RequestHead")
             .field("cookies", &format_args!("{} fields", self.cookies.len()))
             .field("ids", &format_args!("{} fields", self.ids.len()))
+            .field("method", &self.method)
+            .field("path", &self.path)
             .field("host", &self.host)
+            .field("forwarded_host", &self.forwarded_host)
+            .field("origin", &self.origin)
+            .field("sec_fetch_site", &self.sec_fetch_site)
+            .field("websocket", &self.websocket)
             .field("secure", &self.secure)
             .field("peer_addr", &self.peer_addr)
             .field("forwarded_for", &forwarded_for)

@@ -34,7 +34,7 @@ const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 ///
 /// The cleaner writes a touch within a second. If the session may end before, or there is no
 /// cleaner, the request writes it. A request that [ignores](Session::ignore) its session writes
-/// none.
+/// none, nor does a prefetch, of which the user may know nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Activity {
     pub(super) first_use: Option<Timestamp>,
@@ -48,10 +48,15 @@ impl Activity {
 }
 
 impl Session {
+    /// Returns whether the request counts as activity.
+    fn is_activity(&self, state: &State) -> bool {
+        !state.ignored && !self.prefetch
+    }
+
     /// Touches the session that the first read has loaded.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if let LoadState::Live(live) = &mut state.loaded
-            && !state.ignored
+        if self.is_activity(state)
+            && let LoadState::Live(live) = &mut state.loaded
         {
             self.touch_early(&mut live.session, now);
         }
@@ -64,7 +69,7 @@ impl Session {
         }
         let now = self.context.now();
         state.activity.first_use = Some(now);
-        if state.ignored || !matches!(state.loaded, LoadState::Unread) {
+        if !self.is_activity(state) || !matches!(state.loaded, LoadState::Unread) {
             return;
         }
         for id_hash in self.presented.id_hashes() {
@@ -78,7 +83,7 @@ impl Session {
 
     /// Touches the session at the end of the request.
     pub(super) fn touch_at_end(&self, state: &State) {
-        if let Some(session) = state.loaded.session().filter(|_| !state.ignored) {
+        if let Some(session) = state.loaded.session().filter(|_| self.is_activity(state)) {
             let now = self.context.now();
             self.touch(session, state.activity.touch(now), now);
         }

@@ -212,7 +212,7 @@ impl Session {
         for _ in 0..TRIES {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
-            commit.touch = Some(activity.touch(commit.now));
+            commit.touch = (!self.prefetch).then(|| activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
                 turn.wake_next();

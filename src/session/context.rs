@@ -61,11 +61,21 @@ impl Context {
         }
     }
 
+    /// Raises once per process the event that a proxy forwards requests, but the addresses of its
+    /// clients are not used.
+    pub(crate) fn warn_if_proxied(&self, head: &RequestHead<'_>) {
+        static WARNED: AtomicBool = AtomicBool::new(false);
+        let is_unknown = self.settings.proxies == 0 && head.is_forwarded();
+        if is_unknown && !WARNED.load(Ordering::Relaxed) && !WARNED.swap(true, Ordering::Relaxed) {
+            self.events.raise(&Event::UnknownProxy { peer: head.peer_addr });
+        }
+    }
+
     /// Returns the host of a request whose browser drops the cookie, until the event was raised. On
     /// a loopback name only WebKit browsers drop it.
     pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
-        let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
+        let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;
         let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
         (drops && !warned_flag(host).load(Ordering::Relaxed)).then_some(host)
     }

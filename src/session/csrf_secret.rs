@@ -144,6 +144,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
+        self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.loaded {
             LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
             loaded if loaded.is_lost() => None,

@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::clock::Timestamp;
+use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
@@ -77,6 +78,8 @@ pub struct Session {
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
     insecure_host: Option<Box<str>>,
     address: Option<IpAddr>,
+    /// The decision of the cross-origin check.
+    origin_check: OriginDecision,
     /// Whether the browser prefetches the page.
     prefetch: bool,
     /// The client, if the settings say that sessions record it.
@@ -101,6 +104,8 @@ struct State {
     to_end_after_sign_in: Vec<SessionIdHash>,
     sign_out: SignOut,
     ignored: bool,
+    /// A request to an exempt path may begin a session.
+    cross_site_allowed: bool,
     closed: bool,
     /// Why the presented session has ended, if that is known.
     ended: Option<EndReason>,
@@ -216,9 +221,11 @@ impl Session {
         context: Arc<Context>,
         blocking_hook: Option<BlockingHook>,
         head: &RequestHead<'_>,
+        origin_check: OriginDecision,
     ) -> Self {
         let presented = context.settings.presented(head);
         let address = head.client_address(context.settings.proxies);
+        context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed {
             context.events.raise(&Event::MalformedId { address });
             context.count_guess(address, hash);
@@ -239,6 +246,7 @@ impl Session {
             opened_at,
             insecure_host,
             address,
+            origin_check,
             prefetch: head.prefetch,
             client,
             state: Mutex::default(),
@@ -263,8 +271,12 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails on a thread that holds the lock already, in an update.
+    /// Locks the state. Fails on a thread that holds the lock already, in an update, and for a
+    /// request that is refused.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        if let OriginDecision::Refuse(_) = self.origin_check {
+            return Err(Error::new(ErrorKind::CrossOrigin, operation));
+        }
         self.check_not_updating(operation)?;
         Ok(self.state())
     }
@@ -304,9 +316,40 @@ impl Session {
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
         state.check_readable(operation)?;
+        self.check_cross_site(&state, operation)?;
         state.response.varies = true;
         self.touch_first_written(&mut state);
         Ok(state)
+    }
+
+    /// Refuses to begin or end a session in a request that the page of another site sent, as it can
+    /// to an exempt path. Such a request comes without the cookie, and the response would replace or
+    /// remove it.
+    fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
+        let is_exempt = self.origin_check == OriginDecision::Exempt;
+        if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
+            let why = "another site sent the request, without the cookie that the browser may \
+                       have: call allow_cross_site first, if the response may replace it";
+            return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
+        }
+        Ok(())
+    }
+
+    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove the
+    /// cookie, although another site sent it. Call it once the request has proved where it comes
+    /// from.
+    ///
+    /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
+    /// request begins replaces the one that the browser has, so any site could sign the user out.
+    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
+    /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
+    /// request presents an id, the call has no effect.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn allow_cross_site(&self) -> Result<()> {
+        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
+        Ok(())
     }
 
     /// Returns the signed-in user.
@@ -417,7 +460,9 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
-        let mut state = self.lock_open("destroy the session")?;
+        const OPERATION: &str = "destroy the session";
+        let mut state = self.lock_open(OPERATION)?;
+        self.check_cross_site(&state, OPERATION)?;
         let current = state.loaded.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
             if !state.to_destroy.contains(&id_hash) {
@@ -434,7 +479,7 @@ impl Session {
     pub fn is_changed(&self) -> bool {
         match self.lock("look at a session") {
             Ok(state) => !state.closed && !state.changes.is_empty(),
-            Err(_) => true,
+            Err(error) => error.kind() != ErrorKind::CrossOrigin,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::backend::SessionLimit;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
+use crate::cross_origin::CrossOrigin;
 use crate::error::ErrorKind;
 use crate::id::{Realm, RealmTag, SessionId};
 use crate::lifetime::Lifetime;
@@ -73,6 +74,7 @@ pub(crate) struct Settings {
     pub(crate) form_pages_no_store: bool,
     pub(crate) end_session_on_replaced_id: bool,
     pub(crate) clear_site_data: bool,
+    pub(crate) cross_origin: CrossOrigin,
 }
 
 impl Settings {

@@ -4,7 +4,13 @@
 //! [`http::Adapter`](crate::http::Adapter) does everything else, also for adapters outside this
 //! crate.
 
+#[cfg(any(feature = "http", feature = "rouille", feature = "tiny_http"))]
+mod error_page;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "rocket")]
 pub mod rocket;
 #[cfg(feature = "rouille")]
 pub mod rouille;
+#[cfg(feature = "tiny_http")]
+pub mod tiny_http;

@@ -1,41 +1,64 @@
 //! Sessions for rouille.
+//!
+//! rouille's server delays the body of most responses above 1 KiB by some 40 ms on a connection
+//! that the client has kept open. rouille has no setting for it; the adapter for tiny_http avoids
+//! it.
 
 use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};
-use std::error;
+use std::error::Error;
 use std::net::SocketAddr;
 
-use rouille::{Request, Response};
+use rouille::{Request, Response, try_or_400};
 
 use crate::http::{self, Adapter, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
+use crate::web::error_page;
 
-/// The result of a handler: `?` converts any error.
-pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sync>>;
+pub use crate::http::HandlerError;
+
+/// The result of a handler, and of functions that it calls with `?`, which converts any error.
+pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 
 /// Answers a request with a session.
+///
+/// A request that a page of another origin sent is answered with 403, and the handler does not run
+/// ([`CrossOrigin`](crate::CrossOrigin)).
 ///
 /// The session's changes are stored before this returns. Where the handler returns an error, it is
 /// answered with the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
 /// crate that it is or contains, else with 500; a failure to store the changes likewise. A panic of
-/// the handler is answered with 500. These responses have a plain body; an event has the details.
-/// In all these cases changes of data are discarded, and a sign-out or revocation is kept.
+/// the handler is answered with 500. These responses have a plain body
+/// ([`session_with_error_page`] has another one); an event has the details. In all these cases
+/// changes of data are discarded, and a sign-out or revocation is kept.
+///
+/// A handler that is a function returns [`Result`]. One that returns a
+/// [`cloakroom::Result`](crate::Result) or another one is called in a closure:
+/// `|session| Ok(handler(session)?)`. A handler can return early with [`HandlerError::response`],
+/// or with [`bad_request`] in place of [`try_or_400!`](rouille::try_or_400).
 ///
 /// A handler can call this again, for the same request and manager: the inner handler gets the same
 /// session, which the outer call closes. If the inner handler fails or panics, the request's
 /// changes of data are discarded, even if the outer one returns a success.
 ///
 /// ```no_run
-/// use cloakroom::{MemoryStore, SessionManager, web};
-/// use rouille::Response;
+/// use cloakroom::web::rouille::{HandlerError, Result, bad_request, session};
+/// use cloakroom::{MemoryStore, Session, SessionManager};
+/// use rouille::{Request, Response, post_input};
+///
+/// fn rename(request: &Request, session: &Session) -> Result {
+///     if session.user()?.is_none() {
+///         return Err(HandlerError::response(Response::redirect_303("/sign-in")));
+///     }
+///     let form = post_input!(request, { name: String }).map_err(bad_request)?;
+///     session.set("name", form.name)?;
+///     Ok(Response::redirect_303("/"))
+/// }
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 /// rouille::start_server("localhost:8000", move |request| {
-///     web::rouille::session(&sessions, request, |session| {
-///         let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-///         Ok(Response::text(format!("visits: {visits}")))
-///     })
+///     session(&sessions, request, |session| rename(request, session))
 /// });
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
@@ -44,10 +67,41 @@ pub fn session(
     request: &Request,
     handler: impl FnOnce(&Session) -> Result,
 ) -> Response {
+    let error_page = |status| Response::text(error_page::body(status));
+    session_with_error_page(sessions, request, handler, error_page)
+}
+
+/// Answers a request with a session as [`session`] does, with error pages of the application:
+/// `error_page` gets the status and returns the page, whose status this sets.
+///
+/// ```
+/// use cloakroom::{MemoryStore, SessionManager, web};
+/// use rouille::{Request, Response};
+///
+/// fn error_page(status: u16) -> Response {
+///     Response::html(format!("<h1>Sorry</h1><p>This did not work ({status})."))
+/// }
+///
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// let request = Request::fake_http("GET", "/", vec![], vec![]);
+/// let handler = |_: &_| Err("the printer is on fire".into());
+/// let response =
+///     web::rouille::session_with_error_page(&sessions, &request, handler, error_page);
+/// assert_eq!(response.status_code, 500);
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+pub fn session_with_error_page(
+    sessions: &SessionManager,
+    request: &Request,
+    handler: impl FnOnce(&Session) -> Result,
+    error_page: impl Fn(u16) -> Response,
+) -> Response {
+    let error_page = |status| error_page(status).with_status_code(status);
     let adapter = Adapter::new(sessions);
     let peer = *request.remote_addr();
     // `Request::header` returns only the first of several fields of one name.
-    let head = adapter.head(request.headers()).secure(request.is_secure()).peer_addr(peer.ip());
+    let head = adapter.head(request.method(), request.raw_url(), request.headers());
+    let head = head.secure(request.is_secure()).peer_addr(peer.ip());
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.
@@ -55,27 +109,44 @@ pub fn session(
             outer.peer == peer && adapter.is_session_of(&outer.session, &head)
         };
         if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
-            return outer.call(adapter, handler);
+            return outer.call(adapter, handler, error_page);
         }
-        let open = OpenSession { session: sessions.open(head), peer, failure: Cell::new(None) };
+        let session = match adapter.open(&head) {
+            Ok(session) => session,
+            Err(status) => return error_page(status),
+        };
+        let open = OpenSession { session, peer, failure: Cell::new(None) };
         let is_free =
             |slot: &&RefCell<Option<OpenSession>>| slot.try_borrow().is_ok_and(|s| s.is_none());
-        let Some(slot) = slots.iter().find(is_free) else { return open.answer(adapter, handler) };
+        let Some(slot) = slots.iter().find(is_free) else {
+            return open.answer(adapter, handler, error_page);
+        };
         slot.replace(Some(open));
         let _emptied = EmptyOnDrop(slot);
         match &*slot.borrow() {
-            Some(open) => open.answer(adapter, handler),
+            Some(open) => open.answer(adapter, handler, error_page),
             None => error_page(500),
         }
     })
 }
 
-fn error_page(status: u16) -> Response {
-    let body = match status {
-        503 => "The service is not available right now. Please try again.",
-        _ => "Something went wrong.",
-    };
-    Response::text(body).with_status_code(status)
+/// Makes the early response of [`try_or_400!`](rouille::try_or_400): 400, with the error's text as
+/// JSON. For errors in the client's input only, because the client sees the text.
+///
+/// ```
+/// use cloakroom::web::rouille::{Result, bad_request};
+/// use rouille::{Request, post_input};
+///
+/// fn amount(request: &Request) -> Result<u32> {
+///     Ok(post_input!(request, { amount: u32 }).map_err(bad_request)?.amount)
+/// }
+/// # let request = Request::fake_http("POST", "/", vec![], vec![]);
+/// # let response = amount(&request).unwrap_err().into_response().unwrap();
+/// # assert_eq!(response.status_code, 400);
+/// ```
+pub fn bad_request(error: impl Error) -> HandlerError<Response> {
+    let response = |failed: std::result::Result<Response, _>| try_or_400!(failed);
+    HandlerError::response(response(Err(error)))
 }
 
 impl http::Response for Response {
@@ -109,7 +180,12 @@ struct OpenSession {
 
 impl OpenSession {
     /// Runs a handler of the request.
-    fn call(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
+    fn call(
+        &self,
+        adapter: Adapter<'_>,
+        handler: impl FnOnce(&Session) -> Result,
+        error_page: impl Fn(u16) -> Response,
+    ) -> Response {
         let (response, failure) = adapter.run_handler(&self.session, handler, error_page);
         if failure.is_some() && self.failure.get() != Some(Outcome::Panicked) {
             self.failure.set(failure);
@@ -118,8 +194,13 @@ impl OpenSession {
     }
 
     /// Runs the outermost handler, and finishes the request.
-    fn answer(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
-        let response = self.call(adapter, handler);
+    fn answer(
+        &self,
+        adapter: Adapter<'_>,
+        handler: impl FnOnce(&Session) -> Result,
+        error_page: impl Fn(u16) -> Response,
+    ) -> Response {
+        let response = self.call(adapter, handler, &error_page);
         adapter.close_and_respond(&self.session, response, self.failure.get(), error_page)
     }
 }

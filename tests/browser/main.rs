@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cross_origin;
 mod history;
 mod http2;
 mod notes;
@@ -21,7 +22,7 @@ use crate::common::chromium::{Chromium, ELSEWHERE, Page, Programs, Tab};
 use crate::common::example::{CookieKind, Example};
 
 /// All that are the same application; `cargo test` builds them.
-const EXAMPLES: &[&str] = &["rouille", "rocket"];
+const EXAMPLES: &[&str] = &["rouille", "rocket", "tiny_http"];
 
 /// The number of repetitions of a test on each server: `CLOAKROOM_BROWSER_ROUNDS`, or `few` without
 /// it.

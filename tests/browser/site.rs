@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
-use cloakroom::{Result, Session, SessionManager, SqliteStore, UserKey, web};
+use cloakroom::{CrossOrigin, Result, Session, SessionManager, SqliteStore, UserKey, web};
 
 use self::app::Answer;
 use crate::common::client::PATIENCE;
@@ -81,7 +81,8 @@ impl BrowserSite {
 pub(crate) fn serve(server: &str) -> ! {
     let clock = ShiftedClock::default();
     let store = SqliteStore::open(env::var("DATABASE").unwrap()).unwrap();
-    let sessions = SessionManager::builder(store).clock(clock.clone());
+    let exempt = CrossOrigin::refuse().exempt("/callback").exempt("/careless").exempt("/bounce");
+    let sessions = SessionManager::builder(store).clock(clock.clone()).cross_origin(exempt);
     let sessions = match env::var(SETTING).unwrap() {
         setting if setting == format!("{:?}", Setting::NoStoreWhenSignedIn) => {
             sessions.no_store_when_signed_in(true)
@@ -167,7 +168,7 @@ const ANY_ORIGIN: (&str, &str) = ("Access-Control-Allow-Origin", "*");
 struct Reply {
     status: u16,
     content_type: &'static str,
-    location: Option<&'static str>,
+    location: Option<String>,
     body: String,
 }
 
@@ -185,7 +186,7 @@ impl From<Answer> for Reply {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Page(html) => Reply::page(html),
-            Answer::See(path) => Reply { location: Some(path), ..Reply::text(303, "") },
+            Answer::See(path) => Reply { location: Some(path.to_owned()), ..Reply::text(303, "") },
             Answer::Forbidden => Reply::text(403, "This form has expired."),
         }
     }
@@ -232,6 +233,17 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
             served.sessions.revoke_everyone(None)?;
             Reply::text(200, "revoked")
         }
+        // As an identity provider's form does at the end of a sign-in.
+        "/callback" => {
+            session.allow_cross_site()?;
+            let _ = session.sign_in(UserKey::new("bob")?)?;
+            Answer::See("/").into()
+        }
+        "/careless" => {
+            session.set("theme", "dark")?;
+            Answer::See("/").into()
+        }
+        "/bounce" => Reply { location: asked.query.get("to").cloned(), ..Reply::text(307, "") },
         "/blank" => Reply::page("<!doctype html><title>Blank</title>"),
         "/visit" => Reply::page(VISIT),
         "/token" => Reply::text(200, session.csrf_token()?),

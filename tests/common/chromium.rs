@@ -24,6 +24,9 @@ use crate::common::client::{PATIENCE, Request, send};
 /// A name that is not localhost and leads to this machine, in the browser only.
 pub const ELSEWHERE: &str = "app.test";
 
+/// A host of the same site as [`ELSEWHERE`], which is this machine too.
+pub const SIBLING: &str = "shop.app.test";
+
 /// The paths of Chromium and of its driver.
 pub struct Programs {
     chromium: PathBuf,
@@ -157,7 +160,8 @@ fn command(
 }
 
 fn capabilities(chromium: &Path, data: &Path) -> Value {
-    let resolver = format!("--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1");
+    let resolver =
+        format!("--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1, MAP {SIBLING} 127.0.0.1");
     let data = format!("--user-data-dir={}", data.display());
     let arguments = [
         "--headless",

@@ -9,6 +9,7 @@ pub mod chromium;
 pub mod client;
 #[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
 pub mod credentials;
+pub mod cross_origin;
 pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
 pub mod every_store;
@@ -26,11 +27,29 @@ pub mod memcached;
 pub mod proxy;
 #[cfg(all(feature = "rocket", feature = "testing"))]
 pub mod rocket_server;
-#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+#[cfg(all(
+    feature = "http",
+    feature = "rocket",
+    feature = "rouille",
+    feature = "sqlite",
+    feature = "tiny_http"
+))]
 pub mod scripted_app;
-#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+#[cfg(all(
+    feature = "http",
+    feature = "rocket",
+    feature = "rouille",
+    feature = "sqlite",
+    feature = "tiny_http"
+))]
 pub mod server_process;
-#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+#[cfg(all(
+    feature = "http",
+    feature = "rocket",
+    feature = "rouille",
+    feature = "sqlite",
+    feature = "tiny_http"
+))]
 pub mod site;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod tls;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::http::HandlerError;
 use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
 use crate::common::gate::{Gate, GateControl};
@@ -23,7 +24,12 @@ use crate::common::gate::{Gate, GateControl};
 pub type Framework = (&'static str, fn(Arc<ScriptedApp>, SocketAddr) -> Server);
 
 /// Everything that is tested over HTTP is tested on all of these.
-pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille), ("Rocket", on_rocket::serve)];
+pub const FRAMEWORKS: &[Framework] = &[
+    ("rouille", rouille),
+    ("Rocket", on_rocket::serve),
+    ("tiny_http", on_tiny_http),
+    ("http", on_http),
+];
 
 /// A server that stops when it is dropped.
 pub struct Server {
@@ -51,8 +57,7 @@ pub fn rouille_pool(app: Arc<ScriptedApp>, address: SocketAddr, threads: usize) 
 fn on_rouille(app: Arc<ScriptedApp>, address: SocketAddr, threads: Option<usize>) -> Server {
     let server = rouille::Server::new(address, move |request: &rouille::Request| {
         web::rouille::session(&app.sessions, request, |session| {
-            let reply = act(&app, &request.url(), session)?;
-            Ok(rouille::Response {
+            act(&app, &request.url(), session)?.translated(|reply| rouille::Response {
                 status_code: reply.status,
                 headers: reply.headers.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
                 data: match reply.body {
@@ -83,6 +88,84 @@ fn on_rouille(app: Arc<ScriptedApp>, address: SocketAddr, threads: Option<usize>
     Server { address, stop: Some(Box::new(stop)) }
 }
 
+fn on_tiny_http(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
+    serve_by_tiny_http(address, move |request| {
+        web::tiny_http::session(&app.sessions, request, |session, request| {
+            let (path, _) = request.url().split_once('?').unwrap_or((request.url(), ""));
+            act(&app, path, session)?.translated(tiny_http_response)
+        })
+    })
+}
+
+/// The types of the `http` crate, on a server of tiny_http.
+fn on_http(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
+    serve_by_tiny_http(address, move |request| {
+        let Ok(request) = http_request(request) else {
+            return tiny_http::Response::empty(400).boxed();
+        };
+        let response = web::http::session(&app.sessions, request, |session, request| {
+            act(&app, request.uri().path(), session)?.translated(http_response)
+        });
+        let (head, body) = response.into_parts();
+        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            (name.to_string(), value.to_str().unwrap().to_owned())
+        };
+        let headers = head.headers.iter().map(field).collect();
+        tiny_http_response(Reply { status: head.status.as_u16(), headers, body, early: false })
+    })
+}
+
+fn serve_by_tiny_http(
+    address: SocketAddr,
+    answer: impl Fn(&mut tiny_http::Request) -> tiny_http::ResponseBox + Send + Sync + 'static,
+) -> Server {
+    let server = Arc::new(web::tiny_http::listen(address).unwrap());
+    let address = server.server_addr().to_ip().unwrap();
+    let (serving, answer) = (server.clone(), Arc::new(answer));
+    let thread = thread::spawn(move || {
+        while let Ok(mut request) = serving.recv() {
+            let answer = answer.clone();
+            thread::spawn(move || {
+                let response = answer(&mut request);
+                // The client can have disconnected.
+                let _ = request.respond(response);
+            });
+        }
+    });
+    let stop = move || {
+        server.unblock();
+        thread.join().unwrap();
+    };
+    Server { address, stop: Some(Box::new(stop)) }
+}
+
+fn tiny_http_response(reply: Reply) -> tiny_http::ResponseBox {
+    let header = |(name, value): (String, String)| tiny_http::Header::from_bytes(name, value);
+    let headers = reply.headers.into_iter().map(|field| header(field).unwrap()).collect();
+    let (body, length): (Box<dyn Read + Send>, _) = match reply.body {
+        Body::Text(text) => {
+            let length = text.len();
+            (Box::new(io::Cursor::new(text)), Some(length))
+        }
+        Body::Stream(stream) => (stream, None),
+    };
+    tiny_http::Response::new(reply.status.into(), headers, body, length, None)
+}
+
+fn http_request(request: &tiny_http::Request) -> http::Result<http::Request<()>> {
+    let head = http::Request::builder().method(request.method().as_str()).uri(request.url());
+    let head = request.headers().iter().fold(head, |head, header| {
+        head.header(header.field.as_str().as_str(), header.value.as_str())
+    });
+    head.extension(*request.remote_addr().unwrap()).body(())
+}
+
+fn http_response(reply: Reply) -> http::Response<Body> {
+    let head = http::Response::builder().status(reply.status);
+    let head = reply.headers.into_iter().fold(head, |head, (name, value)| head.header(name, value));
+    head.body(reply.body).unwrap()
+}
+
 mod on_rocket {
     use std::io::Cursor;
     use std::sync::Arc;
@@ -90,7 +173,7 @@ mod on_rocket {
     use std::thread;
 
     use cloakroom::Session;
-    use cloakroom::web::rocket::{Failure, Result};
+    use cloakroom::web::rocket::Result;
     use rocket::config::{Config, Ident, LogLevel, Shutdown};
     use rocket::error::ErrorKind;
     use rocket::fairing::AdHoc;
@@ -146,7 +229,7 @@ mod on_rocket {
         let waits = path.contains("gate:");
         let act = || act(app, &path, session);
         let reply = if waits { rocket::tokio::task::block_in_place(act) } else { act() };
-        reply.map(Answer).map_err(Failure::new)
+        Ok(Answer(reply?))
     }
 
     #[rocket::get("/<_..>")]
@@ -226,11 +309,28 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Body,
+    /// The handler returns it early, as an error, where the framework's adapter has that.
+    early: bool,
+}
+
+impl Reply {
+    /// The result of a handler.
+    fn translated<R>(self, into: impl FnOnce(Reply) -> R) -> Result<R, HandlerError<R>> {
+        let early = self.early;
+        let response = into(self);
+        if early { Err(HandlerError::response(response)) } else { Ok(response) }
+    }
 }
 
 pub enum Body {
     Text(String),
     Stream(Box<dyn Read + Send>),
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Body::Text(text.to_owned())
+    }
 }
 
 pub struct ScriptedApp {
@@ -266,6 +366,7 @@ pub fn act(
     session: &Session,
 ) -> Result<Reply, Box<dyn Error + Send + Sync>> {
     let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
+    let mut early = false;
     let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
     for step in path.split('/').filter(|step| !step.is_empty()) {
         let mut words = step.split(':');
@@ -312,6 +413,7 @@ pub fn act(
             "public" => header("Cache-Control", "public, max-age=60"),
             "vary" => header("Vary", word()),
             "stream" => stream = Some(long_body(app, word().parse()?, word())),
+            "early" => early = true,
             "gate" => app.stop_at(word()),
             "fails" => return Err("the printer is on fire".into()),
             "fails-of-ours" => {
@@ -324,7 +426,7 @@ pub fn act(
         }
     }
     let body = stream.map_or_else(|| Body::Text(lines.join("\n")), Body::Stream);
-    Ok(Reply { status, headers, body })
+    Ok(Reply { status, headers, body, early })
 }
 
 fn or_none(value: Option<impl Display>) -> String {

@@ -151,7 +151,8 @@ pub(crate) fn sealed_cookie(bytes: &[u8]) {
     }
 }
 
-/// Other headers change nothing about whose request it is, and cannot put lines into answers.
+/// Other headers change nothing about whose request it is, and cannot put lines into answers. Those
+/// that a browser sends can only refuse the request.
 pub(crate) fn request_head(bytes: &[u8]) {
     static SESSIONS: LazyLock<SessionManager> = LazyLock::new(|| {
         let store = store(Delta::new());
@@ -170,6 +171,14 @@ pub(crate) fn request_head(bytes: &[u8]) {
         head = head.forwarded_for(line);
     }
     assert!(is_known(&SESSIONS, head.clone()));
+    for origin in [host, agent, now] {
+        let post = head.clone().method("POST").target(now).origin(origin).forwarded_host(host);
+        let is_refused = SESSIONS.check_origin(&post).is_err();
+        assert_eq!(is_refused, SESSIONS.open(post.clone()).user().is_err());
+        let foreign = post.sec_fetch_site("cross-site");
+        assert!(SESSIONS.check_origin(&foreign).is_err());
+        assert!(is_known(&SESSIONS, foreign.method("GET")));
+    }
     let session = SESSIONS.open(head);
     session.set("n", 7).expect("it is set");
     let headers = SESSIONS.close(&session, Outcome::Completed).expect("nothing changes");

@@ -28,6 +28,53 @@ fn other_cookies_cost_nothing_in_rouille() {
     }
 }
 
+/// The number of allocations of a tiny_http request with these cookies.
+fn in_tiny_http(sessions: &SessionManager, fields: &[String]) -> u64 {
+    use tiny_http::{Header, Response, TestRequest};
+    let add = |request: TestRequest, field: &String| {
+        request.with_header(Header::from_bytes("Cookie", field.as_str()).unwrap())
+    };
+    let mut request = fields.iter().fold(TestRequest::new(), add).into();
+    let handler = || Response::empty(204);
+    let without = allocation_counter::measure(|| drop(handler().boxed()));
+    let with = allocation_counter::measure(|| {
+        drop(cloakroom::web::tiny_http::session(sessions, &mut request, |_, _| Ok(handler())));
+    });
+    with.count_total - without.count_total
+}
+
+#[test]
+fn other_cookies_cost_nothing_in_tiny_http() {
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    assert_eq!(in_tiny_http(&sessions, &[]), 0);
+    for fields in other_cookies() {
+        assert_eq!(in_tiny_http(&sessions, &fields), 0);
+    }
+}
+
+/// The number of allocations of a request with these cookies, in the types of the `http` crate.
+fn in_http(sessions: &SessionManager, fields: &[String]) -> u64 {
+    let builder = http::Request::builder();
+    let builder = fields.iter().fold(builder, |builder, field| builder.header("Cookie", field));
+    let request = builder.body(()).unwrap();
+    let allocations = allocation_counter::measure(|| {
+        drop(cloakroom::web::http::session(sessions, request, |_, request| {
+            drop(request);
+            Ok(http::Response::new("done"))
+        }));
+    });
+    allocations.count_total
+}
+
+#[test]
+fn other_cookies_cost_nothing_in_the_types_of_http() {
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    assert_eq!(in_http(&sessions, &[]), 0);
+    for fields in other_cookies() {
+        assert_eq!(in_http(&sessions, &fields), 0);
+    }
+}
+
 #[rocket::get("/with")]
 fn with(_session: &cloakroom::Session) {}
 

@@ -2,7 +2,7 @@
 //!
 //! The crate that counts allocations replaces the allocator of this whole program.
 
-#[cfg(all(feature = "rocket", feature = "rouille"))]
+#[cfg(all(feature = "http", feature = "rocket", feature = "rouille", feature = "tiny_http"))]
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
@@ -58,7 +58,8 @@ fn any_number_of_other_cookies_costs_nothing() {
             let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
             let before = app.store.all_calls();
             let allocations = allocation_counter::measure(|| {
-                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
+                let session =
+                    app.sessions.open(Adapter::new(&app.sessions).head("GET", "/", pairs()));
                 let headers = app.sessions.close(&session, Outcome::Completed).unwrap();
                 assert!(headers.iter().next().is_none());
             });
@@ -75,7 +76,8 @@ fn an_ignored_live_session_behind_other_cookies_costs_nothing() {
             fields.push(ours.clone());
             let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
             let allocations = allocation_counter::measure(|| {
-                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
+                let session =
+                    app.sessions.open(Adapter::new(&app.sessions).head("GET", "/", pairs()));
                 app.sessions.close(&session, Outcome::Completed).unwrap();
             });
             assert_eq!(allocations.count_total, 0);
@@ -94,6 +96,20 @@ fn a_host_costs_nothing_but_its_copy_until_the_warning() {
         for host in ["example.org", "10.0.0.1:8000", &"a".repeat(10_000), "é.example"] {
             let head = RequestHead::new().cookie("theme=dark").host(host);
             assert_eq!(cost(&app, head), (1, 0), "{host}");
+        }
+    });
+}
+
+#[test]
+fn the_cross_origin_check_of_a_change_allocates_nothing() {
+    on_both_stores(defaults, |app| {
+        let post = || RequestHead::new().method("POST").target("/pay?a=b").host("localhost:80");
+        for head in [
+            post().sec_fetch_site("same-origin").origin("http://localhost"),
+            post().origin("http://localhost"),
+            post(),
+        ] {
+            assert_eq!(cost(&app, head.clone()), (0, 0), "{head:?}");
         }
     });
 }

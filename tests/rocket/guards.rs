@@ -260,7 +260,7 @@ fn fails(session: &Session, how: &str) -> web::rocket::Result<&'static str> {
         "ours" => Err(Error::new(ErrorKind::Busy, "try"))?,
         "wrapped" => Err(std::io::Error::other(Error::new(ErrorKind::Busy, "try")))?,
         "any" => Err(std::io::Error::other("the printer is on fire"))?,
-        "words" => Err(web::rocket::Failure::new("the printer is on fire")),
+        "words" => Err("the printer is on fire".into()),
         "panic" => panic!("the printer is on fire"),
         _ => Ok("done"),
     }
@@ -431,7 +431,7 @@ fn our_error_works_beside_any_responder() {
 #[get("/wrapped")]
 fn wrapped(_session: &Session) -> web::rocket::Result<&'static str> {
     let busy = anyhow::Error::new(Error::new(ErrorKind::Busy, "load a session"));
-    Err(web::rocket::Failure::new(busy.context("no cart")))
+    Err(busy.context("no cart").into())
 }
 
 /// A handler that holds a manager of its own, and uses no guard of ours.

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cross_origin;
 mod edges;
 mod guards;
 mod threads;

@@ -18,8 +18,8 @@ use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::policy::Policy;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{
-    Authentication, CookieConfig, ErrorKind, Lifetime, MemoryStore, RecentAuth, Session,
-    SessionManager, SignIn, UserKey,
+    Authentication, CookieConfig, CrossOrigin, ErrorKind, Lifetime, MemoryStore, RecentAuth,
+    Session, SessionManager, SignIn, UserKey,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -613,9 +613,12 @@ fn a_review_says_what_a_configuration_meets() {
     for level in ["NIST AAL1", "NIST AAL2", "NIST AAL3", "ASVS 7.1.2"] {
         assert!(of_defaults.contains(&level), "{level}");
     }
-    for always in ["ASVS 7.3.1", "ASVS 7.3.2", "ASVS 3.3.1", "ASVS 3.3.3", "ASVS 7.5.2"] {
+    for always in
+        ["ASVS 7.3.1", "ASVS 7.3.2", "ASVS 3.3.1", "ASVS 3.3.3", "ASVS 3.5.1", "ASVS 7.5.2"]
+    {
         assert!(!of_defaults.contains(&always), "{always}");
     }
+    assert!(review(|b| b.header("X-Session")).meets("ASVS 3.5.1"));
     let nist = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         let review = review(configure);
         ["NIST AAL1", "NIST AAL2", "NIST AAL3"].map(|level| review.meets(level))
@@ -654,6 +657,8 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         ("ASVS 3.3.3", Box::new(cookie(new().name("__Secure-id"))), "begin with __Host-"),
         ("ASVS 3.3.4", Box::new(cookie(new().http_only(false))), "leave http_only at true"),
         ("ASVS 3.3.4", Box::new(|b| b.header("X-Session")), "use a cookie"),
+        ("ASVS 3.5.1", Box::new(|b| b.cross_origin(CrossOrigin::off())), "CrossOrigin::refuse()"),
+        ("ASVS 3.5.1", Box::new(|b| b.cross_origin(CrossOrigin::report_only())), "CSRF token"),
         ("ASVS 7.1.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "set both limits"),
         ("ASVS 7.1.2", Box::new(|b| b), "max_sessions_per_user"),
         ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "Lifetime::idle"),

@@ -4,6 +4,7 @@
 mod common;
 
 mod agreement;
+mod application_schema;
 mod cached;
 mod conformance;
 mod decide;
@@ -12,5 +13,6 @@ mod memcached;
 mod migrations;
 mod own_tables;
 mod record_cache;
+mod second_names;
 mod store_errors;
 mod wrong_stores;

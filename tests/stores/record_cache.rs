@@ -199,6 +199,9 @@ impl Several {
                 let copy = self.folder.fresh();
                 self.plain.admin().backup(&copy).unwrap();
                 self.plain.admin().clear().unwrap();
+                // A copy with triggers is refused.
+                let drop = "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two";
+                Connection::open(&copy).unwrap().execute_batch(drop).unwrap();
                 let builder = SqliteStore::builder(&path);
                 let _ =
                     Admin::new(builder.clone()).restore(&copy, true, self.now, watch()).unwrap();

@@ -72,12 +72,10 @@ fn child_process() {
     std::env::set_current_dir("/").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
     store.admin().backup(format!("{folder}/copy.db")).unwrap();
-    // A path that looks like a URI is a file of that name, not a database in memory.
+    // A URI is refused, and makes no file of that name.
     std::env::set_current_dir(&folder).unwrap();
-    let store = SqliteStore::open("file::memory:").unwrap();
-    let id_hash = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &id_hash).unwrap().is_some());
-    assert!(std::path::Path::new("file::memory:").exists());
+    assert_eq!(SqliteStore::open("file::memory:").unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(!std::path::Path::new("file::memory:").exists());
 }
 
 #[test]
@@ -274,6 +272,32 @@ fn while_another_process_holds_the_lock_writes_are_busy() {
     assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
     other.execute_batch("COMMIT").unwrap();
     assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::Done { .. }));
+}
+
+#[test]
+fn a_held_lock_is_reported_as_that_of_a_connection() {
+    let timeout = Duration::from_millis(50);
+    let cause = "database is locked: another connection holds the lock, of another program or of";
+    for hold in [
+        "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE host (a)",
+        "BEGIN EXCLUSIVE; CREATE TABLE host (a)",
+        "PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE host (a)",
+    ] {
+        let folder = Folder::new();
+        let host = Connection::open(folder.database()).unwrap();
+        host.execute_batch(hold).unwrap();
+        let error =
+            SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{hold}: {error}");
+        assert!(error.to_string().contains(cause), "{hold}: {error}");
+    }
+    // Within a transaction of the application.
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
+    let host = Connection::open(folder.database()).unwrap();
+    host.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = create(&store, &setting("n", 1)).unwrap_err();
+    assert!(error.to_string().contains(cause), "{error}");
 }
 
 #[test]

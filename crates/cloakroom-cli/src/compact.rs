@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cloakroom::stores::sqlite::CompactMode;
+use cloakroom::stores::sqlite::{CompactMode, DatabaseInfo};
 use indicatif::HumanBytes;
 
 use crate::CliContext;
@@ -18,7 +18,7 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
     admin.store()?;
     let before = admin.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
-    let (path, bytes) = (before.path.display().to_string(), HumanBytes(before.bytes));
+    let (path, bytes) = (before.path.display().to_string(), size(&before));
     let full = args.full || !before.incremental;
     let mode = if full { CompactMode::Full } else { CompactMode::Incremental };
     let bar = match mode {
@@ -46,5 +46,13 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
             _ => "the pages released so far stay released",
         }));
     }
-    Ok(writeln!(out, "{bytes} before, {} now", HumanBytes(admin.info()?.bytes))?)
+    Ok(writeln!(out, "{bytes} before, {} now", size(&admin.info()?))?)
+}
+
+/// Returns the size of the file, and of its log if it has one.
+fn size(info: &DatabaseInfo) -> String {
+    match info.log_bytes {
+        0 => HumanBytes(info.bytes).to_string(),
+        log => format!("{} and a log of {}", HumanBytes(info.bytes), HumanBytes(log)),
+    }
 }

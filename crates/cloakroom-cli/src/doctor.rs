@@ -120,6 +120,7 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
             findings.note("access", "here the file can only be read", remedy);
         }
         check_host(&mut findings, &info.path, info);
+        check_names(&mut findings, info);
         check_properties(&mut findings, info);
         let is_readable = check_integrity(&mut findings, admin, args.quick, &interrupt)?;
         let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
@@ -135,13 +136,13 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
 }
 
 fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
-    let wrong = host_checks::permissions(path);
+    let wrong = host_checks::permissions(info);
     if wrong.is_empty() {
         findings.ok("permissions", "only the owner can use the file");
     }
     for found in wrong {
-        let remedy = "chown the file to the service's user, chmod 600 it and its -wal and -shm, \
-                      chmod o-w the folder";
+        let remedy = "chown the folder, the file, its -wal and its -shm to the service's user, \
+                      chmod 600 the files, chmod o-w the folder";
         findings.problem("permissions", found, remedy);
     }
     for file in host_checks::unfinished(path) {
@@ -166,6 +167,35 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
         ),
         Ok(free) => findings.ok("disk", format!("{} left", HumanBytes(free))),
         Err(error) => findings.note("disk", error.to_string(), "see how much space is left"),
+    }
+}
+
+/// Checks who else can change the file and the sessions: a second name, triggers, foreign keys.
+fn check_names(findings: &mut Findings, info: &DatabaseInfo) {
+    match &info.second_name {
+        Some(reason) => findings.problem(
+            "name",
+            format!("the file can have a second name: {reason}"),
+            "stop the service, and leave one name: under another one a process finds neither the \
+             log nor the locks, and loses changes; into a container mount the folder",
+        ),
+        None => findings.ok("name", "the file has one name"),
+    }
+    if !info.triggers.is_empty() {
+        findings.problem(
+            "triggers",
+            format!("there are triggers on the sessions: {}", info.triggers.join(", ")),
+            "examine them: they run with every change and can bring ended sessions back; DROP \
+             TRIGGER removes one",
+        );
+    }
+    if !info.referencing_tables.is_empty() {
+        findings.problem(
+            "references",
+            format!("rows of {} keep ended sessions", info.referencing_tables.join(", ")),
+            "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE CASCADE too), or remove \
+             it; then `sweep`",
+        );
     }
 }
 
@@ -252,7 +282,7 @@ fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "check that the service runs, and its log for CleanerFailed; `sweep` removes them now",
+            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),

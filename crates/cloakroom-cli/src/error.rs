@@ -78,20 +78,43 @@ impl fmt::Display for CliError {
     }
 }
 
+/// Returns whether the error says that the file does not exist.
+fn is_missing(error: &Error) -> bool {
+    error.to_string().ends_with("there is no such file")
+}
+
+/// Returns whether the error says that the path is a link to no file.
+fn is_dangling(error: &Error) -> bool {
+    error.to_string().ends_with("where there is no file")
+}
+
 /// Returns advice to the operator about an error.
 pub(crate) fn advice(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
-        ErrorKind::Busy => "another process holds the file's lock: try again, or find that process",
-        ErrorKind::Unavailable => "check the path, and that its file system is mounted",
-        ErrorKind::ReadOnly => {
-            "run this as the user who owns the file and its folder, where they can be written"
+        ErrorKind::Busy => {
+            "try again; if it stays, find the program that keeps a transaction open (`fuser -v` on \
+             the file lists those that use it)"
         }
-        ErrorKind::Full => "free space on the disk",
+        ErrorKind::Unavailable if !is_dangling(error) => {
+            "check the path, and that its file system is mounted"
+        }
+        ErrorKind::ReadOnly => {
+            "run this as the user who owns the file and its folder, where they can be written; if \
+             the service's user does not own them, `chown` both to that user"
+        }
+        ErrorKind::Full => "free space on the disk, outside the database first",
         ErrorKind::Corrupt if Admin::is_not_a_database(error) => {
             "check --db; if it was the database, move it away with its -wal and -shm, and \
              `restore` a copy"
         }
         ErrorKind::Corrupt => "run `doctor`; `restore FILE` replaces the database with a copy",
+        ErrorKind::NotSetUp | ErrorKind::Unavailable if is_dangling(error) => {
+            "mount the disk to which the link leads, or correct the link"
+        }
+        ErrorKind::NotSetUp if is_missing(error) => {
+            "check --db; if a service used this file, do not run `setup`: stop the service and \
+             `restore` the last copy; for a new service `setup` creates it"
+        }
         ErrorKind::NotSetUp => "check --db and --table; `setup` creates the file and its tables",
         ErrorKind::ForeignTable => "check --db; choose another name with --table",
         ErrorKind::NewerSchema => "use the version of cloakroom that wrote it, or a newer one",

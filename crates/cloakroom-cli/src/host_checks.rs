@@ -6,8 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cloakroom::stores::sqlite::DatabaseInfo;
+
 /// Kinds of network file systems, which do not share locks reliably between machines.
-const NETWORK: [&str; 17] = [
+const NETWORK: [&str; 19] = [
     "nfs",
     "nfs4",
     "cifs",
@@ -25,6 +27,8 @@ const NETWORK: [&str; 17] = [
     "gpfs",
     "ocfs2",
     "fuse.s3fs",
+    "fuse.grpcfuse",
+    "virtiofs",
 ];
 
 /// Returns the free bytes of the file system of `path`, without those reserved for root.
@@ -83,13 +87,24 @@ fn unescape(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
+/// Returns whether this command runs as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Returns the path of the file beside the database whose name has this suffix.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// Returns the problems with the permissions of the database's files and their folder.
-pub(crate) fn permissions(path: &Path) -> Vec<String> {
+pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     let mut wrong = Vec::new();
+    let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let path = PathBuf::from(name);
+        let path = beside(&info.path, suffix);
         let Ok(file) = fs::metadata(&path) else { continue };
         if file.mode() & 0o077 != 0 {
             let mode = file.mode() & 0o777;
@@ -101,12 +116,25 @@ pub(crate) fn permissions(path: &Path) -> Vec<String> {
             wrong.push(format!("{} belongs to another user", path.display()));
         }
     }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    if let Ok(folder_info) = fs::metadata(folder) {
-        // With the sticky bit only a file's owner can replace it.
-        if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
-            wrong.push(format!("any user can replace files in {}", folder.display()));
-        }
+    let folder = info.path.parent().unwrap_or(Path::new("/"));
+    let Ok(folder_info) = fs::metadata(folder) else { return wrong };
+    // With the sticky bit only a file's owner can replace it.
+    if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
+        wrong.push(format!("any user can replace files in {}", folder.display()));
+    }
+    let (owner, folder_owner, folder) = (&info.owner, &info.folder_owner, folder.display());
+    let is_another = folder_info.uid() != database.uid();
+    if is_another && database.uid() == 0 {
+        wrong.push(format!(
+            "{} belongs to root and its folder to {folder_owner}: a service that runs as \
+             {folder_owner} cannot open it",
+            info.path.display()
+        ));
+    } else if is_another && folder_info.mode() & 0o022 == 0 {
+        wrong.push(format!(
+            "{owner} owns the file and cannot create its -wal and -shm in {folder}, which belongs \
+             to {folder_owner}"
+        ));
     }
     wrong
 }

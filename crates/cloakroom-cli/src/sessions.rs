@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::backend::{SessionIndex, Store};
+use cloakroom::backend::{Data, SessionIndex, Store, Value};
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
 use cloakroom::manager::{Client, Page, SessionFilter, Summary};
 use cloakroom::stores::sqlite::SessionDetails;
@@ -69,7 +69,7 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     let nothing = |message: String| nothing_in(&message, realm, &store);
     match &args.user {
         _ if any => Ok(()),
-        Some(user) => nothing(format!("user {user} has no {kind} session")),
+        Some(user) => nothing(no_session_of(user, kind, &store, context)?),
         None if realm.is_some() => nothing(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
         _ => Ok(()),
@@ -79,6 +79,41 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
 /// Returns `which`, limited to the realm if one was named.
 fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> SessionFilter<'a> {
     realm.map_or(*which, |realm| SessionFilter::InRealm(realm, which))
+}
+
+/// Returns the message that a user has no such session. An operator may know users by another name
+/// than the application's, so it shows the keys of some other users if this one has no session at
+/// all.
+fn no_session_of(
+    user: &UserKey,
+    kind: &str,
+    store: &SqliteStore,
+    context: &CliContext,
+) -> CliResult<String> {
+    const NEWEST: usize = 100;
+    let message = format!("user {user} has no {kind} session");
+    let theirs = SessionFilter::User(user);
+    let first = Page::first(NonZeroUsize::MIN);
+    let newest = Page::first(NonZeroUsize::MIN.saturating_add(NEWEST - 1));
+    let (index, admin) = (index(store)?, store.admin());
+    if !index.list(&theirs, first, context.now)?.is_empty()
+        || !admin.list_expired(&theirs, first, context.now)?.is_empty()
+    {
+        return Ok(message);
+    }
+    let mut users = Vec::new();
+    for summary in index.list(&SessionFilter::All, newest, context.now)? {
+        users
+            .extend(summary.user.map(|user| user.to_string()).filter(|user| !users.contains(user)));
+    }
+    users.truncate(3);
+    Ok(match users.is_empty() {
+        true => message,
+        false => format!(
+            "{message}; users are named as the application names them, here such as {}",
+            users.join(", ")
+        ),
+    })
 }
 
 /// Reports that nothing matched, and the realms that exist if the named one has no session at all,
@@ -196,9 +231,10 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
     let data = match (&record, args.data) {
-        (Ok(record), true) => Some(record.data.as_json()),
+        (Ok(record), true) => Some(masked(&record.data)),
         _ => None,
     };
+    let data = data.as_deref();
     if args.json {
         let mut answer = summary_json(&summary);
         if let Json::Object(answer) = &mut answer {
@@ -247,6 +283,16 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
     Ok(())
 }
 
+/// Returns the data as JSON without the secret of CSRF tokens, with which a reader of this output
+/// could forge requests of the user.
+fn masked(data: &Data) -> String {
+    let value = |(name, value): (&str, Value<'_>)| {
+        let text = if name == "cloakroom.csrf" { "\"(masked)\"" } else { value.as_json() };
+        format!("{}:{text}", Json::from(name))
+    };
+    format!("{{{}}}", data.iter().map(value).collect::<Vec<_>>().join(","))
+}
+
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     let index = index(&store)?;
@@ -277,7 +323,7 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
             (SessionFilter::User(user), format!("user {user} has no other live session"))
         }
         (Some(user), None, _) => {
-            (SessionFilter::User(user), format!("user {user} has no live session"))
+            (SessionFilter::User(user), no_session_of(user, "live", &store, context)?)
         }
         (None, _, Some(public_id)) => {
             (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))

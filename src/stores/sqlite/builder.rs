@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -16,6 +17,7 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
+use crate::stores::sqlite::ownership::explain;
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
@@ -213,7 +215,10 @@ impl SqliteStoreBuilder {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
         let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
-        self.configure(&connection, &table)?;
+        self.configure(&connection, &table).map_err(|error| match &file {
+            Some((_, path)) => explain(error, path),
+            None => error,
+        })?;
         self.assemble(connection, file, in_use, table)
     }
 
@@ -238,9 +243,12 @@ impl SqliteStoreBuilder {
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
         // effect. `secure_delete` overwrites deleted content where that writes no additional page,
-        // so that a copy of the file does not contain data and salts of ended sessions.
+        // so that a copy of the file does not contain data and salts of ended sessions. Rows of the
+        // application that reference a session go with it, whatever SQLite's default is.
         connection
-            .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
+            .execute_batch(
+                "PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST; PRAGMA foreign_keys = ON",
+            )
             .map_err(while_doing("configure the connection"))?;
         self.prepare(connection, table, deadline)?;
         if let Some(bytes) = self.max_file_size {
@@ -303,6 +311,7 @@ impl SqliteStoreBuilder {
             read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
+            kept: AtomicU64::default(),
             record_cache,
             _in_use: in_use,
         })))

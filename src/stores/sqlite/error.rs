@@ -13,14 +13,25 @@ use rusqlite::ffi;
 use crate::error::{Error, ErrorKind};
 use crate::sync::{instant, thread};
 
-/// An error of SQLite that displays SQLite's message. It has no source: the source would be the
-/// result code, whose text repeats the message.
+/// An error of SQLite that displays SQLite's message, and its usual cause where the message does not
+/// contain it. It has no source: the source would be the result code, whose text repeats the
+/// message.
 #[derive(Debug)]
 pub(crate) struct SqliteError(pub(crate) rusqlite::Error);
 
 impl fmt::Display for SqliteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.0, f)?;
+        f.write_str(match kind(&self.0) {
+            ErrorKind::Busy => {
+                ": another connection holds the lock, of another program or of this one"
+            }
+            _ if is_refused(&self.0) => {
+                ": another table references the session without ON DELETE CASCADE, or a trigger \
+                 refuses the change; `cloakroom doctor` names the table and the trigger"
+            }
+            _ => "",
+        })
     }
 }
 
@@ -60,6 +71,25 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
             ErrorKind::NotSetUp
         }
         _ => ErrorKind::Unexpected,
+    }
+}
+
+/// Returns whether a foreign key or a trigger of the application refused a change.
+fn is_refused(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|failure| failure.extended_code);
+    let refusals = [ffi::SQLITE_CONSTRAINT_FOREIGNKEY, ffi::SQLITE_CONSTRAINT_TRIGGER];
+    code.is_some_and(|code| refusals.contains(&code))
+}
+
+/// Returns whether a deletion failed with this error because of a foreign key or a trigger of the
+/// application, or of a constraint of the table that they change. A trigger can also ignore it.
+pub(super) fn refuses_deletion(error: &Error) -> bool {
+    match error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>()) {
+        Some(SqliteError(rusqlite::Error::StatementChangedRows(0))) => true,
+        Some(SqliteError(error)) => {
+            error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+        }
+        None => false,
     }
 }
 

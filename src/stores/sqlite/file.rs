@@ -15,6 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::ownership::{denial, explain, give_to_owner_of_folder, irregular};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
@@ -95,6 +96,17 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
         return invalid("not a file; for a database in memory use SqliteStore::in_memory");
     }
+    // Other libraries take a URI here, which as a path would silently name another file.
+    for scheme in ["file:", "sqlite:"] {
+        if path.as_os_str().as_bytes().starts_with(scheme.as_bytes()) {
+            let why = format!(
+                "a URI is not a path: leave `{scheme}` out; for a database in memory use \
+                 SqliteStore::in_memory; a file of that name is ./{}",
+                path.display()
+            );
+            return Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
+        }
+    }
     if path.as_os_str().as_bytes().contains(&0) {
         return invalid("a path has no NUL");
     }
@@ -102,7 +114,7 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
 }
 
 fn failed(path: &Path, source: io::Error) -> Error {
-    Error::with_source(kind_of_io(&source), operation(path), source)
+    explain(Error::with_source(kind_of_io(&source), operation(path), source), path)
 }
 
 fn operation(path: &Path) -> String {
@@ -165,31 +177,53 @@ pub(super) fn check_inherited(path: &Path) -> Result<()> {
 }
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
-    let io = |source| failed(path, source);
     check_path(path)?;
+    if let Some(error) = dangling_link(path, purpose) {
+        return Err(error);
+    }
     if purpose == Purpose::Create {
-        create_private(path).map_err(io)?;
+        create_private(path).map_err(|source| failed(path, source))?;
     } else if !fs::exists(path).unwrap_or(true) {
         let why = "there is no such file";
         return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
     }
-    let path = fs::canonicalize(path).map_err(io)?;
-    if path.is_dir() {
-        let why = "it is a folder";
-        return Err(Error::with_source(ErrorKind::Unavailable, operation(&path), why));
+    let path = fs::canonicalize(path).map_err(|source| failed(path, source))?;
+    open_at(&path, purpose).map_err(|error| explain(error, &path))
+}
+
+/// Returns the error for a symbolic link to a file that does not exist. No file is created there,
+/// because a link to an unmounted disk looks the same.
+fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
+    let target = fs::read_link(path).ok()?;
+    if fs::exists(path).unwrap_or(true) {
+        return None;
     }
-    check_inherited(&path)?;
-    let access = Access::read_write(&path);
-    let connection = access.connect().map_err(while_doing(operation(&path)))?;
+    let kind = match purpose {
+        Purpose::Create => ErrorKind::Unavailable,
+        Purpose::Write | Purpose::Read => ErrorKind::NotSetUp,
+    };
+    let why = format!("it is a link to {}, where there is no file", target.display());
+    Some(Error::with_source(kind, operation(path), why))
+}
+
+/// Opens the file at an absolute path without links.
+fn open_at(path: &Path, purpose: Purpose) -> Result<Opened> {
+    // SQLite would open some special files.
+    if let Some(why) = irregular(path) {
+        return Err(Error::with_source(ErrorKind::Unavailable, operation(path), why));
+    }
+    check_inherited(path)?;
+    let access = Access::read_write(path);
+    let connection = access.connect().map_err(while_doing(operation(path)))?;
     // SQLite silently opens a file without write permission read-only.
-    let read_only = connection.is_readonly("main").map_err(while_doing(operation(&path)))?;
+    let read_only = connection.is_readonly("main").map_err(while_doing(operation(path)))?;
     if purpose == Purpose::Read {
-        return open_to_read(path, connection, read_only);
+        return open_to_read(path.to_owned(), connection, read_only);
     }
     if read_only {
-        return Err(Error::new(ErrorKind::ReadOnly, operation(&path)));
+        return Err(Error::new(ErrorKind::ReadOnly, operation(path)));
     }
-    Ok(Opened { connection, access, path })
+    Ok(Opened { connection, access, path: path.to_owned() })
 }
 
 /// Chooses how to read a file that may not be writable, or whose folder may not.
@@ -219,8 +253,12 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
             Ok(Opened { connection, access, path })
         }
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) => {
-            let why = "its newest changes are in the log beside it (-wal), which SQLite can \
-                       read only with the file -shm, and that cannot be made or used here";
+            let mut why = "its newest changes are in the log beside it (-wal), which SQLite can \
+                           read only with the file -shm, and that cannot be made or used here"
+                .to_owned();
+            if let Some(denial) = denial(&path) {
+                why = format!("{why}: {denial}");
+            }
             Err(Error::with_source(ErrorKind::ReadOnly, operation(&path), why))
         }
         // The caller's first read reports any other error.
@@ -248,20 +286,24 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Creates a missing file, readable by its owner only. SQLite gives the files beside it the same
-/// mode.
+/// mode and owner.
 fn create_private(path: &Path) -> io::Result<()> {
     // Closing a file drops all locks of the process on it, including SQLite's. So no thread of this
     // process may open the file between its creation and that close.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().ignore_poison();
     match create_new_private(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(file) => {
+            give_to_owner_of_folder(&file, path);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-pub(super) fn create_new_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+pub(super) fn create_new_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {

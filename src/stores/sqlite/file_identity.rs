@@ -1,15 +1,18 @@
-//! Detects that the database file or its log was deleted or replaced while it is open.
+//! Detects that the database file or its log was deleted or replaced while it is open, and that the
+//! file has a second name.
 //!
 //! The builder records the files. Called before each write and when a read connection is taken.
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::stores::sqlite::ownership::explain;
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.
@@ -25,12 +28,26 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Records the inode numbers of these files. Files that do not exist are ignored.
+    /// Records the inode numbers of these files, the database first. Files that do not exist are
+    /// ignored. Raises [`Event::FileAliased`] for a database with a second name.
     pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
+        if let Some(path) = paths.first()
+            && let Some(reason) = second_name(path)
+        {
+            events.raise(&Event::FileAliased { path, reason: &reason });
+        }
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
         let (files, reported) = (files.collect(), AtomicBool::new(false));
         FileIdentity { files, events, reported }
+    }
+
+    /// Adds to an error of opening the database what this process may not do there.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match self.files.first() {
+            Some((path, _)) => explain(error, path),
+            None => error,
+        }
     }
 
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or
@@ -50,6 +67,29 @@ impl FileIdentity {
                    remove any remaining -wal and -shm files beside the new one, and start it again";
         Err(Error::with_source(ErrorKind::Unavailable, format!("find {}", path.display()), why))
     }
+}
+
+/// Returns why the file at an absolute path without links can have a second name.
+pub(super) fn second_name(path: &Path) -> Option<String> {
+    let links = fs::metadata(path).ok()?.nlink();
+    if links > 1 {
+        return Some(format!("it has {links} hard links"));
+    }
+    is_mount_point(path).then(|| "it is a mount point: mount its folder instead".to_owned())
+}
+
+/// Returns whether the operating system lists this file as a mount point.
+fn is_mount_point(path: &Path) -> bool {
+    let mut escaped = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").into_bytes()),
+            _ => escaped.push(*byte),
+        }
+    }
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut mounts = mounts.split(|byte| *byte == b'\n');
+    mounts.any(|mount| mount.split(|byte| *byte == b' ').nth(4) == Some(escaped.as_slice()))
 }
 
 /// Compares the inode number alone, as SQLite does: the device number can change while a file

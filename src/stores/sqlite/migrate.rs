@@ -139,6 +139,25 @@ pub(super) fn count_tables(connection: &Connection, table: &TableName) -> rusqli
     Ok(found.filter(|object| object.kind == "table").count() as u64)
 }
 
+/// Returns the names of the triggers on these tables. The migrations create none.
+pub(super) fn triggers(
+    connection: &Connection,
+    table: &TableName,
+) -> rusqlite::Result<Vec<String>> {
+    let mut triggers = connection.prepare(
+        "SELECT name FROM sqlite_schema
+         WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY name",
+    )?;
+    let mut names = Vec::new();
+    let ours = made_by(newest(), table)?;
+    for name in ours.iter().map(|object| object.name.as_str()).chain([HISTORY]) {
+        for trigger in triggers.query_map([name], |row| row.get(0))? {
+            names.push(trigger?);
+        }
+    }
+    Ok(names)
+}
+
 /// Returns the schema objects that the migrations up to `version` create, found by running them in
 /// memory.
 fn made_by(version: u32, table: &TableName) -> rusqlite::Result<Vec<Object>> {

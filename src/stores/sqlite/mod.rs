@@ -11,8 +11,9 @@
 //! store                                    SqliteStore
 //! commit, migrate, read_pool
 //! write                                    group commit; all writes
-//! row                                      reads and decodes rows
+//! row, references                          reads and decodes rows; foreign keys of other tables
 //! record_cache, sql, wal, file, file_identity
+//! ownership
 //! columns, error
 //! ```
 
@@ -25,8 +26,10 @@ mod file;
 mod file_identity;
 mod index;
 mod migrate;
+mod ownership;
 mod read_pool;
 mod record_cache;
+mod references;
 mod row;
 mod sql;
 mod store;

@@ -115,15 +115,16 @@ impl ReadPool {
         result
     }
 
-    /// Fails in a forked process, and if another file has replaced the database.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Fails if this process is a fork of the one that opened the file, or if another file has
+    /// replaced the database, which must not be read with our log.
+    pub(super) fn check_file(&self) -> Result<()> {
         self.process.check()?;
         self.file_identity.check()
     }
 
     fn open(&self, operation: &'static str) -> Result<Connection> {
-        // If another file has replaced the database, it must not be read with our log.
-        self.file_identity.check()?;
-        self.manager.connect().map_err(while_doing(operation))
+        self.check_file()?;
+        let connected = self.manager.connect().map_err(while_doing(operation));
+        connected.map_err(|error| self.file_identity.explain(error))
     }
 }

@@ -80,6 +80,9 @@ statements! {
     is_taken:
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
+    to_revoke:
+        "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
+         WHERE (?2 IS NULL OR public_id <> ?2) AND ";
     by_sign_in:
         "SELECT id, id_hash, public_id FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
          AND id <> ?3 ORDER BY authenticated, id";
@@ -99,6 +102,8 @@ statements! {
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
+    // The live ones after all were ended, of which those that stay have this deadline.
+    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND ";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
     count_all: "SELECT count(*) FROM {t}";
     // Each count uses an index alone, or reads as few rows as possible: see `index::stats`.
@@ -125,6 +130,21 @@ statements! {
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
     identity: "SELECT value FROM {meta} WHERE name = 'identity'";
+    // The foreign keys of other tables that reference this one: whether they keep a row, whether they
+    // keep an id or name a column that no key can reference, and the condition on a session that a
+    // row references it. A foreign key without columns references the row id. The texts of the tables
+    // are searched first, because SQLite takes some 5 us a table to list its foreign keys.
+    references:
+        "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
+         max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \
+         OR lower(coalesce(f.\"to\", 'id')) NOT IN ('id', 'id_hash')), \
+         printf('EXISTS (SELECT 1 FROM \"%w\" AS c WHERE %s)', m.name, \
+         group_concat(printf('%s.\"%w\" = c.\"%w\"', '{t}', coalesce(f.\"to\", 'id'), \
+         f.\"from\"), ' AND ')) \
+         FROM sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+         WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
+         AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \
+         GROUP BY m.name, f.id";
 }
 
 #[cfg(test)]

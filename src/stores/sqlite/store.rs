@@ -8,6 +8,7 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -18,7 +19,7 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
 use crate::stores::sqlite::commit;
@@ -26,6 +27,7 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
+use crate::stores::sqlite::references;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
@@ -67,6 +69,8 @@ pub(super) struct Shared {
     pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
+    /// The number of expired sessions that other tables keep, at the last sweep.
+    pub(super) kept: AtomicU64,
     /// Declared after the connections, so that they are closed before the wal-index file.
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// Declared last, so that all connections are closed before the file counts as unused.
@@ -170,7 +174,7 @@ impl SqliteStore {
             let why = "a database in memory has only the connection of the store";
             return Err(Error::with_source(ErrorKind::Unsupported, OPERATION, why));
         };
-        read_pool.check()?;
+        read_pool.check_file()?;
         let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = access.connect()?;
@@ -262,11 +266,16 @@ impl Store for SqliteStore {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let (removed, began) = self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
-            // The transaction holds the write lock by now, and releases it by the commit.
-            let began = instant();
-            Ok((tx.sweep(now, limit)?, began))
-        })?;
+        let (removed, began, kept) =
+            self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
+                // The transaction holds the write lock by now, and releases it by the commit.
+                let began = instant();
+                Ok((tx.sweep(now, limit)?, began, tx.count_kept(now)?))
+            })?;
+        if kept != self.0.kept.swap(kept, Ordering::Relaxed) && kept > 0 {
+            let tables = self.0.query(OPERATION, references::tables)?.join(", ");
+            self.0.events.raise(&Event::SessionsKept { sessions: kept, tables: &tables });
+        }
         let report = SweepReport::new(removed.len(), instant().saturating_duration_since(began));
         Ok(report.with_users_sessions(removed))
     }

@@ -170,21 +170,15 @@ pub(super) fn failed(
     status
 }
 
-/// Any error of a handler, for [`Result`](super::Result). The client gets the catcher's response,
-/// and an event has the details.
+/// Any error of a handler, for [`Result`](super::Result): `?` converts errors of every type,
+/// `anyhow::Error` and texts included. The client gets the catcher's response, and an event has the
+/// details.
 #[derive(Debug)]
 pub struct Failure(Box<dyn error::Error + Send + Sync>);
 
-impl Failure {
-    /// Makes a failure from an error in a box or a message, which `?` does not convert.
-    pub fn new(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
-        Failure(error.into())
-    }
-}
-
-impl<E: error::Error + Send + Sync + 'static> From<E> for Failure {
+impl<E: Into<Box<dyn error::Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure(Box::new(error))
+        Failure(error.into())
     }
 }
 

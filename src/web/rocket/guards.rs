@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocket::http::Cookie;
+use rocket::http::{Cookie, Method};
 use rocket::request::{FromRequest, Outcome};
 use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
@@ -80,7 +80,9 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         error_response::watch(request);
         let head = head(sessions, request);
         let from_jar = cookies_of_jar(sessions, request);
-        let session = sessions.open(from_jar.iter().fold(head, |head, pair| head.cookie(pair)));
+        let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
+        // The fairing `OriginCheck` raises the event.
+        let session = sessions.open_decided(&head, sessions.decide_quietly(&head));
         if slot.has_ended.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = sessions.close(&session, http::Outcome::Completed);
@@ -90,10 +92,32 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     Ok(&slot.opened.get_or_init(open).session)
 }
 
-fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
+/// Returns the method of a request as the client sent it, as far as it matters: Rocket gives a
+/// `POST` the method that the form names in its field `_method`, before any fairing. Requests of a
+/// method that changes nothing have no form.
+fn sent_method(request: &Request<'_>) -> Method {
+    let is_form = || request.content_type().is_some_and(|content_type| content_type.is_form());
+    match request.method() {
+        Method::Get | Method::Head | Method::Options if is_form() => Method::Post,
+        method => method,
+    }
+}
+
+/// The host of an HTTP/2 request, which has no `Host` field.
+struct Authority(String);
+
+fn authority<'r>(request: &'r Request<'_>) -> Option<&'r str> {
+    let host = request.host().filter(|_| !request.headers().contains("Host"))?;
+    Some(&request.local_cache(|| Authority(host.to_string())).0)
+}
+
+pub(super) fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
     let adapter = Adapter::new(sessions);
     let all = |name| request.headers().get(name).map(move |value| (name, value));
-    let head = adapter.head(adapter.header_names().flat_map(all));
+    let fields = adapter.header_names().flat_map(all);
+    let method = sent_method(request).as_str();
+    let head = adapter.head(method, request.uri().path().as_str(), fields);
+    let head = authority(request).into_iter().fold(head, RequestHead::host);
     let proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
     let proto = request.rocket().state().and_then(proto).unwrap_or_default();
     let head = head.secure(request.rocket().config().tls_enabled());

@@ -22,6 +22,12 @@
 //!
 //! `&SessionManager` is a guard too.
 //!
+//! # Requests from other origins
+//! A request that a page of another origin sent is answered with 403 and a plain text, and no
+//! handler or catcher runs ([`CrossOrigin`](crate::CrossOrigin)). The check runs after all request
+//! fairings that are attached before the launch, so it sees the method and the path that they have
+//! set. Routing and response fairings see a refused request as a `CONNECT`.
+//!
 //! # Errors
 //! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
 //! [status](SessionManager::status_of) makes the response, and an event has the details. Handlers
@@ -59,6 +65,7 @@
 //! - Launching fails on a current-thread runtime, which has no other thread, unless calls are
 //!   [`inline`](Sessions::inline).
 
+mod cross_origin;
 mod error_response;
 mod guards;
 mod panic_watch;
@@ -74,6 +81,7 @@ use rocket::{Build, Request, Response, Rocket};
 use crate::http::{self, Adapter};
 use crate::manager::SessionManager;
 use crate::sync::IgnorePoison;
+use crate::web::rocket::cross_origin::OriginCheck;
 use crate::web::rocket::guards::OpenedSession;
 
 pub use error_response::Failure;
@@ -201,11 +209,14 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         if rocket.state::<IdTransports>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
             rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
+            rocket = rocket.mount("/", [cross_origin::route()]);
             if let Ok(proto) = proto {
                 rocket = rocket.manage(proto);
             }
         }
-        Ok(rocket.manage(Sessions::<M>::of(sessions)))
+        // Attached by another fairing, it comes after all that the application has attached.
+        let check = OriginCheck(sessions.clone());
+        Ok(rocket.manage(Sessions::<M>::of(sessions)).attach(check))
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {

@@ -1,9 +1,7 @@
 //! A whole request through `http::Adapter::run`.
 
-use std::error::Error;
-
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, RequestHead, Response};
+use cloakroom::http::{Adapter, HandlerError, RequestHead, Response};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};
@@ -55,7 +53,7 @@ impl Response for Plain {
     }
 }
 
-type Handled = Result<Page, Box<dyn Error + Send + Sync>>;
+type Handled = Result<Page, HandlerError<Page>>;
 
 fn run(app: &App, browser: &Browser, handler: impl FnOnce(&Session) -> Handled) -> Page {
     let head = RequestHead::from(browser.cookie.as_deref());

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod cookies;
+mod cross_origin;
 mod csrf;
 mod csrf_secret;
 mod dropped;

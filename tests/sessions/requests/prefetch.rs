@@ -1,7 +1,10 @@
 //! Flashes on pages that a browser fetches in advance.
 
+use std::time::Duration;
+
 use cloakroom::http::{Adapter, RequestHead};
-use cloakroom::{Session, SessionManager};
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::{Lifetime, Session, SessionManager};
 
 use super::flashes::texts;
 use crate::common::app::{Browser, complete, defaults, on_both_stores};
@@ -46,5 +49,27 @@ fn a_framework_that_gives_headers_by_name_gives_both_purposes() {
         for name in ["Sec-Purpose", "Purpose"] {
             assert!(names.contains(&name), "{names:?}");
         }
+    });
+}
+
+#[test]
+fn a_page_fetched_in_advance_does_not_count_as_activity() {
+    let hour = Duration::from_secs(3600);
+    let idle = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(hour));
+    on_both_stores(idle, |app| {
+        let visitor = app.visitor(1);
+        // Within ten minutes of the limit, and before.
+        for part in [0.5, 0.4] {
+            app.clock.advance(hour.mul_f64(part));
+            let reader = in_advance(&app.sessions, &visitor);
+            assert_eq!(reader.get::<u32>("n").unwrap(), Some(1));
+            complete(&app.sessions, &reader);
+            let writer = in_advance(&app.sessions, &visitor);
+            writer.set("theme", "dark").unwrap();
+            complete(&app.sessions, &writer);
+        }
+        app.sessions.flush().unwrap();
+        app.clock.advance(hour.mul_f64(0.1));
+        assert_eq!(app.n(&visitor), None, "an hour after the visit");
     });
 }

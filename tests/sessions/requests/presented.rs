@@ -28,7 +28,14 @@ fn fields(ours: &str, place: usize) -> Vec<String> {
 /// Both ways to a head: field by field, and through the manager.
 fn heads<'r>(sessions: &SessionManager, fields: &'r [String]) -> [RequestHead<'r>; 2] {
     let one_by_one = fields.iter().fold(RequestHead::new(), |head, field| head.cookie(field));
-    [one_by_one, Adapter::new(sessions).head(fields.iter().map(|field| ("cookie", field.as_str())))]
+    [
+        one_by_one,
+        Adapter::new(sessions).head(
+            "GET",
+            "/",
+            fields.iter().map(|field| ("cookie", field.as_str())),
+        ),
+    ]
 }
 
 fn read(app: &App, head: RequestHead<'_>) -> Option<u32> {
@@ -236,15 +243,18 @@ fn every_field_of_the_header_that_carries_ids_is_read() {
         ids.push(live.clone());
         ids.push("garbage".to_owned());
         let pairs = || ids.iter().map(|id| ("x-session", id.as_str()));
-        assert_eq!(read(&app, Adapter::new(&app.sessions).head(pairs())), Some(1));
+        assert_eq!(read(&app, Adapter::new(&app.sessions).head("GET", "/", pairs())), Some(1));
         let one_by_one = ids.iter().fold(RequestHead::new(), |head, id| head.id(id));
         assert_eq!(read(&app, one_by_one), Some(1));
         assert_eq!(app.count(EventKind::TooManyIds), 0);
 
         let mut ids: Vec<String> = (0..16).map(|_| dead()).collect();
         ids.push(live);
-        let many =
-            Adapter::new(&app.sessions).head(ids.iter().map(|id| ("X-Session", id.as_str())));
+        let many = Adapter::new(&app.sessions).head(
+            "GET",
+            "/",
+            ids.iter().map(|id| ("X-Session", id.as_str())),
+        );
         assert_eq!(read(&app, many), None);
         assert_eq!(app.count(EventKind::TooManyIds), 1);
     });
@@ -262,9 +272,15 @@ fn an_id_of_another_transport_is_not_looked_up() {
             let session: Session = sessions.open(head);
             session.get::<u32>("n").unwrap()
         };
-        assert_eq!(look(&header, Adapter::new(&header).head(headers.into_iter().take(1))), None);
         assert_eq!(
-            look(&app.sessions, Adapter::new(&app.sessions).head(headers.into_iter().skip(1))),
+            look(&header, Adapter::new(&header).head("GET", "/", headers.into_iter().take(1))),
+            None
+        );
+        assert_eq!(
+            look(
+                &app.sessions,
+                Adapter::new(&app.sessions).head("GET", "/", headers.into_iter().skip(1))
+            ),
             None
         );
         assert_eq!(app.store.calls(Call::Load), loads);
@@ -278,7 +294,11 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
         let forged: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
         let client = ["192.0.2.7", "10.0.0.2"];
         let fields = forged.iter().map(String::as_str).chain(client);
-        let head = Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
+        let head = Adapter::new(&app.sessions).head(
+            "GET",
+            "/",
+            fields.map(|field| ("X-Forwarded-For", field)),
+        );
         let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
         crate::common::app::sign_in(&session, "ada");
         complete(&app.sessions, &session);

@@ -133,3 +133,17 @@ fn where_it_is_configured_so_a_5xx_answer_keeps_its_changes() {
         assert_eq!(browser.get("/visits").text(), "1", "all but the panic");
     });
 }
+
+#[test]
+fn an_early_response_is_no_failure() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        let response = browser.post("/count/early/own-cookie/status:422");
+        assert_eq!((response.status, response.text()), (422, "1"));
+        assert_eq!(response.all("Set-Cookie").len(), 2);
+        assert_eq!(browser.get("/visits").text(), "1", "its changes are stored");
+        assert_eq!(browser.post("/count/early/status:500").status, 500);
+        assert_eq!(browser.get("/visits").text(), "1", "as without `early`");
+        assert_eq!(site.count(EventKind::HandlerFailed), 0);
+    });
+}

@@ -5,7 +5,9 @@
 mod alike;
 mod clients;
 mod cookies;
+mod cross_origin;
 mod endings;
+mod error_pages;
 mod handlers;
 mod nested;
 mod parallel;

@@ -7,6 +7,7 @@ mod cache;
 mod common;
 mod doctor;
 mod embedded;
+mod files;
 mod fixture;
 mod live;
 mod reading;

@@ -16,6 +16,7 @@ use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, check};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, with_suffix};
+use crate::stores::sqlite::ownership::explain;
 
 const BACKING_UP: &str = "back the database up";
 
@@ -59,7 +60,7 @@ impl Admin {
                 // A separate connection, so that a long copy occupies no reader.
                 let source = access.connect().map_err(while_doing(BACKING_UP))?;
                 source.busy_timeout(shared.busy_timeout).map_err(while_doing(BACKING_UP))?;
-                copy(&source, to, check, &mut progress)
+                copy(&source, to, check, &mut progress).map_err(|error| explain(error, to))
             }
             None => shared.writer.read(|source| copy(source, to, check, &mut progress)),
         }
@@ -162,7 +163,7 @@ pub(super) fn copy_all(
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
-    file::create_new_private(to).map_err(|source| failed_io(operation, source))?;
+    file::create_new_private(to).map(drop).map_err(|source| failed_io(operation, source))?;
     let mut target = Access::read_write(to).connect().map_err(failed())?;
     // A read transaction holds one snapshot. Without it the copy would restart at each commit of
     // another connection, and never finish under load.

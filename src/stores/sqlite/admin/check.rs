@@ -38,9 +38,12 @@ pub(super) fn check(
     let run = |connection: &Connection| {
         let mut statement = connection.prepare(sql)?;
         let mut found: Vec<String> = Vec::new();
-        for line in statement.query_map([], |row| row.get(0))? {
+        for line in statement.query_map([], |row| row.get::<_, String>(0))? {
             match line {
-                Ok(line) => found.push(line),
+                // One row can have several lines, the first of which names the database.
+                Ok(line) => found.extend(
+                    line.lines().filter(|line| !line.starts_with("***")).map(str::to_owned),
+                ),
                 // SQLite could not continue; the earlier problems explain more than this error.
                 Err(error) if !found.is_empty() && error::kind(&error) == ErrorKind::Corrupt => {
                     break;

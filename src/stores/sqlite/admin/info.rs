@@ -10,8 +10,11 @@ use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::ownership::{folder, owner};
+use crate::stores::sqlite::references;
+use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 const READING: &str = "read the properties of the database";
 
@@ -64,6 +67,12 @@ pub(super) fn info(
         newest_schema: migrate::newest(),
         other_tables: tables.saturating_sub(ours),
         read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
+        owner: owner(path),
+        folder_owner: owner(folder(path)),
+        second_name: second_name(path),
+        referencing_tables: references::tables(connection, &ReadSql::new(table))
+            .map_err(while_doing(READING))?,
+        triggers: migrate::triggers(connection, table).map_err(while_doing(READING))?,
     })
 }
 

@@ -12,6 +12,8 @@ mod report;
 mod restore;
 mod tables;
 
+use std::path::Path;
+
 use rusqlite::ErrorCode;
 
 use crate::error::{Error, Result};
@@ -76,6 +78,15 @@ impl Admin {
     #[must_use]
     pub fn new(settings: SqliteStoreBuilder) -> Self {
         Admin(Database::Closed(settings))
+    }
+
+    /// Returns the path of the file; `None` for a database in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Database::Open(store) => store.path(),
+            Database::Closed(settings) => settings.path().ok(),
+        }
     }
 
     /// Returns the store. If this was made from settings, opens it, and changes nothing.

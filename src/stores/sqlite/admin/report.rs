@@ -50,6 +50,17 @@ pub struct DatabaseInfo {
     pub other_tables: u64,
     /// Whether this process cannot write the file.
     pub read_only: bool,
+    /// The name of the user who owns the file, or its number if it has none; empty if unknown.
+    pub owner: String,
+    /// The same for the folder.
+    pub folder_owner: String,
+    /// Why other processes may use the file under a second name, if they may.
+    pub second_name: Option<String>,
+    /// The tables whose foreign keys keep sessions from being deleted or getting a new id: without
+    /// `ON DELETE CASCADE`, or without `ON UPDATE CASCADE` on `id_hash`.
+    pub referencing_tables: Vec<String>,
+    /// The triggers on the store's tables, which this crate did not make.
+    pub triggers: Vec<String>,
 }
 
 /// How a file is compacted.

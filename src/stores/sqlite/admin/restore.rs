@@ -1,6 +1,6 @@
 //! The operators' call that replaces the database by a copy.
 
-use std::fs;
+use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,8 +15,9 @@ use crate::stores::sqlite::admin::backup::{
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::migrate;
+use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -35,8 +36,8 @@ impl Admin {
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no such copy, or if the database does not exist but a
-    /// write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables, or
+    /// if the database does not exist but a write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
     /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
     /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
     /// [`ErrorKind::Full`] and so on.
@@ -57,7 +58,7 @@ impl Admin {
             busy_timeout: settings.busy_timeout,
             now,
         };
-        restore.run(&mut progress)
+        restore.run(&mut progress).map_err(|error| explain(error, path))
     }
 }
 
@@ -86,6 +87,15 @@ impl Restore<'_> {
             self.refuse_foreign(&connection)?;
             target = Some(connection);
         } else {
+            let log = with_suffix(self.to, "-wal");
+            if fs::symlink_metadata(&log).is_ok() {
+                let why = format!(
+                    "{} exists, the log of a deleted database: stop the service, and move the log \
+                     and -shm away",
+                    log.display()
+                );
+                return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+            }
             refuse_existing(self.to, RESTORING)?;
         }
         if !fs::exists(self.from).unwrap_or(true) {
@@ -107,11 +117,21 @@ impl Restore<'_> {
             let why = format!("the copy has no table {}", self.table.as_str());
             return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
         }
+        if let Some(trigger) =
+            migrate::triggers(&source, self.table).map_err(failed())?.into_iter().next()
+        {
+            let why = format!(
+                "the copy has a trigger on the sessions, which can bring ended ones back: examine \
+                 it, and remove it from the copy (DROP TRIGGER \"{trigger}\")"
+            );
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
         if copy_all(&source, &partial.0, progress, RESTORING)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         drop(source);
         let prepared = Access::read_write(&partial.0).connect().map_err(failed())?;
+        distrust(&prepared).map_err(failed())?;
         if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -124,6 +144,9 @@ impl Restore<'_> {
             // The new file gets the journal mode of the copy.
             journal(&prepared, &mode).map_err(failed())?;
             prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
+            if let Ok(file) = File::open(&partial.0) {
+                give_to_owner_of_folder(&file, &partial.0);
+            }
             partial.publish(self.to, RESTORING)?;
             return Ok(ControlFlow::Continue(restored));
         };
@@ -141,6 +164,7 @@ impl Restore<'_> {
     fn open_copy(&self) -> Result<Connection> {
         let Opened { connection, .. } = file::open(self.from, Purpose::Read)?;
         connection.busy_timeout(self.busy_timeout).map_err(while_doing(RESTORING))?;
+        distrust(&connection).map_err(while_doing(RESTORING))?;
         let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
         match read.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
             Err(Some(ErrorCode::NotADatabase)) => {
@@ -205,6 +229,11 @@ impl Restore<'_> {
         }
         Ok(())
     }
+}
+
+/// Keeps views, triggers and the like in a copy from calling functions with effects.
+fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA trusted_schema = OFF")
 }
 
 fn journal(connection: &Connection, mode: &str) -> rusqlite::Result<()> {

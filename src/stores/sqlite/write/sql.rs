@@ -29,7 +29,7 @@ statements! {
             (session::NAMES.join(", "), placeholders(session::NAMES));
         let (replaced_names, replaced_values) =
             (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
-        // What `WriteTx::delete_many` reads of each session.
+        // What `WriteTx::delete_unkept` reads of each session.
         let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }
 
@@ -45,12 +45,17 @@ statements! {
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
     delete: "DELETE FROM {t} WHERE id = ?1";
     delete_expired_of:
-        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 {deleted}";
+        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1{{and}} {deleted}";
     sweep:
-        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2) {deleted}";
-    revoke: "DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}} {deleted}";
+        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1{{and}} LIMIT ?2) \
+         {deleted}";
     delete_all: "DELETE FROM {t}";
     delete_all_of: "DELETE FROM {t} WHERE realm = ?1";
+    // In place of a deletion that another table prevents: the session has expired, and nothing is
+    // left of its data.
+    end_where:
+        "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
+         data = '{{}}' WHERE ";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
     end_graces:
         "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 AND grace_until IS NOT NULL";

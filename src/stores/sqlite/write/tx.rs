@@ -14,8 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
 use crate::stores::sqlite::columns::{self, replaced, session};
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
+use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::sql::TableSql;
@@ -275,7 +276,68 @@ impl WriteTx<'_> {
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.execute(&self.sql.write.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
+        let delete = &self.sql.write.delete;
+        self.delete_or_end(delete, "id = ?1", [id], Effect::Removed(id_hash))
+    }
+
+    /// Executes `delete`, which deletes the sessions that match `condition`. Those that a foreign
+    /// key or a trigger of the application keeps or brings back are ended in place, because an ended
+    /// session must not be found again.
+    fn delete_or_end(
+        &mut self,
+        delete: &str,
+        condition: &str,
+        params: impl Params + Copy,
+        effect: Effect<'_>,
+    ) -> Result<()> {
+        let before = self.connection.total_changes();
+        let deleted = match self.is_kept()? {
+            None => self.execute(delete, params, |_| effect),
+            Some(kept) => {
+                let delete = &self.sql.write.delete_all;
+                let delete = format!("{delete} WHERE {condition} AND NOT {kept}");
+                // Differs from the number of changes, so that the others are ended below.
+                self.execute(&delete, params, |_| Effect::Unknown).map(|_| usize::MAX)
+            }
+        };
+        let changes = self.connection.total_changes().saturating_sub(before);
+        match deleted {
+            // No trigger has run, and no row of another table has changed.
+            Ok(rows) if rows as u64 == changes => return Ok(()),
+            Err(error) if !self.is_refused(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        let end = format!("{}{condition}", self.sql.write.end_where);
+        self.execute(&end, params, |_| Effect::Unknown)?;
+        self.check_none_left(condition, params)
+    }
+
+    /// Fails if sessions that match `condition` are live after all were ended.
+    fn check_none_left(&self, condition: &str, params: impl Params) -> Result<()> {
+        let count = format!("{}{condition}", self.sql.read.count_left);
+        let left: rusqlite::Result<i64> =
+            self.connection.query_row(&count, params, |row| row.get(0));
+        match left.map_err(self.failed())? {
+            0 => Ok(()),
+            left => {
+                let why = format!(
+                    "a trigger keeps sessions or brings them back, {left} of them; `cloakroom \
+                     doctor` names it"
+                );
+                Err(Error::with_source(ErrorKind::Unexpected, self.operation, why))
+            }
+        }
+    }
+
+    /// Returns whether the schema of the application prevented a deletion, and the transaction goes
+    /// on.
+    fn is_refused(&self, error: &Error) -> bool {
+        refuses_deletion(error) && !self.connection.is_autocommit()
+    }
+
+    /// Returns the condition on sessions whose rows other tables keep, if there are such tables.
+    fn is_kept(&self) -> Result<Option<String>> {
+        references::is_kept(self.connection, &self.sql.read).map_err(self.failed())
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented.
@@ -337,16 +399,30 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         let params = params![now.as_millis(), user.as_str(), realm.as_str()];
-        self.delete_many(&self.sql.write.delete_expired_of, params).map(drop)
+        match self.delete_unkept(&self.sql.write.delete_expired_of, params) {
+            // Expired sessions do not count, whether or not they are deleted.
+            Err(error) if self.is_refused(&error) => Ok(()),
+            deleted => deleted.map(drop),
+        }
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
     /// sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
-        let removed = self.delete_many(&self.sql.write.sweep, params)?;
+        let removed = self.delete_unkept(&self.sql.write.sweep, params)?;
         self.forget_replaced(now, limit)?;
         Ok(removed)
+    }
+
+    /// Returns the number of expired sessions that no sweep removes, because other tables keep
+    /// their rows.
+    pub(crate) fn count_kept(&self, now: Timestamp) -> Result<u64> {
+        let Some(kept) = self.is_kept()? else { return Ok(0) };
+        let count = format!("{} AND {kept}", self.sql.read.count_expired);
+        let kept: rusqlite::Result<i64> =
+            self.connection.query_row(&count, [now.as_millis()], |row| row.get(0));
+        Ok(u64::try_from(kept.map_err(self.failed())?).unwrap_or(0))
     }
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
@@ -361,15 +437,26 @@ impl WriteTx<'_> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
         let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
-        let text = self.sql.write.revoke.replace("{condition}", condition);
-        let deleted = self.delete_many(&text, params_from_iter(params))?;
-        Ok(deleted.into_iter().filter(|ended| ended.expiry.is_none()).collect())
+        let text = format!("{}{condition}", self.sql.read.to_revoke);
+        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
+        let found = statement
+            .query_map(params_from_iter(params), |row| Ok((row.get(7)?, row::deleted(row)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
+            .map_err(self.failed())?;
+        for (id, ended) in &found {
+            self.delete(*id, ended.id_hash)?;
+        }
+        let ended = found.into_iter().map(|(_, ended)| ended);
+        Ok(ended.filter(|ended| ended.expiry.is_none()).collect())
     }
 
-    /// Executes a statement that deletes sessions, and returns them.
-    fn delete_many(&mut self, statement: &str, params: impl Params) -> Result<Vec<EndedSession>> {
+    /// Executes a statement that deletes sessions, except those whose rows other tables keep.
+    /// Returns the deleted sessions.
+    fn delete_unkept(&mut self, statement: &str, params: impl Params) -> Result<Vec<EndedSession>> {
+        let and = self.is_kept()?.map(|kept| format!(" AND NOT {kept}")).unwrap_or_default();
+        let statement = statement.replace("{and}", &and);
         let query = || -> rusqlite::Result<Vec<_>> {
-            let mut statement = self.connection.prepare_cached(statement)?;
+            let mut statement = self.connection.prepare_cached(&statement)?;
             statement.query_map(params, row::deleted)?.collect()
         };
         let deleted = query().map_err(self.failed())?;
@@ -383,9 +470,10 @@ impl WriteTx<'_> {
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
-        self.execute(&self.sql.write.delete_all, [], |_| Effect::Unknown)?;
+        self.delete_or_end(&self.sql.write.delete_all, "true", [], Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
         self.raise_epoch()?;
+        self.check_none_left("true", [])?;
         Ok(live)
     }
 
@@ -401,8 +489,10 @@ impl WriteTx<'_> {
         }
         let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
             .map_err(self.failed())?;
-        self.execute(&self.sql.write.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
+        let delete = &self.sql.write.delete_all_of;
+        self.delete_or_end(delete, "realm = ?1", [realm.as_str()], Effect::Unknown)?;
         self.raise_epoch()?;
+        self.check_none_left("realm = ?1", [realm.as_str()])?;
         Ok(live)
     }
 

@@ -1,0 +1,398 @@
+//! Owners, names and schema of the file: each problem has a message, and a finding of `doctor`.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use cloakroom::stores::sqlite::rusqlite::Connection;
+
+use crate::common::Folder;
+use crate::fixture::{
+    Ran, begin, count, damage, done, fails, fill, json, number, open, program, run, set_up,
+    with_store,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A user without rights; its name differs between systems.
+const OTHER: u32 = 65_534;
+
+/// Returns whether these tests can change owners; says so if not.
+fn is_root() -> bool {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if !is_root {
+        eprintln!("skipped: it needs root, to change the owner of files");
+    }
+    is_root
+}
+
+fn as_other(folder: &Folder, args: &[&str]) -> Ran {
+    program(folder, args).uid(OTHER).gid(OTHER).output().unwrap().into()
+}
+
+fn give(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).unwrap();
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A folder and a database of the user without rights.
+fn of_other() -> Folder {
+    let folder = Folder::new();
+    give(&folder.path(""), OTHER);
+    assert_eq!(as_other(&folder, &["setup"]).code, 0);
+    folder
+}
+
+/// Fails unless commands that write are refused with these words and a remedy.
+fn is_denied(folder: &Folder, words: &str) {
+    for command in [&["setup"][..], &["revoke", "--user", "ada"], &["sweep"]] {
+        let ran = as_other(folder, command);
+        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+        assert!(ran.err.contains("permission denied to "), "{command:?}: {}", ran.err);
+        assert!(ran.err.contains(words), "{command:?}: {words}: {}", ran.err);
+        assert!(ran.err.contains("; run this as the user who owns the file"), "{}", ran.err);
+        assert!(!ran.err.contains("error code") && !ran.err.contains("os error"), "{}", ran.err);
+    }
+}
+
+/// Returns the texts of a check in which `doctor` finds a problem.
+fn problems(ran: &Ran, check: &str) -> Vec<String> {
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let findings = answer["findings"].as_array().unwrap();
+    let is_it = |finding: &&serde_json::Value| {
+        finding["check"] == check && finding["severity"] == "problem"
+    };
+    findings.iter().filter(is_it).map(|one| one["found"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Returns the text of the only problem that `doctor` finds.
+fn only_problem(folder: &Folder, check: &str) -> String {
+    let ran = run(folder, &["doctor", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(answer["problems"], 1, "{answer}");
+    problems(&ran, check).pop().unwrap()
+}
+
+#[test]
+fn a_database_of_root_is_an_error_that_names_owner_and_mode() {
+    if !is_root() {
+        return;
+    }
+    let folder = of_other();
+    give(&folder.database(), 0);
+    is_denied(&folder, "app.db belongs to root and has mode 600");
+    for command in ["stats", "list"] {
+        let said = as_other(&folder, &[command]).err;
+        assert!(said.contains("app.db belongs to root and has mode 600"), "{said}");
+    }
+    let found = problems(&as_other(&folder, &["doctor", "--json"]), "file");
+    assert!(found[0].contains("app.db belongs to root and has mode 600"), "{found:?}");
+    let found = problems(&run(&folder, &["doctor", "--json"]), "permissions");
+    assert!(found[0].contains("app.db belongs to root and its folder to "), "{found:?}");
+    give(&folder.database(), OTHER);
+    assert_eq!(as_other(&folder, &["sweep"]).code, 0);
+    assert_eq!(problems(&run(&folder, &["doctor", "--json"]), "permissions"), [""; 0]);
+}
+
+#[test]
+fn a_folder_of_root_is_an_error_that_names_owner_and_mode() {
+    if !is_root() {
+        return;
+    }
+    let folder = of_other();
+    give(&folder.path(""), 0);
+    set_mode(&folder.path(""), 0o755);
+    is_denied(&folder, "belongs to root and has mode 755");
+    for ran in [as_other(&folder, &["doctor", "--json"]), run(&folder, &["doctor", "--json"])] {
+        let found = problems(&ran, "permissions");
+        assert!(found[0].contains("cannot create its -wal and -shm in "), "{found:?}");
+    }
+    fs::remove_file(folder.database()).unwrap();
+    let said = as_other(&folder, &["setup"]).err;
+    assert!(said.contains("belongs to root and has mode 755"), "{said}");
+    // A copy into that folder.
+    let other = of_other();
+    let copy = folder.path("copy.db").display().to_string();
+    let said = as_other(&other, &["backup", &copy]).err;
+    assert!(said.contains("belongs to root and has mode 755"), "{said}");
+}
+
+#[test]
+fn a_folder_above_that_cannot_be_searched_is_named() {
+    if !is_root() {
+        return;
+    }
+    let above = Folder::new();
+    set_mode(&above.path(""), 0o700);
+    fs::create_dir(above.path("app")).unwrap();
+    give(&above.path("app"), OTHER);
+    let path = above.path("app/app.db").display().to_string();
+    let said = as_other(&above, &["stats", "--db", &path]).err;
+    assert!(said.contains(" belongs to root and has mode 700"), "{said}");
+}
+
+#[test]
+fn a_log_of_root_is_an_error_that_names_it() {
+    if !is_root() {
+        return;
+    }
+    let folder = of_other();
+    let store = open(&folder);
+    begin(&store, Some("ada"), MINUTE);
+    for name in ["app.db-wal", "app.db-shm"] {
+        give(&folder.path(name), 0);
+    }
+    is_denied(&folder, "app.db-wal belongs to root and has mode 600");
+    let said = as_other(&folder, &["stats"]).err;
+    assert!(said.contains("app.db-wal belongs to root and has mode 600"), "{said}");
+    // A command of root gives them back: SQLite does.
+    assert_eq!(problems(&run(&folder, &["doctor", "--json"]), "permissions"), [""; 0]);
+    assert_eq!(as_other(&folder, &["sweep"]).code, 0);
+}
+
+#[test]
+fn a_file_that_root_makes_belongs_to_the_owner_of_its_folder() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    give(&folder.path(""), OTHER);
+    let ran = run(&folder, &["setup"]);
+    assert!(ran.err.contains("as its folder does"), "{ran:?}");
+    let owner = || {
+        let found = fs::metadata(folder.database()).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o777)
+    };
+    assert_eq!(owner(), (OTHER, OTHER, 0o600));
+    assert_eq!(as_other(&folder, &["sweep"]).code, 0);
+    let other = Folder::new();
+    let copy = other.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    assert_eq!(fs::metadata(&copy).unwrap().uid(), 0, "a copy stays private");
+    fs::remove_file(folder.database()).unwrap();
+    done(&folder, &["restore", &copy, "--yes"]);
+    assert_eq!(owner(), (OTHER, OTHER, 0o600));
+    // In a folder of root the file is root's, which may be wrong.
+    let ran = run(&other, &["setup"]);
+    assert!(ran.err.contains("`chown` it to the service's user"), "{ran:?}");
+    // Beside a running service nothing changes.
+    let store = open(&folder);
+    begin(&store, Some("ada"), MINUTE);
+    let ran = run(&folder, &["setup"]);
+    assert!(ran.out.starts_with("already set up: ") && ran.err.is_empty(), "{ran:?}");
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        assert_eq!(fs::metadata(folder.path(name)).unwrap().uid(), OTHER, "{name}");
+    }
+}
+
+#[test]
+fn a_deleted_database_is_not_set_up_beside_its_log() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let other = Folder::new();
+    let copy = other.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    fs::remove_file(folder.database()).unwrap();
+    for command in [&["doctor"][..], &["stats"], &["revoke", "--all", "--yes"]] {
+        let said = fails(&folder, command, 3);
+        assert!(said.contains("do not run `setup`: stop the service and `restore`"), "{said}");
+    }
+    let log = fs::read(folder.path("app.db-wal")).unwrap();
+    for command in [&["setup"][..], &["restore", &copy, "--yes"]] {
+        let ran = run(&folder, command);
+        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+        assert!(
+            ran.err.contains("app.db-wal exists, the log of a deleted database: stop"),
+            "{ran:?}"
+        );
+        assert!(!folder.database().exists(), "{command:?}");
+    }
+    assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
+    drop(store);
+    for name in ["app.db-wal", "app.db-shm"] {
+        let _ = fs::rename(folder.path(name), other.path(name));
+    }
+    done(&folder, &["restore", &copy, "--yes"]);
+    assert_eq!(count(&folder), 0);
+}
+
+#[test]
+fn a_link_to_nothing_is_reported_with_its_target() {
+    let folder = Folder::new();
+    symlink("/no/such/disk/app.db", folder.database()).unwrap();
+    for (command, code) in [("setup", 1), ("stats", 3), ("doctor", 3)] {
+        let said = fails(&folder, &[command], code);
+        assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
+        assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+    }
+}
+
+#[test]
+fn a_uri_is_refused_before_it_makes_a_file() {
+    let folder = Folder::new();
+    for uri in ["file::memory:", "file:app.db?mode=ro", "sqlite:app.db"] {
+        let mut setup = program(&folder, &["setup", "--db", uri]);
+        let ran: Ran = setup.current_dir(folder.path("")).output().unwrap().into();
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("a URI is not a path"), "{ran:?}");
+        assert!(fs::read_dir(folder.path("")).unwrap().next().is_none(), "{uri}");
+    }
+}
+
+#[test]
+fn a_second_name_is_found() {
+    let folder = set_up();
+    fs::hard_link(folder.database(), folder.path("other.db")).unwrap();
+    assert!(only_problem(&folder, "name").contains("it has 2 hard links"));
+    fs::remove_file(folder.path("other.db")).unwrap();
+    done(&folder, &["doctor"]);
+}
+
+#[test]
+fn triggers_and_foreign_keys_on_our_tables_are_found() {
+    for (schema, check, words) in [
+        (
+            "CREATE TRIGGER odd AFTER DELETE ON cloakroom_sessions BEGIN SELECT 1; END",
+            "triggers",
+            "odd",
+        ),
+        ("CREATE TABLE visits (s REFERENCES cloakroom_sessions)", "references", "visits"),
+        (
+            "CREATE TABLE visits (s REFERENCES Cloakroom_Sessions (user_key) ON DELETE CASCADE)",
+            "references",
+            "visits",
+        ),
+        (
+            "CREATE TABLE visits (s REFERENCES cloakroom_sessions (id_hash) ON DELETE CASCADE)",
+            "references",
+            "visits",
+        ),
+    ] {
+        let folder = set_up();
+        Connection::open(folder.database()).unwrap().execute_batch(schema).unwrap();
+        let found = only_problem(&folder, check);
+        assert!(found.contains(words), "{found}");
+    }
+    let folder = set_up();
+    let sound = "CREATE TABLE visits (s REFERENCES cloakroom_sessions ON DELETE CASCADE)";
+    Connection::open(folder.database()).unwrap().execute_batch(sound).unwrap();
+    done(&folder, &["doctor"]);
+}
+
+#[test]
+fn a_session_that_a_table_keeps_is_revoked_all_the_same() {
+    let (folder, store) = with_store();
+    let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
+    begin(&store, Some("bob"), MINUTE);
+    let keep = "CREATE TABLE visits (s INTEGER REFERENCES cloakroom_sessions);
+                INSERT INTO visits SELECT id FROM cloakroom_sessions";
+    Connection::open(folder.database()).unwrap().execute_batch(keep).unwrap();
+    done(&folder, &["revoke", &public_id]);
+    assert_eq!(json(&folder, &["list", "--json"])["sessions"].as_array().unwrap().len(), 1);
+    done(&folder, &["revoke", "--all", "--yes"]);
+    assert_eq!(json(&folder, &["stats", "--json"])["live"], 0);
+    assert_eq!(count(&folder), 2);
+    let ran = run(&folder, &["drop", "--yes"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("another table references the session"), "{ran:?}");
+}
+
+#[test]
+fn a_damaged_page_is_reported_in_whole_lines() {
+    let folder = set_up();
+    fill(&folder, 2000, true);
+    let page = "SELECT rootpage FROM sqlite_schema WHERE name = 'cloakroom_sessions_deadline'";
+    damage(&folder, number(&folder.database(), page));
+    let ran = run(&folder, &["doctor"]);
+    assert!(ran.out.contains("PROBLEM integrity    Tree "), "{}", ran.out);
+    assert!(!ran.out.contains("\\n") && !ran.out.contains("***"), "{}", ran.out);
+}
+
+#[test]
+fn compacting_counts_the_log() {
+    let (folder, store) = with_store();
+    for _ in 0..50 {
+        begin(&store, None, MINUTE);
+    }
+    let ran = run(&folder, &["compact", "--yes"]);
+    assert!(ran.out.contains(" and a log of ") && ran.out.contains(" before, "), "{}", ran.out);
+    assert!(!ran.out.split(" before, ").nth(1).unwrap().contains("log"), "{}", ran.out);
+}
+
+#[test]
+fn an_unknown_user_is_answered_with_the_keys_of_others() {
+    let (folder, store) = with_store();
+    let none = fails(&folder, &["list", "--user", "ada"], 4);
+    assert_eq!(none, "cloakroom: user ada has no live session\n");
+    begin(&store, Some("42"), MINUTE);
+    for command in [&["list", "--user", "ada"][..], &["revoke", "--user", "ada"]] {
+        let said = fails(&folder, command, 4);
+        assert!(said.ends_with("as the application names them, here such as 42\n"), "{said}");
+    }
+    done(&folder, &["revoke", "--user", "42"]);
+    begin(&store, Some("43"), MINUTE);
+    begin(&store, Some("44"), 2 * crate::fixture::DAY);
+    let known = fails(&folder, &["list", "--user", "44"], 4);
+    assert_eq!(known, "cloakroom: user 44 has no live session\n", "it has an expired one");
+}
+
+#[test]
+fn the_secret_of_csrf_tokens_is_masked() {
+    let (folder, store) = with_store();
+    let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
+    let data = "{\"a\":1.10,\"cloakroom.csrf\":\"c2VjcmV0\",\"z\":\"cloakroom.csrf\"}";
+    let connection = Connection::open(folder.database()).unwrap();
+    connection.execute("UPDATE cloakroom_sessions SET data = ?1", [data]).unwrap();
+    for json in [&["show", &public_id, "--data", "--json"][..], &["show", &public_id, "--data"]] {
+        let shown = done(&folder, json);
+        assert!(!shown.contains("c2VjcmV0"), "{shown}");
+        assert!(shown.contains("(masked)") && shown.contains("1.10"), "{shown}");
+    }
+}
+
+#[test]
+fn a_held_lock_is_reported_with_its_causes() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let other = Connection::open(folder.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let said = fails(&folder, &["revoke", "--user", "ada"], 1);
+    let cause = "another connection holds the lock, of another program or of this one";
+    assert!(said.contains(cause) && said.contains("`fuser -v`"), "{said}");
+}
+
+/// The environment variable with the folder in which a small disk is mounted.
+const DISK: &str = "CLOAKROOM_TEST_DISK";
+
+#[test]
+fn a_full_disk_is_reported_and_leaves_a_usable_file() {
+    let folder = Folder::new();
+    let db = folder.path("app.db").display().to_string();
+    // On a disk of its own: full, then with space again.
+    let script = "mount -t tmpfs -o size=300k none \"$CLOAKROOM_TEST_DISK\" || exit 77
+        dd if=/dev/zero of=\"$CLOAKROOM_TEST_DISK/junk\" bs=4k 2>/dev/null
+        \"$0\" setup; \"$0\" doctor; rm \"$CLOAKROOM_TEST_DISK/junk\"
+        \"$0\" setup && \"$0\" list";
+    let mut shell = std::process::Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_cloakroom")]);
+    shell.env(DISK, folder.path("")).env("CLOAKROOM_DB", &db);
+    let Some(output) = shell.output().ok().filter(|output| output.status.code() != Some(77)) else {
+        eprintln!("skipped: unshare does not exist or may not mount");
+        return;
+    };
+    if !output.status.success() && fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
+        eprintln!("skipped: it needs root, to mount a small disk");
+        return;
+    }
+    let ran = Ran::from(output);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let full = "database or disk is full; free space on the disk, outside the database first";
+    assert!(ran.err.contains(full), "{ran:?}");
+    assert!(ran.out.contains("PROBLEM disk         0 B left"), "{ran:?}");
+    assert!(ran.out.ends_with("There are none.\n"), "{ran:?}");
+}

@@ -1,0 +1,190 @@
+//! Sessions for tiny_http.
+//!
+//! ```no_run
+//! use cloakroom::web::tiny_http::{self as web, Result};
+//! use cloakroom::{MemoryStore, Session, SessionManager};
+//! use tiny_http::{Request, Response};
+//!
+//! fn index(session: &Session, _: &mut Request) -> Result {
+//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!     Ok(Response::from_string(format!("visits: {visits}")).boxed())
+//! }
+//!
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//! let server = web::listen("localhost:8000")?;
+//! std::thread::scope(|threads| {
+//!     for _ in 0..8 {
+//!         threads.spawn(|| {
+//!             for mut request in server.incoming_requests() {
+//!                 let response = web::session(&sessions, &mut request, index);
+//!                 // A client that has disconnected does not need its response.
+//!                 let _ = request.respond(response);
+//!             }
+//!         });
+//!     }
+//! });
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! ```
+
+use std::error::Error;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+
+use ::tiny_http::{Header, Request, Response, ResponseBox, Server};
+
+use crate::http::{self, Adapter};
+use crate::manager::SessionManager;
+use crate::session::Session;
+use crate::web::error_page;
+
+pub use crate::http::HandlerError;
+
+/// The result of a handler, and of functions that it calls with `?`, which converts any error.
+pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseBox>>;
+
+/// Answers a request with a session. Send the response by [`Request::respond`].
+///
+/// The session's changes are stored before this returns. Where the handler returns an error, the
+/// response has the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
+/// crate that it is or contains, else 500; a failure to store the changes likewise. A panic of the
+/// handler is answered with 500. These responses have a plain body; an event has the details. In
+/// all these cases changes of data are discarded, and a sign-out or revocation is kept.
+///
+/// A handler can return early with [`HandlerError::response`], whose response is
+/// [boxed](Response::boxed).
+///
+/// ```
+/// use cloakroom::web::tiny_http::{HandlerError, session};
+/// use cloakroom::{MemoryStore, SessionManager};
+/// use tiny_http::{Request, Response, TestRequest};
+///
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// let mut request: Request = TestRequest::new().with_body("light").into();
+/// let response = session(&sessions, &mut request, |session, request| {
+///     let mut theme = String::new();
+///     request.as_reader().read_to_string(&mut theme)?;
+///     if theme.is_empty() {
+///         return Err(HandlerError::response(Response::empty(400).boxed()));
+///     }
+///     session.set("theme", theme)?;
+///     Ok(Response::from_string("done"))
+/// });
+/// assert!(response.headers().iter().any(|header| header.field.equiv("Set-Cookie")));
+/// request.respond(response)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn session<R: Read + Send + 'static>(
+    sessions: &SessionManager,
+    request: &mut Request,
+    handler: impl FnOnce(&Session, &mut Request) -> Result<Response<R>>,
+) -> ResponseBox {
+    let error_page = |status| {
+        let page = Response::from_string(error_page::body(status));
+        match header("Content-Type", "text/plain; charset=utf-8") {
+            Some(content_type) => page.with_header(content_type),
+            None => page,
+        }
+    };
+    session_with_error_page(sessions, request, handler, error_page)
+}
+
+/// Answers a request with a session as [`session`] does, with error pages of the application:
+/// `error_page` gets the status and returns the page, whose status this sets.
+pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'static>(
+    sessions: &SessionManager,
+    request: &mut Request,
+    handler: impl FnOnce(&Session, &mut Request) -> Result<Response<R>>,
+    error_page: impl Fn(u16) -> Response<P>,
+) -> ResponseBox {
+    let adapter = Adapter::new(sessions);
+    let fields = request.headers().iter();
+    let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
+    let head = adapter.head(request.method().as_str(), request.url(), fields);
+    let head = head.secure(request.secure());
+    let opened = adapter.open(&match request.remote_addr() {
+        Some(peer) => head.peer_addr(peer.ip()),
+        None => head,
+    });
+    let handler = |session: &Session| handler(session, request).map(Response::boxed);
+    adapter.answer(opened, handler, |status| error_page(status).with_status_code(status).boxed())
+}
+
+/// Starts a server like [`Server::http`], with `TCP_NODELAY` for its connections.
+///
+/// tiny_http sends the head and the body of a response separately if they are longer than 1,024
+/// bytes together. Without this option, the body on a connection that the client has kept open
+/// waits until the client has acknowledged the head, which takes some 40 ms.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn listen(
+    address: impl ToSocketAddrs,
+) -> std::result::Result<Server, Box<dyn Error + Send + Sync>> {
+    let listener = TcpListener::bind(address)?;
+    // A connection inherits the option of its listener, for which the standard library has no
+    // method: a second handle of the socket, with the type of a connection, has one.
+    TcpStream::from(OwnedFd::from(listener.try_clone()?)).set_nodelay(true)?;
+    Server::from_listener(listener, None)
+}
+
+fn header(name: &str, value: &str) -> Option<Header> {
+    Header::from_bytes(name, value).ok()
+}
+
+impl http::Response for ResponseBox {
+    fn status_code(&self) -> u16 {
+        self.status_code().0
+    }
+
+    fn append_header(&mut self, name: &str, value: &str) {
+        // Names and values of sessions are ASCII.
+        if let Some(header) = header(name, value) {
+            self.add_header(header);
+        }
+    }
+
+    fn merge_header(&mut self, name: &'static str, merge: &dyn Fn(&[&str]) -> Option<String>) {
+        let fields = self.headers().iter().filter(|header| header.field.equiv(name));
+        let values: Vec<&str> = fields.map(|header| header.value.as_str()).collect();
+        let Some(value) = merge(&values) else { return };
+        if !values.is_empty() {
+            remove_header(self, name);
+        }
+        self.append_header(name, &value);
+    }
+}
+
+/// Removes all fields of a name. Responses of tiny_http have no method for this, so it makes the
+/// response anew.
+fn remove_header(response: &mut ResponseBox, name: &'static str) {
+    let old = std::mem::replace(response, Response::empty(0).boxed());
+    let (status, length, threshold) =
+        (old.status_code(), old.data_length(), old.chunked_threshold());
+    let kept = old.headers().iter().filter(|header| !header.field.equiv(name)).cloned().collect();
+    let new = Response::new(status, kept, old.into_reader(), length, None);
+    *response = new.with_chunked_threshold(threshold);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merged_header_keeps_the_rest_of_the_response() {
+        let header = |name, value| header(name, value).unwrap();
+        let response = Response::from_string("body").with_status_code(404);
+        let response = response.with_header(header("vary", "Accept"));
+        let response = response.with_header(header("Vary", "Origin"));
+        let mut response = response.with_chunked_threshold(3).boxed();
+        http::Response::merge_header(&mut response, "Vary", &|values| Some(values.join("+")));
+        http::Response::merge_header(&mut response, "Content-Type", &|_| None);
+        let fields =
+            response.headers().iter().map(|h| (h.field.as_str().as_str(), h.value.as_str()));
+        let content_type = ("Content-Type", "text/plain; charset=UTF-8");
+        assert!(fields.eq([content_type, ("Vary", "Accept+Origin")]));
+        assert_eq!((response.status_code().0, response.data_length()), (404, Some(4)));
+        assert_eq!(response.chunked_threshold(), 3);
+        assert_eq!(std::io::read_to_string(response.into_reader()).unwrap(), "body");
+    }
+}
