@@ -259,7 +259,8 @@ impl SessionManagerBuilder {
     /// and found a signed-in user. Then neither a proxy nor the browser stores the page, and the
     /// back button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
     /// requires it where the response is sensitive; a handler can set the header for its response
-    /// alone.
+    /// alone. In Rocket, a response with a streamed body, which may read the session later, carries
+    /// it too if the request presented an id and its route has a guard for the session.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
     /// changes, and may miss a removal. With this setting a sign-out therefore sends two

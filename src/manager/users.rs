@@ -168,6 +168,18 @@ impl SessionManager {
         self.revoke_where(&SessionFilter::User(user), None, current)
     }
 
+    /// Ends all sessions of the user of `session`, `session` included, and returns their number; 0
+    /// if no user is signed in. The request continues as after [`Session::destroy`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub fn sign_out_everywhere(&self, session: &Session) -> Result<usize> {
+        match session.user()? {
+            Some(user) => self.revoke_all(&user, Some(session)),
+            None => Ok(0),
+        }
+    }
+
     /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
     /// a logout that the provider announces.
     ///

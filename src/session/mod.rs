@@ -27,6 +27,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,6 +135,10 @@ struct ResponseFacts {
     saw_user: bool,
     /// The application has got a CSRF token for the response.
     has_token: bool,
+    /// The application has got flash messages for the response.
+    has_flash: bool,
+    /// The response may read the session after the close.
+    may_read_later: bool,
 }
 
 impl State {
@@ -390,6 +395,24 @@ impl Session {
     #[must_use]
     pub fn client_address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// Returns the time at which the session ends if no further request uses it, for a page that
+    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
+    /// request that [ignores](Self::ignore) its session does not move it.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn deadline(&self) -> Result<Option<Timestamp>> {
+        let mut state = self.lock("look at a session")?;
+        self.read(&mut state)?;
+        let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
+        let used = state.activity.first_use.filter(|used| {
+            // The others are not recorded.
+            !state.ignored && record.limits.touch_due(record.seen, *used)
+        });
+        let deadline = record.limits.deadline(used.unwrap_or(record.seen));
+        Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
     /// Returns the signed-in user and the public id of the session.

@@ -56,9 +56,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             Ok(Committed::Done { session, former_ids, ended })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
-            match commit.delta.user() {
-                Some(_) => tx.update_all(at, &session)?,
-                None => tx.update_data(at, &session.record)?,
+            match commit.delta.is_of_data() {
+                true => tx.update_data(at, &session.record)?,
+                false => tx.update_all(at, &session)?,
             }
             Ok(Committed::Done { session, former_ids: Vec::new(), ended: Vec::new() })
         }
