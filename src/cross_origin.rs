@@ -125,9 +125,9 @@ impl CrossOrigin {
         }
     }
 
-    fn check(&self, head: &RequestHead<'_>, proxies: u8) -> Result<(), Reason> {
+    fn check(&self, head: &RequestHead<'_>, proxies: u8) -> Result<(), RefusalReason> {
         if head.sec_fetch_site == Single::Repeated || head.origin == Single::Repeated {
-            return Err(Reason::Repeated);
+            return Err(RefusalReason::Repeated);
         }
         let origin = head.origin.once();
         if origin.is_some_and(|origin| self.trusted.iter().any(|trusted| trusted == origin)) {
@@ -135,12 +135,12 @@ impl CrossOrigin {
         }
         match (head.sec_fetch_site.once(), origin) {
             (Some("same-origin" | "none"), _) | (None, None) => Ok(()),
-            (Some(_), _) => Err(Reason::OtherSite),
-            (None, Some("null")) => Err(Reason::NullOrigin),
+            (Some(_), _) => Err(RefusalReason::OtherSite),
+            (None, Some("null")) => Err(RefusalReason::NullOrigin),
             (None, Some(origin)) => match head.public_host(proxies) {
-                None => Err(Reason::NoHost),
+                None => Err(RefusalReason::NoHost),
                 Some(host) if is_same(origin, host, head.secure) => Ok(()),
-                Some(_) => Err(Reason::OtherHost),
+                Some(_) => Err(RefusalReason::OtherHost),
             },
         }
     }
@@ -157,13 +157,13 @@ pub(crate) enum OriginDecision {
     /// It is cross-origin and passes, because its path is exempt.
     Exempt,
     /// It is cross-origin and passes, because the check only reports.
-    Report(Reason),
-    Refuse(Reason),
+    Report(RefusalReason),
+    Refuse(RefusalReason),
 }
 
 /// The reason why a request counts as cross-origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum RefusalReason {
     OtherSite,
     OtherHost,
     NullOrigin,
@@ -171,25 +171,25 @@ pub(crate) enum Reason {
     Repeated,
 }
 
-impl Reason {
+impl RefusalReason {
     /// Returns the reason with its remedy, for the operator.
     pub(crate) fn message(self) -> &'static str {
         match self {
-            Reason::OtherSite => {
+            RefusalReason::OtherSite => {
                 "the browser says that a page of another origin sent it; if that page may, use \
                  CrossOrigin::trust or CrossOrigin::exempt"
             }
-            Reason::OtherHost => {
+            RefusalReason::OtherHost => {
                 "the origin is not the host; if the page is the application's own, let the proxy \
                  pass the Host field on (nginx: proxy_set_header Host $http_host), or send \
                  X-Forwarded-Host with behind_proxies; else see CrossOrigin::trust"
             }
-            Reason::NullOrigin => {
+            RefusalReason::NullOrigin => {
                 "the page hides its origin; if it is the application's own, send \
                  Referrer-Policy: same-origin with it in place of no-referrer"
             }
-            Reason::NoHost => "it has an origin, but not one Host to compare it with",
-            Reason::Repeated => "it has several fields Origin or Sec-Fetch-Site",
+            RefusalReason::NoHost => "it has an origin, but not one Host to compare it with",
+            RefusalReason::Repeated => "it has several fields Origin or Sec-Fetch-Site",
         }
     }
 }
@@ -287,11 +287,11 @@ fn invalid_path(path: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const REPEATED: OriginDecision = OriginDecision::Refuse(Reason::Repeated);
-    const OTHER_SITE: OriginDecision = OriginDecision::Refuse(Reason::OtherSite);
-    const OTHER_HOST: OriginDecision = OriginDecision::Refuse(Reason::OtherHost);
-    const NULL: OriginDecision = OriginDecision::Refuse(Reason::NullOrigin);
-    const NO_HOST: OriginDecision = OriginDecision::Refuse(Reason::NoHost);
+    const REPEATED: OriginDecision = OriginDecision::Refuse(RefusalReason::Repeated);
+    const OTHER_SITE: OriginDecision = OriginDecision::Refuse(RefusalReason::OtherSite);
+    const OTHER_HOST: OriginDecision = OriginDecision::Refuse(RefusalReason::OtherHost);
+    const NULL: OriginDecision = OriginDecision::Refuse(RefusalReason::NullOrigin);
+    const NO_HOST: OriginDecision = OriginDecision::Refuse(RefusalReason::NoHost);
 
     fn post<'r>() -> RequestHead<'r> {
         RequestHead::new().method("POST").target("/pay?now")
@@ -493,7 +493,7 @@ mod tests {
     fn the_mode_decides_what_happens() {
         let head = post().host("example.org").sec_fetch_site("cross-site");
         let report = CrossOrigin::report_only();
-        assert_eq!(report.decide(&head, 0), OriginDecision::Report(Reason::OtherSite));
+        assert_eq!(report.decide(&head, 0), OriginDecision::Report(RefusalReason::OtherSite));
         assert_eq!(report.exempt("/pay").decide(&head, 0), OriginDecision::Exempt);
         assert_eq!(CrossOrigin::off().decide(&head, 0), OriginDecision::Pass);
     }
