@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Stats, Summary};
 
 pub use crate::data::{Data, Value};
@@ -102,6 +102,16 @@ pub trait SessionIndex: Debug + Send + Sync {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>>;
+
+    /// Gives the sessions of the first user in `realm`, expired ones included, to the second user,
+    /// in one atomic step that raises their revisions. Returns their current id hashes, for the
+    /// invalidation of caches.
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        from_to: (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>>;
 
     /// Ends every session, of one realm or of all, and raises the [`epoch`](Self::epoch). Returns
     /// the number of live ones.

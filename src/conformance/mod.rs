@@ -211,6 +211,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         index::a_revocation_keeps_the_exception_whatever_its_id,
         index::an_unknown_public_id_is_no_exception,
         index::a_public_id_of_another_user_is_not_revoked,
+        index::a_rename_moves_exactly_the_sessions_of_a_user,
         index::revoking_everyone_ends_all_and_raises_the_epoch,
         index::the_stats_count_the_stored_sessions,
     ]

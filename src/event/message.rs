@@ -115,6 +115,10 @@ impl fmt::Display for Event<'_> {
                     _ => write!(f, "{} from {}", By(*by), Address(*address)),
                 }
             }
+            Event::UserRenamed { from, to, sessions } => {
+                let (from, to) = (from.as_str(), to.as_str());
+                write!(f, "user {from:?} with {sessions} sessions is now user {to:?}")
+            }
             Event::Revoked { sessions, by, address } => {
                 let from = Address(*address);
                 write!(f, "{sessions} sessions were revoked{} from {from}", By(*by))

@@ -216,6 +216,15 @@ pub enum Event<'a> {
         /// The address of the client whose request ended it, if that is known.
         address: Option<IpAddr>,
     },
+    /// The sessions of a user were given to another name of that user.
+    UserRenamed {
+        /// The former name.
+        from: &'a UserKey,
+        /// The new name.
+        to: &'a UserKey,
+        /// The number of sessions.
+        sessions: usize,
+    },
     /// A call of the manager ended sessions. [`Ended`](Event::Ended) names each of them, unless the
     /// call ended all.
     Revoked {
@@ -405,6 +414,7 @@ event_kinds! {
     SignedIn, "signed_in", Info;
     SignInRefused, "sign_in_refused", Info;
     Ended, "ended", Info;
+    UserRenamed, "user_renamed", Info;
     Revoked, "revoked", Info;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
     ChangesDiscarded, "changes_discarded", Debug;

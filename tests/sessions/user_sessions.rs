@@ -808,3 +808,31 @@ fn a_user_signs_out_everywhere() {
         assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
     });
 }
+
+#[test]
+fn a_renamed_user_stays_signed_in() {
+    on_every_store(defaults, |app| {
+        let mut ada = app.signed_in("ada@old");
+        let bob = app.signed_in("bob");
+        let rename = || app.sessions.rename_user(&user("ada@old"), &user("ada@new"));
+        if app.store.inner().index().is_none() {
+            assert_eq!(rename().unwrap_err().kind(), ErrorKind::Unsupported);
+            return;
+        }
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@old"));
+        let during = ada.open(&app.sessions);
+        assert!(during.user().unwrap().is_some());
+        assert_eq!(rename().unwrap(), 1);
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        // A request that began before stores its changes all the same.
+        during.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+        ada.take(&complete(&app.sessions, &during));
+        assert_eq!(app.n(&ada), Some(1));
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(app.sessions.count_for_user(&user("ada@old")).unwrap(), 0);
+        assert_eq!(rename().unwrap(), 0);
+        assert_eq!(app.count(EventKind::UserRenamed), 2);
+        assert_eq!(app.sessions.revoke_all(&user("ada@new"), None).unwrap(), 1);
+    });
+}

@@ -11,7 +11,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
-use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
@@ -252,6 +252,15 @@ impl SessionIndex for UsersByPrefix {
             ended.extend(self.right.revoke(&which, except, now)?);
         }
         Ok(ended)
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        from_to: (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.right.rename_user(realm, from_to, now)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

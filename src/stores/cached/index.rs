@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PublicId, Realm};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::cached::{CachedStore, is_uncertain};
 use crate::sync::instant;
@@ -44,6 +44,20 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         let ended = self.expire_on_error(answer, now, began)?;
         self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now);
         Ok(ended)
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.0.freshness.observe(now);
+        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let answer = self.backing_index("rename a user")?.rename_user(realm, (from, to), now);
+        let id_hashes = self.expire_on_error(answer, now, began)?;
+        self.invalidate_sessions(id_hashes.iter().copied(), now);
+        Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

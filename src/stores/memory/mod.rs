@@ -314,6 +314,8 @@ impl SessionTable {
     ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
+        // Events name them in the order of their begin.
+        rows.sort_by_key(|(_, row)| row.position);
         let (live, expired) = by_life(rows, now);
         let (live, expired) = (ended(live), ended(expired));
         self.remove_ended(&live);
@@ -421,6 +423,26 @@ impl SessionIndex for MemoryStore {
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
         Ok(self.write().revoke(filter, except, now))
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        _now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut sessions = self.write();
+        let of_user = SessionFilter::User(from);
+        let theirs = sessions.select(&SessionFilter::InRealm(realm, &of_user));
+        let id_hashes: Vec<SessionIdHash> = theirs.iter().map(|(id_hash, _)| **id_hash).collect();
+        for id_hash in &id_hashes {
+            if let Some(mut row) = sessions.remove(id_hash) {
+                row.record.user = Some(to.clone());
+                row.record.revision += 1;
+                sessions.insert(*id_hash, row);
+            }
+        }
+        Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

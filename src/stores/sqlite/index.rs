@@ -9,7 +9,7 @@ use rusqlite::{Connection, params_from_iter};
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PublicId, Realm};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
@@ -111,6 +111,17 @@ impl SessionIndex for Shared {
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             revoke(tx, conditions, except.as_ref(), now)
         })
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        _now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let (realm, from, to) = (realm.clone(), from.clone(), to.clone());
+        self.writer
+            .write(JobKind::Synced, "rename a user", move |tx| tx.rename_user(&realm, &from, &to))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

@@ -252,7 +252,7 @@ async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'
     let body = response.body();
     if body.is_some() && body.preset_size().is_none() {
         // It is streamed, and the handler had a guard.
-        session.may_be_read_later();
+        adapter.body_may_read(session);
     }
     let headers = match adapter.close(session, outcome) {
         Ok(headers) => headers,

@@ -466,6 +466,26 @@ impl WriteTx<'_> {
         Ok(deleted)
     }
 
+    /// Gives the sessions of a user in a realm to another one. Returns their ids.
+    pub(crate) fn rename_user(
+        &mut self,
+        realm: &Realm,
+        from: &UserKey,
+        to: &UserKey,
+    ) -> Result<Vec<SessionIdHash>> {
+        let query = || -> rusqlite::Result<Vec<_>> {
+            let mut statement = self.connection.prepare_cached(&self.sql.write.rename_user)?;
+            let params = params![from.as_str(), to.as_str(), realm.as_str()];
+            let id_hash = |row: &Row<'_>| row.get(0).map(SessionIdHash::from_bytes);
+            statement.query_map(params, id_hash)?.collect()
+        };
+        let renamed = query().map_err(self.failed())?;
+        for id_hash in &renamed {
+            self.effects.record(Effect::Removed(*id_hash), 1);
+        }
+        Ok(renamed)
+    }
+
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
