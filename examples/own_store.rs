@@ -59,7 +59,7 @@ impl Rows {
         if row.deadline <= now {
             return Lookup::Missing(match &record {
                 Ok(record) => Missing::expired(at, record),
-                Err(_) => Missing::NotFound { expired: Some(at), reached: None },
+                Err(_) => Missing::Expired { at, reached: None },
             });
         }
         // A row that does not decode stays: another version of the program may be able to read it.
@@ -129,44 +129,45 @@ impl Store for OwnStore {
         // `decide` decides for all stores what a commit does; a store only executes the decision.
         match commit.decide(rows.find(&commit.id_hash, commit.now))? {
             Decision::Answer(answer) => Ok(answer),
-            // Then this finds no session.
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
-                drop(rows);
-                self.commit(commit)
+                Ok(Committed::Missing(Missing::not_found()))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, session_limit: _, replaces } => {
+            Decision::Insert { session, remove_expired, session_limit: _, replaces } => {
+                if let Some(at) = remove_expired {
+                    rows.remove(&at);
+                }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let former_ids: Vec<_> = replaces.iter().map(|(_, at, _)| *at).collect();
-                for id_hash in &former_ids {
+                let retired_ids: Vec<_> = replaces.iter().map(|(_, at, _)| *at).collect();
+                for id_hash in &retired_ids {
                     rows.remove(id_hash);
                 }
                 let (replaced, ended) =
                     replaces.into_iter().map(|(presented, _, ended)| (presented, ended)).unzip();
                 rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, former_ids, ended })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Update { at, session, id_change: None, .. } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, former_ids: Vec::new(), ended: Vec::new() })
+                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
             Decision::Update { at, session, id_change: Some(id_change), .. } => {
-                let IdChange { replaced, presented } = id_change;
+                let IdChange { replaced, presented_again } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if replaced.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(replaced), presented].into_iter().flatten() {
+                for id in [Some(replaced), presented_again].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, former_ids: vec![at], ended: Vec::new() })
+                Ok(Committed::Done { session, retired_ids: vec![at], ended: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);

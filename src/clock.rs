@@ -3,7 +3,7 @@
 //! Imports nothing of this crate. Every module that compares times takes the current time as an
 //! argument, and the callers read it from the manager's clock.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display};
 use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,6 +12,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 ///
 /// Adding a [`Duration`] saturates at [`Timestamp::MAX`]; fractions of a millisecond are dropped.
+/// `Display` writes the time in UTC, as RFC 3339 has it; years before 0 and after 9999 have a sign.
+///
+/// ```
+/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+///
+/// use cloakroom::clock::Timestamp;
+///
+/// let time = Timestamp::from_millis(784_111_777_250);
+/// assert_eq!(time.to_string(), "1994-11-06T08:49:37.250Z");
+/// assert_eq!(SystemTime::from(time), UNIX_EPOCH + Duration::from_millis(784_111_777_250));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -56,6 +67,48 @@ impl Sub<Duration> for Timestamp {
     fn sub(self, duration: Duration) -> Timestamp {
         Timestamp(self.0.saturating_sub(millis(duration)))
     }
+}
+
+/// A time that the platform's `SystemTime` cannot hold becomes [`UNIX_EPOCH`] or the last second of
+/// the year 9999.
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> SystemTime {
+        const LAST: Duration = Duration::from_secs(253_402_300_799);
+        let distance = Duration::from_millis(time.0.unsigned_abs());
+        match time.0 {
+            0.. => UNIX_EPOCH.checked_add(distance).unwrap_or(UNIX_EPOCH + LAST),
+            _ => UNIX_EPOCH.checked_sub(distance).unwrap_or(UNIX_EPOCH),
+        }
+    }
+}
+
+impl Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: i64 = 86_400_000;
+        let (year, month, day) = date(self.0.div_euclid(DAY));
+        match year {
+            0..=9999 => write!(f, "{year:04}")?,
+            _ => write!(f, "{year:+05}")?,
+        }
+        let millis = self.0.rem_euclid(DAY);
+        let (minutes, seconds) = (millis / 60_000, millis / 1000 % 60);
+        let (hour, minute, fraction) = (minutes / 60, minutes % 60, millis % 1000);
+        write!(f, "-{month:02}-{day:02}T{hour:02}:{minute:02}:{seconds:02}.{fraction:03}Z")
+    }
+}
+
+/// Returns the year, month and day of the Gregorian calendar, from the days since 1970-01-01.
+/// Years begin in March here, so that the leap day is the last one; an era is 400 years. Source:
+/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day_of_month = day - (153 * month + 2) / 5 + 1;
+    let calendar_month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + i64::from(calendar_month <= 2), calendar_month, day_of_month)
 }
 
 /// A source of the current time: [`SystemClock`], or [`ManualClock`] in tests.
@@ -110,6 +163,31 @@ impl Clock for SystemClock {
 
 /// A clock that changes only by [`advance`](Self::advance) and [`set`](Self::set). Clones share the
 /// same time.
+///
+/// Limits of sessions follow this clock: when it has passed one, every read treats the session as
+/// ended. Sweeps do not. The cleaner removes expired sessions at intervals of real time, so a test
+/// calls [`sweep_now`](crate::SessionManager::sweep_now), which works by this clock and always runs.
+/// A regular sweep that finds the clock more than an hour further than real time raises
+/// [`Event::ClockStepped`](crate::event::Event::ClockStepped), and for ten minutes of real time no
+/// regular one follows.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use cloakroom::clock::ManualClock;
+/// use cloakroom::http::Outcome;
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// let clock = ManualClock::default();
+/// let sessions = SessionManager::builder(MemoryStore::new()).clock(clock.clone()).build()?;
+/// let session = sessions.open(None);
+/// session.set("theme", "dark")?;
+/// sessions.close(&session, Outcome::Completed)?;
+///
+/// clock.advance(Duration::from_secs(366 * 86_400));
+/// assert_eq!(sessions.sweep_now()?, 1);
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicI64>);
 
@@ -167,6 +245,34 @@ mod tests {
         let (early, late) = (Timestamp::from_millis(5), Timestamp::from_millis(9));
         assert_eq!(late.since(early), Duration::from_millis(4));
         assert_eq!(early.since(late), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_time_is_shown_in_utc_with_milliseconds() {
+        // date -u -d @… +%FT%T.%3NZ
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_000_000_000_007, "2001-09-09T01:46:40.007Z"),
+            (4_107_542_399_999, "2100-02-28T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+            (253_402_300_800_000, "+10000-01-01T00:00:00.000Z"),
+            (-62_167_219_200_001, "-0001-12-31T23:59:59.999Z"),
+            (i64::MAX, "+292278994-08-17T07:12:55.807Z"),
+            (i64::MIN, "-292275055-05-16T16:47:04.192Z"),
+        ] {
+            assert_eq!(Timestamp::from_millis(millis).to_string(), text, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_time_becomes_the_systems() {
+        let of = |millis| SystemTime::from(Timestamp::from_millis(millis));
+        assert_eq!(of(1500), UNIX_EPOCH + Duration::from_millis(1500));
+        assert_eq!(of(-1500), UNIX_EPOCH - Duration::from_millis(1500));
+        assert!(of(i64::MAX) > of(253_402_300_798_000) && of(i64::MIN) <= UNIX_EPOCH);
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
 /// The result of [`Session::verify_csrf`]. An unused result is a compiler warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a request may be forged"]
-pub enum CsrfToken {
+pub enum CsrfCheck {
     /// A page of this session sent the token.
     Valid,
     /// The token is not one of this session. Another site may have caused the request.
@@ -79,28 +79,28 @@ impl Session {
     /// Verifies a token. Call this before changing anything on behalf of the user, and answer with
     /// status 403 if the token is invalid.
     ///
-    /// The result is [`Invalid`](CsrfToken::Invalid) for text that is not a token, which is refused
+    /// The result is [`Invalid`](CsrfCheck::Invalid) for text that is not a token, which is refused
     /// without reading the session, and for every token if the request finds neither a session nor
     /// a replaced id that the store remembers. Writes nothing.
     ///
     /// ```
-    /// use cloakroom::csrf::CsrfToken;
+    /// use cloakroom::csrf::CsrfCheck;
     ///
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// let shown = session.csrf_token()?;
-    /// assert_eq!(session.verify_csrf(&shown)?, CsrfToken::Valid);
-    /// assert_eq!(session.verify_csrf("forged")?, CsrfToken::Invalid);
+    /// assert_eq!(session.verify_csrf(&shown)?, CsrfCheck::Valid);
+    /// assert_eq!(session.verify_csrf("forged")?, CsrfCheck::Invalid);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
     /// The store's errors when this is the first read.
-    pub fn verify_csrf(&self, token: &str) -> Result<CsrfToken> {
-        let Some(claimed) = unmasked(token) else { return Ok(CsrfToken::Invalid) };
+    pub fn verify_csrf(&self, token: &str) -> Result<CsrfCheck> {
+        let Some(claimed) = unmasked(token) else { return Ok(CsrfCheck::Invalid) };
         Ok(match self.secret_if_any()? {
-            Some(secret) if secret.matches(&claimed) => CsrfToken::Valid,
-            _ => CsrfToken::Invalid,
+            Some(secret) if secret.matches(&claimed) => CsrfCheck::Valid,
+            _ => CsrfCheck::Invalid,
         })
     }
 }

@@ -67,7 +67,13 @@ pub mod manager;
 mod message;
 pub mod policy;
 mod process;
-#[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
+#[cfg(all(
+    doctest,
+    feature = "http",
+    feature = "rocket",
+    feature = "rouille",
+    feature = "testing"
+))]
 mod readme_doctests;
 mod record;
 pub mod session;

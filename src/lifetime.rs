@@ -66,6 +66,16 @@ impl Lifetime {
         self.absolute
     }
 
+    /// Returns the default lifetime of anonymous sessions: idle 1 day and absolute 7 days, each no
+    /// longer than the limit of `signed_in`. An idle limit that the absolute one precedes is left
+    /// out, because it would have no effect.
+    pub(crate) fn anonymous(signed_in: Lifetime) -> Self {
+        let shorter = |own: Duration, other: Option<Duration>| other.map_or(own, |it| it.min(own));
+        let absolute = shorter(DAY * 7, signed_in.absolute);
+        let idle = Some(shorter(DAY, signed_in.idle)).filter(|idle| *idle < absolute);
+        Lifetime { idle, absolute: Some(absolute) }
+    }
+
     /// Checks that each limit is at least one millisecond.
     ///
     /// # Errors
@@ -73,14 +83,11 @@ impl Lifetime {
     /// use.
     pub fn validate(&self) -> Result<()> {
         let shortest = Duration::from_millis(1);
-        match self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
-            true => Ok(()),
-            false => Err(Error::with_source(
-                ErrorKind::Invalid,
-                "use that lifetime",
-                "a limit must be at least one millisecond",
-            )),
+        if self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
+            return Ok(());
         }
+        let why = "a limit must be at least one millisecond";
+        Err(Error::with_source(ErrorKind::Invalid, "use that lifetime", why))
     }
 
     /// Returns the limits of a session that begins, or is signed in, at `now`.
@@ -180,6 +187,20 @@ mod tests {
         assert!(!limits.touch_due(at(10), at(3)), "time does not go back");
         let tiny = Lifetime::idle(Duration::from_millis(1)).starting(at(0));
         assert!(!tiny.touch_due(at(10), at(10)), "at most one write per millisecond");
+    }
+
+    #[test]
+    fn an_anonymous_session_lives_no_longer_than_a_signed_in_one() {
+        let anonymous = |signed_in| Lifetime::anonymous(signed_in);
+        let default = Lifetime::idle(DAY).with_absolute(DAY * 7);
+        assert_eq!(anonymous(Lifetime::default()), default);
+        assert_eq!(anonymous(Lifetime::idle(DAY * 90)), default);
+        assert_eq!(anonymous(Lifetime::fixed(DAY * 90)), default);
+        let office = Lifetime::idle(SECOND * 900).with_absolute(SECOND * 43_200);
+        assert_eq!(anonymous(office), office);
+        assert_eq!(anonymous(Lifetime::fixed(SECOND)), Lifetime::fixed(SECOND));
+        let idle = Lifetime::idle(SECOND);
+        assert_eq!(anonymous(idle), idle.with_absolute(DAY * 7));
     }
 
     #[test]

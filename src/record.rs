@@ -1,7 +1,7 @@
 //! The stored session: the record, its summary in lists, its counts, and its encoding as JSON.
 //!
-//! Uses `clock`, `data`, `event`, `id` and `lifetime`. The backends store and return records; the session
-//! reads them.
+//! Uses `clock`, `data`, `event`, `id` and `lifetime`. The backends store and return records; the
+//! session reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -460,10 +460,26 @@ pub struct Stats {
     pub expired: u64,
     /// The number of live sessions with a user.
     pub signed_in: u64,
+    /// The number of expired sessions with a user.
+    pub expired_signed_in: u64,
     /// The time at which the oldest live session began.
     pub oldest: Option<Timestamp>,
     /// The time at which the newest live session began.
     pub newest: Option<Timestamp>,
+}
+
+impl Stats {
+    /// Returns the number of live anonymous sessions.
+    #[must_use]
+    pub const fn anonymous(&self) -> u64 {
+        self.live.saturating_sub(self.signed_in)
+    }
+
+    /// Returns the number of expired anonymous sessions.
+    #[must_use]
+    pub const fn expired_anonymous(&self) -> u64 {
+        self.expired.saturating_sub(self.expired_signed_in)
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ mod common;
 
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
-use cloakroom::http::RequestHead;
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::{MemoryStore, SessionManager};
 use common::app::{complete, defaults, on_both_stores, set_cookie};
+use common::child;
 
 #[test]
 fn a_secure_cookie_over_plain_http_is_reported_once() {
@@ -81,4 +83,26 @@ fn an_unknown_proxy_is_reported_once() {
         reported.set(reported.get() + app.count(EventKind::UnknownProxy));
     });
     assert_eq!(reported.get(), 1);
+}
+
+#[test]
+fn child_process() {
+    if common::role().is_none() {
+        return;
+    }
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    for _ in 0..3 {
+        let session = sessions.open(RequestHead::new().host("192.168.1.5:8000"));
+        session.set("n", 1).unwrap();
+        sessions.close(&session, Outcome::Completed).unwrap();
+    }
+}
+
+#[test]
+fn without_a_logger_the_warning_is_on_standard_error() {
+    let output = child(module_path!(), "no logger").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.matches("cloakroom: a browser drops the Secure").count(), 1, "{text}");
+    assert!(text.contains("192.168.1.5:8000") && text.lines().count() == 1, "{text}");
 }

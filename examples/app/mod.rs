@@ -17,7 +17,7 @@ mod pages;
 use std::env;
 
 use cloakroom::clock::{Clock, SystemClock};
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::session::EndReason;
 use cloakroom::{
     CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
@@ -67,7 +67,7 @@ pub fn home(session: &Session) -> Result<Answer> {
 
 /// `POST /sign-in`: accepts any user with the password `demo`.
 pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Result<Answer> {
-    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
+    if session.verify_csrf(csrf)? == CsrfCheck::Invalid {
         return Ok(Answer::Forbidden);
     }
     match UserKey::new(user.trim()) {
@@ -82,7 +82,7 @@ pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Res
 
 /// `POST /sign-out`: ends the session; the message begins a new, anonymous one.
 pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
-    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
+    if session.verify_csrf(csrf)? == CsrfCheck::Invalid {
         return Ok(Answer::Forbidden);
     }
     session.destroy()?;
@@ -111,7 +111,7 @@ pub fn revoke(
     csrf: &str,
     public_id: &str,
 ) -> Result<Answer> {
-    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
+    if session.verify_csrf(csrf)? == CsrfCheck::Invalid {
         return Ok(Answer::Forbidden);
     }
     if let (Some(user), Ok(public_id)) = (session.user()?, public_id.parse()) {
@@ -126,7 +126,7 @@ pub fn revoke(
 
 /// `POST /sessions/revoke-others`: ends all other sessions of the user.
 pub fn revoke_others(sessions: &SessionManager, session: &Session, csrf: &str) -> Result<Answer> {
-    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
+    if session.verify_csrf(csrf)? == CsrfCheck::Invalid {
         return Ok(Answer::Forbidden);
     }
     let ended = sessions.revoke_others(session)?;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use argon2::Argon2;
 use cloakroom::clock::Clock;
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, params};
 use cloakroom::web::rouille::{Result, session};
 use cloakroom::{CookieConfig, Session, SessionManager, SignIn, SqliteStore};
@@ -61,7 +61,7 @@ impl App {
             let form = Form::read(request)?;
             // For all forms at once, so that no handler can forget it.
             if request.method() != "GET"
-                && session.verify_csrf(form.get("csrf"))? == CsrfToken::Invalid
+                && session.verify_csrf(form.get("csrf"))? == CsrfCheck::Invalid
             {
                 let text = "This form has expired. Please go back and load the page again.";
                 return Ok(Response::text(text).with_status_code(403));
@@ -228,7 +228,7 @@ impl App {
             return fail(401, "sign in first");
         };
         let token = request.header("X-CSRF-Token").unwrap_or_default();
-        if request.method() != "GET" && session.verify_csrf(token)? == CsrfToken::Invalid {
+        if request.method() != "GET" && session.verify_csrf(token)? == CsrfCheck::Invalid {
             return fail(403, "the X-CSRF-Token is invalid");
         }
         router!(request,

@@ -66,7 +66,7 @@ pub enum Action {
     ///
     /// | user of the session | replacement of the id | result |
     /// |---|---|---|
-    /// | this user | by a concurrent sign-in that it repeats | [`Committed::Joins`] |
+    /// | this user | by a concurrent sign-in that it repeats | [`Committed::CanJoin`] |
     /// | this user, or none | any other | the session gets a new id |
     /// | another user | when the session had a user | a new session begins; the other ends |
     /// | another user | when the session had no user | a new session begins |
@@ -101,10 +101,11 @@ pub enum Committed {
         /// one that the commit named.
         session: LiveSession,
         /// The id hashes that were current before the commit and no longer are: the replaced one,
-        /// and those of sessions that it ended. Caches and other requests may still use them.
-        former_ids: Vec<SessionIdHash>,
+        /// and those of sessions that it ended, by the session limit or to make room. Caches and
+        /// other requests may still use them.
+        retired_ids: Vec<SessionIdHash>,
         /// The sessions that it ended: those above the limit per user, and the one that the new
-        /// session replaces.
+        /// session replaces. Anonymous ones that it ended to make room are not among them.
         ended: Vec<EndedSession>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
@@ -117,7 +118,7 @@ pub enum Committed {
     LimitReached,
     /// The sign-in repeats a concurrent one of the same user through the same id, and can join its
     /// session; nothing was changed.
-    Joins {
+    CanJoin {
         /// The presented id, with the join salt of the other sign-in.
         id: ReplacedId,
         /// The session of the other sign-in.
@@ -186,11 +187,10 @@ impl SessionLimit {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Remove the expired session found, with all its ids, and decide again with
-    /// [`Lookup::not_found`]. Otherwise a write whose time was taken before the deadline could make
-    /// it live again.
+    /// Remove the expired session found, with all its ids. Otherwise a write whose time was taken
+    /// before the deadline could make it live again. Answer [`Missing::NotFound`].
     RemoveExpired {
-        /// Where.
+        /// The position of the session.
         at: P,
     },
     /// Store a new session. Answer [`Committed::Done`]; fail with [`Conflict`](ErrorKind::Conflict)
@@ -198,6 +198,8 @@ pub enum Decision<P = ()> {
     Insert {
         /// The new session.
         session: LiveSession,
+        /// The expired session found: remove it first, with all its ids.
+        remove_expired: Option<P>,
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
         /// The session that it replaces: remove that with all its ids, and store the presented id
@@ -206,7 +208,7 @@ pub enum Decision<P = ()> {
     },
     /// Store `session` in place of the one found. Answer [`Committed::Done`].
     Update {
-        /// Where.
+        /// The position of the session.
         at: P,
         /// The session with its changes.
         session: LiveSession,
@@ -217,14 +219,14 @@ pub enum Decision<P = ()> {
     },
     /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
     Touch {
-        /// Where.
+        /// The position of the session.
         at: P,
         /// The session with its new `seen`.
         session: LiveSession,
     },
     /// Remove the session found. Answer [`Committed::Ended`].
     End {
-        /// Where.
+        /// The position of the session.
         at: P,
         /// The session, for the answer. If it cannot be decoded, the id hash here is the presented
         /// one.
@@ -243,7 +245,7 @@ pub struct IdChange {
     pub replaced: ReplacedId,
     /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
     /// earlier entry, so that another sign-in through it can join.
-    pub presented: Option<ReplacedId>,
+    pub presented_again: Option<ReplacedId>,
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -315,11 +317,12 @@ impl Commit {
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
     pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
         match (&self.action, found) {
-            (Action::Create(new_session), _) => self.begin(self.id_hash, new_session, None, None),
-            (
-                Action::SignIn { .. } | Action::End,
-                Lookup::Missing(Missing::NotFound { expired: Some(at), .. }),
-            ) => Ok(Decision::RemoveExpired { at }),
+            (Action::Create(new_session), _) => {
+                self.begin(self.id_hash, new_session, None, None, None)
+            }
+            (Action::End, Lookup::Missing(Missing::Expired { at, .. })) => {
+                Ok(Decision::RemoveExpired { at })
+            }
             (Action::End, Lookup::Live { session, at })
             | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
                 Ok(Decision::End { at, ended: session.ended() })
@@ -344,6 +347,7 @@ impl Commit {
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
+        remove_expired: Option<P>,
         replaces: Option<(ReplacedId, P, EndedSession)>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
@@ -354,7 +358,7 @@ impl Commit {
         self.check_size(&record, 0)?;
         let session_limit = self.session_limit.filter(|_| user.is_some());
         let session = LiveSession { record, id_hash };
-        Ok(Decision::Insert { session, session_limit, replaces })
+        Ok(Decision::Insert { session, remove_expired, session_limit, replaces })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -380,8 +384,11 @@ impl Commit {
             Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
+            Lookup::Missing(Missing::Expired { at, .. }) => {
+                return self.begin(to, new_session, Some(user), Some(at), None);
+            }
             Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
-                return self.begin(to, new_session, Some(user), None);
+                return self.begin(to, new_session, Some(user), None, None);
             }
         };
         let replaced_id = |id_hash, salt, had_user| {
@@ -395,7 +402,7 @@ impl Commit {
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
             let replaces = ends.then(|| (presented, at, session.ended()));
-            return self.begin(to, new_session, Some(user), replaces);
+            return self.begin(to, new_session, Some(user), None, replaces);
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -403,7 +410,7 @@ impl Commit {
             && self.can_join(&id, &session.id_hash)
             && is_repeated(new_session, &session.record)
         {
-            return Ok(Decision::Answer(Committed::Joins { id, session }));
+            return Ok(Decision::Answer(Committed::CanJoin { id, session }));
         }
         if self.has_other_revision(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
@@ -413,7 +420,7 @@ impl Commit {
         let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
             replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
+            presented_again: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -462,7 +469,7 @@ impl Commit {
                 let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
                 session.id_hash = successor;
                 let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
-                Some(IdChange { replaced, presented: None })
+                Some(IdChange { replaced, presented_again: None })
             }
             _ => None,
         };

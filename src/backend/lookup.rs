@@ -66,11 +66,16 @@ pub enum Missing<P = ()> {
         /// Its position.
         at: P,
     },
-    /// There is no such session, or its deadline has passed.
+    /// The deadline of the session has passed. In the answer to a load or a commit this is
+    /// [`NotFound`](Self::NotFound).
+    Expired {
+        /// Its position.
+        at: P,
+        /// The limit that the session of a user had reached.
+        reached: Option<EndReason>,
+    },
+    /// There is no such session.
     NotFound {
-        /// The position of a session whose deadline has passed. `None` in the answer to a
-        /// load or a commit.
-        expired: Option<P>,
         /// The limit that the session of a user had reached, if it is still stored.
         reached: Option<EndReason>,
     },
@@ -97,16 +102,16 @@ impl<P> Missing<P> {
     /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
-        Missing::NotFound { expired: None, reached: None }
+        Missing::NotFound { reached: None }
     }
 
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
     pub fn expired(at: P, record: &Record) -> Self {
-        Missing::NotFound { expired: Some(at), reached: record.expiry() }
+        Missing::Expired { at, reached: record.expiry() }
     }
 
-    /// Returns the same without a position, for an answer.
+    /// Returns the answer to a load or a commit: without a position, and not found if expired.
     #[must_use]
     pub fn without_position(self) -> Missing {
         match self {
@@ -114,7 +119,9 @@ impl<P> Missing<P> {
             Missing::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error, at: () }
             }
-            Missing::NotFound { reached, .. } => Missing::NotFound { expired: None, reached },
+            Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
+                Missing::NotFound { reached }
+            }
         }
     }
 }

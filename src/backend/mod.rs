@@ -128,6 +128,19 @@ pub trait SessionIndex: Debug + Send + Sync {
 
     /// Counts the sessions.
     fn stats(&self, now: Timestamp) -> Result<Stats>;
+
+    /// Returns the id hashes of the anonymous sessions of `realm`, expired ones included, except
+    /// for the `keep` that were used last: at most `limit`, and those that were idle longest first.
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>>;
+
+    /// Ends those of these sessions that are anonymous and still have the id hash. A session that
+    /// was signed in meanwhile has another one.
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport>;
 }
 
 /// A random number that a store draws when its tables are made, and again when they are restored
@@ -171,15 +184,19 @@ pub trait Maintenance: Debug + Send + Sync {
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// Another application with the same default settings has its sessions in the same place.
+    /// No guarantee, but a risk that a review of the settings reports: another application with the
+    /// same default settings has its sessions in the same place.
     pub shared_by_default: bool,
+    /// Anonymous sessions never take the whole room of the store, so that their number needs no
+    /// limit.
+    pub bounds_anonymous: bool,
 }
 
 impl Capabilities {
     /// Makes capabilities without optional guarantees.
     #[must_use]
     pub const fn new() -> Self {
-        Capabilities { durable: false, shared_by_default: false }
+        Capabilities { durable: false, shared_by_default: false, bounds_anonymous: false }
     }
 
     /// Returns these capabilities with or without durability.
@@ -193,9 +210,15 @@ impl Capabilities {
     pub const fn with_shared_by_default(self, shared_by_default: bool) -> Self {
         Capabilities { shared_by_default, ..self }
     }
+
+    /// Returns these capabilities with or without a bound of anonymous sessions.
+    #[must_use]
+    pub const fn with_bounds_anonymous(self, bounds_anonymous: bool) -> Self {
+        Capabilities { bounds_anonymous, ..self }
+    }
 }
 
-/// The result of one sweep.
+/// The result of one sweep, or of one eviction of anonymous sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SweepReport {

@@ -1,6 +1,8 @@
-//! The cleaner: one thread of each manager that writes touches, sweeps expired sessions and runs
-//! the store's maintenance. Requests reach it through a channel and never wait for it.
+//! The cleaner: one thread of each manager that writes touches, sweeps expired sessions, evicts
+//! anonymous ones above their limit and runs the store's maintenance. Requests reach it through a
+//! channel and never wait for it.
 
+mod anonymous_limit;
 mod clock_guard;
 mod sweep_schedule;
 mod touch_buffer;
@@ -13,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::Store;
+use crate::backend::{Store, SweepReport};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
@@ -24,6 +26,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
 use crate::sync::thread::{self, JoinHandle};
+pub(crate) use anonymous_limit::AnonymousLimit;
+use anonymous_limit::{AnonymousCounter, EvictionStep, Evictions};
 use clock_guard::ClockGuard;
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
@@ -37,6 +41,8 @@ pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
 enum Message {
     /// There are touches in their channel.
     Touches,
+    /// So many anonymous sessions have begun that their number is to be checked.
+    AnonymousLimit,
     Maintenance,
     Sweep(Reply),
     Flush(Sender<Result<()>>),
@@ -51,6 +57,7 @@ pub(crate) struct Cleaner {
     process: Process,
     sender: Sender<Message>,
     touches: TouchSender,
+    anonymous: Arc<AnonymousCounter>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,10 +70,12 @@ impl Cleaner {
         clock: Arc<dyn Clock>,
         events: Events,
         sweep_every: Duration,
+        anonymous_limit: Option<AnonymousLimit>,
         on_expired: OnExpired,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
+        let anonymous = Arc::new(AnonymousCounter::new(anonymous_limit.as_ref()));
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
@@ -86,6 +95,8 @@ impl Cleaner {
             events,
             touches,
             sweeps: SweepSchedule::new(sweep_every, now),
+            anonymous: anonymous.clone(),
+            evictions: Evictions::new(anonymous_limit),
             on_expired,
         };
         let thread = thread::Builder::new()
@@ -98,6 +109,7 @@ impl Cleaner {
             process: Process::current(),
             sender,
             touches: touch_sender,
+            anonymous,
             stop,
             thread: Some(thread),
         })
@@ -116,6 +128,25 @@ impl Cleaner {
             Sent::WakeThread => drop(self.sender.try_send(Message::Touches)),
         }
         true
+    }
+
+    /// Counts sessions that the store has evicted, for the event.
+    pub(crate) fn sessions_evicted(&self, sessions: usize) {
+        if sessions > 0 {
+            self.anonymous.count_evicted(sessions);
+        }
+    }
+
+    /// Counts an anonymous session that has begun. Never waits.
+    pub(crate) fn anonymous_session_began(&self) {
+        // In a forked process the thread belongs to the parent.
+        if !self.process.is_current() {
+            return;
+        }
+        if self.anonymous.count() && self.sender.try_send(Message::AnonymousLimit).is_err() {
+            // The channel is full; the next session asks again.
+            self.anonymous.forget_request();
+        }
     }
 
     /// Removes all expired sessions, and returns their number.
@@ -166,6 +197,7 @@ impl Drop for Cleaner {
 enum Task {
     Touch,
     Sweep,
+    Evict,
     Maintenance,
 }
 
@@ -174,6 +206,7 @@ impl Task {
         match self {
             Task::Touch => "record activity",
             Task::Sweep => "sweep expired sessions",
+            Task::Evict => "evict anonymous sessions",
             Task::Maintenance => "maintain the store",
         }
     }
@@ -185,6 +218,8 @@ struct Worker {
     events: Events,
     touches: TouchBuffer,
     sweeps: SweepSchedule,
+    anonymous: Arc<AnonymousCounter>,
+    evictions: Evictions,
     clock_guard: ClockGuard,
     on_expired: OnExpired,
 }
@@ -203,18 +238,27 @@ impl Worker {
         for message in messages.try_iter() {
             match message {
                 Message::Flush(answer) => drop(answer.send(self.flush())),
-                Message::Touches | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
+                Message::Touches
+                | Message::AnonymousLimit
+                | Message::Maintenance
+                | Message::Sweep(_)
+                | Message::Stop => {}
             }
         }
         let _ = self.flush();
     }
 
     fn run_once(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
-        let sweep = self.sweeps.next_due();
-        let due = self.touches.next_due().map_or(sweep, |touches| touches.min(sweep));
+        let others = [self.touches.next_due(), self.evictions.next_due()];
+        let due = others.into_iter().flatten().fold(self.sweeps.next_due(), Instant::min);
         match messages.recv_deadline(due) {
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                 return ControlFlow::Break(());
+            }
+            Ok(Message::AnonymousLimit) => {
+                // Otherwise a session in use could seem idle.
+                let _ = self.write_touches();
+                self.evictions.start(instant(), &self.anonymous);
             }
             Ok(Message::Maintenance) => self.maintain(),
             Ok(Message::Flush(answer)) => drop(answer.send(self.flush())),
@@ -245,6 +289,7 @@ impl Worker {
         if let Some((as_of, limit)) = self.sweeps.due_batch(now) {
             self.sweep_a_batch(as_of, limit);
         }
+        self.evict_a_batch(now);
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -275,7 +320,44 @@ impl Worker {
         if let Ok(sessions @ 1..) = finished.removed {
             self.events.raise(&Event::Swept { sessions });
         }
+        self.report_evicted(0);
         finished.reply();
+    }
+
+    /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
+    fn evict_a_batch(&mut self, now: Instant) {
+        let finished = match self.evictions.due_step(now) {
+            None => return,
+            Some(EvictionStep::List(realm, keep, limit)) => {
+                let listed = self.caller.call(Task::Evict, |store| match store.index() {
+                    Some(index) => index.idle_anonymous(realm, keep, limit),
+                    None => Ok(Vec::new()),
+                });
+                self.evictions.list_done(listed)
+            }
+            Some(EvictionStep::End(id_hashes)) => {
+                let began = instant();
+                let ended = self.caller.call(Task::Evict, |store| match store.index() {
+                    Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
+                    None => Ok(SweepReport::new(0, Duration::ZERO)),
+                });
+                self.evictions.batch_done(ended, began, instant())
+            }
+        };
+        if let Some(sessions) = finished {
+            if self.anonymous.ask_again() {
+                self.evictions.start(instant(), &self.anonymous);
+            }
+            self.report_evicted(sessions);
+        }
+    }
+
+    /// Raises the event of evicted sessions, with those that the store has evicted.
+    fn report_evicted(&self, sessions: u64) {
+        let sessions = sessions + self.anonymous.take_evicted();
+        if sessions > 0 {
+            self.events.raise(&Event::AnonymousEvicted { sessions });
+        }
     }
 
     fn maintain(&mut self) {

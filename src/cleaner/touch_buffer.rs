@@ -78,8 +78,9 @@ pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL);
     let notified = Arc::new(AtomicBool::new(false));
     let sender = TouchSender { channel: sender, notified: notified.clone() };
-    let (due, failed, store_fails) = (None, None, false);
-    (sender, TouchBuffer { channel: receiver, notified, due, failed, store_fails })
+    let buffer =
+        TouchBuffer { channel: receiver, notified, due: None, failed: None, store_fails: false };
+    (sender, buffer)
 }
 
 impl TouchSender {

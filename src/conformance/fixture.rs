@@ -136,7 +136,7 @@ impl Sample {
 pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
-    pub(super) former_ids: Vec<SessionIdHash>,
+    pub(super) retired_ids: Vec<SessionIdHash>,
     pub(super) ended: Vec<EndedSession>,
 }
 
@@ -145,9 +145,9 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
     match answer {
         Committed::Done { .. } => "Done",
         Committed::Unchanged(_) => "Unchanged",
-        Committed::Ended(_) => "Deleted",
+        Committed::Ended(_) => "Ended",
         Committed::RevisionMismatch(_) => "RevisionMismatch",
-        Committed::Joins { .. } => "Joins",
+        Committed::CanJoin { .. } => "CanJoin",
         Committed::Missing(missing) => why(missing),
         Committed::LimitReached => "LimitReached",
     }
@@ -170,6 +170,7 @@ fn found(lookup: &Lookup) -> &'static str {
 fn why(missing: &Missing) -> &'static str {
     match missing {
         Missing::Replaced { .. } => "Replaced",
+        Missing::Expired { .. } => "Expired",
         Missing::NotFound { .. } => "NotFound",
         Missing::Undecodable { .. } => "Undecodable",
     }
@@ -206,10 +207,10 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, former_ids, ended } => {
-            let is_former = |ended: &EndedSession| former_ids.contains(&ended.id_hash);
-            ensure!(ended.iter().all(is_former), "{what} ended a session of no former id")?;
-            Ok(Done { record, id_hash, former_ids, ended })
+        Committed::Done { session: LiveSession { record, id_hash }, retired_ids, ended } => {
+            let is_retired = |ended: &EndedSession| retired_ids.contains(&ended.id_hash);
+            ensure!(ended.iter().all(is_retired), "{what} ended a session of no retired id")?;
+            Ok(Done { record, id_hash, retired_ids, ended })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -234,10 +235,10 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, former_ids, .. } = done(answer, what)?;
+    let Done { record, id_hash, retired_ids, .. } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
-    ensure!(former_ids == [session.id_hash], "{what} did not name the id that it ended")?;
+    ensure!(retired_ids == [session.id_hash], "{what} did not name the id that it ended")?;
     Ok(Sample { id_hash, record })
 }
 
@@ -332,22 +333,22 @@ impl Fixture {
         Ok(self.store.commit(&Commit { touch: Some(Touch::at(self.now)), ..merge })?)
     }
 
-    pub(super) fn delete(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
+    pub(super) fn end(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
         self.commit(id_hash, Action::End, &nothing())
     }
 
-    /// Deletes the session `current` by `id_hash`, and fails if the store does not.
-    pub(super) fn deleted(
+    /// Ends the session `current` by `id_hash`, and fails if the store does not.
+    pub(super) fn ends(
         &self,
         id_hash: &SessionIdHash,
         current: &SessionIdHash,
         what: &str,
     ) -> Passed {
-        match self.delete(id_hash)? {
-            Committed::Ended(deleted) => {
-                ensure!(deleted.id_hash == *current, "{what} does not return the current id")
+        match self.end(id_hash)? {
+            Committed::Ended(ended) => {
+                ensure!(ended.id_hash == *current, "{what} does not return the current id")
             }
-            other => answered(&other, "Deleted", what),
+            other => answered(&other, "Ended", what),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::conformance::fixture::*;
 use crate::delta::Delta;
 use crate::id::{PublicId, Realm};
 use crate::lifetime::Lifetime;
-use crate::record::{Client, Record, Stats, Summary};
+use crate::record::{Client, NewSession, Record, Stats, Summary};
 
 /// Revokes, and fails unless the result is exactly the ids of these sessions.
 fn revokes(
@@ -211,7 +211,7 @@ pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Passed 
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
-    fixture.delete(&ended.id_hash)?;
+    fixture.end(&ended.id_hash)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
@@ -288,12 +288,16 @@ pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}")?;
     sessions(fixture, 3)?;
     fixture.session_for(Lifetime::fixed(SECOND))?;
+    let brief = NewSession::new(Lifetime::fixed(SECOND).starting(fixture.now))?;
+    let sign_in = sign_in_to(id_hash()?, &user("u")?, &brief);
+    done(fixture.commit(&id_hash()?, sign_in, &nothing())?, "a sign-in")?;
     fixture.later(SECOND * 5).session_of(&user("u")?)?;
     let stats = index.stats(fixture.after(SECOND * 5))?;
     let wanted = Stats {
         live: 4,
-        expired: 1,
+        expired: 2,
         signed_in: 1,
+        expired_signed_in: 1,
         oldest: Some(fixture.now),
         newest: Some(fixture.after(SECOND * 5)),
     };

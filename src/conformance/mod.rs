@@ -14,6 +14,7 @@
 //! store has an [index](crate::backend::Store::index).
 
 // Each module has the checks of one guarantee, uses `fixture`, and is called by `check` only.
+mod anonymous;
 mod fixture;
 mod index;
 mod limits;
@@ -69,7 +70,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         persistence::every_name_and_value_survives,
         persistence::a_merge_is_loaded_as_it_was_answered,
         persistence::an_empty_session_exists,
-        persistence::a_second_delete_is_no_error,
+        persistence::a_second_ending_is_no_error,
         persistence::maintenance_changes_no_session,
     ]
     "persistence" if indexed: [
@@ -94,17 +95,17 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     ]
     "no-resurrection": [
         no_resurrection::a_late_merge_stores_nothing,
-        no_resurrection::nothing_brings_back_a_deleted_session,
-        no_resurrection::nothing_brings_back_a_session_deleted_after_its_renewal,
-        no_resurrection::nothing_brings_back_a_session_deleted_through_its_grace,
+        no_resurrection::nothing_brings_back_an_ended_session,
+        no_resurrection::nothing_brings_back_a_session_ended_after_its_renewal,
+        no_resurrection::nothing_brings_back_a_session_ended_through_its_grace,
         no_resurrection::nothing_brings_back_a_swept_session,
         no_resurrection::nothing_brings_back_an_expired_session,
         no_resurrection::nothing_late_brings_back_a_session_ended_at_its_deadline,
-        races::a_merge_at_the_moment_of_a_delete_revives_nothing,
-        races::a_touch_at_the_moment_of_a_delete_revives_nothing,
-        races::a_renewal_at_the_moment_of_a_delete_revives_nothing,
-        races::a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing,
-        races::a_sign_in_at_the_moment_of_a_delete_revives_nothing,
+        races::a_merge_at_the_moment_of_an_ending_revives_nothing,
+        races::a_touch_at_the_moment_of_an_ending_revives_nothing,
+        races::a_renewal_at_the_moment_of_an_ending_revives_nothing,
+        races::a_renewal_with_grace_at_the_moment_of_an_ending_revives_nothing,
+        races::a_sign_in_at_the_moment_of_an_ending_revives_nothing,
         races::a_touch_at_the_moment_of_a_sweep_revives_nothing,
         stress::under_load_nothing_fails_and_nothing_comes_back,
     ]
@@ -123,12 +124,12 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         renewal::the_id_from_before_a_renewal_is_unknown_after_a_while,
         renewal::the_id_from_before_works_until_the_end_of_the_grace,
         renewal::the_id_from_before_does_not_work_at_the_end_of_the_grace,
-        renewal::a_delete_through_the_grace_ends_the_session,
+        renewal::an_ending_through_the_grace_ends_the_session,
         renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
         renewal::each_replaced_id_has_a_grace_of_its_own,
         replaced_ids::the_latest_replaced_ids_are_remembered,
-        replaced_ids::a_delete_through_a_replaced_id_ends_the_session,
-        replaced_ids::a_delete_through_a_forgotten_id_ends_nothing,
+        replaced_ids::an_ending_through_a_replaced_id_ends_the_session,
+        replaced_ids::an_ending_through_a_forgotten_id_ends_nothing,
         replaced_ids::a_sign_in_joins_one_through_the_same_id,
         replaced_ids::a_late_sign_in_moves_the_session,
         replaced_ids::a_sign_in_joins_only_the_current_id,
@@ -214,6 +215,12 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         index::a_rename_moves_exactly_the_sessions_of_a_user,
         index::revoking_everyone_ends_all_and_raises_the_epoch,
         index::the_stats_count_the_stored_sessions,
+    ]
+    "safe-defaults" if indexed: [
+        anonymous::the_longest_idle_are_listed_first,
+        anonymous::sessions_of_other_realms_and_of_users_are_not_listed,
+        anonymous::an_eviction_ends_exactly_the_anonymous_ones,
+        anonymous::nothing_brings_back_an_evicted_session,
     ]
     "cache-coherence" if indexed: [
         index::the_identity_of_a_store_stays,

@@ -7,9 +7,9 @@ use crate::id::{PublicId, SessionIdHash, UserKey};
 
 pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete")?;
+    answered(&fixture.end(&session.id_hash)?, "Ended", "an ending")?;
     let answer = fixture.merge(&session.id_hash, &set("coat", "red")?)?;
-    let late = "a merge after a delete (a logout in between)";
+    let late = "a merge after an ending (a logout in between)";
     ensure!(!fixture.is_live(&session.id_hash)?, "{late} brought the session back")?;
     answered(&answer, "NotFound", late)?;
     if let Some(index) = fixture.store.index() {
@@ -32,7 +32,7 @@ fn nothing_revives(fixture: &Fixture, id_hashes: &[SessionIdHash], end: &str) ->
             (merge, "a merge"),
             (renewal, "a renewal"),
             (with_grace, "a renewal with grace"),
-            (fixture.delete(id_hash)?, "a second delete"),
+            (fixture.end(id_hash)?, "a second ending"),
         ] {
             // The store may remember a replaced id. The result must report that nothing was stored.
             let late = format!("{late} after {end}");
@@ -45,10 +45,10 @@ fn nothing_revives(fixture: &Fixture, id_hashes: &[SessionIdHash], end: &str) ->
     Ok(())
 }
 
-pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Passed {
+pub(super) fn nothing_brings_back_an_ended_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete")?;
-    nothing_revives(fixture, &[session.id_hash], "a delete")
+    answered(&fixture.end(&session.id_hash)?, "Ended", "an ending")?;
+    nothing_revives(fixture, &[session.id_hash], "an ending")
 }
 
 /// Creates and renews a session. Returns it with its current id and the replaced one, which is in
@@ -60,17 +60,17 @@ fn renewed_session(fixture: &Fixture) -> Passed<(Sample, [SessionIdHash; 2])> {
     Ok((second, id_hashes))
 }
 
-pub(super) fn nothing_brings_back_a_session_deleted_after_its_renewal(fixture: &Fixture) -> Passed {
+pub(super) fn nothing_brings_back_a_session_ended_after_its_renewal(fixture: &Fixture) -> Passed {
     let (session, id_hashes) = renewed_session(fixture)?;
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete")?;
-    nothing_revives(fixture, &id_hashes, "a delete")
+    answered(&fixture.end(&session.id_hash)?, "Ended", "an ending")?;
+    nothing_revives(fixture, &id_hashes, "an ending")
 }
 
-pub(super) fn nothing_brings_back_a_session_deleted_through_its_grace(fixture: &Fixture) -> Passed {
+pub(super) fn nothing_brings_back_a_session_ended_through_its_grace(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     let [_, old] = id_hashes;
-    answered(&fixture.delete(&old)?, "Deleted", "a delete through the grace")?;
-    nothing_revives(fixture, &id_hashes, "a delete through the grace")
+    answered(&fixture.end(&old)?, "Ended", "an ending through the grace")?;
+    nothing_revives(fixture, &id_hashes, "an ending through the grace")
 }
 
 pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Passed {
@@ -89,20 +89,20 @@ pub(super) fn nothing_brings_back_an_expired_session(fixture: &Fixture) -> Passe
 pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
     fixture: &Fixture,
 ) -> Passed {
-    let end = fixture.later(IDLE);
+    let at_end = fixture.later(IDLE);
     let (session, id_hashes) = renewed_session(fixture)?;
-    answered(&end.delete(&session.id_hash)?, "NotFound", "a delete at the deadline")?;
-    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, "a delete at the deadline")?;
+    answered(&at_end.end(&session.id_hash)?, "NotFound", "an ending at the deadline")?;
+    nothing_revives(&fixture.at(at_end.now - MILLI), &id_hashes, "an ending at the deadline")?;
 
     let (_, id_hashes) = renewed_session(fixture)?;
     let [_, old] = id_hashes;
-    let what = "a delete through the grace at the deadline";
-    answered(&end.delete(&old)?, "NotFound", what)?;
-    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, what)?;
+    let what = "an ending through the grace at the deadline";
+    answered(&at_end.end(&old)?, "NotFound", what)?;
+    nothing_revives(&fixture.at(at_end.now - MILLI), &id_hashes, what)?;
 
     let (session, id_hashes) = renewed_session(fixture)?;
-    end.sign_in(&session.id_hash, &user("u")?)?;
-    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, "a sign-in at the deadline")
+    at_end.sign_in(&session.id_hash, &user("u")?)?;
+    nothing_revives(&fixture.at(at_end.now - MILLI), &id_hashes, "a sign-in at the deadline")
 }
 
 pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(

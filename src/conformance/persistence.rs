@@ -75,7 +75,7 @@ pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Passed 
     let answer = fixture.later(SECOND).merge(&session.id_hash, &set("coat", "red")?)?;
     let merged = done(answer, "a merge")?;
     ensure!(merged.id_hash == session.id_hash, "a merge returned another id")?;
-    ensure!(merged.former_ids.is_empty(), "a merge ended sessions")?;
+    ensure!(merged.retired_ids.is_empty(), "a merge ended sessions")?;
     ensure!(holds(&merged.record, "coat", "red")?, "a merge does not return the new value")?;
     ensure!(merged.record.created == fixture.now, "a merge changed when the session was created")?;
     fixture.is_intact(&Sample { record: merged.record, ..session }, "a merge")
@@ -100,13 +100,13 @@ pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Passed {
     ensure!(stored.record.data.is_empty(), "a session without data was loaded with data")
 }
 
-pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Passed {
+pub(super) fn a_second_ending_is_no_error(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let other = fixture.session()?;
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete")?;
-    fixture.is_absent(&session.id_hash, "a deleted session is not absent")?;
-    answered(&fixture.delete(&session.id_hash)?, "NotFound", "a second delete")?;
-    fixture.is_intact(&other, "the delete of another session")
+    answered(&fixture.end(&session.id_hash)?, "Ended", "an ending")?;
+    fixture.is_absent(&session.id_hash, "an ended session is not absent")?;
+    answered(&fixture.end(&session.id_hash)?, "NotFound", "a second ending")?;
+    fixture.is_intact(&other, "the ending of another session")
 }
 
 pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Passed {

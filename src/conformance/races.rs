@@ -145,9 +145,9 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
     ensure!(holds(&record, "n", wanted)?, "of {wanted} concurrent increments some were lost")
 }
 
-/// Deletes the session, and fails unless the store found it.
-fn delete(fixture: &Fixture, session: &Sample) -> Passed {
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete concurrent with a change")
+/// Ends the session, and fails unless the store found it.
+fn end(fixture: &Fixture, session: &Sample) -> Passed {
+    answered(&fixture.end(&session.id_hash)?, "Ended", "an ending concurrent with a change")
 }
 
 /// Races a change with the end of the session. The change returns the id that the session has after
@@ -165,60 +165,60 @@ fn change_and_end(
     })
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_merge_at_the_moment_of_an_ending_revives_nothing(fixture: &Fixture) -> Passed {
     change_and_end(
         fixture,
-        ("a merge", "a delete"),
+        ("a merge", "an ending"),
         |session| Ok((session.id_hash, fixture.merge(&session.id_hash, &set("coat", "red")?)?)),
-        |session| delete(fixture, session),
+        |session| end(fixture, session),
     )
 }
 
-pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_touch_at_the_moment_of_an_ending_revives_nothing(fixture: &Fixture) -> Passed {
     let later = fixture.later(SECOND);
     race(
         fixture,
         |session| later.touch(&session.id_hash),
-        |session| delete(&later, session),
+        |session| end(&later, session),
         |session, (), ()| {
-            let back = "a touch concurrent with a delete brought the session back";
+            let back = "a touch concurrent with an ending brought the session back";
             later.none_live(&[session.id_hash], back)
         },
     )
 }
 
-pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
-    // A delete ends the session in either order, because a replaced id leads to it too.
+pub(super) fn a_renewal_at_the_moment_of_an_ending_revives_nothing(fixture: &Fixture) -> Passed {
+    // An ending ends the session in either order, because a replaced id leads to it too.
     let renew = |session: &Sample| fixture.renew(&session.id_hash, None);
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
+    change_and_end(fixture, ("a renewal", "an ending"), renew, |session| end(fixture, session))
 }
 
-pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
+pub(super) fn a_renewal_with_grace_at_the_moment_of_an_ending_revives_nothing(
     fixture: &Fixture,
 ) -> Passed {
     let renew = |session: &Sample| fixture.renew(&session.id_hash, Some(fixture.after(IDLE)));
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
+    change_and_end(fixture, ("a renewal", "an ending"), renew, |session| end(fixture, session))
 }
 
-pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_sign_in_at_the_moment_of_an_ending_revives_nothing(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     race(
         fixture,
         |session| fixture.sign_in(&session.id_hash, &owner),
-        |session| delete(fixture, session),
+        |session| end(fixture, session),
         |session, (to, sign_in), ()| {
-            let record = done(sign_in, "a sign-in concurrent with a delete")?.record;
-            // A delete after the sign-in ends the session that signed in. A sign-in after the
-            // delete finds no session and begins one, which stays.
+            let record = done(sign_in, "a sign-in concurrent with an ending")?.record;
+            // An ending after the sign-in ends the session that signed in. A sign-in after the
+            // ending finds no session and begins one, which stays.
             if record.public_id == session.public_id() {
-                fixture.is_absent(&to, "a session deleted after its sign-in")?;
+                fixture.is_absent(&to, "a session ended after its sign-in")?;
             } else {
                 let empty = record.data.is_empty();
-                ensure!(empty, "a sign-in brought back the data of a deleted session")?;
+                ensure!(empty, "a sign-in brought back the data of an ended session")?;
                 let begun = Sample { id_hash: to, record };
-                fixture.is_intact(&begun, "a delete concurrent with a sign-in")?;
+                fixture.is_intact(&begun, "an ending concurrent with a sign-in")?;
             }
-            let works = "after a concurrent sign-in and delete the old id still works";
+            let works = "after a concurrent sign-in and ending the old id still works";
             fixture.none_live(&[session.id_hash], works)
         },
     )
@@ -410,8 +410,9 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> P
     for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
         two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
             let ends = |answer: &Committed, id_hash| -> Passed<bool> {
-                let former_ids = done(answer.clone(), "a sign-in that may end others")?.former_ids;
-                Ok(former_ids.contains(id_hash))
+                let retired_ids =
+                    done(answer.clone(), "a sign-in that may end others")?.retired_ids;
+                Ok(retired_ids.contains(id_hash))
             };
             let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
             let one = a_ends_b != b_ends_a;

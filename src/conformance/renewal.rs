@@ -112,11 +112,11 @@ pub(super) fn the_id_from_before_does_not_work_at_the_end_of_the_grace(
     is_only_remembered(&fixture.later(SECOND * 10), &old.id_hash, &new)
 }
 
-pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> Passed {
+pub(super) fn an_ending_through_the_grace_ends_the_session(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
-    fixture.deleted(&old.id_hash, &new.id_hash, "a delete through the grace")?;
-    let found = "a session deleted through the grace is still found";
+    fixture.ends(&old.id_hash, &new.id_hash, "an ending through the grace")?;
+    let found = "a session ended through the grace is still found";
     fixture.none_live(&[old.id_hash, new.id_hash], found)
 }
 
@@ -128,7 +128,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     let answer = fixture.commit(&old.id_hash, renew_to(unused, None), &set("coat", "red")?)?;
     let merged = done(answer, "a renewal through the grace")?;
     ensure!(merged.id_hash == new.id_hash, "a renewal through the grace renewed the session")?;
-    ensure!(merged.former_ids.is_empty(), "a renewal through the grace ended an id")?;
+    ensure!(merged.retired_ids.is_empty(), "a renewal through the grace ended an id")?;
     fixture.is_absent(&unused, "a renewal through the grace used its new id")?;
     fixture.is_intact(&Sample { record: merged.record, ..new }, "a renewal through the grace")?;
     let found = fixture.live(&old.id_hash, "after a renewal through it the grace")?;

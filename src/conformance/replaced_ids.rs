@@ -41,13 +41,13 @@ fn sign_in_opened(
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
-        Committed::Joins { id, session } => {
+        Committed::CanJoin { id, session } => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
             let is_its_salt = id.by == ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(is_its_salt, "a sign-in that can join got another salt")?;
             ensure!(id.successor == *to, "a sign-in that can join got another successor")
         }
-        other => answered(other, "Joins", "a sign-in that can join"),
+        other => answered(other, "CanJoin", "a sign-in that can join"),
     }
 }
 
@@ -78,19 +78,19 @@ pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Passe
         answered(&merge, "Replaced", &format!("a merge {later} renewals back"))?;
     }
     let oldest = rest.first().unwrap_or(first);
-    answered(&fixture.delete(oldest)?, "Deleted", "a delete eight renewals back")?;
-    fixture.is_absent(&session.id_hash, "a session deleted eight renewals back")
+    answered(&fixture.end(oldest)?, "Ended", "an ending eight renewals back")?;
+    fixture.is_absent(&session.id_hash, "a session ended eight renewals back")
 }
 
-pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Passed {
+pub(super) fn an_ending_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     for then in [fixture.now, fixture.after(LATE), fixture.after(ReplacedId::REMEMBERED) - MILLI] {
         let old = fixture.session()?;
         let new = fixture.renewed(&old, None)?;
         let (from, current, _) = signed_in(fixture, &owner)?;
         for (from, current) in [(old.id_hash, new), (from, current)] {
-            let what = "a delete through a replaced id";
-            fixture.at(then).deleted(&from, &current.id_hash, what)?;
+            let what = "an ending through a replaced id";
+            fixture.at(then).ends(&from, &current.id_hash, what)?;
             fixture.at(then).is_absent(&from, what)?;
             fixture.at(then).is_absent(&current.id_hash, what)?;
         }
@@ -98,12 +98,12 @@ pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture)
     Ok(())
 }
 
-pub(super) fn a_delete_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn an_ending_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
-    let answer = fixture.later(ReplacedId::REMEMBERED).delete(&old.id_hash)?;
-    answered(&answer, "NotFound", "a delete through a forgotten id")?;
-    fixture.is_intact(&new, "a delete through a forgotten id")
+    let answer = fixture.later(ReplacedId::REMEMBERED).end(&old.id_hash)?;
+    answered(&answer, "NotFound", "an ending through a forgotten id")?;
+    fixture.is_intact(&new, "an ending through a forgotten id")
 }
 
 pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Passed {
@@ -226,7 +226,7 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     let theirs = sign_in(fixture, &old.id_hash, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &new, what)?;
-    ensure!(begun.former_ids == [new.id_hash], "{what} did not name the session that it ended")?;
+    ensure!(begun.retired_ids == [new.id_hash], "{what} did not name the session that it ended")?;
     names_ended(&begun.ended, &[&new], what)?;
     fixture.is_absent(&new.id_hash, "an id of a session that another user ended")?;
     fixture.is_replaced(&old.id_hash, &theirs.to, "the id of another user's sign-in")?;
@@ -247,8 +247,8 @@ pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     let (to, answer) = fixture.sign_in(&current.id_hash, &other)?;
     let record = done(answer, "another user's second sign-in")?.record;
     fixture.is_absent(&first, "an id of a session that another user ended")?;
-    answered(&fixture.delete(&first)?, "NotFound", "a delete through such an id")?;
-    fixture.is_intact(&Sample { id_hash: to, record }, "a delete through an id of another session")
+    answered(&fixture.end(&first)?, "NotFound", "an ending through such an id")?;
+    fixture.is_intact(&Sample { id_hash: to, record }, "an ending through an id of another session")
 }
 
 pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Passed {
@@ -257,7 +257,7 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Pa
     let theirs = sign_in(fixture, &from, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &current, what)?;
-    let ended_none = begun.former_ids.is_empty();
+    let ended_none = begun.retired_ids.is_empty();
     ensure!(ended_none, "{what} ended a session that another client signed in to")?;
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")

@@ -45,7 +45,7 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
     let ended = shared.ended.lock().ignore_poison();
-    ensure!(!ended.is_empty(), "under load no delete found a session")?;
+    ensure!(!ended.is_empty(), "under load no ending found a session")?;
     for id_hash in shared.id_hashes.lock().ignore_poison().iter() {
         if let Lookup::Live { session, .. } = fixture.store.load(id_hash, fixture.now)? {
             let is_back = ended.contains(&session.record.public_id);
@@ -82,7 +82,7 @@ impl StressRun<'_> {
                 ensure!(swept == 0, "under load a sweep removed a session that had not expired")?;
             }
             18 => {
-                let answer = fixture.at(now).delete(&id_hash)?;
+                let answer = fixture.at(now).end(&id_hash)?;
                 self.note_end(&session, &answer);
             }
             _ => match fixture.store.index() {
@@ -117,7 +117,7 @@ impl StressRun<'_> {
         Ok(())
     }
 
-    /// Records the end of the session if the call deleted it.
+    /// Records the end of the session if the call ended it.
     fn note_end(&self, session: &Sample, answer: &Committed) {
         if matches!(answer, Committed::Ended(_)) {
             self.ended.lock().ignore_poison().insert(session.public_id());

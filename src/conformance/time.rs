@@ -62,33 +62,33 @@ pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
 
 pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let end = fixture.later(IDLE);
-    end.is_absent(&session.id_hash, "an expired session that was not swept is not absent")?;
-    let merge = end.merge(&session.id_hash, &set("coat", "red")?)?;
+    let at_end = fixture.later(IDLE);
+    at_end.is_absent(&session.id_hash, "an expired session that was not swept is not absent")?;
+    let merge = at_end.merge(&session.id_hash, &set("coat", "red")?)?;
     answered(&merge, "NotFound", "a merge of an expired session")?;
-    let (to, renewal) = end.renew(&session.id_hash, Some(end.after(IDLE)))?;
+    let (to, renewal) = at_end.renew(&session.id_hash, Some(at_end.after(IDLE)))?;
     answered(&renewal, "NotFound", "a renewal of an expired session")?;
-    answered(&end.delete(&session.id_hash)?, "NotFound", "a delete of an expired session")?;
-    end.is_absent(&to, "a renewal of an expired session stored something")
+    answered(&at_end.end(&session.id_hash)?, "NotFound", "an ending of an expired session")?;
+    at_end.is_absent(&to, "a renewal of an expired session stored something")
 }
 
 pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let end = fixture.later(IDLE);
+    let at_end = fixture.later(IDLE);
     // The activity is before the deadline, but the touch is written at the deadline.
-    end.touch_at(&session.id_hash, end.now - MILLI)?;
-    end.none_live(&[session.id_hash], "a touch brought an expired session back")?;
-    let swept = end.sweep(ALL)?.unwrap_or(1);
+    at_end.touch_at(&session.id_hash, at_end.now - MILLI)?;
+    at_end.none_live(&[session.id_hash], "a touch brought an expired session back")?;
+    let swept = at_end.sweep(ALL)?.unwrap_or(1);
     ensure!(swept == 1, "a touch after the deadline kept an expired session from the sweep")
 }
 
 pub(super) fn a_sign_in_over_an_expired_session_begins_a_new_one(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let end = fixture.later(IDLE);
-    let (to, answer) = end.sign_in(&session.id_hash, &user("u")?)?;
+    let at_end = fixture.later(IDLE);
+    let (to, answer) = at_end.sign_in(&session.id_hash, &user("u")?)?;
     begun(answer, &session, "a sign-in over an expired session")?;
-    end.is_absent(&session.id_hash, "a sign-in brought an expired session back")?;
-    ends_at(fixture, &to, end.now + IDLE, "the session of a sign-in")
+    at_end.is_absent(&session.id_hash, "a sign-in brought an expired session back")?;
+    ends_at(fixture, &to, at_end.now + IDLE, "the session of a sign-in")
 }
 
 pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Passed {
@@ -114,16 +114,16 @@ pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Passed {
     let ended = fixture.session_of(&owner)?;
     let lives = fixture.later(SECOND).session_of(&owner)?;
     let public_id = ended.public_id();
-    let end = fixture.later(IDLE);
+    let at_end = fixture.later(IDLE);
     for filter in [SessionFilter::All, SessionFilter::User(&owner)] {
-        let listed = public_ids(&end.list(&filter)?);
+        let listed = public_ids(&at_end.list(&filter)?);
         ensure!(listed == [lives.public_id()], "an expired session is listed")?;
     }
     for filter in
         [SessionFilter::PublicId(&public_id), SessionFilter::PublicIdOfUser(&owner, &public_id)]
     {
-        ensure!(end.list(&filter)?.is_empty(), "an expired session is listed by its public id")?;
-        let revoked = end.index()?.revoke(&filter, None, end.now)?;
+        ensure!(at_end.list(&filter)?.is_empty(), "an expired session is listed by its public id")?;
+        let revoked = at_end.index()?.revoke(&filter, None, at_end.now)?;
         ensure!(revoked.is_empty(), "an expired session was revoked")?;
     }
     Ok(())

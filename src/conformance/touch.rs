@@ -32,13 +32,13 @@ pub(super) fn a_touch_never_moves_time_back(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Passed {
-    let (deleted, one, two) = (fixture.session()?, fixture.session()?, fixture.session()?);
-    fixture.delete(&deleted.id_hash)?;
+    let (ended, one, two) = (fixture.session()?, fixture.session()?, fixture.session()?);
+    fixture.end(&ended.id_hash)?;
     let (soon, later) = (fixture.after(SECOND), fixture.after(SECOND * 2));
     let batch = [
         (id_hash()?, Touch::at(soon)),
         (one.id_hash, Touch::at(later)),
-        (deleted.id_hash, Touch::at(soon)),
+        (ended.id_hash, Touch::at(soon)),
         (two.id_hash, Touch::at(soon)),
         (one.id_hash, Touch::at(soon)),
     ];
@@ -48,7 +48,7 @@ pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Passed {
         let stored = fixture.at(later).live(&session.id_hash, "a session of a batch")?.record.seen;
         ensure!(stored == seen, "a batch did not record the latest activity of each session")?;
     }
-    fixture.at(later).is_absent(&deleted.id_hash, "a batch brought a deleted session back")
+    fixture.at(later).is_absent(&ended.id_hash, "a batch brought an ended session back")
 }
 
 pub(super) fn a_merge_with_a_touch_that_is_not_due_leaves_the_time(fixture: &Fixture) -> Passed {

@@ -4,8 +4,9 @@
 //! Uses `clock`.
 
 use std::collections::HashMap;
-use std::fmt::{self, Debug, Write};
+use std::fmt::{self, Debug, Write as _};
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write as _};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ const MAX_LINES: usize = 32;
 /// An identical error or warning is logged at most once a second; the next line says how many were
 /// suppressed. Different lines are logged immediately, but at most 32 of one [kind](EventKind)
 /// within a second, so that a failing disk does not fill the log.
+///
+/// While nothing is logged at all, because the program has no logger,
+/// [`Event::InsecureConnection`] is written to standard error: a developer who opens the application
+/// from another device of the network would otherwise see only that no session lasts.
 #[derive(Debug)]
 pub struct LogSink<C = SystemClock> {
     clock: C,
@@ -91,9 +96,10 @@ impl<C: Clock> LogSink<C> {
         // If the clock was set back, no line is suppressed.
         let is_over = |line: &mut Line| now < line.logged || now.since(line.logged) >= SECOND;
         for line in lines.extract_if(.., is_over) {
-            match line.hash == hash {
-                true => identical = line.suppressed,
-                false => *others += line.suppressed,
+            if line.hash == hash {
+                identical = line.suppressed;
+            } else {
+                *others += line.suppressed;
             }
         }
         if let Some(line) = lines.iter_mut().find(|line| line.hash == hash) {
@@ -142,6 +148,11 @@ impl<C: Clock> Sink for LogSink<C> {
     fn record(&self, event: &Event<'_>) {
         let level = event.level();
         if level > ::log::max_level() {
+            let is_silent = ::log::max_level() == ::log::LevelFilter::Off;
+            if is_silent && event.kind() == EventKind::InsecureConnection {
+                // Standard error may be closed.
+                let _ = writeln!(io::stderr(), "cloakroom: {}", OneLine(event));
+            }
             return;
         }
         if level > ::log::Level::Warn {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{EndReason, Event};
+use crate::event::{DroppedBy, EndReason, Event};
 use crate::id::{PublicId, UserKey};
 
 impl fmt::Display for Event<'_> {
@@ -47,6 +47,9 @@ impl fmt::Display for Event<'_> {
                  DELETE CASCADE: {tables}"
             ),
             Event::Swept { sessions } => write!(f, "swept {sessions} expired sessions"),
+            Event::AnonymousEvicted { sessions } => {
+                write!(f, "evicted {sessions} anonymous sessions, because there were too many")
+            }
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will retry: {error}")
             }
@@ -148,11 +151,15 @@ impl fmt::Display for Event<'_> {
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
-            Event::InsecureConnection { host } => write!(
+            Event::InsecureConnection { dropped_by } => write!(
                 f,
-                "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it \
-                 over TLS (a proxy must send X-Forwarded-Proto: https), or use \
-                 CookieConfig::insecure_http() if the connection is trusted"
+                "a browser drops the Secure session cookie on plain HTTP{}: serve it over TLS (a \
+                 proxy must send X-Forwarded-Proto: https), or use CookieConfig::insecure_http() \
+                 if the connection is trusted",
+                match dropped_by {
+                    DroppedBy::AnyBrowser => "",
+                    DroppedBy::WebKit => " to a loopback name, as WebKit browsers do",
+                }
             ),
             Event::UnknownProxy { peer } => write!(
                 f,

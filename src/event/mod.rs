@@ -104,6 +104,15 @@ pub enum Event<'a> {
         /// The number of sessions.
         sessions: usize,
     },
+    /// Anonymous sessions were evicted: above
+    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the store
+    /// was almost full. Their visitors find new sessions. It may be a flood of visitors or of
+    /// requests. The cleaner raises this at most once for each sweep and for each time that the
+    /// maximum is passed.
+    AnonymousEvicted {
+        /// The number of sessions.
+        sessions: u64,
+    },
     /// A run of the cleaner failed. The cleaner continues and retries.
     CleanerFailed {
         /// The reason.
@@ -198,9 +207,9 @@ pub enum Event<'a> {
         /// The user.
         user: &'a UserKey,
     },
-    /// A session ended. A session without a user that expires raises none, nor does one that is
-    /// ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that expires is
-    /// reported when it is swept; in memcached it never is, because memcached removes it.
+    /// A session ended. A session without a user that expires or is evicted raises none, nor does
+    /// one that is ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that
+    /// expires is reported when it is swept; in memcached it never is, because memcached removes it.
     ///
     /// Logged at level `Info` if it had a user, else at level `Debug`.
     Ended {
@@ -285,8 +294,8 @@ pub enum Event<'a> {
     /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
     /// per process for each of the two cases.
     InsecureConnection {
-        /// The host of the request.
-        host: &'a str,
+        /// The browsers that drop it.
+        dropped_by: DroppedBy,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
@@ -311,7 +320,8 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A shard of the cache works again and has received all invalidations that it missed.
+    /// A shard of the cache works again. All its entries were invalidated, because it may have missed
+    /// invalidations.
     CacheRecovered {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
@@ -400,6 +410,7 @@ event_kinds! {
     FileAliased, "file_aliased", Warn;
     SessionsKept, "sessions_kept", Warn;
     Swept, "swept", Debug;
+    AnonymousEvicted, "anonymous_evicted", Warn;
     CleanerFailed, "cleaner_failed", Warn;
     CleanerRecovered, "cleaner_recovered", Warn;
     ClockStepped, "clock_stepped", Warn;
@@ -409,16 +420,16 @@ event_kinds! {
     ReplacedIdUsed, "replaced_id_used", Warn;
     TooManyIds, "too_many_ids", Warn;
     CrossOrigin, "cross_origin", Warn;
-    Created, "created", Debug;
-    Renewed, "renewed", Debug;
+    Created, "session_created", Debug;
+    Renewed, "session_renewed", Debug;
     SignedIn, "signed_in", Info;
     SignInRefused, "sign_in_refused", Info;
-    Ended, "ended", Info;
+    Ended, "session_ended", Info;
     UserRenamed, "user_renamed", Info;
-    Revoked, "revoked", Info;
+    Revoked, "sessions_revoked", Info;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
     ChangesDiscarded, "changes_discarded", Debug;
-    Dropped, "dropped", Error;
+    Dropped, "session_dropped", Error;
     TouchFailed, "touch_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
@@ -430,6 +441,16 @@ event_kinds! {
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;
     MemcachedMoved, "memcached_moved", Warn;
+}
+
+/// The browsers that drop a Secure cookie which was sent over plain HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DroppedBy {
+    /// Any browser: the host is no loopback name.
+    AnyBrowser,
+    /// WebKit browsers: the host is a loopback name.
+    WebKit,
 }
 
 /// A receiver of events: [`LogSink`] by default, or the application's own, for example for metrics.

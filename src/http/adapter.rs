@@ -67,13 +67,13 @@ use crate::session::{Session, Transport};
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Adapter<'m> {
-    sessions: &'m SessionManager,
+    manager: &'m SessionManager,
 }
 
 impl<'m> Adapter<'m> {
     /// Makes the adapter for sessions of this manager. It is free: make one for each request.
-    pub fn new(sessions: &'m SessionManager) -> Self {
-        Adapter { sessions }
+    pub fn new(manager: &'m SessionManager) -> Self {
+        Adapter { manager }
     }
 
     /// Answers one request: opens its session, runs the handler, stores the changes, and returns
@@ -119,9 +119,9 @@ impl<'m> Adapter<'m> {
     /// The status of the response if the request is refused, 403. An event has the reason. The
     /// handler must not run.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
-        match self.sessions.decide(head) {
+        match self.manager.decide(head) {
             OriginDecision::Refuse(_) => Err(403),
-            decision => Ok(self.sessions.open_decided(head, decision)),
+            decision => Ok(self.manager.open_decided(head, decision)),
         }
     }
 
@@ -170,7 +170,7 @@ impl<'m> Adapter<'m> {
     /// [`headers_on_error`](Self::headers_on_error).
     pub fn close(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
         // Closing can run the closures of `Session::update` again, which can panic.
-        match catch_unwind(AssertUnwindSafe(|| self.sessions.close(session, outcome))) {
+        match catch_unwind(AssertUnwindSafe(|| self.manager.close(session, outcome))) {
             Ok(closed) => closed.map_err(|error| self.report_error(&error)),
             Err(panic) => Err(self.report_panic(&*panic)),
         }
@@ -200,20 +200,20 @@ impl<'m> Adapter<'m> {
     /// The status is that of the [`Error`](crate::Error) of this crate that `error` is, contains,
     /// or has among its sources; 500 if there is none.
     pub fn report_error(self, error: &(dyn StdError + Send + Sync + 'static)) -> u16 {
-        let events = self.sessions.events();
+        let events = self.manager.events();
         if let Some(error) = error.downcast_ref::<Error>() {
             events.raise(&Event::RequestFailed { error });
-            return self.sessions.status_of(error);
+            return self.manager.status_of(error);
         }
         let (message, kind) = described(error);
         events.raise(&Event::HandlerFailed { error: &message });
-        kind.map_or(500, self.sessions.context.settings.status_of)
+        kind.map_or(500, self.manager.context.settings.status_of)
     }
 
     /// Raises an event for a panic of the handler, and returns the status of the response.
     pub fn report_panic(self, panic: &(dyn Any + Send)) -> u16 {
         let error = panic_message(panic).unwrap_or("it panicked");
-        self.sessions.events().raise(&Event::HandlerFailed { error });
+        self.manager.events().raise(&Event::HandlerFailed { error });
         500
     }
 
@@ -232,7 +232,7 @@ impl<'m> Adapter<'m> {
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is("Cookie") {
-                if self.sessions.context.settings.may_contain_id(value) {
+                if self.manager.context.settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
             } else if is("Host") {
@@ -274,7 +274,7 @@ impl<'m> Adapter<'m> {
 
     /// Returns the request header that carries the id, if that is not a cookie.
     fn id_header(self) -> Option<&'m str> {
-        match &self.sessions.context.settings.transport {
+        match &self.manager.context.settings.transport {
             Transport::Cookie(_) => None,
             Transport::Header(name) => Some(name),
         }
@@ -284,7 +284,7 @@ impl<'m> Adapter<'m> {
     /// have the same one, because each would overwrite the other's ids.
     #[must_use]
     pub fn id_transport(self) -> String {
-        match &self.sessions.context.settings.transport {
+        match &self.manager.context.settings.transport {
             Transport::Cookie(cookie) => format!("the cookie {}", cookie.name_text()),
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
@@ -293,7 +293,7 @@ impl<'m> Adapter<'m> {
     /// Returns the names of the cookies that can carry an id: the current one and the former ones.
     #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
     pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
-        let settings = &self.sessions.context.settings;
+        let settings = &self.manager.context.settings;
         let own = match &settings.transport {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
@@ -305,7 +305,7 @@ impl<'m> Adapter<'m> {
     /// head.
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn is_session_of(self, session: &Session, head: &RequestHead<'_>) -> bool {
-        session.is_of(&self.sessions.context, head)
+        session.is_of(&self.manager.context, head)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{AtLimit, SessionLimit, Store};
-use crate::cleaner::Cleaner;
+use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
@@ -41,6 +41,8 @@ const RESERVED_HEADER_PREFIXES: &str =
 /// that is meant to invalidate it. Concurrent requests may take longer: they need the grace only
 /// until they have read the session.
 const MAX_GRACE: Duration = Duration::from_secs(60);
+
+const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 
 fn is_reserved(header: &str) -> bool {
     let has_prefix = |prefix: &str| {
@@ -90,6 +92,8 @@ impl SessionManagerBuilder {
                 former: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session: None,
+                anonymous: None,
+                max_anonymous: None,
                 persistent: true,
                 max_bytes: 64 << 10,
                 grace: None,
@@ -157,7 +161,7 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Sets the lifetime of sessions. Defaults to 1 day idle and 30 days absolute.
+    /// Sets the lifetime of sessions with a user. Defaults to 1 day idle and 30 days absolute.
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.lifetime = lifetime)
     }
@@ -171,6 +175,16 @@ impl SessionManagerBuilder {
     /// [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session = Some(lifetime))
+    }
+
+    /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
+    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, each no longer
+    /// than that of a signed-in session.
+    ///
+    /// Anyone can begin an anonymous session, so a long lifetime fills the store. An application
+    /// whose visitors fill a cart without an account may want a longer one.
+    pub fn anonymous(self, lifetime: Lifetime) -> Self {
+        self.with(|settings| settings.anonymous = Some(lifetime))
     }
 
     /// Sets whether browsers keep the cookie when they are closed. Defaults to true. A handler can
@@ -223,6 +237,21 @@ impl SessionManagerBuilder {
     /// to no limit.
     pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
         self.with(|settings| settings.session_limit = Some(SessionLimit::new(limit, at_limit)))
+    }
+
+    /// Sets the maximum number of anonymous sessions of this manager's realm; at least 1. Beyond it
+    /// those that were idle longest are evicted, a 32nd of the maximum at once. Their visitors get
+    /// new sessions, and [`AnonymousEvicted`](Event::AnonymousEvicted) is raised. A signed-in
+    /// session is never evicted.
+    ///
+    /// Defaults to 1,000,000 in a store with an index, such as SQLite. [`MemoryStore`] keeps a
+    /// tenth of its room for users by itself, and memcached evicts by itself.
+    ///
+    /// The cleaner evicts. With several processes each of them may pass the maximum by a 32nd.
+    ///
+    /// [`MemoryStore`]: crate::MemoryStore
+    pub fn max_anonymous(self, sessions: u64) -> Self {
+        self.with(|settings| settings.max_anonymous = Some(sessions))
     }
 
     /// Sets the HTTP status of a response to a request that failed because of the store. Defaults
@@ -376,14 +405,14 @@ impl SessionManagerBuilder {
     /// # Errors
     /// - [`ErrorKind::Invalid`]: a setting is invalid; the text contains the setting and the
     ///   reason.
-    /// - [`ErrorKind::Unsupported`]: there is a limit per user, and the store cannot list sessions
-    ///   by user.
+    /// - [`ErrorKind::Unsupported`]: there is a limit per user or of anonymous sessions, and the
+    ///   store cannot list sessions.
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
     pub fn build(mut self) -> Result<SessionManager> {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
         settings.lifetime.validate()?;
-        if let Some(lifetime) = &settings.browser_session {
+        for lifetime in settings.browser_session.iter().chain(&settings.anonymous) {
             lifetime.validate()?;
         }
         match &settings.transport {
@@ -414,6 +443,14 @@ impl SessionManagerBuilder {
             let operation = "limit the sessions of a user";
             return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
         }
+        if settings.max_anonymous == Some(0) {
+            return Err(invalid("the maximum of anonymous sessions is at least 1"));
+        }
+        if settings.max_anonymous.is_some() && self.store.index().is_none() {
+            let why = "this store cannot count anonymous sessions";
+            let operation = "limit the anonymous sessions";
+            return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+        }
         let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if is_unlimited(&settings.lifetime)
             || settings.browser_session.as_ref().is_some_and(is_unlimited)
@@ -427,18 +464,24 @@ impl SessionManagerBuilder {
         self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
         self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
+        let capabilities = self.store.capabilities();
+        if self.store.index().is_some() && !capabilities.bounds_anonymous {
+            self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
+        }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start = |interval| {
             let (store, clock, trail) = (self.store.clone(), self.clock.clone(), end_trail.clone());
+            let realm = self.settings.realm.clone();
+            let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession| {
                 let reason = ended.expiry.unwrap_or(EndReason::Absolute);
                 trail.report(ended, reason, None, None);
             });
-            Cleaner::start(store, clock, self.events.clone(), interval, on_expired)
+            Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
         };
         let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
-            capabilities: self.store.capabilities(),
+            capabilities,
             store: ProcessBound::new(self.store),
             clock: self.clock,
             events: self.events,

@@ -68,7 +68,7 @@ impl Finding {
     }
 }
 
-/// The lifetimes that sessions can have. A handler can choose between two at every sign-in.
+/// The lifetimes that sessions of users can have. A handler can choose between two at every sign-in.
 struct Lifetimes {
     all: Vec<Lifetime>,
     /// Whether browsers can keep the cookie when they are closed.
@@ -78,6 +78,8 @@ struct Lifetimes {
     /// Whether all have an absolute limit.
     absolute: bool,
     text: String,
+    /// The lifetime of anonymous sessions, and their number.
+    anonymous: String,
 }
 
 impl Lifetimes {
@@ -88,7 +90,12 @@ impl Lifetimes {
         let text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
         let idle = all.iter().all(|lifetime| lifetime.idle_limit().is_some());
         let absolute = all.iter().all(|lifetime| lifetime.absolute_limit().is_some());
-        Lifetimes { all, persistent, idle, absolute, text }
+        let anonymous = describe(&settings.anonymous_lifetime(settings.persistent));
+        let anonymous = match settings.max_anonymous {
+            Some(max) => format!("{anonymous}, and at most {max} of them"),
+            None => anonymous,
+        };
+        Lifetimes { all, persistent, idle, absolute, text, anonymous }
     }
 }
 
@@ -138,7 +145,8 @@ fn separation(capabilities: Capabilities, realm: &Realm) -> Option<Finding> {
 
 /// ASVS 7.1.
 fn documentation(lifetimes: &Lifetimes, session_limit: Option<SessionLimit>) -> Vec<Finding> {
-    let text = &lifetimes.text;
+    let Lifetimes { text, anonymous, .. } = lifetimes;
+    let text = format!("{text}; anonymous sessions: {anonymous}");
     let limit = session_limit.map(|session_limit| {
         let effect = match session_limit.at_limit {
             AtLimit::Refuse => "a sign-in is refused",

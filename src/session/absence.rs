@@ -1,6 +1,7 @@
 //! Requests without a session: why there is none, and what their changes do.
 //!
-//! Uses `recently_ended`. Called by the load and by the commit, which find a session or lose it.
+//! Uses `recently_ended`. Called by the load, and by the commit, which may find that the session
+//! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
@@ -19,7 +20,7 @@ pub(super) struct Absence {
     /// The id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
     /// Whether changes of this request were discarded.
-    pub(super) lost: bool,
+    pub(super) has_discarded_changes: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
 }
@@ -48,16 +49,16 @@ impl Session {
     /// | this request has ended it, by `destroy` or a call of the manager | begin one | no effect |
     /// | its id was replaced earlier: a stale id | begin one | no effect |
     /// | its id was replaced concurrently | discarded | no effect |
-    /// | this request has lost it before: [`lost`](Absence::lost) | discarded | no effect |
+    /// | this request [has discarded changes](Absence::has_discarded_changes) | discarded | no effect |
     /// | it was ended from elsewhere since this request was opened | discarded | discarded |
     ///
     /// This is the only rule for a request that has found no session;
-    /// [`lose_session`](Self::lose_session) has the rule for one that has lost it.
+    /// [`leave_session`](Self::leave_session) has the rule for one whose session ended meanwhile.
     pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
-        let discards_data = absence.lost || is_replaced;
+        let discards_data = absence.has_discarded_changes || is_replaced;
         let has_ended = match absence.ended {
             Ended::Yes => true,
             Ended::InDoubt => !discards_data && self.was_ended_in_flight()?,
@@ -71,10 +72,10 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a deletion that was in flight when the load found no session has ended the
+    /// Returns whether a call that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
-        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
+        let (recently_ended, since) = (&self.context.recently_ended, self.ended_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
             Ok(ended || self.run_blocking(|| recently_ended.await_ended(&id_hash, since))?)
@@ -90,11 +91,11 @@ impl Session {
         }
     }
 
-    /// Records the loss of the live session, which another request has ended or given a new id.
-    pub(super) fn lose_session(&self, state: &mut State, missing: &Missing) {
-        // If another request replaced the id, a renewal without data changes loses nothing.
+    /// Continues without the live session, which another request has ended or given a new id.
+    pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
+        // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
-        let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
+        let discards = has_data || !matches!(missing, Missing::Replaced { .. });
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
@@ -103,9 +104,9 @@ impl Session {
                 state.ended = reached.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
-                // An id that this request issued is not used after its changes were lost.
-                let loaded = if is_lost { &LoadState::Unread } else { &state.loaded };
-                absence.replaced = Some(self.new_replaced(loaded, id, &session.record));
+                // An id that this request issued is not used after its changes were discarded.
+                let issued = state.loaded.issued().filter(|_| !discards);
+                absence.replaced = Some(self.new_replaced(issued, id, &session.record));
             }
             (Missing::Undecodable { public_id, error, .. }, _) => {
                 let public_id = public_id.as_ref();
@@ -114,14 +115,14 @@ impl Session {
             _ => {}
         }
         state.set_absent(absence);
-        if is_lost {
+        if discards {
             self.discard_changes(state, public_id.as_ref());
         }
     }
 
     pub(super) fn new_replaced(
         &self,
-        loaded: &LoadState,
+        issued: Option<&SessionId>,
         id: &ReplacedId,
         record: &Record,
     ) -> Replaced {
@@ -129,7 +130,7 @@ impl Session {
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
-            id: self.own_id(loaded, &id.id_hash),
+            id: self.known_id(issued, &id.id_hash),
             public_id: record.public_id,
             concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,
@@ -138,16 +139,16 @@ impl Session {
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
         if let LoadState::Absent(absence) = &mut state.loaded {
-            absence.lost = true;
+            absence.has_discarded_changes = true;
         }
-        state.response.discarded = true;
+        state.response.has_discarded_changes = true;
         state.changes.drop_data();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
-    pub(super) fn report_stale_id(&self, absence: &mut Absence) -> Result<()> {
+    pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
         let stale = absence.replaced.as_ref().filter(|replaced| !replaced.concurrent);
         let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });

@@ -124,13 +124,18 @@ impl Session {
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(user.clone(), now, level));
         state.changes.renew = state.loaded.issued().is_none();
-        self.carry_out_deletions(&mut state)?;
+        self.end_marked_sessions(&mut state)?;
         self.store_changes(&mut state)?;
-        Ok(if state.loaded.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+        Ok(if state.loaded.has_discarded_changes() {
+            CommitOutcome::Discarded
+        } else {
+            CommitOutcome::Stored
+        })
     }
 
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a
-    /// password or an address or that spend money. [`confirm_authentication`](Self::confirm_authentication) satisfies the check again.
+    /// password or an address or that spend money.
+    /// [`confirm_authentication`](Self::confirm_authentication) satisfies the check again.
     ///
     /// ```
     /// use std::time::Duration;

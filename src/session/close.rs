@@ -68,7 +68,7 @@ impl Session {
             state.changes.drop_data();
             state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.carry_out_deletions(state)?;
+        self.end_marked_sessions(state)?;
         state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
             // Changes that were made before the load failed are not stored either.
@@ -99,12 +99,12 @@ impl Session {
             loaded if state.ignored && loaded.issued().is_none() => {}
             LoadState::Live(Live { session, issued, .. }) => {
                 if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
-                    self.context.warn_if_insecure(self.insecure_host.as_deref());
+                    self.context.warn_if_dropped(self.cookie_dropped_by);
                     let max_age = self.max_age(&session.record);
                     id_fields = transport.issue(id, max_age, self.context.now());
                     // A cookie of a former name is never set again, so the first new cookie can
                     // remove it.
-                    if self.presented.ids.iter().any(|presented| presented.former) {
+                    if self.presented.ids.iter().any(|presented| presented.by_former_name) {
                         id_fields.extend(settings.remove_former());
                     }
                 }
@@ -134,7 +134,7 @@ impl Session {
         ResponseHeaders {
             id_fields,
             vary_on: state.response.varies.then(|| transport.request_header()),
-            discarded: state.response.discarded,
+            discarded: state.response.has_discarded_changes,
             sharing,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
@@ -156,7 +156,7 @@ impl Session {
     /// Returns the presented id of this session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
     fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
-        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
+        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.run_blocking(|| self.context.store.get()?.load(id_hash, self.context.now())) {

@@ -10,18 +10,16 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{SessionId, SessionIdHash};
+use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record};
 use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::update_queue::{MAX_WAIT, contention_error};
-use crate::session::{CommitOutcome, RecentlyEnded, Session, SignOut, State, csrf_secret};
-use crate::sync::instant;
-
-/// The maximum number of tries of a commit whose revision does not match. From the second try on,
-/// the updates of one process take turns, so only constant writes by other processes reach it.
-pub(super) const TRIES: usize = 100;
+use crate::session::update_queue::UpdateAttempts;
+use crate::session::{
+    CommitOutcome, RecentlyEnded, Session, Settings, SignOut, State, csrf_secret,
+};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -34,13 +32,17 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.carry_out_deletions(&mut state)?;
+        self.end_marked_sessions(&mut state)?;
         self.store_changes(&mut state)?;
-        Ok(if state.loaded.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+        Ok(if state.loaded.has_discarded_changes() {
+            CommitOutcome::Discarded
+        } else {
+            CommitOutcome::Stored
+        })
     }
 
-    /// Ends the sessions whose deletion a sign-in requires or the handler requested.
-    pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
+    /// Ends the sessions that a sign-in or the handler has marked for it.
+    pub(super) fn end_marked_sessions(&self, state: &mut State) -> Result<()> {
         while let Some(id_hash) = state.to_end_after_sign_in.last() {
             self.end_session_of(id_hash, EndReason::Superseded)?;
             state.to_end_after_sign_in.pop();
@@ -72,15 +74,26 @@ impl Session {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
-            Committed::Done { former_ids, .. } => recently_ended.record(former_ids),
+            Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
             Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
             _ => {}
         };
         if matches!(commit.action, Action::SignIn { .. } | Action::End) {
             return recently_ended.while_ending(call, record);
         }
-        // The others end no session; a renewal replaces an id.
-        call().inspect(|committed| record(recently_ended, committed))
+        let committed = call()?;
+        match (&commit.action, &committed) {
+            // The former ids are those of evicted sessions. As after a sweep, a request that uses
+            // one of them begins another session.
+            (Action::Create(_) | Action::Merge, Committed::Done { retired_ids, .. }) => {
+                if let Some(cleaner) = &self.context.cleaner {
+                    cleaner.sessions_evicted(retired_ids.len());
+                }
+            }
+            // A renewal replaces an id.
+            _ => record(recently_ended, &committed),
+        }
+        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -91,18 +104,19 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                self.first_live(state, |state, id_hash| self.change(state, id_hash))?;
+                if !self.try_presented_ids(state, |state, id_hash| self.change(state, id_hash))? {
+                    self.store_without_session(state)?;
+                }
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
                 if let Some(missing) = self.change(state, &id_hash)? {
-                    self.lose_session(state, &missing);
+                    self.leave_session(state, &missing);
                 }
             }
-            LoadState::Absent(_) | LoadState::Unreadable(_) => {}
+            LoadState::Absent(_) => self.store_without_session(state)?,
+            LoadState::Unreadable(_) => {}
         }
-        // If a session was found, it has taken the changes.
-        self.store_without_session(state)?;
         state.changes = Changes::default();
         Ok(())
     }
@@ -111,9 +125,9 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
-            || self.is_former(id_hash);
-        let id = rotates.then(SessionId::generate).transpose()?;
+        let renews = state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some()
+            || self.has_former_name(id_hash);
+        let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
         let action = to.map_or(Action::Merge, |to| Action::Renew {
@@ -136,7 +150,7 @@ impl Session {
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.loaded.update(session, id_hash),
+            None => state.loaded.set_session(session, id_hash),
         }
         Ok(None)
     }
@@ -144,7 +158,7 @@ impl Session {
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
     pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
-        let new_session = self.new_session(state)?;
+        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
@@ -160,6 +174,9 @@ impl Session {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
+                if let Some(cleaner) = &self.context.cleaner {
+                    cleaner.anonymous_session_began();
+                }
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -167,17 +184,20 @@ impl Session {
         }
     }
 
-    pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
+    /// Makes the fields of a session that begins or is signed in. `lifetime` returns its lifetime
+    /// from the settings and its persistence.
+    pub(super) fn new_session(
+        &self,
+        state: &State,
+        lifetime: fn(&Settings, bool) -> Lifetime,
+    ) -> Result<NewSession> {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.loaded {
             LoadState::Live(live) => live.session.record.persistent,
             loaded => loaded.replaced().map_or(settings.persistent, |it| it.persistent),
         });
-        let lifetime = match settings.browser_session {
-            Some(short) if !persistent => short,
-            _ => settings.lifetime,
-        };
-        let mut new_session = NewSession::new(lifetime.starting(self.context.now()))?;
+        let limits = lifetime(settings, persistent).starting(self.context.now());
+        let mut new_session = NewSession::new(limits)?;
         new_session.realm.clone_from(&settings.realm);
         new_session.persistent = persistent;
         new_session.client.clone_from(&self.client);
@@ -185,7 +205,7 @@ impl Session {
     }
 
     /// Commits the changes as the proposal says, and recomputes them on the stored session after
-    /// each revision mismatch, at most [`TRIES`] times.
+    /// each revision mismatch.
     pub(super) fn commit_to(
         &self,
         loaded: &mut LoadState,
@@ -194,47 +214,38 @@ impl Session {
         proposal: Proposal<'_>,
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
-        let (updates, deadline) = (self.context.update_queues.get()?, instant() + MAX_WAIT);
-        let wait = || self.run_blocking(|| updates.turn(id_hash, deadline));
-        let mut turn = None;
-        if changes.base_revision.is_some() && updates.is_contended(id_hash) {
-            let newest = turn.insert(wait()?).take_newer_than(changes.base_revision);
-            // A request that has found no session must not compute with the data of one.
-            if let Some(newest) = newest
-                && loaded.session().is_some()
-            {
-                rebase(loaded, changes, newest)?;
-            }
+        let queues = self.context.update_queues.get()?;
+        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
+        let newest = attempts.start(changes.base_revision)?;
+        // A request that has found no session must not compute with the data of one.
+        if let Some(newest) = newest
+            && loaded.session().is_some()
+        {
+            rebase(loaded, changes, newest)?;
         }
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
-        for _ in 0..TRIES {
+        loop {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
             commit.touch = (!self.prefetch).then(|| activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
-            if let Some(turn) = &turn {
-                turn.wake_next();
-            }
-            let committed = self.commit_once(&commit)?;
-            let Committed::RevisionMismatch(LiveSession { record, .. }) = committed else {
-                if let (Committed::Done { session, .. }, Some(turn)) = (&committed, &mut turn)
-                    && session.id_hash == *id_hash
-                {
-                    turn.newest = Some(session.record.clone());
+            attempts.wake_next();
+            match self.commit_once(&commit)? {
+                Committed::RevisionMismatch(LiveSession { record, .. }) => {
+                    let newest = attempts.after_mismatch(record)?;
+                    commit.now = self.context.now();
+                    rebase(loaded, changes, newest)?;
                 }
-                return Ok(committed);
-            };
-            let newest = match &turn {
-                Some(_) if deadline <= instant() => break,
-                Some(_) => None,
-                None => turn.insert(wait()?).take_newer_than(Some(record.revision)),
-            };
-            commit.now = self.context.now();
-            rebase(loaded, changes, newest.unwrap_or(record))?;
+                committed => {
+                    if let Committed::Done { session, .. } = &committed {
+                        attempts.stored(session);
+                    }
+                    return Ok(committed);
+                }
+            }
         }
-        Err(contention_error())
     }
 }
 

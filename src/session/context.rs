@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
-use crate::event::{Event, Events};
+use crate::event::{DroppedBy, Event, Events};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::ProcessBound;
@@ -71,29 +71,29 @@ impl Context {
         }
     }
 
-    /// Returns the host of a request whose browser drops the cookie, until the event was raised. On
-    /// a loopback name only WebKit browsers drop it.
-    pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
+    /// Returns which browsers drop a cookie that is sent in response to this request, if its browser
+    /// does.
+    pub(crate) fn cookie_dropped_by(&self, head: &RequestHead<'_>) -> Option<DroppedBy> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;
-        let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
-        (drops && !warned_flag(host).load(Ordering::Relaxed)).then_some(host)
+        if !is_loopback(host) {
+            return Some(DroppedBy::AnyBrowser);
+        }
+        head.user_agent.is_some_and(is_webkit).then_some(DroppedBy::WebKit)
     }
 
-    /// Raises once per process the event that browsers drop the cookie that is being sent, and once
-    /// more the event that WebKit browsers drop it on a loopback name.
-    pub(crate) fn warn_if_insecure(&self, host: Option<&str>) {
-        if let Some(host) = host
-            && !warned_flag(host).swap(true, Ordering::Relaxed)
-        {
-            self.events.raise(&Event::InsecureConnection { host });
+    /// Raises the event that a browser drops the cookie that is being sent, once per process and
+    /// kind of browser.
+    pub(crate) fn warn_if_dropped(&self, dropped_by: Option<DroppedBy>) {
+        static WARNED: AtomicBool = AtomicBool::new(false);
+        static WARNED_OF_WEBKIT: AtomicBool = AtomicBool::new(false);
+        let Some(dropped_by) = dropped_by else { return };
+        let warned = match dropped_by {
+            DroppedBy::AnyBrowser => &WARNED,
+            DroppedBy::WebKit => &WARNED_OF_WEBKIT,
+        };
+        if !warned.swap(true, Ordering::Relaxed) {
+            self.events.raise(&Event::InsecureConnection { dropped_by });
         }
     }
-}
-
-/// Returns the flag that the event was raised for hosts like `host`.
-fn warned_flag(host: &str) -> &'static AtomicBool {
-    static WARNED: AtomicBool = AtomicBool::new(false);
-    static WARNED_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
-    if is_loopback(host) { &WARNED_OF_LOOPBACK } else { &WARNED }
 }

@@ -49,8 +49,8 @@ impl Secret {
         data.get(NAME).and_then(|value| Secret::read(&value))
     }
 
-    /// Returns the delta such that no earlier secret remains when it is stored: this one replaces
-    /// one of the delta or the data, and one that a parallel request is about to add is removed.
+    /// Returns the delta with this secret if the request knows of an earlier one; otherwise with a
+    /// removal, in case a parallel request is adding one.
     pub(super) fn replacing_others(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
         let in_delta = matches!(delta.change(NAME), Change::Set(_));
@@ -113,7 +113,9 @@ impl Session {
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id within its grace, the current id is not known.
-            _ => loaded.session().and_then(|session| self.own_id(loaded, &session.id_hash)),
+            _ => loaded
+                .session()
+                .and_then(|session| self.known_id(loaded.issued(), &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -126,7 +128,7 @@ impl Session {
     /// | its id was replaced concurrently | that of the replaced id | never |
     /// | the request is over, or the load failed | an error | – |
     /// | live, and not ignored | the stored one, or a new one | now |
-    /// | lost, before or by this call | that of the replaced id, or a random one | never |
+    /// | ended meanwhile, or changes were discarded | that of the replaced id, or a random one | never |
     /// | none yet, or ignored | a new one | with the changes |
     ///
     /// After a [`clear`](Self::clear) in this request a stored secret is stored again with the
@@ -147,7 +149,7 @@ impl Session {
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.loaded {
             LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
-            loaded if loaded.is_lost() => None,
+            loaded if loaded.has_discarded_changes() => None,
             loaded => Some(self.new_secret(loaded)?),
         };
         let Some(secret) = secret else {
@@ -184,12 +186,12 @@ impl Session {
         match self.commit_to(&mut state.loaded, &mut separate, state.activity, merge)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.loaded.update(session, &id_hash);
+                state.loaded.set_session(session, &id_hash);
                 let none = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(none)
             }
             Committed::Missing(missing) => {
-                self.lose_session(state, &missing);
+                self.leave_session(state, &missing);
                 Ok(None)
             }
             _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),

@@ -36,8 +36,8 @@ pub(super) struct Live {
     pub(super) issued: Option<SessionId>,
 }
 
-/// The revision of an empty session while the session lives under another id. Revisions count from
-/// 1, so it matches none, and a sign-in recomputes the updates of the empty session.
+/// If the presented id was replaced, updates run on empty data. 0 is no session's revision, so a
+/// sign-in that finds the session recomputes them on its data.
 const NO_REVISION: u64 = 0;
 
 impl LoadState {
@@ -82,13 +82,13 @@ impl LoadState {
         self.absence()?.replaced.as_ref()
     }
 
-    /// Returns whether changes of this request were lost with the session.
-    pub(super) fn is_lost(&self) -> bool {
-        self.absence().is_some_and(|absence| absence.lost)
+    /// Returns whether changes of this request were discarded, because its session ended meanwhile.
+    pub(super) fn has_discarded_changes(&self) -> bool {
+        self.absence().is_some_and(|absence| absence.has_discarded_changes)
     }
 
     /// Records the session that a commit by this id hash has found.
-    pub(super) fn update(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
+    pub(super) fn set_session(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
         match self {
             LoadState::Live(live) => live.session = session,
             _ => *self = LoadState::Live(Live { session, found_by: *id_hash, issued: None }),
@@ -131,31 +131,32 @@ impl Session {
                 immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
             Ok(match found? {
                 Lookup::Live { session, .. } => {
-                    state.loaded.update(session, id_hash);
+                    state.loaded.set_session(session, id_hash);
                     None
                 }
                 Lookup::Missing(missing) => Some(missing),
             })
         };
-        self.first_live(state, attempt)
+        self.try_presented_ids(state, attempt).map(drop)
     }
 
-    /// Attempts a load or a change by each presented id until one finds a live session. If none
-    /// does, the session is absent. An attempt returns the reason why its id found none.
-    pub(super) fn first_live(
+    /// Attempts a load or a change by each presented id until one finds a live session, and returns
+    /// whether one did; if not, the session is absent. An attempt returns the reason why its id
+    /// found none.
+    pub(super) fn try_presented_ids(
         &self,
         state: &mut State,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut absence = Absence::default();
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
                 state.ended = None;
-                return Ok(());
+                return Ok(true);
             };
             match missing {
                 Missing::Replaced { id, session, .. } => {
-                    let new = self.new_replaced(&LoadState::Unread, &id, &session.record);
+                    let new = self.new_replaced(None, &id, &session.record);
                     // One that was replaced concurrently comes first, so that a planted id does not
                     // hide it.
                     let have = absence.replaced.as_ref();
@@ -167,11 +168,11 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::NotFound { reached, .. } => {
+                Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
                     let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ended = state.ended.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
-                    let ended = recently_ended.has_ended(&id_hash, self.endings_at_open)?;
+                    let ended = recently_ended.has_ended(&id_hash, self.ended_at_open)?;
                     absence.ended = absence.ended.max(ended);
                     if ended != Ended::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
@@ -180,8 +181,8 @@ impl Session {
                 }
             }
         }
-        self.report_stale_id(&mut absence)?;
+        self.handle_stale_id(&mut absence)?;
         state.loaded = LoadState::Absent(absence);
-        Ok(())
+        Ok(false)
     }
 }

@@ -31,7 +31,7 @@ use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{DroppedBy, Event};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
@@ -41,7 +41,7 @@ use activity::Activity;
 use changes::Changes;
 use load::LoadState;
 use presented::Presented;
-use recently_ended::SequenceNumber;
+use recently_ended::EndedCount;
 use running_update::RunningUpdate;
 
 pub use crate::event::EndReason;
@@ -72,12 +72,12 @@ pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
-    /// The last ending of this process before the request was opened.
-    endings_at_open: SequenceNumber,
+    /// How many sessions this process had ended when the request was opened.
+    ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The host, if the browser drops the cookie and no event was raised for the host yet.
-    insecure_host: Option<Box<str>>,
+    /// The browsers that drop a cookie of the response, if that of this request does.
+    cookie_dropped_by: Option<DroppedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -130,7 +130,7 @@ struct ResponseFacts {
     /// The response depends on the session.
     varies: bool,
     /// Changes were discarded.
-    discarded: bool,
+    has_discarded_changes: bool,
     /// A user was signed in to a session that this request has read.
     saw_user: bool,
     /// The application has got a CSRF token for the response.
@@ -239,17 +239,17 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let insecure_host = context.insecure_host(head).map(Box::from);
-        let endings_at_open = context.recently_ended.sequence();
+        let cookie_dropped_by = context.cookie_dropped_by(head);
+        let ended_at_open = context.recently_ended.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
             blocking_hook,
             presented,
-            endings_at_open,
+            ended_at_open,
             opened_at,
-            insecure_host,
+            cookie_dropped_by,
             address,
             origin_check,
             prefetch: head.prefetch,

@@ -8,7 +8,6 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
-use crate::session::load::LoadState;
 use crate::session::{Session, Settings, Transport};
 
 /// An id that a request presents.
@@ -19,7 +18,7 @@ pub(crate) struct PresentedId {
     /// The cookie was sealed with an old key.
     pub(crate) outdated: bool,
     /// The cookie has a former name.
-    pub(crate) former: bool,
+    pub(crate) by_former_name: bool,
 }
 
 impl PresentedId {
@@ -60,7 +59,7 @@ impl Presented {
     fn look_in_cookies<'r>(
         &mut self,
         cookie: &CookieConfig,
-        (realm, former): (RealmTag, bool),
+        (realm, by_former_name): (RealmTag, bool),
         fields: impl Iterator<Item = &'r str>,
     ) {
         let mut unsealed: SmallList<&str, 4> = SmallList::default();
@@ -87,10 +86,13 @@ impl Presented {
             let read = cookie.read(value);
             // Several realms can have one former name. A value that does not open for this one is
             // not malformed, because it may be sealed for another.
-            if former && read.is_none() {
+            if by_former_name && read.is_none() {
                 continue;
             }
-            self.add(value, read.map(|(id, outdated)| PresentedId { id, realm, outdated, former }));
+            self.add(
+                value,
+                read.map(|(id, outdated)| PresentedId { id, realm, outdated, by_former_name }),
+            );
             if self.too_many {
                 break;
             }
@@ -129,10 +131,10 @@ impl Settings {
             Transport::Cookie(cookie) => {
                 let own = (cookie, self.realm_tag, false);
                 let former = self.former.iter().map(|former| (&former.cookie, former.realm, true));
-                for (cookie, realm, former) in std::iter::once(own).chain(former) {
+                for (cookie, realm, by_former_name) in std::iter::once(own).chain(former) {
                     let fields = head.cookies.iter().copied();
                     let fields = fields.filter(|field| field.contains(cookie.name_text()));
-                    presented.look_in_cookies(cookie, (realm, former), fields);
+                    presented.look_in_cookies(cookie, (realm, by_former_name), fields);
                 }
             }
             Transport::Header(_) => {
@@ -141,7 +143,7 @@ impl Settings {
                         id,
                         realm: self.realm_tag,
                         outdated: false,
-                        former: false,
+                        by_former_name: false,
                     });
                     presented.add(text, read);
                 }
@@ -152,15 +154,19 @@ impl Settings {
 }
 
 impl Session {
-    /// Returns the id of this hash, if it was presented or was issued by this request.
-    pub(super) fn own_id(&self, loaded: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
-        let issued = loaded.issued().filter(|id| id.hash(self.realm_tag()) == *id_hash);
+    /// Returns the id of this hash, if it was presented or is the one that this request issued.
+    pub(super) fn known_id(
+        &self,
+        issued: Option<&SessionId>,
+        id_hash: &SessionIdHash,
+    ) -> Option<SessionId> {
+        let issued = issued.filter(|id| id.hash(self.realm_tag()) == *id_hash);
         let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
     }
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.
-    pub(super) fn is_former(&self, id_hash: &SessionIdHash) -> bool {
-        self.presented.ids.iter().any(|id| id.former && id.id_hash() == *id_hash)
+    pub(super) fn has_former_name(&self, id_hash: &SessionIdHash) -> bool {
+        self.presented.ids.iter().any(|id| id.by_former_name && id.id_hash() == *id_hash)
     }
 }

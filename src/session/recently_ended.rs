@@ -28,27 +28,27 @@ pub(crate) struct RecentlyEnded {
     /// a clock.
     count: AtomicU64,
     generations: ProcessBound<Mutex<Generations>>,
-    /// Notified when a deletion is no longer in flight.
+    /// Notified when an ending is no longer in flight.
     changed: Condvar,
 }
 
-/// A guard: a deletion is in flight until this is dropped. Which sessions it has ended is known
-/// only after the store has returned.
-struct DeletionInFlight<'e> {
+/// A guard: a call that ends sessions is in flight until this is dropped. Which sessions it has
+/// ended is known only after the store has returned.
+struct EndingInFlight<'e> {
     recently_ended: &'e RecentlyEnded,
     number: u64,
 }
 
-/// A position in the order of endings: the number of endings up to it.
+/// How many sessions this process had ended at some moment, which orders the endings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SequenceNumber(u64);
+pub(crate) struct EndedCount(u64);
 
 /// Whether the session of an id ended since this request was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ended {
     #[default]
     No,
-    /// Deletions are in flight, and one of them may end it.
+    /// Calls that end sessions are in flight, and one of them may end it.
     InDoubt,
     Yes,
 }
@@ -58,13 +58,13 @@ pub(crate) enum Ended {
 #[derive(Debug, Default)]
 struct Generations {
     started: Option<Instant>,
-    current: HashMap<SessionIdHash, SequenceNumber>,
-    previous: HashMap<SessionIdHash, SequenceNumber>,
+    current: HashMap<SessionIdHash, EndedCount>,
+    previous: HashMap<SessionIdHash, EndedCount>,
     /// The last revocation of all sessions.
-    all: Option<SequenceNumber>,
-    /// The number of deletions begun so far.
+    all: Option<EndedCount>,
+    /// The number of calls begun so far that end sessions.
     begun: u64,
-    /// The numbers of the deletions in flight.
+    /// The numbers of those in flight.
     in_flight: BTreeSet<u64>,
 }
 
@@ -73,35 +73,35 @@ impl RecentlyEnded {
         Ok(self.generations.get()?.lock().ignore_poison())
     }
 
-    /// Returns the number of the last ending.
-    pub(crate) fn sequence(&self) -> SequenceNumber {
-        SequenceNumber(self.count.load(Ordering::SeqCst))
+    /// Returns how many sessions this process has ended so far.
+    pub(crate) fn count(&self) -> EndedCount {
+        EndedCount(self.count.load(Ordering::SeqCst))
     }
 
-    /// Returns a new ending. Its number is higher than every earlier [`sequence`](Self::sequence).
-    fn ending(&self) -> SequenceNumber {
-        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Counts an ending. The result is higher than every earlier [`count`](Self::count).
+    fn count_ending(&self) -> EndedCount {
+        EndedCount(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
-    /// deletion is in flight meanwhile.
+    /// Makes a call that ends sessions, and records by `record` which ones it has ended. It is in
+    /// flight meanwhile.
     pub(crate) fn while_ending<T>(
         &self,
-        delete: impl FnOnce() -> Result<T>,
+        end: impl FnOnce() -> Result<T>,
         record: impl FnOnce(&Self, &T),
     ) -> Result<T> {
         let _in_flight = self.begin()?;
-        let deleted = delete()?;
-        record(self, &deleted);
-        Ok(deleted)
+        let ended = end()?;
+        record(self, &ended);
+        Ok(ended)
     }
 
-    fn begin(&self) -> Result<DeletionInFlight<'_>> {
+    fn begin(&self) -> Result<EndingInFlight<'_>> {
         let mut generations = self.lock()?;
         generations.begun += 1;
         let number = generations.begun;
         generations.in_flight.insert(number);
-        Ok(DeletionInFlight { recently_ended: self, number })
+        Ok(EndingInFlight { recently_ended: self, number })
     }
 
     /// Records the endings of the sessions of these id hashes.
@@ -118,35 +118,27 @@ impl RecentlyEnded {
             generations.previous = std::mem::take(&mut generations.current);
             generations.started = Some(now);
         }
-        generations.current.insert(id_hash, self.ending());
+        generations.current.insert(id_hash, self.count_ending());
     }
 
     /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
         let Ok(mut generations) = self.lock() else { return };
-        generations.all = Some(self.ending());
+        generations.all = Some(self.count_ending());
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
-    pub(crate) fn has_ended(
-        &self,
-        id_hash: &SessionIdHash,
-        since: SequenceNumber,
-    ) -> Result<Ended> {
+    pub(crate) fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<Ended> {
         let generations = self.lock()?;
         Ok(generations.has_ended(id_hash, since, generations.begun))
     }
 
-    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the deletions in
+    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the calls in
     /// flight have recorded their endings. That is for writes, which would otherwise begin a new
     /// session for a visitor who has just signed out.
-    pub(crate) fn await_ended(
-        &self,
-        id_hash: &SessionIdHash,
-        since: SequenceNumber,
-    ) -> Result<bool> {
+    pub(crate) fn await_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<bool> {
         let mut generations = self.lock()?;
-        // A deletion that begins later does not find the session, so it is not awaited.
+        // A call that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
             match generations.has_ended(id_hash, since, last) {
@@ -158,8 +150,8 @@ impl RecentlyEnded {
 }
 
 impl Generations {
-    /// `last` is the number of the last deletion that counts as in flight.
-    fn has_ended(&self, id_hash: &SessionIdHash, since: SequenceNumber, last: u64) -> Ended {
+    /// `last` is the number of the last call that counts as in flight.
+    fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount, last: u64) -> Ended {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
             Ended::Yes
@@ -171,7 +163,7 @@ impl Generations {
     }
 }
 
-impl Drop for DeletionInFlight<'_> {
+impl Drop for EndingInFlight<'_> {
     fn drop(&mut self) {
         if let Ok(mut generations) = self.recently_ended.lock() {
             generations.in_flight.remove(&self.number);
@@ -188,24 +180,24 @@ mod tests {
     fn an_ending_counts_for_requests_that_began_before_it() {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         recently_ended.record(&[id_hash]);
         assert!(recently_ended.await_ended(&id_hash, before).unwrap());
-        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.count()).unwrap());
         let other = SessionIdHash::from_bytes([2; 32]);
         assert!(!recently_ended.await_ended(&other, before).unwrap());
-        let between = recently_ended.sequence();
+        let between = recently_ended.count();
         recently_ended.record_revocation_of_all();
         assert!(recently_ended.await_ended(&id_hash, between).unwrap());
-        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.count()).unwrap());
     }
 
     #[test]
-    fn the_result_is_undecided_while_a_deletion_is_in_flight() {
+    fn the_result_is_undecided_while_an_ending_is_in_flight() {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         let in_flight = recently_ended.begin().unwrap();
         assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::InDoubt);
         recently_ended.record(&[id_hash]);
@@ -223,7 +215,7 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
-        let before = recently_ended.sequence();
+        let before = recently_ended.count();
         recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
             let generations = recently_ended.lock().unwrap();

@@ -59,6 +59,10 @@ pub(crate) struct Settings {
     /// The lifetime of sessions whose cookie the browser drops when it is closed; `lifetime` if
     /// `None`.
     pub(crate) browser_session: Option<Lifetime>,
+    /// The lifetime of anonymous sessions, if the application sets one.
+    pub(crate) anonymous: Option<Lifetime>,
+    /// The maximum number of anonymous sessions of the realm, if the cleaner limits it.
+    pub(crate) max_anonymous: Option<u64>,
     pub(crate) persistent: bool,
     pub(crate) max_bytes: usize,
     pub(crate) grace: Option<Duration>,
@@ -88,6 +92,17 @@ impl Settings {
             }
             Transport::Header(_) => false,
         }
+    }
+
+    /// Returns the lifetime of a signed-in session whose cookie is `persistent`.
+    pub(crate) fn signed_in_lifetime(&self, persistent: bool) -> Lifetime {
+        self.browser_session.filter(|_| !persistent).unwrap_or(self.lifetime)
+    }
+
+    /// Returns the lifetime of an anonymous session whose cookie is `persistent`.
+    pub(crate) fn anonymous_lifetime(&self, persistent: bool) -> Lifetime {
+        let by_default = || Lifetime::anonymous(self.signed_in_lifetime(persistent));
+        self.anonymous.unwrap_or_else(by_default)
     }
 
     /// Returns the response header fields that remove the cookies of former names.

@@ -9,13 +9,17 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::{EndedSession, NewSession};
 use crate::session::activity::Activity;
 use crate::session::changes::Changes;
-use crate::session::commit::{DeltaKind, Proposal, TRIES};
+use crate::session::commit::{DeltaKind, Proposal};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::contention_error;
-use crate::session::{Authentication, Session, SignIn, State};
+use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
+
+/// The maximum number of attempts. Another one follows if the sign-in that this one was to join was
+/// renewed or has ended in between.
+const MAX_ATTEMPTS: usize = 100;
 
 /// A sign-in, which may take several attempts.
 struct SignInRequest<'r> {
@@ -24,10 +28,10 @@ struct SignInRequest<'r> {
     activity: Activity,
     user: &'r UserKey,
     new_session: NewSession,
-    /// The id hash that it replaces.
+    /// The hash of the id that it replaces.
     from: SessionIdHash,
-    /// The id that it replaces, if other requests that present it can join.
-    presented: Option<SessionId>,
+    /// That id, if this request knows it: other requests that present it can join the sign-in.
+    known_id: Option<SessionId>,
 }
 
 /// The result of one attempt.
@@ -94,8 +98,8 @@ impl Session {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
-        self.carry_out_deletions(&mut state)?;
-        let mut new_session = self.new_session(&state)?;
+        self.end_marked_sessions(&mut state)?;
+        let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
@@ -109,12 +113,12 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, presented) = self.replaced_by_sign_in(loaded)?;
+        let (from, known_id) = self.replaced_by_sign_in(loaded)?;
         let others = self.other_sessions(&from, loaded.public_id())?;
         let (activity, user) = (*activity, &user);
         let mut request =
-            SignInRequest { loaded, changes, activity, user, new_session, from, presented };
-        for _ in 0..TRIES {
+            SignInRequest { loaded, changes, activity, user, new_session, from, known_id };
+        for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
                 Attempt::Retry => {}
                 Attempt::Refused => {
@@ -148,12 +152,14 @@ impl Session {
         loaded: &LoadState,
     ) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match loaded {
-            LoadState::Live(live) => match self.own_id(loaded, &live.session.id_hash) {
-                // A replaced id within its grace has found the session. The current id is not
-                // known, and no request could join a sign-in through it.
-                None => (live.found_by, self.own_id(loaded, &live.found_by)),
-                id => (live.session.id_hash, id),
-            },
+            LoadState::Live(live) => {
+                match self.known_id(live.issued.as_ref(), &live.session.id_hash) {
+                    // A replaced id within its grace has found the session. The current id is not
+                    // known, and no request could join a sign-in through it.
+                    None => (live.found_by, self.known_id(live.issued.as_ref(), &live.found_by)),
+                    id => (live.session.id_hash, id),
+                }
+            }
             loaded => match loaded.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
@@ -164,9 +170,9 @@ impl Session {
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
     fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<Attempt> {
-        let join_salt = request.presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
-        let id = match (&request.presented, &join_salt) {
-            (Some(presented), Some(salt)) => presented.derive(salt),
+        let join_salt = request.known_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
+        let id = match (&request.known_id, &join_salt) {
+            (Some(known), Some(salt)) => known.derive(salt),
             _ => SessionId::generate()?,
         };
         let action = Action::SignIn {
@@ -183,18 +189,17 @@ impl Session {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done(ended))
             }
-            Committed::Joins { id: replaced, session } => {
+            Committed::CanJoin { id: replaced, session } => {
                 let salt = match replaced.by {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,
                 };
-                let joined =
-                    request.presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
+                let joined = request.known_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                 // A manager of another realm may have issued that id, which this one must not.
                 match joined.filter(|joined| joined.hash(self.realm_tag()) == session.id_hash) {
                     Some(joined) => self.join(request, joined),
                     None => {
-                        request.presented = None;
+                        request.known_id = None;
                         Ok(Attempt::Retry)
                     }
                 }

@@ -8,16 +8,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::LiveSession;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, thread};
+use crate::session::blocking_hook::{BlockingHook, run_blocking};
+use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
 
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
 
-/// The maximum time from a request's first try to commit to its last.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
+/// The maximum time from a commit's first attempt to its last.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// The number of locks over which the sessions are distributed.
 const SHARDS: usize = 64;
@@ -34,15 +36,25 @@ type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 /// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
+/// The attempts of one commit. The first needs no turn, unless other requests update the session;
+/// further ones have the turn.
+pub(super) struct UpdateAttempts<'q> {
+    queues: &'q UpdateQueues,
+    id_hash: SessionIdHash,
+    blocking_hook: Option<BlockingHook>,
+    deadline: Instant,
+    turn: Option<Turn<'q>>,
+}
+
 /// The exclusive right of one request to update a session in this process. Dropping it passes the
 /// turn to the first waiting request.
 #[derive(Debug)]
-pub(super) struct Turn<'q> {
+struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     /// The session as this holder or an earlier one stored it, if one did: the next holder need not
     /// ask the store for it.
-    pub(super) newest: Option<Record>,
+    newest: Option<Record>,
 }
 
 impl Default for UpdateQueues {
@@ -59,7 +71,7 @@ impl UpdateQueues {
     }
 
     /// Returns whether a request has the turn to update the session of `id_hash`.
-    pub(super) fn is_contended(&self, id_hash: &SessionIdHash) -> bool {
+    fn is_contended(&self, id_hash: &SessionIdHash) -> bool {
         self.shard(id_hash).contains_key(id_hash)
     }
 
@@ -67,7 +79,7 @@ impl UpdateQueues {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
-    pub(super) fn turn(&self, id_hash: &SessionIdHash, deadline: Instant) -> Result<Turn<'_>> {
+    fn turn(&self, id_hash: &SessionIdHash, deadline: Instant) -> Result<Turn<'_>> {
         match self.enter(id_hash)? {
             Some(waiter) => self.wait(id_hash, &waiter, deadline),
             None => Ok(Turn { queues: self, id_hash: *id_hash, newest: None }),
@@ -135,21 +147,73 @@ impl UpdateQueues {
     }
 }
 
-impl Turn<'_> {
-    /// Takes the newest record that is known, if it is newer than `revision`.
-    pub(super) fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
-        self.newest.take().filter(|newest| Some(newest.revision) > revision)
+impl<'q> UpdateAttempts<'q> {
+    pub(super) fn new(
+        queues: &'q UpdateQueues,
+        id_hash: &SessionIdHash,
+        blocking_hook: Option<BlockingHook>,
+    ) -> Self {
+        let deadline = instant() + MAX_WAIT;
+        UpdateAttempts { queues, id_hash: *id_hash, blocking_hook, deadline, turn: None }
     }
 
-    /// Wakes the next waiter, because this turn ends with the commit that begins now. Waking a
+    /// Before the first attempt of a commit that depends on the revision `base`: waits for the turn
+    /// if other requests update the session. Returns the session as they have stored it, if that is
+    /// newer.
+    pub(super) fn start(&mut self, base: Option<u64>) -> Result<Option<Record>> {
+        if base.is_some() && self.queues.is_contended(&self.id_hash) {
+            return Ok(self.wait()?.take_newer_than(base));
+        }
+        Ok(None)
+    }
+
+    /// After a revision mismatch, which has found `stored`: waits for the turn, if this was the
+    /// first attempt. Returns the record for the next attempt.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
+    pub(super) fn after_mismatch(&mut self, stored: Record) -> Result<Record> {
+        if self.turn.is_none() {
+            let newest = self.wait()?.take_newer_than(Some(stored.revision));
+            return Ok(newest.unwrap_or(stored));
+        }
+        // Only constant writes by other processes lead here.
+        if self.deadline <= instant() { Err(contention_error()) } else { Ok(stored) }
+    }
+
+    fn wait(&mut self) -> Result<&mut Turn<'q>> {
+        let turn = || self.queues.turn(&self.id_hash, self.deadline);
+        Ok(self.turn.insert(run_blocking(self.blocking_hook, turn)?))
+    }
+
+    /// Wakes the next waiter, because the turn ends with the attempt that begins now. Waking a
     /// thread takes about as long as a commit, so the two overlap.
     pub(super) fn wake_next(&self) {
+        if self.turn.is_none() {
+            return;
+        }
         let shard = self.queues.shard(&self.id_hash);
         let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
         drop(shard);
         if let Some(next) = next {
             next.announce();
         }
+    }
+
+    /// Passes the session, as the commit has stored it, to the next waiter.
+    pub(super) fn stored(&mut self, session: &LiveSession) {
+        if let Some(turn) = &mut self.turn
+            && session.id_hash == self.id_hash
+        {
+            turn.newest = Some(session.record.clone());
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Takes the newest record that is known, if it is newer than `revision`.
+    fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
+        self.newest.take().filter(|newest| Some(newest.revision) > revision)
     }
 }
 
@@ -176,7 +240,6 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
-    use crate::sync::instant;
 
     fn id_hash(n: u8) -> SessionIdHash {
         SessionIdHash::from_bytes([n; 32])

@@ -183,7 +183,7 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        let update = self.compute(name, f)?;
+        let update = self.record_update(name, f)?;
         updated(name, &update)
     }
 
@@ -221,7 +221,7 @@ impl Session {
         if self.writable(UPDATE)?.ignored {
             return Ok(None);
         }
-        let update = self.compute(name, f)?;
+        let update = self.record_update(name, f)?;
         match self.commit() {
             Ok(CommitOutcome::Stored) => updated(name, &update).map(Some),
             Ok(CommitOutcome::Discarded) => Ok(None),
@@ -235,14 +235,14 @@ impl Session {
     }
 
     /// Records an update, for both public methods.
-    fn compute<T, F>(&self, name: &str, f: F) -> Result<UpdateResult>
+    fn record_update<T, F>(&self, name: &str, f: F) -> Result<UpdateResult>
     where
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         let max_bytes = self.context.settings.max_bytes;
         let owned_name: Box<str> = name.into();
-        self.compute_json(name, move |now| {
+        self.record_update_json(name, move |now| {
             let now = now.map_or(Ok(None), |now| decode(&owned_name, now))?;
             let value = encode(&owned_name, &f(now), max_bytes, UPDATE)?;
             // A value that a `T` encodes but does not decode would fail every later update.
@@ -252,7 +252,7 @@ impl Session {
     }
 
     /// Records an update of the value as JSON. It may remove the value, and has no size limit.
-    pub(crate) fn compute_json<F>(&self, name: &str, f: F) -> Result<UpdateResult>
+    pub(crate) fn record_update_json<F>(&self, name: &str, f: F) -> Result<UpdateResult>
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {

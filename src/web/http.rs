@@ -86,7 +86,7 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn session<Q, B: From<&'static str>>(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: Request<Q>,
     handler: impl FnOnce(&Session, Request<Q>) -> Result<B>,
 ) -> Response<B> {
@@ -96,18 +96,18 @@ pub fn session<Q, B: From<&'static str>>(
         page.headers_mut().insert(CONTENT_TYPE, content_type);
         page
     };
-    session_with_error_page(sessions, request, handler, error_page)
+    session_with_error_page(manager, request, handler, error_page)
 }
 
 /// Answers a request with a session as [`session`] does, with error pages of the application:
 /// `error_page` gets the status and returns the page, whose status this sets.
 pub fn session_with_error_page<Q, B>(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: Request<Q>,
     handler: impl FnOnce(&Session, Request<Q>) -> Result<B>,
     error_page: impl Fn(u16) -> Response<B>,
 ) -> Response<B> {
-    let adapter = Adapter::new(sessions);
+    let adapter = Adapter::new(manager);
     let opened = adapter.open(&head(adapter, &request));
     let error_page = |status| {
         let mut page = error_page(status);

@@ -63,12 +63,12 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 pub fn session(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: &Request,
     handler: impl FnOnce(&Session) -> Result,
 ) -> Response {
     let error_page = |status| Response::text(error_page::body(status));
-    session_with_error_page(sessions, request, handler, error_page)
+    session_with_error_page(manager, request, handler, error_page)
 }
 
 /// Answers a request with a session as [`session`] does, with error pages of the application:
@@ -91,13 +91,13 @@ pub fn session(
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 pub fn session_with_error_page(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: &Request,
     handler: impl FnOnce(&Session) -> Result,
     error_page: impl Fn(u16) -> Response,
 ) -> Response {
     let error_page = |status| error_page(status).with_status_code(status);
-    let adapter = Adapter::new(sessions);
+    let adapter = Adapter::new(manager);
     let peer = *request.remote_addr();
     // `Request::header` returns only the first of several fields of one name.
     let head = adapter.head(request.method(), request.raw_url(), request.headers());

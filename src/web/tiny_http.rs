@@ -75,7 +75,7 @@ pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseB
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn session<R: Read + Send + 'static>(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: &mut Request,
     handler: impl FnOnce(&Session, &mut Request) -> Result<Response<R>>,
 ) -> ResponseBox {
@@ -86,18 +86,18 @@ pub fn session<R: Read + Send + 'static>(
             None => page,
         }
     };
-    session_with_error_page(sessions, request, handler, error_page)
+    session_with_error_page(manager, request, handler, error_page)
 }
 
 /// Answers a request with a session as [`session`] does, with error pages of the application:
 /// `error_page` gets the status and returns the page, whose status this sets.
 pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'static>(
-    sessions: &SessionManager,
+    manager: &SessionManager,
     request: &mut Request,
     handler: impl FnOnce(&Session, &mut Request) -> Result<Response<R>>,
     error_page: impl Fn(u16) -> Response<P>,
 ) -> ResponseBox {
-    let adapter = Adapter::new(sessions);
+    let adapter = Adapter::new(manager);
     let fields = request.headers().iter();
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(request.method().as_str(), request.url(), fields);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::{CrossOrigin, Result, Session, SessionManager, SqliteStore, UserKey, web};
 
 use self::app::Answer;
@@ -252,7 +252,7 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
             Reply::text(200, user.as_ref().map_or("none", UserKey::as_str))
         }
         "/post" => match session.verify_csrf(csrf)? {
-            CsrfToken::Invalid => Reply::text(403, "refused"),
+            CsrfCheck::Invalid => Reply::text(403, "refused"),
             _ => Reply::text(200, "accepted"),
         },
         "/" => app::home(session)?.into(),

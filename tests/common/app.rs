@@ -17,8 +17,9 @@ use super::{Folder, NOW, events};
 /// The last attributes of every cookie of the default configuration.
 pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
 
-/// The lifetime of a cookie that the default configuration issues at [`NOW`].
-pub const MONTH: &str = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:13:20 GMT";
+/// The lifetime of the cookie of an anonymous session that the default configuration begins at
+/// [`NOW`].
+pub const WEEK: &str = "Max-Age=604800; Expires=Tue, 21 Nov 2023 22:13:20 GMT";
 
 /// The attributes of a removal.
 pub const ENDED: &str = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT";

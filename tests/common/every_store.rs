@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use super::app::App;
@@ -38,7 +39,7 @@ pub fn on_every_store(
         ("memcached", |_| Box::new(shared().store())),
         ("memory before SQLite", |folder| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            Box::new(cached_store(MemoryStore::new(), backing))
+            Box::new(cached_store(MemoryCache::new(), backing))
         }),
         ("memcached before SQLite", |folder| {
             let backing = SqliteStore::open(folder.database()).unwrap();

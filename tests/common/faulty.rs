@@ -28,7 +28,7 @@ pub enum Fault {
 }
 
 #[derive(Debug, Default)]
-struct Verb {
+struct CallPlan {
     calls: AtomicU64,
     /// All calls fail with it.
     failing: Mutex<Option<ErrorKind>>,
@@ -39,7 +39,7 @@ struct Verb {
 /// The planned faults of each call, and the number of calls.
 #[derive(Debug, Default)]
 pub struct Faults {
-    verbs: [Verb; Call::COUNT],
+    call_plans: [CallPlan; Call::COUNT],
     /// The gate at which the next commit waits when it is done.
     commit_answer: Mutex<Option<Gate>>,
     /// Commits and revocations are done and say that they failed.
@@ -112,7 +112,7 @@ impl<T: ?Sized> Faulty<T> {
 
     /// The next call of this kind for which nothing is planned yet does this.
     pub fn plan(&self, call: Call, fault: Fault) {
-        self.hook.verbs[call as usize].faults.lock().unwrap().push_back(fault);
+        self.hook.call_plans[call as usize].faults.lock().unwrap().push_back(fault);
     }
 
     /// The next `count` calls of this kind fail.
@@ -122,7 +122,7 @@ impl<T: ?Sized> Faulty<T> {
 
     /// All calls of this kind fail from now on; with `None` they work again.
     pub fn set_failing(&self, call: Call, kind: impl Into<Option<ErrorKind>>) {
-        *self.hook.verbs[call as usize].failing.lock().unwrap() = kind.into();
+        *self.hook.call_plans[call as usize].failing.lock().unwrap() = kind.into();
     }
 
     /// Sets whether all calls of a cache fail.
@@ -154,19 +154,19 @@ impl<T: ?Sized> Faulty<T> {
 
 impl Faults {
     fn calls(&self, call: Call) -> u64 {
-        self.verbs[call as usize].calls.load(Ordering::SeqCst)
+        self.call_plans[call as usize].calls.load(Ordering::SeqCst)
     }
 
     fn enter(&self, call: Call) -> Result<()> {
-        let verb = &self.verbs[call as usize];
-        let failing = *verb.failing.lock().unwrap();
+        let call_plan = &self.call_plans[call as usize];
+        let failing = *call_plan.failing.lock().unwrap();
         let fault = match failing {
             Some(kind) => Some(Fault::Fail(kind)),
-            None => verb.faults.lock().unwrap().pop_front(),
+            None => call_plan.faults.lock().unwrap().pop_front(),
         };
         {
             let _counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
-            verb.calls.fetch_add(1, Ordering::SeqCst);
+            call_plan.calls.fetch_add(1, Ordering::SeqCst);
             self.called.notify_all();
         }
         match fault {

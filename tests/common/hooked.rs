@@ -165,6 +165,19 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.hook.around(Call::Stats, || self.listing().stats(now))
     }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.hook.around(Call::List, || self.listing().idle_anonymous(realm, keep, limit))
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+        self.hook.around(Call::Sweep, || self.listing().end_anonymous(id_hashes, now))
+    }
 }
 
 impl<C: Cache + ?Sized, H: Hook> Cache for Hooked<C, H> {

@@ -166,7 +166,7 @@ pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Resu
     store.commit(&Commit::new(id_hash, Action::Merge, delta.clone(), NOW))
 }
 
-pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
+pub fn end(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
     store.commit(&Commit::new(id_hash, Action::End, Delta::new(), NOW))
 }
 

@@ -43,7 +43,7 @@ impl fmt::Display for SiteConfig {
 
 /// The application, served.
 pub struct Site {
-    plan: SiteConfig,
+    config: SiteConfig,
     server: Option<Server>,
     pub app: Arc<ScriptedApp>,
     pub store: Faulty<Box<dyn Store>>,
@@ -52,44 +52,44 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn start(plan: SiteConfig) -> Self {
+    pub fn start(config: SiteConfig) -> Self {
         let folder = Folder::new();
         let clock = ManualClock::new(NOW);
-        let (app, store) = Site::application(&plan, &folder, &clock);
-        let server = Site::serve(&plan, &app);
-        Site { plan, server: Some(server), app, store, clock, folder }
+        let (app, store) = Site::application(&config, &folder, &clock);
+        let server = Site::serve(&config, &app);
+        Site { config, server: Some(server), app, store, clock, folder }
     }
 
     fn application(
-        plan: &SiteConfig,
+        config: &SiteConfig,
         folder: &Folder,
         clock: &ManualClock,
     ) -> (Arc<ScriptedApp>, Faulty<Box<dyn Store>>) {
-        let store = Faulty::<Box<dyn Store>>::new(match plan.storage {
+        let store = Faulty::<Box<dyn Store>>::new(match config.storage {
             Storage::Memory => Box::new(MemoryStore::new()),
             Storage::File => {
                 let store = SqliteStore::builder(folder.database());
-                Box::new(store.busy_timeout(plan.busy_timeout).open().unwrap())
+                Box::new(store.busy_timeout(config.busy_timeout).open().unwrap())
             }
         });
         let sessions = SessionManager::builder(store.clone()).clock(clock.clone());
-        (ScriptedApp::new((plan.configure)(sessions).build().unwrap()), store)
+        (ScriptedApp::new((config.configure)(sessions).build().unwrap()), store)
     }
 
-    fn serve(plan: &SiteConfig, app: &Arc<ScriptedApp>) -> Server {
-        plan.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
+    fn serve(config: &SiteConfig, app: &Arc<ScriptedApp>) -> Server {
+        config.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     /// Stops the server, gives up the store, and starts again on the same file.
     pub fn restart(&mut self) {
-        assert_eq!(self.plan.storage, Storage::File, "memory does not outlive its process");
+        assert_eq!(self.config.storage, Storage::File, "memory does not outlive its process");
         self.server = None;
-        (self.app, self.store) = Site::application(&self.plan, &self.folder, &self.clock);
-        self.server = Some(Site::serve(&self.plan, &self.app));
+        (self.app, self.store) = Site::application(&self.config, &self.folder, &self.clock);
+        self.server = Some(Site::serve(&self.config, &self.app));
     }
 
     pub fn framework(&self) -> &'static str {
-        self.plan.framework.0
+        self.config.framework.0
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -154,7 +154,7 @@ impl Site {
     }
 }
 
-fn plans(
+fn configs(
     configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
 ) -> impl Iterator<Item = SiteConfig> {
     FRAMEWORKS.iter().flat_map(move |framework| {
@@ -177,24 +177,24 @@ pub fn everywhere_with(
     configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
     test: impl Fn(&mut Site),
 ) {
-    for plan in plans(configure) {
-        println!("{plan}");
-        test(&mut Site::start(plan));
+    for config in configs(configure) {
+        println!("{config}");
+        test(&mut Site::start(config));
     }
 }
 
 /// Runs a test on one framework, where they differ.
 pub fn on(framework: &str, test: impl Fn(&mut Site)) {
-    for plan in plans(|builder| builder).filter(|plan| plan.framework.0 == framework) {
-        println!("{plan}");
-        test(&mut Site::start(plan));
+    for config in configs(|builder| builder).filter(|config| config.framework.0 == framework) {
+        println!("{config}");
+        test(&mut Site::start(config));
     }
 }
 
 /// Runs a test on every framework with the store in a file.
 pub fn on_files(busy_timeout: Duration, test: impl Fn(&mut Site)) {
-    for plan in plans(|builder| builder).filter(|plan| plan.storage == Storage::File) {
-        println!("{plan}");
-        test(&mut Site::start(SiteConfig { busy_timeout, ..plan }));
+    for config in configs(|builder| builder).filter(|config| config.storage == Storage::File) {
+        println!("{config}");
+        test(&mut Site::start(SiteConfig { busy_timeout, ..config }));
     }
 }

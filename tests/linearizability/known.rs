@@ -74,8 +74,8 @@ fn live(session: Session, id_hash: Number) -> Answer {
     Answer::Live { session, id_hash }
 }
 
-fn done(session: Session, id_hash: Number, former_ids: &[Number]) -> Answer {
-    Answer::Done { session, id_hash, former_ids: former_ids.to_vec() }
+fn done(session: Session, id_hash: Number, retired_ids: &[Number]) -> Answer {
+    Answer::Done { session, id_hash, retired_ids: retired_ids.to_vec() }
 }
 
 fn unknown() -> Answer {
@@ -239,8 +239,8 @@ fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
             let born = session(1, &[]);
             let (user, authenticated) = (Some(1), Some(0));
             let signed_in = Session { public_id: id_hash, user, authenticated, ..born };
-            let former_ids: &[Number] = if ends && id_hash == 3 { &[2] } else { &[] };
-            history.add(time, call, done(signed_in, id_hash, former_ids));
+            let retired_ids: &[Number] = if ends && id_hash == 3 { &[2] } else { &[] };
+            history.add(time, call, done(signed_in, id_hash, retired_ids));
         }
         assert_eq!(history.has_an_order(), ends);
     }

@@ -21,6 +21,7 @@ mod target;
 use crate::common::memcached::shared;
 use crate::common::role;
 use cloakroom::MemoryStore;
+use cloakroom::stores::memory::MemoryCache;
 use processes::Several;
 use search::search;
 use subjects::{
@@ -66,7 +67,7 @@ fn histories_of_a_failing_memcached_have_an_order() {
 
 #[test]
 fn every_history_of_a_memory_cache_before_sqlite_has_an_order() {
-    search("memory before sqlite", &Before::sqlite(MemoryStore::new), 150);
+    search("memory before sqlite", &Before::sqlite(MemoryCache::new), 150);
 }
 
 #[test]

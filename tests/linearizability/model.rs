@@ -304,7 +304,7 @@ impl Sessions {
                     replaced: Vec::new(),
                     session: session.clone(),
                 });
-                vec![(store, Answer::Done { session, id_hash: *id_hash, former_ids: Vec::new() })]
+                vec![(store, Answer::Done { session, id_hash: *id_hash, retired_ids: Vec::new() })]
             }
             Call::Merge { id_hash, changes, if_revision, seen } => {
                 each(store, *id_hash, &|store, found| {
@@ -422,7 +422,7 @@ impl Sessions {
             return (
                 store,
                 match changed {
-                    true => Answer::Done { session, id_hash, former_ids: Vec::new() },
+                    true => Answer::Done { session, id_hash, retired_ids: Vec::new() },
                     false => Answer::Unchanged { session, id_hash },
                 },
             );
@@ -430,7 +430,7 @@ impl Sessions {
         row.session.revision += 1;
         let session = row.session.clone();
         store.move_to(at, left);
-        (store, Answer::Done { session, id_hash: left.to, former_ids: vec![left.id_hash] })
+        (store, Answer::Done { session, id_hash: left.to, retired_ids: vec![left.id_hash] })
     }
 
     fn sign_in(self, store: Store, found: Found, operation: &Operation) -> Outcomes {
@@ -476,7 +476,7 @@ impl Sessions {
         };
         let now = operation.now;
         let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
-        let mut former_ids = Vec::new();
+        let mut retired_ids = Vec::new();
         if let Some((limit, at_limit)) = limit {
             let others = store.rows.iter().filter(|row| {
                 let is_it = from.as_ref().is_some_and(|from| from.id_hash == row.id_hash);
@@ -494,9 +494,9 @@ impl Sessions {
                 AtLimit::EndOthers => {}
             }
             if excess > 0 {
-                former_ids = others.into_iter().map(|(_, id_hash)| id_hash).collect();
+                retired_ids = others.into_iter().map(|(_, id_hash)| id_hash).collect();
             }
-            store.end(|row| former_ids.contains(&row.id_hash));
+            store.end(|row| retired_ids.contains(&row.id_hash));
         }
         let id_hash = *to;
         let Some(from) = from else {
@@ -506,10 +506,10 @@ impl Sessions {
             store.rows.push(Row { id_hash, replaced: Vec::new(), session: session.clone() });
             return vec![(
                 store,
-                Answer::Done { session, id_hash, former_ids: sorted(former_ids) },
+                Answer::Done { session, id_hash, retired_ids: sorted(retired_ids) },
             )];
         };
-        former_ids.push(from.id_hash);
+        retired_ids.push(from.id_hash);
         let had_user = from.session.user.is_some();
         let leave = |left, by| Replaced {
             id_hash: left,
@@ -538,7 +538,7 @@ impl Sessions {
             store.rows.push(Row { id_hash, replaced, session: session.clone() });
             return vec![(
                 store,
-                Answer::Done { session, id_hash, former_ids: sorted(former_ids) },
+                Answer::Done { session, id_hash, retired_ids: sorted(retired_ids) },
             )];
         }
         let session = &mut store.rows[at].session;
@@ -552,7 +552,7 @@ impl Sessions {
         if let Some(anew) = anew {
             store.move_to(at, anew);
         }
-        vec![(store, Answer::Done { session, id_hash, former_ids: sorted(former_ids) })]
+        vec![(store, Answer::Done { session, id_hash, retired_ids: sorted(retired_ids) })]
     }
 }
 
@@ -616,8 +616,8 @@ impl Sessions {
     fn invalidated(happened: &Happened) -> Option<Vec<Number>> {
         let asked = happened.operation.call.id_hash().into_iter();
         Some(match &happened.answer {
-            Answer::Done { id_hash, former_ids, .. } => {
-                asked.chain([*id_hash]).chain(former_ids.iter().copied()).collect()
+            Answer::Done { id_hash, retired_ids, .. } => {
+                asked.chain([*id_hash]).chain(retired_ids.iter().copied()).collect()
             }
             Answer::Unchanged { id_hash, .. } | Answer::Deleted { id_hash } => {
                 asked.chain([*id_hash]).collect()

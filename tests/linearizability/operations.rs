@@ -167,7 +167,7 @@ pub enum Answer {
     Done {
         session: Session,
         id_hash: Number,
-        former_ids: Vec<Number>,
+        retired_ids: Vec<Number>,
     },
     Unchanged {
         session: Session,

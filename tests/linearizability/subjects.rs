@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use std::time::{Duration, Instant};
 
+use cloakroom::SqliteStore;
 use cloakroom::backend::{Cache, Store};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
-use cloakroom::{MemoryStore, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
 
 use super::chance::Chance;
 use super::common::faulty::FaultyCache;
@@ -282,7 +283,7 @@ impl Subject for TwoInstances {
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.backing.store.admin().clear().unwrap();
-        let cache = FaultyCache::cache(MemoryStore::new());
+        let cache = FaultyCache::cache(MemoryCache::new());
         let instance = || {
             let link = FaultyCache::cache(cache.clone());
             let backing = pausing(self.backing.store.clone());

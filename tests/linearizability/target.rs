@@ -206,9 +206,9 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, former_ids, .. } => {
-                let (id_hash, former_ids) = (self.id_number(id_hash), self.id_hashes(former_ids));
-                Answer::Done { session: session(record), id_hash, former_ids }
+            Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
+                let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
+                Answer::Done { session: session(record), id_hash, retired_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {
                 Answer::Unchanged { session: session(record), id_hash: self.id_number(id_hash) }
@@ -217,7 +217,7 @@ impl Names {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
             Committed::Ended(ended) => Answer::Deleted { id_hash: self.id_number(&ended.id_hash) },
-            Committed::Joins { session, .. }
+            Committed::CanJoin { session, .. }
             | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }

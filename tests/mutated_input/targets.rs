@@ -15,7 +15,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::manager::{Page, SessionFilter};
@@ -305,5 +305,5 @@ pub(crate) fn csrf_token(bytes: &[u8]) {
         bytes.len() == 64 && (0..32).all(|at| bytes[at] ^ bytes[at + 32] == SECRET[at])
     });
     let found = session.verify_csrf(&token).expect("the store does not fail");
-    assert_eq!(found == CsrfToken::Valid, expected, "{token:?}");
+    assert_eq!(found == CsrfCheck::Valid, expected, "{token:?}");
 }

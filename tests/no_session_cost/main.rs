@@ -86,16 +86,16 @@ fn an_ignored_live_session_behind_other_cookies_costs_nothing() {
 }
 
 #[test]
-fn a_host_costs_nothing_but_its_copy_until_the_warning() {
+fn a_request_over_plain_http_costs_nothing() {
     on_both_stores(defaults, |app| {
         for host in ["localhost:8000", "LOCALHOST", "127.0.0.1", "[::1]:80", "a.localhost"] {
             let head = RequestHead::new().host(host);
             assert_eq!(cost(&app, head), (0, 0), "{host}");
         }
-        // The event that browsers drop the cookie there names the host, once per process.
+        // Browsers drop the cookie there, and the response has none.
         for host in ["example.org", "10.0.0.1:8000", &"a".repeat(10_000), "é.example"] {
             let head = RequestHead::new().cookie("theme=dark").host(host);
-            assert_eq!(cost(&app, head), (1, 0), "{host}");
+            assert_eq!(cost(&app, head), (0, 0), "{host}");
         }
     });
 }

@@ -1,9 +1,9 @@
 //! A browser in this process: it keeps cookies, and sends the token of the form it saw last.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 
+use cloakroom::testing::{CookieJar, field_of_form};
 use rouille::Request;
 
 use crate::notes::app::App;
@@ -12,7 +12,7 @@ pub(crate) struct Visitor<'a> {
     app: &'a App,
     address: SocketAddr,
     headers: Vec<(String, String)>,
-    cookies: BTreeMap<String, String>,
+    cookies: CookieJar,
     /// The last page with a form.
     form: String,
 }
@@ -34,7 +34,7 @@ impl Reply {
 impl<'a> Visitor<'a> {
     pub(crate) fn new(app: &'a App) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        let (headers, cookies, form) = (vec![], BTreeMap::new(), String::new());
+        let (headers, cookies, form) = (vec![], CookieJar::new(), String::new());
         Visitor { app, address, headers, cookies, form }
     }
 
@@ -48,20 +48,12 @@ impl<'a> Visitor<'a> {
         self
     }
 
-    pub(crate) fn with_cookie(mut self, cookie: String) -> Self {
-        let (name, value) = cookie.split_once('=').unwrap();
-        self.cookies.insert(name.to_owned(), value.to_owned());
-        self
+    pub(crate) fn with_cookie(self, cookie: &str) -> Self {
+        Visitor { cookies: CookieJar::of(cookie), ..self }
     }
 
-    pub(crate) fn cookies(&self) -> usize {
-        self.cookies.len()
-    }
-
-    pub(crate) fn cookie(&self) -> String {
-        let cookies: Vec<_> =
-            self.cookies.iter().map(|(n, value)| format!("{n}={value}")).collect();
-        cookies.join("; ")
+    pub(crate) fn cookie(&self) -> Option<String> {
+        self.cookies.header()
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Reply {
@@ -77,15 +69,14 @@ impl<'a> Visitor<'a> {
     /// Submits a form with the token of the last page that had one.
     pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Reply {
         let token = self.field("csrf").unwrap_or_default();
-        let fields = fields.iter().copied().chain([("csrf", &*token)]);
+        let fields = fields.iter().copied().chain([("csrf", token)]);
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         self.send("POST", path, &[("Content-Type", "application/x-www-form-urlencoded")], &body)
     }
 
     /// The value of a hidden field of the last page with a form.
-    pub(crate) fn field(&self, name: &str) -> Option<String> {
-        let (_, rest) = self.form.split_once(&format!("name=\"{name}\" value=\""))?;
-        rest.split_once('"').map(|(value, _)| value.to_owned())
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        field_of_form(&self.form, name)
     }
 
     pub(crate) fn send(
@@ -97,12 +88,11 @@ impl<'a> Visitor<'a> {
     ) -> Reply {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut headers: Vec<_> = headers.iter().map(own).chain(self.headers.clone()).collect();
-        if !self.cookies.is_empty() {
-            headers.push(("Cookie".to_owned(), self.cookie()));
-        }
+        headers.extend(self.cookies.header().map(|cookies| ("Cookie".to_owned(), cookies)));
         let body = body.as_bytes().to_vec();
         let request = Request::fake_http_from(self.address, method, path, headers, body);
         let response = self.app.handle(&request);
+        self.cookies.receive(response.headers.iter().map(|(name, value)| (&**name, &**value)));
         let header = |name: &str| {
             let mut found = response.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
             found.next_back().map(|(_, value)| value.to_string())
@@ -111,15 +101,7 @@ impl<'a> Visitor<'a> {
         let set_cookie = header("Set-Cookie");
         let mut body = String::new();
         response.data.into_reader_and_size().0.read_to_string(&mut body).unwrap();
-        if let Some(cookie) = &set_cookie {
-            let (pair, attributes) = cookie.split_once(';').unwrap();
-            let (name, value) = pair.split_once('=').unwrap();
-            match attributes.contains("Max-Age=0") {
-                true => drop(self.cookies.remove(name)),
-                false => drop(self.cookies.insert(name.to_owned(), value.to_owned())),
-            }
-        }
-        if body.contains("name=\"csrf\"") {
+        if field_of_form(&body, "csrf").is_some() {
             self.form.clone_from(&body);
         }
         Reply { status, location, set_cookie, body }

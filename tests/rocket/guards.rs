@@ -11,7 +11,7 @@ use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::Adapter;
 use cloakroom::testing::{Call, signed_in, with_session};
-use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, outcome};
+use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, guard_outcome};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey, web,
 };
@@ -128,7 +128,7 @@ impl<'r> FromRequest<'r> for User {
 
     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
         let session = try_outcome!(request.guard::<&Session>().await);
-        match try_outcome!(outcome(request, session.user())) {
+        match try_outcome!(guard_outcome(request, session.user())) {
             Some(user) => Outcome::Success(User(user)),
             None => Outcome::Forward(Status::Unauthorized),
         }

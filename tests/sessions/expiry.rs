@@ -9,6 +9,7 @@ use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -273,7 +274,7 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
     let folder = Folder::new();
     let file = || SqliteStore::open(folder.fresh()).unwrap();
     test(&|| SessionManager::builder(file()));
-    test(&|| SessionManager::builder(cached_store(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(cached_store(MemoryCache::new(), file())));
     test(&|| SessionManager::builder(shared().store()));
     test(&|| SessionManager::builder(cached_store(shared().store(), file())));
 }
@@ -469,7 +470,7 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
 #[test]
 fn limits_that_end_never_or_at_once() {
     let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless);
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless).anonymous(endless);
     on_both_stores(configure, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR * 24 * 365 * 1000);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::IdpSessionId;
@@ -112,7 +112,7 @@ fn a_join_that_clears_keeps_form_secret_and_data() {
         complete(&app.sessions, &slow);
         let valid = first.open(&app.sessions).verify_csrf(&token).unwrap();
         let order = get::<u32>(&app.sessions, &first, "order");
-        assert_eq!((valid, order), (CsrfToken::Valid, Some(7)));
+        assert_eq!((valid, order), (CsrfCheck::Valid, Some(7)));
     });
 }
 
@@ -129,7 +129,7 @@ fn no_form_secret_from_before_a_sign_in_comes_back_by_a_join() {
         sign_in(&slow, "ada");
         complete(&app.sessions, &slow);
         let valid = first.open(&app.sessions).verify_csrf(&planted).unwrap();
-        assert_ne!(valid, CsrfToken::Valid);
+        assert_ne!(valid, CsrfCheck::Valid);
     });
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
@@ -76,7 +76,7 @@ fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
 }
 
 /// The old id reads nothing, and no cookie goes out.
-fn reads_nothing(app: &App, old: &Browser, case: &str) {
+fn assert_reads_nothing(app: &App, old: &Browser, case: &str) {
     let headers = old.clone().request(&app.sessions, |session| {
         assert_eq!(session.get::<u32>("n").unwrap(), None, "{case}");
         assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None), "{case}");
@@ -85,7 +85,7 @@ fn reads_nothing(app: &App, old: &Browser, case: &str) {
     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
 }
 
-fn is_untouched(app: &App, new: &Browser, by: By, case: &str) {
+fn assert_untouched(app: &App, new: &Browser, by: By, case: &str) {
     assert_eq!((app.n(new), who(&app.sessions, new)), (Some(1), by.user()), "{case}");
 }
 
@@ -105,11 +105,11 @@ fn a_read_by_a_replaced_id_finds_nothing() {
                 app.clock.advance(after);
                 let kinds = [EventKind::ReplacedIdUsed, EventKind::UnknownId];
                 let before = kinds.map(|kind| app.count(kind));
-                reads_nothing(&app, &old, &case);
+                assert_reads_nothing(&app, &old, &case);
                 let raised = kinds.map(|kind| u64::from(event == Some(kind)));
                 let now = [0, 1].map(|at| before[at] + raised[at]);
                 assert_eq!(kinds.map(|kind| app.count(kind)), now, "{case}");
-                is_untouched(&app, &new, by, &case);
+                assert_untouched(&app, &new, by, &case);
             }
         }
     });
@@ -126,7 +126,7 @@ fn a_request_is_concurrent_by_when_it_was_opened() {
             slow.set("n", 2).unwrap();
             let headers = complete(&app.sessions, &slow);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{by:?}");
-            is_untouched(&app, &new, by, "a slow request");
+            assert_untouched(&app, &new, by, "a slow request");
             assert_eq!(app.count(EventKind::ReplacedIdUsed), 0);
         }
     });
@@ -164,7 +164,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
                         assert_eq!(set_cookie(&headers), None, "{case}");
                     }
                     assert_eq!(headers.discarded, !is_new, "{case}");
-                    is_untouched(&app, &new, by, &case);
+                    assert_untouched(&app, &new, by, &case);
                 }
             }
         }
@@ -177,7 +177,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
         for by in [By::Renewal, By::RenewalOfAda] {
             let (mut old, new) = by.replace(&app);
             app.clock.advance(GRACE - MILLI);
-            is_untouched(&app, &old, by, "through the grace");
+            assert_untouched(&app, &old, by, "through the grace");
             let token = old.open(&app.sessions).csrf_token().unwrap();
             let headers = old.request(&app.sessions, |session| {
                 session.renew().unwrap();
@@ -186,13 +186,13 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
             assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
             assert_eq!((app.n(&old), app.n(&new)), (Some(2), Some(2)), "{by:?}");
             let verified = new.open(&app.sessions).verify_csrf(&token).unwrap();
-            assert_eq!(verified, CsrfToken::Valid, "the token is the session's");
+            assert_eq!(verified, CsrfCheck::Valid, "the token is the session's");
             app.clock.advance(MILLI);
-            reads_nothing(&app, &old, "after the grace");
+            assert_reads_nothing(&app, &old, "after the grace");
         }
         for by in [By::SignIn, By::SecondSignIn] {
             let (old, _) = by.replace(&app);
-            reads_nothing(&app, &old, "a sign-in has no grace");
+            assert_reads_nothing(&app, &old, "a sign-in has no grace");
         }
     });
 }
@@ -213,7 +213,7 @@ fn a_renewal_by_a_replaced_id_does_nothing() {
                     });
                     let case = format!("{by:?} after {after:?}");
                     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
-                    is_untouched(&app, &new, by, &case);
+                    assert_untouched(&app, &new, by, &case);
                 }
             }
         }
@@ -227,7 +227,7 @@ fn token(app: &App, browser: &mut Browser) -> (String, ResponseHeaders) {
 }
 
 fn verify(app: &App, browser: &Browser, token: &str) -> bool {
-    browser.open(&app.sessions).verify_csrf(token).unwrap() == CsrfToken::Valid
+    browser.open(&app.sessions).verify_csrf(token).unwrap() == CsrfCheck::Valid
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
                 assert!(!verify(&app, &old, &foreign), "of another id: {by:?}");
                 (old, _) = by.replace(&app);
             }
-            is_untouched(&app, &new, by, "a page");
+            assert_untouched(&app, &new, by, "a page");
         }
     });
 }
@@ -266,7 +266,7 @@ fn a_form_token_for_a_stale_id_begins_a_session() {
                 assert_new_id(&headers);
                 assert_ne!(old.cookie, presented);
                 assert!(verify(&app, &old, &shown) && !verify(&app, &new, &shown));
-                is_untouched(&app, &new, by, "a late page");
+                assert_untouched(&app, &new, by, "a late page");
             }
         }
     });
@@ -294,7 +294,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
                     assert_eq!(old.cookie, None, "{case}");
                     match ends {
                         true => assert_eq!(app.n(&new), None, "{case}"),
-                        false => is_untouched(&app, &new, by, &case),
+                        false => assert_untouched(&app, &new, by, &case),
                     }
                 }
             }
@@ -381,7 +381,7 @@ fn a_sign_in_that_joins_merges_its_changes() {
         let shown = both[0].csrf_token().unwrap();
         sign_in(&both[1], "ada");
         assert_eq!(both[1].get("a").unwrap(), Some(1), "it is the same session from now on");
-        assert_eq!(both[1].verify_csrf(&shown).unwrap(), CsrfToken::Valid);
+        assert_eq!(both[1].verify_csrf(&shown).unwrap(), CsrfCheck::Valid);
         both[1].set("c", 3).unwrap();
         let answers = both.map(|session| complete(&app.sessions, &session));
         for headers in &answers {
@@ -485,7 +485,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 let (shown, _) = token(&app, &mut client);
                 client.request(&app.sessions, |session| session.set("n", 2).unwrap());
                 let submit = |session: &Session| {
-                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfToken::Valid);
+                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfCheck::Valid);
                     sign_in(session, "ada");
                 };
                 // This answer is lost.
@@ -539,7 +539,7 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
                 assert_eq!(app.n(&zoe), None, "nothing of ada's: {case}");
                 match ends && after != FORGOTTEN {
                     true => assert_eq!(app.n(&new), None, "{case}"),
-                    false => is_untouched(&app, &new, by, &case),
+                    false => assert_untouched(&app, &new, by, &case),
                 }
             }
         }

@@ -22,15 +22,15 @@ use cloakroom::backend::{
     Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::manager::AtLimit;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{
-    CookieConfig, Error, ErrorKind, MemoryStore, RecentAuth, Result, Session, SessionManager,
-    SignIn, UserKey,
+    CookieConfig, Error, ErrorKind, Lifetime, MemoryStore, RecentAuth, Result, Session,
+    SessionManager, SignIn, UserKey,
 };
 use sha2::{Digest, Sha256};
 
@@ -199,11 +199,15 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, former_ids, .. }) => {
-            let mut former_ids: Vec<String> =
-                former_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
-            former_ids.sort();
-            format!("done {} {} ended {former_ids:?}", trace.id_hash(id_hash), trace.record(record))
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. }) => {
+            let mut retired_ids: Vec<String> =
+                retired_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
+            retired_ids.sort();
+            format!(
+                "done {} {} ended {retired_ids:?}",
+                trace.id_hash(id_hash),
+                trace.record(record)
+            )
         }
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
@@ -213,7 +217,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
         Ok(
-            Committed::Joins { id, session }
+            Committed::CanJoin { id, session }
             | Committed::Missing(Missing::Replaced { id, session, .. }),
         ) => {
             let of = trace.id_hash(&id.id_hash);
@@ -421,6 +425,7 @@ impl TracedSite {
         let mut builder = SessionManager::builder(store)
             .clock(clock.clone())
             .events(Events::new(TracedEvents(trace.clone())))
+            .anonymous(Lifetime::default())
             .without_cleaner();
         if dice.chance(30) {
             builder = builder.renewal_grace(Duration::from_secs(10));
@@ -562,7 +567,7 @@ impl TracedSite {
             Op::Verify => {
                 let token = self.tokens.lock().unwrap().iter().rev().nth(roll % 3).cloned();
                 let token = token.as_deref().unwrap_or("none");
-                said(session.verify_csrf(token), |it| any(&(it == CsrfToken::Valid)))
+                said(session.verify_csrf(token), |it| any(&(it == CsrfCheck::Valid)))
             }
             Op::Flash => said(session.flash("info", format!("{roll}")), |it| any(&it)),
             Op::Flashes => said(session.flashes(), |flashes| {

@@ -14,7 +14,7 @@ use crate::common::every_store::on_every_store;
 use cloakroom::backend::{SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{IdpSessionId, PublicId};
@@ -716,7 +716,7 @@ fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
             assert_eq!(session.auth_level().unwrap(), 3);
             assert_eq!(session.authenticated_at().unwrap(), Some(later));
             assert_eq!(session.get("n").unwrap(), Some(1));
-            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Valid);
+            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfCheck::Valid);
             assert_eq!(session.deadline().unwrap(), Some(ends), "the provider's end stays");
         });
         assert_eq!(public_id(&app, &browser), public_id_before);

@@ -9,6 +9,7 @@ use crate::common::memcached::shared;
 use crate::common::{Folder, cached_store};
 use cloakroom::backend::Store;
 use cloakroom::http::Outcome;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager, SqliteStore};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -50,7 +51,7 @@ fn pairs(folder: &Folder) -> Vec<TwoManagers> {
         one("memory", manager(MemoryStore::new())),
         TwoManagers { store: "SQLite", writer: manager(sqlite()), reader: manager(sqlite()) },
         one("memcached", manager(shared().store())),
-        one("memory in front of SQLite", manager(cached_store(MemoryStore::new(), behind()))),
+        one("memory in front of SQLite", manager(cached_store(MemoryCache::new(), behind()))),
         one("memcached in front of SQLite", manager(cached_store(shared().store(), behind()))),
     ]
 }

@@ -12,6 +12,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
 use cloakroom::manager::{AtLimit, SessionFilter};
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use crate::common::memcached::shared;
@@ -154,7 +155,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
                 }
             }
             _ => {
-                (created, op) = (id_hash, "delete");
+                (created, op) = (id_hash, "end");
                 Action::End
             }
         };
@@ -219,7 +220,7 @@ fn every_store_answers_a_random_history_alike() {
         let mut stores: Vec<(&str, Box<dyn Store>)> = vec![
             ("memory", memory),
             ("SQLite", Box::new(sqlite(0))),
-            ("memory before SQLite", Box::new(cached_store(MemoryStore::new(), sqlite(1)))),
+            ("memory before SQLite", Box::new(cached_store(MemoryCache::new(), sqlite(1)))),
             ("memcached before SQLite", Box::new(cached_store(shared().store(), sqlite(2)))),
         ];
         let cached = || cached_store(shared().builder_in("two").open().unwrap(), sqlite(4));

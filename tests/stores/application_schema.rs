@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, create, delete, events, live, merge, new_id_hash, new_session, setting,
+    Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
 use cloakroom::backend::{Action, Commit, Committed, Delta, Store};
 use cloakroom::event::EventKind;
@@ -82,7 +82,7 @@ fn a_sign_out_ends_a_session_that_another_table_keeps() {
         reference(&connection, &kept);
         assert!(live(&store, &kept).unwrap().is_some());
         for id_hash in [&kept, &free] {
-            assert!(matches!(delete(&store, id_hash).unwrap(), Committed::Ended(_)));
+            assert!(matches!(end(&store, id_hash).unwrap(), Committed::Ended(_)));
             assert_ended(&store, &connection, id_hash);
         }
         assert_eq!(rows(&connection), 1, "{foreign_key}: the row that is referenced");
@@ -167,7 +167,7 @@ fn a_sign_out_ends_what_a_trigger_or_a_chain_keeps() {
         let (one, two) = (sign_in(&store, "ada"), sign_in(&store, "ada"));
         let connection = connect(&folder);
         connection.execute_batch(schema).unwrap();
-        delete(&store, &one).unwrap();
+        end(&store, &one).unwrap();
         assert_ended(&store, &connection, &one);
         let index = store.index().unwrap();
         let ada = UserKey::new("ada").unwrap();
@@ -186,7 +186,7 @@ fn rows_that_cascade_go_with_their_session() {
     connection.execute_batch(&visits("ON DELETE CASCADE")).unwrap();
     let id_hash = sign_in(&store, "ada");
     reference(&connection, &id_hash);
-    delete(&store, &id_hash).unwrap();
+    end(&store, &id_hash).unwrap();
     let visits: i64 =
         connection.query_row("SELECT count(*) FROM visits", [], |row| row.get(0)).unwrap();
     assert_eq!((rows(&connection), visits), (0, 0));
@@ -225,7 +225,7 @@ fn a_session_that_a_trigger_brings_back_has_ended() {
         let index = store.index().unwrap();
         let ada = UserKey::new("ada").unwrap();
         match round {
-            0 => assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Ended(_))),
+            0 => assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_))),
             1 => {
                 let revoked = index.revoke(&SessionFilter::User(&ada), None, NOW).unwrap();
                 assert!(revoked.iter().map(|ended| ended.id_hash).eq([id_hash]));
@@ -263,7 +263,7 @@ fn ending_all_fails_if_a_trigger_keeps_sessions_live() {
         let words = "a trigger keeps sessions or brings them back, 1 of them";
         assert!(error.to_string().contains(words), "{error}");
     }
-    let error = delete(&store, &id_hash).unwrap_err();
+    let error = end(&store, &id_hash).unwrap_err();
     assert!(error.to_string().contains("a trigger keeps sessions"), "{error}");
     assert_eq!(store.admin().info().unwrap().triggers, ["keep", "keep_too"]);
     connection.execute_batch("DROP TRIGGER keep; DROP TRIGGER keep_too").unwrap();
@@ -319,7 +319,7 @@ fn an_ended_row_can_be_shown_and_is_not_listed() {
     let id_hash = sign_in(&store, "ada");
     reference(&connection, &id_hash);
     let public_id = live(&store, &id_hash).unwrap().unwrap().public_id;
-    delete(&store, &id_hash).unwrap();
+    end(&store, &id_hash).unwrap();
     let details = store.admin().find(&public_id).unwrap().unwrap();
     assert!(details.record.unwrap().data.is_empty());
     let revoked = store.admin().revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();

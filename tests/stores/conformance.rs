@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::common::memcached::shared;
 use crate::common::{Folder, cached_store};
 use cloakroom::conformance::check;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 
 /// `name: make` checks the store that `make` makes, with a path for its file.
@@ -26,7 +27,7 @@ stores! {
     sqlite_in_memory: |_| SqliteStore::in_memory().unwrap();
     memcached: |_| shared().store();
     sqlite_behind_memory: |path| {
-        cached_store(MemoryStore::new(), SqliteStore::open(path).unwrap())
+        cached_store(MemoryCache::new(), SqliteStore::open(path).unwrap())
     };
     sqlite_behind_memcached: |path| {
         cached_store(shared().store(), SqliteStore::open(path).unwrap())

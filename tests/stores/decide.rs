@@ -47,7 +47,7 @@ const OWNERS: [&str; 5] = ["anonymous", "ada", "bob", "ada since", "bob since"];
 /// The sign-ins are Ada's. `unsalted`: the new id does not follow from the presented one.
 /// `stronger`: with another level than the session has.
 const ACTIONS: [&str; 7] =
-    ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "delete"];
+    ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "end"];
 
 /// The revision that the commit demands.
 const REVISIONS: [&str; 3] = ["any", "same", "other"];
@@ -66,11 +66,11 @@ found                  | session of     | action           | revision | change  
 *                      | *              | create           | *        | too large | *     | too large
 *                      | *              | create           | *        | *         | *     | insert
 
-live                   | *              | delete           | *        | *         | *     | remove
-replaced               | *              | delete           | *        | *         | *     | remove
-undecodable            | *              | delete           | *        | *         | *     | remove
-expired                | *              | delete           | *        | *         | *     | not found
-not found              | *              | delete           | *        | *         | *     | not found
+live                   | *              | end              | *        | *         | *     | remove
+replaced               | *              | end              | *        | *         | *     | remove
+undecodable            | *              | end              | *        | *         | *     | remove
+expired                | *              | end              | *        | *         | *     | remove expired
+not found              | *              | end              | *        | *         | *     | not found
 
 expired                | *              | merge            | *        | *         | *     | not found
 not found              | *              | merge            | *        | *         | *     | not found
@@ -270,7 +270,7 @@ impl Case {
                 let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
                 Action::Renew { to: NEW, realm, grace_until }
             }
-            "delete" => Action::End,
+            "end" => Action::End,
             _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },
         };
         let mut commit = Commit::new(&PRESENTED, action, self.delta(), NOW);
@@ -284,23 +284,15 @@ impl Case {
         commit.opened = self.opened();
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
-        let mut decision = commit.decide(self.found());
-        let expired = match decision {
-            Ok(Decision::RemoveExpired { at }) => Some(at),
-            _ => None,
-        };
-        let removes = self.found == "expired" && (self.is_sign_in() || self.action == "delete");
-        assert_eq!(expired, removes.then_some(CURRENT));
-        if removes {
-            decision = commit.decide(Lookup::not_found());
-        }
-        match decision {
+        match commit.decide(self.found()) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, session_limit, replaces }) => {
+            Ok(Decision::Insert { session, remove_expired, session_limit, replaces }) => {
+                let removes = self.found == "expired" && self.is_sign_in();
+                assert_eq!(remove_expired, removes.then_some(CURRENT));
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
@@ -321,11 +313,11 @@ impl Case {
                 self.check_changed(&session.record);
                 match id_change {
                     None => "update",
-                    Some(IdChange { replaced: left, presented: None }) => {
+                    Some(IdChange { replaced: left, presented_again: None }) => {
                         assert_eq!(left, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    Some(IdChange { replaced: left, presented: Some(presented) }) => {
+                    Some(IdChange { replaced: left, presented_again: Some(presented) }) => {
                         assert_eq!(left, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"
@@ -343,7 +335,10 @@ impl Case {
                 assert_eq!(ended.public_id, Some(self.record().public_id));
                 "remove"
             }
-            Ok(Decision::RemoveExpired { .. }) => panic!("{self:?}"),
+            Ok(Decision::RemoveExpired { at }) => {
+                assert_eq!((at, self.found), (CURRENT, "expired"));
+                "remove expired"
+            }
         }
     }
 
@@ -366,12 +361,12 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "mismatch"
             }
-            Committed::Joins { id, session }
+            Committed::CanJoin { id, session }
             | Committed::Missing(Missing::Replaced { id, session, .. }) => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }
-            Committed::Missing(Missing::NotFound { expired: None, .. }) => "not found",
+            Committed::Missing(Missing::NotFound { .. }) => "not found",
             Committed::Missing(Missing::Undecodable { public_id, .. }) => {
                 assert_eq!(*public_id, Some(self.record().public_id));
                 "undecodable"

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, on_threads, role,
+    Folder, KillOnDrop, NOW, child, create, end, hex, id_hash_of, live, merge, on_threads, role,
     setting, value,
 };
 use cloakroom::backend::{Committed, SessionIndex, Store};
@@ -77,7 +77,7 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     fs::rename(folder.path("copy.db"), folder.database()).unwrap();
     for _ in 0..3 {
         assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
-        assert_unavailable(delete(&store, &id_hash));
+        assert_unavailable(end(&store, &id_hash));
         assert_unavailable(store.admin().clear());
     }
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
@@ -154,10 +154,10 @@ fn a_revocation_in_a_moved_folder_is_an_error_at_once() {
     let_it_rest(&folder.path("data"));
     merge(&store, &id_hashes[0], &setting("n", 2)).unwrap();
     fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
-    assert_unavailable(delete(&store, &id_hashes[1]));
+    assert_unavailable(end(&store, &id_hashes[1]));
     assert_unavailable(store.index().unwrap().revoke_everyone(None, NOW));
     fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
-    delete(&store, &id_hashes[1]).unwrap();
+    end(&store, &id_hashes[1]).unwrap();
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     }
     make_room();
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(store, &id_hash).unwrap(), Committed::Ended(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
     for id_hash in &id_hashes {
@@ -430,12 +430,12 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
 /// The process whose disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
-    assert!(matches!(delete(store, ended).unwrap(), Committed::Ended(_)));
+    assert!(matches!(end(store, ended).unwrap(), Committed::Ended(_)));
     println!("revoked");
     io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..3 {
         assert_unavailable(merge(store, id_hash, &setting("n", 2)));
-        assert_unavailable(delete(store, id_hash));
+        assert_unavailable(end(store, id_hash));
         let record = live(store, id_hash).unwrap().unwrap();
         assert_eq!(value::<u32>(&record, "n"), Some(1));
         assert!(live(store, ended).unwrap().is_none());

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, on_threads, role,
+    Folder, NOW, child, create, end, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{Realm, SessionId};
+use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
-use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore, UserKey};
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
@@ -336,8 +336,9 @@ fn a_full_database_keeps_its_content_and_continues_later() {
     let store = build.open().unwrap();
     let note = "x".repeat(2000);
     let mut id_hashes = vec![];
+    let sign_in = || signed_in(&store, &setting("n", &note));
     let error = loop {
-        match create(&store, &setting("n", &note)) {
+        match sign_in() {
             Ok(id_hash) => id_hashes.push(id_hash),
             Err(error) => break error,
         }
@@ -348,9 +349,53 @@ fn a_full_database_keeps_its_content_and_continues_later() {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_)));
     }
-    create(&store, &setting("n", &note)).unwrap();
+    sign_in().unwrap();
+}
+
+#[test]
+fn a_file_full_of_users_begins_no_anonymous_session() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).max_file_size(400_000).open().unwrap();
+    let note = setting("n", "x".repeat(2000));
+    let visitor = create(&store, &note).unwrap();
+    let users: Vec<_> = (0..).map_while(|_| signed_in(&store, &note).ok()).collect();
+    assert!(users.len() > 40, "{}", users.len());
+    assert!(live(&store, &visitor).unwrap().is_none(), "evicted for a user");
+    let error = create(&store, &note).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert!(error.to_string().contains("for sign-ins"), "{error}");
+    for id_hash in users {
+        assert!(live(&store, &id_hash).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_visitor_in_an_almost_full_file_keeps_the_session() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).max_file_size(400_000).open().unwrap();
+    let first = create(&store, &setting("n", "")).unwrap();
+    let note = "x".repeat(2000);
+    for n in 0..500 {
+        // The one that writes is not evicted for its own change, though it ends first.
+        let changed = merge(&store, &first, &setting("n", format!("{n}{note}"))).unwrap();
+        assert!(matches!(changed, Committed::Done { .. }), "{n}: {changed:?}");
+        store.touch(&[(first, Touch::at(NOW + Duration::from_secs(n)))], NOW).unwrap();
+        create(&store, &setting("n", &note)).unwrap();
+    }
+    let stats = store.index().unwrap().stats(NOW).unwrap();
+    assert!((20..150).contains(&stats.anonymous()), "{stats:?}");
+    assert!(fs::metadata(folder.database()).unwrap().len() <= 400_000);
+}
+
+/// Signs a new user in.
+fn signed_in(store: &SqliteStore, delta: &Delta) -> cloakroom::Result<SessionIdHash> {
+    let to = new_id_hash();
+    let user = UserKey::new("ada").unwrap();
+    let action = Action::SignIn { to, user, new_session: new_session(), join_salt: None };
+    store.commit(&Commit::new(&new_id_hash(), action, delta.clone(), NOW))?;
+    Ok(to)
 }
 
 #[test]

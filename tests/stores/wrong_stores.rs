@@ -61,12 +61,12 @@ impl StoreWrapper for Upsert {
 #[test]
 fn a_store_that_upserts_breaks_no_resurrection() {
     let failures = failures_of::<Upsert>();
-    let logout = "a merge after a delete (a logout in between) brought the session back";
+    let logout = "a merge after an ending (a logout in between) brought the session back";
     says(&failures, "no-resurrection:", logout);
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_swept_session]");
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_revoked_session]");
-    let delete = "a merge at the moment of a delete brought the session back";
-    says(&failures, "no-resurrection:", delete);
+    let ended = "a merge at the moment of an ending brought the session back";
+    says(&failures, "no-resurrection:", ended);
     says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
@@ -85,8 +85,8 @@ impl StoreWrapper for DeleteThenCreate {
             return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-        let (delete, delta) = (Action::End, Delta::new());
-        self.right.commit(&Commit::new(&commit.id_hash, delete, delta, commit.now))?;
+        let (end, delta) = (Action::End, Delta::new());
+        self.right.commit(&Commit::new(&commit.id_hash, end, delta, commit.now))?;
         let delta = copy(&session.record).then((*commit.delta).clone());
         self.right.commit(&Commit::new(&to, Action::Create(new_session), delta, commit.now))
     }
@@ -279,6 +279,37 @@ impl SessionIndex for UsersByPrefix {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.right.stats(now)
     }
+
+    /// The newest first.
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut idle = self.right.idle_anonymous(realm, 0, NonZeroUsize::MAX)?;
+        idle.drain(..usize::try_from(keep).unwrap_or(usize::MAX).min(idle.len()));
+        idle.reverse();
+        idle.truncate(limit.get());
+        Ok(idle)
+    }
+
+    /// Ends what an id leads to, signed in or not.
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+        let mut removed = 0;
+        for id_hash in id_hashes {
+            let end = Commit::new(id_hash, Action::End, Delta::new(), now);
+            removed += usize::from(matches!(self.right.commit(&end)?, Committed::Ended(_)));
+        }
+        Ok(SweepReport::new(removed, Duration::ZERO))
+    }
+}
+
+#[test]
+fn a_store_that_evicts_the_newest_or_users_fails() {
+    let failures = failures_of::<UsersByPrefix>();
+    says(&failures, "safe-defaults:", "[the_longest_idle_are_listed_first]");
+    says(&failures, "safe-defaults:", "an eviction of 2 anonymous sessions removed 5");
 }
 
 #[test]

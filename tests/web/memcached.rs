@@ -8,7 +8,8 @@ use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
 use crate::common::{Folder, cached_store};
 use cloakroom::backend::Store;
 use cloakroom::stores::memcached::MemcachedStore;
-use cloakroom::{MemoryStore, SessionManager, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
+use cloakroom::{SessionManager, SqliteStore};
 
 /// An intervention in a memcached.
 type Act = fn(&Memcached);
@@ -78,7 +79,7 @@ fn a_service_behind_memcached_survives_restarts() {
         let folder = Folder::new();
         visits_sign_in_restart_and_sign_out(|| {
             let backing = SqliteStore::open(folder.database()).unwrap();
-            serve(framework, cached_store(MemoryStore::new(), backing))
+            serve(framework, cached_store(MemoryCache::new(), backing))
         });
     }
 }

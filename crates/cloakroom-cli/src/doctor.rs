@@ -287,6 +287,14 @@ fn check_sessions(
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
     }
+    match index.stats(context.now) {
+        Ok(stats) => {
+            let (signed_in, anonymous) =
+                (HumanCount(stats.signed_in), HumanCount(stats.anonymous()));
+            findings.ok("live", format!("{signed_in} signed in, {anonymous} anonymous"));
+        }
+        Err(error) => findings.failed("live", &error),
+    }
     if args.quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
         match index.list(&SessionFilter::All, newest, context.now) {

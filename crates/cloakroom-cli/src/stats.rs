@@ -92,10 +92,12 @@ impl Report {
             _ => String::new(),
         };
         line("table", format!("{}{version}", self.table))?;
-        let manager::Stats { live, expired, signed_in, oldest, newest, .. } = self.sessions;
-        let (live, signed_in) = (HumanCount(live), HumanCount(signed_in));
-        line("live", format!("{live}, {signed_in} of them signed in"))?;
-        line("expired", format!("{}, to be swept", HumanCount(expired)))?;
+        let sessions = &self.sessions;
+        let manager::Stats { live, expired, oldest, newest, .. } = *sessions;
+        line("live", by_user(live, sessions.signed_in, sessions.anonymous()))?;
+        let expired_by_user =
+            by_user(expired, sessions.expired_signed_in, sessions.expired_anonymous());
+        line("expired", format!("{expired_by_user}; to be swept"))?;
         if let (Some(oldest), Some(newest)) = (oldest, newest) {
             line("created", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
         }
@@ -131,7 +133,9 @@ impl Report {
             "table": self.table,
             "live": self.sessions.live,
             "signed_in": self.sessions.signed_in,
+            "anonymous": self.sessions.anonymous(),
             "expired": self.sessions.expired,
+            "expired_signed_in": self.sessions.expired_signed_in,
             "oldest": self.sessions.oldest.map(output::json_time),
             "newest": self.sessions.newest.map(output::json_time),
             "created": { "days": days, "before": self.earlier },
@@ -143,6 +147,12 @@ impl Report {
             "file": self.info.as_ref().map(info_json),
         })
     }
+}
+
+/// Writes a number of sessions, and how many of them have a user.
+fn by_user(all: u64, signed_in: u64, anonymous: u64) -> String {
+    let [all, signed_in, anonymous] = [all, signed_in, anonymous].map(HumanCount);
+    format!("{all}: {signed_in} signed in, {anonymous} anonymous")
 }
 
 fn info_json(info: &DatabaseInfo) -> Json {

@@ -16,8 +16,8 @@ use crate::sync::{IgnorePoison, Mutex};
 const FRESH: Duration = Duration::from_secs(1);
 
 /// How long the cache is not used after the identity was first read or has changed: until every
-/// process has noticed a change. Before that, the invalidations of a process that has not would name
-/// entries of the old identity.
+/// process has noticed a change. A process that has not yet noticed the change still invalidates
+/// entries under the old identity.
 const SETTLING: Duration = Duration::from_secs(2 * FRESH.as_secs());
 
 /// What the cache entries of a backing store depend on.
@@ -58,8 +58,7 @@ impl Version {
 impl BackingVersion {
     pub(super) fn new(life: Duration) -> Self {
         let never = Timestamp::from_millis(i64::MIN);
-        let (due, usable_from, usable_until) = (never, never, never);
-        let known = Known { version: None, due, usable_from, usable_until };
+        let known = Known { version: None, due: never, usable_from: never, usable_until: never };
         BackingVersion { life, known: Mutex::new(known), reading: Mutex::default() }
     }
 

@@ -85,11 +85,11 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::memory::MemoryStore;
+    use crate::stores::memory::{MemoryCache, MemoryStore};
 
     #[test]
     fn settings_that_make_no_sense_are_refused() {
-        let builder = || CachedStore::builder(MemoryStore::new(), MemoryStore::new());
+        let builder = || CachedStore::builder(MemoryCache::new(), MemoryStore::new());
         for bad in [
             builder().entry_life(Duration::from_millis(999)),
             builder().entry_life(Duration::from_secs(3601)),

@@ -1,12 +1,10 @@
 //! A circuit breaker for each shard of the cache: [`CircuitBreaker`].
 //!
-//! Owns the missed invalidations, and uses no cache itself. Called by the store.
+//! Uses no cache itself. Called by the store.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::backend::CacheKey;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 
@@ -16,44 +14,6 @@ const FAILURE_THRESHOLD: u32 = 3;
 
 /// The time within which failures are counted together.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
-
-/// The maximum number of queued keys. Above it, the whole shard is invalidated.
-const MAX_PENDING: usize = 10_000;
-
-/// Invalidations that a shard has not received.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PendingInvalidations {
-    Keys(HashSet<CacheKey>),
-    Everything,
-}
-
-impl Default for PendingInvalidations {
-    fn default() -> Self {
-        PendingInvalidations::Keys(HashSet::new())
-    }
-}
-
-impl PendingInvalidations {
-    pub(super) fn keys(keys: impl IntoIterator<Item = CacheKey>) -> Self {
-        PendingInvalidations::Keys(keys.into_iter().collect())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, PendingInvalidations::Keys(keys) if keys.is_empty())
-    }
-
-    fn add(&mut self, more: PendingInvalidations) {
-        match (&mut *self, more) {
-            (PendingInvalidations::Everything, _) => {}
-            (PendingInvalidations::Keys(keys), PendingInvalidations::Keys(more))
-                if keys.len() + more.len() <= MAX_PENDING =>
-            {
-                keys.extend(more);
-            }
-            _ => *self = PendingInvalidations::Everything,
-        }
-    }
-}
 
 /// The circuit breakers of all shards. There is at least one.
 #[derive(Debug)]
@@ -81,40 +41,41 @@ impl Shards {
 
 /// Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
 /// failed reads or fills within [`FAILURE_WINDOW`], or immediately after a failed invalidation.
-/// Open, reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
-/// Half-open, invalidations are sent directly and reads still bypass the shard. When no
-/// invalidation is pending, the breaker closes.
+/// Open, reads bypass the shard and no invalidation is sent; one probe at a time asks whether the
+/// shard works again. Half-open, invalidations are sent and reads still bypass the shard. The
+/// breaker closes after the probe has invalidated the whole shard while it was half-open.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     retry_after: Duration,
-    /// Equals `open.is_none()`; readable without the lock.
+    state: Mutex<BreakerState>,
+    /// Whether the state is `Closed`; readable without the lock.
     closed: AtomicBool,
-    /// The time of the first failure in the current window, and the number of failures since.
-    failures: Mutex<Option<(Instant, u32)>>,
-    open: Mutex<Option<OpenBreaker>>,
 }
 
 #[derive(Debug)]
-struct OpenBreaker {
-    pending: PendingInvalidations,
-    next_probe: Instant,
-    probing: bool,
-    /// Half-open: invalidations are sent directly instead of being queued.
-    half_open: bool,
+enum BreakerState {
+    /// The time of the first failure in the current window, and the number of failures since.
+    Closed(Option<(Instant, u32)>),
+    Open {
+        next_probe: Instant,
+    },
+    /// Open, and a probe is running.
+    Probing,
+    /// A probe is running. Returns to `Probing` if an invalidation fails.
+    HalfOpen,
 }
 
 impl CircuitBreaker {
     fn new(retry_after: Duration) -> Self {
         CircuitBreaker {
             retry_after,
+            state: Mutex::new(BreakerState::Closed(None)),
             closed: AtomicBool::new(true),
-            failures: Mutex::default(),
-            open: Mutex::default(),
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
-        self.open.lock().ignore_poison()
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
+        self.state.lock().ignore_poison()
     }
 
     /// Returns whether reads may use the shard.
@@ -122,63 +83,40 @@ impl CircuitBreaker {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Counts a failed read or fill of `key`. Returns true if this failure opened the breaker.
-    pub(super) fn record_failure(&self, key: CacheKey, at: Instant) -> bool {
-        let failures = self.count(at);
-        // The probe invalidates this key, which shows whether the server has recovered.
-        failures >= FAILURE_THRESHOLD
-            && self.record_missed_invalidation(PendingInvalidations::keys([key]), at)
+    /// Returns whether invalidations must be sent. If not, a probe will invalidate the whole shard.
+    pub(super) fn takes_invalidations(&self) -> bool {
+        self.is_closed()
+            || matches!(*self.state(), BreakerState::Closed(_) | BreakerState::HalfOpen)
     }
 
-    fn count(&self, at: Instant) -> u32 {
-        let mut failures = self.failures.lock().ignore_poison();
+    /// Counts a failed read or fill. Returns true if this failure opened the breaker.
+    pub(super) fn record_failure(&self, at: Instant) -> bool {
+        let mut state = self.state();
+        let BreakerState::Closed(failures) = &mut *state else { return false };
         let (first, count) = match *failures {
             Some((first, count)) if at.duration_since(first) < FAILURE_WINDOW => (first, count + 1),
             _ => (at, 1),
         };
         *failures = Some((first, count));
-        count
+        count >= FAILURE_THRESHOLD && self.open(&mut state, at)
     }
 
     /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
-    pub(super) fn record_missed_invalidation(
-        &self,
-        pending: PendingInvalidations,
-        at: Instant,
-    ) -> bool {
-        let mut open = self.open();
-        match &mut *open {
-            Some(open) => {
-                open.pending.add(pending);
-                open.half_open = false;
-                false
-            }
-            None => {
-                let next_probe = at + self.retry_after;
-                let (probing, half_open) = (false, false);
-                *open = Some(OpenBreaker { pending, next_probe, probing, half_open });
-                self.closed.store(false, Ordering::SeqCst);
-                true
-            }
-        }
+    pub(super) fn record_missed_invalidation(&self, at: Instant) -> bool {
+        self.open(&mut self.state(), at)
     }
 
-    /// Queues an invalidation if the breaker is open. Otherwise returns it, and the caller sends
-    /// it.
-    pub(super) fn queue_if_open(
-        &self,
-        pending: PendingInvalidations,
-    ) -> Option<PendingInvalidations> {
-        if self.is_closed() {
-            return Some(pending);
-        }
-        match &mut *self.open() {
-            Some(open) if !open.half_open => {
-                open.pending.add(pending);
-                None
+    fn open(&self, state: &mut BreakerState, at: Instant) -> bool {
+        match state {
+            BreakerState::Closed(_) => {
+                *state = BreakerState::Open { next_probe: at + self.retry_after };
+                self.closed.store(false, Ordering::SeqCst);
+                return true;
             }
-            _ => Some(pending),
+            BreakerState::HalfOpen => *state = BreakerState::Probing,
+            BreakerState::Open { .. } | BreakerState::Probing => {}
         }
+        false
     }
 
     /// Begins a probe if one is due. If it returns true, the caller must run the probe.
@@ -186,49 +124,32 @@ impl CircuitBreaker {
         if self.is_closed() {
             return false;
         }
-        match &mut *self.open() {
-            Some(open) if !open.probing && open.next_probe <= at => {
-                open.probing = true;
-                true
-            }
-            _ => false,
+        let mut state = self.state();
+        let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= at);
+        if is_due {
+            *state = BreakerState::Probing;
         }
+        is_due
     }
 
-    /// Takes the queued invalidations.
-    pub(super) fn take_pending(&self) -> PendingInvalidations {
-        self.open().as_mut().map(|open| std::mem::take(&mut open.pending)).unwrap_or_default()
+    /// Switches a probed breaker to half-open.
+    pub(super) fn half_open(&self) {
+        *self.state() = BreakerState::HalfOpen;
     }
 
-    /// Switches to half-open, so that no more invalidations are queued, and takes the queued ones.
-    pub(super) fn half_open(&self) -> PendingInvalidations {
-        let mut open = self.open();
-        let Some(open) = &mut *open else { return PendingInvalidations::default() };
-        open.half_open = true;
-        std::mem::take(&mut open.pending)
-    }
-
-    /// Closes the breaker. Returns false if an invalidation has failed or was queued meanwhile.
-    pub(super) fn close(&self) -> bool {
-        let mut open = self.open();
-        let is_done = open.as_ref().is_some_and(|open| open.pending.is_empty() && open.half_open);
-        if is_done {
-            *open = None;
-            *self.failures.lock().ignore_poison() = None;
-            self.closed.store(true, Ordering::SeqCst);
-        }
-        is_done
-    }
-
-    /// Ends a probe: queues `unsent`, the invalidations that it has not sent, and schedules the
-    /// next probe. Does nothing if the breaker is closed.
-    pub(super) fn end_probe(&self, unsent: PendingInvalidations, at: Instant) {
-        if let Some(open) = &mut *self.open() {
-            open.pending.add(unsent);
-            open.next_probe = at + self.retry_after;
-            open.probing = false;
-            open.half_open = false;
-        }
+    /// Ends a probe. Closes the breaker if the probe has invalidated the whole shard since it was
+    /// half-open, and no other invalidation has failed since; else schedules the next probe.
+    /// Returns whether the breaker is closed.
+    pub(super) fn end_probe(&self, is_invalidated: bool, at: Instant) -> bool {
+        let mut state = self.state();
+        let closes = is_invalidated && matches!(*state, BreakerState::HalfOpen);
+        *state = if closes {
+            BreakerState::Closed(None)
+        } else {
+            BreakerState::Open { next_probe: at + self.retry_after }
+        };
+        self.closed.store(closes, Ordering::SeqCst);
+        closes
     }
 }
 
@@ -238,42 +159,25 @@ mod tests {
 
     const RETRY: Duration = Duration::from_secs(1);
 
-    fn key(n: u32) -> CacheKey {
-        let mut bytes = [0; 32];
-        bytes[..4].copy_from_slice(&n.to_be_bytes());
-        CacheKey::from_bytes(bytes)
-    }
-
-    fn keys(range: std::ops::Range<u32>) -> PendingInvalidations {
-        PendingInvalidations::keys(range.map(key))
-    }
-
     fn open_at(at: Instant) -> CircuitBreaker {
         let circuit_breaker = CircuitBreaker::new(RETRY);
-        assert!(circuit_breaker.record_missed_invalidation(keys(0..1), at));
+        assert!(circuit_breaker.record_missed_invalidation(at));
         circuit_breaker
-    }
-
-    /// Runs a successful probe.
-    fn repair(circuit_breaker: &CircuitBreaker) -> bool {
-        circuit_breaker.take_pending();
-        circuit_breaker.half_open();
-        circuit_breaker.close()
     }
 
     #[test]
     fn failures_open_it_only_within_the_window() {
         let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
         for _ in 0..5 {
-            assert!(!circuit_breaker.record_failure(key(0), at));
-            assert!(!circuit_breaker.record_failure(key(0), at));
+            assert!(!circuit_breaker.record_failure(at));
+            assert!(!circuit_breaker.record_failure(at));
             at += FAILURE_WINDOW;
         }
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.record_failure(key(0), at));
-        assert!(!circuit_breaker.record_failure(key(0), at));
-        assert!(circuit_breaker.record_failure(key(0), at), "reported once");
-        assert!(!circuit_breaker.record_failure(key(0), at), "reported once");
+        assert!(!circuit_breaker.record_failure(at));
+        assert!(!circuit_breaker.record_failure(at));
+        assert!(circuit_breaker.record_failure(at), "reported once");
+        assert!(!circuit_breaker.record_failure(at), "reported once");
         assert!(!circuit_breaker.is_closed());
     }
 
@@ -289,55 +193,38 @@ mod tests {
         assert!(!circuit_breaker.begin_probe(at));
         assert!(circuit_breaker.begin_probe(at + RETRY));
         assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "there is one");
-        circuit_breaker.end_probe(circuit_breaker.take_pending(), at + RETRY);
+        circuit_breaker.half_open();
+        assert!(!circuit_breaker.record_missed_invalidation(at));
+        assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "it is still running");
+        assert!(!circuit_breaker.end_probe(false, at + RETRY));
         assert!(!circuit_breaker.begin_probe(at + RETRY));
         assert!(circuit_breaker.begin_probe(at + RETRY * 2));
-        assert!(repair(&circuit_breaker));
+        circuit_breaker.half_open();
+        assert!(circuit_breaker.end_probe(true, at + RETRY * 2));
         assert!(circuit_breaker.is_closed());
         assert!(!circuit_breaker.begin_probe(at + RETRY * 9));
     }
 
     #[test]
-    fn a_failed_probe_queues_what_it_has_not_sent() {
+    fn a_breaker_stays_open_if_an_invalidation_fails_meanwhile() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
-        let unsent = circuit_breaker.take_pending();
-        assert_eq!(unsent, keys(0..2));
-        assert_eq!(circuit_breaker.queue_if_open(keys(2..3)), None);
-        circuit_breaker.end_probe(unsent, at);
-        assert_eq!(circuit_breaker.take_pending(), keys(0..3));
-    }
-
-    #[test]
-    fn a_breaker_stays_open_while_an_invalidation_is_pending() {
-        let at = Instant::now();
-        let circuit_breaker = open_at(at);
-        assert!(!circuit_breaker.close(), "nothing was sent yet");
-        circuit_breaker.take_pending();
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
-        assert_eq!(circuit_breaker.half_open(), keys(1..2));
-        assert_eq!(
-            circuit_breaker.queue_if_open(keys(2..3)),
-            Some(keys(2..3)),
-            "sent by the caller"
-        );
-        assert!(!circuit_breaker.record_missed_invalidation(keys(2..3), at));
-        assert!(!circuit_breaker.close(), "that failed");
-        circuit_breaker.end_probe(PendingInvalidations::default(), at);
-        assert_eq!(circuit_breaker.queue_if_open(keys(3..4)), None);
-        assert_eq!(circuit_breaker.take_pending(), keys(2..4));
+        assert!(!circuit_breaker.takes_invalidations());
+        assert!(circuit_breaker.begin_probe(at + RETRY));
+        assert!(!circuit_breaker.takes_invalidations());
         circuit_breaker.half_open();
-        assert!(circuit_breaker.close());
-        assert_eq!(circuit_breaker.queue_if_open(keys(4..5)), Some(keys(4..5)));
-    }
-
-    #[test]
-    fn too_many_invalidations_become_everything() {
-        let circuit_breaker = open_at(Instant::now());
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..9_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(keys(10_000..20_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(keys(0..1)), None);
-        assert_eq!(circuit_breaker.take_pending(), PendingInvalidations::Everything);
+        assert!(circuit_breaker.takes_invalidations(), "sent by the caller");
+        assert!(!circuit_breaker.record_missed_invalidation(at));
+        assert!(!circuit_breaker.takes_invalidations());
+        assert!(!circuit_breaker.end_probe(true, at + RETRY), "that failed");
+        assert!(!circuit_breaker.takes_invalidations() && !circuit_breaker.is_closed());
+        assert!(circuit_breaker.begin_probe(at + RETRY * 2));
+        circuit_breaker.half_open();
+        assert!(!circuit_breaker.is_closed(), "reads still bypass it");
+        assert!(!circuit_breaker.end_probe(false, at + RETRY * 2), "the probe failed");
+        assert!(circuit_breaker.begin_probe(at + RETRY * 3));
+        circuit_breaker.half_open();
+        assert!(circuit_breaker.end_probe(true, at + RETRY * 3));
+        assert!(circuit_breaker.takes_invalidations() && circuit_breaker.is_closed());
     }
 }

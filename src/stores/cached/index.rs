@@ -2,9 +2,10 @@
 //!
 //! Called by the manager, if the backing store has an index.
 
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity};
+use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -19,7 +20,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     /// Makes all entries read so far stale, if a revocation failed with an uncertain outcome.
-    fn expire_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
+    fn distrust_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
             self.0.mark_entries_stale(now, began);
         }
@@ -41,7 +42,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
-        let ended = self.expire_on_error(answer, now, began)?;
+        let ended = self.distrust_on_error(answer, now, began)?;
         self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now);
         Ok(ended)
     }
@@ -55,7 +56,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("rename a user")?.rename_user(realm, (from, to), now);
-        let id_hashes = self.expire_on_error(answer, now, began)?;
+        let id_hashes = self.distrust_on_error(answer, now, began)?;
         self.invalidate_sessions(id_hashes.iter().copied(), now);
         Ok(id_hashes)
     }
@@ -64,7 +65,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke everyone")?.revoke_everyone(realm, now);
-        let revoked = self.expire_on_error(answer, now, began)?;
+        let revoked = self.distrust_on_error(answer, now, began)?;
         self.invalidate_all(now);
         Ok(revoked)
     }
@@ -79,5 +80,23 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.backing_index("count sessions")?.stats(now)
+    }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+        self.0.freshness.observe(now);
+        let _changing = self.0.in_flight.begin();
+        let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
+        // Also after an error, whose outcome may be unknown.
+        self.invalidate_sessions(id_hashes.iter().copied(), now);
+        ended
     }
 }

@@ -27,7 +27,7 @@ use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, Version};
-use crate::stores::cached::circuit_breaker::{CircuitBreaker, PendingInvalidations, Shards};
+use crate::stores::cached::circuit_breaker::{CircuitBreaker, Shards};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -45,8 +45,7 @@ pub use builder::CachedStoreBuilder;
 ///
 /// A cache failure slows requests down and loses no session. Each server of the cache has a circuit
 /// breaker: after a few failures requests bypass the server, and a background thread probes it from
-/// time to time. Before the server is used again, the probe sends the invalidations that it has
-/// missed.
+/// time to time. Before the server is used again, the probe invalidates all its entries.
 ///
 /// A process never reads from the cache an older state than one that it has acknowledged or read
 /// from the backing store. Until a change is acknowledged, another process may see first the new
@@ -62,10 +61,11 @@ pub use builder::CachedStoreBuilder;
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;
+/// use cloakroom::stores::memory::MemoryCache;
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
 /// // In production, the cache is memcached and the backing store is a database.
-/// let store = CachedStore::new(MemoryStore::new(), MemoryStore::new());
+/// let store = CachedStore::new(MemoryCache::new(), MemoryStore::new());
 /// let sessions = SessionManager::new(store)?;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
@@ -123,16 +123,20 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let inner = self.0.clone();
         let probe = move || inner.repair(shard, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            circuit_breaker.end_probe(PendingInvalidations::default(), instant());
+            circuit_breaker.end_probe(false, instant());
         }
     }
 
-    /// Invalidates entries of a shard. If the shard cannot be reached, a later probe does it.
-    fn invalidate(&self, shard: usize, pending: PendingInvalidations, now: Timestamp) {
-        if let Some(pending) = self.0.shards.of(shard).queue_if_open(pending) {
-            self.0.invalidate_now(shard, pending, now);
-        } else {
+    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is sent:
+    /// a later probe invalidates the whole shard.
+    fn invalidate(&self, shard: usize, now: Timestamp, send: impl FnOnce(&C) -> Result<()>) {
+        let circuit_breaker = self.0.shards.of(shard);
+        if !circuit_breaker.takes_invalidations() {
             self.probe_if_due(shard, now);
+        } else if let Err(error) = send(&self.0.cache)
+            && circuit_breaker.record_missed_invalidation(instant())
+        {
+            self.0.report_down(shard, &error);
         }
     }
 
@@ -151,13 +155,15 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             shards.entry(self.0.cache.shard_of(&key)).or_default().insert(key);
         }
         for (shard, keys) in shards {
-            self.invalidate(shard, PendingInvalidations::Keys(keys), now);
+            let keys: Vec<CacheKey> = keys.into_iter().collect();
+            self.invalidate(shard, now, |cache| cache.invalidate(&keys, now));
         }
     }
 
     fn invalidate_all(&self, now: Timestamp) {
-        (0..self.0.shards.count())
-            .for_each(|shard| self.invalidate(shard, PendingInvalidations::Everything, now));
+        for shard in 0..self.0.shards.count() {
+            self.invalidate(shard, now, |cache| cache.invalidate_shard(shard, now));
+        }
     }
 
     /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
@@ -215,16 +221,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return;
         }
         let shard = self.cache.shard_of(key);
-        if self.shards.of(shard).record_failure(*key, instant()) {
+        if self.shards.of(shard).record_failure(instant()) {
             self.report_down(shard, error);
-        }
-    }
-
-    fn invalidate_now(&self, shard: usize, pending: PendingInvalidations, now: Timestamp) {
-        if let Err(error) = self.send(shard, &pending, now)
-            && self.shards.of(shard).record_missed_invalidation(pending, instant())
-        {
-            self.report_down(shard, &error);
         }
     }
 
@@ -233,34 +231,17 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         self.events.raise(&Event::CacheDown { shard, shards, error });
     }
 
-    fn send(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
-        match pending {
-            PendingInvalidations::Keys(keys) if keys.is_empty() => Ok(()),
-            PendingInvalidations::Keys(keys) => {
-                let keys: Vec<CacheKey> = keys.iter().copied().collect();
-                self.cache.invalidate(&keys, now)
-            }
-            PendingInvalidations::Everything => self.cache.invalidate_shard(shard, now),
-        }
-    }
-
-    /// Sends the missed invalidations to a shard whose circuit breaker is open, and closes the
-    /// breaker.
+    /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
-        let circuit_breaker = self.shards.of(shard);
-        let mut probe = Probe { circuit_breaker, unsent: PendingInvalidations::default() };
-        probe.unsent = circuit_breaker.take_pending();
-        if self.send(shard, &probe.unsent, now).is_err() {
-            return;
-        }
-        // Half-open, each change sends its own invalidation. So the queue does not grow while it is
-        // sent, however many changes there are.
-        probe.unsent = circuit_breaker.half_open();
-        if self.send(shard, &probe.unsent, now).is_err() {
-            return;
-        }
-        probe.unsent = PendingInvalidations::default();
-        if circuit_breaker.close() {
+        let probe = Probe(self.shards.of(shard));
+        let invalidate = || self.cache.invalidate_shard(shard, now).is_ok();
+        // The first invalidation shows that the shard works: half-open, changes would wait for it.
+        // The second includes what they have not sent until then.
+        let is_invalidated = invalidate() && {
+            probe.0.half_open();
+            invalidate()
+        };
+        if probe.0.end_probe(is_invalidated, instant()) {
             let (shard, shards) = (shard + 1, self.shards.count());
             self.events.raise(&Event::CacheRecovered { shard, shards });
         }
@@ -286,15 +267,14 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 }
 
-/// A running probe. Dropping it queues the invalidations that were not sent.
-struct Probe<'h> {
-    circuit_breaker: &'h CircuitBreaker,
-    unsent: PendingInvalidations,
-}
+/// A running probe of the shard with this breaker. A panic of the cache ends it.
+struct Probe<'h>(&'h CircuitBreaker);
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.circuit_breaker.end_probe(std::mem::take(&mut self.unsent), instant());
+        if std::thread::panicking() {
+            self.0.end_probe(false, instant());
+        }
     }
 }
 
@@ -380,22 +360,22 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { .. } if is_new => {}
-            Committed::Done { session, former_ids, .. } => {
+            Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
+            Committed::Done { session, retired_ids, .. } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(former_ids.iter().copied()), now);
+                self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
                     self.invalidate_sessions([asked, session.id_hash], now);
                 }
             }
-            // The request may have been based on an outdated cache entry.
+            // A mismatch may come from an outdated entry. The entry of an ended session must go.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
             | Committed::Ended(EndedSession { id_hash, .. }) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
-            Committed::Missing(_) | Committed::Joins { .. } => {
+            Committed::Missing(_) | Committed::CanJoin { .. } => {
                 self.invalidate_sessions([asked], now);
             }
             Committed::LimitReached => {}

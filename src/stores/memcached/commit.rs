@@ -125,45 +125,43 @@ impl Attempts<'_> {
         };
         Ok(match commit.decide(found)? {
             Decision::Answer(answer) => Some(answer),
-            Decision::RemoveExpired { at } => {
-                if inner.client.remove(call.target, at)? {
-                    self.attempt()?
-                } else {
-                    None
-                }
-            }
+            Decision::RemoveExpired { at } => inner
+                .client
+                .remove(call.target, at)?
+                .then_some(Committed::Missing(Missing::not_found())),
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, session_limit: _, replaces: None } => {
+            Decision::Insert { session, remove_expired, replaces: None, .. } => {
+                if let Some(at) = remove_expired
+                    && !inner.client.remove(call.target, at)?
+                {
+                    return Ok(None);
+                }
                 self.begin(&session)?;
-                Some(Committed::Done { session, former_ids: Vec::new(), ended: Vec::new() })
+                Some(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
-            Decision::Insert {
-                session,
-                session_limit: _,
-                replaces: Some((presented, at, ended)),
-            } => {
+            Decision::Insert { session, replaces: Some((presented, at, ended)), .. } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, session, presented)?;
                 moved.map(|answer| match answer {
-                    Committed::Done { session, former_ids, .. } => {
-                        Committed::Done { session, former_ids, ended: vec![ended] }
+                    Committed::Done { session, retired_ids, .. } => {
+                        Committed::Done { session, retired_ids, ended: vec![ended] }
                     }
                     other => other,
                 })
             }
             Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
-                let IdChange { replaced, presented } = id_change;
-                let redirect = match &presented {
+                let IdChange { replaced, presented_again } = id_change;
+                let redirect = match &presented_again {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                self.move_session(at, &redirect, session, presented)?
+                self.move_session(at, &redirect, session, presented_again)?
             }
             Decision::Update { at, session, id_change: None, session_limit: _ } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                let (former_ids, ended) = (Vec::new(), Vec::new());
-                written.is_stored().then_some(Committed::Done { session, former_ids, ended })
+                let (retired_ids, ended) = (Vec::new(), Vec::new());
+                written.is_stored().then_some(Committed::Done { session, retired_ids, ended })
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -244,8 +242,8 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        let former_ids = vec![old.id_hash];
-        Ok(Some(Committed::Done { session, former_ids, ended: Vec::new() }))
+        let retired_ids = vec![old.id_hash];
+        Ok(Some(Committed::Done { session, retired_ids, ended: Vec::new() }))
     }
 
     fn reserve(

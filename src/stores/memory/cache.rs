@@ -1,24 +1,31 @@
-//! [`Cache`] for [`MemoryStore`]: entries and fill leases.
+//! [`MemoryCache`]: entries and fill leases.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::backend::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::stores::memory::MemoryStore;
 use crate::sync::IgnorePoison;
 
 /// How long a fill lease lasts. After that, the next miss gets a new lease.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// The entries of the cache, and the leases to fill them.
+/// A cache in the memory of one process, for a [`CachedStore`](crate::stores::cached::CachedStore).
+///
+/// It holds a limited number of entries, 100,000 by default, and drops the older half when it is
+/// full.
 #[derive(Debug)]
-pub(super) struct CacheSlots {
+pub struct MemoryCache {
     capacity: usize,
-    slots: HashMap<CacheKey, CacheSlot>,
+    slots: Mutex<CacheSlots>,
+}
+
+#[derive(Debug, Default)]
+struct CacheSlots {
+    by_key: HashMap<CacheKey, CacheSlot>,
     /// The number of the last lease. It grows with every lease, so no number is used twice, even
     /// after an invalidation.
     last_lease: u128,
@@ -33,29 +40,43 @@ struct CacheSlot {
     entry: Option<CacheEntry>,
 }
 
-impl CacheSlots {
-    pub(super) fn new(capacity: usize) -> Self {
-        CacheSlots { capacity, slots: HashMap::new(), last_lease: 0 }
+impl MemoryCache {
+    /// The maximum number of entries in a cache made by [`new`](Self::new).
+    pub const DEFAULT_CAPACITY: usize = 100_000;
+
+    /// Makes an empty cache for 100,000 entries.
+    #[must_use]
+    pub fn new() -> Self {
+        MemoryCache::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    fn drop_older_half_if_full(&mut self) {
-        if self.slots.len() < self.capacity {
-            return;
-        }
-        let mut leases: Vec<_> = self.slots.values().map(|slot| slot.lease.number()).collect();
+    /// Makes an empty cache for at most `capacity` entries.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        MemoryCache { capacity, slots: Mutex::default() }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, CacheSlots> {
+        self.slots.lock().ignore_poison()
+    }
+}
+
+impl Default for MemoryCache {
+    fn default() -> Self {
+        MemoryCache::new()
+    }
+}
+
+impl CacheSlots {
+    fn drop_older_half(&mut self) {
+        let mut leases: Vec<_> = self.by_key.values().map(|slot| slot.lease.number()).collect();
         leases.sort_unstable();
         let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
-        self.slots.retain(|_, slot| slot.lease.number() > median);
+        self.by_key.retain(|_, slot| slot.lease.number() > median);
     }
 }
 
-impl MemoryStore {
-    fn cache(&self) -> MutexGuard<'_, CacheSlots> {
-        self.cache.lock().ignore_poison()
-    }
-}
-
-impl Cache for MemoryStore {
+impl Cache for MemoryCache {
     fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::MIN
     }
@@ -65,8 +86,8 @@ impl Cache for MemoryStore {
     }
 
     fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
-        let mut cache = self.cache();
-        match cache.slots.get(key) {
+        let mut slots = self.slots();
+        match slots.by_key.get(key) {
             Some(CacheSlot { entry: Some(entry), .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
@@ -75,10 +96,12 @@ impl Cache for MemoryStore {
             }
             _ => {}
         }
-        cache.drop_older_half_if_full();
-        cache.last_lease += 1;
-        let lease = FillLease::new(cache.last_lease);
-        cache.slots.insert(*key, CacheSlot { lease, taken: now, entry: None });
+        if slots.by_key.len() >= self.capacity {
+            slots.drop_older_half();
+        }
+        slots.last_lease += 1;
+        let lease = FillLease::new(slots.last_lease);
+        slots.by_key.insert(*key, CacheSlot { lease, taken: now, entry: None });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
@@ -90,24 +113,24 @@ impl Cache for MemoryStore {
         _until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
-        let mut cache = self.cache();
+        let mut slots = self.slots();
         let open = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
-        let slot = cache.slots.get_mut(key).filter(open);
+        let slot = slots.by_key.get_mut(key).filter(open);
         let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
         slot.entry = Some(entry.clone());
         Ok(true)
     }
 
     fn invalidate(&self, keys: &[CacheKey], _now: Timestamp) -> Result<()> {
-        let mut cache = self.cache();
+        let mut slots = self.slots();
         for key in keys {
-            cache.slots.remove(key);
+            slots.by_key.remove(key);
         }
         Ok(())
     }
 
     fn invalidate_shard(&self, _shard: usize, _now: Timestamp) -> Result<()> {
-        self.cache().slots.clear();
+        self.slots().by_key.clear();
         Ok(())
     }
 }
@@ -123,7 +146,7 @@ mod tests {
         CacheEntry::new(Record::create(&new_session, now), now)
     }
 
-    fn lease(cache: &MemoryStore, key: &CacheKey, now: Timestamp) -> FillLease {
+    fn lease(cache: &MemoryCache, key: &CacheKey, now: Timestamp) -> FillLease {
         match cache.fetch(key, now).unwrap() {
             CacheLookup::Miss(Some(lease)) => lease,
             other => panic!("expected a lease, got {other:?}"),
@@ -135,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_cannot_fill_in_an_invalidated_entry() {
-        let cache = MemoryStore::new();
+        let cache = MemoryCache::new();
         let slow = lease(&cache, &KEY, NOW);
         cache.invalidate(&[KEY], NOW).unwrap();
         assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap());
@@ -149,7 +172,7 @@ mod tests {
 
     #[test]
     fn only_one_of_two_readers_that_miss_gets_the_lease() {
-        let cache = MemoryStore::new();
+        let cache = MemoryCache::new();
         lease(&cache, &KEY, NOW);
         assert_eq!(cache.fetch(&KEY, NOW).unwrap(), CacheLookup::Miss(None));
         let first_has_failed = NOW + LEASE;
@@ -158,7 +181,7 @@ mod tests {
 
     #[test]
     fn an_entry_past_its_deadline_is_a_miss() {
-        let cache = MemoryStore::new();
+        let cache = MemoryCache::new();
         let lease = lease(&cache, &KEY, NOW);
         let entry = entry(NOW);
         assert!(cache.fill(&KEY, lease, &entry, NOW, NOW).unwrap());
@@ -168,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_full_cache_drops_its_older_half() {
-        let cache = MemoryStore::with_capacity(4);
+        let cache = MemoryCache::with_capacity(4);
         let key = |n| CacheKey::from_bytes([n; 32]);
         for n in 0..5 {
             let lease = lease(&cache, &key(n), NOW);

@@ -1,7 +1,7 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, for programs that may
-//! lose all sessions at a restart, and as a cache in front of another store.
+//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that may
+//! lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
 //!
-//! Called by the manager, or by `CachedStore`.
+//! The store is called by the manager, the cache by `CachedStore`.
 
 mod cache;
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
@@ -20,15 +20,17 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
-use crate::stores::memory::cache::CacheSlots;
 use crate::sync::{IgnorePoison, instant, thread};
+
+pub use cache::MemoryCache;
 
 /// A volatile store. It has every guarantee but durability.
 ///
-/// It holds a limited number of sessions, 100,000 by default. When it is full, creating a session
-/// fails with [`ErrorKind::Full`] until a sweep has removed expired ones. As a
-/// [`Cache`](crate::backend::Cache) it holds as many entries, and drops the older half when it is
-/// full.
+/// It holds a limited number of sessions, 100,000 by default. Anonymous sessions take at most nine
+/// tenths of them: beyond that, and when the store is full, the anonymous sessions that were idle
+/// longest are evicted, a 64th of the capacity at once. A signed-in session is never evicted. When
+/// signed-in sessions fill the store, creating a session fails with [`ErrorKind::Full`] until a
+/// sweep has removed expired ones.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
@@ -37,7 +39,6 @@ pub struct MemoryStore {
     waiting_writers: AtomicUsize,
     epoch: AtomicU64,
     identity: StoreIdentity,
-    cache: Mutex<CacheSlots>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +47,8 @@ struct SessionTable {
     /// The remembered replaced ids, with the current id of each session.
     replaced: HashMap<SessionIdHash, SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
+    /// The number of sessions without a user.
+    anonymous: usize,
     last_position: i64,
 }
 
@@ -88,7 +91,6 @@ impl MemoryStore {
             waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             identity: random_identity(),
-            cache: Mutex::new(CacheSlots::new(capacity)),
         }
     }
 
@@ -167,6 +169,8 @@ impl SessionTable {
     fn insert(&mut self, id_hash: SessionIdHash, row: Row) {
         if let Some(user) = &row.record.user {
             self.users.entry(user.clone()).or_default().insert(id_hash);
+        } else {
+            self.anonymous += 1;
         }
         for id in &row.replaced {
             self.replaced.insert(id.id_hash, id_hash);
@@ -179,9 +183,11 @@ impl SessionTable {
         for id in &row.replaced {
             self.replaced.remove(&id.id_hash);
         }
-        if let Some(user) = &row.record.user
-            && let Some(id_hashes) = self.users.get_mut(user)
-        {
+        let Some(user) = &row.record.user else {
+            self.anonymous -= 1;
+            return Some(row);
+        };
+        if let Some(id_hashes) = self.users.get_mut(user) {
             id_hashes.remove(id_hash);
             if id_hashes.is_empty() {
                 self.users.remove(user);
@@ -218,9 +224,12 @@ impl SessionTable {
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                self.commit(commit, capacity)
+                Ok(Committed::Missing(Missing::not_found()))
             }
-            Decision::Insert { session, session_limit, replaces } => {
+            Decision::Insert { session, remove_expired, session_limit, replaces } => {
+                if let Some(at) = remove_expired {
+                    self.remove(&at);
+                }
                 let Some(mut ended) =
                     self.sessions_to_end(&session, session_limit, None, commit.now)?
                 else {
@@ -230,16 +239,23 @@ impl SessionTable {
                     ended.push(replaced);
                     presented
                 });
-                if self.rows.len().saturating_sub(ended.len()) >= capacity {
-                    return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+                let mut retired_ids = ids_of(&ended);
+                let is_full = self.rows.len().saturating_sub(retired_ids.len()) >= capacity;
+                let is_anonymous = session.record.user.is_none();
+                if is_full || is_anonymous && self.anonymous >= capacity - capacity / 10 {
+                    let evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
+                    if is_full && evicted.is_empty() {
+                        return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+                    }
+                    retired_ids.extend(evicted);
                 }
-                let former_ids = self.remove_ended(&ended);
+                self.remove_all(&retired_ids);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids, ended })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Update { at, session, id_change, session_limit } => {
                 let mut ended = Vec::new();
@@ -249,20 +265,21 @@ impl SessionTable {
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                let mut former_ids = self.remove_ended(&ended);
+                let mut retired_ids = ids_of(&ended);
+                self.remove_all(&retired_ids);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
-                if let Some(IdChange { replaced: left, presented }) = id_change {
-                    former_ids.push(at);
+                if let Some(IdChange { replaced: left, presented_again }) = id_change {
+                    retired_ids.push(at);
                     remember(&mut replaced, left, commit.now);
-                    if let Some(presented) = presented {
+                    if let Some(presented) = presented_again {
                         remember(&mut replaced, presented, commit.now);
                     }
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, former_ids, ended })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -300,7 +317,7 @@ impl SessionTable {
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let (others, expired) = (ended(others), ended(expired));
-        self.remove_ended(&expired);
+        self.remove_all(&ids_of(&expired));
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 
@@ -318,21 +335,43 @@ impl SessionTable {
         rows.sort_by_key(|(_, row)| row.position);
         let (live, expired) = by_life(rows, now);
         let (live, expired) = (ended(live), ended(expired));
-        self.remove_ended(&live);
-        self.remove_ended(&expired);
+        self.remove_all(&ids_of(&live));
+        self.remove_all(&ids_of(&expired));
         live
     }
 
-    /// Removes these sessions. Returns their ids.
-    fn remove_ended(&mut self, ended: &[EndedSession]) -> Vec<SessionIdHash> {
-        ended.iter().for_each(|ended| drop(self.remove(&ended.id_hash)));
-        ended.iter().map(|ended| ended.id_hash).collect()
+    /// Returns the ids of the anonymous sessions, of one realm or of all, except for the `keep` that
+    /// were used last: at most `limit`, and those that were idle longest first.
+    fn idle_longest(&self, realm: Option<&Realm>, keep: usize, limit: usize) -> Vec<SessionIdHash> {
+        let is_included = |record: &Record| {
+            record.user.is_none() && realm.is_none_or(|realm| record.realm == *realm)
+        };
+        let included = self.rows.iter().filter(|(_, row)| is_included(&row.record));
+        let mut idle: Vec<_> =
+            included.map(|(id_hash, row)| (row.record.seen, row.position, *id_hash)).collect();
+        let count = idle.len().saturating_sub(keep).min(limit);
+        if count < idle.len() {
+            idle.select_nth_unstable(count);
+            idle.truncate(count);
+        }
+        idle.sort_unstable();
+        idle.into_iter().map(|(_, _, id_hash)| id_hash).collect()
+    }
+
+    fn remove_all(&mut self, id_hashes: &[SessionIdHash]) {
+        for id_hash in id_hashes {
+            self.remove(id_hash);
+        }
     }
 }
 
 /// Splits rows into the live and the expired ones.
 fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
     rows.into_iter().partition(|(_, row)| row.record.is_live(now))
+}
+
+fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
+    ended.iter().map(|ended| ended.id_hash).collect()
 }
 
 fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
@@ -386,7 +425,7 @@ impl Store for MemoryStore {
         let expired = all.filter(|(_, row)| !row.record.is_live(now)).take(limit.get());
         let expired: Vec<EndedSession> =
             expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
-        sessions.remove_ended(&expired);
+        sessions.remove_all(&ids_of(&expired));
         let report = SweepReport::new(expired.len(), instant().saturating_duration_since(began));
         Ok(report.with_users_sessions(expired))
     }
@@ -400,7 +439,7 @@ impl Store for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
+        Capabilities::new().with_bounds_anonymous(true)
     }
 }
 
@@ -464,15 +503,41 @@ impl SessionIndex for MemoryStore {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         let sessions = self.read();
-        let live = sessions.select_live(&SessionFilter::All, now);
+        let (live, expired) = by_life(sessions.select(&SessionFilter::All), now);
+        let signed_in = |rows: &Rows<'_>| {
+            rows.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64
+        };
         let created = || live.iter().map(|(_, row)| row.record.created);
         Ok(Stats {
             live: live.len() as u64,
-            expired: (sessions.rows.len() - live.len()) as u64,
-            signed_in: live.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64,
+            expired: expired.len() as u64,
+            signed_in: signed_in(&live),
+            expired_signed_in: signed_in(&expired),
             oldest: created().min(),
             newest: created().max(),
         })
+    }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        Ok(self.read().idle_longest(Some(realm), keep, limit.get()))
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+        let mut sessions = self.write();
+        let (began, before) = (instant(), sessions.rows.len());
+        for id_hash in id_hashes {
+            if sessions.rows.get(id_hash).is_some_and(|row| row.record.user.is_none()) {
+                sessions.remove(id_hash);
+            }
+        }
+        let removed = before - sessions.rows.len();
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
     }
 }
 
@@ -486,20 +551,60 @@ mod tests {
 
     #[test]
     fn a_full_store_begins_no_session_and_keeps_those_it_has() {
-        let store = MemoryStore::with_capacity(1);
-        let now = Timestamp::from_millis(0);
-        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
-        let (first, second) =
-            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
-        let create = |id_hash| {
-            let action = Action::Create(new_session.clone());
-            store.commit(&Commit::new(id_hash, action, Delta::new(), now))
-        };
-        create(&first).unwrap();
-        assert_eq!(create(&second).unwrap_err().kind(), ErrorKind::Full);
+        let (store, now) = (MemoryStore::with_capacity(1), Timestamp::from_millis(0));
+        let (first, second) = (id_hash(1), id_hash(2));
+        sign_in(&store, first, now).unwrap();
+        assert_eq!(sign_in(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(create(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
         assert!(matches!(store.load(&first, now).unwrap(), Lookup::Live { .. }));
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
-        create(&second).unwrap();
+        create(&store, second, now).unwrap();
+    }
+
+    #[test]
+    fn anonymous_sessions_take_nine_tenths_and_leave_for_users() {
+        let at = |second: u32| Timestamp::from_millis(i64::from(second) * 1000);
+        let store = MemoryStore::with_capacity(20);
+        let stats = |second| store.stats(at(second)).unwrap();
+        for n in 0..18 {
+            create(&store, id_hash(n), at(n)).unwrap();
+        }
+        store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
+        let begun = create(&store, id_hash(18), at(21)).unwrap();
+        let evicts = |begun, ids: &[SessionIdHash]| match begun {
+            Committed::Done { retired_ids, .. } => assert_eq!(retired_ids, ids),
+            other => panic!("{other:?}"),
+        };
+        evicts(begun, &[id_hash(1)]);
+        assert_eq!(stats(21).anonymous(), 18);
+        for n in 100..102 {
+            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[]);
+        }
+        for n in 102..118 {
+            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[id_hash(n - 100)]);
+        }
+        assert_eq!((stats(21).anonymous(), stats(21).signed_in), (2, 18));
+        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Lookup::Live { .. }));
+        // Beside users, anonymous sessions share the room that is left.
+        evicts(create(&store, id_hash(50), at(22)).unwrap(), &[id_hash(0)]);
+    }
+
+    fn id_hash(n: u32) -> SessionIdHash {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        SessionIdHash::from_bytes(bytes)
+    }
+
+    fn create(store: &MemoryStore, id_hash: SessionIdHash, now: Timestamp) -> Result<Committed> {
+        let new_session = NewSession::new(Lifetime::default().starting(now))?;
+        store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), now))
+    }
+
+    fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<Committed> {
+        let (user, new_session) =
+            (UserKey::new("u")?, NewSession::new(Lifetime::default().starting(now))?);
+        let action = Action::SignIn { to, user, new_session, join_salt: None };
+        store.commit(&Commit::new(&id_hash(u32::MAX), action, Delta::new(), now))
     }
 }

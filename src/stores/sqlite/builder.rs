@@ -21,9 +21,9 @@ use crate::stores::sqlite::ownership::explain;
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
-use crate::stores::sqlite::store::{Shared, SqliteStore};
+use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{TableSql, Writer, WriterSettings};
+use crate::stores::sqlite::write::{Room, TableSql, Writer, WriterSettings};
 
 /// Which acknowledged changes survive a power loss.
 ///
@@ -182,7 +182,13 @@ impl SqliteStoreBuilder {
     }
 
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the log.
-    /// Changes that need more space fail with [`ErrorKind::Full`]. Defaults to no limit.
+    /// Defaults to no limit.
+    ///
+    /// A tenth of the file is kept for sessions of users. While less of it is free, a commit of an
+    /// anonymous session first evicts other anonymous ones, of all realms: those with the earliest
+    /// deadlines, some 64 at once. When less than a twentieth is free, a sign-in does so too.
+    /// Sessions of users are never evicted: changes that need more space than they leave fail with
+    /// [`ErrorKind::Full`]. Other tables in the file take part of its room.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
@@ -215,11 +221,11 @@ impl SqliteStoreBuilder {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
         let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
-        self.configure(&connection, &table).map_err(|error| match &file {
+        let room = self.configure(&connection, &table).map_err(|error| match &file {
             Some((_, path)) => explain(error, path),
             None => error,
         })?;
-        self.assemble(connection, file, in_use, table)
+        self.assemble(connection, file, in_use, table, room)
     }
 
     /// Opens the write connection. Returns it, and the file if the database is in one.
@@ -237,8 +243,9 @@ impl SqliteStoreBuilder {
         Ok((connection, Some((access, path))))
     }
 
-    /// Sets the write connection up, and prepares the database.
-    fn configure(&self, connection: &Connection, table: &TableName) -> Result<()> {
+    /// Sets the write connection up, and prepares the database. Returns its room if its size is
+    /// bounded.
+    fn configure(&self, connection: &Connection, table: &TableName) -> Result<Option<Room>> {
         let deadline = Instant::now() + self.busy_timeout;
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
@@ -251,15 +258,15 @@ impl SqliteStoreBuilder {
             )
             .map_err(while_doing("configure the connection"))?;
         self.prepare(connection, table, deadline)?;
-        if let Some(bytes) = self.max_file_size {
-            let pages = bytes.checked_div(page_size(connection)?).unwrap_or(bytes).max(1);
-            let bound = format!("PRAGMA max_page_count = {pages}");
-            connection
-                .query_row(&bound, [], |_| Ok(()))
-                .map_err(while_doing("bound the size of the database"))?;
-        }
         Wal::register_hook(connection);
-        Ok(())
+        let Some(bytes) = self.max_file_size else { return Ok(None) };
+        let pages = bytes.checked_div(page_size(connection)?).unwrap_or(bytes).max(1);
+        let bound = format!("PRAGMA max_page_count = {pages}");
+        // The answer is larger if the file is.
+        let pages = connection
+            .query_row(&bound, [], |row| row.get(0))
+            .map_err(while_doing("bound the size of the database"))?;
+        Ok(Some(Room::new(pages)))
     }
 
     /// Makes the store over the configured write connection.
@@ -269,6 +276,7 @@ impl SqliteStoreBuilder {
         file: Option<(Access, PathBuf)>,
         in_use: Option<InUse>,
         table: TableName,
+        room: Option<Room>,
     ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
@@ -292,6 +300,7 @@ impl SqliteStoreBuilder {
             wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
+            room,
         };
         let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
@@ -303,7 +312,7 @@ impl SqliteStoreBuilder {
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
-        Ok(SqliteStore(Arc::new(Shared {
+        Ok(SqliteStore(Arc::new(SqliteInner {
             file,
             table,
             sql,
@@ -404,14 +413,11 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     let switch = || -> rusqlite::Result<String> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
     };
-    let mode =
-        retry_while_busy(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
-    match mode.eq_ignore_ascii_case("wal") {
-        true => Ok(()),
-        false => Err(Error::with_source(
-            ErrorKind::Unavailable,
-            "switch to a write-ahead log",
-            format!("the file system allows only the journal mode {mode}"),
-        )),
+    let operation = "switch to a write-ahead log";
+    let mode = retry_while_busy(deadline, switch).map_err(while_doing(operation))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
     }
+    let why = format!("the file system allows only the journal mode {mode}");
+    Err(Error::with_source(ErrorKind::Unavailable, operation, why))
 }

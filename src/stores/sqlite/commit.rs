@@ -2,7 +2,9 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
-use crate::backend::{Action, Commit, Committed, Decision, LiveSession, Lookup, SessionLimit};
+use crate::backend::{
+    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, SessionLimit,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::EndedSession;
@@ -23,9 +25,12 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            apply(commit, tx)
+            Ok(Committed::Missing(Missing::not_found()))
         }
-        Decision::Insert { session, session_limit, replaces } => {
+        Decision::Insert { session, remove_expired, session_limit, replaces } => {
+            if let Some(at) = remove_expired {
+                tx.delete(at.id, at.id_hash)?;
+            }
             let found = replaces.as_ref().map(|(_, at, _)| *at);
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
@@ -35,13 +40,14 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
             }
+            let evicted = tx.make_room(&session.record, None)?;
             let id = tx.insert(&session)?;
             if let Some((presented, _, replaced)) = replaces {
                 tx.replace_remembered(id, &session.record.public_id, &presented)?;
                 ended.push(replaced);
             }
-            let former_ids = ended.iter().map(|ended| ended.id_hash).collect();
-            Ok(Committed::Done { session, former_ids, ended })
+            let retired_ids = ended.iter().map(|ended| ended.id_hash).chain(evicted).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
             let Some(ended) =
@@ -49,18 +55,20 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             else {
                 return Ok(Committed::LimitReached);
             };
+            let evicted = tx.make_room(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
             let others = ended.iter().map(|ended| ended.id_hash);
-            let former_ids = others.chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, former_ids, ended })
+            let retired_ids = others.chain(evicted).chain([at.id_hash]).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
+            let retired_ids = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.is_of_data() {
                 true => tx.update_data(at, &session.record)?,
                 false => tx.update_all(at, &session)?,
             }
-            Ok(Committed::Done { session, former_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::Done { session, retired_ids, ended: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());

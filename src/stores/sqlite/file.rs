@@ -238,13 +238,12 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
     let logged = sibling_size(&path, "-wal");
     let complete = logged.is_none() || (logged == Some(0) && !shared);
     let makes_files = read_only && !(shared && logged.is_some()) && has_log(&path);
-    let read = match makes_files {
-        true => Err(ErrorKind::ReadOnly),
+    let read = if makes_files {
+        Err(ErrorKind::ReadOnly)
+    } else {
         // Only an attempt shows whether the folder is writable.
-        false => match connection.query_row("PRAGMA schema_version", [], |_| Ok(())) {
-            Err(error) => Err(error::kind(&error)),
-            Ok(()) => Ok(()),
-        },
+        let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        read.map_err(|error| error::kind(&error))
     };
     match read {
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) if complete => {

@@ -1,7 +1,8 @@
 //! Detects that the database file or its log was deleted or replaced while it is open, and that the
 //! file has a second name.
 //!
-//! The builder records the files. Called before each write and when a read connection is taken.
+//! The builder records the files. Called before each write and when a read connection is
+//! opened.
 
 use std::fs;
 use std::io;
@@ -38,8 +39,7 @@ impl FileIdentity {
         }
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
-        let (files, reported) = (files.collect(), AtomicBool::new(false));
-        FileIdentity { files, events, reported }
+        FileIdentity { files: files.collect(), events, reported: AtomicBool::new(false) }
     }
 
     /// Adds to an error of opening the database what this process may not do there.

@@ -3,49 +3,46 @@
 //! Uses `row` for reads and `write` for revocations. Called by the manager, and by `admin`, which
 //! adds operators' selections.
 
-use rusqlite::types::Value as Column;
-use rusqlite::{Connection, params_from_iter};
+use std::num::NonZeroUsize;
 
-use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity};
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+
+use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
-use crate::stores::sqlite::store::Shared;
-use crate::stores::sqlite::write::{JobKind, WriteTx};
+use crate::stores::sqlite::store::SqliteInner;
+use crate::stores::sqlite::write::JobKind;
+use crate::sync::instant;
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
-/// Returns the conditions that together match `filter`. Each is used only if the previous ones
-/// matched no row.
-pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
+/// Returns the condition of the sessions that match `filter`.
+pub(super) fn condition(sql: &ReadSql, filter: &SessionFilter<'_>) -> Condition {
     let text = |text: &str| Column::Text(text.to_owned());
     let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
-    let single = |condition: &str, args| vec![(condition.to_owned(), args)];
     match filter {
-        SessionFilter::All => single("1", vec![]),
-        SessionFilter::User(user) => single("user_key = ?3", vec![text(user.as_str())]),
-        // Only sessions with a user are indexed by public id. The others need a scan, which is
-        // acceptable for an operator's commands and too slow for requests.
-        SessionFilter::PublicId(public_id) => vec![
-            ("public_id = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
-            ("public_id = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
-        ],
-        SessionFilter::PublicIdOfUser(user, public_id) => {
-            single("public_id = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
+        SessionFilter::All => ("1".to_owned(), vec![]),
+        SessionFilter::User(user) => ("user_key = ?3".to_owned(), vec![text(user.as_str())]),
+        SessionFilter::PublicId(public_id) => {
+            (format!("id = ({})", sql.id_by_public_id), vec![blob(public_id)])
         }
+        SessionFilter::PublicIdOfUser(user, public_id) => (
+            "public_id = ?3 AND user_key = ?4".to_owned(),
+            vec![blob(public_id), text(user.as_str())],
+        ),
         SessionFilter::IdpSession(idp_session_id) => {
-            single("idp_session_id = ?3", vec![text(idp_session_id.as_str())])
+            ("idp_session_id = ?3".to_owned(), vec![text(idp_session_id.as_str())])
         }
         SessionFilter::InRealm(realm, filter) => {
-            let in_realm = |(condition, mut args): Condition| {
-                args.push(text(realm.as_str()));
-                (format!("({condition}) AND realm = ?{}", 2 + args.len()), args)
-            };
-            conditions(filter).into_iter().map(in_realm).collect()
+            let (condition, mut args) = condition(sql, filter);
+            args.push(text(realm.as_str()));
+            (format!("({condition}) AND realm = ?{}", 2 + args.len()), args)
         }
     }
 }
@@ -54,6 +51,7 @@ pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
 /// where a condition can follow.
 pub(super) fn list(
     connection: &Connection,
+    sql: &ReadSql,
     select: &str,
     filter: &SessionFilter<'_>,
     page: Page,
@@ -61,43 +59,17 @@ pub(super) fn list(
 ) -> rusqlite::Result<Vec<Summary>> {
     let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-    // One snapshot for all conditions: between two, a sign-in could move a session from the second
-    // condition to the first, and neither would match it.
-    let snapshot = connection.unchecked_transaction()?;
-    for (condition, args) in conditions(filter) {
-        let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
-        let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
-        columns.extend(args);
-        let mut statement = snapshot.prepare(&text)?;
-        let found = statement.query_map(params_from_iter(columns), row::summary)?;
-        let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
-    }
-    Ok(Vec::new())
+    let (condition, args) = condition(sql, filter);
+    let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
+    let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
+    let mut statement = connection.prepare(&text)?;
+    statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
 }
 
-/// Revokes the sessions of the first condition that matches any.
-pub(super) fn revoke(
-    tx: &mut WriteTx<'_>,
-    conditions: Vec<Condition>,
-    except: Option<&PublicId>,
-    now: Timestamp,
-) -> Result<Vec<EndedSession>> {
-    for (condition, args) in conditions {
-        let revoked = tx.revoke(&condition, args, except, now)?;
-        if !revoked.is_empty() {
-            return Ok(revoked);
-        }
-    }
-    Ok(Vec::new())
-}
-
-impl SessionIndex for Shared {
+impl SessionIndex for SqliteInner {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.query("list sessions", |connection, sql| {
-            list(connection, &sql.list, filter, page, now)
+            list(connection, sql, &sql.list, filter, page, now)
         })
     }
 
@@ -107,9 +79,9 @@ impl SessionIndex for Shared {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        let (except, conditions) = (except.copied(), conditions(filter));
+        let (except, (condition, args)) = (except.copied(), condition(&self.sql, filter));
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
-            revoke(tx, conditions, except.as_ref(), now)
+            tx.revoke(&condition, args, except.as_ref(), now)
         })
     }
 
@@ -144,6 +116,52 @@ impl SessionIndex for Shared {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.query("count sessions", |connection, sql| stats(connection, sql, now))
     }
+
+    fn idle_anonymous(
+        &self,
+        realm: &Realm,
+        keep: u64,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.query("list idle sessions", |connection, sql| {
+            idle_anonymous(connection, sql, realm, keep, limit)
+        })
+    }
+
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+        const OPERATION: &str = "evict anonymous sessions";
+        let id_hashes = id_hashes.to_vec();
+        let (removed, began) = self.writer.write(JobKind::Normal, OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = instant();
+            Ok((tx.delete_anonymous(&id_hashes)?, began))
+        })?;
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+    }
+}
+
+fn idle_anonymous(
+    connection: &Connection,
+    sql: &ReadSql,
+    realm: &Realm,
+    keep: u64,
+    limit: NonZeroUsize,
+) -> rusqlite::Result<Vec<SessionIdHash>> {
+    // One snapshot for all statements.
+    let snapshot = connection.unchecked_transaction()?;
+    let keep = i64::try_from(keep).unwrap_or(i64::MAX);
+    let count = |sql: &str, params: &[&dyn ToSql]| -> rusqlite::Result<i64> {
+        snapshot.query_row(sql, params, |row| row.get(0))
+    };
+    // Indexes alone count the anonymous sessions of all realms, ten times as fast.
+    if count(&sql.count_all, &[])? - count(&sql.count_with_user, &[])? <= keep {
+        return Ok(Vec::new());
+    }
+    let excess = count(&sql.count_anonymous_of, &[&realm.as_str()])?.saturating_sub(keep).max(0);
+    let limit = excess.min(i64::try_from(limit.get()).unwrap_or(i64::MAX));
+    let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
+    let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
+    idle.query_map(params![realm.as_str(), limit], id_hash)?.collect()
 }
 
 fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
@@ -156,16 +174,18 @@ fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Re
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
     // No index covers both user and deadline. One index counts all rows with a user; then the
     // expired or the live rows, whichever are fewer, are read.
-    let signed_in = if expired <= live {
-        let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
-        let with_user = u64::try_from(with_user).unwrap_or(0);
-        with_user.saturating_sub(count(&sql.count_expired_with_user)?)
+    let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
+    let with_user = u64::try_from(with_user).unwrap_or(0);
+    let (signed_in, expired_signed_in) = if expired <= live {
+        let expired = count(&sql.count_expired_with_user)?;
+        (with_user.saturating_sub(expired), expired)
     } else {
-        count(&sql.count_live_with_user)?
+        let live = count(&sql.count_live_with_user)?;
+        (live, with_user.saturating_sub(live))
     };
     let (oldest, newest) = snapshot.query_row(&sql.live_id_range, [now.as_millis()], |row| {
         let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
         Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
     })?;
-    Ok(Stats { live, expired, signed_in, oldest, newest })
+    Ok(Stats { live, expired, signed_in, expired_signed_in, oldest, newest })
 }

@@ -17,7 +17,7 @@ use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file_identity::FileIdentity;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
-pub(super) const PREPARED: usize = 48;
+pub(super) const PREPARED: usize = 64;
 
 /// How long to wait for the pool before asking it again: it wakes no waiter when a slot is dropped
 /// because its connection could not be opened.

@@ -93,14 +93,11 @@ fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
         id_hash: SessionIdHash::from_bytes(row.get(replaced::id_hash)?),
         successor: SessionIdHash::from_bytes(row.get(replaced::successor)?),
         replaced_at: time(row, replaced::replaced_at)?,
-        by: match row.get(replaced::by_sign_in)? {
-            true => {
-                let salt: Option<[u8; 32]> = row.get(replaced::join_salt)?;
-                ReplacedBy::SignIn { salt: salt.map(JoinSalt::from_bytes) }
-            }
-            false => {
-                ReplacedBy::Renewal { grace_until: optional_time(row, replaced::grace_until)? }
-            }
+        by: if row.get(replaced::by_sign_in)? {
+            let salt: Option<[u8; 32]> = row.get(replaced::join_salt)?;
+            ReplacedBy::SignIn { salt: salt.map(JoinSalt::from_bytes) }
+        } else {
+            ReplacedBy::Renewal { grace_until: optional_time(row, replaced::grace_until)? }
         },
         had_user: row.get(replaced::had_user)?,
     })

@@ -64,14 +64,23 @@ statements! {
         let and_session = format!(
             "{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.public_id = r.public_id"
         );
-        let prefixed = |prefix, names: &[&str]| {
-            names.iter().map(|name| format!("{prefix}{name}")).collect::<Vec<_>>().join(", ")
+        let joined = |names: &[&str], column: &dyn Fn(&str) -> String| {
+            names.iter().map(|name| column(name)).collect::<Vec<_>>().join(", ")
         };
-        let columns = prefixed("", session::NAMES) + ", id";
+        let columns = session::NAMES.join(", ") + ", id";
         // A list needs no more of the data than its size.
-        let summary = columns.replace("data", "length(CAST(data AS BLOB))");
-        let session_columns = prefixed("s.", session::NAMES) + ", s.id";
-        let replaced_columns = prefixed("r.", replaced::NAMES);
+        let summary = joined(session::NAMES, &|name| match name {
+            "data" => "length(CAST(data AS BLOB))".to_owned(),
+            _ => name.to_owned(),
+        }) + ", id";
+        let session_columns = joined(session::NAMES, &|name| format!("s.{name}")) + ", s.id";
+        let replaced_columns = joined(replaced::NAMES, &|name| format!("r.{name}"));
+        // Only sessions with a user are indexed by public id. The others need a scan, which is
+        // acceptable for an operator's commands and too slow for requests.
+        let id_by_public_id = format!(
+            "SELECT coalesce((SELECT id FROM {t} WHERE public_id = ?3 AND user_key IS NOT NULL), \
+             (SELECT id FROM {t} WHERE public_id = ?3 AND user_key IS NULL))"
+        );
     }
 
     by_id_hash: "SELECT {columns} FROM {t} WHERE id_hash = ?1";
@@ -95,10 +104,8 @@ statements! {
         "SELECT {summary} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
          AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC";
     list_expired_matching: "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND ";
-    by_public_id_of_user:
-        "SELECT {summary} FROM {t} WHERE public_id = ?1 AND user_key IS NOT NULL";
-    by_public_id_of_anonymous:
-        "SELECT {summary} FROM {t} WHERE public_id = ?1 AND user_key IS NULL";
+    id_by_public_id: "{id_by_public_id}";
+    by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
@@ -112,6 +119,18 @@ statements! {
         "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline > ?1";
     count_expired_with_user:
         "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1";
+    // An anonymous session. One with the deadline 0 has ended, and another table keeps its row.
+    anonymous: "SELECT id FROM {t} WHERE id_hash = ?1 AND user_key IS NULL AND deadline > 0";
+    count_anonymous_of:
+        "SELECT count(*) FROM {t} WHERE +user_key IS NULL AND realm = ?1 AND +deadline > 0";
+    // No index contains `seen`: a scan in table order, which sorts only the rows that it yields.
+    idle_anonymous:
+        "SELECT id_hash FROM {t} WHERE +user_key IS NULL AND realm = ?1 AND +deadline > 0 \
+         ORDER BY seen, id LIMIT ?2";
+    // The row ids are in the deadline index. Each row is read for its user, so a limit bounds them.
+    after_deadline:
+        "SELECT id, id_hash, deadline, user_key IS NULL FROM {t} \
+         WHERE (deadline, id) > (?1, ?2) ORDER BY deadline, id LIMIT ?3";
     count_by_period: "SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1";
     first_from: "SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1";
     id_range: "SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})";

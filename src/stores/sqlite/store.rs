@@ -56,9 +56,9 @@ use crate::sync::{instant, thread};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct SqliteStore(pub(super) Arc<Shared>);
+pub struct SqliteStore(pub(super) Arc<SqliteInner>);
 
-pub(super) struct Shared {
+pub(super) struct SqliteInner {
     /// How the file is opened, and its path; `None` for a database in memory.
     pub(super) file: Option<(Access, PathBuf)>,
     pub(super) table: TableName,
@@ -77,7 +77,7 @@ pub(super) struct Shared {
     pub(super) _in_use: Option<InUse>,
 }
 
-impl Drop for Shared {
+impl Drop for SqliteInner {
     fn drop(&mut self) {
         if !self.writer.process().is_current() {
             // Closing a connection in a forked process can roll back a transaction of the other
@@ -88,7 +88,7 @@ impl Drop for Shared {
     }
 }
 
-impl Shared {
+impl SqliteInner {
     /// Runs `work` on a read connection, or on the write connection if there is no other.
     pub(super) fn read<T>(
         &self,
@@ -113,11 +113,14 @@ impl Shared {
     }
 }
 
-impl Debug for Shared {
+impl Debug for SqliteInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { file, table, .. } = self;
+        let SqliteInner { file, table, .. } = self;
         let path = file.as_ref().map(|(_, path)| path);
-        f.debug_struct("Shared").field("path", &path).field("table", table).finish_non_exhaustive()
+        f.debug_struct("SqliteInner")
+            .field("path", &path)
+            .field("table", table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -296,7 +299,7 @@ impl Store for SqliteStore {
     }
 }
 
-impl Maintenance for Shared {
+impl Maintenance for SqliteInner {
     /// Runs passive checkpoints beside the writers; what is left then is copied while writers wait,
     /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {

@@ -2,8 +2,7 @@
 
 use std::error;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
@@ -22,28 +21,28 @@ use crate::web::rocket::panic_watch::Watched;
 #[derive(Default)]
 struct FailureState {
     /// The manager that reports errors.
-    sessions: OnceLock<SessionManager>,
-    /// The status for the catcher after an error or a panic; 0 for none.
-    status: AtomicU16,
-    watched: OnceLock<Watched>,
-    /// True once a catcher has made the response.
-    is_from_catcher: OnceLock<bool>,
+    manager: Option<SessionManager>,
+    /// The status for the catcher after an error or a panic.
+    status: Option<Status>,
+    watched: Option<Watched>,
+    /// Whether a catcher has made the response; known from the first response fairing on.
+    is_from_catcher: Option<bool>,
     /// The header fields that all managers of the request have appended so far.
-    kept: Mutex<Vec<(String, String)>>,
+    kept: Vec<(String, String)>,
 }
 
-fn failure_state<'r>(request: &'r Request<'_>) -> &'r FailureState {
-    request.local_cache(FailureState::default)
+fn failure_state<'r>(request: &'r Request<'_>) -> MutexGuard<'r, FailureState> {
+    request.local_cache(Mutex::<FailureState>::default).lock().ignore_poison()
 }
 
 /// Sets the manager that reports the errors of this request, if there is none yet.
-pub(super) fn report_to(request: &Request<'_>, sessions: &SessionManager) {
-    failure_state(request).sessions.get_or_init(|| sessions.clone());
+pub(super) fn report_to(request: &Request<'_>, manager: &SessionManager) {
+    failure_state(request).manager.get_or_insert_with(|| manager.clone());
 }
 
 /// Starts to record a panic of this request.
-pub(super) fn watch(request: &Request<'_>) {
-    failure_state(request).watched.get_or_init(|| {
+pub(super) fn watch_request(request: &Request<'_>) {
+    failure_state(request).watched.get_or_insert_with(|| {
         request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
         Watched::new()
     });
@@ -53,22 +52,22 @@ pub(super) fn watch(request: &Request<'_>) {
 ///
 /// A catcher can answer a failure with any status, and a handler can catch its own panic and
 /// answer. The mark distinguishes them.
-pub(super) fn outcome(
+pub(super) fn outcome_of_response(
     request: &Request<'_>,
     response: &mut Response<'_>,
 ) -> (Outcome, Option<String>) {
-    let failure = failure_state(request);
-    let is_from_catcher = *failure.is_from_catcher.get_or_init(|| !remove_mark(response));
+    let mut failure = failure_state(request);
+    let is_from_catcher = *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response));
     let status = response.status().code;
-    if let Some(panic) = failure.watched.get().and_then(Watched::panic)
+    if let Some(panic) = failure.watched.as_ref().and_then(Watched::panic)
         && (status >= 500 || is_from_catcher)
     {
-        failure.status.store(Status::InternalServerError.code, Ordering::Relaxed);
+        failure.status = Some(Status::InternalServerError);
         return (Outcome::Panicked, Some(panic));
     }
-    match failure.status.load(Ordering::Relaxed) {
-        0 => (Outcome::of_status(status), None),
-        _ => (Outcome::ServerError, None),
+    match failure.status {
+        None => (Outcome::of_status(status), None),
+        Some(_) => (Outcome::ServerError, None),
     }
 }
 
@@ -76,8 +75,7 @@ pub(super) fn outcome(
 /// called again.
 pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
     let failure = failure_state(request);
-    failure.is_from_catcher.get() == Some(&true)
-        && failure.status.load(Ordering::Relaxed) == status(code).code
+    failure.is_from_catcher == Some(true) && failure.status == Some(status(code))
 }
 
 /// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
@@ -103,7 +101,7 @@ fn remove_mark(response: &mut Response<'_>) -> bool {
 /// id that one manager has issued is valid even if the session of another manager fails.
 pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
     let fields = headers.appended_fields().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    failure_state(request).kept.lock().ignore_poison().extend(fields);
+    failure_state(request).kept.extend(fields);
 }
 
 /// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
@@ -120,7 +118,7 @@ pub(super) async fn replace<'r>(
             response.set_raw_header(name.to_owned(), header.value().to_owned());
         }
     }
-    let kept = failure_state(request).kept.lock().ignore_poison().clone();
+    let kept = failure_state(request).kept.clone();
     for (name, value) in kept {
         response.adjoin_raw_header(name, value);
     }
@@ -155,18 +153,18 @@ pub(super) fn failed(
     request: &Request<'_>,
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
-    let failure = failure_state(request);
+    let manager = failure_state(request).manager.clone();
     // A request without a session guard got the error from a manager that the handler holds.
-    let sessions = failure.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
-    let status = status(match sessions {
-        Some(sessions) => Adapter::new(sessions).report_error(error),
+    let manager = manager.or_else(|| guards::manager::<(), _>(request.rocket()).cloned());
+    let status = status(match manager {
+        Some(manager) => Adapter::new(&manager).report_error(error),
         None => {
             let (message, kind) = described(error);
             log::error!(target: "cloakroom", "a request failed: {message}");
             kind.map_or(500, ErrorKind::default_status)
         }
     });
-    failure.status.store(status.code, Ordering::Relaxed);
+    failure_state(request).status = Some(status);
     status
 }
 

@@ -21,7 +21,7 @@ use crate::web::rocket::{ProxyProto, Sessions, error_response};
 /// A request's session for one manager, made by the first guard.
 pub(super) struct OpenedSession {
     pub(super) session: Session,
-    pub(super) sessions: SessionManager,
+    pub(super) manager: SessionManager,
 }
 
 impl Drop for OpenedSession {
@@ -30,64 +30,65 @@ impl Drop for OpenedSession {
     /// take effect.
     fn drop(&mut self) {
         if self.session.is_changed() {
-            self.sessions.events().raise(&Event::ChangesDiscarded { public_id: None });
+            self.manager.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
         // An already closed session returns an error.
-        let _ = self.sessions.close(&self.session, http::Outcome::Panicked);
+        let _ = self.manager.close(&self.session, http::Outcome::Panicked);
     }
 }
 
 /// The session in the request's local cache.
 struct RequestSlot<M> {
     opened: OnceLock<OpenedSession>,
-    /// The fairing has taken it, and nothing can be stored any more.
-    has_ended: AtomicBool,
+    /// The fairing has taken the session, and nothing can be stored any more.
+    is_taken: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
 fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r RequestSlot<M> {
     request.local_cache(|| RequestSlot::<M> {
         opened: OnceLock::new(),
-        has_ended: AtomicBool::new(false),
+        is_taken: AtomicBool::new(false),
         marker: PhantomData,
     })
 }
 
-/// Ends the use of the slot, and returns the session that this request has opened, if any.
-pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
+/// Returns the session that this request has opened, if any, to close it. A session that is opened
+/// later can only be read.
+pub(super) fn take_opened<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
     let slot = slot::<M>(request);
-    slot.has_ended.store(true, Ordering::Relaxed);
+    slot.is_taken.store(true, Ordering::Relaxed);
     slot.opened.get()
 }
 
 pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
-    rocket.state::<Sessions<M>>().map(|managed| &managed.sessions)
+    rocket.state::<Sessions<M>>().map(|managed| &managed.manager)
 }
 
 fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionManager> {
-    let sessions = manager::<M, _>(request.rocket()).ok_or_else(|| {
+    let manager = manager::<M, _>(request.rocket()).ok_or_else(|| {
         let why = "no manager of this type is attached";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
-    error_response::report_to(request, sessions);
-    Ok(sessions)
+    error_response::report_to(request, manager);
+    Ok(manager)
 }
 
 fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> {
-    let sessions = manager_for::<M>(request)?;
+    let manager = manager_for::<M>(request)?;
     let slot = slot::<M>(request);
     let open = || {
-        error_response::watch(request);
-        let head = head(sessions, request);
-        let from_jar = cookies_of_jar(sessions, request);
+        error_response::watch_request(request);
+        let head = head(manager, request);
+        let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
         // The fairing `OriginCheck` raises the event.
-        let session = sessions.open_decided(&head, sessions.decide_quietly(&head));
-        if slot.has_ended.load(Ordering::Relaxed) {
+        let session = manager.open_decided(&head, manager.decide_quietly(&head));
+        if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
-            let _ = sessions.close(&session, http::Outcome::Completed);
+            let _ = manager.close(&session, http::Outcome::Completed);
         }
-        OpenedSession { session, sessions: sessions.clone() }
+        OpenedSession { session, manager: manager.clone() }
     };
     Ok(&slot.opened.get_or_init(open).session)
 }
@@ -111,8 +112,8 @@ fn authority<'r>(request: &'r Request<'_>) -> Option<&'r str> {
     Some(&request.local_cache(|| Authority(host.to_string())).0)
 }
 
-pub(super) fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
-    let adapter = Adapter::new(sessions);
+pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
+    let adapter = Adapter::new(manager);
     let all = |name| request.headers().get(name).map(move |value| (name, value));
     let fields = adapter.header_names().flat_map(all);
     let method = sent_method(request).as_str();
@@ -135,7 +136,7 @@ pub(super) fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -
 /// The jar also has the cookies of the headers, but with percent-decoded names and values. Those
 /// are read from the headers only: browsers do not enforce the prefix `__Host-` for the name
 /// `__Host%2Did`.
-fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<String> {
+fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String> {
     let of_name = |name| {
         let cookie = request.cookies().get(name)?;
         let is_it =
@@ -143,14 +144,14 @@ fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<Strin
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
     };
-    Adapter::new(sessions).cookie_names().filter_map(of_name).collect()
+    Adapter::new(manager).cookie_names().filter_map(of_name).collect()
 }
 
 /// Returns the outcome of an application's own guard that uses the session. An error has the
 /// manager's [status](SessionManager::status_of), and is reported as an event.
 ///
 /// ```
-/// use cloakroom::web::rocket::outcome;
+/// use cloakroom::web::rocket::guard_outcome;
 /// use cloakroom::{Error, Session, UserKey};
 /// use rocket::Request;
 /// use rocket::http::Status;
@@ -165,14 +166,14 @@ fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<Strin
 ///
 ///     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
 ///         let session = try_outcome!(request.guard::<&Session>().await);
-///         match try_outcome!(outcome(request, session.user())) {
+///         match try_outcome!(guard_outcome(request, session.user())) {
 ///             Some(user) => Outcome::Success(User(user)),
 ///             None => Outcome::Forward(Status::Unauthorized),
 ///         }
 ///     }
 /// }
 /// ```
-pub fn outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
+pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
         Err(error) => Outcome::Error((error_response::failed(request, &error), error)),
@@ -204,7 +205,7 @@ macro_rules! guards {
             type Error = Error;
 
             async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-                outcome(request, $find::<()>(request))
+                guard_outcome(request, $find::<()>(request))
             }
         }
 
@@ -240,7 +241,7 @@ macro_rules! guards {
 
             async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
                 let found = $find::<M>(request);
-                outcome(request, found.map(|found| $name { found, marker: PhantomData }))
+                guard_outcome(request, found.map(|found| $name { found, marker: PhantomData }))
             }
         }
 

@@ -87,7 +87,7 @@ use crate::web::rocket::cross_origin::OriginCheck;
 use crate::web::rocket::guards::OpenedSession;
 
 pub use error_response::Failure;
-pub use guards::{ManagerOf, SessionOf, outcome};
+pub use guards::{ManagerOf, SessionOf, guard_outcome};
 
 /// The result of a handler that can fail with any error: `?` converts it.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -117,7 +117,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 pub struct Sessions<M = ()> {
-    sessions: SessionManager,
+    manager: SessionManager,
     inline: bool,
     marker: PhantomData<fn() -> M>,
 }
@@ -125,8 +125,8 @@ pub struct Sessions<M = ()> {
 impl<M> Sessions<M> {
     /// Makes the fairing for the sessions of this manager.
     #[must_use]
-    pub fn of(sessions: SessionManager) -> Self {
-        Sessions { sessions, inline: false, marker: PhantomData }
+    pub fn of(manager: SessionManager) -> Self {
+        Sessions { manager, inline: false, marker: PhantomData }
     }
 
     /// Sets whether calls block Rocket's own threads. Defaults to false.
@@ -142,7 +142,7 @@ impl<M> Sessions<M> {
 
 impl<M> Debug for Sessions<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Sessions").field(&self.sessions).finish()
+        f.debug_tuple("Sessions").field(&self.manager).finish()
     }
 }
 
@@ -169,7 +169,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     }
 
     async fn on_ignite(&self, mut rocket: Rocket<Build>) -> fairing::Result {
-        let sessions = &self.sessions;
+        let manager = &self.manager;
         if rocket.state::<Sessions<M>>().is_some() {
             log::error!(
                 target: "cloakroom",
@@ -178,7 +178,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             );
             return Err(rocket);
         }
-        let id_transport = Adapter::new(sessions).id_transport();
+        let id_transport = Adapter::new(manager).id_transport();
         if let Some(IdTransports(others)) = rocket.state() {
             let mut others = others.lock().ignore_poison();
             if others.contains(&id_transport) {
@@ -192,9 +192,9 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             }
             others.push(id_transport.clone());
         }
-        panic_watch::watch();
-        let sessions = if self.inline {
-            sessions.clone()
+        panic_watch::install_hook();
+        let manager = if self.inline {
+            manager.clone()
         } else {
             // Found by trying: a task of a `LocalSet` cannot block, on any runtime.
             if !panic_watch::block_for(&mut || ()) {
@@ -206,7 +206,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
                 );
                 return Err(rocket);
             }
-            sessions.with_blocking_hook(run_blocking)
+            manager.with_blocking_hook(run_blocking)
         };
         if rocket.state::<IdTransports>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
@@ -217,12 +217,12 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             }
         }
         // Attached by another fairing, it comes after all that the application has attached.
-        let check = OriginCheck(sessions.clone());
-        Ok(rocket.manage(Sessions::<M>::of(sessions)).attach(check))
+        let check = OriginCheck(manager.clone());
+        Ok(rocket.manage(Sessions::<M>::of(manager)).attach(check))
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
-        end::<M>(request, response).await;
+        finish::<M>(request, response).await;
     }
 }
 
@@ -237,15 +237,17 @@ impl Fairing for SessionManager {
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
-        end::<()>(request, response).await;
+        finish::<()>(request, response).await;
     }
 }
 
 /// Closes the request's session of this kind, if it has one, and completes the response.
-async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some(OpenedSession { session, sessions }) = guards::end::<M>(request) else { return };
-    let adapter = Adapter::new(sessions);
-    let (outcome, panic) = error_response::outcome(request, response);
+async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
+    let Some(OpenedSession { session, manager }) = guards::take_opened::<M>(request) else {
+        return;
+    };
+    let adapter = Adapter::new(manager);
+    let (outcome, panic) = error_response::outcome_of_response(request, response);
     if let Some(panic) = panic {
         adapter.report_panic(&panic);
     }

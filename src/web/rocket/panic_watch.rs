@@ -35,7 +35,7 @@ fn requests() -> MutexGuard<'static, HashMap<Executor, Option<String>>> {
 }
 
 /// Installs the hook, once per process.
-pub(super) fn watch() {
+pub(super) fn install_hook() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
         let before = panic::take_hook();

@@ -18,6 +18,7 @@ use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::stores::memcached::MemcachedStore;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 use common::{
@@ -92,7 +93,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
     let cookie = &headers.id_fields[0].1;
     let cookie = cookie.split(';').next().unwrap();
     let malformed = format!("{}=x", cookie.split('=').next().unwrap());
-    let cached = cached_store(MemoryStore::new(), store.clone());
+    let cached = cached_store(MemoryCache::new(), store.clone());
     for _ in 0..2 {
         assert!(live(&cached, &id_hash).unwrap().is_some());
     }

@@ -10,7 +10,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
 use crate::common::app::{
-    ATTRIBUTES, Browser, ENDED, MONTH, REMOVAL, complete, defaults, get, issued, on_both_stores,
+    ATTRIBUTES, Browser, ENDED, REMOVAL, WEEK, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in,
 };
 use crate::common::faulty::Call;
@@ -295,7 +295,7 @@ fn a_removal_matches_the_cookie_that_was_set() {
         let rest = "Secure; HttpOnly; SameSite=Strict; Partitioned";
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-        let expected = format!("Path=/app; Domain=example.org; {MONTH}; {rest}");
+        let expected = format!("Path=/app; Domain=example.org; {WEEK}; {rest}");
         assert_eq!(issued(&headers).1, expected);
         let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
         let expected = format!("sid=; Path=/app; Domain=example.org; {ENDED}; {rest}");
@@ -310,7 +310,7 @@ fn insecure_http_is_a_cookie_of_another_name_without_secure() {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         let id = issued(&headers).0.reveal();
-        let expected = format!("id={id}; Path=/; {MONTH}; HttpOnly; SameSite=Lax");
+        let expected = format!("id={id}; Path=/; {WEEK}; HttpOnly; SameSite=Lax");
         assert_eq!(set_cookie(&headers), Some(expected.as_str()));
     });
 }
@@ -333,7 +333,7 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
             (browser, issued(&headers).1.to_owned())
         };
         let (kept, attributes) = begin(None);
-        assert_eq!(attributes, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/; {WEEK}; {ATTRIBUTES}"));
         let (mut forgotten, attributes) = begin(Some(false));
         assert_eq!(attributes, format!("Path=/; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(599));
@@ -369,7 +369,7 @@ fn a_manager_may_make_browser_sessions_the_rule() {
             session.set_persistent(true).unwrap();
             session.set("n", 1).unwrap();
         });
-        assert_eq!(issued(&headers).1, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
+        assert_eq!(issued(&headers).1, format!("Path=/; {WEEK}; {ATTRIBUTES}"));
     });
 }
 
@@ -385,7 +385,7 @@ fn max_age_is_the_rest_of_the_absolute_limit_up_to_400_days() {
     ];
     for (lifetime, at_first, an_hour_later) in ages {
         let configure =
-            |builder: SessionManagerBuilder| builder.lifetime(lifetime).without_cleaner();
+            |builder: SessionManagerBuilder| builder.anonymous(lifetime).without_cleaner();
         on_both_stores(configure, |app| {
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());

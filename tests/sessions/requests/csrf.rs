@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ pub(super) fn token(app: &App, browser: &mut Browser) -> String {
 /// Returns true if this browser may send `token`; changes nothing.
 pub(super) fn holds(app: &App, browser: &Browser, token: &str) -> bool {
     let (session, commits) = (browser.open(&app.sessions), app.store.calls(Call::Commit));
-    let holds = session.verify_csrf(token).unwrap() == CsrfToken::Valid;
+    let holds = session.verify_csrf(token).unwrap() == CsrfCheck::Valid;
     let headers = complete(&app.sessions, &session);
     assert_eq!(app.store.calls(Call::Commit), commits, "checking writes nothing");
     assert!(!headers.discarded);
@@ -45,7 +45,7 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
         let headers = browser.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
             let verified = session.verify_csrf(&token).unwrap();
-            assert_eq!(verified, CsrfToken::Valid, "in the same request too");
+            assert_eq!(verified, CsrfCheck::Valid, "in the same request too");
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
             assert!(session.keys().unwrap().is_empty(), "the application's names only");
         });
@@ -99,7 +99,7 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
         let headers = browser.request(&app.sessions, |session| {
             session.csrf_token().unwrap();
             session.csrf_field().unwrap();
-            assert_eq!(session.verify_csrf(&old).unwrap(), CsrfToken::Valid);
+            assert_eq!(session.verify_csrf(&old).unwrap(), CsrfCheck::Valid);
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
@@ -159,7 +159,7 @@ fn no_bytes_make_the_check_panic_or_pass() {
         ];
         let mut runner = TestRunner::deterministic();
         let check = |text: String| {
-            let valid = session.verify_csrf(&text).unwrap() == CsrfToken::Valid;
+            let valid = session.verify_csrf(&text).unwrap() == CsrfCheck::Valid;
             prop_assert_eq!(valid, text == token);
             Ok(())
         };
@@ -205,7 +205,7 @@ fn a_token_from_before_a_sign_in_is_refused_after_it() {
             browser.request(&app.sessions, |session| {
                 within = session.csrf_token().unwrap();
                 sign_in(session, "ada");
-                assert_eq!(session.verify_csrf(&within).unwrap(), CsrfToken::Invalid);
+                assert_eq!(session.verify_csrf(&within).unwrap(), CsrfCheck::Invalid);
                 after = session.csrf_token().unwrap();
             });
             assert!(!holds(&app, &browser, &before) && !holds(&app, &browser, &within));
@@ -309,7 +309,7 @@ fn after_a_destroy_a_token_belongs_to_the_new_anonymous_session() {
         let headers = browser.request(&app.sessions, |session| {
             session.csrf_token().unwrap();
             session.destroy().unwrap();
-            assert_eq!(session.verify_csrf(&before).unwrap(), CsrfToken::Invalid);
+            assert_eq!(session.verify_csrf(&before).unwrap(), CsrfCheck::Invalid);
             after = session.csrf_token().unwrap();
         });
         assert_ne!(issued(&headers).0, old.id());

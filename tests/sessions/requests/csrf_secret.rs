@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use cloakroom::csrf::CsrfToken;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::manager::{SessionFilter, SessionManagerBuilder};
@@ -83,7 +83,7 @@ fn a_secret_stored_at_once_carries_no_other_change() {
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         let other = browser.open(&app.sessions);
         let verified = other.verify_csrf(&token).unwrap();
-        assert_eq!(verified, CsrfToken::Valid, "already, under the id from before");
+        assert_eq!(verified, CsrfCheck::Valid, "already, under the id from before");
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
@@ -286,7 +286,7 @@ fn a_clear_removes_the_secret_unless_a_token_follows() {
         browser.request(&app.sessions, |session| {
             session.clear().unwrap();
             second = session.csrf_token().unwrap();
-            assert_eq!(session.verify_csrf(&second).unwrap(), CsrfToken::Valid);
+            assert_eq!(session.verify_csrf(&second).unwrap(), CsrfCheck::Valid);
         });
         assert_eq!(app.n(&browser), None);
         assert!(holds(&app, &browser, &first) && holds(&app, &browser, &second));
@@ -334,7 +334,7 @@ fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
         let (browser, session) = app.open_visitor(1);
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
-        assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);
+        assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfCheck::Invalid);
         // The page may be written while the response is in flight.
         let session = browser.open(&app.sessions);
         session.csrf_token().unwrap();
@@ -382,7 +382,7 @@ fn a_session_treated_as_anonymous_has_no_valid_token() {
         let (browser, token) = visitor_with_token(&app);
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
         let session = browser.open(&app.sessions);
-        assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
+        assert_eq!(session.verify_csrf(&token).unwrap(), CsrfCheck::Invalid);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         assert!(holds(&app, &browser, &token));

@@ -6,7 +6,7 @@ use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::app::{
-    ATTRIBUTES, Browser, MONTH, defaults, get, on_both_stores, set_cookie, sign_in,
+    ATTRIBUTES, Browser, WEEK, defaults, get, on_both_stores, set_cookie, sign_in,
 };
 use crate::common::faulty::Call;
 
@@ -33,7 +33,7 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
             assert_eq!(set_cookie(&browser.request(&both, |_| {})), None);
             let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
             let sealed_again = set_cookie(&headers).expect("it is sent again").to_owned();
-            assert!(sealed_again.ends_with(&format!("; Path=/; {MONTH}; {ATTRIBUTES}")));
+            assert!(sealed_again.ends_with(&format!("; Path=/; {WEEK}; {ATTRIBUTES}")));
             assert_ne!(browser.cookie, issued_by_old.cookie);
             let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
             assert_eq!(set_cookie(&headers), None, "once");

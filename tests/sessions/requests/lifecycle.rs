@@ -10,7 +10,7 @@ use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
 use crate::common::app::{
-    ATTRIBUTES, App, Browser, ENDED, MONTH, assert_new_id, complete, defaults, get, issued,
+    ATTRIBUTES, App, Browser, ENDED, WEEK, assert_new_id, complete, defaults, get, issued,
     on_both_stores, set_cookie, sign_in, who,
 };
 use crate::common::faulty::Call;
@@ -58,7 +58,7 @@ fn a_write_makes_one_row_and_sends_one_cookie() {
             session.set("b", "two").unwrap();
         });
         let (id, attributes) = issued(&headers);
-        assert_eq!(attributes, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/; {WEEK}; {ATTRIBUTES}"));
         let cookie = format!("__Host-id={}; {attributes}", id.reveal());
         let expected = [
             ("Set-Cookie", cookie.as_str()),
@@ -446,7 +446,7 @@ fn several_managers_keep_to_their_own_cookies() {
         let mut clerk = Browser::default();
         let headers = clerk.request(&admin, |session| session.set("n", 2).unwrap());
         let (id, attributes) = issued(&headers);
-        assert_eq!(attributes, format!("Path=/admin; {MONTH}; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/admin; {WEEK}; {ATTRIBUTES}"));
         assert_eq!(clerk.cookie, Some(format!("__Secure-admin={}", id.reveal())));
 
         // One browser with both cookies.
@@ -534,7 +534,7 @@ fn renewed_after(app: &App) -> Option<u32> {
 #[test]
 fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle);
+    let configure = |builder: SessionManagerBuilder| builder.anonymous(idle);
     on_both_stores(configure, |app| {
         assert_eq!(renewed_after(&app), Some(200));
         assert_eq!(app.count(EventKind::Renewed), 1);
@@ -553,23 +553,23 @@ fn an_id_is_renewed_before_its_cookie_expires() {
         assert_eq!(days, [200, 400, 600]);
     });
     let configure =
-        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 401));
+        |builder: SessionManagerBuilder| builder.anonymous(idle.with_absolute(DAY * 401));
     on_both_stores(configure, |app| assert_eq!(renewed_after(&app), Some(200)));
     // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
     // the next session.
     let configure =
-        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 400));
+        |builder: SessionManagerBuilder| builder.anonymous(idle.with_absolute(DAY * 400));
     on_both_stores(configure, |app| {
         assert_eq!(renewed_after(&app), Some(400));
         assert_eq!(app.count(EventKind::Renewed), 0);
     });
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle).persistent(false);
+    let configure = |builder: SessionManagerBuilder| builder.anonymous(idle).persistent(false);
     on_both_stores(configure, |app| assert_eq!(renewed_after(&app), None));
 }
 
 #[test]
 fn a_request_without_its_session_renews_no_id() {
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(DAY * 400));
+    let configure = |builder: SessionManagerBuilder| builder.anonymous(Lifetime::idle(DAY * 400));
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(DAY * 300);

@@ -60,7 +60,10 @@ fn priced(amount: f64) -> Price {
 }
 
 /// A change that must fail, and leave the session of `n` = 1 and this request as they were.
-fn is_refused<T: fmt::Debug>(kind: ErrorKind, change: impl Fn(&Session) -> cloakroom::Result<T>) {
+fn assert_refused<T: fmt::Debug>(
+    kind: ErrorKind,
+    change: impl Fn(&Session) -> cloakroom::Result<T>,
+) {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| {
@@ -103,11 +106,11 @@ fn floats_come_back_exactly() {
 #[test]
 fn set_of_a_float_that_is_not_finite_is_refused() {
     for x in NOT_FINITE {
-        is_refused(ErrorKind::WrongType, |session| session.set("n", x));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", x as f32));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", Some(x)));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", (1, [x])));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", priced(x)));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", x));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", x as f32));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", Some(x)));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", (1, [x])));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", priced(x)));
     }
 }
 
@@ -126,15 +129,15 @@ fn set_of_the_deepest_value_comes_back() {
 #[test]
 fn set_of_a_value_too_deep_to_be_read_is_refused() {
     for levels in [DEEPEST + 1, 10_000, 1_000_000] {
-        is_refused(ErrorKind::WrongType, |session| session.set("n", Nested(levels)));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", &[Nested(levels - 1)]));
-        is_refused(ErrorKind::WrongType, |session| session.set("n", Some(Nested(levels))));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", Nested(levels)));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", &[Nested(levels - 1)]));
+        assert_refused(ErrorKind::WrongType, |session| session.set("n", Some(Nested(levels))));
     }
 }
 
 #[test]
 fn set_of_a_tree_too_deep_to_be_read_is_refused() {
-    is_refused(ErrorKind::WrongType, |session| {
+    assert_refused(ErrorKind::WrongType, |session| {
         let tree = (0..10_000).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
         session.set("n", tree)
     });
@@ -146,8 +149,8 @@ fn set_of_raw_json_too_deep_to_be_read_is_refused() {
         let text = format!("{}\"]\\\"[\"{}", "[".repeat(levels), "]".repeat(levels));
         serde_json::value::RawValue::from_string(text).unwrap()
     };
-    is_refused(ErrorKind::WrongType, |session| session.set("n", raw(DEEPEST as usize + 1)));
-    is_refused(ErrorKind::WrongType, |session| session.set("n", [raw(DEEPEST as usize)]));
+    assert_refused(ErrorKind::WrongType, |session| session.set("n", raw(DEEPEST as usize + 1)));
+    assert_refused(ErrorKind::WrongType, |session| session.set("n", [raw(DEEPEST as usize)]));
     on_both_stores(defaults, |app| {
         let browser = app.visitor_after(|session| {
             session.set("x", raw(DEEPEST as usize)).unwrap();
@@ -161,14 +164,16 @@ fn set_of_raw_json_too_deep_to_be_read_is_refused() {
 #[test]
 fn an_update_to_a_float_that_is_not_finite_is_refused() {
     for x in NOT_FINITE {
-        is_refused(ErrorKind::WrongType, |session| session.update("n", move |_: Option<f64>| x));
+        assert_refused(ErrorKind::WrongType, |session| {
+            session.update("n", move |_: Option<f64>| x)
+        });
     }
 }
 
 #[test]
 fn an_update_to_a_value_too_deep_is_refused() {
     for levels in [DEEPEST + 1, 10_000, 1_000_000] {
-        is_refused(ErrorKind::WrongType, |session| {
+        assert_refused(ErrorKind::WrongType, |session| {
             session.update("other", move |_: Option<Nested>| Nested(levels))
         });
     }
@@ -176,7 +181,7 @@ fn an_update_to_a_value_too_deep_is_refused() {
 
 #[test]
 fn an_update_to_a_value_too_large_is_refused() {
-    is_refused(ErrorKind::TooLarge, |session| {
+    assert_refused(ErrorKind::TooLarge, |session| {
         session.update("other", |_: Option<String>| "x".repeat(65_536))
     });
 }
@@ -206,7 +211,9 @@ fn an_update_that_cannot_be_read_again_is_refused() {
         }
     }
 
-    is_refused(ErrorKind::WrongType, |session| session.update("other", |_: Option<OneWay>| OneWay));
+    assert_refused(ErrorKind::WrongType, |session| {
+        session.update("other", |_: Option<OneWay>| OneWay)
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cloakroom::backend::{Cache, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 use shuttle::rand::Rng;
 use shuttle::thread;
@@ -142,7 +143,7 @@ fn settled<C: Cache, S: Store>(store: CachedStore<C, S>) -> CachedStore<C, S> {
 #[test]
 fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
-        let (cache, backing) = (pausing(MemoryStore::new()), pausing(MemoryStore::new()));
+        let (cache, backing) = (pausing(MemoryCache::new()), pausing(MemoryStore::new()));
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
         has_an_order(some_plan(), settled(CachedStore::new(cache, backing)), model, || ());
     });
@@ -165,7 +166,7 @@ impl Hook for Down {
 fn a_cache_that_fails_and_comes_back_hides_nothing() {
     explore("failing cache", 2000, || {
         let is_down = Arc::new(AtomicBool::new(false));
-        let cache = Hooked::with(Down(is_down.clone()), Arc::new(MemoryStore::new()));
+        let cache = Hooked::with(Down(is_down.clone()), Arc::new(MemoryCache::new()));
         let builder = CachedStore::builder(pausing(cache), pausing(MemoryStore::new()));
         let store = settled(builder.retry_after(Duration::from_millis(1)).build().unwrap());
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };

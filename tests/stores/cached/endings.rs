@@ -7,11 +7,12 @@ use cloakroom::backend::{Action, Commit, Delta, Lookup, Missing, SessionLimit, S
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
+use cloakroom::{ErrorKind, SqliteStore};
 
 use crate::cached::stage::{Backing, backing, n, renew, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
-use crate::common::{HOUR, NOW, cached_store, create, delete, live, merge, new_id_hash, setting};
+use crate::common::{HOUR, NOW, cached_store, create, end, live, merge, new_id_hash, setting};
 
 fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
@@ -22,7 +23,7 @@ type Cached = CachedStore<FaultyCache, SqliteStore>;
 /// A session has ended in the store, and its invalidation is still due. Then a revocation of all
 /// the user's sessions is acknowledged: after that none of them is served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
-    let cache = FaultyCache::cache(MemoryStore::new());
+    let cache = FaultyCache::cache(MemoryCache::new());
     let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let id_hash = sign_in(&store, &new_id_hash(), None);
     assert!(lives(&store, &id_hash), "it is in the cache from now on");
@@ -76,7 +77,7 @@ fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
 
 #[test]
 fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
-    let cache = FaultyCache::cache(MemoryStore::new());
+    let cache = FaultyCache::cache(MemoryCache::new());
     let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
     let (id_hash, nothing) = (new_id_hash(), Delta::new());
@@ -84,8 +85,8 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
         Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
     assert!(lives(&store, &id_hash));
-    let end = || drop(delete(&store, &old).unwrap());
-    let served = is_served_after_a_revocation(&cache, &store, &id_hash, end);
+    let end_old = || drop(end(&store, &old).unwrap());
+    let served = is_served_after_a_revocation(&cache, &store, &id_hash, end_old);
     assert!(!served, "served after a revocation was acknowledged");
 }
 
@@ -93,7 +94,7 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
 /// has looked for it.
 #[test]
 fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
-    let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
+    let (cache, backing) = (FaultyCache::cache(MemoryCache::new()), backing());
     let store = cached_store(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_id_hash(), None);
     let (id_hash, nothing) = (new_id_hash(), Delta::new());
@@ -120,9 +121,9 @@ fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
 }
 
 /// It waits for the store while a reader fills the cache, is done then, and says that it failed.
-fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore, Backing>) + Sync) {
+fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache, Backing>) + Sync) {
     let backing = backing();
-    let store = cached_store(MemoryStore::new(), backing.clone());
+    let store = cached_store(MemoryCache::new(), backing.clone());
     let id_hash = sign_in(&store, &new_id_hash(), None);
     let control = backing.hold(call);
     backing.set_hides_success(true);
@@ -160,7 +161,7 @@ fn a_read_during_a_failing_revocation_of_all_is_not_cached() {
 #[test]
 fn a_change_whose_answer_failed_is_served() {
     let backing = backing();
-    let store = cached_store(MemoryStore::new(), backing.clone());
+    let store = cached_store(MemoryCache::new(), backing.clone());
     let cached = || {
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         assert_eq!(n(&store, &id_hash), Some(1));
@@ -172,10 +173,10 @@ fn a_change_whose_answer_failed_is_served() {
     backing.set_hides_success(true);
     merge(&store, &merged, &setting("n", 2)).unwrap_err();
     assert_eq!(n(&store, &merged), Some(2));
-    delete(&store, &ended).unwrap_err();
+    end(&store, &ended).unwrap_err();
     assert_eq!(n(&store, &ended), None);
     // Through its grace: the answer with the id of the session is lost.
-    delete(&store, &old).unwrap_err();
+    end(&store, &old).unwrap_err();
     assert_eq!(n(&store, &new), None);
 }
 
@@ -183,7 +184,7 @@ fn a_change_whose_answer_failed_is_served() {
 fn a_merge_through_a_grace_whose_answer_failed_is_served() {
     for failing_loads in [0, 1] {
         let backing = backing();
-        let store = cached_store(MemoryStore::new(), backing.clone());
+        let store = cached_store(MemoryCache::new(), backing.clone());
         let old = create(&store, &setting("n", 1)).unwrap();
         let id_hash = renew(&store, &old, Some(NOW + HOUR));
         assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");

@@ -10,6 +10,7 @@ use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
@@ -18,7 +19,7 @@ use crate::common::app::{Browser, get};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{
-    Folder, HOUR, NOW, cached_store, create, delete, live, live_at, merge, new_id_hash, setting,
+    Folder, HOUR, NOW, cached_store, create, end, live, live_at, merge, new_id_hash, setting,
     settled, value,
 };
 
@@ -178,7 +179,7 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         // It signs a user out, and dies before it can invalidate the cache.
-        delete(&stage.backing, &id_hash).unwrap();
+        end(&stage.backing, &id_hash).unwrap();
         let restarted = CachedStore::new(stage.cache.clone(), stage.backing.clone());
         let begun = NOW + Duration::from_millis(1);
         for now in [begun, begun + SECOND * 2] {
@@ -201,7 +202,7 @@ fn an_entry_older_than_the_store_is_invalidated() {
         merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        delete(&stage.backing, &id_hash).unwrap();
+        end(&stage.backing, &id_hash).unwrap();
         assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
@@ -237,7 +238,7 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
 
 #[test]
 fn a_process_that_starts_after_a_restore_waits_for_the_others() {
-    let (cache, folder) = (FaultyCache::cache(MemoryStore::new()), Folder::new());
+    let (cache, folder) = (FaultyCache::cache(MemoryCache::new()), Folder::new());
     let builder = SqliteStore::builder(folder.database());
     let open = || CachedStore::new(cache.clone(), builder.clone().open().unwrap());
     let old = settled(open());
@@ -253,7 +254,7 @@ fn a_process_that_starts_after_a_restore_waits_for_the_others() {
     let new = open();
     let is_live = |now| matches!(new.load(&id_hash, now).unwrap(), Lookup::Live { .. });
     assert!(is_live(later(100)) && is_live(later(200)));
-    delete(&old, &id_hash).unwrap();
+    end(&old, &id_hash).unwrap();
     for milliseconds in [300, 2100, 2200] {
         assert!(!is_live(later(milliseconds)), "after {milliseconds} ms");
     }
@@ -304,7 +305,7 @@ fn two_databases_behind_one_cache_share_no_session() {
     assert!(admin.restore(&copy, true, NOW, watch).unwrap().is_continue());
     let restored = behind(target.open().unwrap());
     assert_eq!(n(&restored, &id_hash), Some(1));
-    delete(&restored, &id_hash).unwrap();
+    end(&restored, &id_hash).unwrap();
     assert_eq!(n(&staging, &id_hash), Some(1));
     assert_eq!(n(&restored, &id_hash), None, "it stays ended");
 }

@@ -18,7 +18,7 @@ use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{
-    Folder, HOUR, NOW, cached_store, create, delete, events, live, merge, new_id_hash, setting,
+    Folder, HOUR, NOW, cached_store, create, end, events, live, merge, new_id_hash, setting,
     settled,
 };
 
@@ -71,7 +71,7 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
     Stage::on_each_cache(|stage| {
         let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
         stage.cache.set_down(true);
-        delete(&stage.store, &first).unwrap();
+        end(&stage.store, &first).unwrap();
         stage.cache.set_down(false);
         let control = stage.cache.hold(Call::Invalidate);
         let (reached, is_reached) = channel();
@@ -85,7 +85,7 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
                 stage.store.load(&new_id_hash(), NOW).unwrap();
             }
             // The repair invalidates what it found; this comes after that.
-            delete(&stage.store, &second).unwrap();
+            end(&stage.store, &second).unwrap();
             control.join().unwrap().open();
         });
         stage.until_back();
@@ -107,7 +107,7 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let id_hash = create(&mine, &setting("n", 1)).unwrap();
     assert_eq!(n(&theirs, &id_hash), Some(1));
     proxy.plan(Plan::Down);
-    delete(&mine, &id_hash).unwrap();
+    end(&mine, &id_hash).unwrap();
     assert_eq!(n(&mine, &id_hash), None);
     let last = NOW + LIFE - Duration::from_millis(1);
     assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");

@@ -14,7 +14,7 @@ use cloakroom::stores::memcached::MemcachedStore;
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, new_key, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{NOW, cached_store, create, delete, live, merge, new_id_hash, setting, value};
+use crate::common::{NOW, cached_store, create, end, live, merge, new_id_hash, setting, value};
 
 #[test]
 fn whatever_ends_a_session_the_cache_does_not_have_it_any_more() {
@@ -95,7 +95,7 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
             control.wait_until_reached();
             server.kill();
             server.start_again();
-            delete(&stage.backing, &id_hash).unwrap();
+            end(&stage.backing, &id_hash).unwrap();
             for _ in 0..9 {
                 assert_eq!(n(&stage.store, &new_id_hash()), None);
             }
@@ -169,7 +169,7 @@ fn a_process_with_an_old_epoch_still_invalidates() {
     theirs.index().unwrap().revoke_everyone(None, NOW).unwrap();
     let id_hash = create(&theirs, &setting("n", 1)).unwrap();
     assert_eq!(n(&theirs, &id_hash), Some(1));
-    delete(&mine, &id_hash).unwrap();
+    end(&mine, &id_hash).unwrap();
     assert_eq!(n(&theirs, &id_hash), None);
 }
 

@@ -15,9 +15,7 @@ use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{
-    HOUR, NOW, cached_store, create, delete, events, live, merge, setting, settled,
-};
+use crate::common::{HOUR, NOW, cached_store, create, end, events, live, merge, setting, settled};
 
 #[test]
 fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
@@ -96,7 +94,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     let two = Two::new(HOUR);
     let (here, there) = ([two.cached(0), two.cached(0)], [two.cached(1), two.cached(1)]);
     two.proxy.plan(Plan::Down);
-    delete(&two.store, &there[0]).unwrap();
+    end(&two.store, &there[0]).unwrap();
     assert_eq!(two.raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
     assert_eq!(n(&two.store, &there[0]), None);
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
@@ -105,7 +103,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     let theirs = cached_store(Two::cache(&two.servers, &two.proxy), two.backing.clone());
     assert_eq!(n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
-    delete(&two.store, &here[1]).unwrap();
+    end(&two.store, &here[1]).unwrap();
     assert_eq!(n(&theirs, &here[0]), Some(2));
     assert_eq!(n(&theirs, &here[1]), None);
     assert_eq!(two.raised.try_iter().count(), 0);

@@ -3,19 +3,20 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, CacheKey, Commit, Committed, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{MemoryStore, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
 
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
 use crate::common::memcached::shared;
 use crate::common::{
-    NOW, create, delete, events, live, new_id_hash, new_session, setting, settled, value,
+    NOW, create, end, events, live, new_id_hash, new_session, setting, settled, value,
 };
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
@@ -52,8 +53,8 @@ impl Stage {
     }
 
     pub(crate) fn on_each_cache(test: impl Fn(Stage)) {
-        eprintln!("with MemoryStore in front");
-        test(Stage::over(FaultyCache::cache(MemoryStore::new()), backing()));
+        eprintln!("with MemoryCache in front");
+        test(Stage::over(FaultyCache::cache(MemoryCache::new()), backing()));
         eprintln!("with MemcachedStore in front");
         test(Stage::over(FaultyCache::cache(shared().store()), backing()));
     }
@@ -139,7 +140,7 @@ pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
     ("a sign-out", |stage, id_hash| {
-        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
     }),
     ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
     ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),

@@ -17,7 +17,7 @@ use crate::cached::stage::{n, renew, sign_in};
 use crate::common::client::PATIENCE;
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, setting, settled};
+use crate::common::{HOUR, NOW, create, end, live, merge, setting, settled};
 
 /// So many sessions live and end in the storm, and at least so many times the weather changes.
 const SESSIONS: u64 = 300;
@@ -56,7 +56,7 @@ fn live_and_end(
     }
     match round % 6 {
         0 => {
-            delete(store, &id_hash).unwrap();
+            end(store, &id_hash).unwrap();
             (vec![id_hash], None)
         }
         1 => (vec![id_hash], Some(renew(store, &id_hash, None))),
@@ -73,7 +73,7 @@ fn live_and_end(
             merge(store, &id_hash, &setting("n", round + 2)).unwrap();
             assert_eq!(n(store, &to), Some(round + 2), "a change through a grace is lost");
             if through_a_grace == 4 {
-                delete(store, &id_hash).unwrap();
+                end(store, &id_hash).unwrap();
                 return (vec![id_hash, to], None);
             }
             (vec![id_hash, to], Some(sign_in(store, &id_hash, None)))

@@ -8,7 +8,7 @@ use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{Error, ErrorKind, Result};
 
-use crate::common::{NOW, create, delete, live, merge, new_id_hash, new_session, setting};
+use crate::common::{NOW, create, end, live, merge, new_id_hash, new_session, setting};
 
 /// Far more than the timeouts, far less than a client's own patience would be.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub(crate) fn all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: Er
         store.load(id_hash, NOW).map(drop),
         create(store, &Delta::new()).map(drop),
         merge(store, id_hash, &setting("n", 1)).map(drop),
-        delete(store, id_hash).map(drop),
+        end(store, id_hash).map(drop),
         renew(store, id_hash, &new_id_hash(), None).map(drop),
         sign_in(store, id_hash, &new_id_hash(), "ada").map(drop),
         store.touch(&[(*id_hash, Touch::at(NOW))], NOW).map_err(Error::from),

@@ -14,7 +14,7 @@ use crate::common::client::PATIENCE;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{
-    HOUR, NOW, create, delete, live, merge, new_id_hash, new_session, setting, value,
+    HOUR, NOW, create, end, live, merge, new_id_hash, new_session, setting, value,
 };
 use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
 
@@ -55,7 +55,7 @@ impl Act {
             Act::SignIn => sign_in(store, id_hash, to, "ada"),
             Act::SignInOverAnother => sign_in(store, id_hash, to, "bob"),
             Act::Merge => merge(store, id_hash, &setting("n", 2)),
-            Act::Delete => delete(store, id_hash),
+            Act::Delete => end(store, id_hash),
         }
     }
 }
@@ -142,7 +142,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                     );
                 }
                 // And what lives can be ended, for good.
-                let outcome = delete(&stopped.store, &alive[0]).unwrap();
+                let outcome = end(&stopped.store, &alive[0]).unwrap();
                 assert!(matches!(outcome, Committed::Ended(_)));
                 assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
@@ -204,8 +204,7 @@ fn a_sign_out_between_any_two_commands_is_final() {
                 while !reached && is_done.try_recv().is_err() {
                     reached = held.is_reached_within(Duration::from_millis(1));
                 }
-                let ended =
-                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Ended(_));
+                let ended = matches!(end(&stopped.store, &id_hash).unwrap(), Committed::Ended(_));
                 drop(held);
                 (ended, request.join().unwrap())
             });
@@ -324,7 +323,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
         assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
         proxy.plan(Plan::Pass);
         assert!(is_live(&store, &to), "{act:?}");
-        assert!(matches!(delete(&store, &to).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&store, &to).unwrap(), Committed::Ended(_)));
         assert!(!is_live(&store, &id_hash), "{act:?}");
     }
 }
@@ -349,7 +348,7 @@ fn a_reader_held_while_it_finishes_a_move_brings_nothing_back() {
                     while !reached && is_done.try_recv().is_err() {
                         reached = held.is_reached_within(Duration::from_millis(1));
                     }
-                    let ended = delete(&stopped.store, &to).unwrap();
+                    let ended = end(&stopped.store, &to).unwrap();
                     assert!(matches!(ended, Committed::Ended(_)), "{act:?} {number}");
                     drop(held);
                     late.join().unwrap();
@@ -380,7 +379,7 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
     thread::scope(|scope| {
         let request = scope.spawn(|| Act::Renew.run(&stopped.through, &id_hash, &to).unwrap());
         held.wait_until_reached();
-        delete(&stopped.store, &id_hash).unwrap();
+        end(&stopped.store, &id_hash).unwrap();
         drop(held);
         assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));
     });

@@ -12,7 +12,7 @@ use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::{ErrorKind, MemoryStore};
 
 use crate::common::memcached::{Memcached, on};
-use crate::common::{NOW, cached_store, create, delete, live, new_id_hash, setting};
+use crate::common::{NOW, cached_store, create, end, live, new_id_hash, setting};
 use crate::memcached::given::{is_absent, is_live};
 
 /// The environment variable with the path of the file that is mounted as `/etc/hosts`.
@@ -121,7 +121,7 @@ fn a_server_that_moves_brings_no_ended_session_back() {
     let elsewhere = create(&store, &setting("n", 2)).unwrap();
     assert_eq!(events.count(EventKind::MemcachedMoved), 1);
     assert!(is_absent(&store, &id_hash));
-    delete(&store, &elsewhere).unwrap();
+    end(&store, &elsewhere).unwrap();
 
     // Back to the first server, which still has the session.
     one.thaw();

@@ -15,7 +15,7 @@ use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{
-    HOUR, NOW, create, delete, live, merge, new_id_hash, new_session, setting, value,
+    HOUR, NOW, create, end, live, merge, new_id_hash, new_session, setting, value,
 };
 use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
 
@@ -67,7 +67,7 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         // A concurrent write revives nothing; only an action that begins a session succeeds.
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
-        let answer = delete(&store, &id_hash).unwrap();
+        let answer = end(&store, &id_hash).unwrap();
         assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
@@ -112,7 +112,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
     }
-    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Ended(_)));
+    assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_)));
     assert!(is_absent(&store, &id_hash));
 }
 

@@ -51,7 +51,7 @@ fn the_first_write_sets_one_cookie_as_documented() {
         let id = response.id().unwrap();
         assert_eq!(id.len(), 43);
         assert!(SessionId::parse(&id).is_some());
-        let attributes = "Path=/; Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:13:20 GMT; Secure; \
+        let attributes = "Path=/; Max-Age=604800; Expires=Tue, 21 Nov 2023 22:13:20 GMT; Secure; \
                           HttpOnly; SameSite=Lax";
         assert_eq!(header, format!("__Host-id={id}; {attributes}"));
         assert_eq!(response.one("Vary"), Some("Cookie"));

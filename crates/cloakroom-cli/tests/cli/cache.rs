@@ -5,7 +5,8 @@ use std::time::Duration;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::http::Outcome;
 use cloakroom::id::UserKey;
-use cloakroom::{ErrorKind, MemoryStore, SessionManager, SignIn, SqliteStore};
+use cloakroom::stores::memory::MemoryCache;
+use cloakroom::{ErrorKind, SessionManager, SignIn, SqliteStore};
 
 use crate::common::{Folder, cached_store};
 use crate::fixture::run;
@@ -14,7 +15,7 @@ use crate::fixture::run;
 fn a_command_that_ends_sessions_reaches_caches_within_a_second() {
     let folder = Folder::new();
     let database = SqliteStore::open(folder.database()).unwrap();
-    let store = cached_store(MemoryStore::new(), database);
+    let store = cached_store(MemoryCache::new(), database);
     let clock = ManualClock::new(SystemClock.now());
     let sessions = SessionManager::builder(store).clock(clock.clone()).build().unwrap();
     let sign_in = || {

@@ -27,8 +27,8 @@ fn statistics_count_sessions_and_measure_the_file() {
     let mut lines = shown.lines();
     assert_eq!(lines.next(), Some("file      FOLDER/app.db"));
     assert_eq!(lines.next(), Some("table     cloakroom_sessions, schema version 1"));
-    assert_eq!(lines.next(), Some("live      2, 1 of them signed in"));
-    assert_eq!(lines.next(), Some("expired   1, to be swept"));
+    assert_eq!(lines.next(), Some("live      2: 1 signed in, 1 anonymous"));
+    assert_eq!(lines.next(), Some("expired   1: 1 signed in, 0 anonymous; to be swept"));
     assert_eq!(lines.next(), Some("created   from YYYY-MM-DD hh:mm:ss to YYYY-MM-DD hh:mm:ss"));
     assert_eq!(lines.next(), Some("data      29 B a session, 29 B at most, by a sample of 3"));
     assert!(lines.next().unwrap().starts_with("size      68.00 KiB, 0 B of it free; log "));
@@ -57,10 +57,12 @@ fn the_json_of_statistics_is_as_documented() {
     assert_eq!(
         keys,
         [
+            "anonymous",
             "at",
             "created",
             "data_bytes",
             "expired",
+            "expired_signed_in",
             "file",
             "live",
             "newest",

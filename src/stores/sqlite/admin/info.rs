@@ -32,12 +32,12 @@ pub(super) fn info(
     table: &TableName,
 ) -> Result<DatabaseInfo> {
     let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-    let journal = match access.is_immutable() {
+    let journal = if access.is_immutable() {
         // Only a database with a write-ahead log is opened as immutable, which hides the log.
-        true => "wal".to_owned(),
-        false => connection
-            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-            .map_err(while_doing(READING))?,
+        "wal".to_owned()
+    } else {
+        let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
+        mode.map_err(while_doing(READING))?
     };
     let schema = migrate::version_before(connection, table);
     let tables = number(

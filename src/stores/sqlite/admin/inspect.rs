@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::types::Null;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::backend::{Page, SessionFilter};
 use crate::clock::Timestamp;
@@ -34,7 +35,7 @@ impl Admin {
                 let mut list = connection.prepare_cached(&sql.list_expired)?;
                 list.query_map([now.as_millis(), after, limit], row::summary)?.collect()
             }
-            _ => index::list(connection, &sql.list_expired_matching, filter, page, now),
+            _ => index::list(connection, sql, &sql.list_expired_matching, filter, page, now),
         })
     }
 
@@ -65,14 +66,12 @@ impl Admin {
         self.query("find a session by its public id", |connection, sql| {
             // One snapshot for the summary and the record.
             let snapshot = connection.unchecked_transaction()?;
-            for found in [&sql.by_public_id_of_user, &sql.by_public_id_of_anonymous] {
-                let summary = snapshot.query_row(found, [public_id.as_bytes()], row::summary);
-                let Some(summary) = summary.optional()? else { continue };
-                let id = summary.cursor.position();
-                let record = snapshot.query_row(&sql.by_id, [id], row::decode)?;
-                return Ok(Some(SessionDetails { summary, record }));
-            }
-            Ok(None)
+            let params = params![Null, Null, public_id.as_bytes()];
+            let summary = snapshot.query_row(&sql.by_public_id, params, row::summary).optional()?;
+            let Some(summary) = summary else { return Ok(None) };
+            let id = summary.cursor.position();
+            let record = snapshot.query_row(&sql.by_id, [id], row::decode)?;
+            Ok(Some(SessionDetails { summary, record }))
         })
     }
 

@@ -12,7 +12,7 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate::{self, PendingMigration};
-use crate::stores::sqlite::store::{Shared, SqliteStore};
+use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::write::JobKind;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
@@ -22,7 +22,7 @@ impl Admin {
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {
-                let Shared { writer, table, events, busy_timeout, .. } = &*store.0;
+                let SqliteInner { writer, table, events, busy_timeout, .. } = &*store.0;
                 let deadline = Instant::now() + *busy_timeout;
                 writer.exclusive("set up the tables", |connection| {
                     migrate::migrate(connection, table, events, deadline)
@@ -84,9 +84,9 @@ impl Admin {
         now: Timestamp,
     ) -> Result<u64> {
         let store = self.store()?;
-        let (except, conditions) = (except.copied(), index::conditions(filter));
+        let (except, (condition, args)) = (except.copied(), index::condition(&store.0.sql, filter));
         let revoked = store.0.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
-            let revoked = index::revoke(tx, conditions, except.as_ref(), now)?;
+            let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
             // Even if none was live here: a cache may have an entry of one that ended before.
             tx.raise_epoch()?;
             Ok(revoked)

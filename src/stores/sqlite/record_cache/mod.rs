@@ -4,8 +4,8 @@
 //! lookup returns what a query would return. A commit of this process changes the entries and makes
 //! them valid for the next header; a commit of another process invalidates all entries.
 
-mod clock_cache;
 mod pending;
+mod second_chance;
 mod wal_index;
 
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
-use clock_cache::ClockCache;
+use second_chance::SecondChanceCache;
 use wal_index::{Header, WalIndex};
 
-pub(super) use clock_cache::CachedSession;
 pub(super) use pending::{Effect, PendingEffects};
+pub(super) use second_chance::CachedSession;
 
 /// The record cache of one store.
 ///
@@ -46,7 +46,7 @@ struct CacheState {
     /// Whether a transaction of this process is open. Until its effects are applied, a new header
     /// does not invalidate the entries.
     is_committing: bool,
-    entries: ClockCache,
+    entries: SecondChanceCache,
 }
 
 /// A cache miss, with the header for which the entries were valid at that moment.
@@ -62,7 +62,7 @@ impl RecordCache {
             is_verified: false,
             valid_for: None,
             is_committing: false,
-            entries: ClockCache::new(budget),
+            entries: SecondChanceCache::new(budget),
         };
         Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
     }
@@ -113,10 +113,14 @@ impl RecordCache {
     /// Adds the result of a query that followed `miss`.
     ///
     /// Invariant: an entry is returned only for a header for which it is valid. The session is
-    /// added only if the header of the entries has stayed the same since the miss. Either the
-    /// query has read the state of that header, or the state of a newer commit. Before the
-    /// entries are used for that commit's header, its changes are applied to them, or they are
-    /// invalidated.
+    /// added only if the header of the entries has stayed the same since the miss. Then there are
+    /// two cases:
+    ///
+    /// 1. The query has read the state of that header, for which the entry is valid.
+    /// 2. The query has read the state of a newer commit. Before the entries are used for that
+    ///    commit's header, [`PendingEffects::publish`] applies the changes of a commit of this
+    ///    process to them, and [`find`](Self::find) or [`begin`](Self::begin) removes them after a
+    ///    commit of another process.
     pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };

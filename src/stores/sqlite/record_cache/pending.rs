@@ -126,9 +126,10 @@ impl<'c> PendingEffects<'c> {
             (Some(before), Some(after), None) => before == after,
             (Some(before), Some(after), Some(frames)) => {
                 let follows = after.follows(before, frames);
-                match before == after {
-                    true => cache.disable(),
-                    false => state.is_verified |= follows,
+                if before == after {
+                    cache.disable();
+                } else {
+                    state.is_verified |= follows;
                 }
                 follows
             }

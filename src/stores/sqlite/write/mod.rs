@@ -7,6 +7,7 @@
 
 mod connection;
 mod job;
+mod room;
 mod sql;
 mod tx;
 
@@ -28,6 +29,7 @@ use connection::WriteConnection;
 use job::{Job, JobEnd, WaitResult, panicked};
 
 pub(super) use job::JobKind;
+pub(super) use room::Room;
 pub(super) use sql::TableSql;
 pub(super) use tx::WriteTx;
 
@@ -51,6 +53,8 @@ pub(super) struct WriterSettings {
     pub(super) wal: Wal,
     pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
+    /// `None` if the size of the file is not bounded.
+    pub(super) room: Option<Room>,
 }
 
 /// The jobs that wait for a leader, in the order of their arrival.
@@ -249,13 +253,14 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
+        let WriterSettings { sql, full, file_identity, record_cache, room, .. } = &self.settings;
         let is_synced = *full || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
+        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?
+            .with_room(room.as_ref());
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, end) in &mut leader.group {
@@ -324,6 +329,7 @@ mod tests {
             wal,
             file_identity,
             record_cache: None,
+            room: None,
         };
         let writer = Arc::new(Writer::new(connection, journal == "WAL", settings));
         Bench { writer, other: open(), folder }

@@ -72,6 +72,7 @@ statements! {
         "DELETE FROM {replaced} WHERE id IN \
          (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)";
     forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
     delete_all_replaced: "DELETE FROM {replaced}";
     raise_epoch:
         "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'epoch'";

@@ -6,7 +6,9 @@ use std::mem;
 use std::time::Instant;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, Params, Row, ToSql, named_params, params, params_from_iter};
+use rusqlite::{
+    Connection, OptionalExtension, Params, Row, ToSql, named_params, params, params_from_iter,
+};
 
 use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
@@ -19,6 +21,7 @@ use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects,
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
+use crate::stores::sqlite::write::room::{self, Room};
 use crate::stores::sqlite::write::sql::TableSql;
 
 /// An open write transaction.
@@ -28,9 +31,10 @@ pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
     sql: &'c TableSql,
     effects: PendingEffects<'c>,
+    room: Option<&'c Room>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
-    /// Whether its only job failed, and its changes were rolled back.
+    /// The group had one job, which failed; there is nothing to commit.
     is_undone: bool,
 }
 
@@ -46,7 +50,13 @@ impl<'c> WriteTx<'c> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .map_err(while_doing(operation))?;
         let effects = PendingEffects::begin(record_cache);
-        Ok(WriteTx { connection, sql, effects, operation, is_undone: false })
+        Ok(WriteTx { connection, sql, effects, room: None, operation, is_undone: false })
+    }
+
+    /// Returns this transaction in a file with bounded room.
+    pub(super) fn with_room(mut self, room: Option<&'c Room>) -> Self {
+        self.room = room;
+        self
     }
 
     /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
@@ -344,13 +354,13 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented }: &IdChange,
+        IdChange { replaced, presented_again }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::NoSession)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
-        match presented {
+        match presented_again {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
@@ -404,6 +414,66 @@ impl WriteTx<'_> {
             Err(error) if self.is_refused(&error) => Ok(()),
             deleted => deleted.map(drop),
         }
+    }
+
+    /// Deletes those of these sessions that are anonymous, and returns their number.
+    pub(crate) fn delete_anonymous(&mut self, id_hashes: &[SessionIdHash]) -> Result<usize> {
+        let mut removed = 0;
+        for id_hash in id_hashes {
+            let id: Option<i64> = self
+                .connection
+                .prepare_cached(&self.sql.read.anonymous)
+                .and_then(|mut find| {
+                    find.query_row([id_hash.as_bytes()], |row| row.get(0)).optional()
+                })
+                .map_err(self.failed())?;
+            if let Some(id) = id {
+                self.delete(id, *id_hash)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Makes room in a bounded file for `session`, which is in the row `at` if it is stored:
+    /// deletes anonymous sessions that end soon, and returns their ids. Fails with
+    /// [`ErrorKind::Full`] if the room that is left is kept for sign-ins.
+    pub(crate) fn make_room(
+        &mut self,
+        record: &Record,
+        at: Option<i64>,
+    ) -> Result<Vec<SessionIdHash>> {
+        let (mut evicted, is_anonymous) = (Vec::new(), record.user.is_none());
+        let Some(room) = self.room else { return Ok(evicted) };
+        for _ in 0..room::MAX_BATCHES {
+            if !room.is_short(self.used_pages()?, is_anonymous) {
+                return Ok(evicted);
+            }
+            let batch = room.next_batch(self.connection, &self.sql.read, at);
+            let batch = batch.map_err(self.failed())?;
+            if batch.is_empty() {
+                break;
+            }
+            for (id, id_hash) in batch {
+                self.delete(id, id_hash)?;
+                self.execute(&self.sql.write.delete_replaced_of, [id], |_| Effect::NoSession)?;
+                evicted.push(id_hash);
+            }
+        }
+        if is_anonymous && at.is_none() && room.is_short(self.used_pages()?, false) {
+            let why = "sessions of users fill the file, and the rest of it is for sign-ins";
+            return Err(Error::with_source(ErrorKind::Full, self.operation, why));
+        }
+        Ok(evicted)
+    }
+
+    /// Returns the number of pages of the file that are in use.
+    fn used_pages(&self) -> Result<i64> {
+        let number = |sql| -> rusqlite::Result<i64> {
+            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        };
+        let used = || Ok(number("PRAGMA page_count")? - number("PRAGMA freelist_count")?);
+        used().map_err(self.failed())
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the

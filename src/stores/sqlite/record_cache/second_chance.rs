@@ -16,7 +16,7 @@ const OVERHEAD: usize = size_of::<Slot>() + 128;
 /// Sessions by id hash. When the budget is exceeded, the CLOCK hand advances over the slots and
 /// evicts the first session that was not read since the hand last passed it.
 #[derive(Debug)]
-pub(super) struct ClockCache {
+pub(super) struct SecondChanceCache {
     budget: usize,
     weight: usize,
     hand: usize,
@@ -39,16 +39,22 @@ pub(crate) struct CachedSession {
     pub(crate) record: Record,
 }
 
-impl ClockCache {
+impl SecondChanceCache {
     /// Makes an empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
-        ClockCache { budget, weight: 0, hand: 0, positions: HashMap::new(), slots: Vec::new() }
+        SecondChanceCache {
+            budget,
+            weight: 0,
+            hand: 0,
+            positions: HashMap::new(),
+            slots: Vec::new(),
+        }
     }
 
     /// Empties the cache. Returns the sessions, so that the caller can drop them outside the lock.
     pub(super) fn empty(&mut self) -> Self {
         let budget = self.budget;
-        std::mem::replace(self, ClockCache::new(budget))
+        std::mem::replace(self, SecondChanceCache::new(budget))
     }
 
     pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&CachedSession> {
@@ -146,14 +152,14 @@ mod tests {
         CachedSession { id, record }
     }
 
-    fn kept(cache: &mut ClockCache) -> Vec<u8> {
+    fn kept(cache: &mut SecondChanceCache) -> Vec<u8> {
         (0..=u8::MAX).filter(|number| cache.positions.contains_key(&id_hash(*number))).collect()
     }
 
     #[test]
     fn referenced_sessions_stay_and_the_budget_is_kept() {
         let one = weight(&session(0, 1000).record);
-        let mut cache = ClockCache::new(one * 10);
+        let mut cache = SecondChanceCache::new(one * 10);
         for number in 0..10 {
             cache.put(id_hash(number), session(i64::from(number), 1000));
         }
@@ -172,7 +178,7 @@ mod tests {
 
     #[test]
     fn replaced_removed_and_large_sessions_free_their_weight() {
-        let mut cache = ClockCache::new(1 << 20);
+        let mut cache = SecondChanceCache::new(1 << 20);
         for number in 0..20 {
             cache.put(id_hash(number), session(1, 100));
         }
@@ -193,7 +199,7 @@ mod tests {
 
     #[test]
     fn emptying_keeps_the_budget() {
-        let mut cache = ClockCache::new(1 << 20);
+        let mut cache = SecondChanceCache::new(1 << 20);
         cache.put(id_hash(1), session(1, 100));
         assert_eq!(kept(&mut cache.empty()), [1]);
         assert!(kept(&mut cache).is_empty());

@@ -1,0 +1,128 @@
+//! Helpers for tests of applications: signed-in users, the cookies of a client, and a store whose
+//! calls wait or fail.
+//!
+//! With [`MemoryStore`](crate::MemoryStore) and [`ManualClock`](crate::clock::ManualClock) such
+//! tests need no socket, no file and no sleep. Two requests that race:
+//!
+//! ```
+//! use std::thread;
+//!
+//! use cloakroom::http::Outcome;
+//! use cloakroom::testing::{Call, PausingStore, signed_in};
+//! use cloakroom::{MemoryStore, SessionManager, UserKey};
+//!
+//! let store = PausingStore::new(MemoryStore::new());
+//! let sessions = SessionManager::new(store.clone())?;
+//! let cookie = signed_in(&sessions, UserKey::new("ada")?)?;
+//!
+//! // A request that writes stops before its commit …
+//! let pause = store.pause(Call::Commit);
+//! let writer = thread::spawn({
+//!     let (sessions, cookie) = (sessions.clone(), cookie.clone());
+//!     move || {
+//!         let session = sessions.open(Some(cookie.as_str()));
+//!         session.get::<u32>("cart")?;
+//!         session.set("cart", 1)?;
+//!         sessions.close(&session, Outcome::Completed)
+//!     }
+//! });
+//! assert!(pause.is_reached());
+//!
+//! // … while another one signs out.
+//! let session = sessions.open(Some(cookie.as_str()));
+//! session.destroy()?;
+//! sessions.close(&session, Outcome::Completed)?;
+//!
+//! pause.end();
+//! assert!(writer.join().unwrap()?.discarded, "the writer was too late");
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+
+mod cookie_jar;
+mod pausing_store;
+
+pub use cookie_jar::CookieJar;
+pub use pausing_store::{Call, Pause, PausingStore};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::UserKey;
+use crate::manager::SessionManager;
+use crate::message::Outcome;
+use crate::session::{Session, SignIn};
+
+/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser then
+/// sends, or of the header that carries the id instead.
+///
+/// # Errors
+/// The store's errors; [`ErrorKind::Invalid`] if the user has the maximum number of sessions.
+pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
+    with_session(sessions, |session| match session.sign_in(user)? {
+        SignIn::Done => Ok(()),
+        SignIn::Refused => {
+            let why = "the user has the maximum number of sessions";
+            Err(Error::with_source(ErrorKind::Invalid, "sign a test's user in", why))
+        }
+    })
+}
+
+/// Begins a session with the changes that `prepare` makes, and returns the value of the `Cookie`
+/// header, or of the header that carries the id instead.
+///
+/// A user who has put something into the cart before:
+///
+/// ```
+/// use cloakroom::testing::with_session;
+/// # use cloakroom::{MemoryStore, SessionManager, UserKey};
+///
+/// # let (sessions, ada) = (SessionManager::new(MemoryStore::new())?, UserKey::new("ada")?);
+/// let cookie = with_session(&sessions, |session| {
+///     session.set("cart", 3)?;
+///     session.sign_in(ada)?;
+///     Ok(())
+/// })?;
+/// # let session = sessions.open(Some(cookie.as_str()));
+/// # assert_eq!(session.get::<u32>("cart")?, Some(3));
+/// # assert!(session.user()?.is_some());
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of `prepare` and of the store; [`ErrorKind::Invalid`] if `prepare` began no session.
+pub fn with_session(
+    sessions: &SessionManager,
+    prepare: impl FnOnce(&Session) -> Result<()>,
+) -> Result<String> {
+    let session = sessions.open(None);
+    prepare(&session)?;
+    let headers = sessions.close(&session, Outcome::Completed)?;
+    let none = || {
+        let why = "no value was set";
+        Error::with_source(ErrorKind::Invalid, "begin a test's session", why)
+    };
+    let (name, value) = headers.id_fields.into_iter().next().ok_or_else(none)?;
+    Ok(match &*name {
+        "Set-Cookie" => value.split(';').next().unwrap_or_default().to_owned(),
+        _ => value,
+    })
+}
+
+/// Returns the value of the first field of a form with this `name`, as
+/// [`Session::csrf_field`](crate::Session::csrf_field) writes it: `name="…" value="…"`. The value
+/// is returned as it is in the page, with the escapes of HTML.
+///
+/// ```
+/// use cloakroom::csrf::CsrfCheck;
+/// use cloakroom::testing::field_of_form;
+/// # use cloakroom::{MemoryStore, SessionManager};
+///
+/// # let session = SessionManager::new(MemoryStore::new())?.open(None);
+/// let page = format!("<form method=post>{}<button>Go</button></form>", session.csrf_field()?);
+/// let token = field_of_form(&page, "csrf").unwrap();
+/// assert_eq!(session.verify_csrf(token)?, CsrfCheck::Valid);
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[must_use]
+pub fn field_of_form<'p>(page: &'p str, name: &str) -> Option<&'p str> {
+    let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\""))?;
+    rest.split_once('"').map(|(value, _)| value)
+}

@@ -1,0 +1,268 @@
+//! Anonymous sessions: their shorter lifetime, their limit, and the room that they leave to users.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores, sign_in};
+use crate::common::dice::number;
+use crate::common::{Folder, HOUR, NOW};
+use cloakroom::backend::Store;
+use cloakroom::clock::ManualClock;
+use cloakroom::event::EventKind;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Uses the session twice a day for so many days. Returns whether it is live after that.
+fn lives_for(app: &App, browser: &mut Browser, days: u32) -> bool {
+    for _ in 0..days * 2 {
+        app.clock.advance(DAY / 2);
+        browser.request(&app.sessions, |session| {
+            let _ = session.contains("n").unwrap();
+        });
+        app.sessions.flush().unwrap();
+    }
+    app.n(browser).is_some()
+}
+
+#[test]
+fn an_anonymous_session_in_use_ends_after_seven_days() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        assert!(lives_for(&app, &mut browser, 6));
+        assert!(!lives_for(&app, &mut browser, 1));
+        let browser = app.visitor(2);
+        app.clock.advance(DAY);
+        assert_eq!(app.n(&browser), None, "idle for a day");
+    });
+}
+
+#[test]
+fn a_sign_in_restarts_both_clocks_of_an_anonymous_session() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        assert!(lives_for(&app, &mut browser, 6));
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        assert!(lives_for(&app, &mut browser, 29));
+        assert!(!lives_for(&app, &mut browser, 1));
+    });
+}
+
+#[test]
+fn anonymous_sets_a_lifetime_longer_or_shorter_than_a_users() {
+    let limits = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
+    let configure = |builder: SessionManagerBuilder| builder.anonymous(limits);
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR - SECOND);
+        assert_eq!(app.n(&browser), Some(1));
+        app.sessions.flush().unwrap();
+        app.clock.advance(HOUR - SECOND);
+        assert_eq!(app.n(&browser), Some(1));
+        app.sessions.flush().unwrap();
+        app.clock.advance(SECOND * 2);
+        assert_eq!(app.n(&browser), None);
+    });
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(limits).anonymous(Lifetime::fixed(DAY));
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(DAY - SECOND);
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        app.clock.advance(HOUR);
+        assert_eq!(app.n(&browser), None, "a user's limits");
+    });
+}
+
+#[test]
+fn by_default_an_anonymous_session_lives_no_longer_than_a_users() {
+    let hour = |builder: SessionManagerBuilder| {
+        builder.lifetime(Lifetime::fixed(HOUR)).browser_session_lifetime(Lifetime::fixed(HOUR / 2))
+    };
+    on_both_stores(hour, |app| {
+        let kept = app.visitor(1);
+        let dropped = app.visitor_after(|session| {
+            session.set_persistent(false).unwrap();
+            session.set("n", 1).unwrap();
+        });
+        app.clock.advance(HOUR / 2);
+        assert_eq!((app.n(&kept), app.n(&dropped)), (Some(1), None));
+        app.clock.advance(HOUR / 2);
+        assert_eq!(app.n(&kept), None);
+    });
+}
+
+#[test]
+fn a_form_without_a_token_stores_nothing() {
+    on_both_stores(defaults, |app| {
+        for _ in 0..100_000 {
+            let session = app.sessions.open(None);
+            assert_eq!(session.user().unwrap(), None);
+            assert!(complete(&app.sessions, &session).iter().all(|(name, _)| name != "Set-Cookie"));
+        }
+        assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn a_limit_of_none_is_refused() {
+    let build = |max| SessionManager::builder(MemoryStore::new()).max_anonymous(max).build();
+    assert_eq!(build(0).unwrap_err().kind(), ErrorKind::Invalid);
+    build(1).unwrap();
+}
+
+/// Waits until the cleaner has evicted what is above the limit.
+fn wait_for_limit(app: &App, max: u64) {
+    while app.stats().anonymous() > max {
+        app.wait_for(EventKind::AnonymousEvicted);
+    }
+}
+
+#[test]
+fn above_the_limit_the_longest_idle_end() {
+    let configure = |builder: SessionManagerBuilder| builder.max_anonymous(64).sweep_every(HOUR);
+    on_both_stores(configure, |app| {
+        let mut users = Vec::new();
+        for name in ["ada", "bob"] {
+            users.push(app.visitor_after(|session| {
+                session.set("n", 0).unwrap();
+                sign_in(session, name);
+            }));
+        }
+        let mut visitors = Vec::new();
+        for n in 1..=200 {
+            app.clock.advance(SECOND);
+            visitors.push(app.visitor(n));
+        }
+        wait_for_limit(&app, 64);
+        let live: Vec<u32> = visitors.iter().filter_map(|browser| app.n(browser)).collect();
+        // All were idle since they began. As many as a check is apart are evicted at once.
+        assert!((60..=64).contains(&live.len()), "{}", live.len());
+        let newest = 201 - u32::try_from(live.len()).unwrap()..=200;
+        assert_eq!(live, newest.collect::<Vec<_>>());
+        assert!(users.iter().all(|browser| app.n(browser) == Some(0)));
+        assert!(app.count(EventKind::AnonymousEvicted) > 0);
+    });
+}
+
+#[test]
+fn each_realm_has_its_own_limit() {
+    let configure =
+        |builder: SessionManagerBuilder| builder.realm("shop").max_anonymous(64).sweep_every(HOUR);
+    on_both_stores(configure, |app| {
+        let news = app.another(|builder| builder.realm("news").max_anonymous(64));
+        let begin = |n| Browser::default().after(&news, |session| session.set("n", n).unwrap());
+        let others: Vec<_> = (0..60).map(begin).collect();
+        for n in 0..100 {
+            app.visitor(n);
+        }
+        wait_for_limit(&app, 64 + 60);
+        let live = |browser: &&Browser| browser.open(&news).contains("n").unwrap();
+        assert_eq!(others.iter().filter(live).count(), 60);
+    });
+}
+
+#[test]
+fn a_request_of_an_evicted_session_does_not_bring_it_back() {
+    let configure = |builder: SessionManagerBuilder| builder.max_anonymous(1).sweep_every(HOUR);
+    on_both_stores(configure, |app| {
+        let (browser, reads) = app.open_visitor(1);
+        let writes = browser.open(&app.sessions);
+        assert!(reads.contains("n").unwrap());
+        app.clock.advance(SECOND);
+        app.visitor(2);
+        wait_for_limit(&app, 1);
+        assert_eq!(app.n(&browser), None);
+        reads.set("late", true).unwrap();
+        complete(&app.sessions, &reads);
+        assert_eq!(app.count(EventKind::ChangesDiscarded), 1, "it had read what ended");
+        // One that had not read begins a session of its own, as after a sweep.
+        writes.set("late", true).unwrap();
+        let later = browser.answered(&complete(&app.sessions, &writes));
+        assert_eq!(app.n(&later), None, "without the values from before");
+        assert_eq!(app.n(&browser), None);
+    });
+}
+
+#[test]
+fn two_processes_keep_the_limit_on_one_file() {
+    let folder = Folder::new();
+    let store = || SqliteStore::open(folder.database()).unwrap();
+    let managers = [store(), store()].map(|store| {
+        let builder = SessionManager::builder(store).max_anonymous(320).sweep_every(HOUR);
+        builder.clock(ManualClock::new(NOW)).build().unwrap()
+    });
+    std::thread::scope(|scope| {
+        for sessions in &managers {
+            scope.spawn(|| {
+                for n in 0..500 {
+                    Browser::default().request(sessions, |session| session.set("n", n).unwrap());
+                    // Waits for the check, which is between two flushes.
+                    sessions.flush().unwrap();
+                    sessions.flush().unwrap();
+                }
+            });
+        }
+    });
+    managers.iter().for_each(|sessions| sessions.flush().unwrap());
+    let anonymous = store().index().unwrap().stats(NOW).unwrap().anonymous();
+    assert!((250..=350).contains(&anonymous), "{anonymous}");
+}
+
+/// Begins anonymous sessions, and a user's after each hundred. Returns the users.
+fn flood(sessions: &SessionManager, clock: &ManualClock) -> Vec<Browser> {
+    let count = number("CLOAKROOM_FLOOD").unwrap_or(20_000);
+    let (mut users, began) = (Vec::new(), Instant::now());
+    for n in 0..count {
+        clock.advance(Duration::from_millis(1));
+        Browser::default().request(sessions, |session| session.set("n", n).unwrap());
+        if n % 100 == 0 && users.len() < 1000 {
+            users.push(Browser::default().after(sessions, |session| {
+                session.set("n", n).unwrap();
+                sign_in(session, &format!("user {n}"));
+            }));
+        }
+    }
+    println!("{count} anonymous sessions, {} users in {:?}", users.len(), began.elapsed());
+    users
+}
+
+fn are_signed_in(sessions: &SessionManager, users: &[Browser]) {
+    for browser in users {
+        assert!(browser.open(sessions).user().unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_flood_in_memory_keeps_no_user_out() {
+    let capacity = if number("CLOAKROOM_FLOOD").is_some() { 100_000 } else { 2000 };
+    let app = App::on(Box::new(MemoryStore::with_capacity(capacity)), Folder::new(), defaults);
+    let users = flood(&app.sessions, &app.clock);
+    are_signed_in(&app.sessions, &users);
+    let stats = app.stats();
+    let (anonymous, capacity) = (stats.anonymous(), capacity as u64);
+    assert_eq!(stats.signed_in, users.len() as u64);
+    assert!(anonymous <= capacity - capacity / 10 && anonymous > capacity / 2, "{stats:?}");
+    app.sessions.sweep_now().unwrap();
+    assert!(app.count(EventKind::AnonymousEvicted) > 0);
+}
+
+#[test]
+fn a_flood_of_a_bounded_file_keeps_no_user_out() {
+    const BYTES: u64 = 4 << 20;
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).max_file_size(BYTES).open().unwrap();
+    let app = App::on(Box::new(store), folder, defaults);
+    let users = flood(&app.sessions, &app.clock);
+    are_signed_in(&app.sessions, &users);
+    let stats = app.stats();
+    assert_eq!(stats.signed_in, users.len() as u64);
+    assert!((1000..20_000).contains(&stats.anonymous()), "{stats:?}");
+    let size = |name: &str| fs::metadata(app.folder.path(name)).unwrap().len();
+    println!("{} bytes, {} of the log", size("app.db"), size("app.db-wal"));
+    assert!(size("app.db") <= BYTES && size("app.db-wal") <= 64 << 20);
+    app.sessions.sweep_now().unwrap();
+    assert!(app.count(EventKind::AnonymousEvicted) > 0);
+}
