@@ -9,8 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport, Touch, TouchError,
+    Capabilities, Commit, Committed, Decision, EndedSession, IdChange, LiveSession, Lookup,
+    Maintenance, Missing, Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport,
+    Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -54,11 +55,15 @@ impl Rows {
             return Lookup::not_found();
         }
         // A session ends at its deadline, whether or not a sweep has removed it.
+        let record = Record::from_json(&row.json);
         if row.deadline <= now {
-            return Lookup::Missing(Missing::Expired { at });
+            return Lookup::Missing(match &record {
+                Ok(record) => Missing::expired(at, record),
+                Err(_) => Missing::Expired { at, reached: None },
+            });
         }
         // A row that does not decode stays: another version of the program may be able to read it.
-        let record = match Record::from_json(&row.json) {
+        let record = match record {
             Ok(record) => record,
             Err(error) => {
                 return Lookup::Missing(Missing::Undecodable { public_id: None, error, at });
@@ -126,7 +131,7 @@ impl Store for OwnStore {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
-                Ok(Committed::Missing(Missing::NotFound))
+                Ok(Committed::Missing(Missing::not_found()))
             }
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, remove_expired, session_limit: _, replaces } => {
@@ -135,17 +140,18 @@ impl Store for OwnStore {
                 }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let retired_ids: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
+                let retired_ids: Vec<_> = replaces.iter().map(|(_, at, _)| *at).collect();
                 for id_hash in &retired_ids {
                     rows.remove(id_hash);
                 }
-                let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
+                let (replaced, ended) =
+                    replaces.into_iter().map(|(presented, _, ended)| (presented, ended)).unzip();
                 rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, retired_ids })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Update { at, session, id_change: None, .. } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, retired_ids: Vec::new() })
+                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
             Decision::Update { at, session, id_change: Some(id_change), .. } => {
                 let IdChange { replaced, presented_again } = id_change;
@@ -161,15 +167,16 @@ impl Store for OwnStore {
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, retired_ids: vec![at] })
+                Ok(Committed::Done { session, retired_ids: vec![at], ended: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Unchanged(session))
             }
-            Decision::End { at } => {
+            Decision::End { at, mut ended } => {
                 rows.remove(&at);
-                Ok(Committed::Ended(at))
+                ended.id_hash = at;
+                Ok(Committed::Ended(ended))
             }
         }
     }
@@ -194,10 +201,16 @@ impl Store for OwnStore {
         let ended = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
         let ended: Vec<SessionIdHash> =
             ended.map(|(id_hash, _)| *id_hash).take(limit.get()).collect();
+        let mut named = Vec::new();
         for id_hash in &ended {
+            let row = rows.by_key.get(id_hash);
+            if let Some(Ok(record)) = row.map(|row| Record::from_json(&row.json)) {
+                named.push(EndedSession::expired(*id_hash, &record));
+            }
             rows.remove(id_hash);
         }
-        Ok(SweepReport::new(ended.len(), began.elapsed()))
+        // For the trail of events, which has those of users.
+        Ok(SweepReport::new(ended.len(), began.elapsed()).with_users_sessions(named))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::clock::Timestamp;
 use crate::data::{Data, Value};
 use crate::id::UserKey;
 use crate::record::Record;
 
-/// The changes of one request: names set and removed, all names cleared, the user replaced.
+/// The changes of one request: names set and removed, all names cleared, the user replaced or
+/// authenticated again.
 ///
 /// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +20,15 @@ pub struct Delta {
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
+    confirmation: Option<Confirmation>,
+}
+
+/// Another proof of the identity of the signed-in user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Confirmation {
+    user: UserKey,
+    at: Timestamp,
+    level: u16,
 }
 
 /// The change of one name in a delta.
@@ -36,7 +47,7 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta { clear: false, changes: BTreeMap::new(), user: None }
+        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmation: None }
     }
 
     /// Sets `name`.
@@ -64,6 +75,12 @@ impl Delta {
     /// provider's session id of the last sign-in, even when the user stays the same.
     pub fn set_user(&mut self, user: Option<UserKey>) {
         self.user = Some(user);
+        self.confirmation = None;
+    }
+
+    /// Sets the time and the level of the authentication, if this user is the session's.
+    pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
+        self.confirmation = Some(Confirmation { user, at, level });
     }
 
     /// Returns this delta without its clear and without its change of `name`.
@@ -76,7 +93,13 @@ impl Delta {
     /// Returns whether the delta changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.clear && self.changes.is_empty() && self.user.is_none()
+        !self.clear && self.changes.is_empty() && self.is_of_data()
+    }
+
+    /// Returns whether the delta changes at most the data of the session.
+    #[must_use]
+    pub fn is_of_data(&self) -> bool {
+        self.user.is_none() && self.confirmation.is_none()
     }
 
     /// Returns the change of `name`.
@@ -119,8 +142,11 @@ impl Delta {
                 None => self.remove(&name),
             }
         }
-        if next.user.is_some() {
-            self.user = next.user;
+        if let Some(user) = next.user {
+            self.set_user(user);
+        }
+        if next.confirmation.is_some() {
+            self.confirmation = next.confirmation;
         }
         self
     }
@@ -151,6 +177,13 @@ impl Delta {
             record.auth_level = 0;
             record.idp_session_id = None;
         }
+        if let Some(Confirmation { user, at, level }) = &self.confirmation
+            && record.user.as_ref() == Some(user)
+        {
+            changed |= (record.authenticated, record.auth_level) != (Some(*at), *level);
+            record.authenticated = Some(*at);
+            record.auth_level = *level;
+        }
         changed
     }
 }
@@ -160,7 +193,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::Timestamp;
     use crate::id::PublicId;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
@@ -171,6 +203,7 @@ mod tests {
         Remove(usize),
         Clear,
         User(Option<u8>),
+        Confirm(u8, u8),
     }
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -181,6 +214,7 @@ mod tests {
             3 => (0..3_usize).prop_map(Step::Remove),
             1 => Just(Step::Clear),
             1 => prop::option::of(0..2_u8).prop_map(Step::User),
+            1 => (0..2_u8, 0..3_u8).prop_map(|(user, level)| Step::Confirm(user, level)),
         ];
         prop::collection::vec(step, 0..6)
     }
@@ -194,6 +228,11 @@ mod tests {
                 Step::Clear => delta.clear(),
                 Step::User(user) => {
                     delta.set_user(user.map(|user| UserKey::new(user.to_string()).unwrap()));
+                }
+                Step::Confirm(user, level) => {
+                    let at = Timestamp::from_millis(i64::from(*level));
+                    let user = UserKey::new(user.to_string()).unwrap();
+                    delta.confirm_authentication(user, at, u16::from(*level));
                 }
             }
         }

@@ -97,6 +97,9 @@ impl Session {
     /// As [`get`](Self::get).
     pub fn flashes(&self) -> Result<Vec<Flash>> {
         let flashes: Vec<Flash> = self.get(FLASHES)?.unwrap_or_default();
+        if !flashes.is_empty() {
+            self.has_shown_flashes();
+        }
         if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Removes only what was read: another request may add a message at the same time.

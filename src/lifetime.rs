@@ -1,12 +1,13 @@
 //! The idle and the absolute limit of sessions: the deadline that follows from them, and when
 //! activity is due to be recorded.
 //!
-//! Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines here.
+//! Uses only `clock`, `error` and `event`. The session, the cleaner and every store compute deadlines here.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::EndReason;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -125,6 +126,17 @@ impl Limits {
     pub fn deadline(&self, seen: Timestamp) -> Timestamp {
         let idle = self.idle.map_or(Timestamp::MAX, |idle| seen + idle);
         idle.min(self.absolute.unwrap_or(Timestamp::MAX))
+    }
+
+    /// Returns the limit that ends a session whose last activity was at `seen`.
+    #[must_use]
+    pub fn first_reached(&self, seen: Timestamp) -> EndReason {
+        match self.idle {
+            Some(idle) if self.absolute.is_none_or(|end| seen + idle < end) => {
+                EndReason::Idle(idle)
+            }
+            _ => EndReason::Absolute,
+        }
     }
 
     /// Returns the shortest time between two recorded activities: a fortieth of the idle limit.

@@ -1,7 +1,7 @@
 //! The stored session: the record, its summary in lists, its counts, and its encoding as JSON.
 //!
-//! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
-//! reads them.
+//! Uses `clock`, `data`, `event`, `id` and `lifetime`. The backends store and return records; the
+//! session reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::data::{Data, describe_json_error, undecodable};
 use crate::error::Result;
-use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
+use crate::event::EndReason;
+use crate::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 
 /// The version of the record format that this crate writes. A record of a higher version was
@@ -198,6 +199,13 @@ impl Record {
         now < self.deadline()
     }
 
+    /// Returns the limit that ends the session of a user; `None` for an anonymous session, whose
+    /// visitor need not know.
+    #[must_use]
+    pub(crate) fn expiry(&self) -> Option<EndReason> {
+        self.user.as_ref().map(|_| self.limits.first_reached(self.seen))
+    }
+
     /// Records activity and returns true, or returns false if the touch is not later than the
     /// recorded activity.
     pub fn touch(&mut self, touch: Touch) -> bool {
@@ -323,6 +331,50 @@ struct Wire<D> {
 struct WireClient {
     address: Option<IpAddr>,
     user_agent: Option<Box<str>>,
+}
+
+/// A session that has ended, as the events name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndedSession {
+    /// The hash of the id that it had last.
+    pub id_hash: SessionIdHash,
+    /// The public id; `None` if it cannot be read.
+    pub public_id: Option<PublicId>,
+    /// The user; `None` if the session was anonymous or cannot be read.
+    pub user: Option<UserKey>,
+    /// The limit that it had reached; `None` if it was live until it was ended.
+    pub expiry: Option<EndReason>,
+}
+
+impl EndedSession {
+    /// Makes the value for a session that was live, or cannot be read.
+    #[must_use]
+    pub const fn new(
+        id_hash: SessionIdHash,
+        public_id: Option<PublicId>,
+        user: Option<UserKey>,
+    ) -> Self {
+        EndedSession { id_hash, public_id, user, expiry: None }
+    }
+
+    /// Makes the value for the session of `record`, which was live.
+    #[must_use]
+    pub fn of(id_hash: SessionIdHash, record: &Record) -> Self {
+        EndedSession::new(id_hash, Some(record.public_id), record.user.clone())
+    }
+
+    /// Makes the value for the session of `record`, which has expired.
+    #[must_use]
+    pub fn expired(id_hash: SessionIdHash, record: &Record) -> Self {
+        EndedSession::of(id_hash, record).with_expiry(record.limits.first_reached(record.seen))
+    }
+
+    /// Returns this with the limit that the session had reached.
+    #[must_use]
+    pub fn with_expiry(self, expiry: EndReason) -> Self {
+        EndedSession { expiry: Some(expiry), ..self }
+    }
 }
 
 /// A session in a list: the record without its data.

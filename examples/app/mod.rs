@@ -18,6 +18,7 @@ use std::env;
 
 use cloakroom::clock::{Clock, SystemClock};
 use cloakroom::csrf::CsrfCheck;
+use cloakroom::session::EndReason;
 use cloakroom::{
     CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
 };
@@ -55,6 +56,10 @@ pub enum Answer {
 /// `GET /`: counts the visits and shows who is signed in.
 pub fn home(session: &Session) -> Result<Answer> {
     let visits = session.update("visits", |visits: Option<u64>| visits.unwrap_or(0) + 1)?;
+    // In the browser of a user whose session has expired, once: now another session begins.
+    if let Some(EndReason::Idle(_)) = session.ended()? {
+        session.flash("info", "You were signed out after a day without activity.")?;
+    }
     let (user, csrf) = (session.user()?, session.csrf_field()?);
     let user = user.as_ref().map(UserKey::as_str);
     Ok(Answer::Page(pages::home(visits, user, &csrf, &session.flashes()?)))

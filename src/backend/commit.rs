@@ -12,7 +12,7 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{EndedSession, NewSession, Record, Touch};
 
 /// The changes of one request in one session, which a store makes in one atomic step. It owns its
 /// parts, so that another thread can execute it.
@@ -104,11 +104,14 @@ pub enum Committed {
         /// and those of sessions that it ended, by the session limit or to make room. Caches and
         /// other requests may still use them.
         retired_ids: Vec<SessionIdHash>,
+        /// The sessions that it ended: those above the limit per user, and the one that the new
+        /// session replaces. Anonymous ones that it ended to make room are not among them.
+        ended: Vec<EndedSession>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
-    /// The commit ended the session that had this id.
-    Ended(SessionIdHash),
+    /// The commit ended this session.
+    Ended(EndedSession),
     /// The session has another revision than the commit requires; nothing was changed.
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
@@ -201,7 +204,7 @@ pub enum Decision<P = ()> {
         session_limit: Option<SessionLimit>,
         /// The session that it replaces: remove that with all its ids, and store the presented id
         /// as a replaced id of the new session.
-        replaces: Option<(ReplacedId, P)>,
+        replaces: Option<(ReplacedId, P, EndedSession)>,
     },
     /// Store `session` in place of the one found. Answer [`Committed::Done`].
     Update {
@@ -225,6 +228,9 @@ pub enum Decision<P = ()> {
     End {
         /// The position of the session.
         at: P,
+        /// The session, for the answer. If it cannot be decoded, the id hash here is the presented
+        /// one.
+        ended: EndedSession,
     },
     /// Change nothing, and answer this.
     Answer(Committed),
@@ -314,14 +320,16 @@ impl Commit {
             (Action::Create(new_session), _) => {
                 self.begin(self.id_hash, new_session, None, None, None)
             }
-            (Action::End, Lookup::Missing(Missing::Expired { at })) => {
+            (Action::End, Lookup::Missing(Missing::Expired { at, .. })) => {
                 Ok(Decision::RemoveExpired { at })
             }
-            (Action::End, Lookup::Live { at, .. })
-            | (
-                Action::End,
-                Lookup::Missing(Missing::Replaced { at, .. } | Missing::Undecodable { at, .. }),
-            ) => Ok(Decision::End { at }),
+            (Action::End, Lookup::Live { session, at })
+            | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
+                Ok(Decision::End { at, ended: session.ended() })
+            }
+            (Action::End, Lookup::Missing(Missing::Undecodable { public_id, at, .. })) => {
+                Ok(Decision::End { at, ended: EndedSession::new(self.id_hash, public_id, None) })
+            }
             (Action::SignIn { to, user, new_session, join_salt }, found) => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
@@ -340,7 +348,7 @@ impl Commit {
         new_session: &NewSession,
         user: Option<&UserKey>,
         remove_expired: Option<P>,
-        replaces: Option<(ReplacedId, P)>,
+        replaces: Option<(ReplacedId, P, EndedSession)>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
@@ -376,10 +384,10 @@ impl Commit {
             Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Lookup::Missing(Missing::Expired { at }) => {
+            Lookup::Missing(Missing::Expired { at, .. }) => {
                 return self.begin(to, new_session, Some(user), Some(at), None);
             }
-            Lookup::Missing(Missing::NotFound | Missing::Undecodable { .. }) => {
+            Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
                 return self.begin(to, new_session, Some(user), None, None);
             }
         };
@@ -393,7 +401,7 @@ impl Commit {
             // when the id was replaced belongs to another client.
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
-            let replaces = ends.then_some((presented, at));
+            let replaces = ends.then(|| (presented, at, session.ended()));
             return self.begin(to, new_session, Some(user), None, replaces);
         }
         if let Some(id) = replaced

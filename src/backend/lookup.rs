@@ -2,8 +2,9 @@
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
+use crate::event::EndReason;
 use crate::id::{PublicId, SessionIdHash};
-use crate::record::Record;
+use crate::record::{EndedSession, Record};
 
 /// A live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,14 @@ pub struct LiveSession {
     pub record: Record,
     /// The hash of its current id.
     pub id_hash: SessionIdHash,
+}
+
+impl LiveSession {
+    /// Returns what events say of the session when it has ended.
+    #[must_use]
+    pub fn ended(&self) -> EndedSession {
+        EndedSession::of(self.id_hash, &self.record)
+    }
 }
 
 /// The result of a lookup of an id hash in a store.
@@ -62,16 +71,21 @@ pub enum Missing<P = ()> {
     Expired {
         /// Its position.
         at: P,
+        /// The limit that the session of a user had reached.
+        reached: Option<EndReason>,
     },
     /// There is no such session.
-    NotFound,
+    NotFound {
+        /// The limit that the session of a user had reached, if it is still stored.
+        reached: Option<EndReason>,
+    },
 }
 
 impl<P> Lookup<P> {
     /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
-        Lookup::Missing(Missing::NotFound)
+        Lookup::Missing(Missing::not_found())
     }
 
     /// Returns the answer to a load.
@@ -85,6 +99,18 @@ impl<P> Lookup<P> {
 }
 
 impl<P> Missing<P> {
+    /// Makes the result for an id under which nothing is stored.
+    #[must_use]
+    pub const fn not_found() -> Self {
+        Missing::NotFound { reached: None }
+    }
+
+    /// Makes the result for the session of `record` at `at`, whose deadline has passed.
+    #[must_use]
+    pub fn expired(at: P, record: &Record) -> Self {
+        Missing::Expired { at, reached: record.expiry() }
+    }
+
     /// Returns the answer to a load or a commit: without a position, and not found if expired.
     #[must_use]
     pub fn without_position(self) -> Missing {
@@ -93,7 +119,9 @@ impl<P> Missing<P> {
             Missing::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error, at: () }
             }
-            Missing::Expired { .. } | Missing::NotFound => Missing::NotFound,
+            Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
+                Missing::NotFound { reached }
+            }
         }
     }
 }

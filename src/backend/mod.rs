@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::record::{NewSession, Record, Touch};
+pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
@@ -93,13 +93,23 @@ pub trait SessionIndex: Debug + Send + Sync {
     /// Returns one page of the live sessions, the newest first.
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>>;
 
-    /// Ends sessions, except the one of the public id `except`, and returns the current id hashes
-    /// of the live ones, for the invalidation of caches. It also removes the expired ones;
-    /// otherwise a write whose time was taken before the deadline could make one live again.
+    /// Ends sessions, except the one of the public id `except`, and returns the live ones, for
+    /// events and the invalidation of caches. It also removes the expired ones; otherwise a write
+    /// whose time was taken before the deadline could make one live again.
     fn revoke(
         &self,
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<EndedSession>>;
+
+    /// Gives the sessions of the first user in `realm`, expired ones included, to the second user,
+    /// in one atomic step that raises their revisions. Returns their current id hashes, for the
+    /// invalidation of caches.
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        from_to: (&UserKey, &UserKey),
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>>;
 
@@ -209,7 +219,7 @@ impl Capabilities {
 }
 
 /// The result of one sweep, or of one eviction of anonymous sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SweepReport {
     /// The number of removed sessions.
@@ -219,12 +229,22 @@ pub struct SweepReport {
     /// busy writers that may be most of the time, and a smaller sweep waits as long. A store that
     /// cannot measure this returns the duration of the whole call.
     pub blocked_for: Duration,
+    /// Those of the removed sessions that had a user, with the limit that each had reached. A store
+    /// that does not know them returns none, and the trail of events has gaps.
+    pub users_sessions: Vec<EndedSession>,
 }
 
 impl SweepReport {
     /// Makes a report of `removed` sessions and a blocking time of `blocked_for`.
     #[must_use]
     pub const fn new(removed: usize, blocked_for: Duration) -> Self {
-        SweepReport { removed, blocked_for }
+        SweepReport { removed, blocked_for, users_sessions: Vec::new() }
+    }
+
+    /// Returns this report with those of `removed` that had a user.
+    #[must_use]
+    pub fn with_users_sessions(self, removed: impl IntoIterator<Item = EndedSession>) -> Self {
+        let users_sessions = removed.into_iter().filter(|ended| ended.user.is_some()).collect();
+        SweepReport { users_sessions, ..self }
     }
 }

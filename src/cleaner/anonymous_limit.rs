@@ -80,7 +80,8 @@ impl AnonymousCounter {
         self.is_requested.store(false, Ordering::SeqCst);
     }
 
-    /// Ends a check: lets the next new session ask for another. Returns whether the next check is due already.
+    /// Ends a check: lets the next new session ask for another. Returns whether the next check is due
+    /// already.
     pub(super) fn ask_again(&self) -> bool {
         self.forget_request();
         self.request_if_due(self.begun.load(Ordering::SeqCst))
@@ -171,7 +172,7 @@ impl Evictions {
         ended: Instant,
     ) -> Option<u64> {
         match result {
-            Ok(SweepReport { removed, blocked_for }) => {
+            Ok(SweepReport { removed, blocked_for, .. }) => {
                 self.ended += removed as u64;
                 // A store may report too much, but no writer was blocked for longer than the call.
                 let blocked_for = blocked_for.min(ended.saturating_duration_since(began));

@@ -1,5 +1,6 @@
 //! The cleaner: one thread of each manager that writes touches, sweeps expired sessions, evicts
-//! anonymous ones above their limit and runs the store's maintenance. Requests reach it through a channel and never wait for it.
+//! anonymous ones above their limit and runs the store's maintenance. Requests reach it through a
+//! channel and never wait for it.
 
 mod anonymous_limit;
 mod clock_guard;
@@ -20,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
-use crate::record::Touch;
+use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
@@ -33,6 +34,9 @@ use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
 /// The capacity of the channel of messages to the thread.
 const MESSAGES: usize = 64;
+
+/// Called for each swept session of a user.
+pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
 
 enum Message {
     /// There are touches in their channel.
@@ -67,6 +71,7 @@ impl Cleaner {
         events: Events,
         sweep_every: Duration,
         anonymous_limit: Option<AnonymousLimit>,
+        on_expired: OnExpired,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
@@ -92,6 +97,7 @@ impl Cleaner {
             sweeps: SweepSchedule::new(sweep_every, now),
             anonymous: anonymous.clone(),
             evictions: Evictions::new(anonymous_limit),
+            on_expired,
         };
         let thread = thread::Builder::new()
             .name("cloakroom-cleaner".to_owned())
@@ -215,6 +221,7 @@ struct Worker {
     anonymous: Arc<AnonymousCounter>,
     evictions: Evictions,
     clock_guard: ClockGuard,
+    on_expired: OnExpired,
 }
 
 impl Worker {
@@ -305,7 +312,10 @@ impl Worker {
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
-        let swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        if let Ok(report) = &mut swept {
+            mem::take(&mut report.users_sessions).iter().for_each(&self.on_expired);
+        }
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.events.raise(&Event::Swept { sessions });

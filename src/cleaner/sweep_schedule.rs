@@ -94,7 +94,7 @@ impl SweepSchedule {
     ) -> Option<FinishedSweep> {
         let mut sweep = self.running.take()?;
         let removed = match result {
-            Ok(SweepReport { removed, blocked_for }) => {
+            Ok(SweepReport { removed, blocked_for, .. }) => {
                 sweep.removed = sweep.removed.saturating_add(removed);
                 // A store may report too much, but no writer was blocked for longer than the call.
                 let blocked_for = blocked_for.min(ended.saturating_duration_since(began));

@@ -19,7 +19,7 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, panic_message};
 use crate::id::{IdpSessionId, PublicId, Realm, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record, Summary, Touch};
+use crate::record::{EndedSession, NewSession, Record, Summary, Touch};
 use crate::sync::instant;
 
 /// The sentence of a failed check.
@@ -125,6 +125,10 @@ impl Sample {
     pub(super) fn public_id(&self) -> PublicId {
         self.record.public_id
     }
+
+    pub(super) fn ended(&self) -> EndedSession {
+        EndedSession::of(self.id_hash, &self.record)
+    }
 }
 
 /// The content of [`Committed::Done`].
@@ -133,6 +137,7 @@ pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
     pub(super) retired_ids: Vec<SessionIdHash>,
+    pub(super) ended: Vec<EndedSession>,
 }
 
 /// Returns the name of the result.
@@ -166,7 +171,7 @@ fn why(missing: &Missing) -> &'static str {
     match missing {
         Missing::Replaced { .. } => "Replaced",
         Missing::Expired { .. } => "Expired",
-        Missing::NotFound => "NotFound",
+        Missing::NotFound { .. } => "NotFound",
         Missing::Undecodable { .. } => "Undecodable",
     }
 }
@@ -179,6 +184,13 @@ pub(super) fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
 pub(super) fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
     some.len() == others.len()
         && some.iter().collect::<HashSet<_>>() == others.iter().collect::<HashSet<_>>()
+}
+
+/// Fails unless `what` named exactly these sessions as ended.
+pub(super) fn names_ended(ended: &[EndedSession], wanted: &[&Sample], what: &str) -> Passed {
+    let is_named = |sample: &&Sample| ended.contains(&sample.ended());
+    let exact = ended.len() == wanted.len() && wanted.iter().all(is_named);
+    ensure!(exact, "{what} named {ended:?} as ended, not {wanted:?}")
 }
 
 /// Fails unless the result of `what` has one of these names.
@@ -195,8 +207,10 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, retired_ids } => {
-            Ok(Done { record, id_hash, retired_ids })
+        Committed::Done { session: LiveSession { record, id_hash }, retired_ids, ended } => {
+            let is_retired = |ended: &EndedSession| retired_ids.contains(&ended.id_hash);
+            ensure!(ended.iter().all(is_retired), "{what} ended a session of no retired id")?;
+            Ok(Done { record, id_hash, retired_ids, ended })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -221,7 +235,7 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, retired_ids } = done(answer, what)?;
+    let Done { record, id_hash, retired_ids, .. } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
     ensure!(retired_ids == [session.id_hash], "{what} did not name the id that it ended")?;
@@ -332,7 +346,7 @@ impl Fixture {
     ) -> Passed {
         match self.end(id_hash)? {
             Committed::Ended(ended) => {
-                ensure!(ended == *current, "{what} does not return the current id")
+                ensure!(ended.id_hash == *current, "{what} does not return the current id")
             }
             other => answered(&other, "Ended", what),
         }
@@ -382,7 +396,7 @@ impl Fixture {
     /// for a store without an index that removed none, because its server expires them by itself.
     pub(super) fn sweep(&self, limit: NonZeroUsize) -> Passed<Option<usize>> {
         let began = instant();
-        let SweepReport { removed, blocked_for } = self.store.sweep(self.now, limit)?;
+        let SweepReport { removed, blocked_for, .. } = self.store.sweep(self.now, limit)?;
         let took = instant().saturating_duration_since(began);
         ensure!(
             blocked_for <= took,
@@ -412,7 +426,7 @@ impl Fixture {
     }
 
     /// Loads, and fails if `try_load` returns another result.
-    fn load(&self, id_hash: &SessionIdHash) -> Passed<Lookup> {
+    pub(super) fn load(&self, id_hash: &SessionIdHash) -> Passed<Lookup> {
         let before = self.store.load(id_hash, self.now)?;
         let immediate = self.store.try_load(id_hash, self.now);
         let after = self.store.load(id_hash, self.now)?;

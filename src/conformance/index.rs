@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use crate::backend::{Page, SessionFilter};
 use crate::conformance::fixture::*;
 use crate::delta::Delta;
-use crate::id::PublicId;
+use crate::id::{PublicId, Realm};
 use crate::lifetime::Lifetime;
-use crate::record::{Client, NewSession, Stats, Summary};
+use crate::record::{Client, NewSession, Record, Stats, Summary};
 
 /// Revokes, and fails unless the result is exactly the ids of these sessions.
 fn revokes(
@@ -17,11 +17,9 @@ fn revokes(
     sessions: &[&Sample],
 ) -> Passed {
     let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
-    let wanted: Vec<_> = sessions.iter().map(|session| session.id_hash).collect();
-    let exact = same_ids(&revoked, &wanted);
-    ensure!(exact, "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}")?;
-    for id_hash in &wanted {
-        fixture.is_absent(id_hash, "a revoked session is not absent")?;
+    names_ended(&revoked, sessions, &format!("a revocation of {filter:?}"))?;
+    for session in sessions {
+        fixture.is_absent(&session.id_hash, "a revoked session is not absent")?;
     }
     Ok(())
 }
@@ -230,6 +228,34 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> P
         fixture.is_intact(session, "a revocation of another user's public id")?;
     }
     revokes(fixture, &SessionFilter::PublicIdOfUser(&owner, &mine.public_id()), None, &[&mine])
+}
+
+pub(super) fn a_rename_moves_exactly_the_sessions_of_a_user(fixture: &Fixture) -> Passed {
+    let [old, new, other] = [user("u")?, user("new")?, user("other")?];
+    let (a, old_b) = (fixture.session_of(&old)?, fixture.session_of(&old)?);
+    let b = fixture.renewed(&old_b, Some(fixture.after(IDLE)))?;
+    let theirs = fixture.session_of(&other)?;
+    let (index, realm) = (fixture.index()?, &a.record.realm);
+    let elsewhere = Realm::new("elsewhere")?;
+    let none = index.rename_user(&elsewhere, (&old, &new), fixture.now)?;
+    ensure!(none.is_empty(), "a rename in another realm returned {none:?}")?;
+    let renamed = index.rename_user(realm, (&old, &new), fixture.now)?;
+    let exact = same_ids(&renamed, &[a.id_hash, b.id_hash]);
+    ensure!(exact, "a rename returned {renamed:?}, not the sessions of the user")?;
+    for session in [&a, &b] {
+        let found = fixture.live(&session.id_hash, "a session of a renamed user")?;
+        let record = session.record.clone();
+        let expected = Record { user: Some(new.clone()), revision: record.revision + 1, ..record };
+        same_record(&found.record, &expected, "a rename")?;
+    }
+    fixture.live(&old_b.id_hash, "an id in its grace after a rename")?;
+    fixture.is_intact(&theirs, "a rename of another user")?;
+    let listed = [&old, &new].map(|user| fixture.list(&SessionFilter::User(user)));
+    for (listed, wanted) in listed.into_iter().zip([0, 2]) {
+        let listed = listed?.len();
+        ensure!(listed == wanted, "after a rename, a user has {listed} sessions, not {wanted}")?;
+    }
+    done(fixture.merge(&a.id_hash, &set("coat", "blue")?)?, "a merge after a rename").map(drop)
 }
 
 pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Passed {

@@ -61,8 +61,10 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Pass
     done(answer, "a second sign-in")?;
     let later = fixture.later(SECOND * 10);
     let (to, answer) = sign_in(&later, &id_hash()?, &owner, (3, AtLimit::EndOldest))?;
-    let former = done(answer, "a sign-in that ends the oldest")?.retired_ids;
+    let signed_in = done(answer, "a sign-in that ends the oldest")?;
+    let former = signed_in.retired_ids;
     ensure!(former == [b.id_hash], "a sign-in did not name exactly the oldest session as ended")?;
+    names_ended(&signed_in.ended, &[&b], "a sign-in that ends the oldest")?;
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
     let (last, answer) = sign_in(&later, &to, &owner, (1, AtLimit::EndOldest))?;
     let former = done(answer, "a sign-in under a lowered limit")?.retired_ids;

@@ -194,6 +194,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     "background-cleanup": [
         sweep::a_sweep_removes_exactly_what_has_ended,
         sweep::a_sweep_removes_no_more_than_its_limit,
+        sweep::a_sweep_names_the_sessions_of_users,
         sweep::a_sweep_leaves_the_ids_of_live_sessions,
         races::a_merge_at_the_moment_of_a_sweep_is_kept_or_reported,
     ]
@@ -211,6 +212,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         index::a_revocation_keeps_the_exception_whatever_its_id,
         index::an_unknown_public_id_is_no_exception,
         index::a_public_id_of_another_user_is_not_revoked,
+        index::a_rename_moves_exactly_the_sessions_of_a_user,
         index::revoking_everyone_ends_all_and_raises_the_epoch,
         index::the_stats_count_the_stored_sessions,
     ]

@@ -227,6 +227,7 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &new, what)?;
     ensure!(begun.retired_ids == [new.id_hash], "{what} did not name the session that it ended")?;
+    names_ended(&begun.ended, &[&new], what)?;
     fixture.is_absent(&new.id_hash, "an id of a session that another user ended")?;
     fixture.is_replaced(&old.id_hash, &theirs.to, "the id of another user's sign-in")?;
     let again = sign_in(fixture, &old.id_hash, &other)?;

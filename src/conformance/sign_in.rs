@@ -80,6 +80,7 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixtu
     let mine = begun(answer, &theirs, what)?;
     ensure!(mine.record.created == fixture.after(SECOND), "{what} took its time of creation")?;
     ensure!(mine.retired_ids == [theirs.id_hash], "{what} did not name the session that it ended")?;
+    names_ended(&mine.ended, &[&theirs], what)?;
     fixture.none_live(&[theirs.id_hash], "a sign-in left another user's session alive")?;
     let late = fixture.merge(&theirs.id_hash, &set("coat", "red")?)?;
     answered(&late, "Replaced", "a merge after another user's sign-in")?;

@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
+use crate::backend::{Lookup, Missing};
+use crate::conformance::Violation;
 use crate::conformance::fixture::*;
+use crate::event::EndReason;
 use crate::lifetime::Lifetime;
 
 pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
@@ -47,6 +50,25 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passe
     }
     let swept = fixture.store.sweep(fixture.after(IDLE), two)?.removed;
     ensure!(swept == 0, "a sweep of a store without expired sessions removed {swept}")
+}
+
+pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
+    let owner = user("u")?;
+    let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
+    let end = fixture.later(IDLE);
+    let Lookup::Missing(Missing::NotFound { reached, .. }) = end.load(&mine.id_hash)? else {
+        return Err(Violation("a session is live at its deadline".to_owned()));
+    };
+    let idle = EndReason::Idle(IDLE);
+    // A cache, or the server of the store, may have forgotten it.
+    ensure!(reached.is_none_or(|limit| limit == idle), "a load says that {reached:?} was reached")?;
+    let report = fixture.store.sweep(end.now, ALL)?;
+    if report.removed == 0 && fixture.store.index().is_none() {
+        return Ok(());
+    }
+    let wanted = [mine.ended().with_expiry(idle)];
+    let named = report.users_sessions;
+    ensure!(named == wanted, "a sweep named {named:?}, not {wanted:?}")
 }
 
 pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Passed {

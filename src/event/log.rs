@@ -115,8 +115,16 @@ impl<C: Clock> LogSink<C> {
     }
 }
 
+/// Returns whether `c` changes the direction of the text after it, which could hide parts of a line.
+fn changes_direction(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
 /// Formats an event on one line: control characters in paths, panics and errors of the application
-/// are escaped.
+/// are escaped, and those that change the direction of text.
 struct OneLine<'e>(&'e Event<'e>);
 
 impl fmt::Display for OneLine<'_> {
@@ -125,7 +133,7 @@ impl fmt::Display for OneLine<'_> {
 
         impl fmt::Write for Escape<'_, '_> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars().try_for_each(|c| match c.is_control() {
+                text.chars().try_for_each(|c| match c.is_control() || changes_direction(c) {
                     true => write!(self.0, "{}", c.escape_default()),
                     false => self.0.write_char(c),
                 })
@@ -138,7 +146,7 @@ impl fmt::Display for OneLine<'_> {
 
 impl<C: Clock> Sink for LogSink<C> {
     fn record(&self, event: &Event<'_>) {
-        let level = event.kind().level();
+        let level = event.level();
         if level > ::log::max_level() {
             let is_silent = ::log::max_level() == ::log::LevelFilter::Off;
             if is_silent && event.kind() == EventKind::InsecureConnection {
@@ -167,6 +175,8 @@ mod tests {
     fn control_characters_of_an_event_are_escaped() {
         let event = Event::HandlerFailed { error: "a\nb\u{1b}[2J" };
         assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\nb\\u{1b}[2J");
+        let event = Event::HandlerFailed { error: "a\u{202e}b" };
+        assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\u{202e}b");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{DroppedBy, Event};
-use crate::id::PublicId;
+use crate::event::{DroppedBy, EndReason, Event};
+use crate::id::{PublicId, UserKey};
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,15 +107,33 @@ impl fmt::Display for Event<'_> {
             }
             Event::Created { public_id } => write!(f, "session {public_id} began"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
-            Event::SignedIn { public_id, user } => {
-                write!(f, "user {:?} signed in to session {public_id}", user.as_str())
+            Event::SignedIn { public_id, user, address } => {
+                let (user, from) = (user.as_str(), Address(*address));
+                write!(f, "user {user:?} signed in to session {public_id} from {from}")
             }
             Event::SignInRefused { user } => {
                 let user = user.as_str();
                 write!(f, "user {user:?} was refused a sign-in: the limit of sessions is reached")
             }
-            Event::SignedOut => f.write_str("a session was signed out"),
-            Event::Revoked { sessions } => write!(f, "{sessions} sessions were revoked"),
+            Event::Ended { public_id, user, reason, by, address } => {
+                write!(f, "{}", Named(*public_id))?;
+                if let Some(user) = user {
+                    write!(f, " of user {:?}", user.as_str())?;
+                }
+                write!(f, " ended: {reason}")?;
+                match reason {
+                    EndReason::Idle(_) | EndReason::Absolute => Ok(()),
+                    _ => write!(f, "{} from {}", By(*by), Address(*address)),
+                }
+            }
+            Event::UserRenamed { from, to, sessions } => {
+                let (from, to) = (from.as_str(), to.as_str());
+                write!(f, "user {from:?} with {sessions} sessions is now user {to:?}")
+            }
+            Event::Revoked { sessions, by, address } => {
+                let from = Address(*address);
+                write!(f, "{sessions} sessions were revoked{} from {from}", By(*by))
+            }
             Event::NoAbsoluteLimit => f.write_str(
                 "sessions have no absolute limit: a session in use never ends; set a limit, or \
                  document why there is none (OWASP ASVS 7.3.2)",
@@ -188,6 +206,20 @@ impl fmt::Display for Named<'_> {
     }
 }
 
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndReason::SignedOut => f.write_str("signed out"),
+            EndReason::Superseded => f.write_str("a sign-in of the same client took its place"),
+            EndReason::Revoked => f.write_str("revoked"),
+            EndReason::Limit => f.write_str("the user signed in to more sessions than allowed"),
+            EndReason::ReplacedId => f.write_str("a replaced id of it was used"),
+            EndReason::Idle(limit) => write!(f, "no activity for {} s", limit.as_secs_f64()),
+            EndReason::Absolute => f.write_str("the absolute limit was reached"),
+        }
+    }
+}
+
 /// The value of a header field, which a client can make long.
 struct Shortened<'a>(Option<&'a str>);
 
@@ -197,6 +229,15 @@ impl fmt::Display for Shortened<'_> {
             Some(text) => write!(f, "{:?}", text.chars().take(256).collect::<String>()),
             None => f.write_str("(none)"),
         }
+    }
+}
+
+/// The user who revoked a session, if that is known.
+struct By<'a>(Option<&'a UserKey>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |user| write!(f, " by user {:?}", user.as_str()))
     }
 }
 

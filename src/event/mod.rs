@@ -18,6 +18,29 @@ use crate::id::{PublicId, UserKey};
 
 pub use self::log::LogSink;
 
+/// The reason for which a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// A request ended it with [`destroy`](crate::Session::destroy).
+    SignedOut,
+    /// A sign-in took its place: of another user, or while the request presented it as a second
+    /// session.
+    Superseded,
+    /// A call of the manager ended it.
+    Revoked,
+    /// A sign-in of the same user reached the limit per user.
+    Limit,
+    /// A request presented a replaced id of it, and the manager is
+    /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
+    /// sessions.
+    ReplacedId,
+    /// It had no activity for this long, its idle limit.
+    Idle(Duration),
+    /// It reached its absolute limit.
+    Absolute,
+}
+
 /// An event for the operator. No event contains a session id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -184,20 +207,50 @@ pub enum Event<'a> {
         public_id: &'a PublicId,
         /// The user.
         user: &'a UserKey,
+        /// The client's address, if it is known.
+        address: Option<IpAddr>,
     },
     /// A sign-in was refused because the user has the maximum number of sessions.
     SignInRefused {
         /// The user.
         user: &'a UserKey,
     },
-    /// A request ended a session: its own by [`destroy`](crate::Session::destroy), another that it
-    /// presented at a sign-in, or one whose replaced id it presented, if the manager is configured
-    /// so.
-    SignedOut,
-    /// A call of the manager ended sessions.
+    /// A session ended. A session without a user that expires or is evicted raises none, nor does
+    /// one that is ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that
+    /// expires is reported when it is swept; in memcached it never is, because memcached removes it.
+    ///
+    /// Logged at level `Info` if it had a user, else at level `Debug`.
+    Ended {
+        /// The session's public id, if it can be read.
+        public_id: Option<&'a PublicId>,
+        /// The user, if it had one.
+        user: Option<&'a UserKey>,
+        /// The reason.
+        reason: EndReason,
+        /// The user of the request that revoked it, if the call of the manager had that request's
+        /// session.
+        by: Option<&'a UserKey>,
+        /// The address of the client whose request ended it, if that is known.
+        address: Option<IpAddr>,
+    },
+    /// The sessions of a user were given to another name of that user.
+    UserRenamed {
+        /// The former name.
+        from: &'a UserKey,
+        /// The new name.
+        to: &'a UserKey,
+        /// The number of sessions.
+        sessions: usize,
+    },
+    /// A call of the manager ended sessions. [`Ended`](Event::Ended) names each of them, unless the
+    /// call ended all.
     Revoked {
         /// The number of sessions.
         sessions: u64,
+        /// The user of the request, if the call had its session.
+        by: Option<&'a UserKey>,
+        /// The address of the client, if the call had the session of its request.
+        address: Option<IpAddr>,
     },
     /// A manager was built without an absolute limit: a session that is in use never ends, also if
     /// a thief uses it.
@@ -324,7 +377,8 @@ macro_rules! event_kinds {
             /// Returns the level at which [`LogSink`] logs events of this kind. `Error`: a request
             /// failed, or data was lost or is invalid. `Warn`: a part failed or recovered while
             /// requests continue, or a setting or a client needs attention. `Info`: start and
-            /// migration. `Debug`: single requests, and sweeps.
+            /// migration, and the begins and ends of users' sessions. `Debug`: single requests, and
+            /// sweeps.
             const fn level(self) -> ::log::Level {
                 match self {
                     $(EventKind::$kind => ::log::Level::$level,)*
@@ -338,6 +392,15 @@ macro_rules! event_kinds {
             pub fn kind(&self) -> EventKind {
                 match self {
                     $(Event::$kind { .. } => EventKind::$kind,)*
+                }
+            }
+
+            /// Returns the level at which [`LogSink`] logs this event.
+            const fn level(&self) -> ::log::Level {
+                match self {
+                    // Of an anonymous session.
+                    Event::Ended { user: None, .. } => ::log::Level::Debug,
+                    $(Event::$kind { .. } => EventKind::$kind.level(),)*
                 }
             }
         }
@@ -368,12 +431,13 @@ event_kinds! {
     CrossOrigin, "cross_origin", Warn;
     Created, "session_created", Debug;
     Renewed, "session_renewed", Debug;
-    SignedIn, "signed_in", Debug;
-    SignInRefused, "sign_in_refused", Debug;
-    SignedOut, "signed_out", Debug;
-    Revoked, "sessions_revoked", Debug;
+    SignedIn, "signed_in", Info;
+    SignInRefused, "sign_in_refused", Info;
+    Ended, "session_ended", Info;
+    UserRenamed, "user_renamed", Info;
+    Revoked, "sessions_revoked", Info;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
-    ChangesDiscarded, "changes_discarded", Error;
+    ChangesDiscarded, "changes_discarded", Debug;
     Dropped, "session_dropped", Error;
     TouchFailed, "touch_failed", Warn;
     WrongType, "wrong_type", Warn;

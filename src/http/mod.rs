@@ -9,6 +9,6 @@
 mod adapter;
 mod handler_error;
 
-pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
+pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use adapter::Adapter;
 pub use handler_error::HandlerError;

@@ -13,14 +13,17 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events};
+use crate::event::{EndReason, Event, Events};
 use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::ProcessBound;
-use crate::session::{Context, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport};
+use crate::record::EndedSession;
+use crate::session::{
+    Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport,
+};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -285,7 +288,8 @@ impl SessionManagerBuilder {
     /// and found a signed-in user. Then neither a proxy nor the browser stores the page, and the
     /// back button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
     /// requires it where the response is sensitive; a handler can set the header for its response
-    /// alone.
+    /// alone. In Rocket, a response with a streamed body, which may read the session later, carries
+    /// it too if the request presented an id and its route has a guard for the session.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
     /// changes, and may miss a removal. With this setting a sign-out therefore sends two
@@ -464,11 +468,16 @@ impl SessionManagerBuilder {
         if self.store.index().is_some() && !capabilities.bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
+        let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start = |interval| {
-            let (store, clock) = (self.store.clone(), self.clock.clone());
+            let (store, clock, trail) = (self.store.clone(), self.clock.clone(), end_trail.clone());
             let realm = self.settings.realm.clone();
             let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
-            Cleaner::start(store, clock, self.events.clone(), interval, limit)
+            let on_expired = Box::new(move |ended: &EndedSession| {
+                let reason = ended.expiry.unwrap_or(EndReason::Absolute);
+                trail.report(ended, reason, None, None);
+            });
+            Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
         };
         let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
@@ -479,6 +488,7 @@ impl SessionManagerBuilder {
             cleaner,
             settings: self.settings,
             recently_ended: RecentlyEnded::default(),
+            end_trail,
             guess_detector: ProcessBound::default(),
             dropped: ProcessBound::default(),
             update_queues: ProcessBound::default(),

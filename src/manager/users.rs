@@ -5,9 +5,9 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Page, SessionFilter, SessionIndex};
+use crate::backend::{LiveSession, Page, SessionFilter, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{EndReason, Event};
 use crate::id::{IdpSessionId, PublicId, UserKey};
 use crate::manager::SessionManager;
 use crate::record::{Cursor, Stats, Summary};
@@ -47,8 +47,9 @@ pub struct UserSession {
 
 /// Lists and revocations, in this manager's [realm](SessionManager::realm).
 ///
-/// A revocation takes the session of the request that asks for it as `current`, or `None`. If it
-/// ends that session too, the request continues as after [`Session::destroy`]. The changes of other
+/// A revocation takes the session of the request that asks for it as `current`, or `None`. The
+/// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
+/// session too, the request continues as after [`Session::destroy`]. The changes of other
 /// requests that use an ended session are discarded.
 ///
 /// All of these fail with [`ErrorKind::Unsupported`] if the store has no
@@ -66,7 +67,7 @@ impl SessionManager {
         user: &UserKey,
         current: Option<&Session>,
     ) -> Result<SessionPage<UserSession>> {
-        let current = read(current)?;
+        let current = current.map(Session::public_id).transpose()?.flatten();
         let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
         let marked = |summary: Summary| {
             let is_current = current == Some(summary.public_id);
@@ -142,7 +143,7 @@ impl SessionManager {
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
         match session.user_and_public_id()? {
             Some((user, public_id)) => {
-                self.revoke_where(&SessionFilter::User(&user), Some(&public_id), None)
+                self.revoke_where(&SessionFilter::User(&user), Some(&public_id), Some(session))
             }
             None => Ok(0),
         }
@@ -167,6 +168,40 @@ impl SessionManager {
         self.revoke_where(&SessionFilter::User(user), None, current)
     }
 
+    /// Ends all sessions of the user of `session`, `session` included, and returns their number; 0
+    /// if no user is signed in. The request continues as after [`Session::destroy`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub fn sign_out_everywhere(&self, session: &Session) -> Result<usize> {
+        match session.user()? {
+            Some(user) => self.revoke_all(&user, Some(session)),
+            None => Ok(0),
+        }
+    }
+
+    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key, such
+    /// as a changed e-mail address. Returns their number; sessions that have expired and are not
+    /// swept count too.
+    ///
+    /// Change the account first, so that no sign-in uses the former key afterwards. A request that
+    /// has read its session before still sees the former key. The limit per user applies at the next
+    /// sign-in.
+    ///
+    /// # Errors
+    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can be
+    /// repeated.
+    pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
+        let index = self.index("rename a user")?;
+        if from == to {
+            return Ok(0);
+        }
+        let rename = || index.rename_user(self.realm(), (from, to), self.context.now());
+        let sessions = run_blocking(self.blocking_hook, rename)?.len();
+        self.context.events.raise(&Event::UserRenamed { from, to, sessions });
+        Ok(sessions)
+    }
+
     /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
     /// a logout that the provider announces.
     ///
@@ -187,7 +222,7 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
         let index = self.index("revoke all sessions")?;
-        read(current)?;
+        let by = user_of(current)?;
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let ended = self.context.recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
@@ -196,7 +231,7 @@ impl SessionManager {
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
         }
-        self.context.events.raise(&Event::Revoked { sessions: ended });
+        self.raise_revoked(ended, by.as_ref(), current);
         Ok(ended)
     }
 
@@ -207,22 +242,34 @@ impl SessionManager {
         current: Option<&Session>,
     ) -> Result<usize> {
         let index = self.index("revoke sessions")?;
-        read(current)?;
+        let by = user_of(current)?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
         let ended = self.context.recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |recently_ended, ended| recently_ended.record(ended),
+            |recently_ended, ended| {
+                ended.iter().for_each(|ended| recently_ended.record(&[ended.id_hash]));
+            },
         )?;
         if let Some(current) = current {
-            current.apply_own_revocation(|live| ended.contains(&live.id_hash));
+            let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);
+            current.apply_own_revocation(is_own);
         }
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);
-            self.context.events.raise(&Event::Revoked { sessions });
+            self.raise_revoked(sessions, by.as_ref(), current);
+        }
+        let address = current.and_then(Session::client_address);
+        for ended in &ended {
+            self.context.end_trail.report(ended, EndReason::Revoked, by.as_ref(), address);
         }
         Ok(ended.len())
+    }
+
+    fn raise_revoked(&self, sessions: u64, by: Option<&UserKey>, current: Option<&Session>) {
+        let address = current.and_then(Session::client_address);
+        self.context.events.raise(&Event::Revoked { sessions, by, address });
     }
 
     pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
@@ -234,8 +281,8 @@ impl SessionManager {
     }
 }
 
-/// Reads the session of the request that asks for a revocation, whose id may be a replaced one.
-/// Returns its public id.
-fn read(current: Option<&Session>) -> Result<Option<PublicId>> {
-    current.map(Session::public_id).transpose().map(Option::flatten)
+/// Returns the user of the request that asks for a revocation. Reads its session, whose id may be a
+/// replaced one.
+fn user_of(current: Option<&Session>) -> Result<Option<UserKey>> {
+    current.map(Session::user).transpose().map(Option::flatten)
 }

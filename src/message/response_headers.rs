@@ -22,6 +22,8 @@ pub struct ResponseHeaders {
     /// Changes of this request were discarded, because its session had ended or had been renewed
     /// meanwhile.
     pub discarded: bool,
+    /// Whether a shared cache may store the response.
+    pub sharing: Sharing,
     /// No cache, the browser's included, may store the response:
     /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in)
     /// or [`form_pages_no_store`](crate::manager::SessionManagerBuilder::form_pages_no_store).
@@ -31,6 +33,21 @@ pub struct ResponseHeaders {
     pub clear_site_data: bool,
 }
 
+/// Whether a shared cache, such as a proxy or a CDN, may store a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sharing {
+    /// The response does not depend on the session.
+    #[default]
+    Allowed,
+    /// Only if the response says `public` or `s-maxage`: the session was used, but the request
+    /// presented no id, and the response has nothing of one visitor.
+    IfPublic,
+    /// Never: the request presented an id and the session was used, or the response has an id, a
+    /// form token or a flash message.
+    Never,
+}
+
 impl Debug for ResponseHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.id_fields.iter().map(|(name, _)| &**name).collect();
@@ -38,6 +55,7 @@ impl Debug for ResponseHeaders {
             .field("id_fields", &names)
             .field("vary_on", &self.vary_on)
             .field("discarded", &self.discarded)
+            .field("sharing", &self.sharing)
             .field("no_store", &self.no_store)
             .field("clear_site_data", &self.clear_site_data)
             .finish()
@@ -50,13 +68,12 @@ const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\
 /// A cache must not reuse the Set-Cookie field without validation; RFC 9111, section 5.2.2.4.
 const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
 
-/// The directive that keeps an id in another field than Set-Cookie out of shared caches.
-fn directive_for(header: &str) -> &'static str {
-    match header {
-        "Set-Cookie" => NO_CACHE,
-        _ => "no-store",
-    }
-}
+/// No shared cache may store the response; RFC 9111, section 5.2.2.7.
+const PRIVATE: &str = "private";
+
+const PRIVATE_NO_CACHE: &str = "private, no-cache=\"Set-Cookie\"";
+
+const NO_STORE: &str = "no-store";
 
 impl ResponseHeaders {
     /// Adds the fields to a response: `Vary` and `Cache-Control` are merged with those it has, all
@@ -72,7 +89,12 @@ impl ResponseHeaders {
 
     /// Names and values to append to a response whose own fields cannot be changed.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let directive = self.directive().map(|value| ("Cache-Control", value));
+        let directives = match self.id_fields.first() {
+            _ if self.is_no_store() => Some(NO_STORE),
+            Some(_) => Some(PRIVATE_NO_CACHE),
+            None => (self.sharing != Sharing::Allowed).then_some(PRIVATE),
+        };
+        let directive = directives.map(|value| ("Cache-Control", value));
         let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
         self.appended_fields().chain(directive).chain(vary)
     }
@@ -84,12 +106,9 @@ impl ResponseHeaders {
         id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
     }
 
-    fn directive(&self) -> Option<&'static str> {
-        match self.id_fields.first() {
-            _ if self.no_store => Some("no-store"),
-            Some((name, _)) => Some(directive_for(name)),
-            None => None,
-        }
+    /// An id in another field than Set-Cookie counts too: no cache knows that field.
+    fn is_no_store(&self) -> bool {
+        self.no_store || self.id_fields.first().is_some_and(|(name, _)| name != "Set-Cookie")
     }
 
     /// Returns the new value of the response's `Vary`; `None` if the current one can stay.
@@ -107,28 +126,39 @@ impl ResponseHeaders {
     }
 
     /// Returns the new value of the response's `Cache-Control`; `None` if the current one can stay.
-    /// A response with an id is never public, and one that must not be stored is always `no-store`.
-    /// A directive that is already there is not repeated.
+    /// It is `private` unless [`sharing`](Self::sharing) allows more, and always `no-store` for a
+    /// response that must not be stored. A directive that is already there is not repeated.
     #[must_use]
     pub fn cache_control(&self, current: Option<&str>) -> Option<String> {
-        let directive = self.directive()?;
         let parts: Vec<&str> = directives(current.unwrap_or_default()).collect();
-        if parts.iter().any(|part| is_directive(part, "no-store")) {
+        if parts.iter().any(|part| is_directive(part, NO_STORE)) {
             return None;
         }
         let shared = |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
         let was_shared = parts.iter().any(shared);
-        let is_covered = directive == NO_CACHE && parts.iter().any(|part| covers_set_cookie(part));
-        if is_covered && !was_shared {
+        let is_private = parts.iter().any(|part| part.eq_ignore_ascii_case(PRIVATE));
+        let is_covered = parts.iter().any(|part| covers_set_cookie(part));
+        let mut added = Vec::new();
+        if self.is_no_store() {
+            added.extend((was_shared && !is_private).then_some(PRIVATE));
+            added.push(NO_STORE);
+        } else {
+            let is_shareable = match self.sharing {
+                Sharing::Allowed => true,
+                Sharing::IfPublic => was_shared,
+                Sharing::Never => false,
+            };
+            if is_shareable && self.id_fields.is_empty() {
+                return None;
+            }
+            added.extend((!is_private).then_some(PRIVATE));
+            added.extend((!self.id_fields.is_empty() && !is_covered).then_some(NO_CACHE));
+        }
+        if added.is_empty() && !was_shared {
             return None;
         }
         let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
-        if was_shared && !kept.iter().any(|part| is_directive(part, "private")) {
-            kept.push("private");
-        }
-        if !is_covered {
-            kept.push(directive);
-        }
+        kept.extend(added);
         Some(kept.join(", "))
     }
 }
@@ -171,6 +201,7 @@ mod tests {
             id_fields: vec![("Set-Cookie".into(), "id=x".into())],
             vary_on: Some("Cookie".into()),
             discarded: false,
+            sharing: Sharing::Never,
             no_store: false,
             clear_site_data: false,
         }
@@ -190,7 +221,11 @@ mod tests {
     #[test]
     fn a_response_with_an_id_is_never_public() {
         let cache = |now| headers().cache_control(now);
-        assert_eq!(cache(None).as_deref(), Some("no-cache=\"Set-Cookie\""));
+        assert_eq!(cache(None).as_deref(), Some("private, no-cache=\"Set-Cookie\""));
+        assert_eq!(
+            cache(Some("max-age=60")).as_deref(),
+            Some("max-age=60, private, no-cache=\"Set-Cookie\"")
+        );
         assert_eq!(
             cache(Some("public, max-age=60, s-maxage=9")).as_deref(),
             Some("max-age=60, private, no-cache=\"Set-Cookie\"")
@@ -206,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_directive_that_covers_set_cookie_is_not_repeated() {
-        let cache = |now| headers().cache_control(Some(now));
+        let cache = |now: &str| headers().cache_control(Some(&format!("private, {now}")));
         for said in [
             "no-cache=\"Set-Cookie\"",
             "No-Cache",
@@ -217,8 +252,9 @@ mod tests {
             assert_eq!(cache(said), None, "{said}");
         }
         let of_another = "no-cache=\"X-Other\"";
-        assert_eq!(cache(of_another), Some(format!("{of_another}, {NO_CACHE}")));
-        let public = cache("public, no-cache=\"Set-Cookie\", s-maxage=9");
+        assert_eq!(cache(of_another), Some(format!("private, {of_another}, {NO_CACHE}")));
+        let public = "public, no-cache=\"Set-Cookie\", s-maxage=9";
+        let public = headers().cache_control(Some(public));
         assert_eq!(public.as_deref(), Some("no-cache=\"Set-Cookie\", private"));
         let headers = ResponseHeaders { no_store: true, ..headers() };
         let stored = headers.cache_control(Some("no-cache"));
@@ -229,9 +265,10 @@ mod tests {
     fn a_comma_in_quotes_does_not_separate_directives() {
         let now = "ext=\"a, public, b\", max-age=1";
         let merged = headers().cache_control(Some(now));
-        assert_eq!(merged, Some(format!("{now}, {NO_CACHE}")));
+        assert_eq!(merged, Some(format!("{now}, {PRIVATE_NO_CACHE}")));
         let open = headers().cache_control(Some("ext=\"a, public"));
-        assert_eq!(open, Some(format!("ext=\"a, public, {NO_CACHE}")), "a quote without an end");
+        let wanted = format!("ext=\"a, public, {PRIVATE_NO_CACHE}");
+        assert_eq!(open, Some(wanted), "a quote without an end");
     }
 
     #[test]
@@ -266,7 +303,33 @@ mod tests {
         let expected = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")];
         assert_eq!(headers.appended_fields().collect::<Vec<_>>(), expected);
         let directive = headers.cache_control(None);
-        assert_eq!(directive.as_deref(), Some("no-cache=\"Set-Cookie\""));
+        assert_eq!(directive.as_deref(), Some("private, no-cache=\"Set-Cookie\""));
+    }
+
+    #[test]
+    fn a_response_without_an_id_is_private_unless_it_may_be_shared() {
+        let cache = |sharing, now| {
+            ResponseHeaders { id_fields: vec![], sharing, ..headers() }.cache_control(now)
+        };
+        for (sharing, now, wanted) in [
+            (Sharing::Never, None, Some("private")),
+            (Sharing::Never, Some("max-age=60"), Some("max-age=60, private")),
+            (Sharing::Never, Some("public, max-age=60"), Some("max-age=60, private")),
+            (Sharing::Never, Some("private=\"X\""), Some("private=\"X\", private")),
+            (Sharing::Never, Some("Private, s-maxage=9"), Some("Private")),
+            (Sharing::Never, Some("private, max-age=60"), None),
+            (Sharing::Never, Some("no-store"), None),
+            (Sharing::IfPublic, None, Some("private")),
+            (Sharing::IfPublic, Some("max-age=60"), Some("max-age=60, private")),
+            (Sharing::IfPublic, Some("public, max-age=60"), None),
+            (Sharing::IfPublic, Some("s-maxage=60"), None),
+            (Sharing::Allowed, None, None),
+            (Sharing::Allowed, Some("max-age=60"), None),
+        ] {
+            assert_eq!(cache(sharing, now).as_deref(), wanted, "{sharing:?} {now:?}");
+        }
+        let headers = ResponseHeaders { id_fields: vec![], ..headers() };
+        assert!(headers.iter().any(|field| field == ("Cache-Control", "private")));
     }
 
     #[test]

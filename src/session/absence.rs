@@ -5,7 +5,7 @@
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{EndReason, Event};
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
 use crate::session::load::LoadState;
@@ -99,6 +99,10 @@ impl Session {
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
+            (Missing::NotFound { reached, .. }, Some(session)) => {
+                let reason = || self.context.end_trail.reason(&session.id_hash);
+                state.ended = reached.or_else(reason);
+            }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.
                 let issued = state.loaded.issued().filter(|_| !discards);
@@ -149,7 +153,7 @@ impl Session {
         let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(id_hash)?;
+            self.end_session_of(id_hash, EndReason::ReplacedId)?;
             absence.replaced = None;
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
-use crate::session::Session;
+use crate::session::{CommitOutcome, Session};
 
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///
@@ -79,16 +79,63 @@ impl Authentication {
 pub enum RecentAuth {
     /// The user has signed in recently enough.
     Recent,
-    /// The last sign-in is too old: ask for the password, and sign the same user in again.
+    /// The last proof is too old: ask for the password, and call
+    /// [`confirm_authentication`](Session::confirm_authentication).
     TooOld,
     /// No user is signed in.
     NotSignedIn,
 }
 
 impl Session {
+    /// Records that the signed-in user has proved the identity once more, now and at this level: the
+    /// password before a change of the e-mail address, or a second factor. In contrast to another
+    /// [`sign_in`](Self::sign_in), the limits and the end of the session, the identity provider's id
+    /// and the CSRF secret stay, so forms in open pages still work. The session gets a new id.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+    /// # let sessions = SessionManager::new(MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
+    /// use cloakroom::session::CommitOutcome;
+    ///
+    /// // After the check of the second factor:
+    /// let confirmed = session.confirm_authentication(2)?;
+    /// assert_eq!(confirmed, CommitOutcome::Stored);
+    /// assert_eq!(session.auth_level()?, 2);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// It is committed when this returns, with the changes of this request so far. If another
+    /// request has ended or renewed the session meanwhile, all of them are discarded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if no user is signed in; the store's errors.
+    pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
+        const OPERATION: &str = "confirm the user's authentication";
+        let mut state = self.writable(OPERATION)?;
+        self.read(&mut state)?;
+        state.check_readable(OPERATION)?;
+        let session = state.loaded.session();
+        let Some(user) = session.and_then(|session| session.record.user.clone()) else {
+            let why = "no user is signed in";
+            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+        };
+        let now = self.context.now();
+        state.changes.edit(|delta| delta.confirm_authentication(user.clone(), now, level));
+        state.changes.renew = state.loaded.issued().is_none();
+        self.end_marked_sessions(&mut state)?;
+        self.store_changes(&mut state)?;
+        Ok(if state.loaded.has_discarded_changes() {
+            CommitOutcome::Discarded
+        } else {
+            CommitOutcome::Stored
+        })
+    }
+
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a
-    /// password or an address or that spend money. Another sign-in of the same user satisfies the
-    /// check again.
+    /// password or an address or that spend money.
+    /// [`confirm_authentication`](Self::confirm_authentication) satisfies the check again.
     ///
     /// ```
     /// use std::time::Duration;

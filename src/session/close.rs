@@ -10,11 +10,11 @@ use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, SessionIdHash};
-use crate::message::{Outcome, ResponseHeaders};
+use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::record::Record;
 use crate::session::changes::Changes;
 use crate::session::load::{Live, LoadState};
-use crate::session::{Session, SignOut, State, Transport};
+use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";
 
@@ -23,6 +23,21 @@ const CLOSE: &str = "close a session";
 const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
+    /// Records that the response may read the session after the close, as a streamed body does. If
+    /// the request presented an id, the session then counts as used, but is not loaded.
+    pub(crate) fn may_be_read_later(&self) {
+        let mut state = self.state();
+        if !self.presented.is_empty() {
+            state.response.varies = true;
+            state.response.may_read_later = true;
+        }
+    }
+
+    /// Records that the response has flash messages.
+    pub(crate) fn has_shown_flashes(&self) {
+        self.state().response.has_flash = true;
+    }
+
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
@@ -102,12 +117,25 @@ impl Session {
             }
             LoadState::Unread | LoadState::Absent(_) => {}
         }
-        let is_private = settings.no_store_when_signed_in && state.has_seen_user();
+        // What a streamed body reads later is not known yet.
+        let reads_later =
+            state.response.may_read_later && matches!(state.loaded, LoadState::Unread);
+        let may_see_user = state.has_seen_user() || reads_later;
+        let is_private = settings.no_store_when_signed_in && may_see_user;
+        let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
+        let is_personal = !id_fields.is_empty() || has_token || has_flash;
+        let sharing = match varies {
+            _ if is_personal => Sharing::Never,
+            true if self.presented.is_empty() => Sharing::IfPublic,
+            true => Sharing::Never,
+            false => Sharing::Allowed,
+        };
         let is_form = settings.form_pages_no_store && state.response.has_token;
         ResponseHeaders {
             id_fields,
             vary_on: state.response.varies.then(|| transport.request_header()),
             discarded: state.response.has_discarded_changes,
+            sharing,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
         }

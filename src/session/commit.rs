@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{EndReason, Event};
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record};
@@ -44,11 +44,11 @@ impl Session {
     /// Ends the sessions that a sign-in or the handler has marked for it.
     pub(super) fn end_marked_sessions(&self, state: &mut State) -> Result<()> {
         while let Some(id_hash) = state.to_end_after_sign_in.last() {
-            self.end_session_of(id_hash)?;
+            self.end_session_of(id_hash, EndReason::Superseded)?;
             state.to_end_after_sign_in.pop();
         }
         while let Some(id_hash) = state.to_destroy.last() {
-            if self.end_session_of(id_hash)? {
+            if self.end_session_of(id_hash, EndReason::SignedOut)? {
                 state.sign_out = SignOut::Done;
             }
             state.to_destroy.pop();
@@ -58,13 +58,15 @@ impl Session {
 
     /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
     /// was one.
-    pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
+    pub(super) fn end_session_of(
+        &self,
+        id_hash: &SessionIdHash,
+        reason: EndReason,
+    ) -> Result<bool> {
         let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let has_ended = matches!(self.commit_once(&end)?, Committed::Ended(_));
-        if has_ended {
-            self.context.events.raise(&Event::SignedOut);
-        }
-        Ok(has_ended)
+        let Committed::Ended(ended) = self.commit_once(&end)? else { return Ok(false) };
+        self.report_end(&ended, reason);
+        Ok(true)
     }
 
     /// Makes a commit, and records which sessions it has ended.
@@ -73,7 +75,7 @@ impl Session {
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
             Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
-            Committed::Ended(current) => recently_ended.record(&[*current, commit.id_hash]),
+            Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
             _ => {}
         };
         if matches!(commit.action, Action::SignIn { .. } | Action::End) {

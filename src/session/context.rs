@@ -17,7 +17,7 @@ use crate::process::ProcessBound;
 use crate::session::guess_detector::GuessDetector;
 use crate::session::recently_ended::RecentlyEnded;
 use crate::session::update_queue::UpdateQueues;
-use crate::session::{Settings, Transport};
+use crate::session::{EndTrail, Settings, Transport};
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) struct Context {
@@ -28,6 +28,7 @@ pub(crate) struct Context {
     pub(crate) cleaner: Option<Cleaner>,
     pub(crate) settings: Settings,
     pub(crate) recently_ended: RecentlyEnded,
+    pub(crate) end_trail: Arc<EndTrail>,
     pub(crate) guess_detector: ProcessBound<GuessDetector>,
     /// The time at which a session was last dropped without being closed.
     pub(crate) dropped: ProcessBound<Mutex<Option<Timestamp>>>,

@@ -150,7 +150,10 @@ impl Session {
     ) -> Result<bool> {
         let mut absence = Absence::default();
         for id_hash in self.presented.id_hashes() {
-            let Some(missing) = attempt(state, &id_hash)? else { return Ok(true) };
+            let Some(missing) = attempt(state, &id_hash)? else {
+                state.ended = None;
+                return Ok(true);
+            };
             match missing {
                 Missing::Replaced { id, session, .. } => {
                     let new = self.new_replaced(None, &id, &session.record);
@@ -165,7 +168,9 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::Expired { .. } | Missing::NotFound => {
+                Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
+                    let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
+                    state.ended = state.ended.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
                     let ended = recently_ended.has_ended(&id_hash, self.ended_at_open)?;
                     absence.ended = absence.ended.max(ended);

@@ -12,6 +12,7 @@ mod close;
 mod commit;
 mod context;
 mod csrf_secret;
+mod end_trail;
 mod guess_detector;
 mod load;
 mod presented;
@@ -26,6 +27,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,10 +44,12 @@ use presented::Presented;
 use recently_ended::EndedCount;
 use running_update::RunningUpdate;
 
+pub use crate::event::EndReason;
 pub use authentication::{Authentication, RecentAuth};
 pub use blocking_hook::BlockingHook;
 pub(crate) use blocking_hook::run_blocking;
 pub(crate) use context::Context;
+pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
 pub use settings::OnLoadFailure;
@@ -104,6 +108,8 @@ struct State {
     /// A request to an exempt path may begin a session.
     cross_site_allowed: bool,
     closed: bool,
+    /// Why the presented session has ended, if that is known.
+    ended: Option<EndReason>,
     response: ResponseFacts,
     activity: Activity,
 }
@@ -129,6 +135,10 @@ struct ResponseFacts {
     saw_user: bool,
     /// The application has got a CSRF token for the response.
     has_token: bool,
+    /// The application has got flash messages for the response.
+    has_flash: bool,
+    /// The response may read the session after the close.
+    may_read_later: bool,
 }
 
 impl State {
@@ -378,6 +388,31 @@ impl Session {
     /// The store's errors when this is the first read.
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
+    }
+
+    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's, unless
+    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    #[must_use]
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// Returns the time at which the session ends if no further request uses it, for a page that
+    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
+    /// request that [ignores](Self::ignore) its session does not move it.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn deadline(&self) -> Result<Option<Timestamp>> {
+        let mut state = self.lock("look at a session")?;
+        self.read(&mut state)?;
+        let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
+        let used = state.activity.first_use.filter(|used| {
+            // The others are not recorded.
+            !state.ignored && record.limits.touch_due(record.seen, *used)
+        });
+        let deadline = record.limits.deadline(used.unwrap_or(record.seen));
+        Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
     /// Returns the signed-in user and the public id of the session.

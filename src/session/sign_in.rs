@@ -4,9 +4,9 @@
 
 use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{EndReason, Event};
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
-use crate::record::NewSession;
+use crate::record::{EndedSession, NewSession};
 use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::commit::{DeltaKind, Proposal};
@@ -36,7 +36,8 @@ struct SignInRequest<'r> {
 
 /// The result of one attempt.
 enum Attempt {
-    Done,
+    /// With the sessions that the sign-in ended.
+    Done(Vec<EndedSession>),
     Refused,
     Retry,
 }
@@ -124,12 +125,19 @@ impl Session {
                     self.context.events.raise(&Event::SignInRefused { user });
                     return Ok(SignIn::Refused);
                 }
-                Attempt::Done => {
+                Attempt::Done(ended) => {
                     state.to_end_after_sign_in.extend(others);
                     state.changes = Changes::default();
                     // Raised last, so that a panicking listener cannot undo the sign-in.
+                    for ended in &ended {
+                        let is_theirs = ended.user.as_ref() == Some(user);
+                        let reason =
+                            if is_theirs { EndReason::Limit } else { EndReason::Superseded };
+                        self.report_end(ended, reason);
+                    }
                     if let Some(public_id) = &state.loaded.public_id() {
-                        self.context.events.raise(&Event::SignedIn { public_id, user });
+                        let address = self.address;
+                        self.context.events.raise(&Event::SignedIn { public_id, user, address });
                     }
                     return Ok(SignIn::Done);
                 }
@@ -177,9 +185,9 @@ impl Session {
         let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
         let proposal = Proposal { id_hash: from, action, kind };
         match self.commit_to(loaded, changes, *activity, proposal)? {
-            Committed::Done { session, .. } => {
+            Committed::Done { session, ended, .. } => {
                 *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done)
+                Ok(Attempt::Done(ended))
             }
             Committed::CanJoin { id: replaced, session } => {
                 let salt = match replaced.by {
@@ -211,7 +219,7 @@ impl Session {
         match self.commit_to(loaded, changes, *activity, proposal)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done)
+                Ok(Attempt::Done(Vec::new()))
             }
             Committed::Missing(_) => Ok(Attempt::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),

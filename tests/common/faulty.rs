@@ -192,7 +192,8 @@ impl Hook for Faults {
         if let Some(gate) = gate {
             gate.pass();
         }
-        let changes = matches!(call, Call::Commit | Call::Revoke | Call::RevokeEveryone);
+        let changes =
+            matches!(call, Call::Commit | Call::Revoke | Call::RenameUser | Call::RevokeEveryone);
         if changes && answer.is_ok() && self.hides_success.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, "simulate a lost answer"));
         }

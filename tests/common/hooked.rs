@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance,
-    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Lookup,
+    Maintenance, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 
 /// The calls of a store, of its session index, and of a cache.
@@ -26,6 +26,7 @@ pub enum Call {
     Maintenance,
     List,
     Revoke,
+    RenameUser,
     RevokeEveryone,
     Epoch,
     Stats,
@@ -136,8 +137,17 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         self.hook.around(Call::Revoke, || self.listing().revoke(filter, except, now))
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        from_to: (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.hook.around(Call::RenameUser, || self.listing().rename_user(realm, from_to, now))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

@@ -214,7 +214,8 @@ impl TrackedSession {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
             match store.load(id_hash, NOW).unwrap() {
-                Lookup::Missing(Missing::NotFound) | Lookup::Missing(Missing::Replaced { .. }) => {}
+                Lookup::Missing(Missing::NotFound { .. })
+                | Lookup::Missing(Missing::Replaced { .. }) => {}
                 found => return Some(format!("an ended id finds {found:?}")),
             }
         }
@@ -230,7 +231,7 @@ impl TrackedSession {
             match store.load(id_hash, NOW).unwrap() {
                 Lookup::Live { session: LiveSession { id_hash, .. }, .. }
                     if id_hash == now.id_hash => {}
-                Lookup::Missing(Missing::NotFound) => {}
+                Lookup::Missing(Missing::NotFound { .. }) => {}
                 found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }

@@ -317,7 +317,7 @@ impl<'w> Worker<'w> {
 fn answer(committed: &Committed) -> Answer {
     match committed {
         Committed::Done { .. } | Committed::Ended(_) => Answer::Done,
-        Committed::Missing(Missing::NotFound) => Answer::Gone,
+        Committed::Missing(Missing::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }
 }

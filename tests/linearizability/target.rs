@@ -120,7 +120,7 @@ impl Names {
                 Lookup::Missing(Missing::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
-                Lookup::Missing(Missing::NotFound) => Answer::NotFound,
+                Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
             Call::Create { id_hash, begins, changes } => {
@@ -174,7 +174,8 @@ impl Names {
                 Answer::List(listed.collect())
             }
             Call::Revoke(who) => {
-                let id_hashes = self.which(who, |which| index(store).revoke(which, None, now))?;
+                let ended = self.which(who, |which| index(store).revoke(which, None, now))?;
+                let id_hashes: Vec<_> = ended.iter().map(|ended| ended.id_hash).collect();
                 Answer::Revoked(self.id_hashes(&id_hashes))
             }
             Call::RevokeEveryone => {
@@ -205,7 +206,7 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, retired_ids } => {
+            Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
                 let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }
             }
@@ -215,12 +216,12 @@ impl Names {
             Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::Ended(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
+            Committed::Ended(ended) => Answer::Deleted { id_hash: self.id_number(&ended.id_hash) },
             Committed::CanJoin { session, .. }
             | Committed::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }
-            Committed::Missing(Missing::NotFound) => Answer::NotFound,
+            Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,
             Committed::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }

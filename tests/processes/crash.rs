@@ -281,6 +281,9 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
         assert!(matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
         let loaded =
             store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
-        assert!(matches!(loaded, Lookup::Missing(Missing::NotFound)), "never late: {loaded:?}");
+        assert!(
+            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            "never late: {loaded:?}"
+        );
     }
 }

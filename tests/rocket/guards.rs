@@ -19,6 +19,7 @@ use rocket::http::{ContentType, Cookie, CookieJar, Header, Status};
 use rocket::local::blocking;
 use rocket::outcome::try_outcome;
 use rocket::request::{FromRequest, Outcome};
+use rocket::response::stream::TextStream;
 use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, catch, catchers, get, post, routes};
 
@@ -30,6 +31,40 @@ fn visits(session: &Session) -> cloakroom::Result<String> {
 #[post("/count")]
 fn count(session: &Session) -> cloakroom::Result<String> {
     Ok(session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?.to_string())
+}
+
+#[get("/streamed")]
+fn streamed(session: &Session) -> TextStream![String + '_] {
+    TextStream! { yield format!("{:?}", session.user().unwrap()) }
+}
+
+#[get("/plain")]
+fn plain(_session: &Session) -> &'static str {
+    "plain"
+}
+
+#[test]
+fn a_streamed_body_of_a_user_is_private_and_not_stored() {
+    for no_store in [false, true] {
+        let builder = SessionManager::builder(MemoryStore::new());
+        let sessions = builder.no_store_when_signed_in(no_store).build().unwrap();
+        let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
+        let rocket = bare().attach(sessions).mount("/", routes![streamed, plain]);
+        let client = client(rocket);
+        let cache = |path, ada: Option<&str>| {
+            let request = client.get(path);
+            let request = match ada {
+                Some(ada) => request.header(Header::new("Cookie", ada.to_owned())),
+                None => request,
+            };
+            let response = request.dispatch();
+            response.headers().get_one("Cache-Control").map(str::to_owned)
+        };
+        let wanted = if no_store { "no-store" } else { "private" };
+        assert_eq!(cache("/streamed", Some(&ada)).as_deref(), Some(wanted));
+        assert_eq!(cache("/streamed", None), None);
+        assert_eq!(cache("/plain", Some(&ada)), None);
+    }
 }
 
 #[get("/free")]

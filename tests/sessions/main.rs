@@ -13,5 +13,6 @@ mod replaced_id_races;
 mod replaced_ids;
 mod requests;
 mod session_traces;
+mod trail;
 mod user_sessions;
 mod values;

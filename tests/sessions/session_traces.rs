@@ -163,7 +163,7 @@ fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {
             let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
             format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Lookup::Missing(Missing::NotFound)) => "absent".into(),
+        Ok(Lookup::Missing(Missing::NotFound { .. })) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
@@ -199,7 +199,7 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids }) => {
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. }) => {
             let mut retired_ids: Vec<String> =
                 retired_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
             retired_ids.sort();
@@ -212,7 +212,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
         Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Ended(id_hash)) => format!("deleted {}", trace.id_hash(id_hash)),
+        Ok(Committed::Ended(ended)) => format!("deleted {}", trace.id_hash(&ended.id_hash)),
         Ok(Committed::RevisionMismatch(LiveSession { record, id_hash })) => {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
@@ -223,7 +223,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
             let of = trace.id_hash(&id.id_hash);
             format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
         }
-        Ok(Committed::Missing(Missing::NotFound)) => "gone".into(),
+        Ok(Committed::Missing(Missing::NotFound { .. })) => "gone".into(),
         Ok(Committed::LimitReached) => "full".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
@@ -277,12 +277,15 @@ impl Sink for TracedEvents {
         let text = match event {
             Event::Created { public_id } => format!("created {}", trace.public_id(Some(public_id))),
             Event::Renewed { public_id } => format!("renewed {}", trace.public_id(Some(public_id))),
-            Event::SignedIn { public_id, user } => {
+            Event::SignedIn { public_id, user, .. } => {
                 format!("signed in {} {}", trace.public_id(Some(public_id)), user.as_str())
             }
             Event::SignInRefused { user } => format!("refused {}", user.as_str()),
-            Event::SignedOut => "signed out".into(),
-            Event::Revoked { sessions } => format!("revoked {sessions}"),
+            Event::Ended { public_id, user, reason, by, .. } => {
+                let [user, by] = [user, by].map(|user| user.map(UserKey::as_str));
+                format!("ended {} {user:?} {reason:?} by {by:?}", trace.public_id(*public_id))
+            }
+            Event::Revoked { sessions, .. } => format!("revoked {sessions}"),
             Event::ChangesDiscarded { public_id } => {
                 format!("discarded {}", trace.public_id(*public_id))
             }

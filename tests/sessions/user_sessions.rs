@@ -5,12 +5,16 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use crate::common::NOW;
 use crate::common::app::{
-    App, Browser, REMOVAL, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, REMOVAL, assert_new_id, complete, defaults, get, on_both_stores, set_cookie,
+    sign_in, user, who,
 };
+use crate::common::every_store::on_every_store;
 use cloakroom::backend::{SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
+use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{IdpSessionId, PublicId};
@@ -683,4 +687,152 @@ fn a_review_meets_what_is_asked_for_of_the_browser() {
     let asked_for = review(asked_for.clear_site_data(true).no_store_when_signed_in(true));
     assert!(asked_for.meets("ASVS 14.3.1") && asked_for.meets("ASVS 14.3.2"));
     assert!(!asked_for.to_string().contains(" or not\n"), "{asked_for}");
+}
+
+// Account events.
+
+#[test]
+fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
+    on_every_store(defaults, |app| {
+        let (ends, sid) = (NOW + HOUR * 2, IdpSessionId::new("sid").unwrap());
+        let mut browser = Browser::default();
+        let mut token = String::new();
+        browser.request(&app.sessions, |session| {
+            let how = Authentication::new().ends(ends).idp_session_id(sid.clone());
+            assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
+            token = session.csrf_token().unwrap();
+        });
+        let (before, public_id_before) = (browser.clone(), public_id(&app, &browser));
+        app.clock.advance(HOUR);
+        let later = NOW + HOUR;
+        let headers = browser.request(&app.sessions, |session| {
+            session.set("n", 1).unwrap();
+            assert_eq!(session.confirm_authentication(3).unwrap(), CommitOutcome::Stored);
+            let recent = session.require_recent_auth(HOUR / 2).unwrap();
+            assert_eq!(recent, RecentAuth::Recent, "already in this request");
+        });
+        assert_new_id(&headers);
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.auth_level().unwrap(), 3);
+            assert_eq!(session.authenticated_at().unwrap(), Some(later));
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfCheck::Valid);
+            assert_eq!(session.deadline().unwrap(), Some(ends), "the provider's end stays");
+        });
+        assert_eq!(public_id(&app, &browser), public_id_before);
+        assert_eq!(who(&app.sessions, &before), None, "the id was replaced");
+        app.clock.set(ends);
+        assert_eq!(who(&app.sessions, &browser), None);
+    });
+}
+
+#[test]
+fn a_confirmation_needs_a_user_and_a_live_session() {
+    on_every_store(defaults, |app| {
+        for mut browser in [Browser::default(), app.visitor(1)] {
+            browser.request(&app.sessions, |session| {
+                let error = session.confirm_authentication(1).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+            });
+        }
+        let browser = app.signed_in("ada");
+        let (session, mut other) = (browser.open(&app.sessions), browser.clone());
+        assert!(session.user().unwrap().is_some());
+        other.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(session.confirm_authentication(1).unwrap(), CommitOutcome::Discarded);
+        assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
+        assert_eq!(who(&app.sessions, &browser), None);
+    });
+}
+
+#[test]
+fn a_confirmation_within_the_grace_is_stored() {
+    on_every_store(
+        |builder| builder.renewal_grace(SECOND * 30),
+        |app| {
+            let mut browser = app.signed_in("ada");
+            let old = browser.clone();
+            browser.request(&app.sessions, |session| session.renew().unwrap());
+            old.after(&app.sessions, |session| {
+                assert_eq!(session.confirm_authentication(2).unwrap(), CommitOutcome::Stored);
+            });
+            browser.request(&app.sessions, |session| {
+                assert_eq!(session.auth_level().unwrap(), 2);
+            });
+        },
+    );
+}
+
+#[test]
+fn a_session_names_its_deadline() {
+    let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
+    on_every_store(
+        |builder| builder.lifetime(lifetime),
+        |app| {
+            let deadline = |browser: &Browser| {
+                let session = browser.open(&app.sessions);
+                let deadline = session.deadline().unwrap();
+                complete(&app.sessions, &session);
+                app.sessions.flush().unwrap();
+                deadline
+            };
+            assert_eq!(deadline(&Browser::default()), None);
+            let browser = app.visitor(1);
+            assert_eq!(deadline(&browser), Some(NOW + HOUR));
+            app.clock.advance(HOUR / 2);
+            let used = deadline(&browser);
+            assert_eq!(used, Some(NOW + HOUR / 2 + HOUR));
+            app.clock.advance(HOUR / 1000);
+            assert_eq!(deadline(&browser), used, "so soon after, activity is not recorded");
+            app.clock.set(NOW + HOUR);
+            assert_eq!(deadline(&browser), Some(NOW + HOUR * 2));
+            app.clock.set(NOW + HOUR * 2);
+            assert_eq!(deadline(&browser), None);
+        },
+    );
+}
+
+#[test]
+fn a_user_signs_out_everywhere() {
+    on_both_stores(defaults, |app| {
+        let (mut here, mut there) = (app.signed_in("ada"), app.signed_in("ada"));
+        let bob = app.signed_in("bob");
+        let headers = here.request(&app.sessions, |session| {
+            assert_eq!(app.sessions.sign_out_everywhere(session).unwrap(), 2);
+            assert_eq!(session.user().unwrap(), None);
+            assert_eq!(app.sessions.sign_out_everywhere(session).unwrap(), 0);
+        });
+        assert_eq!(set_cookie(&headers), Some(REMOVAL));
+        assert!(is_out(&app, &mut there));
+        assert_eq!(here.cookie, None);
+        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+    });
+}
+
+#[test]
+fn a_renamed_user_stays_signed_in() {
+    on_every_store(defaults, |app| {
+        let mut ada = app.signed_in("ada@old");
+        let bob = app.signed_in("bob");
+        let rename = || app.sessions.rename_user(&user("ada@old"), &user("ada@new"));
+        if app.store.inner().index().is_none() {
+            assert_eq!(rename().unwrap_err().kind(), ErrorKind::Unsupported);
+            return;
+        }
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@old"));
+        let during = ada.open(&app.sessions);
+        assert!(during.user().unwrap().is_some());
+        assert_eq!(rename().unwrap(), 1);
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        // A request that began before stores its changes all the same.
+        during.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+        ada.take(&complete(&app.sessions, &during));
+        assert_eq!(app.n(&ada), Some(1));
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(app.sessions.count_for_user(&user("ada@old")).unwrap(), 0);
+        assert_eq!(rename().unwrap(), 0);
+        assert_eq!(app.count(EventKind::UserRenamed), 2);
+        assert_eq!(app.sessions.revoke_all(&user("ada@new"), None).unwrap(), 1);
+    });
 }

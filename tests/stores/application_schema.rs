@@ -171,7 +171,8 @@ fn a_sign_out_ends_what_a_trigger_or_a_chain_keeps() {
         assert_ended(&store, &connection, &one);
         let index = store.index().unwrap();
         let ada = UserKey::new("ada").unwrap();
-        assert_eq!(index.revoke(&SessionFilter::User(&ada), None, NOW).unwrap(), [two]);
+        let ended = index.revoke(&SessionFilter::User(&ada), None, NOW).unwrap();
+        assert!(ended.iter().map(|ended| ended.id_hash).eq([two]));
         assert_ended(&store, &connection, &two);
         assert_eq!(rows(&connection), if schema.contains("IGNORE") { 1 } else { 2 });
     }
@@ -227,7 +228,7 @@ fn a_session_that_a_trigger_brings_back_has_ended() {
             0 => assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_))),
             1 => {
                 let revoked = index.revoke(&SessionFilter::User(&ada), None, NOW).unwrap();
-                assert_eq!(revoked, [id_hash]);
+                assert!(revoked.iter().map(|ended| ended.id_hash).eq([id_hash]));
             }
             2 => assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1),
             _ => assert_eq!(store.admin().clear().unwrap(), 1),

@@ -230,7 +230,7 @@ impl Case {
         match self.found {
             "current" | "in grace" => Lookup::Live { session, at },
             "not found" => Lookup::not_found(),
-            "expired" => Lookup::Missing(Missing::Expired { at }),
+            "expired" => Lookup::Missing(Missing::expired(at, &session.record)),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);
@@ -299,7 +299,8 @@ impl Case {
                 let left = self.left(PRESENTED, join_salt);
                 match replaces {
                     None => "insert",
-                    Some((presented, at)) => {
+                    Some((presented, at, ended)) => {
+                        assert_eq!(ended, self.session().ended());
                         assert_eq!((presented, at), (left, self.position()));
                         "replace"
                     }
@@ -329,8 +330,9 @@ impl Case {
                 assert_eq!((at, session), (self.position(), touched));
                 "touch"
             }
-            Ok(Decision::End { at }) => {
+            Ok(Decision::End { at, ended }) => {
                 assert_eq!(at, self.position());
+                assert_eq!(ended.public_id, Some(self.record().public_id));
                 "remove"
             }
             Ok(Decision::RemoveExpired { at }) => {
@@ -364,7 +366,7 @@ impl Case {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }
-            Committed::Missing(Missing::NotFound) => "not found",
+            Committed::Missing(Missing::NotFound { .. }) => "not found",
             Committed::Missing(Missing::Undecodable { public_id, .. }) => {
                 assert_eq!(*public_id, Some(self.record().public_id));
                 "undecodable"

@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
-    SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Action, Commit, Committed, Delta, EndedSession, LiveSession, Lookup, Missing, NewSession,
+    Record, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
-use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
@@ -48,7 +48,7 @@ impl StoreWrapper for Upsert {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match (self.right.commit(commit)?, &commit.action) {
-            (Committed::Missing(Missing::NotFound), Action::Merge) => {
+            (Committed::Missing(Missing::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 let (create, delta) = (Action::Create(new_session), commit.delta.clone());
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
@@ -245,13 +245,22 @@ impl SessionIndex for UsersByPrefix {
         which: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
-        let mut id_hashes = Vec::new();
+    ) -> Result<Vec<EndedSession>> {
+        let mut ended = Vec::new();
         for summary in self.matching(which, now)? {
             let which = SessionFilter::PublicId(&summary.public_id);
-            id_hashes.extend(self.right.revoke(&which, except, now)?);
+            ended.extend(self.right.revoke(&which, except, now)?);
         }
-        Ok(id_hashes)
+        Ok(ended)
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        from_to: (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.right.rename_user(realm, from_to, now)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
@@ -351,7 +360,7 @@ impl StoreWrapper for Panics {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         match self.right.commit(commit)? {
-            Committed::Missing(Missing::NotFound) => panic!("no such row"),
+            Committed::Missing(Missing::NotFound { .. }) => panic!("no such row"),
             answer => Ok(answer),
         }
     }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Stats, Summary};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::cached::{CachedStore, is_uncertain};
 use crate::sync::instant;
 
@@ -38,10 +38,24 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
         let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
+        let ended = self.distrust_on_error(answer, now, began)?;
+        self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now);
+        Ok(ended)
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.0.freshness.observe(now);
+        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let answer = self.backing_index("rename a user")?.rename_user(realm, (from, to), now);
         let id_hashes = self.distrust_on_error(answer, now, began)?;
         self.invalidate_sessions(id_hashes.iter().copied(), now);
         Ok(id_hashes)

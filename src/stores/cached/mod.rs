@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
-use crate::record::{Record, Touch};
+use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, Version};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, Shards};
 use crate::stores::cached::freshness::{Freshness, Verdict};
@@ -361,7 +361,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // No request can have used the id before its session was created.
             Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
-            Committed::Done { session, retired_ids } => {
+            Committed::Done { session, retired_ids, .. } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
                 self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);
             }
@@ -372,7 +372,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             }
             // A mismatch may come from an outdated entry. The entry of an ended session must go.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
-            | Committed::Ended(id_hash) => {
+            | Committed::Ended(EndedSession { id_hash, .. }) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
             Committed::Missing(_) | Committed::CanJoin { .. } => {

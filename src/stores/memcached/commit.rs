@@ -14,7 +14,7 @@ use crate::backend::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
-use crate::record::{Record, Touch};
+use crate::record::{EndedSession, Record, Touch};
 use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Redirect};
 use crate::stores::memcached::{MemcachedInner, StoreCall, life_of};
@@ -128,7 +128,7 @@ impl Attempts<'_> {
             Decision::RemoveExpired { at } => inner
                 .client
                 .remove(call.target, at)?
-                .then_some(Committed::Missing(Missing::NotFound)),
+                .then_some(Committed::Missing(Missing::not_found())),
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, remove_expired, replaces: None, .. } => {
                 if let Some(at) = remove_expired
@@ -137,12 +137,18 @@ impl Attempts<'_> {
                     return Ok(None);
                 }
                 self.begin(&session)?;
-                Some(Committed::Done { session, retired_ids: Vec::new() })
+                Some(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
-            Decision::Insert { session, replaces: Some((presented, at)), .. } => {
+            Decision::Insert { session, replaces: Some((presented, at, ended)), .. } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
-                self.move_session(at, &redirect, session, presented)?
+                let moved = self.move_session(at, &redirect, session, presented)?;
+                moved.map(|answer| match answer {
+                    Committed::Done { session, retired_ids, .. } => {
+                        Committed::Done { session, retired_ids, ended: vec![ended] }
+                    }
+                    other => other,
+                })
             }
             Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
                 let IdChange { replaced, presented_again } = id_change;
@@ -154,15 +160,17 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session, id_change: None, session_limit: _ } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then(|| Committed::Done { session, retired_ids: Vec::new() })
+                let (retired_ids, ended) = (Vec::new(), Vec::new());
+                written.is_stored().then_some(Committed::Done { session, retired_ids, ended })
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
                 written.is_stored().then_some(Committed::Unchanged(session))
             }
             // Only this version: by now it may be the old id of a session.
-            Decision::End { at } => {
-                inner.client.remove(call.target, at)?.then_some(Committed::Ended(at.id_hash))
+            Decision::End { at, ended } => {
+                let ended = EndedSession { id_hash: at.id_hash, ..ended };
+                inner.client.remove(call.target, at)?.then_some(Committed::Ended(ended))
             }
         })
     }
@@ -225,7 +233,7 @@ impl Attempts<'_> {
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(Some(Committed::Missing(Missing::NotFound)));
+                return Ok(Some(Committed::Missing(Missing::not_found())));
             }
             Ok(Written::Missing) => {}
         }
@@ -234,7 +242,8 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        Ok(Some(Committed::Done { session, retired_ids: vec![old.id_hash] }))
+        let retired_ids = vec![old.id_hash];
+        Ok(Some(Committed::Done { session, retired_ids, ended: Vec::new() }))
     }
 
     fn reserve(

@@ -185,7 +185,7 @@ fn live(
     now: Timestamp,
 ) -> Lookup<ItemVersion> {
     if !record.is_live(now) {
-        return Lookup::Missing(Missing::Expired { at });
+        return Lookup::Missing(Missing::expired(at, &record));
     }
     let session = LiveSession { record, id_hash: at.id_hash };
     match replaced.map(|id| (id.status(now), id)) {

@@ -19,7 +19,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
 use crate::sync::{IgnorePoison, instant, thread};
 
 pub use cache::MemoryCache;
@@ -157,7 +157,7 @@ impl SessionTable {
             return Lookup::not_found();
         };
         if !row.record.is_live(now) {
-            return Lookup::Missing(Missing::Expired { at });
+            return Lookup::Missing(Missing::expired(at, &row.record));
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
         match replaced {
@@ -224,18 +224,22 @@ impl SessionTable {
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                Ok(Committed::Missing(Missing::NotFound))
+                Ok(Committed::Missing(Missing::not_found()))
             }
             Decision::Insert { session, remove_expired, session_limit, replaces } => {
                 if let Some(at) = remove_expired {
                     self.remove(&at);
                 }
-                let Some(mut retired_ids) =
+                let Some(mut ended) =
                     self.sessions_to_end(&session, session_limit, None, commit.now)?
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                retired_ids.extend(replaces.map(|(_, at)| at));
+                let presented = replaces.map(|(presented, _, replaced)| {
+                    ended.push(replaced);
+                    presented
+                });
+                let mut retired_ids = ids_of(&ended);
                 let is_full = self.rows.len().saturating_sub(retired_ids.len()) >= capacity;
                 let is_anonymous = session.record.user.is_none();
                 if is_full || is_anonymous && self.anonymous >= capacity - capacity / 10 {
@@ -248,19 +252,20 @@ impl SessionTable {
                 self.remove_all(&retired_ids);
                 self.last_position += 1;
                 let position = self.last_position;
-                let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
+                let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Update { at, session, id_change, session_limit } => {
-                let mut retired_ids = Vec::new();
+                let mut ended = Vec::new();
                 if id_change.is_some() {
                     match self.sessions_to_end(&session, session_limit, Some(at), commit.now)? {
-                        Some(others) => retired_ids = others,
+                        Some(others) => ended = others,
                         None => return Ok(Committed::LimitReached),
                     }
                 }
+                let mut retired_ids = ids_of(&ended);
                 self.remove_all(&retired_ids);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
@@ -274,7 +279,7 @@ impl SessionTable {
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids })
+                Ok(Committed::Done { session, retired_ids, ended })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -282,16 +287,16 @@ impl SessionTable {
                 }
                 Ok(Committed::Unchanged(session))
             }
-            Decision::End { at } => {
+            Decision::End { at, ended } => {
                 self.remove(&at);
-                Ok(Committed::Ended(at))
+                Ok(Committed::Ended(ended))
             }
             Decision::Answer(answer) => Ok(answer),
         }
     }
 
     /// Checks that the id of `session` is free, and applies the session limit of its user to all
-    /// sessions but `except`. Returns the ids of the sessions to end, or `None` when the limit
+    /// sessions but `except`. Returns the sessions to end, or `None` when the limit
     /// rejects the commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
@@ -299,7 +304,7 @@ impl SessionTable {
         session_limit: Option<SessionLimit>,
         except: Option<SessionIdHash>,
         now: Timestamp,
-    ) -> Result<Option<Vec<SessionIdHash>>> {
+    ) -> Result<Option<Vec<EndedSession>>> {
         if self.rows.contains_key(to) || self.replaced.contains_key(to) {
             return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
         }
@@ -311,25 +316,27 @@ impl SessionTable {
         let (mut others, expired) = by_life(self.select(&theirs), now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let (others, expired) = (ids(others), ids(expired));
-        self.remove_all(&expired);
+        let (others, expired) = (ended(others), ended(expired));
+        self.remove_all(&ids_of(&expired));
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 
     /// Removes the rows that match `filter`, except the one with the public id `except`. Returns
-    /// the ids of those that were live.
+    /// those that were live.
     fn revoke(
         &mut self,
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Vec<SessionIdHash> {
+    ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
+        // Events name them in the order of their begin.
+        rows.sort_by_key(|(_, row)| row.position);
         let (live, expired) = by_life(rows, now);
-        let (live, expired) = (ids(live), ids(expired));
-        self.remove_all(&live);
-        self.remove_all(&expired);
+        let (live, expired) = (ended(live), ended(expired));
+        self.remove_all(&ids_of(&live));
+        self.remove_all(&ids_of(&expired));
         live
     }
 
@@ -363,8 +370,12 @@ fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
     rows.into_iter().partition(|(_, row)| row.record.is_live(now))
 }
 
-fn ids(rows: Rows<'_>) -> Vec<SessionIdHash> {
-    rows.into_iter().map(|(id_hash, _)| *id_hash).collect()
+fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
+    ended.iter().map(|ended| ended.id_hash).collect()
+}
+
+fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
+    rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
 /// Adds a replaced id, and removes forgotten ids and the oldest above [`ReplacedId::MAX`].
@@ -412,9 +423,11 @@ impl Store for MemoryStore {
         let began = instant();
         let all = sessions.rows.iter();
         let expired = all.filter(|(_, row)| !row.record.is_live(now)).take(limit.get());
-        let expired: Vec<SessionIdHash> = expired.map(|(id_hash, _)| *id_hash).collect();
-        sessions.remove_all(&expired);
-        Ok(SweepReport::new(expired.len(), instant().saturating_duration_since(began)))
+        let expired: Vec<EndedSession> =
+            expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
+        sessions.remove_all(&ids_of(&expired));
+        let report = SweepReport::new(expired.len(), instant().saturating_duration_since(began));
+        Ok(report.with_users_sessions(expired))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -447,8 +460,28 @@ impl SessionIndex for MemoryStore {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         Ok(self.write().revoke(filter, except, now))
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        _now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut sessions = self.write();
+        let of_user = SessionFilter::User(from);
+        let theirs = sessions.select(&SessionFilter::InRealm(realm, &of_user));
+        let id_hashes: Vec<SessionIdHash> = theirs.iter().map(|(id_hash, _)| **id_hash).collect();
+        for id_hash in &id_hashes {
+            if let Some(mut row) = sessions.remove(id_hash) {
+                row.record.user = Some(to.clone());
+                row.record.revision += 1;
+                sessions.insert(*id_hash, row);
+            }
+        }
+        Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

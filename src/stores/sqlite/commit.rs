@@ -7,7 +7,7 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionIdHash;
+use crate::record::EndedSession;
 use crate::stores::sqlite::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
@@ -25,71 +25,73 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Missing(Missing::NotFound))
+            Ok(Committed::Missing(Missing::not_found()))
         }
         Decision::Insert { session, remove_expired, session_limit, replaces } => {
             if let Some(at) = remove_expired {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let found = replaces.map(|(_, at)| at);
-            let Some(mut retired_ids) =
+            let found = replaces.as_ref().map(|(_, at, _)| *at);
+            let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
-                retired_ids.push(at.id_hash);
             }
-            retired_ids.extend(tx.make_room(&session.record, None)?);
+            let evicted = tx.make_room(&session.record, None)?;
             let id = tx.insert(&session)?;
-            if let Some((presented, _)) = &replaces {
-                tx.replace_remembered(id, &session.record.public_id, presented)?;
+            if let Some((presented, _, replaced)) = replaces {
+                tx.replace_remembered(id, &session.record.public_id, &presented)?;
+                ended.push(replaced);
             }
-            Ok(Committed::Done { session, retired_ids })
+            let retired_ids = ended.iter().map(|ended| ended.id_hash).chain(evicted).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
-            let Some(mut retired_ids) =
+            let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
-            retired_ids.extend(tx.make_room(&session.record, Some(at.id))?);
+            let evicted = tx.make_room(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            retired_ids.push(at.id_hash);
-            Ok(Committed::Done { session, retired_ids })
+            let others = ended.iter().map(|ended| ended.id_hash);
+            let retired_ids = others.chain(evicted).chain([at.id_hash]).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
             let retired_ids = tx.make_room(&session.record, Some(at.id))?;
-            match commit.delta.user() {
-                Some(_) => tx.update_all(at, &session)?,
-                None => tx.update_data(at, &session.record)?,
+            match commit.delta.is_of_data() {
+                true => tx.update_data(at, &session.record)?,
+                false => tx.update_all(at, &session)?,
             }
-            Ok(Committed::Done { session, retired_ids })
+            Ok(Committed::Done { session, retired_ids, ended: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
             tx.update_seen(at.id, at.id_hash, seen, deadline)?;
             Ok(Committed::Unchanged(session))
         }
-        Decision::End { at } => {
+        Decision::End { at, ended } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Ended(at.id_hash))
+            Ok(Committed::Ended(EndedSession { id_hash: at.id_hash, ..ended }))
         }
         Decision::Answer(answer) => Ok(answer),
     }
 }
 
 /// Checks that the id of `session` is free, and applies the session limit of its user. Returns the
-/// ids of the sessions that it ended; `None` if the user has too many.
+/// sessions that it ended; `None` if the user has too many.
 fn apply_session_limit(
     tx: &mut WriteTx<'_>,
     LiveSession { record, id_hash: to }: &LiveSession,
     session_limit: Option<SessionLimit>,
     found: Option<FoundRow>,
     now: Timestamp,
-) -> Result<Option<Vec<SessionIdHash>>> {
+) -> Result<Option<Vec<EndedSession>>> {
     if tx.is_taken(to)? {
         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
     }
@@ -99,8 +101,8 @@ fn apply_session_limit(
     tx.delete_expired_of(user, &record.realm, now)?;
     let others = tx.by_sign_in(user, &record.realm, found.map(|at| at.id), now)?;
     let Some(ended) = session_limit.sessions_to_end(&others) else { return Ok(None) };
-    for (id, id_hash) in ended {
-        tx.delete(*id, *id_hash)?;
+    for (id, session) in ended {
+        tx.delete(*id, session.id_hash)?;
     }
-    Ok(Some(ended.iter().map(|(_, id_hash)| *id_hash).collect()))
+    Ok(Some(ended.iter().map(|(_, session)| session.clone()).collect()))
 }

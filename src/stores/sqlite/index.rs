@@ -11,8 +11,8 @@ use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Stats, Summary};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteInner;
@@ -78,11 +78,22 @@ impl SessionIndex for SqliteInner {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         let (except, (condition, args)) = (except.copied(), condition(&self.sql, filter));
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             tx.revoke(&condition, args, except.as_ref(), now)
         })
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        _now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let (realm, from, to) = (realm.clone(), from.clone(), to.clone());
+        self.writer
+            .write(JobKind::Synced, "rename a user", move |tx| tx.rename_user(&realm, &from, &to))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

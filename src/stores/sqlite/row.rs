@@ -16,7 +16,7 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, Record, Summary};
+use crate::record::{self, Client, Cursor, EndedSession, Record, Summary};
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::sql::ReadSql;
@@ -110,7 +110,7 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
     let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
-        return Ok(Lookup::Missing(Missing::Expired { at }));
+        return Ok(Lookup::Missing(Missing::expired(at, &without_data(row, &mut None)?)));
     }
     Ok(match decode(row)? {
         Ok(record) => Lookup::Live { session: LiveSession { record, id_hash }, at },
@@ -148,6 +148,22 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         bytes: usize::try_from(row.get::<_, i64>(session::data)?).unwrap_or(0),
         ..Summary::of(&record, Cursor::new(row.get(ROW_ID)?))
     })
+}
+
+/// Decodes a session that a statement has deleted. The columns: the hash of the id, whether it was
+/// live, the public id, the user, the last activity and both limits. A malformed one counts as
+/// empty, so that the session can be deleted.
+pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
+    let id_hash = SessionIdHash::from_bytes(row.get(0)?);
+    let user = row.get_ref(3)?.as_str().ok().and_then(|user| UserKey::new(user).ok());
+    let ended = EndedSession::new(id_hash, Some(PublicId::from_bytes(row.get(2)?)), user);
+    if row.get(1)? {
+        return Ok(ended);
+    }
+    let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
+    let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
+    let limits = Limits { idle, absolute: millis(6).map(Timestamp::from_millis) };
+    Ok(ended.with_expiry(limits.first_reached(time(row, 4)?)))
 }
 
 /// Decodes the columns of a record except the format and the data. A malformed column is read as

@@ -90,9 +90,10 @@ statements! {
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
-        "SELECT id, id_hash, deadline > ?1 FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND ";
+        "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
+         WHERE (?2 IS NULL OR public_id <> ?2) AND ";
     by_sign_in:
-        "SELECT id, id_hash FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
+        "SELECT id, id_hash, public_id FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
          AND id <> ?3 ORDER BY authenticated, id";
     list: "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND ";
     // The pluses force SQLite to use the deadline index: in row id order it might scan every live

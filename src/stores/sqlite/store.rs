@@ -279,7 +279,8 @@ impl Store for SqliteStore {
             let tables = self.0.query(OPERATION, references::tables)?.join(", ");
             self.0.events.raise(&Event::SessionsKept { sessions: kept, tables: &tables });
         }
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        let report = SweepReport::new(removed.len(), instant().saturating_duration_since(began));
+        Ok(report.with_users_sessions(removed))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -45,6 +45,8 @@
 //! attached before, adds to every response (`Server`, CORS). Attach sessions after such fairings.
 //!
 //! A streamed body is read after the session is closed: it can read the session, but not change it.
+//! If the request presented an id, a response with such a body is `private`, and `no-store` under
+//! [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
 //!
 //! # Panics
 //! To detect panics, launching installs a hook that calls the program's [panic
@@ -248,6 +250,11 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
     let (outcome, panic) = error_response::outcome_of_response(request, response);
     if let Some(panic) = panic {
         adapter.report_panic(&panic);
+    }
+    let body = response.body();
+    if body.is_some() && body.preset_size().is_none() {
+        // It is streamed, and the handler had a guard.
+        adapter.body_may_read(session);
     }
     let headers = match adapter.close(session, outcome) {
         Ok(headers) => headers,

@@ -95,7 +95,7 @@ fn all_fields_can_be_appended_to_a_response() {
             fields.map(|(_, value)| value.as_str()).collect()
         };
         assert_eq!(values("Vary"), ["Accept", "Cookie"]);
-        assert_eq!(values("Cache-Control"), ["no-cache=\"Set-Cookie\""]);
+        assert_eq!(values("Cache-Control"), ["private, no-cache=\"Set-Cookie\""]);
         assert_eq!(values("Set-Cookie").len(), 1);
     });
 }

@@ -33,11 +33,11 @@ fn a_destroyed_session_is_gone_and_its_cookie_removed() {
                 assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None));
             });
             assert_eq!(set_cookie(&headers), Some(REMOVAL));
-            let guard = ("Cache-Control", "no-cache=\"Set-Cookie\"");
+            let guard = ("Cache-Control", "private, no-cache=\"Set-Cookie\"");
             assert!(headers.iter().any(|header| header == guard));
             assert_eq!((browser.cookie, app.n(&recorded), app.rows()), (None, None, 0));
         }
-        assert_eq!(app.count(EventKind::SignedOut), 2);
+        assert_eq!(app.count(EventKind::Ended), 2);
         assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     });
 }

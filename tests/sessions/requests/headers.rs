@@ -40,7 +40,10 @@ fn neither_header_is_sent_unless_it_is_asked_for() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         let headers = browser.request(&app.sessions, |s| drop(s.user().unwrap()));
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "private"), ("Vary", "Cookie")]
+        );
         let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
         assert!(!clears(&headers) && !not_stored(&headers));
     });
@@ -181,7 +184,7 @@ fn a_page_without_a_user_may_be_stored() {
         assert_eq!(headers, ResponseHeaders::default(), "the session was not looked at");
         let headers = app.visitor(1).request(&app.sessions, |s| drop(s.user().unwrap()));
         assert!(!not_stored(&headers) && !headers.no_store);
-        assert_eq!(headers.cache_control(Some("public")), None);
+        assert_eq!(headers.cache_control(Some("public")).as_deref(), Some("private"));
         let headers = Browser::default().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert!(!not_stored(&headers));
     });
@@ -228,7 +231,10 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
         let headers = browser.request(&app.sessions, |session| {
             assert_eq!(session.user().unwrap(), None);
         });
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "private"), ("Vary", "Cookie")]
+        );
         assert_eq!(app.store.all_calls(), 0);
         let odd = [EventKind::MalformedId, EventKind::UnknownId, EventKind::IdGuessing];
         assert!(odd.into_iter().all(|kind| app.count(kind) == 0));
@@ -254,7 +260,8 @@ fn a_page_with_a_form_token_is_not_cached_by_default() {
                 for _ in 0..2 {
                     let headers = browser.request(&app.sessions, page);
                     assert_eq!(not_stored(&headers), is_asked);
-                    assert!(value(&headers, "Cache-Control").is_none_or(|it| it.contains("no-")));
+                    let cache = value(&headers, "Cache-Control").unwrap();
+                    assert!(cache == "no-store" || cache.starts_with("private"), "{cache}");
                 }
                 // To look at a token that came back shows none.
                 let headers = browser.request(&app.sessions, |session| {
@@ -265,4 +272,52 @@ fn a_page_with_a_form_token_is_not_cached_by_default() {
             }
         });
     }
+}
+
+#[test]
+fn an_answer_that_depends_on_the_session_is_private() {
+    on_both_stores(
+        |b| b.form_pages_no_store(false),
+        |app| {
+            let public = |headers: &ResponseHeaders| {
+                headers.cache_control(Some("public, max-age=60")).is_none()
+            };
+            let uses: [fn(&Session); 4] = [
+                |session| drop(session.user().unwrap()),
+                |session| assert_eq!(session.get::<u32>("other").unwrap(), None),
+                |session| assert!(session.flashes().unwrap().is_empty()),
+                |session| session.remove("other").unwrap(),
+            ];
+            for (index, uses) in uses.into_iter().enumerate() {
+                let unknown = Browser::with(app.visitor(1).cookie.unwrap().replace('=', "=A"));
+                for mut presents in [app.visitor(1), unknown] {
+                    let headers = presents.request(&app.sessions, uses);
+                    assert!(!public(&headers), "{index}");
+                    assert_eq!(value(&headers, "Cache-Control"), Some("private"), "{index}");
+                }
+                let headers = Browser::default().request(&app.sessions, uses);
+                assert!(public(&headers), "{index}: an explicit `public` stays");
+                assert_eq!(value(&headers, "Cache-Control"), Some("private"), "{index}");
+            }
+            // An id, a token or a message goes out.
+            let gives: [fn(&Session); 3] = [
+                |session| session.set("n", 1).unwrap(),
+                |session| {
+                    session.csrf_token().unwrap();
+                    session.ignore().unwrap();
+                },
+                |session| {
+                    session.flash("info", "hello").unwrap();
+                    assert_eq!(session.flashes().unwrap().len(), 1);
+                    session.ignore().unwrap();
+                },
+            ];
+            for (index, gives) in gives.into_iter().enumerate() {
+                let headers = Browser::default().request(&app.sessions, gives);
+                assert!(!public(&headers), "{index}");
+            }
+            let headers = app.visitor(1).request(&app.sessions, |_| ());
+            assert_eq!(headers, ResponseHeaders::default(), "the session was not used");
+        },
+    );
 }

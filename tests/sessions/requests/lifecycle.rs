@@ -41,7 +41,10 @@ fn a_handler_that_only_reads_gets_no_cookie_and_no_row() {
             assert_eq!(session.public_id().unwrap(), None);
             assert!(session.flashes().unwrap().is_empty());
         });
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "private"), ("Vary", "Cookie")]
+        );
         assert_eq!((app.rows(), app.store.all_calls()), (0, 0));
     });
 }
@@ -59,7 +62,7 @@ fn a_write_makes_one_row_and_sends_one_cookie() {
         let cookie = format!("__Host-id={}; {attributes}", id.reveal());
         let expected = [
             ("Set-Cookie", cookie.as_str()),
-            ("Cache-Control", "no-cache=\"Set-Cookie\""),
+            ("Cache-Control", "private, no-cache=\"Set-Cookie\""),
             ("Vary", "Cookie"),
         ];
         assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
@@ -80,7 +83,10 @@ fn an_existing_session_that_is_only_read_is_not_written() {
             assert_eq!(session.get("n").unwrap(), Some(1));
             assert_eq!(session.get("n").unwrap(), Some(1));
         });
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "private"), ("Vary", "Cookie")]
+        );
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), 1, "once a request");
     });
@@ -92,7 +98,10 @@ fn a_change_of_an_existing_session_keeps_its_id() {
         let mut browser = app.visitor(1);
         let before = browser.cookie.clone();
         let headers = browser.request(&app.sessions, |session| session.set("n", 2).unwrap());
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "private"), ("Vary", "Cookie")]
+        );
         assert_eq!((browser.cookie.clone(), app.n(&browser), app.rows()), (before, Some(2), 1));
     });
 }

@@ -136,11 +136,11 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache,
         failing.join().unwrap();
     });
     assert!(
-        matches!(backing.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound)),
+        matches!(backing.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
         "it was done"
     );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Lookup::Missing(Missing::NotFound)), "{served:?}");
+    assert!(matches!(served, Lookup::Missing(Missing::NotFound { .. })), "{served:?}");
 }
 
 #[test]

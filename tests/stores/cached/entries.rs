@@ -184,7 +184,7 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
         let begun = NOW + Duration::from_millis(1);
         for now in [begun, begun + SECOND * 2] {
             let loaded = restarted.load(&id_hash, now).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound)), "{loaded:?}");
+            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
     });
 }
@@ -203,7 +203,7 @@ fn an_entry_older_than_the_store_is_invalidated() {
         assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
         end(&stage.backing, &id_hash).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound)));
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
         renew(&stage.backing, &id_hash, None);

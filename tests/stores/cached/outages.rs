@@ -112,7 +112,7 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let last = NOW + LIFE - Duration::from_millis(1);
     assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
     let found = theirs.load(&id_hash, NOW + LIFE).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound)));
+    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

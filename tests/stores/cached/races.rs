@@ -183,7 +183,7 @@ fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
         assert_eq!(n(&stage.store, &id_hashes[0]), Some(1), "the entry lives for a minute");
         for id_hash in id_hashes {
             let loaded = stage.store.load(&id_hash, NOW + SECOND).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound)), "{loaded:?}");
+            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
         // And what begins from then on is served from the cache again.
         let later = NOW + SECOND * 2;

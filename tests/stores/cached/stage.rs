@@ -148,7 +148,7 @@ pub(crate) const ENDINGS: &[Ending] = &[
         let public_id = live(&stage.backing, id_hash).unwrap().unwrap().public_id;
         let index = stage.store.index().unwrap();
         let revoked = index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
-        assert_eq!(revoked, [*id_hash]);
+        assert!(revoked.iter().map(|ended| ended.id_hash).eq([*id_hash]));
     }),
     ("revoking everyone", |stage, _| {
         assert!(stage.store.index().unwrap().revoke_everyone(None, NOW).unwrap() > 0);

@@ -32,7 +32,7 @@ fn a_clear_holds_for_every_process_at_once() {
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
     let answer = merge(&other, &id_hash, &setting("n", 3)).unwrap();
-    assert!(matches!(answer, Committed::Missing(Missing::NotFound)));
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

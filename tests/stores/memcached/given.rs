@@ -43,7 +43,7 @@ pub(crate) fn sign_in(
 }
 
 pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
-    matches!(store.load(id_hash, NOW).unwrap(), Lookup::Missing(Missing::NotFound))
+    matches!(store.load(id_hash, NOW).unwrap(), Lookup::Missing(Missing::NotFound { .. }))
 }
 
 pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {

@@ -372,7 +372,7 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
     assert!(is_absent(&stopped.store, &to));
     assert!(is_live(&stopped.store, &id_hash), "the old id works as if nothing had been");
     let answer = merge(&stopped.store, &to, &setting("n", 2)).unwrap();
-    assert!(matches!(answer, Committed::Missing(Missing::NotFound)));
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
     let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     let held = stopped.proxy.hold(2);
@@ -381,7 +381,7 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
         held.wait_until_reached();
         end(&stopped.store, &id_hash).unwrap();
         drop(held);
-        assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound)));
+        assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));
     });
     create_at(&stopped.store, &to).expect("the id is free");
 }
@@ -435,7 +435,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         // The id between them was not presented.
         let between = stopped.store.load(&renewed, loaded).unwrap();
         match (over_another, between) {
-            (true, Lookup::Missing(Missing::NotFound)) => {}
+            (true, Lookup::Missing(Missing::NotFound { .. })) => {}
             (false, Lookup::Missing(Missing::Replaced { id, .. })) => {
                 assert_eq!(id.by, ReplacedBy::SignIn { salt: None });
             }

@@ -354,7 +354,7 @@ fn an_entry_of_another_session_is_a_miss() {
     raw.set(&to, &value);
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
     let missing = store.load(&SessionIdHash::from_bytes([2; 32]), NOW).unwrap();
-    assert!(matches!(missing, Lookup::Missing(Missing::NotFound)));
+    assert!(matches!(missing, Lookup::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
     let answer = merge(&store, &id_hashes[0], &data).unwrap();
-    assert!(matches!(answer, Committed::Missing(Missing::NotFound)));
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_kill_under_load_fails_requests_and_answers_none() {
                         match create(&store, &setting("n", n)) {
                             Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Lookup::Missing(Missing::NotFound)) => {}
+                                Ok(Lookup::Missing(Missing::NotFound { .. })) => {}
                                 Ok(Lookup::Live {
                                     session: LiveSession { record, .. }, ..
                                 }) => {

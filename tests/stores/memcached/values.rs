@@ -66,9 +66,9 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         assert_eq!(events.count(EventKind::ForeignItem), before + 1);
         // A concurrent write revives nothing; only an action that begins a session succeeds.
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(answer, Committed::Missing(Missing::NotFound)));
+        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
         let answer = end(&store, &id_hash).unwrap();
-        assert!(matches!(answer, Committed::Missing(Missing::NotFound)));
+        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
         assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
@@ -189,7 +189,7 @@ fn the_injected_clock_decides_about_the_deadline() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
     let found = store.load(&id_hash, deadline).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound)));
+    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
     assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }
@@ -215,7 +215,10 @@ fn a_late_request_revives_no_session_that_has_expired() {
             renew(&store, &old, &id_hash, Some(end + HOUR)).unwrap();
             let answer = act(&store, if through_grace { &old } else { &id_hash }, end);
             assert!(
-                matches!(answer, Committed::Missing(Missing::NotFound) | Committed::Done { .. }),
+                matches!(
+                    answer,
+                    Committed::Missing(Missing::NotFound { .. }) | Committed::Done { .. }
+                ),
                 "{answer:?}"
             );
             // Both have waited since before the deadline.
@@ -225,7 +228,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
             let late =
                 store.commit(&Commit::new(&id_hash, Action::Merge, delta.clone(), before)).unwrap();
             assert!(
-                matches!(late, Committed::Missing(Missing::NotFound)),
+                matches!(late, Committed::Missing(Missing::NotFound { .. })),
                 "act {number}: {late:?}"
             );
             assert!(is_absent(&store, &id_hash));

@@ -37,7 +37,7 @@ fn reading_without_a_session_creates_none_and_sets_no_cookie() {
         assert_eq!(response.text(), "0\nnone\nnone\n\n\nnone");
         assert_eq!(response.one("Set-Cookie"), None);
         assert_eq!(response.one("Vary"), Some("Cookie"));
-        assert_eq!(response.one("Cache-Control"), None);
+        assert_eq!(response.one("Cache-Control"), Some("private"));
         assert_eq!((site.sessions(), site.store_calls()), (0, 0));
     });
 }
@@ -68,7 +68,8 @@ fn an_existing_session_gets_no_second_cookie() {
         for n in 2..5 {
             let response = browser.post("/count");
             assert_eq!(response.text(), n.to_string());
-            assert_eq!((response.one("Set-Cookie"), response.one("Cache-Control")), (None, None));
+            let cache = response.one("Cache-Control");
+            assert_eq!((response.one("Set-Cookie"), cache), (None, Some("private")));
             let response = browser.get("/visits");
             assert_eq!(response.text(), n.to_string());
             assert_eq!((response.one("Set-Cookie"), response.one("Vary")), (None, Some("Cookie")));

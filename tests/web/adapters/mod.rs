@@ -25,7 +25,7 @@ use cloakroom::id::SessionId;
 
 const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
                        Secure; HttpOnly; SameSite=Lax";
-const GUARD: &str = "no-cache=\"Set-Cookie\"";
+const GUARD: &str = "private, no-cache=\"Set-Cookie\"";
 const LONG: Duration = Duration::from_secs(30);
 
 /// A well-formed id of no session.

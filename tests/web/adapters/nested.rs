@@ -94,7 +94,7 @@ fn an_inner_call_gets_the_session_of_the_outer_one() {
     let first = browser.get("/inner/");
     assert_eq!(first.text(), "1 1", "the inner one sees what the outer one has changed");
     assert_eq!(first.all("Set-Cookie").len(), 1, "one id");
-    assert_eq!(first.one("Cache-Control"), Some("no-cache=\"Set-Cookie\""));
+    assert_eq!(first.one("Cache-Control"), Some("private, no-cache=\"Set-Cookie\""));
     assert_eq!(first.one("Vary"), Some("Cookie"));
     assert_eq!(browser.get("/inner/").text(), "2 2");
     assert_eq!(sessions.events().count(EventKind::Created), 1);

@@ -81,7 +81,7 @@ fn a_kept_copy_keeps_its_replaced_ids() {
 fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&str]) {
     for id_hash in ids {
         let found = store.load(id_hash, now()).unwrap();
-        assert!(matches!(found, Lookup::Missing(Missing::NotFound)), "{command:?}");
+        assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })), "{command:?}");
     }
 }
 

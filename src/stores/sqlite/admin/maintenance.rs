@@ -37,7 +37,7 @@ impl Admin {
             let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
             let Some(left) = NonZeroUsize::new(left) else { break };
             let batch_limit = batch.limit().min(left);
-            let SweepReport { removed, blocked_for } = store.sweep(now, batch_limit)?;
+            let SweepReport { removed, blocked_for, .. } = store.sweep(now, batch_limit)?;
             done += u64::try_from(removed).unwrap_or(0);
             let cancelled = progress(Progress { done, total }).is_break();
             if removed < batch_limit.get() {

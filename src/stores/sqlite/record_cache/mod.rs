@@ -297,9 +297,12 @@ mod tests {
         assert!(is_cached(&store, &short));
         assert_eq!(store.sweep(ends, NonZeroUsize::MIN).unwrap().removed, 1);
         assert!(is_cached(&store, &long) && !is_cached(&store, &short));
-        assert!(matches!(store.load(&short, NOW).unwrap(), Lookup::Missing(Missing::NotFound)));
+        assert!(matches!(
+            store.load(&short, NOW).unwrap(),
+            Lookup::Missing(Missing::NotFound { .. })
+        ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
-        assert!(matches!(merged, Committed::Missing(Missing::NotFound)), "{merged:?}");
+        assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
         assert!(is_cached(&store, &long));
     }
 
@@ -309,7 +312,7 @@ mod tests {
         let (id_hash, other) = (create(&store), create(&store));
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
-            assert_eq!(tx.sweep(ends, 2)?, 2);
+            assert_eq!(tx.sweep(ends, 2)?.len(), 2);
             assert!(matches!(tx.find(id_hash, NOW)?, Lookup::Missing(_)));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });

@@ -30,7 +30,7 @@ statements! {
         let (replaced_names, replaced_values) =
             (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
         // What `WriteTx::delete_unkept` reads of each session.
-        let deleted = "RETURNING id_hash";
+        let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }
 
     insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
@@ -42,6 +42,9 @@ statements! {
     update_data_and_seen:
         "UPDATE {t} SET revision = :revision, format = :format, data = :data, seen = :seen, \
          deadline = :deadline WHERE id = :id";
+    rename_user:
+        "UPDATE {t} SET user_key = ?2, revision = revision + 1 WHERE user_key = ?1 AND realm = ?3 \
+         RETURNING id_hash";
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
     delete: "DELETE FROM {t} WHERE id = ?1";
     delete_expired_of:

@@ -14,7 +14,7 @@ use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{FORMAT, Record, Touch};
+use crate::record::{EndedSession, FORMAT, Record, Touch};
 use crate::stores::sqlite::columns::{self, replaced, session};
 use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
@@ -174,7 +174,7 @@ impl WriteTx<'_> {
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
         Ok(match record.is_live(now) {
             true => Lookup::Live { session: LiveSession { record, id_hash }, at },
-            false => Lookup::Missing(Missing::Expired { at }),
+            false => Lookup::Missing(Missing::expired(at, &record)),
         })
     }
 
@@ -186,7 +186,7 @@ impl WriteTx<'_> {
             .map_err(self.failed())
     }
 
-    /// Returns the row ids and ids of the user's live sessions in a realm except the one in row
+    /// Returns the user's live sessions, each with its row id, in a realm except the one in row
     /// `except`, ordered by sign-in time, the earliest first.
     pub(crate) fn by_sign_in(
         &self,
@@ -194,14 +194,18 @@ impl WriteTx<'_> {
         realm: &Realm,
         except: Option<i64>,
         now: Timestamp,
-    ) -> Result<Vec<(i64, SessionIdHash)>> {
+    ) -> Result<Vec<(i64, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
             // No row has the id -1: SQLite assigns row ids from 1 upwards.
             let except = except.unwrap_or(-1);
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
-            let ids = |row: &Row<'_>| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?)));
-            statement.query_map(params, ids)?.collect()
+            let session = |row: &Row<'_>| {
+                let id_hash = SessionIdHash::from_bytes(row.get(1)?);
+                let public_id = PublicId::from_bytes(row.get(2)?);
+                Ok((row.get(0)?, EndedSession::new(id_hash, Some(public_id), Some(user.clone()))))
+            };
+            statement.query_map(params, session)?.collect()
         };
         query().map_err(self.failed())
     }
@@ -473,8 +477,8 @@ impl WriteTx<'_> {
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
-    /// number of sessions.
-    pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
+    /// sessions.
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
         let removed = self.delete_unkept(&self.sql.write.sweep, params)?;
         self.forget_replaced(now, limit)?;
@@ -492,47 +496,64 @@ impl WriteTx<'_> {
     }
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
-    /// except the one with the public id `except`. Returns the ids of those that were live.
+    /// except the one with the public id `except`. Returns those that were live.
     pub(crate) fn revoke(
         &mut self,
         condition: &str,
         args: Vec<Column>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
         let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
         let text = format!("{}{condition}", self.sql.read.to_revoke);
         let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
         let found = statement
-            .query_map(params_from_iter(params), |row| {
-                Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?), row.get(2)?))
-            })
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, SessionIdHash, bool)>>>)
+            .query_map(params_from_iter(params), |row| Ok((row.get(7)?, row::deleted(row)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
             .map_err(self.failed())?;
-        for (id, id_hash, _) in &found {
-            self.delete(*id, *id_hash)?;
+        for (id, ended) in &found {
+            self.delete(*id, ended.id_hash)?;
         }
-        Ok(found.into_iter().filter(|(.., was_live)| *was_live).map(|(_, id, _)| id).collect())
+        let ended = found.into_iter().map(|(_, ended)| ended);
+        Ok(ended.filter(|ended| ended.expiry.is_none()).collect())
     }
 
     /// Executes a statement that deletes sessions, except those whose rows other tables keep.
-    /// Returns the number of deleted sessions.
-    fn delete_unkept(&mut self, statement: &str, params: impl Params) -> Result<usize> {
+    /// Returns the deleted sessions.
+    fn delete_unkept(&mut self, statement: &str, params: impl Params) -> Result<Vec<EndedSession>> {
         let and = self.is_kept()?.map(|kept| format!(" AND NOT {kept}")).unwrap_or_default();
         let statement = statement.replace("{and}", &and);
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&statement)?;
-            let ids =
-                statement.query_map(params, |row| row.get(0).map(SessionIdHash::from_bytes))?;
-            ids.collect()
+            statement.query_map(params, row::deleted)?.collect()
         };
         let deleted = query().map_err(self.failed())?;
-        for id_hash in &deleted {
+        for EndedSession { id_hash, .. } in &deleted {
             self.effects.record(Effect::Removed(*id_hash), 1);
         }
-        Ok(deleted.len())
+        Ok(deleted)
+    }
+
+    /// Gives the sessions of a user in a realm to another one. Returns their ids.
+    pub(crate) fn rename_user(
+        &mut self,
+        realm: &Realm,
+        from: &UserKey,
+        to: &UserKey,
+    ) -> Result<Vec<SessionIdHash>> {
+        let query = || -> rusqlite::Result<Vec<_>> {
+            let mut statement = self.connection.prepare_cached(&self.sql.write.rename_user)?;
+            let params = params![from.as_str(), to.as_str(), realm.as_str()];
+            let id_hash = |row: &Row<'_>| row.get(0).map(SessionIdHash::from_bytes);
+            statement.query_map(params, id_hash)?.collect()
+        };
+        let renamed = query().map_err(self.failed())?;
+        for id_hash in &renamed {
+            self.effects.record(Effect::Removed(*id_hash), 1);
+        }
+        Ok(renamed)
     }
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were

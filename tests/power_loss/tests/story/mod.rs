@@ -402,7 +402,7 @@ impl Image {
             Ok(store) => {
                 for id_hash in ledger.ended() {
                     match store.load(id_hash, NOW).map_err(text)? {
-                        Lookup::Missing(Missing::NotFound)
+                        Lookup::Missing(Missing::NotFound { .. })
                         | Lookup::Missing(Missing::Replaced { .. }) => {}
                         other => return Err(format!("an ended id finds {other:?}")),
                     }
