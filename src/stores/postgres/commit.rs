@@ -12,6 +12,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
+use crate::record::EndedSession;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
@@ -28,6 +29,7 @@ struct LockedRows {
 
 struct UserRow {
     at: RowPosition,
+    session: EndedSession,
     authenticated: Option<Timestamp>,
     is_live: bool,
 }
@@ -51,45 +53,45 @@ pub(super) async fn apply(
     match decision {
         Decision::RemoveExpired { at } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Missing(Missing::NotFound))
+            Ok(Committed::Missing(Missing::not_found()))
         }
         Decision::Insert { session, remove_expired, session_limit, replaces } => {
             removed.extend(remove_expired.map(|at| at.id));
-            let at = replaces.map(|(_, at)| at);
-            let Some(mut retired_ids) =
-                apply_session_limit(session_limit, of_user, at, &mut removed)
+            let at = replaces.as_ref().map(|(_, at, _)| *at);
+            let Some(mut ended) = apply_session_limit(session_limit, of_user, at, &mut removed)
             else {
                 remove(trips, sql, removed).await?;
                 return Ok(Committed::LimitReached);
             };
             removed.extend(at.map(|at| at.id));
-            retired_ids.extend(at.map(|at| at.id_hash));
             let mut queries = removal(sql, removed);
             queries.push(Query::new(&sql.insert, session_values(&session)));
-            if let Some((presented, _)) = &replaces {
+            if let Some((presented, ..)) = &replaces {
                 queries.push(forget_one(sql, presented));
                 queries.push(remember(sql, presented, &session.id_hash));
             }
             trips.commit(queries).await?;
-            Ok(Committed::Done { session, retired_ids })
+            ended.extend(replaces.map(|(.., replaced)| replaced));
+            let retired_ids = ended.iter().map(|ended| ended.id_hash).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Update { at, session, id_change: None, session_limit: _ } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(Committed::Done { session, retired_ids: Vec::new() })
+            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
         }
         Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
-            let Some(mut retired_ids) =
-                apply_session_limit(session_limit, of_user, Some(at), &mut removed)
+            let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
             else {
                 remove(trips, sql, removed).await?;
                 return Ok(Committed::LimitReached);
             };
-            retired_ids.push(at.id_hash);
             let mut queries = removal(sql, removed);
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            Ok(Committed::Done { session, retired_ids })
+            let others = ended.iter().map(|ended| ended.id_hash);
+            let retired_ids = others.chain([at.id_hash]).collect();
+            Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
@@ -97,9 +99,9 @@ pub(super) async fn apply(
             trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
             Ok(Committed::Unchanged(session))
         }
-        Decision::End { at } => {
+        Decision::End { at, ended } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Ended(at.id_hash))
+            Ok(Committed::Ended(EndedSession { id_hash: at.id_hash, ..ended }))
         }
         Decision::Answer(answer) => Ok(answer),
     }
@@ -120,7 +122,7 @@ async fn create(
             if answers.last().is_none_or(Vec::is_empty) {
                 return Err(id_is_taken().into());
             }
-            Ok(Committed::Done { session, retired_ids: Vec::new() })
+            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
         }
         _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
     }
@@ -204,6 +206,7 @@ fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
     let authenticated: Option<i64> = get(row, "authenticated")?;
     Ok(UserRow {
         at: row::position(row)?,
+        session: row::ended(row)?,
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
     })
@@ -218,22 +221,22 @@ fn id_is_taken() -> Error {
 }
 
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
-/// ids of those that it ends; `None` if the user has too many. `found` is the session of the commit
+/// ones that it ends; `None` if the user has too many. `found` is the session of the commit
 /// itself.
 fn apply_session_limit(
     session_limit: Option<SessionLimit>,
     of_user: Vec<UserRow>,
     found: Option<RowPosition>,
     removed: &mut Vec<i64>,
-) -> Option<Vec<SessionIdHash>> {
+) -> Option<Vec<EndedSession>> {
     let Some(session_limit) = session_limit else { return Some(Vec::new()) };
     let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
     removed.extend(expired.iter().map(|row| row.at.id));
-    let is_found = |at: &RowPosition| found.is_some_and(|found| found.id == at.id);
-    let others: Vec<_> = live.iter().map(|row| row.at).filter(|at| !is_found(at)).collect();
+    let is_found = |row: &&UserRow| found.is_some_and(|found| found.id == row.at.id);
+    let others: Vec<_> = live.iter().filter(|row| !is_found(row)).collect();
     let ended = session_limit.sessions_to_end(&others)?;
-    removed.extend(ended.iter().map(|at| at.id));
-    Some(ended.iter().map(|at| at.id_hash).collect())
+    removed.extend(ended.iter().map(|row| row.at.id));
+    Some(ended.iter().map(|row| row.session.clone()).collect())
 }
 
 /// Removes these sessions and commits. Without any there is nothing to commit.

@@ -9,8 +9,8 @@ use tokio_postgres::Row;
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Stats, Summary};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{EndedSession, Stats, Summary};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::CallTime;
@@ -83,7 +83,7 @@ impl SessionIndex for PostgresInner {
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionIdHash>> {
+    ) -> Result<Vec<EndedSession>> {
         let time = if concerns_all(filter) { CallTime::Bulk } else { CallTime::Normal };
         let except = except.map(|public_id| public_id.as_bytes().as_slice());
         self.revocation(time, "revoke sessions", async |trips, sql| {
@@ -95,10 +95,26 @@ impl SessionIndex for PostgresInner {
             let mut live = Vec::new();
             for row in removed {
                 if row::time(row, "deadline")? > now {
-                    live.push(row::id_hash(row)?);
+                    live.push(row::ended(row)?);
                 }
             }
             Ok(live)
+        })
+    }
+
+    fn rename_user(
+        &self,
+        realm: &Realm,
+        (from, to): (&UserKey, &UserKey),
+        _: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        // A sign-in counts the user's sessions, so none may run meanwhile.
+        self.revocation(CallTime::Normal, "rename a user", async |trips, sql| {
+            let params = [from, to].map(|user| user.as_str().into());
+            let params = params.into_iter().chain([realm.as_str().into()]).collect();
+            let rename = Query { sql: &sql.rename_user, params };
+            let answers = trips.commit(vec![rename]).await?;
+            Ok(answers.iter().flatten().map(row::id_hash).collect::<Result<_>>()?)
         })
     }
 

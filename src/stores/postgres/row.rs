@@ -15,7 +15,9 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, duration_to_millis};
+use crate::record::{
+    self, Client, Cursor, EndedSession, FORMAT, Record, Summary, duration_to_millis,
+};
 use crate::stores::postgres::connection::Param;
 
 /// The columns of a session but `id` and `sweep_at`.
@@ -137,6 +139,13 @@ pub(super) fn position(row: &Row) -> Result<RowPosition> {
     Ok(RowPosition { id: get(row, "id")?, id_hash: id_hash(row)? })
 }
 
+/// Reads a session that is about to end, or was deleted, for the events that name it.
+pub(super) fn ended(row: &Row) -> Result<EndedSession> {
+    let user = get::<Option<String>>(row, "user_key")?.and_then(|user| UserKey::new(user).ok());
+    let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
+    Ok(EndedSession::new(id_hash(row)?, Some(public_id), user))
+}
+
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the
 /// replaced id `replaced`.
 pub(super) fn lookup(
@@ -154,10 +163,13 @@ pub(super) fn lookup(
     if status == ReplacedIdStatus::Forgotten {
         return Ok(Lookup::not_found());
     }
-    if time(row, "deadline")? <= now {
-        return Ok(Lookup::Missing(Missing::Expired { at }));
-    }
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
+    if time(row, "deadline")? <= now {
+        return Ok(Lookup::Missing(match decode(row, public_id) {
+            Ok(record) => Missing::expired(at, &record),
+            Err(_) => Missing::Expired { at, reached: None },
+        }));
+    }
     let session = match decode(row, public_id) {
         Ok(record) => LiveSession { record, id_hash: at.id_hash },
         Err(error) if error.kind() == ErrorKind::Undecodable => {

@@ -180,7 +180,7 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = $1 LIMIT 1";
     // In the order in which touches lock rows, so that none waits for another in a circle.
     lock_of_user:
-        "SELECT id, id_hash, authenticated, deadline FROM {t} \
+        "SELECT id, id_hash, public_id, user_key, authenticated, deadline FROM {t} \
          WHERE user_key = $1 AND realm = $2 ORDER BY id FOR UPDATE";
     // Commits that give a user a session take turns per user, because they count the user's
     // sessions, and none runs during a revocation.
@@ -234,7 +234,11 @@ statements! {
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{}} \
          AND ($1::bytea IS NULL OR public_id <> $1) ORDER BY id FOR UPDATE) \
-         RETURNING id_hash, deadline";
+         RETURNING id_hash, public_id, user_key, deadline";
+    // In the order in which touches and sign-ins lock rows.
+    rename_user:
+        "UPDATE {t} SET user_key = $2, revision = revision + 1 WHERE id IN (SELECT id FROM {t} \
+         WHERE user_key = $1 AND realm = $3 ORDER BY id FOR UPDATE) RETURNING id_hash";
     delete_all:
         "WITH removed AS (DELETE FROM {t} WHERE $2::text IS NULL OR realm = $2 \
          RETURNING deadline) SELECT count(*) AS live FROM removed WHERE deadline > $1";
