@@ -146,6 +146,16 @@ pub(super) fn ended(row: &Row) -> Result<EndedSession> {
     Ok(EndedSession::new(id_hash(row)?, Some(public_id), user))
 }
 
+/// Reads a user's session that a sweep has removed; `None` if the row names no session.
+pub(super) fn swept(row: &Row) -> Result<Option<EndedSession>> {
+    if get::<Option<&[u8]>>(row, "id_hash")?.is_none() {
+        return Ok(None);
+    }
+    let idle = get::<Option<i64>>(row, "idle")?.and_then(|idle| u64::try_from(idle).ok());
+    let limits = Limits::new(idle.map(Duration::from_millis), optional_time(row, "absolute")?);
+    Ok(Some(ended(row)?.with_expiry(limits.first_reached(time(row, "seen")?))))
+}
+
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the
 /// replaced id `replaced`.
 pub(super) fn lookup(

@@ -226,8 +226,11 @@ statements! {
            moved AS (UPDATE {t} AS s SET sweep_at = s.deadline FROM due \
              WHERE s.id = due.id AND due.deadline > $1), \
            removed AS (DELETE FROM {t} AS s USING due \
-             WHERE s.id = due.id AND due.deadline <= $1 RETURNING 1) \
-         SELECT (SELECT count(*) FROM due) AS due, (SELECT count(*) FROM removed) AS removed";
+             WHERE s.id = due.id AND due.deadline <= $1 \
+             RETURNING s.id_hash, s.public_id, s.user_key, s.seen, s.idle, s.absolute) \
+         SELECT counts.*, of_users.* FROM (SELECT (SELECT count(*) FROM due) AS due, \
+             (SELECT count(*) FROM removed) AS removed) AS counts \
+         LEFT JOIN (SELECT * FROM removed WHERE user_key IS NOT NULL) AS of_users ON true";
     list:
         "SELECT {summary}, id FROM {t} WHERE deadline > $1 AND id < $2 AND {{}} \
          ORDER BY id DESC LIMIT $3";

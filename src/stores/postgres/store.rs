@@ -17,7 +17,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
-use crate::record::Touch;
+use crate::record::{EndedSession, Touch};
 use crate::stores::postgres::commit;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
@@ -121,8 +121,9 @@ impl Store for PostgresStore {
             return Ok(SweepReport::new(0, Duration::ZERO));
         }
         let began = instant();
-        let removed = self.0.sweep(now, limit)?;
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        let (removed, of_users) = self.0.sweep(now, limit)?;
+        let report = SweepReport::new(removed, instant().saturating_duration_since(began));
+        Ok(report.with_users_sessions(of_users))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -145,24 +146,28 @@ impl PostgresInner {
     }
 
     /// Removes expired sessions, and as many outdated replaced ids.
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    /// Returns the number of removed sessions, and those of them that had a user.
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
             trips.query(Query::new(&self.sql.forget_replaced, forget)).await?;
-            let mut removed = 0;
+            let (mut removed, mut of_users) = (0, Vec::new());
             loop {
                 let wanted = limit - removed;
                 let params = [now.as_millis().into(), wanted.into()];
                 let rows = trips.query(Query::new(&self.sql.sweep, params)).await?;
                 let Some(row) = rows.first() else { break };
                 removed += get::<i64>(row, "removed")?;
+                for row in &rows {
+                    of_users.extend(row::swept(row)?);
+                }
                 // The sessions that were due but had not expired are not due again.
                 if get::<i64>(row, "due")? < wanted || removed >= limit {
                     break;
                 }
             }
-            Ok(usize::try_from(removed).unwrap_or(0))
+            Ok((usize::try_from(removed).unwrap_or(0), of_users))
         })
     }
 
