@@ -254,9 +254,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.max_anonymous = Some(sessions))
     }
 
-    /// Sets the HTTP status of a response to a request that failed because of the store. Defaults
-    /// to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable), and 500
-    /// for all other kinds.
+    /// Sets the HTTP status of a response to a request that failed with an error of this crate.
+    /// Defaults to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable),
+    /// 403 for [`CrossOrigin`](ErrorKind::CrossOrigin), and 500 for all other kinds.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
     }
