@@ -39,7 +39,7 @@ impl Throttle {
         self.count(&keys(account, address))
     }
 
-    /// Counts something else that an address may do only so often.
+    /// Counts another action of which an address has a limited number.
     #[must_use]
     pub fn admits_address(&self, address: IpAddr) -> bool {
         self.count(&[(None, Some(network(address)))])
