@@ -3,9 +3,8 @@
 //! Called by sessions, the manager and the cleaner when a session has ended, and by
 //! [`Session::ended`].
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::event::{EndReason, Event, Events};
@@ -13,27 +12,17 @@ use crate::id::{SessionIdHash, UserKey};
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::Session;
+use crate::session::generations::Generations;
 use crate::sync::{IgnorePoison, Mutex, instant};
 
-/// The age at which a generation is replaced. A reason is remembered for at least this time, unless
-/// more than [`GENERATION_SIZE`] others follow it.
+/// How long a reason is remembered at least, unless many others follow it.
 const RETENTION: Duration = Duration::from_secs(3600);
-
-/// The size at which a generation is replaced.
-const GENERATION_SIZE: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct EndTrail {
     events: Events,
-    reasons: ProcessBound<Mutex<Reasons>>,
-}
-
-/// The reasons for which sessions of users ended, in two generations.
-#[derive(Debug, Default)]
-struct Reasons {
-    started: Option<Instant>,
-    current: HashMap<SessionIdHash, EndReason>,
-    previous: HashMap<SessionIdHash, EndReason>,
+    /// The reasons for which sessions of users ended.
+    reasons: ProcessBound<Mutex<Generations<EndReason>>>,
 }
 
 impl EndTrail {
@@ -61,18 +50,14 @@ impl EndTrail {
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {
         let (Ok(reasons), now) = (self.reasons.get(), instant()) else { return };
         let mut reasons = reasons.lock().ignore_poison();
-        let started = *reasons.started.get_or_insert(now);
-        if reasons.current.len() >= GENERATION_SIZE || now.duration_since(started) >= RETENTION {
-            reasons.previous = std::mem::take(&mut reasons.current);
-            reasons.started = Some(now);
-        }
-        reasons.current.insert(id_hash, reason);
+        reasons.rotate(RETENTION, now);
+        reasons.insert(id_hash, reason);
     }
 
     /// Returns the reason for which the session of a user ended that had this id last.
     pub(super) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
         let reasons = self.reasons.get().ok()?.lock().ignore_poison();
-        reasons.current.get(id_hash).or_else(|| reasons.previous.get(id_hash)).copied()
+        reasons.get(id_hash).copied()
     }
 }
 
@@ -115,6 +100,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::generations::GENERATION_SIZE;
 
     #[test]
     fn the_latest_reasons_are_remembered() {

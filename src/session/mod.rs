@@ -13,6 +13,7 @@ mod commit;
 mod context;
 mod csrf_secret;
 mod end_trail;
+mod generations;
 mod guess_detector;
 mod load;
 mod presented;

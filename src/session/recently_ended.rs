@@ -4,30 +4,26 @@
 //! session, this decides whether the session ended during the request, which discards the changes,
 //! or before, in which case they begin a new session. Called by the session and the manager.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
+use crate::session::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
-/// The age at which a generation is replaced. An ending is remembered for at least this time,
-/// unless more than [`GENERATION_SIZE`] others follow it. The changes of a request that takes
-/// longer may begin a new session.
+/// How long an ending is remembered at least, unless many others follow it. The changes of a request
+/// that takes longer may begin a new session.
 const RETENTION: Duration = Duration::from_secs(600);
-
-/// The size at which a generation is replaced: at least this many endings are remembered, and at
-/// most twice as many.
-const GENERATION_SIZE: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct RecentlyEnded {
     /// The number of endings recorded so far. Every request reads it, which costs less than reading
     /// a clock.
     count: AtomicU64,
-    generations: ProcessBound<Mutex<Generations>>,
+    endings: ProcessBound<Mutex<Endings>>,
     /// Notified when an ending is no longer in flight.
     changed: Condvar,
 }
@@ -53,13 +49,9 @@ pub(crate) enum Ended {
     Yes,
 }
 
-/// Endings in two generations. A whole generation is dropped at a time, so forgetting costs a
-/// request nothing.
 #[derive(Debug, Default)]
-struct Generations {
-    started: Option<Instant>,
-    current: HashMap<SessionIdHash, EndedCount>,
-    previous: HashMap<SessionIdHash, EndedCount>,
+struct Endings {
+    by_id: Generations<EndedCount>,
     /// The last revocation of all sessions.
     all: Option<EndedCount>,
     /// The number of calls begun so far that end sessions.
@@ -69,8 +61,8 @@ struct Generations {
 }
 
 impl RecentlyEnded {
-    fn lock(&self) -> Result<MutexGuard<'_, Generations>> {
-        Ok(self.generations.get()?.lock().ignore_poison())
+    fn lock(&self) -> Result<MutexGuard<'_, Endings>> {
+        Ok(self.endings.get()?.lock().ignore_poison())
     }
 
     /// Returns how many sessions this process has ended so far.
@@ -97,10 +89,10 @@ impl RecentlyEnded {
     }
 
     fn begin(&self) -> Result<EndingInFlight<'_>> {
-        let mut generations = self.lock()?;
-        generations.begun += 1;
-        let number = generations.begun;
-        generations.in_flight.insert(number);
+        let mut endings = self.lock()?;
+        endings.begun += 1;
+        let number = endings.begun;
+        endings.in_flight.insert(number);
         Ok(EndingInFlight { recently_ended: self, number })
     }
 
@@ -111,48 +103,43 @@ impl RecentlyEnded {
 
     fn insert(&self, id_hash: SessionIdHash) {
         let now = instant();
-        let Ok(mut generations) = self.lock() else { return };
-        let started = *generations.started.get_or_insert(now);
-        if generations.current.len() >= GENERATION_SIZE || now.duration_since(started) >= RETENTION
-        {
-            generations.previous = std::mem::take(&mut generations.current);
-            generations.started = Some(now);
-        }
-        generations.current.insert(id_hash, self.count_ending());
+        let Ok(mut endings) = self.lock() else { return };
+        endings.by_id.rotate(RETENTION, now);
+        endings.by_id.insert(id_hash, self.count_ending());
     }
 
     /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
-        let Ok(mut generations) = self.lock() else { return };
-        generations.all = Some(self.count_ending());
+        let Ok(mut endings) = self.lock() else { return };
+        endings.all = Some(self.count_ending());
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
     pub(crate) fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<Ended> {
-        let generations = self.lock()?;
-        Ok(generations.has_ended(id_hash, since, generations.begun))
+        let endings = self.lock()?;
+        Ok(endings.has_ended(id_hash, since, endings.begun))
     }
 
     /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the calls in
     /// flight have recorded their endings. That is for writes, which would otherwise begin a new
     /// session for a visitor who has just signed out.
     pub(crate) fn await_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<bool> {
-        let mut generations = self.lock()?;
+        let mut endings = self.lock()?;
         // A call that begins later does not find the session, so it is not awaited.
-        let last = generations.begun;
+        let last = endings.begun;
         loop {
-            match generations.has_ended(id_hash, since, last) {
-                Ended::InDoubt => generations = self.changed.wait(generations).ignore_poison(),
+            match endings.has_ended(id_hash, since, last) {
+                Ended::InDoubt => endings = self.changed.wait(endings).ignore_poison(),
                 ended => return Ok(ended == Ended::Yes),
             }
         }
     }
 }
 
-impl Generations {
+impl Endings {
     /// `last` is the number of the last call that counts as in flight.
     fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount, last: u64) -> Ended {
-        let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
+        let ended = self.by_id.get(id_hash);
         if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
             Ended::Yes
         } else if self.in_flight.first().is_some_and(|first| *first <= last) {
@@ -165,8 +152,8 @@ impl Generations {
 
 impl Drop for EndingInFlight<'_> {
     fn drop(&mut self) {
-        if let Ok(mut generations) = self.recently_ended.lock() {
-            generations.in_flight.remove(&self.number);
+        if let Ok(mut endings) = self.recently_ended.lock() {
+            endings.in_flight.remove(&self.number);
             self.recently_ended.changed.notify_all();
         }
     }
@@ -175,6 +162,7 @@ impl Drop for EndingInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::generations::GENERATION_SIZE;
 
     #[test]
     fn an_ending_counts_for_requests_that_began_before_it() {
@@ -218,8 +206,8 @@ mod tests {
         let before = recently_ended.count();
         recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
-            let generations = recently_ended.lock().unwrap();
-            generations.current.len() + generations.previous.len()
+            let endings = recently_ended.lock().unwrap();
+            (0..5 * GENERATION_SIZE).filter(|n| endings.by_id.get(&id_hash(*n)).is_some()).count()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         let last = id_hash(5 * GENERATION_SIZE - 1);
