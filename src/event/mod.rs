@@ -469,6 +469,13 @@ pub enum DroppedBy {
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Receives one event.
     fn record(&self, event: &Event<'_>);
+
+    /// Returns whether events of this kind are kept, for the [review](crate::SessionManager::review)
+    /// of a configuration. Defaults to true.
+    fn keeps(&self, kind: EventKind) -> bool {
+        let _ = kind;
+        true
+    }
 }
 
 /// The events of a manager or store: a [`Sink`], and a counter for each kind of event. Clones share
@@ -495,6 +502,11 @@ impl Events {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         self.0.sink.record(event);
+    }
+
+    /// Returns whether the sink keeps events of `kind`.
+    pub(crate) fn are_kept(&self, kind: EventKind) -> bool {
+        self.0.sink.keeps(kind)
     }
 
     /// Returns the number of events of `kind` raised so far.
