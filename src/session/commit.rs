@@ -17,9 +17,7 @@ use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{
-    CommitOutcome, RecentlyEnded, Session, Settings, SignOut, State, csrf_secret,
-};
+use crate::session::{CommitOutcome, Session, Settings, SignOut, State, csrf_secret};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -73,27 +71,24 @@ impl Session {
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
-        let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
+        let record = |committed: &Committed| match committed {
             Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
             Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        if matches!(commit.action, Action::SignIn { .. } | Action::End) {
-            return recently_ended.while_ending(call, record);
-        }
-        let committed = call()?;
-        match (&commit.action, &committed) {
-            // The former ids are those of evicted sessions. As after a sweep, a request that uses
+        match commit.action {
+            Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
+            Action::Renew { .. } => call().inspect(record),
+            // The retired ids are those of evicted sessions. As after a sweep, a request that uses
             // one of them begins another session.
-            (Action::Create(_) | Action::Merge, Committed::Done { retired_ids, .. }) => {
-                if let Some(cleaner) = &self.context.cleaner {
+            Action::Create(_) | Action::Merge => call().inspect(|committed| {
+                if let (Committed::Done { retired_ids, .. }, Some(cleaner)) =
+                    (committed, &self.context.cleaner)
+                {
                     cleaner.sessions_evicted(retired_ids.len());
                 }
-            }
-            // A renewal replaces an id.
-            _ => record(recently_ended, &committed),
+            }),
         }
-        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.

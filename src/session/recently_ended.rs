@@ -80,12 +80,10 @@ impl RecentlyEnded {
     pub(crate) fn while_ending<T>(
         &self,
         end: impl FnOnce() -> Result<T>,
-        record: impl FnOnce(&Self, &T),
+        record: impl FnOnce(&T),
     ) -> Result<T> {
         let _in_flight = self.begin()?;
-        let ended = end()?;
-        record(self, &ended);
-        Ok(ended)
+        end().inspect(record)
     }
 
     fn begin(&self) -> Result<EndingInFlight<'_>> {
