@@ -102,7 +102,7 @@ impl Session {
     /// Returns the header fields that send the id of the live session.
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
         let (settings, now) = (&self.context.settings, self.context.now());
-        self.context.warn_if_dropped(self.cookie_dropped_by);
+        self.context.warn_if_rejected(self.cookie_rejected_by);
         let record = state.loaded.session().map(|session| &session.record);
         let max_age = record
             .filter(|record| record.persistent)

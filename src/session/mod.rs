@@ -32,7 +32,7 @@ use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{DroppedBy, Event};
+use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
@@ -68,7 +68,7 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// keeps it live from its commit; if the store has the session in memory, from its first write.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
+/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is raised.
 pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
@@ -77,8 +77,8 @@ pub struct Session {
     ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The browsers that drop a cookie of the response, if that of this request does.
-    cookie_dropped_by: Option<DroppedBy>,
+    /// The browsers that reject a cookie of the response, if that of this request does.
+    cookie_rejected_by: Option<RejectedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -110,7 +110,7 @@ struct State {
     cross_site_allowed: bool,
     closed: bool,
     /// Why the presented session has ended, if that is known.
-    ended: Option<EndReason>,
+    end_reason: Option<EndReason>,
     response: ResponseFacts,
     activity: Activity,
 }
@@ -215,7 +215,7 @@ impl Drop for Session {
                 || !state.to_destroy.is_empty()
                 || state.loaded.issued().is_some())
         {
-            self.context.dropped(state.loaded.public_id().as_ref());
+            self.context.report_unclosed(state.loaded.public_id().as_ref());
         }
     }
 }
@@ -240,7 +240,7 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let cookie_dropped_by = context.cookie_dropped_by(head);
+        let cookie_rejected_by = context.cookie_rejected_by(head);
         let ended_at_open = context.recently_ended.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
@@ -250,7 +250,7 @@ impl Session {
             presented,
             ended_at_open,
             opened_at,
-            cookie_dropped_by,
+            cookie_rejected_by,
             address,
             origin_check,
             prefetch: head.prefetch,
