@@ -11,8 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record};
-use crate::session::activity::Activity;
+use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
@@ -131,8 +130,9 @@ impl Session {
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
         let proposal = Proposal::new(id_hash, action);
-        let State { loaded, changes, activity, .. } = state;
-        let session = match self.commit_to(loaded, changes, *activity, proposal)? {
+        let activity = self.activity(state);
+        let State { loaded, changes, .. } = state;
+        let session = match self.commit_to(loaded, changes, activity, proposal)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -164,8 +164,9 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let proposal = Proposal::new(&id_hash, Action::Create(new_session));
-        let State { loaded, changes, activity, .. } = state;
-        match self.commit_to(loaded, changes, *activity, proposal)? {
+        let activity = self.activity(state);
+        let State { loaded, changes, .. } = state;
+        match self.commit_to(loaded, changes, activity, proposal)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
@@ -205,7 +206,7 @@ impl Session {
         &self,
         loaded: &mut LoadState,
         changes: &mut Changes,
-        activity: Activity,
+        activity: Option<Touch>,
         proposal: Proposal<'_>,
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
@@ -221,10 +222,10 @@ impl Session {
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
+        commit.touch = activity;
         loop {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
-            commit.touch = (!self.prefetch).then(|| activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();
             match self.commit_once(&commit)? {

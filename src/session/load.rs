@@ -108,7 +108,7 @@ impl Session {
         state.response.varies = true;
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
-            state.activity.first_use.get_or_insert(now);
+            state.first_use.get_or_insert(now);
             if let Err(error) = self.load(state, now) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);

@@ -38,7 +38,6 @@ use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
-use activity::Activity;
 use changes::Changes;
 use load::LoadState;
 use presented::Presented;
@@ -112,7 +111,8 @@ struct State {
     /// Why the presented session has ended, if that is known.
     end_reason: Option<EndReason>,
     response: ResponseFacts,
-    activity: Activity,
+    /// The time of the first use of the session, which is its activity.
+    first_use: Option<Timestamp>,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -400,7 +400,7 @@ impl Session {
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move it.
+    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -408,11 +408,10 @@ impl Session {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
-        let used = state.activity.first_use.filter(|used| {
-            // The others are not recorded.
-            !state.ignored && record.limits.touch_due(record.seen, *used)
-        });
-        let deadline = record.limits.deadline(used.unwrap_or(record.seen));
+        // An activity that is not due is not recorded.
+        let activity = self.activity(&state).map(|touch| touch.seen);
+        let recorded = activity.filter(|seen| record.limits.touch_due(record.seen, *seen));
+        let deadline = record.limits.deadline(recorded.unwrap_or(record.seen));
         Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 

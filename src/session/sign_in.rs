@@ -6,8 +6,7 @@ use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
-use crate::record::{EndedSession, NewSession};
-use crate::session::activity::Activity;
+use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::{DeltaKind, Proposal};
 use crate::session::csrf_secret::Secret;
@@ -26,7 +25,7 @@ const MAX_ATTEMPTS: usize = 100;
 struct SignInRequest<'r> {
     loaded: &'r mut LoadState,
     changes: &'r mut Changes,
-    activity: Activity,
+    activity: Option<Touch>,
     user: &'r UserKey,
     new_session: NewSession,
     /// The hash of the id that it replaces.
@@ -104,7 +103,8 @@ impl Session {
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let State { loaded, changes, activity, .. } = &mut *state;
+        let activity = self.activity(&state);
+        let State { loaded, changes, .. } = &mut *state;
         let mut rebased;
         let owner = loaded.session().and_then(|session| session.record.user.as_ref());
         let changes = match owner {
@@ -116,7 +116,7 @@ impl Session {
         };
         let (from, known_id) = self.replaced_by_sign_in(loaded)?;
         let others = self.other_sessions(&from, loaded.public_id())?;
-        let (activity, user) = (*activity, &user);
+        let user = &user;
         let mut request =
             SignInRequest { loaded, changes, activity, user, new_session, from, known_id };
         for _ in 0..MAX_ATTEMPTS {
