@@ -3,6 +3,7 @@
 //! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::data::{Data, Value};
@@ -10,7 +11,7 @@ use crate::id::UserKey;
 use crate::record::Record;
 
 /// The changes of one request: names set and removed, all names cleared, the user replaced or
-/// authenticated again.
+/// authenticated again, the idle limit changed.
 ///
 /// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub struct Delta {
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
     confirmation: Option<Confirmation>,
+    idle_limit: Option<Duration>,
 }
 
 /// Another proof of the identity of the signed-in user.
@@ -47,7 +49,13 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmation: None }
+        Delta {
+            clear: false,
+            changes: BTreeMap::new(),
+            user: None,
+            confirmation: None,
+            idle_limit: None,
+        }
     }
 
     /// Sets `name`.
@@ -83,9 +91,22 @@ impl Delta {
         self.confirmation = Some(Confirmation { user, at, level });
     }
 
-    /// Returns this delta without its clear and without its change of `name`.
-    pub(crate) fn without_clear(&self, name: &str) -> Self {
-        let mut delta = Delta { clear: false, ..self.clone() };
+    /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
+    /// commit signs in.
+    pub fn set_idle_limit(&mut self, limit: Duration) {
+        self.idle_limit = Some(limit);
+    }
+
+    /// Returns the new idle limit, or `None` if the delta does not change it.
+    #[must_use]
+    pub fn idle_limit(&self) -> Option<Duration> {
+        self.idle_limit
+    }
+
+    /// Returns this delta for a session that was signed in since: without its clear, its change of
+    /// `name`, and its idle limit.
+    pub(crate) fn after_sign_in(&self, name: &str) -> Self {
+        let mut delta = Delta { clear: false, idle_limit: None, ..self.clone() };
         delta.changes.remove(name);
         delta
     }
@@ -99,7 +120,7 @@ impl Delta {
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmation.is_none()
+        self.user.is_none() && self.confirmation.is_none() && self.idle_limit.is_none()
     }
 
     /// Returns the change of `name`.
@@ -148,6 +169,7 @@ impl Delta {
         if next.confirmation.is_some() {
             self.confirmation = next.confirmation;
         }
+        self.idle_limit = next.idle_limit.or(self.idle_limit);
         self
     }
 
@@ -184,6 +206,10 @@ impl Delta {
             record.authenticated = Some(*at);
             record.auth_level = *level;
         }
+        if self.idle_limit.is_some() {
+            changed |= record.limits.idle != self.idle_limit;
+            record.limits.idle = self.idle_limit;
+        }
         changed
     }
 }
@@ -204,6 +230,7 @@ mod tests {
         Clear,
         User(Option<u8>),
         Confirm(u8, u8),
+        Idle(u8),
     }
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -215,6 +242,7 @@ mod tests {
             1 => Just(Step::Clear),
             1 => prop::option::of(0..2_u8).prop_map(Step::User),
             1 => (0..2_u8, 0..3_u8).prop_map(|(user, level)| Step::Confirm(user, level)),
+            1 => (1..4_u8).prop_map(Step::Idle),
         ];
         prop::collection::vec(step, 0..6)
     }
@@ -233,6 +261,9 @@ mod tests {
                     let at = Timestamp::from_millis(i64::from(*level));
                     let user = UserKey::new(user.to_string()).unwrap();
                     delta.confirm_authentication(user, at, u16::from(*level));
+                }
+                Step::Idle(hours) => {
+                    delta.set_idle_limit(Duration::from_secs(u64::from(*hours) * 3600));
                 }
             }
         }

@@ -275,6 +275,15 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
+    /// The id of a session could not be renewed by its age
+    /// ([`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or before its cookie
+    /// expires in the browser). The request does not fail, and the next one tries again.
+    RenewalFailed {
+        /// The session's public id.
+        public_id: &'a PublicId,
+        /// The reason.
+        error: &'a Error,
+    },
     /// A session value could not be read or updated as the type that the application requested.
     WrongType {
         /// The session's public id, if the request has read the session.
@@ -440,6 +449,7 @@ event_kinds! {
     ChangesDiscarded, "changes_discarded", Debug;
     SessionNotClosed, "session_not_closed", Error;
     TouchFailed, "touch_failed", Warn;
+    RenewalFailed, "renewal_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
     RequestFailed, "request_failed", Error;
