@@ -233,9 +233,11 @@ impl SessionManagerBuilder {
     /// [ignores](crate::Session::ignore) its session, or by a handler that fails.
     ///
     /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
-    /// says, so that concurrent requests find their session. A client that does not receive the
-    /// response with the new id within that minute loses the session: it presents an id that was
-    /// replaced ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). The limits of the session and its CSRF
+    /// says, so that concurrent requests find their session. A client that did not receive the
+    /// response with the new id gets another one if it sends a request in that minute, but more
+    /// than ten seconds after the renewal; not if `renewal_grace` is set, because the replaced id
+    /// may then be a stolen one that a handler has replaced. After the minute it has lost the
+    /// session ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). The limits of the session and its CSRF
     /// tokens stay.
     pub fn renew_every(self, age: Duration) -> Self {
         self.with(|settings| settings.renew_every = Some(age))

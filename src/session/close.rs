@@ -149,7 +149,7 @@ impl Session {
 
     /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
     /// before the session ends. Concurrent requests still present it, so it has a grace whatever the
-    /// setting for renewals by the application says.
+    /// setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
         let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
             return;
@@ -161,11 +161,11 @@ impl Session {
             && record.persistent
             && record.limits.absolute.is_none_or(outlives);
         let by_cookie = may_outlive_cookie.then_some(COOKIE_RENEWAL_AGE);
-        let age = activity.seen.since(record.id_issued);
-        let is_old = settings.renew_every.into_iter().chain(by_cookie).any(|every| age >= every);
+        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
+        let is_old = activity.seen.since(record.id_issued) >= max_age;
         // The client of a request that still presents the replaced id has not received the response
-        // with the new one, and would lose the session after the grace. If renewals by the
-        // application have a grace too, this may be one that is meant to invalidate the id.
+        // with the new one, and would lose the session after the grace. If renewals by the handler
+        // have a grace too, this may be one that is meant to invalidate the id.
         let has_lost_id = live.found_by != *id_hash
             && settings.grace.is_none()
             && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
