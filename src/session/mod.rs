@@ -64,7 +64,7 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 ///
 /// The idle limit counts from a request's first use of its session, however long the request takes
 /// after it. Read the session before long work: the read keeps it live. A request that only writes
-/// keeps it live from its commit; if the store has the session in memory, from its first write.
+/// keeps it live from its commit.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is raised.
@@ -324,7 +324,7 @@ impl Session {
         state.check_readable(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
-        self.touch_first_written(&mut state);
+        state.first_use.get_or_insert_with(|| self.context.now());
         Ok(state)
     }
 
