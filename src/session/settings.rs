@@ -106,7 +106,7 @@ impl Settings {
     }
 
     /// Returns the response header fields that remove the cookies of former names.
-    pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
+    pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
         self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
     }
 

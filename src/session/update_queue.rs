@@ -36,8 +36,8 @@ type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 /// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
-/// The attempts of one commit. The first needs no turn, unless other requests update the session;
-/// further ones have the turn.
+/// The attempts of one commit. The first attempt waits for a turn only if another request has it;
+/// every later attempt is made with the turn.
 pub(super) struct UpdateAttempts<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
