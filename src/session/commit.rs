@@ -76,8 +76,10 @@ impl Session {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
-            Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
-            Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
+            Committed::Done { retired_ids, .. } => {
+                recently_ended.record(retired_ids.iter().copied())
+            }
+            Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
         match commit.action {
@@ -124,7 +126,8 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let renews = state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some()
+        let renews = (state.changes.renew
+            && self.known_id(state.loaded.issued(), id_hash).is_some())
             || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
@@ -136,8 +139,7 @@ impl Session {
         });
         let plan = CommitPlan::new(id_hash, action);
         let activity = self.activity(state);
-        let State { loaded, changes, .. } = state;
-        let session = match self.commit_to(loaded, changes, activity, plan)? {
+        let session = match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -170,8 +172,7 @@ impl Session {
         let id_hash = id.hash(self.realm_tag());
         let plan = CommitPlan::new(&id_hash, Action::Create(new_session));
         let activity = self.activity(state);
-        let State { loaded, changes, .. } = state;
-        match self.commit_to(loaded, changes, activity, plan)? {
+        match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);

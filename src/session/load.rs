@@ -126,6 +126,7 @@ impl Session {
         let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store.get()?;
+            // A store that knows the session in memory needs no call of the hook.
             let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
             let found =
                 immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);

@@ -435,7 +435,7 @@ impl Session {
 
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
     /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
-    /// and the browser drops it at its end.
+    /// and the browser deletes it when it is closed.
     ///
     /// The choice applies to a session that begins in this request, or that a user signs in to
     /// later in this request. Any other session keeps the choice that was made when it began.
