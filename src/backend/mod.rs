@@ -4,12 +4,12 @@
 //! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
 //! The types of lists and limits, which applications use too, are in [`manager`](crate::manager).
 
+mod batch_pacer;
 mod cache;
 pub(crate) mod commit;
 pub(crate) mod list;
 mod lookup;
 mod replaced_id;
-mod sweep_batch;
 mod touch_error;
 mod wrapper;
 
@@ -25,13 +25,13 @@ use crate::record::{Stats, Summary};
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
+pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
-pub(crate) use sweep_batch::SweepBatch;
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 
