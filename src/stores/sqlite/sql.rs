@@ -55,6 +55,11 @@ macro_rules! statements {
 }
 pub(super) use statements;
 
+/// Returns a statement with `condition` in the place of its `{condition}`.
+pub(super) fn with_condition(statement: &str, condition: &str) -> String {
+    statement.replace("{condition}", condition)
+}
+
 statements! {
     ReadSql(table: &TableName) {
         let t = format!("\"{}\"", table.as_str());
@@ -91,11 +96,13 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
         "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
-         WHERE (?2 IS NULL OR public_id <> ?2) AND ";
+         WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}}";
     by_sign_in:
         "SELECT id, id_hash, public_id FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
          AND id <> ?3 ORDER BY authenticated, id";
-    list: "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND ";
+    list:
+        "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \
+         ORDER BY id DESC LIMIT {{limit}}";
     // The pluses force SQLite to use the deadline index: in row id order it might scan every live
     // row to find a few expired ones. The deadline index alone yields the row ids; only the
     // selected rows are read. With a further condition rows must be read in any case: those in the
@@ -103,15 +110,18 @@ statements! {
     list_expired:
         "SELECT {summary} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
          AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC";
-    list_expired_matching: "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND ";
+    list_expired_matching:
+        "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND {{condition}} \
+         ORDER BY id DESC LIMIT {{limit}}";
     id_by_public_id: "{id_by_public_id}";
     by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
     // The live ones after all were ended, of which those that stay have this deadline.
-    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND ";
+    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
+    count_expired_matching: "SELECT count(*) FROM {t} WHERE deadline <= ?1 AND {{condition}}";
     count_all: "SELECT count(*) FROM {t}";
     // Each count uses an index alone, or reads as few rows as possible: see `index::stats`.
     count_with_user: "SELECT count(*) FROM {t} WHERE user_key IS NOT NULL";
