@@ -5,6 +5,8 @@ pub mod cached;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 pub mod memory;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod migration;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
