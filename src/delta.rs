@@ -20,10 +20,11 @@ pub struct Delta {
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
-    confirmation: Option<Confirmation>,
+    /// At most one of each user.
+    confirmations: Vec<Confirmation>,
 }
 
-/// Another proof of the identity of the signed-in user.
+/// Another proof of the identity of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Confirmation {
     user: UserKey,
@@ -47,7 +48,7 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmation: None }
+        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmations: Vec::new() }
     }
 
     /// Sets `name`.
@@ -75,12 +76,13 @@ impl Delta {
     /// provider's session id of the last sign-in, even when the user stays the same.
     pub fn set_user(&mut self, user: Option<UserKey>) {
         self.user = Some(user);
-        self.confirmation = None;
+        self.confirmations.clear();
     }
 
     /// Sets the time and the level of the authentication, if this user is the session's.
     pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
-        self.confirmation = Some(Confirmation { user, at, level });
+        self.confirmations.retain(|confirmation| confirmation.user != user);
+        self.confirmations.push(Confirmation { user, at, level });
     }
 
     /// Returns this delta without its clear and without its change of `name`.
@@ -99,7 +101,7 @@ impl Delta {
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmation.is_none()
+        self.user.is_none() && self.confirmations.is_empty()
     }
 
     /// Returns the change of `name`.
@@ -145,8 +147,8 @@ impl Delta {
         if let Some(user) = next.user {
             self.set_user(user);
         }
-        if next.confirmation.is_some() {
-            self.confirmation = next.confirmation;
+        for Confirmation { user, at, level } in next.confirmations {
+            self.confirm_authentication(user, at, level);
         }
         self
     }
@@ -177,8 +179,9 @@ impl Delta {
             record.auth_level = 0;
             record.idp_session_id = None;
         }
-        if let Some(Confirmation { user, at, level }) = &self.confirmation
-            && record.user.as_ref() == Some(user)
+        let mut confirmations = self.confirmations.iter();
+        if let Some(Confirmation { at, level, .. }) =
+            confirmations.find(|confirmation| record.user.as_ref() == Some(&confirmation.user))
         {
             changed |= (record.authenticated, record.auth_level) != (Some(*at), *level);
             record.authenticated = Some(*at);
