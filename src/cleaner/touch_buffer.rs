@@ -23,8 +23,9 @@ const BATCH: usize = 256;
 /// it, fails.
 const KEPT: usize = 16 * BATCH;
 
-/// How long touches wait for others. The cleaner serves idle limits from a minute, which are touched
-/// at most once in a fortieth, 1.5 seconds; so no session is touched twice while a touch waits.
+/// How long the first touch of a batch waits for others. It is less than the shortest time between
+/// two touches of a session: 1.5 seconds, a fortieth of an idle limit of one minute. Sessions with
+/// a shorter limit do not use the cleaner.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to write a touch. It begins with [`WAIT`] and doubles.

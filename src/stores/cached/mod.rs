@@ -127,8 +127,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         }
     }
 
-    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is sent:
-    /// a later probe invalidates the whole shard.
+    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
+    /// sent: a later probe invalidates the whole shard.
     fn invalidate(&self, shard: usize, now: Timestamp, send: impl FnOnce(&C) -> Result<()>) {
         let circuit_breaker = self.0.circuit_breakers.of(shard);
         if !circuit_breaker.takes_invalidations() {
@@ -248,8 +248,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Reads the backing store's version if that is due, and makes older entries stale if it has
-    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache may
-    /// be read at `now`.
+    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache
+    /// may be read at `now`.
     fn refresh_version(&self, now: Timestamp) -> (Option<StoreIdentity>, bool) {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.

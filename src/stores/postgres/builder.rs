@@ -61,8 +61,8 @@ impl PostgresStore {
     /// Makes the default settings for the database at `url`:
     /// `postgres://user:password@host:port/database?parameter=value`, or the text `host=… user=…`
     /// of libpq. The parameters are those of [`tokio_postgres::Config`]; a Unix socket is
-    /// `host=/var/run/postgresql`. Several hosts with `target_session_attrs=read-write` are tried in
-    /// order.
+    /// `host=/var/run/postgresql`. Several hosts with `target_session_attrs=read-write` are tried
+    /// in order.
     ///
     /// Connections are encrypted only with
     /// [`root_certificates`](PostgresStoreBuilder::root_certificates).
@@ -95,17 +95,17 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets the name of the sessions table: 1 to 46 ASCII letters, digits and underscores, not
-    /// starting with a digit. It is quoted, so upper and lower case are different names. Stores with
-    /// different tables can share a schema. Defaults to `cloakroom_sessions`.
+    /// starting with a digit. It is quoted, so upper and lower case are different names. Stores
+    /// with different tables can share a schema. Defaults to `cloakroom_sessions`.
     pub fn table(self, name: impl Into<String>) -> Self {
         PostgresStoreBuilder { table: name.into(), ..self }
     }
 
-    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only if
-    /// it proves by one of these certificates that it has the name or address in the URL, which a
-    /// Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
-    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to none,
-    /// and no encryption.
+    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only
+    /// if it proves by one of these certificates that it has the name or address in the URL, which
+    /// a Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
+    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to
+    /// none, and no encryption.
     pub fn root_certificates(self, pem: impl Into<String>) -> Self {
         PostgresStoreBuilder { root_certificates: Some(pem.into()), ..self }
     }

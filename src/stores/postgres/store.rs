@@ -35,9 +35,9 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 /// of any machine, and an acknowledged change survives a crash of the server. A failover to a
 /// replica without `synchronous_standby_names` can lose acknowledged changes, sign-outs among them.
 ///
-/// Every call is limited by the [call timeout]. A change whose
-/// answer is lost with the connection fails with [`Unavailable`](crate::ErrorKind::Unavailable), and
-/// the text of the error says that it may have been made.
+/// Every call is limited by the [call timeout]. A change whose answer is lost with the connection
+/// fails with [`Unavailable`](crate::ErrorKind::Unavailable), and the text of the error says that
+/// it may have been made.
 ///
 /// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
 /// several machines must be synchronized; see

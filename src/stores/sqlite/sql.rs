@@ -98,8 +98,9 @@ statements! {
         "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
          WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}}";
     by_sign_in:
-        "SELECT id, id_hash, public_id FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
-         AND id <> ?3 ORDER BY authenticated, id";
+        "SELECT id, id_hash, public_id FROM {t} \
+         WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id <> ?3 \
+         ORDER BY authenticated, id";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \
          ORDER BY id DESC LIMIT {{limit}}";
@@ -159,10 +160,11 @@ statements! {
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
     identity: "SELECT value FROM {meta} WHERE name = 'identity'";
-    // The foreign keys of other tables that reference this one: whether they keep a row, whether they
-    // keep an id or name a column that no key can reference, and the condition on a session that a
-    // row references it. A foreign key without columns references the row id. The texts of the tables
-    // are searched first, because SQLite takes some 5 us a table to list its foreign keys.
+    // The foreign keys of other tables that reference this one: whether they keep a row, whether
+    // they keep an id or name a column that no key can reference, and the condition on a session
+    // that a row references it. A foreign key without columns references the row id. The texts of
+    // the tables are searched first, because SQLite takes some 5 us a table to list its foreign
+    // keys.
     references:
         "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
          max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \

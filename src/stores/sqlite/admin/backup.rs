@@ -29,7 +29,8 @@ impl Admin {
     /// and write meanwhile. The file `to` appears when the copy is complete.
     ///
     /// Sessions that are revoked later are live in the copy. Under a rollback journal
-    /// ([`Journal::Keep`](crate::stores::sqlite::Journal::Keep)) commits wait until the copy is complete.
+    /// ([`Journal::Keep`](crate::stores::sqlite::Journal::Keep)) commits wait until the copy is
+    /// complete.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `to` exists; [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] or

@@ -522,8 +522,8 @@ impl WriteTx<'_> {
         Ok(ended.filter(|ended| ended.expiry.is_none()).collect())
     }
 
-    /// Executes a statement with a `{condition}` that deletes sessions, except those whose rows other tables keep.
-    /// Returns the deleted sessions.
+    /// Executes a statement with a `{condition}` that deletes sessions, except those whose rows
+    /// other tables keep. Returns the deleted sessions.
     fn delete_unkept(&mut self, statement: &str, params: impl Params) -> Result<Vec<EndedSession>> {
         let kept = self.kept_condition()?;
         let unkept = kept.map_or_else(|| "true".to_owned(), |kept| format!("NOT {kept}"));
