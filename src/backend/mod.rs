@@ -28,7 +28,7 @@ pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
-pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
+pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit, Superseded};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
