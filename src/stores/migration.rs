@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// The table with the history of migrations of all sessions tables beside it.
+pub(super) const HISTORY: &str = "cloakroom_migrations";
+
 /// What a migration does; for errors.
 pub(super) const OPERATION: &str = "set up the tables";
 

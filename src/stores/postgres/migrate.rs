@@ -5,11 +5,11 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::migration::{self, APPLIED_BY, Migration};
+use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::{CallFailure, kind};
 use crate::stores::postgres::row::get;
-use crate::stores::postgres::sql::{AdvisoryLocks, HISTORY, Statements, TableNames};
+use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 
 pub(super) use crate::stores::migration::OPERATION;
 

@@ -13,8 +13,9 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
+use crate::stores::sql::{self, with_condition};
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::{ReadSql, with_condition};
+use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
 use crate::sync::instant;
@@ -110,7 +111,7 @@ impl SessionIndex for SqliteInner {
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
-        self.query("read the identity of the store", row::identity)
+        sql::identity(&self.query("read the identity of the store", row::identity)?)
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

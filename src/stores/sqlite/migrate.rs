@@ -12,9 +12,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::migration::{self, APPLIED_BY, Migration, OPERATION};
+use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration, OPERATION};
 use crate::stores::sqlite::error::{self, while_doing};
-use crate::stores::sqlite::sql::{HISTORY, TableName};
+use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 /// All migrations, in order. After the first release, migrations are only added to this list.

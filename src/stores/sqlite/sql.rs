@@ -2,11 +2,10 @@
 //!
 //! Uses the names in `columns`. Called by `row`, by `write` and by the calls that read.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::stores::migration::HISTORY;
+use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 use crate::stores::sqlite::columns::{replaced, session};
-
-/// The table with the history of migrations of all sessions tables in the file.
-pub(super) const HISTORY: &str = "cloakroom_migrations";
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,48 +15,19 @@ impl TableName {
     pub(super) const DEFAULT: &str = "cloakroom_sessions";
 
     pub(super) fn new(name: &str) -> Result<Self> {
-        let why = if name.is_empty() || name.len() > 64 {
-            "a table name has 1 to 64 characters"
-        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
-            "a table name has only ASCII letters, digits and underscores, and begins with no digit"
-        } else if name.to_ascii_lowercase().starts_with("sqlite_") {
-            "names that begin with sqlite_ belong to SQLite"
+        validate_table_name(name, 64)?;
+        if name.to_ascii_lowercase().starts_with("sqlite_") {
+            Err(bad_table_name("names that begin with sqlite_ belong to SQLite"))
         } else if name.eq_ignore_ascii_case(HISTORY) {
-            "cloakroom_migrations is the history of migrations"
+            Err(bad_table_name("cloakroom_migrations is the history of migrations"))
         } else {
-            return Ok(TableName(name.to_owned()));
-        };
-        Err(Error::with_source(ErrorKind::Invalid, "use that table name", why))
+            Ok(TableName(name.to_owned()))
+        }
     }
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// Declares a struct with the texts of statements for one table, and its function `new`.
-macro_rules! statements {
-    ($struct:ident($arg:ident: $type:ty) { $($prelude:tt)* } $($name:ident: $text:literal;)*) => {
-        #[derive(Debug)]
-        pub(super) struct $struct {
-            $(pub(super) $name: String,)*
-        }
-
-        impl $struct {
-            pub(super) fn new($arg: $type) -> Self {
-                $($prelude)*
-                $struct { $($name: format!($text),)* }
-            }
-        }
-    };
-}
-pub(super) use statements;
-
-/// Returns a statement with `condition` in the place of its `{condition}`.
-pub(super) fn with_condition(statement: &str, condition: &str) -> String {
-    statement.replace("{condition}", condition)
 }
 
 statements! {
@@ -181,6 +151,7 @@ statements! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn only_plain_identifiers_are_table_names() {

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::stores::sql::statements;
 use crate::stores::sqlite::columns::{replaced, session};
-use crate::stores::sqlite::sql::{ReadSql, TableName, statements};
+use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 /// All statements for one table.
 #[derive(Debug)]
