@@ -16,7 +16,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 const FIRST_CHECK: u64 = 1000;
 
 /// The maximum number of sessions that are listed at once: 3 MB.
-const LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+const MAX_LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
 /// The limit of the anonymous sessions of a realm.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ impl Evictions {
             return Some(EvictionStep::List {
                 realm: &limit.realm,
                 keep: limit.kept(),
-                limit: LISTED,
+                limit: MAX_LISTED,
             });
         }
         let left = self.listed.len().saturating_sub(self.pacer.limit().get());
@@ -150,7 +150,7 @@ impl Evictions {
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<u64> {
         self.listed = listed.unwrap_or_default();
         self.listed.reverse();
-        self.is_partial = self.listed.len() >= LISTED.get();
+        self.is_partial = self.listed.len() >= MAX_LISTED.get();
         self.finish_if_done()
     }
 
@@ -263,7 +263,7 @@ mod tests {
         assert!(evictions.start_if_due(now, &counter));
         assert!(matches!(
             evictions.due_step(now),
-            Some(EvictionStep::List { keep: 94, limit: LISTED, .. })
+            Some(EvictionStep::List { keep: 94, limit: MAX_LISTED, .. })
         ));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
         let Some(EvictionStep::End(mut first)) = evictions.due_step(now) else { panic!() };

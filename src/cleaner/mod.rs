@@ -120,7 +120,7 @@ impl Cleaner {
             return false;
         }
         match self.touches.send(id_hash, touch) {
-            Sent::NoRoom => return false,
+            Sent::ChannelFull => return false,
             Sent::Queued => {}
             Sent::WakeThread => self.wake(),
         }
@@ -283,7 +283,7 @@ impl Worker {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.touches.retry_at(instant());
+        self.touches.retry_failed_at(instant());
         self.write_touches()
     }
 
