@@ -161,7 +161,7 @@ pub enum Event<'a> {
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
     /// before the request was opened. The client lost the response with the new id, or presents a
     /// stolen id. The request does not read the session. The setting
-    /// [`end_session_on_replaced_id`][setting] ends the session then.
+    /// [`end_session_on_replaced_id`][setting] can end the session too.
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
