@@ -20,16 +20,9 @@ pub struct Delta {
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
-    /// At most one of each user.
-    confirmations: Vec<Confirmation>,
-}
-
-/// Another proof of the identity of a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Confirmation {
-    user: UserKey,
-    at: Timestamp,
-    level: u16,
+    /// The time and the level of another proof of identity, for each user who has given one. That
+    /// of the session's user counts.
+    confirmations: BTreeMap<UserKey, (Timestamp, u16)>,
 }
 
 /// The change of one name in a delta.
@@ -48,7 +41,8 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmations: Vec::new() }
+        let confirmations = BTreeMap::new();
+        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmations }
     }
 
     /// Sets `name`.
@@ -81,8 +75,7 @@ impl Delta {
 
     /// Sets the time and the level of the authentication, if this user is the session's.
     pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
-        self.confirmations.retain(|confirmation| confirmation.user != user);
-        self.confirmations.push(Confirmation { user, at, level });
+        self.confirmations.insert(user, (at, level));
     }
 
     /// Returns this delta without its clear and without its change of `name`.
@@ -147,9 +140,7 @@ impl Delta {
         if let Some(user) = next.user {
             self.set_user(user);
         }
-        for Confirmation { user, at, level } in next.confirmations {
-            self.confirm_authentication(user, at, level);
-        }
+        self.confirmations.extend(next.confirmations);
         self
     }
 
@@ -168,26 +159,32 @@ impl Delta {
     /// Applies the delta to a record; returns false if the record is unchanged. The caller
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
-        let mut changed = self.apply_data(&mut record.data);
+        let data_changed = self.apply_data(&mut record.data);
+        data_changed | self.apply_user(record)
+    }
+
+    fn apply_user(&self, record: &mut Record) -> bool {
+        if self.is_of_data() {
+            return false;
+        }
+        let authentication = |record: &Record| {
+            let Record { user, authenticated, auth_level, idp_session_id, .. } = record;
+            (user.clone(), *authenticated, *auth_level, idp_session_id.clone())
+        };
+        let before = authentication(record);
         if let Some(user) = &self.user {
-            changed |= record.user != *user
-                || record.authenticated.is_some()
-                || record.auth_level != 0
-                || record.idp_session_id.is_some();
             record.user.clone_from(user);
             record.authenticated = None;
             record.auth_level = 0;
             record.idp_session_id = None;
         }
-        let mut confirmations = self.confirmations.iter();
-        if let Some(Confirmation { at, level, .. }) =
-            confirmations.find(|confirmation| record.user.as_ref() == Some(&confirmation.user))
+        if let Some(user) = &record.user
+            && let Some((at, level)) = self.confirmations.get(user)
         {
-            changed |= (record.authenticated, record.auth_level) != (Some(*at), *level);
             record.authenticated = Some(*at);
             record.auth_level = *level;
         }
-        changed
+        before != authentication(record)
     }
 }
 
