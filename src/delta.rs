@@ -3,6 +3,7 @@
 //! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -21,16 +22,10 @@ pub struct Delta {
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
-    confirmation: Option<Confirmation>,
+    /// The time and the level of another proof of identity, for each user who has given one. That
+    /// of the session's user counts.
+    confirmations: BTreeMap<UserKey, (Timestamp, u16)>,
     idle_limit: Option<Duration>,
-}
-
-/// Another proof of the identity of the signed-in user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Confirmation {
-    user: UserKey,
-    at: Timestamp,
-    level: u16,
 }
 
 /// The change of one name in a delta.
@@ -49,13 +44,9 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta {
-            clear: false,
-            changes: BTreeMap::new(),
-            user: None,
-            confirmation: None,
-            idle_limit: None,
-        }
+        let confirmations = BTreeMap::new();
+        let (user, idle_limit) = (None, None);
+        Delta { clear: false, changes: BTreeMap::new(), user, confirmations, idle_limit }
     }
 
     /// Sets `name`.
@@ -83,12 +74,12 @@ impl Delta {
     /// provider's session id of the last sign-in, even when the user stays the same.
     pub fn set_user(&mut self, user: Option<UserKey>) {
         self.user = Some(user);
-        self.confirmation = None;
+        self.confirmations.clear();
     }
 
     /// Sets the time and the level of the authentication, if this user is the session's.
     pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
-        self.confirmation = Some(Confirmation { user, at, level });
+        self.confirmations.insert(user, (at, level));
     }
 
     /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
@@ -120,7 +111,7 @@ impl Delta {
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmation.is_none() && self.idle_limit.is_none()
+        self.user.is_none() && self.confirmations.is_empty() && self.idle_limit.is_none()
     }
 
     /// Returns the change of `name`.
@@ -166,9 +157,7 @@ impl Delta {
         if let Some(user) = next.user {
             self.set_user(user);
         }
-        if next.confirmation.is_some() {
-            self.confirmation = next.confirmation;
-        }
+        self.confirmations.extend(next.confirmations);
         self.idle_limit = next.idle_limit.or(self.idle_limit);
         self
     }
@@ -188,29 +177,35 @@ impl Delta {
     /// Applies the delta to a record; returns false if the record is unchanged. The caller
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
-        let mut changed = self.apply_data(&mut record.data);
+        let data_changed = self.apply_data(&mut record.data);
+        let user_changed = self.apply_user(record);
+        let idle = self.idle_limit.or(record.limits.idle);
+        let limit_changed = mem::replace(&mut record.limits.idle, idle) != idle;
+        data_changed | user_changed | limit_changed
+    }
+
+    fn apply_user(&self, record: &mut Record) -> bool {
+        if self.is_of_data() {
+            return false;
+        }
+        let authentication = |record: &Record| {
+            let Record { user, authenticated, auth_level, idp_session_id, .. } = record;
+            (user.clone(), *authenticated, *auth_level, idp_session_id.clone())
+        };
+        let before = authentication(record);
         if let Some(user) = &self.user {
-            changed |= record.user != *user
-                || record.authenticated.is_some()
-                || record.auth_level != 0
-                || record.idp_session_id.is_some();
             record.user.clone_from(user);
             record.authenticated = None;
             record.auth_level = 0;
             record.idp_session_id = None;
         }
-        if let Some(Confirmation { user, at, level }) = &self.confirmation
-            && record.user.as_ref() == Some(user)
+        if let Some(user) = &record.user
+            && let Some((at, level)) = self.confirmations.get(user)
         {
-            changed |= (record.authenticated, record.auth_level) != (Some(*at), *level);
             record.authenticated = Some(*at);
             record.auth_level = *level;
         }
-        if self.idle_limit.is_some() {
-            changed |= record.limits.idle != self.idle_limit;
-            record.limits.idle = self.idle_limit;
-        }
-        changed
+        before != authentication(record)
     }
 }
 

@@ -148,7 +148,8 @@ impl fmt::Display for Event<'_> {
             }
             Event::TouchFailed { sessions, error } => write!(
                 f,
-                "the activity of {sessions} sessions was not recorded, so they may end early: {error}"
+                "the activity of {sessions} sessions was not recorded, so they may end early: \
+                 {error}"
             ),
             Event::RenewalFailed { public_id, error } => {
                 write!(f, "the id of session {public_id} was not renewed by its age: {error}")
@@ -190,8 +191,8 @@ impl fmt::Display for Event<'_> {
             }
             Event::MemcachedMoved { server, from, to } => write!(
                 f,
-                "the memcached server {server} has moved from {from} to {to}; what {to} held before \
-                 is not used"
+                "the memcached server {server} has moved from {from} to {to}; what {to} held \
+                 before is not used"
             ),
         }
     }
