@@ -15,15 +15,14 @@ pub fn home(visits: u64, user: Option<&str>, flashes: &[Flash]) -> String {
              <form method=\"post\" action=\"/sign-out\"><button>Sign out</button></form>",
             escape(user)
         ),
-        None => format!(
-            "<p>You are not signed in.</p>
+        None => "<p>You are not signed in.</p>
              <form method=\"post\" action=\"/sign-in\">
                <label>User <input name=\"user\" autocomplete=\"username\" required></label>
                <label>Password <input name=\"password\" type=\"password\"
                  autocomplete=\"current-password\" placeholder=\"demo\" required></label>
                <button>Sign in</button>
              </form>"
-        ),
+            .to_owned(),
     };
     page(flashes, &format!("<p class=\"count\">visits: {visits}</p>\n{account}"))
 }

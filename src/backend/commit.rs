@@ -268,9 +268,9 @@ pub struct IdChange {
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
-/// and absolute limit. The second sign-in of a double click does. A join must not grant a level that
-/// was not proved, nor lose the identity provider's session id or the end that it has set. The idle
-/// limit may differ: the first request may have changed it after its sign-in.
+/// and absolute limit. The second sign-in of a double click does. A join must not grant a level
+/// that was not proved, nor lose the identity provider's session id or the end that it has set. The
+/// idle limit may differ: the first request may have changed it after its sign-in.
 ///
 /// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.

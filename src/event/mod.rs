@@ -483,8 +483,8 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// Receives one event.
     fn record(&self, event: &Event<'_>);
 
-    /// Returns whether events of this kind are kept, for the [review](crate::SessionManager::review)
-    /// of a configuration. Defaults to true.
+    /// Returns whether events of this kind are kept. The [review](crate::SessionManager::review) of
+    /// a configuration asks. Defaults to true.
     fn keeps(&self, kind: EventKind) -> bool {
         let _ = kind;
         true

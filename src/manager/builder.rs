@@ -227,9 +227,9 @@ impl SessionManagerBuilder {
     /// renewal timeout). At least one minute; a day or an hour is common. Defaults to no renewal by
     /// age.
     ///
-    /// This is the one case in which a request that only reads its session writes. Such a request
-    /// does not fail if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is raised, and the
-    /// next request tries again. No id is renewed by a prefetch, by a request that
+    /// Such a renewal is the one change that a request makes which only reads its session. The
+    /// request does not fail if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is
+    /// raised, and the next request tries again. No id is renewed by a prefetch, by a request that
     /// [ignores](crate::Session::ignore) its session, or by a handler that fails.
     ///
     /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)

@@ -19,8 +19,9 @@ use crate::session::{Settings, Transport};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, `anonymous` for
-    /// bounds of anonymous sessions, or `separation` from other applications.
+    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, `renewal` of ids
+    /// by their age (the renewal timeout of OWASP's cheat sheet), `anonymous` for bounds of
+    /// anonymous sessions, or `separation` from other applications.
     pub requirement: &'static str,
     /// Whether the configuration meets the requirement.
     pub met: bool,
@@ -80,6 +81,8 @@ struct Lifetimes {
     /// Whether all have an absolute limit.
     absolute: bool,
     text: String,
+    /// The maximum of the idle limit that a handler sets, if it is longer.
+    max_idle: Option<Duration>,
     /// The lifetime of anonymous sessions, and their number.
     anonymous: String,
 }
@@ -89,7 +92,11 @@ impl Lifetimes {
         let all: Vec<_> =
             std::iter::once(settings.lifetime).chain(settings.browser_session).collect();
         let persistent = settings.persistent || settings.browser_session.is_some();
-        let text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
+        let max_idle = settings.max_idle_limit;
+        let mut text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
+        if let Some(max) = max_idle {
+            text.push_str(&format!("; a handler can set up to {} idle", humanize(max)));
+        }
         let idle = all.iter().all(|lifetime| lifetime.idle_limit().is_some());
         let absolute = all.iter().all(|lifetime| lifetime.absolute_limit().is_some());
         let anonymous = describe(&settings.anonymous_lifetime(settings.persistent));
@@ -97,7 +104,7 @@ impl Lifetimes {
             Some(max) => format!("{anonymous}, and at most {max} of them"),
             None => anonymous,
         };
-        Lifetimes { all, persistent, idle, absolute, text, anonymous }
+        Lifetimes { all, persistent, idle, absolute, text, max_idle, anonymous }
     }
 }
 
@@ -128,6 +135,7 @@ impl SessionManager {
         });
         findings.push(anti_forgery(settings));
         findings.extend(data_in_browsers(settings));
+        findings.push(renewal(settings.renew_every));
         findings.push(trail(&self.context.events));
         findings.push(self.anonymous());
         findings.extend(assurance_levels(&lifetimes));
@@ -150,8 +158,8 @@ impl SessionManager {
             "this manager does not apply their maximum: leave without_cleaner to programs beside \
              the server"
         } else {
-            "nothing bounds their number, so a flood of visitors can displace the sessions of users: \
-             choose a store that can list sessions, such as SqliteStore"
+            "nothing bounds their number, so a flood of visitors can displace the sessions of \
+             users: choose a store that can list sessions, such as SqliteStore"
         };
         let is_bounded = match settings.max_anonymous {
             Some(_) => self.context.cleaner.is_some(),
@@ -160,6 +168,14 @@ impl SessionManager {
         let met = is_bounded && lifetime.absolute_limit().is_some();
         Finding::new("anonymous", met, &why, otherwise)
     }
+}
+
+/// The renewal timeout of OWASP's cheat sheet on sessions.
+fn renewal(renew_every: Option<Duration>) -> Finding {
+    let why = renew_every.map(|age| format!("ids are renewed at an age of {}", humanize(age)));
+    let otherwise = "an id stays valid until its session ends or is renewed: set renew_every, or \
+                     document why a stolen id may be of use for so long";
+    Finding::new("renewal", why.is_some(), &why.unwrap_or_default(), otherwise)
 }
 
 /// ASVS 16.3.1.
@@ -341,8 +357,13 @@ fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
                 && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
         };
         let text = &lifetimes.text;
-        let unmet = format!("{text}{persistence}: set policy(Policy::{name}())");
-        let is_met = !lifetimes.persistent && lifetimes.all.iter().all(met);
+        let is_max_within =
+            lifetimes.max_idle.is_none_or(|max| within(Some(max), policy.idle_limit()));
+        let and_max = if is_max_within { "" } else { " and no longer max_idle_limit" };
+        let unmet = format!("{text}{persistence}: set policy(Policy::{name}()){and_max}");
+        let is_met = !lifetimes.persistent
+            && lifetimes.all.iter().all(met)
+            && (!asks_for_idle || is_max_within);
         Finding::new(level, is_met, text, &unmet)
     };
     levels.map(finding).into()

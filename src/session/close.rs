@@ -150,8 +150,8 @@ impl Session {
     }
 
     /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Concurrent requests still present it, so it has a grace whatever the
-    /// setting for renewals by the handler says.
+    /// before the session ends. Concurrent requests still present it, so it has a grace, whatever
+    /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
         let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
             return;

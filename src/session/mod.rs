@@ -477,14 +477,14 @@ impl Session {
     /// sign-in restarts both limits with those of the manager, so call this after
     /// [`sign_in`](Self::sign_in).
     ///
-    /// Without a session the limit is that of the one that this request begins, if it does; the call
-    /// alone begins none.
+    /// Without a session, the limit applies to one that this request begins. The call alone begins
+    /// none.
     ///
     /// ```
     /// use std::time::Duration;
     /// use cloakroom::{Session, SignIn, UserKey};
     ///
-    /// fn sign_in_at_a_public_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
+    /// fn sign_in_at_a_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
     ///     let signed_in = session.sign_in(user)?;
     ///     session.set_idle_limit(Duration::from_secs(5 * 60))?;
     ///     Ok(signed_in)
@@ -492,17 +492,18 @@ impl Session {
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// # let ada = UserKey::new("ada")?;
-    /// # assert_eq!(sign_in_at_a_public_terminal(&session, ada)?, SignIn::Done);
+    /// # assert_eq!(sign_in_at_a_terminal(&session, ada)?, SignIn::Done);
     /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
     /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
-    /// [`ErrorKind::Closed`] after the end of the request; the store's errors when this is the first
-    /// read, and [`ErrorKind::Unavailable`] when the session could not be read and the request
-    /// continues without it.
+    /// - [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it;
+    /// - the store's errors when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
         let mut state = self.writable(OPERATION)?;

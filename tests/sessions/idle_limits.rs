@@ -165,7 +165,7 @@ fn a_double_click_on_a_sign_in_with_an_own_limit_is_one_sign_in() {
 }
 
 #[test]
-fn a_limit_alone_begins_no_session_and_holds_for_one_that_begins() {
+fn a_limit_alone_begins_no_session_but_holds_for_a_new_one() {
     on_both_stores(up_to_eight_hours, |app| {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {

@@ -670,6 +670,14 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         ("anonymous", Box::new(|b| b.anonymous(Lifetime::idle(HOUR))), "absolute limit"),
         ("anonymous", Box::new(|b| b.max_anonymous(9).without_cleaner()), "without_cleaner"),
         ("ASVS 16.3.1", Box::new(|b| b), "level info"),
+        ("renewal", Box::new(|b| b), "set renew_every"),
+        (
+            "NIST AAL3",
+            Box::new(|b| {
+                b.policy(Policy::aal3()).anonymous(Lifetime::fixed(HOUR)).max_idle_limit(HOUR)
+            }),
+            "a handler can set up to 1 h idle",
+        ),
         ("ASVS 14.3.1", Box::new(|b| b), "clear_site_data(true)"),
         ("ASVS 14.3.2", Box::new(|b| b), "no_store_when_signed_in(true)"),
         ("NIST AAL1", Box::new(|b| b), "policy(Policy::aal1())"),
@@ -702,6 +710,14 @@ fn a_review_names_trusted_origins_and_exempt_paths() {
     assert!(review.meets("ASVS 3.5.1"));
     let named = "are refused, except from https://shop.example.org and to /hook, /callback";
     assert!(review.to_string().contains(named), "{review}");
+}
+
+#[test]
+fn a_review_names_the_age_at_which_ids_are_renewed() {
+    let builder = SessionManager::builder(MemoryStore::new()).renew_every(HOUR);
+    let review = builder.build().unwrap().review();
+    assert!(review.meets("renewal"));
+    assert!(review.to_string().contains("renewed at an age of 1 h"), "{review}");
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn a_sign_in_needs_no_renewal_by_age() {
 }
 
 #[test]
-fn a_read_succeeds_although_its_renewal_fails_and_the_next_one_renews() {
+fn a_read_succeeds_if_its_renewal_fails_and_the_next_renews() {
     on_both_stores(hourly, |app| {
         let mut browser = due(&app);
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);

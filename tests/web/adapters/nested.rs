@@ -257,7 +257,7 @@ fn managers_within_each_other_exempt_their_own_paths() {
 }
 
 #[test]
-fn over_tls_that_rouille_ends_the_origin_decides_as_behind_a_proxy() {
+fn tls_that_rouille_ends_counts_as_that_of_a_proxy() {
     let sessions = memory();
     for case in cases() {
         let fields = [("Sec-Fetch-Site", case.sec_fetch_site), ("Origin", case.origin)];
