@@ -171,8 +171,8 @@ impl SessionManagerBuilder {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
 
-    /// Sets the lifetime of sessions whose cookie the browser deletes when it is closed. Defaults to
-    /// [`lifetime`](Self::lifetime).
+    /// Sets the lifetime of sessions whose cookie the browser deletes when it is closed. Defaults
+    /// to [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session = Some(lifetime))
     }

@@ -206,8 +206,8 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes as planned, and recomputes them on the stored session after each revision
-    /// mismatch.
+    /// Commits the changes as planned, and recomputes them on the stored session after each
+    /// revision mismatch.
     pub(super) fn commit_to(
         &self,
         loaded: &mut LoadState,

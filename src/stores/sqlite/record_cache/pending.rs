@@ -121,7 +121,7 @@ impl<'c> PendingEffects<'c> {
         // Read under the lock: no entry is added meanwhile, and the entries added before are
         // older.
         let after = cache.wal_index.read();
-        state.is_committing = false;
+        state.has_open_transaction = false;
         let is_only_commit = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,
             (Some(before), Some(after), Some(frames)) => {
@@ -156,7 +156,7 @@ impl Drop for PendingEffects<'_> {
     fn drop(&mut self) {
         if let Some((cache, _)) = self.cache.take() {
             let mut state = cache.state();
-            state.is_committing = false;
+            state.has_open_transaction = false;
             CacheState::clear(state, None);
         }
     }
