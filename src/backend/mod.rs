@@ -3,12 +3,12 @@
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
 //! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
 
+mod batch_pacer;
 mod cache;
 mod commit;
 mod list;
 mod lookup;
 mod replaced_id;
-mod sweep_batch;
 mod touch_error;
 mod wrapper;
 
@@ -23,6 +23,7 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{Client, Cursor, EndedSession, NewSession, Record, Stats, Summary, Touch};
+pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
     Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit, Superseded,
@@ -30,7 +31,6 @@ pub use commit::{
 pub use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
-pub(crate) use sweep_batch::SweepBatch;
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 

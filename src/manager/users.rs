@@ -180,17 +180,17 @@ impl SessionManager {
         }
     }
 
-    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key, such
-    /// as a changed e-mail address. Returns their number; sessions that have expired and are not
-    /// swept count too.
+    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key,
+    /// such as a changed e-mail address. Returns their number; sessions that have expired and are
+    /// not swept count too.
     ///
     /// Change the account first, so that no sign-in uses the former key afterwards. A request that
-    /// has read its session before still sees the former key. The limit per user applies at the next
-    /// sign-in.
+    /// has read its session before still sees the former key. The limit per user applies at the
+    /// next sign-in.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can be
-    /// repeated.
+    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can
+    /// be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {

@@ -67,7 +67,8 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// immediately. A request that only writes restarts it with its commit.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is raised.
+/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
+/// raised.
 pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
@@ -336,8 +337,8 @@ impl Session {
     }
 
     /// Refuses to begin or end a session in a request that the page of another site sent, as it can
-    /// to an exempt path. Such a request comes without the cookie, and the response would replace or
-    /// remove it.
+    /// to an exempt path. Such a request comes without the cookie, and the response would replace
+    /// or remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
         if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
@@ -348,9 +349,9 @@ impl Session {
         Ok(())
     }
 
-    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove the
-    /// cookie, although another site sent it. Call it once the request has proved where it comes
-    /// from.
+    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
+    /// the cookie, although another site sent it. Call it once the request has proved where it
+    /// comes from.
     ///
     /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
     /// request begins replaces the one that the browser has, so any site could sign the user out.
@@ -398,8 +399,8 @@ impl Session {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's, unless
-    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
+    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
     #[must_use]
     pub fn client_address(&self) -> Option<IpAddr> {
         self.address

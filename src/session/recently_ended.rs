@@ -14,8 +14,8 @@ use crate::session::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
-/// How long an ending is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may begin a new session.
+/// How long an ending is remembered at least, unless many others follow it. The changes of a
+/// request that takes longer may begin a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]

@@ -16,9 +16,9 @@ use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
-/// The maximum number of attempts. Another one follows only if the session that this one was to join
-/// was renewed or has ended in between, which parallel clients hardly cause twice. The bound ends the
-/// loop if a store contradicts itself.
+/// The maximum number of attempts. Another one follows only if the session that this one was to
+/// join was renewed or has ended in between, which parallel clients hardly cause twice. The bound
+/// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
 /// A sign-in, which may take several attempts.

@@ -15,9 +15,9 @@ use crate::stores::sqlite::admin::backup::{
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
+use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder, with_suffix};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -36,11 +36,11 @@ impl Admin {
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables, or
-    /// if the database does not exist but a write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
-    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
-    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
-    /// [`ErrorKind::Full`] and so on.
+    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables,
+    /// or if the database does not exist but a write-ahead log for it does;
+    /// [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or [`ErrorKind::NewerSchema`] if the
+    /// copy does not have the store's table; [`ErrorKind::Corrupt`] if the copy is damaged, or the
+    /// file to be replaced is not a database; [`ErrorKind::Full`] and so on.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
