@@ -326,7 +326,7 @@ mod tests {
         let id_hash = create(&store);
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
         let mark = effects.mark();
-        effects.record(Effect::Removed(unused_id()), 2);
+        effects.record(Effect::Forget(unused_id()), 2);
         effects.compare(mark, 2);
         assert!(effects.find(&id_hash).is_some());
         effects.undo(mark);
@@ -380,7 +380,7 @@ mod tests {
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
         assert!(effects.find(&one).is_some());
         let mark = effects.mark();
-        effects.record(Effect::Removed(one), 1);
+        effects.record(Effect::Forget(one), 1);
         assert!(effects.find(&one).is_none(), "it must query the database");
         effects.undo(mark);
         assert!(effects.find(&one).is_some());
