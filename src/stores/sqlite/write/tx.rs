@@ -229,7 +229,7 @@ impl WriteTx<'_> {
     /// Writes all columns.
     pub(crate) fn update_all(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         if at.id_hash != new.id_hash {
-            self.effects.record(Effect::Removed(at.id_hash), 0);
+            self.effects.record(Effect::Forget(at.id_hash), 0);
         }
         session::with_values(new, |columns| {
             let params = columns.iter().copied().chain([&at.id as &dyn ToSql]);
@@ -245,7 +245,7 @@ impl WriteTx<'_> {
         let put = Effect::Put(at.id, at.id_hash, record);
         let rows = if record.seen == at.seen {
             // The deadline column, which stays, may be an operator's.
-            let effect = if at.agrees_with(record) { put } else { Effect::Removed(at.id_hash) };
+            let effect = if at.agrees_with(record) { put } else { Effect::Forget(at.id_hash) };
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
             };
@@ -290,7 +290,7 @@ impl WriteTx<'_> {
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.delete_or_end("id = ?1", [id], Effect::Removed(id_hash))
+        self.delete_or_end("id = ?1", [id], Effect::Forget(id_hash))
     }
 
     /// Deletes the sessions that match `condition`. Those that a foreign key or a trigger of the
@@ -534,7 +534,7 @@ impl WriteTx<'_> {
         };
         let deleted = query().map_err(self.failed())?;
         for EndedSession { id_hash, .. } in &deleted {
-            self.effects.record(Effect::Removed(*id_hash), 1);
+            self.effects.record(Effect::Forget(*id_hash), 1);
         }
         Ok(deleted)
     }
@@ -554,7 +554,7 @@ impl WriteTx<'_> {
         };
         let renamed = query().map_err(self.failed())?;
         for id_hash in &renamed {
-            self.effects.record(Effect::Removed(*id_hash), 1);
+            self.effects.record(Effect::Forget(*id_hash), 1);
         }
         Ok(renamed)
     }
