@@ -250,7 +250,7 @@ impl SessionManager {
         let recently_ended = &self.context.recently_ended;
         let ended = recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |ended| ended.iter().for_each(|ended| recently_ended.record(&[ended.id_hash])),
+            |ended| recently_ended.record(ended.iter().map(|ended| ended.id_hash)),
         )?;
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

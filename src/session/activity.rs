@@ -1,11 +1,10 @@
 //! The activity of a session, from which its idle limit counts: when it is written, and how.
 //!
-//! Uses the cleaner and the store. Called by the first read, the first write, the commits and the
-//! end of a request.
+//! Uses the cleaner and the store. Called by the first read, the commits and the end of a request.
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Lookup, ReplacedId};
+use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
@@ -29,7 +28,6 @@ impl Session {
     /// | point | condition | written by |
     /// |---|---|---|
     /// | first read | the session may reach its idle limit before the request ends | a touch |
-    /// | first write without a read | the same, and the store has the session in memory | a touch |
     /// | a commit | none | the commit |
     /// | end of the request | none | a touch |
     ///
@@ -46,25 +44,6 @@ impl Session {
             && let LoadState::Live(live) = &mut state.loaded
         {
             self.touch_early(&mut live.session, now);
-        }
-    }
-
-    /// Touches the session at the first write.
-    pub(super) fn touch_first_written(&self, state: &mut State) {
-        if state.first_use.is_some() {
-            return;
-        }
-        let now = self.context.now();
-        state.first_use = Some(now);
-        if self.activity(state).is_none() || !matches!(state.loaded, LoadState::Unread) {
-            return;
-        }
-        for id_hash in self.presented.id_hashes() {
-            let found =
-                self.context.store.get().ok().and_then(|store| store.try_load(&id_hash, now));
-            if let Some(Lookup::Live { mut session, .. }) = found {
-                return self.touch_early(&mut session, now);
-            }
         }
     }
 

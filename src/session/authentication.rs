@@ -125,13 +125,7 @@ impl Session {
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(user.clone(), now, level));
         state.changes.renew = state.loaded.issued().is_none();
-        self.end_marked_sessions(&mut state)?;
-        self.store_changes(&mut state)?;
-        Ok(if state.loaded.has_discarded_changes() {
-            CommitOutcome::Discarded
-        } else {
-            CommitOutcome::Stored
-        })
+        self.store_now(&mut state)
     }
 
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a
