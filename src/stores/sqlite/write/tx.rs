@@ -182,6 +182,10 @@ impl WriteTx<'_> {
         })
     }
 
+    fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
+        row::count(self.connection, sql, params).map_err(self.failed())
+    }
+
     /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
     pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.connection
@@ -327,9 +331,7 @@ impl WriteTx<'_> {
     /// Fails if sessions that match `condition` are live after all were ended.
     fn check_none_left(&self, condition: &str, params: impl Params) -> Result<()> {
         let count = with_condition(&self.sql.read.count_left, condition);
-        let left: rusqlite::Result<i64> =
-            self.connection.query_row(&count, params, |row| row.get(0));
-        match left.map_err(self.failed())? {
+        match self.count(&count, params)? {
             0 => Ok(()),
             left => {
                 let why = format!(
@@ -492,9 +494,7 @@ impl WriteTx<'_> {
     pub(crate) fn count_kept(&self, now: Timestamp) -> Result<u64> {
         let Some(kept) = self.kept_condition()? else { return Ok(0) };
         let count = with_condition(&self.sql.read.count_expired_matching, &kept);
-        let kept: rusqlite::Result<i64> =
-            self.connection.query_row(&count, [now.as_millis()], |row| row.get(0));
-        Ok(u64::try_from(kept.map_err(self.failed())?).unwrap_or(0))
+        self.count(&count, [now.as_millis()])
     }
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
@@ -562,7 +562,7 @@ impl WriteTx<'_> {
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
-        let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
+        let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
         self.delete_or_end(EVERY_SESSION, [], Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
         self.raise_epoch()?;
@@ -580,8 +580,8 @@ impl WriteTx<'_> {
             // Much faster, because it has no condition.
             return self.delete_all(now);
         }
-        let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
-            .map_err(self.failed())?;
+        let live =
+            self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
         self.delete_or_end("realm = ?1", [realm.as_str()], Effect::Unknown)?;
         self.raise_epoch()?;
         self.check_none_left("realm = ?1", [realm.as_str()])?;
