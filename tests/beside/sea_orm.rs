@@ -1,10 +1,19 @@
 mod shared_file;
 
+use std::time::Duration;
+
 use cloakroom::SqliteStore;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement,
+};
 
 async fn connect(store: &SqliteStore) -> DatabaseConnection {
-    Database::connect(format!("sqlite://{}", shared_file::path(store))).await.unwrap()
+    let mut options = ConnectOptions::new(format!("sqlite://{}", shared_file::path(store)));
+    options.map_sqlx_sqlite_opts(|options| {
+        let options = options.busy_timeout(Duration::from_secs(5)).foreign_keys(true);
+        options.pragma("synchronous", "FULL").pragma("secure_delete", "FAST")
+    });
+    Database::connect(options).await.unwrap()
 }
 
 fn main() {
