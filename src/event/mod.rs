@@ -105,8 +105,8 @@ pub enum Event<'a> {
         sessions: usize,
     },
     /// Anonymous sessions were evicted: above
-    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the store
-    /// was almost full. Their visitors find new sessions. It may be a flood of visitors or of
+    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the
+    /// store was almost full. Their visitors find new sessions. It may be a flood of visitors or of
     /// requests. The cleaner raises this at most once for each sweep and for each time that the
     /// maximum is passed.
     AnonymousEvicted {
@@ -125,8 +125,8 @@ pub enum Event<'a> {
         /// The length of the step.
         by: Duration,
     },
-    /// The clock of this machine differs from that of the database server by more than five seconds.
-    /// If it is ahead, this machine sweeps no session until it no longer is.
+    /// The clock of this machine differs from that of the database server by more than five
+    /// seconds. If it is ahead, this machine sweeps no session until it no longer is.
     ClockSkewed {
         /// The difference.
         by: Duration,
@@ -160,8 +160,10 @@ pub enum Event<'a> {
     },
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
     /// before the request was opened. The client lost the response with the new id, or presents a
-    /// stolen id. The request does not read the session; see
-    /// [`end_session_on_replaced_id`](crate::manager::SessionManagerBuilder::end_session_on_replaced_id).
+    /// stolen id. The request does not read the session. The setting
+    /// [`end_session_on_replaced_id`][setting] can end the session too.
+    ///
+    /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
         /// The session's public id.
         public_id: &'a PublicId,
@@ -217,7 +219,8 @@ pub enum Event<'a> {
     },
     /// A session ended. A session without a user that expires or is evicted raises none, nor does
     /// one that is ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that
-    /// expires is reported when it is swept; in memcached it never is, because memcached removes it.
+    /// expires is reported when it is swept; in memcached it never is, because memcached removes
+    /// it.
     ///
     /// Logged at level `Info` if it had a user, else at level `Debug`.
     Ended {
@@ -264,7 +267,7 @@ pub enum Event<'a> {
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
     /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
     /// this at most once a second.
-    Dropped {
+    SessionNotClosed {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
@@ -298,12 +301,12 @@ pub enum Event<'a> {
         /// The text of the handler's error and its sources, or the message of its panic.
         error: &'a str,
     },
-    /// A Secure cookie was sent over plain HTTP to a browser that drops it: any browser on most
+    /// A Secure cookie was sent over plain HTTP to a browser that rejects it: any browser on most
     /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
     /// per process for each of the two cases.
     InsecureConnection {
-        /// The browsers that drop it.
-        dropped_by: DroppedBy,
+        /// The browsers that reject it.
+        rejected_by: RejectedBy,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
@@ -312,8 +315,8 @@ pub enum Event<'a> {
         /// The address from which the request came.
         peer: Option<IpAddr>,
     },
-    /// memcached has a value under a key of this crate that no version of it wrote for that key. The
-    /// value counts as absent.
+    /// memcached has a value under a key of this crate that no version of it wrote for that key.
+    /// The value counts as absent.
     ForeignItem {
         /// The reason.
         error: &'a Error,
@@ -328,8 +331,8 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A shard of the cache works again. All its entries were invalidated, because it may have missed
-    /// invalidations.
+    /// A shard of the cache works again. All its entries were invalidated, because it may have
+    /// missed invalidations.
     CacheRecovered {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
@@ -438,7 +441,7 @@ event_kinds! {
     Revoked, "sessions_revoked", Info;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
     ChangesDiscarded, "changes_discarded", Debug;
-    Dropped, "session_dropped", Error;
+    SessionNotClosed, "session_not_closed", Error;
     TouchFailed, "touch_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
@@ -452,10 +455,10 @@ event_kinds! {
     MemcachedMoved, "memcached_moved", Warn;
 }
 
-/// The browsers that drop a Secure cookie which was sent over plain HTTP.
+/// The browsers that reject a Secure cookie which was sent over plain HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum DroppedBy {
+pub enum RejectedBy {
     /// Any browser: the host is no loopback name.
     AnyBrowser,
     /// WebKit browsers: the host is a loopback name.

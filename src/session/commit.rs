@@ -11,15 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record};
-use crate::session::activity::Activity;
+use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{
-    CommitOutcome, RecentlyEnded, Session, Settings, SignOut, State, csrf_secret,
-};
+use crate::session::{CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -32,8 +29,13 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.end_marked_sessions(&mut state)?;
-        self.store_changes(&mut state)?;
+        self.store_now(&mut state)
+    }
+
+    /// Stores all changes, and the ends of the sessions that are marked for it.
+    pub(super) fn store_now(&self, state: &mut State) -> Result<CommitOutcome> {
+        self.end_marked_sessions(&mut state.ending)?;
+        self.store_changes(state)?;
         Ok(if state.loaded.has_discarded_changes() {
             CommitOutcome::Discarded
         } else {
@@ -42,16 +44,16 @@ impl Session {
     }
 
     /// Ends the sessions that a sign-in or the handler has marked for it.
-    pub(super) fn end_marked_sessions(&self, state: &mut State) -> Result<()> {
-        while let Some(id_hash) = state.to_end_after_sign_in.last() {
+    pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
+        while let Some(id_hash) = ending.after_sign_in.last() {
             self.end_session_of(id_hash, EndReason::Superseded)?;
-            state.to_end_after_sign_in.pop();
+            ending.after_sign_in.pop();
         }
-        while let Some(id_hash) = state.to_destroy.last() {
+        while let Some(id_hash) = ending.to_destroy.last() {
             if self.end_session_of(id_hash, EndReason::SignedOut)? {
-                state.sign_out = SignOut::Done;
+                ending.sign_out = SignOut::Done;
             }
-            state.to_destroy.pop();
+            ending.to_destroy.pop();
         }
         Ok(())
     }
@@ -73,27 +75,26 @@ impl Session {
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
-        let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
-            Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
-            Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
+        let record = |committed: &Committed| match committed {
+            Committed::Done { retired_ids, .. } => {
+                recently_ended.record(retired_ids.iter().copied())
+            }
+            Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        if matches!(commit.action, Action::SignIn { .. } | Action::End) {
-            return recently_ended.while_ending(call, record);
-        }
-        let committed = call()?;
-        match (&commit.action, &committed) {
-            // The former ids are those of evicted sessions. As after a sweep, a request that uses
+        match commit.action {
+            Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
+            Action::Renew { .. } => call().inspect(record),
+            // The retired ids are those of evicted sessions. As after a sweep, a request that uses
             // one of them begins another session.
-            (Action::Create(_) | Action::Merge, Committed::Done { retired_ids, .. }) => {
-                if let Some(cleaner) = &self.context.cleaner {
+            Action::Create(_) | Action::Merge => call().inspect(|committed| {
+                if let (Committed::Done { retired_ids, .. }, Some(cleaner)) =
+                    (committed, &self.context.cleaner)
+                {
                     cleaner.sessions_evicted(retired_ids.len());
                 }
-            }
-            // A renewal replaces an id.
-            _ => record(recently_ended, &committed),
+            }),
         }
-        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -125,7 +126,8 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let renews = state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some()
+        let renews = (state.changes.renew
+            && self.known_id(state.loaded.issued(), id_hash).is_some())
             || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
@@ -135,9 +137,9 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
-        let proposal = Proposal::new(id_hash, action);
-        let State { loaded, changes, activity, .. } = state;
-        let session = match self.commit_to(loaded, changes, *activity, proposal)? {
+        let plan = CommitPlan::new(id_hash, action);
+        let activity = self.activity(state);
+        let session = match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -168,9 +170,9 @@ impl Session {
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
-        let proposal = Proposal::new(&id_hash, Action::Create(new_session));
-        let State { loaded, changes, activity, .. } = state;
-        match self.commit_to(loaded, changes, *activity, proposal)? {
+        let plan = CommitPlan::new(&id_hash, Action::Create(new_session));
+        let activity = self.activity(state);
+        match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
@@ -204,16 +206,16 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes as the proposal says, and recomputes them on the stored session after
-    /// each revision mismatch.
+    /// Commits the changes as planned, and recomputes them on the stored session after each
+    /// revision mismatch.
     pub(super) fn commit_to(
         &self,
         loaded: &mut LoadState,
         changes: &mut Changes,
-        activity: Activity,
-        proposal: Proposal<'_>,
+        activity: Option<Touch>,
+        plan: CommitPlan<'_>,
     ) -> Result<Committed> {
-        let Proposal { id_hash, action, kind } = proposal;
+        let CommitPlan { id_hash, action, kind } = plan;
         let queues = self.context.update_queues.get()?;
         let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
         let newest = attempts.start(changes.base_revision)?;
@@ -226,10 +228,10 @@ impl Session {
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
+        commit.touch = activity;
         loop {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
-            commit.touch = (!self.prefetch).then(|| activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();
             match self.commit_once(&commit)? {
@@ -258,17 +260,17 @@ fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Resul
     Ok(())
 }
 
-/// A commit to the session of an id hash.
-pub(super) struct Proposal<'p> {
+/// The parts of a commit that stay the same when its changes are recomputed.
+pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
     pub(super) kind: DeltaKind<'p>,
 }
 
-impl<'p> Proposal<'p> {
-    /// Proposes to commit all changes.
+impl<'p> CommitPlan<'p> {
+    /// Makes the plan to commit all changes.
     pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        Proposal { id_hash, action, kind: DeltaKind::All }
+        CommitPlan { id_hash, action, kind: DeltaKind::All }
     }
 }
 

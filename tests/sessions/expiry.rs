@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
+use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user, who};
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 
@@ -189,6 +190,21 @@ fn a_session_never_ends_late_and_at_most_a_twentieth_early() {
 }
 
 #[test]
+fn a_confirmation_in_an_ignored_request_is_no_activity() {
+    on_both_stores(idle(HOUR), |app| {
+        let mut browser = app.signed_in("ada");
+        app.clock.advance(HOUR / 2);
+        browser.request(&app.sessions, |session| {
+            session.ignore().unwrap();
+            assert_eq!(session.confirm_authentication(2).unwrap(), CommitOutcome::Stored);
+        });
+        app.sessions.flush().unwrap();
+        app.clock.advance(HOUR / 2);
+        assert_eq!(who(&app.sessions, &browser), None, "an hour after the sign-in");
+    });
+}
+
+#[test]
 fn a_write_moves_the_end_only_when_activity_is_due() {
     on_both_stores(idle(HOUR), |app| {
         let mut browser = app.visitor(0);
@@ -328,17 +344,6 @@ fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
             outlast(builder(), false, during);
         }
     });
-}
-
-#[test]
-fn a_request_that_only_writes_keeps_a_session_in_memory() {
-    let folder = Folder::new();
-    for cleaner in [true, false] {
-        let during: Use = |session| session.set("m", 1).unwrap();
-        outlast(SessionManager::builder(MemoryStore::new()), cleaner, during);
-        let file = SqliteStore::open(folder.fresh()).unwrap();
-        outlast(SessionManager::builder(file), cleaner, during);
-    }
 }
 
 #[test]

@@ -14,10 +14,10 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
-use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::explain;
+use crate::stores::sqlite::ownership::{explain, with_suffix};
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
@@ -380,17 +380,7 @@ impl SqliteStoreBuilder {
             .map_err(while_doing("configure the connection"))?;
         let version = migrate::version_before(connection, table)?;
         if !self.migrate && version != migrate::newest() {
-            return Err(Error::with_source(
-                ErrorKind::NotSetUp,
-                "open the store",
-                match version {
-                    0 => format!("there is no table {}, and migrating is off", table.as_str()),
-                    _ => format!(
-                        "schema version {version} was found and {} is needed; migrating is off",
-                        migrate::newest()
-                    ),
-                },
-            ));
+            return Err(migrate::not_set_up(version, table));
         }
         // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
         // SQLite does.

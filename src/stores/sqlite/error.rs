@@ -13,8 +13,8 @@ use rusqlite::ffi;
 use crate::error::{Error, ErrorKind};
 use crate::sync::{instant, thread};
 
-/// An error of SQLite that displays SQLite's message, and its usual cause where the message does not
-/// contain it. It has no source: the source would be the result code, whose text repeats the
+/// An error of SQLite that displays SQLite's message, and its usual cause where the message does
+/// not contain it. It has no source: the source would be the result code, whose text repeats the
 /// message.
 #[derive(Debug)]
 pub(crate) struct SqliteError(pub(crate) rusqlite::Error);

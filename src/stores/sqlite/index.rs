@@ -13,13 +13,14 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
+use crate::stores::sql::{self, with_condition};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
 use crate::sync::instant;
 
-/// An SQL condition to follow an `AND`, with its parameters from `?3` on.
+/// An SQL condition, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
 /// Returns the condition of the sessions that match `filter`.
@@ -47,8 +48,8 @@ pub(super) fn condition(sql: &ReadSql, filter: &SessionFilter<'_>) -> Condition 
     }
 }
 
-/// Reads a page of the rows of `select` that match `filter`. `select` is a statement that ends
-/// where a condition can follow.
+/// Reads a page of the rows that match `filter` by `select`, a statement with a `{condition}` and a
+/// `{limit}`.
 pub(super) fn list(
     connection: &Connection,
     sql: &ReadSql,
@@ -60,7 +61,7 @@ pub(super) fn list(
     let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
     let (condition, args) = condition(sql, filter);
-    let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
+    let text = with_condition(select, &condition).replace("{limit}", &limit.to_string());
     let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
     let mut statement = connection.prepare(&text)?;
     statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
@@ -110,7 +111,7 @@ impl SessionIndex for SqliteInner {
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
-        self.query("read the identity of the store", row::identity)
+        sql::identity(&self.query("read the identity of the store", row::identity)?)
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

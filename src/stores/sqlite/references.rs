@@ -35,8 +35,11 @@ fn all(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Vec<Reference
 }
 
 /// Returns the condition that a session is referenced by a row that does not go with it; `None` if
-/// no table has such rows.
-pub(super) fn is_kept(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Option<String>> {
+/// no table can have such rows.
+pub(super) fn kept_condition(
+    connection: &Connection,
+    sql: &ReadSql,
+) -> rusqlite::Result<Option<String>> {
     let all = all(connection, sql)?.into_iter().filter(|reference| reference.keeps_rows);
     let conditions: Vec<_> = all.map(|reference| reference.condition).collect();
     Ok((!conditions.is_empty()).then(|| format!("({})", conditions.join(" OR "))))

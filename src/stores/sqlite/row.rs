@@ -5,18 +5,17 @@
 
 use std::time::Duration;
 
-use rusqlite::types::{Type, ValueRef};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use crate::backend::{
-    LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus, StoreIdentity,
-};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, EndedSession, Record, Summary};
+use crate::stores::sql::malformed;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::sql::ReadSql;
@@ -214,14 +213,6 @@ fn without_data(row: &Row<'_>, malformed: &mut Option<&'static str>) -> rusqlite
     })
 }
 
-fn malformed(column: &'static str) -> Error {
-    Error::with_source(
-        ErrorKind::Undecodable,
-        "decode a stored session",
-        format!("the column {column} is malformed"),
-    )
-}
-
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)
 }
@@ -257,10 +248,7 @@ pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }
 
-pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<StoreIdentity> {
-    let hex: String = connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))?;
-    let number = u128::from_str_radix(&hex, 16).map_err(|source| {
-        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(source))
-    })?;
-    Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
+/// Returns the store's identity, encoded.
+pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<String> {
+    connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))
 }

@@ -9,10 +9,10 @@ use crate::error::{ErrorKind, Result};
 use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{folder, owner};
+use crate::stores::sqlite::ownership::{folder, owner, with_suffix};
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 

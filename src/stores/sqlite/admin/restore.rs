@@ -15,9 +15,9 @@ use crate::stores::sqlite::admin::backup::{
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
+use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder, with_suffix};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
