@@ -36,11 +36,12 @@ impl Admin {
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables,
-    /// or if the database does not exist but a write-ahead log for it does;
-    /// [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or [`ErrorKind::NewerSchema`] if the
-    /// copy does not have the store's table; [`ErrorKind::Corrupt`] if the copy is damaged, or the
-    /// file to be replaced is not a database; [`ErrorKind::Full`] and so on.
+    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables
+    /// (those on other tables are copied), or if the database does not exist but a write-ahead log
+    /// for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
+    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
+    /// [`ErrorKind::Full`] and so on.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
