@@ -304,7 +304,8 @@ fn merge(store: &PostgresStore, loaded: &LiveSession, n: u64) -> LiveSession {
     let mut delta = Delta::new();
     let theme = Value::encode(&format!("dark{:06}", n % 1_000_000)).expect("it encodes");
     delta.set("theme", theme);
-    let commit = Commit::new(&loaded.id_hash, Action::Merge, delta, NOW);
+    let mut commit = Commit::new(&loaded.id_hash, Action::Merge, delta, NOW);
+    commit.basis = Some(loaded.clone().into());
     match store.commit(&commit) {
         Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => session,
         other => panic!("{other:?}"),

@@ -27,7 +27,9 @@ pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
-pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit, Superseded};
+pub use commit::{
+    Action, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
+};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
