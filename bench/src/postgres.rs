@@ -77,8 +77,8 @@ impl Bench {
         raw.fill(&known);
         let sessions = SessionManager::builder(store.clone()).clock(ManualClock::new(NOW)).build();
         let sessions = sessions.expect("a manager");
-        let slice = Duration::from_millis(if quick { 60 } else { 400 });
-        let rounds = if quick { 5 } else { 11 };
+        let slice = Duration::from_millis(if quick { 40 } else { 100 });
+        let rounds = if quick { 9 } else { 41 };
         Bench { url, store, sessions, known, raw: Mutex::new(raw), rounds, slice }
     }
 
@@ -211,7 +211,8 @@ impl Bench {
         let new_id = || SessionId::generate().expect("randomness").hash(Realm::default().tag());
         let new_session =
             || NewSession::new(Lifetime::default().starting(NOW)).expect("randomness");
-        let mut ids: Vec<SessionIdHash> = (0..self.slice.as_millis()).map(|_| new_id()).collect();
+        let mut ids: Vec<SessionIdHash> =
+            (0..20 * self.slice.as_millis()).map(|_| new_id()).collect();
         let mut times = Vec::new();
         let mut measure = |name, action: &dyn Fn(&SessionIdHash) -> (Action, SessionIdHash)| {
             let began = Instant::now();
