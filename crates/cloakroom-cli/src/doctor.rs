@@ -120,7 +120,7 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
             findings.note("access", "here the file can only be read", remedy);
         }
         check_host(&mut findings, &info.path, info);
-        check_names(&mut findings, info);
+        check_interference(&mut findings, info);
         check_properties(&mut findings, info);
         let is_readable = check_integrity(&mut findings, admin, args.quick, &interrupt)?;
         let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
@@ -170,8 +170,9 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     }
 }
 
-/// Checks who else can change the file and the sessions: a second name, triggers, foreign keys.
-fn check_names(findings: &mut Findings, info: &DatabaseInfo) {
+/// Checks for what else can change the file and the sessions: a second name, triggers, foreign
+/// keys.
+fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
     match &info.second_name {
         Some(reason) => findings.problem(
             "name",
@@ -282,7 +283,8 @@ fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes them now",
+            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes \
+             them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),

@@ -16,8 +16,8 @@ pub(super) enum CallFailure {
     Sql(tokio_postgres::Error),
     /// The server had closed the connection before the call's only trip.
     Closed,
-    /// An error that this crate has found.
-    Found(Error),
+    /// An error of this crate, such as a conflict or a malformed row.
+    Store(Error),
 }
 
 impl From<tokio_postgres::Error> for CallFailure {
@@ -28,7 +28,7 @@ impl From<tokio_postgres::Error> for CallFailure {
 
 impl From<Error> for CallFailure {
     fn from(error: Error) -> Self {
-        CallFailure::Found(error)
+        CallFailure::Store(error)
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) const MAY_BE_DONE: &str = "; the change may have been made";
 /// whose result is unknown.
 pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
     let error = match failure {
-        CallFailure::Found(error) => return error,
+        CallFailure::Store(error) => return error,
         CallFailure::Closed => return no_answer(operation, false),
         CallFailure::Sql(error) => error,
     };
