@@ -63,7 +63,15 @@ impl Example {
         format!("http://{host}:{}/", self.address.port())
     }
 
-    /// Asks it to stop, as an operator does, and returns its whole log.
+    /// Asks it to stop, as an operator does, and waits until it knows.
+    pub fn ask_to_stop(&mut self) {
+        terminate(self.process.0.id());
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        assert_eq!(line, "stopping\n");
+    }
+
+    /// Asks it to stop, waits until it has stopped, and returns its whole log.
     pub fn stop(mut self) -> Vec<String> {
         terminate(self.process.0.id());
         let mut log = vec![];
@@ -90,14 +98,14 @@ impl Example {
 }
 
 /// The shell has `kill` built in, also where there is no such program.
-fn terminate(process: u32) {
+pub fn terminate(process: u32) {
     let mut kill = Command::new("sh");
     kill.args(["-c", "kill -s TERM \"$1\"", "sh"]).arg(process.to_string());
     assert!(kill.status().unwrap().success(), "SIGTERM cannot be sent");
 }
 
 /// The program, which cargo puts beside this one.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap().join("examples");
     let program = folder.join(format!("{name}{EXE_SUFFIX}"));

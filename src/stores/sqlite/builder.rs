@@ -57,6 +57,9 @@ pub enum Journal {
 
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 
+/// The first SQLite with STRICT tables, 3.37.0.
+const OLDEST_SQLITE: i32 = 3_037_000;
+
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
@@ -217,6 +220,7 @@ impl SqliteStoreBuilder {
     ///   program or to a newer version; nothing was changed.
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
+    /// - [`ErrorKind::Unsupported`]: the system's SQLite is linked and older than 3.37.
     pub fn open(self) -> Result<SqliteStore> {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
@@ -329,7 +333,8 @@ impl SqliteStoreBuilder {
     /// Validates the settings without accessing the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed.
+    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed;
+    /// [`ErrorKind::Unsupported`] when the system's SQLite is linked and too old.
     pub fn validate(&self) -> Result<()> {
         self.validated_table().map(drop)
     }
@@ -349,8 +354,9 @@ impl SqliteStoreBuilder {
         file::open(self.path()?, purpose)
     }
 
-    /// Validates all settings, and returns the name of the table.
+    /// Validates all settings and the linked library, and returns the name of the table.
     pub(super) fn validated_table(&self) -> Result<TableName> {
+        check_library(rusqlite::version_number(), rusqlite::version())?;
         let table = TableName::new(&self.table)?;
         if let Location::File(path) = &self.location {
             file::check_path(path)?;
@@ -389,6 +395,15 @@ impl SqliteStoreBuilder {
     }
 }
 
+/// Rejects a SQLite library that is too old. Without the feature `bundled` it is the system's.
+fn check_library(version: i32, name: &str) -> Result<()> {
+    if version >= OLDEST_SQLITE {
+        return Ok(());
+    }
+    let why = format!("SQLite {name} is linked; 3.37 or newer is needed, or the feature `bundled`");
+    Err(Error::with_source(ErrorKind::Unsupported, "open the store", why))
+}
+
 /// Returns the size of the database's pages, in bytes.
 fn page_size(connection: &Connection) -> Result<u64> {
     connection
@@ -410,4 +425,17 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     }
     let why = format!("the file system allows only the journal mode {mode}");
     Err(Error::with_source(ErrorKind::Unavailable, operation, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_without_strict_tables_is_refused() {
+        assert!(check_library(3_037_000, "3.37.0").is_ok());
+        let error = check_library(3_036_001, "3.36.1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("SQLite 3.36.1 is linked; 3.37 or newer"), "{error}");
+    }
 }

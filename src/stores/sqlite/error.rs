@@ -74,10 +74,15 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
     }
 }
 
-/// Returns whether a foreign key or a trigger of the application refused a change.
+/// Returns whether a foreign key or a trigger of the application refused a change. `ON DELETE SET
+/// NULL` can violate NOT NULL.
 fn is_refused(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|failure| failure.extended_code);
-    let refusals = [ffi::SQLITE_CONSTRAINT_FOREIGNKEY, ffi::SQLITE_CONSTRAINT_TRIGGER];
+    let refusals = [
+        ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+        ffi::SQLITE_CONSTRAINT_NOTNULL,
+        ffi::SQLITE_CONSTRAINT_TRIGGER,
+    ];
     code.is_some_and(|code| refusals.contains(&code))
 }
 

@@ -146,6 +146,18 @@ statements! {
          WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
          AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \
          GROUP BY m.name, f.id";
+    // The tables whose rows prevent that rows which would go with a session are deleted, and those
+    // with a column that would become NULL with the session but must not.
+    references_of_chains:
+        "SELECT DISTINCT m.name FROM (WITH RECURSIVE gone (name) AS (SELECT trim('{t}', '\"') \
+         UNION SELECT m.name FROM gone, sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
+         AND f.on_delete = 'CASCADE') SELECT name FROM gone) AS gone, sqlite_schema AS m, \
+         pragma_foreign_key_list(m.name) AS f, pragma_table_info(m.name) AS c \
+         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
+         AND c.name = f.\"from\" COLLATE NOCASE \
+         AND (f.on_delete = 'SET NULL' AND c.\"notnull\" \
+         OR f.on_delete IN ('NO ACTION', 'RESTRICT') AND gone.name <> trim('{t}', '\"'))";
 }
 
 #[cfg(test)]
