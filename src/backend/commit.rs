@@ -27,8 +27,8 @@ pub struct Commit {
     pub delta: Arc<Delta>,
     /// The revision that the session must have; `None` for any.
     pub if_revision: Option<u64>,
-    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A store
-    /// that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
+    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
+    /// store that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
     pub basis: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
