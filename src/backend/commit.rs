@@ -27,6 +27,9 @@ pub struct Commit {
     pub delta: Arc<Delta>,
     /// The revision that the session must have; `None` for any.
     pub if_revision: Option<u64>,
+    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A store
+    /// that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
+    pub basis: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
     /// The limit per user, for a sign-in.
@@ -243,6 +246,15 @@ pub enum Decision<P = ()> {
     Answer(Committed),
 }
 
+/// A merge into the session as the request has loaded it.
+#[derive(Clone, Debug)]
+pub struct MergedBasis<'c> {
+    /// The session as it was loaded.
+    pub basis: &'c LiveSession,
+    /// The session with the changes.
+    pub session: LiveSession,
+}
+
 /// A session that ends because a new one begins in its place: another user's, at a sign-in. Remove
 /// it with all its ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -310,6 +322,7 @@ impl Commit {
             action,
             delta: delta.into(),
             if_revision: None,
+            basis: None,
             touch: None,
             session_limit: None,
             max_bytes: usize::MAX,
@@ -359,6 +372,26 @@ impl Commit {
             (_, Lookup::Missing(missing)) => {
                 Ok(Decision::Answer(Committed::Missing(missing.without_position())))
             }
+        }
+    }
+
+    /// Returns the result of a merge into the [basis](Self::basis), without a lookup. A store may
+    /// then store it in one step on condition that the session still has the id, the revision and
+    /// `seen` of the basis, and so still is the basis; else it looks the session up and
+    /// [decides](Self::decide).
+    ///
+    /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
+    /// nothing at all, exceeds the maximum size, or has a basis that does not meet its conditions.
+    #[must_use]
+    pub fn merged_basis(&self) -> Option<MergedBasis<'_>> {
+        let basis = self.basis.as_deref()?;
+        let is_merge = matches!(self.action, Action::Merge) && self.delta.is_of_data();
+        if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
+            return None;
+        }
+        match self.decide(Lookup::Live { session: basis.clone(), at: () }) {
+            Ok(Decision::Update { session, .. }) => Some(MergedBasis { basis, session }),
+            _ => None,
         }
     }
 

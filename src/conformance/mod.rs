@@ -88,6 +88,9 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         merge::writing_the_stored_value_is_no_change,
         merge::a_clear_removes_what_it_does_not_set,
         merge::a_condition_on_the_revision_holds,
+        merge::a_merge_into_the_session_as_loaded_is_stored,
+        merge::a_merge_keeps_what_changed_since_the_load,
+        merge::a_merge_keeps_activity_since_the_load,
         merge::the_revision_grows_by_one_with_each_change,
         merge::many_deltas_do_what_they_do_to_a_record,
         races::two_merges_at_once_both_keep_their_change,
@@ -95,6 +98,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     ]
     "no-resurrection": [
         no_resurrection::a_late_merge_stores_nothing,
+        no_resurrection::a_merge_into_an_ended_session_as_loaded_stores_nothing,
         no_resurrection::nothing_brings_back_an_ended_session,
         no_resurrection::nothing_brings_back_a_session_ended_after_its_renewal,
         no_resurrection::nothing_brings_back_a_session_ended_through_its_grace,

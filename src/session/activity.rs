@@ -8,7 +8,7 @@ use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
-use crate::session::load::LoadState;
+use crate::session::load::{Live, LoadState};
 use crate::session::{Session, State};
 
 /// Sessions with a shorter idle limit are touched without waiting for a batch.
@@ -38,12 +38,19 @@ impl Session {
         state.first_use.filter(|_| !state.ignored && !self.prefetch).map(Touch::at)
     }
 
-    /// Touches the session that the first read has loaded.
+    /// Touches the session that the first read has loaded, if it may reach its idle limit before
+    /// the request ends.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if self.activity(state).is_some()
-            && let LoadState::Live(live) = &mut state.loaded
-        {
-            self.touch_early(&mut live.session, now);
+        if self.activity(state).is_none() {
+            return;
+        }
+        let LoadState::Live(Live { session, .. }) = &mut state.loaded else { return };
+        let ends = session.record.limits.idle.map(|idle| session.record.seen + idle);
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
+            let touch = Touch::at(now);
+            self.touch(session, touch, now);
+            // The end of the request then does not write it again.
+            session.record.touch(touch);
         }
     }
 
@@ -51,17 +58,6 @@ impl Session {
     pub(super) fn touch_at_end(&self, state: &State) {
         if let (Some(session), Some(touch)) = (state.loaded.session(), self.activity(state)) {
             self.touch(session, touch, self.context.now());
-        }
-    }
-
-    fn touch_early(&self, session: &mut LiveSession, now: Timestamp) {
-        let record = &session.record;
-        let ends = record.limits.idle.map(|idle| record.seen + idle);
-        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
-            let touch = Touch::at(now);
-            self.touch(session, touch, now);
-            // The end of the request then does not write it again.
-            session.record.touch(touch);
         }
     }
 

@@ -232,6 +232,7 @@ impl Session {
         loop {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
+            commit.basis = loaded.session().cloned().map(Arc::new);
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();
             match self.commit_once(&commit)? {

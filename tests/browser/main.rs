@@ -10,6 +10,7 @@ mod cross_origin;
 mod history;
 mod http2;
 mod notes;
+mod several_machines;
 mod sign_in;
 mod site;
 mod visits;

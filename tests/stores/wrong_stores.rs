@@ -112,6 +112,33 @@ fn a_store_that_renews_by_creation_breaks_atomic_renewal() {
     says(&failures, guarantee, "[a_taken_id_is_a_conflict_at_renewal]");
 }
 
+/// Merges into the session as the request has loaded it, whatever has changed since.
+#[derive(Debug, Default)]
+struct BasisUnchecked {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for BasisUnchecked {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        match commit.merged_basis() {
+            Some(merged) => {
+                let delta = copy(&merged.session.record);
+                self.right.commit(&Commit::new(&commit.id_hash, Action::Merge, delta, commit.now))
+            }
+            None => self.right.commit(commit),
+        }
+    }
+}
+
+#[test]
+fn a_store_that_trusts_the_loaded_session_breaks_merge() {
+    let failures = failures_of::<BasisUnchecked>();
+    says(&failures, "merge:", "a merge lost what had changed since its request loaded the session");
+    says(&failures, "merge:", "[two_merges_at_once_both_keep_their_change]");
+}
+
 /// Finds what the sweep has not removed yet.
 #[derive(Debug, Default)]
 struct NoExpiryAtRead {

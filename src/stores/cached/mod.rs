@@ -169,13 +169,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
     /// began at `began`.
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
-        let (asked, now) = (commit.id_hash, commit.now);
-        let mut id_hashes = vec![asked];
+        let (presented, now) = (commit.id_hash, commit.now);
+        let mut id_hashes = vec![presented];
         match commit.action {
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
             Action::Merge if commit.delta.user().is_none() => {
-                match self.0.backing.load(&asked, now) {
+                match self.0.backing.load(&presented, now) {
                     Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
                     Ok(_) => {}
                     Err(_) => self.0.mark_entries_stale(now, began),
@@ -343,7 +343,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
         self.0.process.check()?;
-        let (asked, now) = (commit.id_hash, commit.now);
+        let (presented, now) = (commit.id_hash, commit.now);
         self.0.freshness.observe(now);
         // In flight until the cache is invalidated. A new session has no entry.
         let is_new = matches!(commit.action, Action::Create(_));
@@ -362,21 +362,21 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             // No request can have used the id before its session was created.
             Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
             Committed::Done { session, retired_ids, .. } => {
-                let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);
+                let live = [presented, session.id_hash].into_iter();
+                self.invalidate_sessions(live.chain(retired_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
-                    self.invalidate_sessions([asked, session.id_hash], now);
+                    self.invalidate_sessions([presented, session.id_hash], now);
                 }
             }
             // A mismatch may come from an outdated entry. The entry of an ended session must go.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
             | Committed::Ended(EndedSession { id_hash, .. }) => {
-                self.invalidate_sessions([asked, *id_hash], now);
+                self.invalidate_sessions([presented, *id_hash], now);
             }
             Committed::Missing(_) | Committed::CanJoin { .. } => {
-                self.invalidate_sessions([asked], now);
+                self.invalidate_sessions([presented], now);
             }
             Committed::LimitReached => {}
         }

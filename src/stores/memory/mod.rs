@@ -296,8 +296,8 @@ impl SessionTable {
     }
 
     /// Checks that the id of `session` is free, and applies the session limit of its user to all
-    /// sessions but `except`. Returns the sessions to end, or `None` when the limit
-    /// rejects the commit. Removes the user's expired sessions.
+    /// sessions but `except`. Returns the sessions to end, or `None` when the limit rejects the
+    /// commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
         LiveSession { record, id_hash: to }: &LiveSession,

@@ -84,8 +84,11 @@ impl Store for PostgresStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         let PostgresInner { pool, sql, .. } = &*self.0;
         let found = pool.call("load a session", async |trips| {
-            let params = [id_hash.as_bytes().into()];
-            let rows = trips.query(Query::new(&sql.load, params)).await?;
+            let find = |sql| Query::new(sql, [id_hash.as_bytes().into()]);
+            if let Some(row) = trips.query(find(&sql.load)).await?.first() {
+                return Ok(row::lookup(row, None, id_hash, now)?);
+            }
+            let rows = trips.query(find(&sql.load_by_replaced)).await?;
             let Some(row) = rows.first() else { return Ok(Lookup::not_found()) };
             Ok(row::lookup(row, row::replaced_id(row)?, id_hash, now)?)
         })?;

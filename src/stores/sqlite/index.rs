@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, Row, params, params_from_iter};
 
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
@@ -150,15 +150,13 @@ fn idle_anonymous(
 ) -> rusqlite::Result<Vec<SessionIdHash>> {
     // One snapshot for all statements.
     let snapshot = connection.unchecked_transaction()?;
-    let keep = i64::try_from(keep).unwrap_or(i64::MAX);
-    let count = |sql: &str, params: &[&dyn ToSql]| -> rusqlite::Result<i64> {
-        snapshot.query_row(sql, params, |row| row.get(0))
-    };
+    let all = row::count(&snapshot, &sql.count_all, [])?;
     // Indexes alone count the anonymous sessions of all realms, ten times as fast.
-    if count(&sql.count_all, &[])? - count(&sql.count_with_user, &[])? <= keep {
+    if all.saturating_sub(row::count(&snapshot, &sql.count_with_user, [])?) <= keep {
         return Ok(Vec::new());
     }
-    let excess = count(&sql.count_anonymous_of, &[&realm.as_str()])?.saturating_sub(keep).max(0);
+    let anonymous = row::count(&snapshot, &sql.count_anonymous_of, [realm.as_str()])?;
+    let excess = i64::try_from(anonymous.saturating_sub(keep)).unwrap_or(i64::MAX);
     let limit = excess.min(i64::try_from(limit.get()).unwrap_or(i64::MAX));
     let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
     let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
@@ -168,15 +166,11 @@ fn idle_anonymous(
 fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
     // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
-    let count = |sql: &str| -> rusqlite::Result<u64> {
-        let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    };
+    let count = |sql: &str| row::count(&snapshot, sql, [now.as_millis()]);
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
     // No index covers both user and deadline. One index counts all rows with a user; then the
     // expired or the live rows, whichever are fewer, are read.
-    let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
-    let with_user = u64::try_from(with_user).unwrap_or(0);
+    let with_user = row::count(&snapshot, &sql.count_with_user, [])?;
     let (signed_in, expired_signed_in) = if expired <= live {
         let expired = count(&sql.count_expired_with_user)?;
         (with_user.saturating_sub(expired), expired)

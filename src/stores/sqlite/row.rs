@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Params, Row};
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
@@ -221,26 +221,14 @@ fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timest
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
 }
 
-/// Returns the number of sessions that are live at `now`.
-pub(super) fn count_live(
+/// Returns the count that the statement `sql` selects.
+pub(super) fn count(
     connection: &Connection,
-    sql: &ReadSql,
-    now: Timestamp,
+    sql: &str,
+    params: impl Params,
 ) -> rusqlite::Result<u64> {
-    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
-
-/// Returns the number of sessions of a realm that are live at `now`.
-pub(super) fn count_live_of(
-    connection: &Connection,
-    sql: &ReadSql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    let params = params![now.as_millis(), realm.as_str()];
-    let live: i64 = connection.query_row(&sql.count_live_of, params, |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
+    let count: i64 = connection.query_row(sql, params, |row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// Returns the store's [epoch](crate::backend::SessionIndex::epoch).

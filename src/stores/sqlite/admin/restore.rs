@@ -186,8 +186,7 @@ impl Restore<'_> {
         match migrate::version_before(target, self.table) {
             Ok(0) => {
                 let tables = "SELECT count(*) FROM sqlite_schema";
-                let tables: i64 = target.query_row(tables, [], |r| r.get(0)).map_err(failed())?;
-                if tables == 0 {
+                if row::count(target, tables, []).map_err(failed())? == 0 {
                     return Ok(());
                 }
                 let (table, path) = (self.table.as_str(), self.to.display());
@@ -209,8 +208,8 @@ impl Restore<'_> {
         // A damaged or empty target has no readable epoch.
         let target_epoch =
             target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
-        let live =
-            row::count_live(prepared, &sql.read, self.now).map_err(while_doing(RESTORING))?;
+        let live = row::count(prepared, &sql.read.count_live, [self.now.as_millis()])
+            .map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }

@@ -182,6 +182,10 @@ impl WriteTx<'_> {
         })
     }
 
+    fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
+        row::count(self.connection, sql, params).map_err(self.failed())
+    }
+
     /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
     pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.connection
@@ -229,7 +233,7 @@ impl WriteTx<'_> {
     /// Writes all columns.
     pub(crate) fn update_all(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         if at.id_hash != new.id_hash {
-            self.effects.record(Effect::Removed(at.id_hash), 0);
+            self.effects.record(Effect::Forget(at.id_hash), 0);
         }
         session::with_values(new, |columns| {
             let params = columns.iter().copied().chain([&at.id as &dyn ToSql]);
@@ -245,7 +249,7 @@ impl WriteTx<'_> {
         let put = Effect::Put(at.id, at.id_hash, record);
         let rows = if record.seen == at.seen {
             // The deadline column, which stays, may be an operator's.
-            let effect = if at.agrees_with(record) { put } else { Effect::Removed(at.id_hash) };
+            let effect = if at.agrees_with(record) { put } else { Effect::Forget(at.id_hash) };
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
             };
@@ -290,7 +294,7 @@ impl WriteTx<'_> {
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.delete_or_end("id = ?1", [id], Effect::Removed(id_hash))
+        self.delete_or_end("id = ?1", [id], Effect::Forget(id_hash))
     }
 
     /// Deletes the sessions that match `condition`. Those that a foreign key or a trigger of the
@@ -327,9 +331,7 @@ impl WriteTx<'_> {
     /// Fails if sessions that match `condition` are live after all were ended.
     fn check_none_left(&self, condition: &str, params: impl Params) -> Result<()> {
         let count = with_condition(&self.sql.read.count_left, condition);
-        let left: rusqlite::Result<i64> =
-            self.connection.query_row(&count, params, |row| row.get(0));
-        match left.map_err(self.failed())? {
+        match self.count(&count, params)? {
             0 => Ok(()),
             left => {
                 let why = format!(
@@ -492,9 +494,7 @@ impl WriteTx<'_> {
     pub(crate) fn count_kept(&self, now: Timestamp) -> Result<u64> {
         let Some(kept) = self.kept_condition()? else { return Ok(0) };
         let count = with_condition(&self.sql.read.count_expired_matching, &kept);
-        let kept: rusqlite::Result<i64> =
-            self.connection.query_row(&count, [now.as_millis()], |row| row.get(0));
-        Ok(u64::try_from(kept.map_err(self.failed())?).unwrap_or(0))
+        self.count(&count, [now.as_millis()])
     }
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
@@ -534,7 +534,7 @@ impl WriteTx<'_> {
         };
         let deleted = query().map_err(self.failed())?;
         for EndedSession { id_hash, .. } in &deleted {
-            self.effects.record(Effect::Removed(*id_hash), 1);
+            self.effects.record(Effect::Forget(*id_hash), 1);
         }
         Ok(deleted)
     }
@@ -554,7 +554,7 @@ impl WriteTx<'_> {
         };
         let renamed = query().map_err(self.failed())?;
         for id_hash in &renamed {
-            self.effects.record(Effect::Removed(*id_hash), 1);
+            self.effects.record(Effect::Forget(*id_hash), 1);
         }
         Ok(renamed)
     }
@@ -562,7 +562,7 @@ impl WriteTx<'_> {
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
-        let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
+        let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
         self.delete_or_end(EVERY_SESSION, [], Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
         self.raise_epoch()?;
@@ -580,8 +580,8 @@ impl WriteTx<'_> {
             // Much faster, because it has no condition.
             return self.delete_all(now);
         }
-        let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
-            .map_err(self.failed())?;
+        let live =
+            self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
         self.delete_or_end("realm = ?1", [realm.as_str()], Effect::Unknown)?;
         self.raise_epoch()?;
         self.check_none_left("realm = ?1", [realm.as_str()])?;
