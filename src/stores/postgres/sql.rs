@@ -167,8 +167,8 @@ statements! {
     update:
         "UPDATE {t} SET ({columns}, sweep_at) = ROW({values}, LEAST(sweep_at, ${deadline})) \
          WHERE id = ${id_after_values}";
-    // A merge changes neither limits nor ids; `sweep_at` may stay early. The condition holds only
-    // for the session that the decision was made from.
+    // A merge of data changes neither limits nor ids; `sweep_at` may stay early. The condition
+    // holds only for the session that the decision was made from.
     update_basis:
         "UPDATE {t} SET data = $4, revision = $5, seen = $6, deadline = $7, format = $8 \
          WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
