@@ -6,6 +6,8 @@
 
 mod cache;
 pub(crate) mod commit;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod copy;
 pub(crate) mod list;
 mod lookup;
 mod replaced_id;
@@ -28,6 +30,8 @@ pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};

@@ -19,14 +19,37 @@ pub(crate) struct Arguments {
     /// The database file
     #[arg(long, env = "CLOAKROOM_DB", value_name = "PATH", global = true, hide_env_values = true)]
     pub(crate) db: Option<PathBuf>,
-    /// The sessions table [default: cloakroom_sessions]
-    #[arg(long, value_name = "NAME", global = true)]
-    pub(crate) table: Option<String>,
+    /// The database: a file, or postgres://USER@HOST/DATABASE with the password in PGPASSWORD or
+    /// ~/.pgpass
+    #[arg(
+        long,
+        env = "CLOAKROOM_STORE",
+        value_name = "STORE",
+        global = true,
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: StoreOptions,
     /// Show times in UTC instead of the local time zone
     #[arg(long, global = true)]
     pub(crate) utc: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The settings of a store beside its place.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StoreOptions {
+    /// The sessions table [default: cloakroom_sessions]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) table: Option<String>,
+    /// The schema of the tables in PostgreSQL [default: the first one of the search path]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) schema: Option<String>,
+    /// Encrypt connections to PostgreSQL, and trust the root certificates in this PEM file
+    #[arg(long, env = "PGSSLROOTCERT", value_name = "FILE", global = true, hide_env_values = true)]
+    pub(crate) root_certificates: Option<PathBuf>,
 }
 
 const AFTER: &str = "\
@@ -59,6 +82,8 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Replace the database with a copy, also while it is in use
     Restore(RestoreArgs),
+    /// Copy the sessions into another store, with which their users stay signed in
+    Copy(CopyArgs),
     /// Find problems and their remedies
     Doctor(DoctorArgs),
     /// Print completions for a shell
@@ -191,6 +216,22 @@ pub(crate) struct RestoreArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// The store to read: a file, or a URL of PostgreSQL
+    #[arg(long, value_name = "STORE")]
+    pub(crate) from: String,
+    /// The store to write; it is set up, and empty or an unfinished copy
+    #[arg(long, value_name = "STORE")]
+    pub(crate) to: String,
+    /// The sessions table to write [default: that of --table]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to_table: Option<String>,
+    /// The schema to write [default: that of --schema]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to_schema: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Neither compare indexes with tables nor read every session
     #[arg(long)]
@@ -224,12 +265,17 @@ fn public_id(text: &str) -> Result<PublicId, &'static str> {
     text.parse().map_err(|_| "a public id is 32 hexadecimal digits, as `list` shows it")
 }
 
+/// The arguments that name the database.
+const PLACE: [&str; 5] = ["db", "store", "table", "schema", "root_certificates"];
+
 /// The commands. For an application that names its database they have no arguments for it.
 pub(crate) fn command(target: &Target) -> clap::Command {
     let command = Arguments::command();
     match target {
         Target::Arguments => command,
-        _ => command.mut_arg("db", |arg| arg.hide(true)).mut_arg("table", |arg| arg.hide(true)),
+        _ => PLACE
+            .into_iter()
+            .fold(command, |command, name| command.mut_arg(name, |arg| arg.hide(true))),
     }
 }
 
@@ -243,11 +289,23 @@ pub(crate) fn parse(
         let mut levels = successors(Some(&matches), |level| Some(level.subcommand()?.1));
         levels.any(|level| level.value_source(name) == Some(ValueSource::CommandLine))
     };
-    if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
+    if !matches!(target, Target::Arguments) && PLACE.into_iter().any(is_given) {
         let why = "--db and --table cannot be given: this program has a database of its own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
-    Arguments::from_arg_matches(&matches)
+    let mut arguments = Arguments::from_arg_matches(&matches)?;
+    if arguments.db.is_some() && arguments.store.is_some() {
+        // An argument comes before an environment variable.
+        match (is_given("db"), is_given("store")) {
+            (true, false) => arguments.store = None,
+            (false, true) => arguments.db = None,
+            _ => {
+                let why = "give --db or --store (CLOAKROOM_DB or CLOAKROOM_STORE), not both\n";
+                return Err(command.error(ErrorKind::ArgumentConflict, why));
+            }
+        }
+    }
+    Ok(arguments)
 }
 
 /// A parser's error as one line, with its suggestions.

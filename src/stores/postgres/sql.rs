@@ -273,13 +273,13 @@ fn prefixed(prefix: &str, names: &[&str]) -> String {
 }
 
 /// Returns the columns of a replaced id, renamed because a session has some of the same names.
-fn renamed(prefix: &str) -> String {
+pub(super) fn renamed(prefix: &str) -> String {
     let renamed = REPLACED.iter().map(|name| format!("{prefix}{name} AS replaced_{name}"));
     renamed.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns a list of `count` parameters.
-fn parameters(count: usize) -> String {
+pub(super) fn parameters(count: usize) -> String {
     (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
 }
 
