@@ -95,11 +95,8 @@ impl Location for PostgresLocation {
 
     fn pending_migrations(&self) -> CliResult<Vec<(u32, &'static str)>> {
         let info = self.inspect()?;
-        match info.schema_version.map_err(CliError::Server)? {
-            // As for a file without our table: `setup` creates, `migrate` does not.
-            0 => self.open().map(|_| Vec::new()),
-            _ => Ok(info.pending),
-        }
+        info.schema_version.map_err(CliError::Server)?;
+        Ok(info.pending)
     }
 
     fn migrate(&self) -> CliResult {

@@ -7,7 +7,7 @@ use cloakroom::SqliteStore;
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
 
-use crate::arguments::{Arguments, StoreOptions};
+use crate::arguments::{Arguments, Command, StoreOptions};
 use crate::database::Location;
 use crate::error::{CliError, CliResult};
 use crate::postgres;
@@ -27,7 +27,7 @@ pub enum Target {
     Sqlite(SqliteStore),
     /// The application's own settings of a store in PostgreSQL; as [`Builder`](Self::Builder).
     #[cfg(feature = "postgres")]
-    Postgres(PostgresStoreBuilder),
+    Postgres(Box<PostgresStoreBuilder>),
 }
 
 /// Returns the place of the database, if one was named.
@@ -39,8 +39,9 @@ pub(crate) fn location(
         Target::Sqlite(store) => Box::new(store.admin()),
         Target::Builder(settings) => Box::new(Admin::new(settings)),
         #[cfg(feature = "postgres")]
-        Target::Postgres(settings) => Box::new(postgres::PostgresLocation(settings)),
+        Target::Postgres(settings) => Box::new(postgres::PostgresLocation(*settings)),
         Target::Arguments => match (&arguments.db, &arguments.store) {
+            _ if matches!(arguments.command, Command::Copy(_)) => return Ok(None),
             (Some(path), _) => file(path, &arguments.options)?,
             (None, Some(name)) => named(name, &arguments.options)?,
             (None, None) => return Ok(None),
@@ -63,9 +64,6 @@ fn is_url(name: &str) -> bool {
 fn file(path: &Path, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
     if path.to_str().is_some_and(is_url) {
         return Err(CliError::usage("--db names a file; give a URL with --store"));
-    }
-    if options.schema.is_some() {
-        return Err(CliError::usage("--schema is for PostgreSQL; a SQLite file has none"));
     }
     let mut settings = SqliteStore::builder(path);
     if let Some(table) = &options.table {
