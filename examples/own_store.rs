@@ -134,26 +134,27 @@ impl Store for OwnStore {
                 Ok(Committed::Missing(Missing::not_found()))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, remove_expired, session_limit: _, replaces } => {
+            Decision::Insert { session, remove_expired, session_limit: _, supersedes } => {
                 if let Some(at) = remove_expired {
                     rows.remove(&at);
                 }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let retired_ids: Vec<_> = replaces.iter().map(|(_, at, _)| *at).collect();
-                for id_hash in &retired_ids {
-                    rows.remove(id_hash);
+                let (mut replaced, mut retired_ids, mut ended) = (vec![], vec![], vec![]);
+                if let Some(superseded) = supersedes {
+                    rows.remove(&superseded.at);
+                    replaced.push(superseded.presented);
+                    retired_ids.push(superseded.at);
+                    ended.push(superseded.ended);
                 }
-                let (replaced, ended) =
-                    replaces.into_iter().map(|(presented, _, ended)| (presented, ended)).unzip();
                 rows.put(session.id_hash, &session.record, replaced);
                 Ok(Committed::Done { session, retired_ids, ended })
             }
-            Decision::Update { at, session, id_change: None, .. } => {
+            Decision::Update { at, session } => {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
-            Decision::Update { at, session, id_change: Some(id_change), .. } => {
+            Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, presented_again } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
@@ -173,10 +174,9 @@ impl Store for OwnStore {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Unchanged(session))
             }
-            Decision::End { at, mut ended } => {
+            Decision::End { at, public_id, user } => {
                 rows.remove(&at);
-                ended.id_hash = at;
-                Ok(Committed::Ended(ended))
+                Ok(Committed::Ended(EndedSession::new(at, public_id, user)))
             }
         }
     }

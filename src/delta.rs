@@ -20,15 +20,9 @@ pub struct Delta {
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
-    confirmation: Option<Confirmation>,
-}
-
-/// Another proof of the identity of the signed-in user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Confirmation {
-    user: UserKey,
-    at: Timestamp,
-    level: u16,
+    /// The time and the level of another proof of identity, for each user who has given one. That
+    /// of the session's user counts.
+    confirmations: BTreeMap<UserKey, (Timestamp, u16)>,
 }
 
 /// The change of one name in a delta.
@@ -47,7 +41,8 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmation: None }
+        let confirmations = BTreeMap::new();
+        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmations }
     }
 
     /// Sets `name`.
@@ -75,12 +70,12 @@ impl Delta {
     /// provider's session id of the last sign-in, even when the user stays the same.
     pub fn set_user(&mut self, user: Option<UserKey>) {
         self.user = Some(user);
-        self.confirmation = None;
+        self.confirmations.clear();
     }
 
     /// Sets the time and the level of the authentication, if this user is the session's.
     pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
-        self.confirmation = Some(Confirmation { user, at, level });
+        self.confirmations.insert(user, (at, level));
     }
 
     /// Returns this delta without its clear and without its change of `name`.
@@ -99,7 +94,7 @@ impl Delta {
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmation.is_none()
+        self.user.is_none() && self.confirmations.is_empty()
     }
 
     /// Returns the change of `name`.
@@ -145,9 +140,7 @@ impl Delta {
         if let Some(user) = next.user {
             self.set_user(user);
         }
-        if next.confirmation.is_some() {
-            self.confirmation = next.confirmation;
-        }
+        self.confirmations.extend(next.confirmations);
         self
     }
 
@@ -166,25 +159,32 @@ impl Delta {
     /// Applies the delta to a record; returns false if the record is unchanged. The caller
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
-        let mut changed = self.apply_data(&mut record.data);
+        let data_changed = self.apply_data(&mut record.data);
+        data_changed | self.apply_user(record)
+    }
+
+    fn apply_user(&self, record: &mut Record) -> bool {
+        if self.is_of_data() {
+            return false;
+        }
+        let authentication = |record: &Record| {
+            let Record { user, authenticated, auth_level, idp_session_id, .. } = record;
+            (user.clone(), *authenticated, *auth_level, idp_session_id.clone())
+        };
+        let before = authentication(record);
         if let Some(user) = &self.user {
-            changed |= record.user != *user
-                || record.authenticated.is_some()
-                || record.auth_level != 0
-                || record.idp_session_id.is_some();
             record.user.clone_from(user);
             record.authenticated = None;
             record.auth_level = 0;
             record.idp_session_id = None;
         }
-        if let Some(Confirmation { user, at, level }) = &self.confirmation
-            && record.user.as_ref() == Some(user)
+        if let Some(user) = &record.user
+            && let Some((at, level)) = self.confirmations.get(user)
         {
-            changed |= (record.authenticated, record.auth_level) != (Some(*at), *level);
             record.authenticated = Some(*at);
             record.auth_level = *level;
         }
-        changed
+        before != authentication(record)
     }
 }
 

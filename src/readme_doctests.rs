@@ -2,4 +2,5 @@
 
 #![doc = include_str!("../README.md")]
 #![doc = include_str!("../docs/guide.md")]
+#![doc = include_str!("../docs/moving.md")]
 #![doc = include_str!("../docs/own-tables.md")]

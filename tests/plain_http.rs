@@ -13,7 +13,7 @@ use common::child;
 #[test]
 fn a_secure_cookie_over_plain_http_is_reported_once() {
     let far = || RequestHead::new().host("example.org");
-    // Nothing is sent that a browser drops.
+    // Nothing is sent that a browser rejects.
     on_both_stores(defaults, |app| {
         let insecure = app.another(|builder| builder.cookie(CookieConfig::insecure_http()));
         let header = app.another(|builder| builder.header("X-Session"));
@@ -103,6 +103,6 @@ fn without_a_logger_the_warning_is_on_standard_error() {
     let output = child(module_path!(), "no logger").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(text.matches("cloakroom: a browser drops the Secure").count(), 1, "{text}");
+    assert_eq!(text.matches("cloakroom: a browser rejects the Secure").count(), 1, "{text}");
     assert!(text.contains("X-Forwarded-Proto") && text.trim_end().lines().count() == 1, "{text}");
 }

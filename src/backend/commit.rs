@@ -10,7 +10,7 @@ use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
+use crate::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
@@ -202,18 +202,24 @@ pub enum Decision<P = ()> {
         remove_expired: Option<P>,
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
-        /// The session that it replaces: remove that with all its ids, and store the presented id
-        /// as a replaced id of the new session.
-        replaces: Option<(ReplacedId, P, EndedSession)>,
+        /// The live session found, if the new one replaces it.
+        supersedes: Option<Superseded<P>>,
     },
-    /// Store `session` in place of the one found. Answer [`Committed::Done`].
+    /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
     Update {
         /// The position of the session.
         at: P,
         /// The session with its changes.
         session: LiveSession,
-        /// Its change of id, if any.
-        id_change: Option<IdChange>,
+    },
+    /// Store `session`, under its new id, in place of the one found. Answer [`Committed::Done`].
+    Move {
+        /// The position of the session.
+        at: P,
+        /// The session with its changes and its new id.
+        session: LiveSession,
+        /// The ids that it had.
+        id_change: IdChange,
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
     },
@@ -224,16 +230,29 @@ pub enum Decision<P = ()> {
         /// The session with its new `seen`.
         session: LiveSession,
     },
-    /// Remove the session found. Answer [`Committed::Ended`].
+    /// Remove the session found. Answer [`Committed::Ended`], with the hash of its current id.
     End {
         /// The position of the session.
         at: P,
-        /// The session, for the answer. If it cannot be decoded, the id hash here is the presented
-        /// one.
-        ended: EndedSession,
+        /// Its public id; `None` if it cannot be read.
+        public_id: Option<PublicId>,
+        /// Its user, if it had one and can be decoded.
+        user: Option<UserKey>,
     },
     /// Change nothing, and answer this.
     Answer(Committed),
+}
+
+/// A session that ends because a new one begins in its place: another user's, at a sign-in. Remove
+/// it with all its ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded<P> {
+    /// The presented id. Store it as a replaced id of the new session.
+    pub presented: ReplacedId,
+    /// The position of the session.
+    pub at: P,
+    /// The session, for the answer.
+    pub ended: EndedSession,
 }
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the replaced id. A
@@ -325,10 +344,11 @@ impl Commit {
             }
             (Action::End, Lookup::Live { session, at })
             | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
-                Ok(Decision::End { at, ended: session.ended() })
+                let Record { public_id, user, .. } = session.record;
+                Ok(Decision::End { at, public_id: Some(public_id), user })
             }
             (Action::End, Lookup::Missing(Missing::Undecodable { public_id, at, .. })) => {
-                Ok(Decision::End { at, ended: EndedSession::new(self.id_hash, public_id, None) })
+                Ok(Decision::End { at, public_id, user: None })
             }
             (Action::SignIn { to, user, new_session, join_salt }, found) => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
@@ -348,7 +368,7 @@ impl Commit {
         new_session: &NewSession,
         user: Option<&UserKey>,
         remove_expired: Option<P>,
-        replaces: Option<(ReplacedId, P, EndedSession)>,
+        supersedes: Option<Superseded<P>>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
@@ -358,7 +378,7 @@ impl Commit {
         self.check_size(&record, 0)?;
         let session_limit = self.session_limit.filter(|_| user.is_some());
         let session = LiveSession { record, id_hash };
-        Ok(Decision::Insert { session, remove_expired, session_limit, replaces })
+        Ok(Decision::Insert { session, remove_expired, session_limit, supersedes })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -401,8 +421,9 @@ impl Commit {
             // when the id was replaced belongs to another client.
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
-            let replaces = ends.then(|| (presented, at, session.ended()));
-            return self.begin(to, new_session, Some(user), None, replaces);
+            let ended = session.to_ended();
+            let supersedes = ends.then_some(Superseded { presented, at, ended });
+            return self.begin(to, new_session, Some(user), None, supersedes);
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -435,7 +456,7 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let session_limit = self.session_limit;
-        Ok(Decision::Update { at, session, id_change: Some(id_change), session_limit })
+        Ok(Decision::Move { at, session, id_change, session_limit })
     }
 
     /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
@@ -482,7 +503,10 @@ impl Commit {
         }
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
-        Ok(Decision::Update { at, session, id_change, session_limit: None })
+        Ok(match id_change {
+            Some(id_change) => Decision::Move { at, session, id_change, session_limit: None },
+            None => Decision::Update { at, session },
+        })
     }
 
     fn has_other_revision(&self, record: &Record) -> bool {

@@ -18,7 +18,7 @@ pub struct LiveSession {
 impl LiveSession {
     /// Returns what events say of the session when it has ended.
     #[must_use]
-    pub fn ended(&self) -> EndedSession {
+    pub fn to_ended(&self) -> EndedSession {
         EndedSession::of(self.id_hash, &self.record)
     }
 }

@@ -29,7 +29,7 @@ pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
-pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit};
+pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit, Superseded};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
 pub(crate) use list::{Page, SessionFilter};

@@ -126,7 +126,7 @@ impl Sample {
         self.record.public_id
     }
 
-    pub(super) fn ended(&self) -> EndedSession {
+    pub(super) fn to_ended(&self) -> EndedSession {
         EndedSession::of(self.id_hash, &self.record)
     }
 }
@@ -188,7 +188,7 @@ pub(super) fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool
 
 /// Fails unless `what` named exactly these sessions as ended.
 pub(super) fn names_ended(ended: &[EndedSession], wanted: &[&Sample], what: &str) -> Passed {
-    let is_named = |sample: &&Sample| ended.contains(&sample.ended());
+    let is_named = |sample: &&Sample| ended.contains(&sample.to_ended());
     let exact = ended.len() == wanted.len() && wanted.iter().all(is_named);
     ensure!(exact, "{what} named {ended:?} as ended, not {wanted:?}")
 }

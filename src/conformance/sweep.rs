@@ -66,7 +66,7 @@ pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     if report.removed == 0 && fixture.store.index().is_none() {
         return Ok(());
     }
-    let wanted = [mine.ended().with_expiry(idle)];
+    let wanted = [mine.to_ended().with_expiry(idle)];
     let named = report.users_sessions;
     ensure!(named == wanted, "a sweep named {named:?}, not {wanted:?}")
 }

@@ -82,8 +82,8 @@ impl Debug for Unsealed {
 /// Expires are the time until the session's absolute limit, at most 400 days.
 ///
 /// In Chromium, Firefox and curl the default also works on `http://localhost` and
-/// `http://127.0.0.1`. Safari and other WebKit browsers drop it there (WebKit bug 281149), and
-/// every browser drops it on any other host without TLS: see
+/// `http://127.0.0.1`. Safari and other WebKit browsers reject it there (WebKit bug 281149), and
+/// every browser rejects it on any other host without TLS: see
 /// [`insecure_http`](Self::insecure_http).
 ///
 /// A cookie belongs to a host and not to a port: applications on one host, such as localhost, need

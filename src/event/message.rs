@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{DroppedBy, EndReason, Event};
+use crate::event::{EndReason, Event, RejectedBy};
 use crate::id::{PublicId, UserKey};
 
 impl fmt::Display for Event<'_> {
@@ -142,7 +142,7 @@ impl fmt::Display for Event<'_> {
                 let session = Named(*public_id);
                 write!(f, "changes to {session} were discarded: it has ended or has a new id")
             }
-            Event::Dropped { public_id } => {
+            Event::SessionNotClosed { public_id } => {
                 let session = Named(*public_id);
                 write!(f, "changes to {session} were lost: it was dropped and not closed")
             }
@@ -159,14 +159,14 @@ impl fmt::Display for Event<'_> {
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
-            Event::InsecureConnection { dropped_by } => write!(
+            Event::InsecureConnection { rejected_by } => write!(
                 f,
-                "a browser drops the Secure session cookie on plain HTTP{}: serve it over TLS (a \
+                "a browser rejects the Secure session cookie on plain HTTP{}: serve it over TLS (a \
                  proxy must send X-Forwarded-Proto: https), or use CookieConfig::insecure_http() \
                  if the connection is trusted",
-                match dropped_by {
-                    DroppedBy::AnyBrowser => "",
-                    DroppedBy::WebKit => " to a loopback name, as WebKit browsers do",
+                match rejected_by {
+                    RejectedBy::AnyBrowser => "",
+                    RejectedBy::WebKit => " to a loopback name, as WebKit browsers do",
                 }
             ),
             Event::UnknownProxy { peer } => write!(

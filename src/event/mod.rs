@@ -264,7 +264,7 @@ pub enum Event<'a> {
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
     /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
     /// this at most once a second.
-    Dropped {
+    SessionNotClosed {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
@@ -298,12 +298,12 @@ pub enum Event<'a> {
         /// The text of the handler's error and its sources, or the message of its panic.
         error: &'a str,
     },
-    /// A Secure cookie was sent over plain HTTP to a browser that drops it: any browser on most
+    /// A Secure cookie was sent over plain HTTP to a browser that rejects it: any browser on most
     /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
     /// per process for each of the two cases.
     InsecureConnection {
-        /// The browsers that drop it.
-        dropped_by: DroppedBy,
+        /// The browsers that reject it.
+        rejected_by: RejectedBy,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
@@ -438,7 +438,7 @@ event_kinds! {
     Revoked, "sessions_revoked", Info;
     NoAbsoluteLimit, "no_absolute_limit", Warn;
     ChangesDiscarded, "changes_discarded", Debug;
-    Dropped, "session_dropped", Error;
+    SessionNotClosed, "session_not_closed", Error;
     TouchFailed, "touch_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
@@ -452,10 +452,10 @@ event_kinds! {
     MemcachedMoved, "memcached_moved", Warn;
 }
 
-/// The browsers that drop a Secure cookie which was sent over plain HTTP.
+/// The browsers that reject a Secure cookie which was sent over plain HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum DroppedBy {
+pub enum RejectedBy {
     /// Any browser: the host is no loopback name.
     AnyBrowser,
     /// WebKit browsers: the host is a loopback name.

@@ -490,7 +490,7 @@ impl SessionManagerBuilder {
             recently_ended: RecentlyEnded::default(),
             end_trail,
             guess_detector: ProcessBound::default(),
-            dropped: ProcessBound::default(),
+            unclosed_reported_at: ProcessBound::default(),
             update_queues: ProcessBound::default(),
         });
         Ok(SessionManager { context, blocking_hook: None })

@@ -224,9 +224,10 @@ impl SessionManager {
         let index = self.index("revoke all sessions")?;
         let by = user_of(current)?;
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
-        let ended = self.context.recently_ended.while_ending(
+        let recently_ended = &self.context.recently_ended;
+        let ended = recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |recently_ended, _| recently_ended.record_revocation_of_all(),
+            |_| recently_ended.record_revocation_of_all(),
         )?;
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
@@ -246,11 +247,10 @@ impl SessionManager {
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
-        let ended = self.context.recently_ended.while_ending(
+        let recently_ended = &self.context.recently_ended;
+        let ended = recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |recently_ended, ended| {
-                ended.iter().for_each(|ended| recently_ended.record(&[ended.id_hash]));
-            },
+            |ended| ended.iter().for_each(|ended| recently_ended.record(&[ended.id_hash])),
         )?;
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

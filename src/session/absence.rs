@@ -9,14 +9,14 @@ use crate::event::{EndReason, Event};
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::recently_ended::Ended;
+use crate::session::recently_ended::EndedSinceOpen;
 use crate::session::{Session, SignOut, State};
 
 /// The reasons why a request finds no session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
     /// Whether it was ended from elsewhere since this request was opened.
-    pub(super) ended: Ended,
+    pub(super) ended_since_open: EndedSinceOpen,
     /// The id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
     /// Whether changes of this request were discarded.
@@ -59,10 +59,10 @@ impl Session {
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
         let discards_data = absence.has_discarded_changes || is_replaced;
-        let has_ended = match absence.ended {
-            Ended::Yes => true,
-            Ended::InDoubt => !discards_data && self.was_ended_in_flight()?,
-            Ended::No => false,
+        let has_ended = match absence.ended_since_open {
+            EndedSinceOpen::Yes => true,
+            EndedSinceOpen::InDoubt => !discards_data && self.was_ended_in_flight()?,
+            EndedSinceOpen::No => false,
         };
         if has_ended || (has_data && discards_data) {
             self.discard_changes(state, None);
@@ -101,7 +101,7 @@ impl Session {
         match (missing, state.loaded.session()) {
             (Missing::NotFound { reached, .. }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ended = reached.or_else(reason);
+                state.end_reason = reached.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.

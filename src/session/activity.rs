@@ -22,40 +22,27 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 /// The maximum expected duration of a request, uploads and long polls included.
 const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
-/// The activity of one request, which counts at its first use of the session. It is written, if
-/// that is [due](crate::lifetime::Limits::touch_due), at the first of these points:
-///
-/// | point | condition | written by |
-/// |---|---|---|
-/// | first read | the session may reach its idle limit before the request ends | a touch |
-/// | first write without a read | the same, and the store has the session in memory | a touch |
-/// | a commit | none | the commit |
-/// | end of the request | none | a touch |
-///
-/// The cleaner writes a touch within a second. If the session may end before, or there is no
-/// cleaner, the request writes it. A request that [ignores](Session::ignore) its session writes
-/// none, nor does a prefetch, of which the user may know nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Activity {
-    pub(super) first_use: Option<Timestamp>,
-}
-
-impl Activity {
-    /// Returns the touch to write at `now`.
-    pub(super) fn touch(self, now: Timestamp) -> Touch {
-        Touch::at(self.first_use.unwrap_or(now))
-    }
-}
-
 impl Session {
-    /// Returns whether the request counts as activity.
-    fn is_activity(&self, state: &State) -> bool {
-        !state.ignored && !self.prefetch
+    /// Returns the activity of this request, which counts at its first use of the session. It is
+    /// written, if that is [due](crate::lifetime::Limits::touch_due), at the first of these points:
+    ///
+    /// | point | condition | written by |
+    /// |---|---|---|
+    /// | first read | the session may reach its idle limit before the request ends | a touch |
+    /// | first write without a read | the same, and the store has the session in memory | a touch |
+    /// | a commit | none | the commit |
+    /// | end of the request | none | a touch |
+    ///
+    /// The cleaner writes a touch within a second. If the session may end before, or there is no
+    /// cleaner, the request writes it. A request that [ignores](Session::ignore) its session is no
+    /// activity, nor is a prefetch, of which the user may know nothing.
+    pub(super) fn activity(&self, state: &State) -> Option<Touch> {
+        state.first_use.filter(|_| !state.ignored && !self.prefetch).map(Touch::at)
     }
 
     /// Touches the session that the first read has loaded.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if self.is_activity(state)
+        if self.activity(state).is_some()
             && let LoadState::Live(live) = &mut state.loaded
         {
             self.touch_early(&mut live.session, now);
@@ -64,12 +51,12 @@ impl Session {
 
     /// Touches the session at the first write.
     pub(super) fn touch_first_written(&self, state: &mut State) {
-        if state.activity.first_use.is_some() {
+        if state.first_use.is_some() {
             return;
         }
         let now = self.context.now();
-        state.activity.first_use = Some(now);
-        if !self.is_activity(state) || !matches!(state.loaded, LoadState::Unread) {
+        state.first_use = Some(now);
+        if self.activity(state).is_none() || !matches!(state.loaded, LoadState::Unread) {
             return;
         }
         for id_hash in self.presented.id_hashes() {
@@ -83,9 +70,8 @@ impl Session {
 
     /// Touches the session at the end of the request.
     pub(super) fn touch_at_end(&self, state: &State) {
-        if let Some(session) = state.loaded.session().filter(|_| self.is_activity(state)) {
-            let now = self.context.now();
-            self.touch(session, state.activity.touch(now), now);
+        if let (Some(session), Some(touch)) = (state.loaded.session(), self.activity(state)) {
+            self.touch(session, touch, self.context.now());
         }
     }
 

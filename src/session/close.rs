@@ -9,11 +9,11 @@ use crate::backend::{LiveSession, Lookup};
 use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SessionId, SessionIdHash};
+use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
-use crate::record::Record;
 use crate::session::changes::Changes;
-use crate::session::load::{Live, LoadState};
+use crate::session::load::LoadState;
+use crate::session::settings::IdField;
 use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";
@@ -76,53 +76,54 @@ impl Session {
             self.store_changes(state)?;
         }
         self.touch_at_end(state);
-        Ok(self.headers(state))
+        let id_fields = match state.loaded.issued().or_else(|| self.id_to_reseal(state)) {
+            Some(id) => self.fields_with_id(id, state),
+            // Only a sign-out removes the cookie. If a read found no session, another response may
+            // have given the browser a newer cookie, and responses arrive in any order.
+            None if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
+                let settings = &self.context.settings;
+                let mut fields = settings.transport.remove(settings.no_store_when_signed_in);
+                fields.extend(settings.remove_former());
+                fields
+            }
+            None => Vec::new(),
+        };
+        Ok(self.headers(state, id_fields))
     }
 
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
-        let mut headers = self.headers(&state);
-        if state.loaded.issued().is_none() {
-            headers.id_fields = Vec::new();
-        }
-        headers
+        let issued = state.loaded.issued().map(|id| self.fields_with_id(id, &state));
+        self.headers(&state, issued.unwrap_or_default())
     }
 
-    fn headers(&self, state: &State) -> ResponseHeaders {
-        let transport = &self.context.settings.transport;
-        let settings = &self.context.settings;
-        let mut id_fields = Vec::new();
-        match &state.loaded {
-            LoadState::Unreadable(_) => {}
-            loaded if state.ignored && loaded.issued().is_none() => {}
-            LoadState::Live(Live { session, issued, .. }) => {
-                if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
-                    self.context.warn_if_dropped(self.cookie_dropped_by);
-                    let max_age = self.max_age(&session.record);
-                    id_fields = transport.issue(id, max_age, self.context.now());
-                    // A cookie of a former name is never set again, so the first new cookie can
-                    // remove it.
-                    if self.presented.ids.iter().any(|presented| presented.by_former_name) {
-                        id_fields.extend(settings.remove_former());
-                    }
-                }
-            }
-            // Only a sign-out removes the cookie. If a read found no session, another response may
-            // have given the browser a newer cookie, and responses arrive in any order.
-            _ if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
-                id_fields = transport.remove(settings.no_store_when_signed_in);
-                id_fields.extend(settings.remove_former());
-            }
-            LoadState::Unread | LoadState::Absent(_) => {}
+    /// Returns the header fields that send the id of the live session.
+    fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
+        let (settings, now) = (&self.context.settings, self.context.now());
+        self.context.warn_if_rejected(self.cookie_rejected_by);
+        let record = state.loaded.session().map(|session| &session.record);
+        let max_age = record
+            .filter(|record| record.persistent)
+            .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
+        let mut fields = settings.transport.issue(id, max_age, now);
+        // A cookie of a former name is never set again, so the first new cookie can remove it.
+        if self.presented.ids.iter().any(|presented| presented.by_former_name) {
+            fields.extend(settings.remove_former());
         }
+        fields
+    }
+
+    fn headers(&self, state: &State, id_fields: Vec<IdField>) -> ResponseHeaders {
+        let settings = &self.context.settings;
+        let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
         // What a streamed body reads later is not known yet.
         let reads_later =
             state.response.may_read_later && matches!(state.loaded, LoadState::Unread);
         let may_see_user = state.has_seen_user() || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
-        let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
+        let is_form = settings.form_pages_no_store && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;
         let sharing = match varies {
             _ if is_personal => Sharing::Never,
@@ -130,10 +131,9 @@ impl Session {
             true => Sharing::Never,
             false => Sharing::Allowed,
         };
-        let is_form = settings.form_pages_no_store && state.response.has_token;
         ResponseHeaders {
             id_fields,
-            vary_on: state.response.varies.then(|| transport.request_header()),
+            vary_on: varies.then(|| settings.transport.request_header()),
             discarded: state.response.has_discarded_changes,
             sharing,
             no_store: is_private || is_form,
@@ -153,9 +153,10 @@ impl Session {
             && self.context.now().since(record.id_issued) >= COOKIE_RENEWAL_AGE
     }
 
-    /// Returns the presented id of this session, if it is the current one and its cookie was sealed
+    /// Returns the presented id of the session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
-    fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
+    fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
+        let LiveSession { id_hash, .. } = state.loaded.session().filter(|_| !state.ignored)?;
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
@@ -163,12 +164,5 @@ impl Session {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
-    }
-
-    fn max_age(&self, record: &Record) -> Option<Duration> {
-        record.persistent.then(|| {
-            let absolute = record.limits.absolute.map(|end| end.since(self.context.now()));
-            absolute.unwrap_or(Duration::MAX)
-        })
     }
 }

@@ -11,15 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record};
-use crate::session::activity::Activity;
+use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{
-    CommitOutcome, RecentlyEnded, Session, Settings, SignOut, State, csrf_secret,
-};
+use crate::session::{CommitOutcome, Session, Settings, SignOut, State, csrf_secret};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -73,27 +70,24 @@ impl Session {
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
-        let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
+        let record = |committed: &Committed| match committed {
             Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
             Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        if matches!(commit.action, Action::SignIn { .. } | Action::End) {
-            return recently_ended.while_ending(call, record);
-        }
-        let committed = call()?;
-        match (&commit.action, &committed) {
-            // The former ids are those of evicted sessions. As after a sweep, a request that uses
+        match commit.action {
+            Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
+            Action::Renew { .. } => call().inspect(record),
+            // The retired ids are those of evicted sessions. As after a sweep, a request that uses
             // one of them begins another session.
-            (Action::Create(_) | Action::Merge, Committed::Done { retired_ids, .. }) => {
-                if let Some(cleaner) = &self.context.cleaner {
+            Action::Create(_) | Action::Merge => call().inspect(|committed| {
+                if let (Committed::Done { retired_ids, .. }, Some(cleaner)) =
+                    (committed, &self.context.cleaner)
+                {
                     cleaner.sessions_evicted(retired_ids.len());
                 }
-            }
-            // A renewal replaces an id.
-            _ => record(recently_ended, &committed),
+            }),
         }
-        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -136,8 +130,9 @@ impl Session {
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
         let proposal = Proposal::new(id_hash, action);
-        let State { loaded, changes, activity, .. } = state;
-        let session = match self.commit_to(loaded, changes, *activity, proposal)? {
+        let activity = self.activity(state);
+        let State { loaded, changes, .. } = state;
+        let session = match self.commit_to(loaded, changes, activity, proposal)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -169,8 +164,9 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let proposal = Proposal::new(&id_hash, Action::Create(new_session));
-        let State { loaded, changes, activity, .. } = state;
-        match self.commit_to(loaded, changes, *activity, proposal)? {
+        let activity = self.activity(state);
+        let State { loaded, changes, .. } = state;
+        match self.commit_to(loaded, changes, activity, proposal)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
@@ -210,7 +206,7 @@ impl Session {
         &self,
         loaded: &mut LoadState,
         changes: &mut Changes,
-        activity: Activity,
+        activity: Option<Touch>,
         proposal: Proposal<'_>,
     ) -> Result<Committed> {
         let Proposal { id_hash, action, kind } = proposal;
@@ -226,10 +222,10 @@ impl Session {
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
+        commit.touch = activity;
         loop {
             commit.delta = kind.delta(changes, loaded)?;
             commit.if_revision = changes.base_revision;
-            commit.touch = (!self.prefetch).then(|| activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();
             match self.commit_once(&commit)? {

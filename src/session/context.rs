@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
-use crate::event::{DroppedBy, Event, Events};
+use crate::event::{Event, Events, RejectedBy};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::ProcessBound;
@@ -30,8 +30,8 @@ pub(crate) struct Context {
     pub(crate) recently_ended: RecentlyEnded,
     pub(crate) end_trail: Arc<EndTrail>,
     pub(crate) guess_detector: ProcessBound<GuessDetector>,
-    /// The time at which a session was last dropped without being closed.
-    pub(crate) dropped: ProcessBound<Mutex<Option<Timestamp>>>,
+    /// The time of the last event that a session was dropped without being closed.
+    pub(crate) unclosed_reported_at: ProcessBound<Mutex<Option<Timestamp>>>,
     pub(crate) update_queues: ProcessBound<UpdateQueues>,
 }
 
@@ -50,14 +50,14 @@ impl Context {
     }
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
-    pub(crate) fn dropped(&self, public_id: Option<&PublicId>) {
-        let (Ok(last), now) = (self.dropped.get(), self.now()) else { return };
+    pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
+        let (Ok(last), now) = (self.unclosed_reported_at.get(), self.now()) else { return };
         let mut last = last.lock().ignore_poison();
         // If the clock was set back, the event is raised.
         if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
             *last = Some(now);
             drop(last);
-            self.events.raise(&Event::Dropped { public_id });
+            self.events.raise(&Event::SessionNotClosed { public_id });
         }
     }
 
@@ -71,29 +71,29 @@ impl Context {
         }
     }
 
-    /// Returns which browsers drop a cookie that is sent in response to this request, if its browser
+    /// Returns which browsers reject a cookie that is sent in response to this request, if its browser
     /// does.
-    pub(crate) fn cookie_dropped_by(&self, head: &RequestHead<'_>) -> Option<DroppedBy> {
+    pub(crate) fn cookie_rejected_by(&self, head: &RequestHead<'_>) -> Option<RejectedBy> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;
         if !is_loopback(host) {
-            return Some(DroppedBy::AnyBrowser);
+            return Some(RejectedBy::AnyBrowser);
         }
-        head.user_agent.is_some_and(is_webkit).then_some(DroppedBy::WebKit)
+        head.user_agent.is_some_and(is_webkit).then_some(RejectedBy::WebKit)
     }
 
-    /// Raises the event that a browser drops the cookie that is being sent, once per process and
+    /// Raises the event that a browser rejects the cookie that is being sent, once per process and
     /// kind of browser.
-    pub(crate) fn warn_if_dropped(&self, dropped_by: Option<DroppedBy>) {
+    pub(crate) fn warn_if_rejected(&self, rejected_by: Option<RejectedBy>) {
         static WARNED: AtomicBool = AtomicBool::new(false);
         static WARNED_OF_WEBKIT: AtomicBool = AtomicBool::new(false);
-        let Some(dropped_by) = dropped_by else { return };
-        let warned = match dropped_by {
-            DroppedBy::AnyBrowser => &WARNED,
-            DroppedBy::WebKit => &WARNED_OF_WEBKIT,
+        let Some(rejected_by) = rejected_by else { return };
+        let warned = match rejected_by {
+            RejectedBy::AnyBrowser => &WARNED,
+            RejectedBy::WebKit => &WARNED_OF_WEBKIT,
         };
         if !warned.swap(true, Ordering::Relaxed) {
-            self.events.raise(&Event::InsecureConnection { dropped_by });
+            self.events.raise(&Event::InsecureConnection { rejected_by });
         }
     }
 }

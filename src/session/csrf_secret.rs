@@ -183,7 +183,8 @@ impl Session {
         let (data, revision) = (state.loaded.data(), state.loaded.revision());
         separate.update(NAME, data, revision, Box::new(keep_stored))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(&mut state.loaded, &mut separate, state.activity, merge)? {
+        let activity = self.activity(state);
+        match self.commit_to(&mut state.loaded, &mut separate, activity, merge)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.set_session(session, &id_hash);

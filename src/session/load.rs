@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, Replaced};
-use crate::session::recently_ended::Ended;
+use crate::session::recently_ended::EndedSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.
@@ -108,7 +108,7 @@ impl Session {
         state.response.varies = true;
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
-            state.activity.first_use.get_or_insert(now);
+            state.first_use.get_or_insert(now);
             if let Err(error) = self.load(state, now) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);
@@ -151,7 +151,7 @@ impl Session {
         let mut absence = Absence::default();
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
-                state.ended = None;
+                state.end_reason = None;
                 return Ok(true);
             };
             match missing {
@@ -170,11 +170,11 @@ impl Session {
                 }
                 Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
                     let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
-                    state.ended = state.ended.or_else(reason);
+                    state.end_reason = state.end_reason.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
-                    let ended = recently_ended.has_ended(&id_hash, self.ended_at_open)?;
-                    absence.ended = absence.ended.max(ended);
-                    if ended != Ended::Yes {
+                    let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;
+                    absence.ended_since_open = absence.ended_since_open.max(ended);
+                    if ended != EndedSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
                         self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                     }

@@ -32,13 +32,12 @@ use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{DroppedBy, Event};
+use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
-use activity::Activity;
 use changes::Changes;
 use load::LoadState;
 use presented::Presented;
@@ -68,7 +67,7 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// keeps it live from its commit; if the store has the session in memory, from its first write.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
+/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is raised.
 pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
@@ -77,8 +76,8 @@ pub struct Session {
     ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The browsers that drop a cookie of the response, if that of this request does.
-    cookie_dropped_by: Option<DroppedBy>,
+    /// The browsers that reject a cookie of the response, if that of this request does.
+    cookie_rejected_by: Option<RejectedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -110,9 +109,10 @@ struct State {
     cross_site_allowed: bool,
     closed: bool,
     /// Why the presented session has ended, if that is known.
-    ended: Option<EndReason>,
+    end_reason: Option<EndReason>,
     response: ResponseFacts,
-    activity: Activity,
+    /// The time of the first use of the session, which is its activity.
+    first_use: Option<Timestamp>,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -215,7 +215,7 @@ impl Drop for Session {
                 || !state.to_destroy.is_empty()
                 || state.loaded.issued().is_some())
         {
-            self.context.dropped(state.loaded.public_id().as_ref());
+            self.context.report_unclosed(state.loaded.public_id().as_ref());
         }
     }
 }
@@ -240,7 +240,7 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let cookie_dropped_by = context.cookie_dropped_by(head);
+        let cookie_rejected_by = context.cookie_rejected_by(head);
         let ended_at_open = context.recently_ended.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
@@ -250,7 +250,7 @@ impl Session {
             presented,
             ended_at_open,
             opened_at,
-            cookie_dropped_by,
+            cookie_rejected_by,
             address,
             origin_check,
             prefetch: head.prefetch,
@@ -400,7 +400,7 @@ impl Session {
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move it.
+    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -408,11 +408,10 @@ impl Session {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
-        let used = state.activity.first_use.filter(|used| {
-            // The others are not recorded.
-            !state.ignored && record.limits.touch_due(record.seen, *used)
-        });
-        let deadline = record.limits.deadline(used.unwrap_or(record.seen));
+        // An activity that is not due is not recorded.
+        let activity = self.activity(&state).map(|touch| touch.seen);
+        let recorded = activity.filter(|seen| record.limits.touch_due(record.seen, *seen));
+        let deadline = record.limits.deadline(recorded.unwrap_or(record.seen));
         Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 

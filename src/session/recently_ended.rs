@@ -41,7 +41,7 @@ pub(crate) struct EndedCount(u64);
 
 /// Whether the session of an id ended since this request was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Ended {
+pub(crate) enum EndedSinceOpen {
     #[default]
     No,
     /// Calls that end sessions are in flight, and one of them may end it.
@@ -80,12 +80,10 @@ impl RecentlyEnded {
     pub(crate) fn while_ending<T>(
         &self,
         end: impl FnOnce() -> Result<T>,
-        record: impl FnOnce(&Self, &T),
+        record: impl FnOnce(&T),
     ) -> Result<T> {
         let _in_flight = self.begin()?;
-        let ended = end()?;
-        record(self, &ended);
-        Ok(ended)
+        end().inspect(record)
     }
 
     fn begin(&self) -> Result<EndingInFlight<'_>> {
@@ -115,12 +113,16 @@ impl RecentlyEnded {
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
-    pub(crate) fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<Ended> {
+    pub(crate) fn ended_since(
+        &self,
+        id_hash: &SessionIdHash,
+        since: EndedCount,
+    ) -> Result<EndedSinceOpen> {
         let endings = self.lock()?;
-        Ok(endings.has_ended(id_hash, since, endings.begun))
+        Ok(endings.ended_since(id_hash, since, endings.begun))
     }
 
-    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the calls in
+    /// As [`ended_since`](Self::ended_since), but is never in doubt: blocks until the calls in
     /// flight have recorded their endings. That is for writes, which would otherwise begin a new
     /// session for a visitor who has just signed out.
     pub(crate) fn await_ended(&self, id_hash: &SessionIdHash, since: EndedCount) -> Result<bool> {
@@ -128,9 +130,9 @@ impl RecentlyEnded {
         // A call that begins later does not find the session, so it is not awaited.
         let last = endings.begun;
         loop {
-            match endings.has_ended(id_hash, since, last) {
-                Ended::InDoubt => endings = self.changed.wait(endings).ignore_poison(),
-                ended => return Ok(ended == Ended::Yes),
+            match endings.ended_since(id_hash, since, last) {
+                EndedSinceOpen::InDoubt => endings = self.changed.wait(endings).ignore_poison(),
+                ended => return Ok(ended == EndedSinceOpen::Yes),
             }
         }
     }
@@ -138,14 +140,14 @@ impl RecentlyEnded {
 
 impl Endings {
     /// `last` is the number of the last call that counts as in flight.
-    fn has_ended(&self, id_hash: &SessionIdHash, since: EndedCount, last: u64) -> Ended {
+    fn ended_since(&self, id_hash: &SessionIdHash, since: EndedCount, last: u64) -> EndedSinceOpen {
         let ended = self.by_id.get(id_hash);
         if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
-            Ended::Yes
+            EndedSinceOpen::Yes
         } else if self.in_flight.first().is_some_and(|first| *first <= last) {
-            Ended::InDoubt
+            EndedSinceOpen::InDoubt
         } else {
-            Ended::No
+            EndedSinceOpen::No
         }
     }
 }
@@ -187,12 +189,12 @@ mod tests {
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.count();
         let in_flight = recently_ended.begin().unwrap();
-        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.ended_since(&id_hash, before).unwrap(), EndedSinceOpen::InDoubt);
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.ended_since(&id_hash, before).unwrap(), EndedSinceOpen::Yes);
+        assert_eq!(recently_ended.ended_since(&other, before).unwrap(), EndedSinceOpen::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::No);
+        assert_eq!(recently_ended.ended_since(&other, before).unwrap(), EndedSinceOpen::No);
     }
 
     #[test]

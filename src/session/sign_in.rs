@@ -6,8 +6,7 @@ use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
-use crate::record::{EndedSession, NewSession};
-use crate::session::activity::Activity;
+use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::{DeltaKind, Proposal};
 use crate::session::csrf_secret::Secret;
@@ -17,15 +16,16 @@ use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
-/// The maximum number of attempts. Another one follows if the sign-in that this one was to join was
-/// renewed or has ended in between.
+/// The maximum number of attempts. Another one follows only if the session that this one was to join
+/// was renewed or has ended in between, which parallel clients hardly cause twice. The bound ends the
+/// loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
 /// A sign-in, which may take several attempts.
 struct SignInRequest<'r> {
     loaded: &'r mut LoadState,
     changes: &'r mut Changes,
-    activity: Activity,
+    activity: Option<Touch>,
     user: &'r UserKey,
     new_session: NewSession,
     /// The hash of the id that it replaces.
@@ -103,7 +103,8 @@ impl Session {
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let State { loaded, changes, activity, .. } = &mut *state;
+        let activity = self.activity(&state);
+        let State { loaded, changes, .. } = &mut *state;
         let mut rebased;
         let owner = loaded.session().and_then(|session| session.record.user.as_ref());
         let changes = match owner {
@@ -115,7 +116,7 @@ impl Session {
         };
         let (from, known_id) = self.replaced_by_sign_in(loaded)?;
         let others = self.other_sessions(&from, loaded.public_id())?;
-        let (activity, user) = (*activity, &user);
+        let user = &user;
         let mut request =
             SignInRequest { loaded, changes, activity, user, new_session, from, known_id };
         for _ in 0..MAX_ATTEMPTS {

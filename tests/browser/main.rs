@@ -38,7 +38,7 @@ fn child_process() {
     }
 }
 
-const WARNING: &str = "a browser drops the Secure session cookie";
+const WARNING: &str = "a browser rejects the Secure session cookie";
 
 /// Runs a test on every example with an empty database, in a browser that knows nothing yet.
 fn everywhere(test: impl Fn(&Chromium, &str, &Folder)) {

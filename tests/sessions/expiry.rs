@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
+use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user, who};
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 
@@ -186,6 +187,21 @@ fn a_session_never_ends_late_and_at_most_a_twentieth_early() {
             });
         }
     }
+}
+
+#[test]
+fn a_confirmation_in_an_ignored_request_is_no_activity() {
+    on_both_stores(idle(HOUR), |app| {
+        let mut browser = app.signed_in("ada");
+        app.clock.advance(HOUR / 2);
+        browser.request(&app.sessions, |session| {
+            session.ignore().unwrap();
+            assert_eq!(session.confirm_authentication(2).unwrap(), CommitOutcome::Stored);
+        });
+        app.sessions.flush().unwrap();
+        app.clock.advance(HOUR / 2);
+        assert_eq!(who(&app.sessions, &browser), None, "an hour after the sign-in");
+    });
 }
 
 #[test]

@@ -289,7 +289,9 @@ impl Sink for TracedEvents {
             Event::ChangesDiscarded { public_id } => {
                 format!("discarded {}", trace.public_id(*public_id))
             }
-            Event::Dropped { public_id } => format!("dropped {}", trace.public_id(*public_id)),
+            Event::SessionNotClosed { public_id } => {
+                format!("dropped {}", trace.public_id(*public_id))
+            }
             Event::ReplacedIdUsed { public_id, .. } => {
                 format!("replaced id {}", trace.public_id(Some(public_id)))
             }

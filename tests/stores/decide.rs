@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
-    Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
+    Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -290,35 +290,39 @@ impl Case {
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, remove_expired, session_limit, replaces }) => {
+            Ok(Decision::Insert { session, remove_expired, session_limit, supersedes }) => {
                 let removes = self.found == "expired" && self.is_sign_in();
                 assert_eq!(remove_expired, removes.then_some(CURRENT));
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
                 let left = self.left(PRESENTED, join_salt);
-                match replaces {
+                match supersedes {
                     None => "insert",
-                    Some((presented, at, ended)) => {
-                        assert_eq!(ended, self.session().ended());
+                    Some(Superseded { presented, at, ended }) => {
+                        assert_eq!(ended, self.session().to_ended());
                         assert_eq!((presented, at), (left, self.position()));
                         "replace"
                     }
                 }
             }
-            Ok(Decision::Update { at, session, id_change, session_limit }) => {
+            Ok(Decision::Update { at, session }) => {
+                assert!(!self.is_sign_in());
+                assert_eq!((at, session.id_hash), (self.position(), at));
+                self.check_changed(&session.record);
+                "update"
+            }
+            Ok(Decision::Move { at, session, id_change, session_limit }) => {
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
-                assert_eq!(at, self.position());
-                assert_eq!(session.id_hash, if id_change.is_some() { NEW } else { at });
+                assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
-                    None => "update",
-                    Some(IdChange { replaced: left, presented_again: None }) => {
-                        assert_eq!(left, self.left(PRESENTED, join_salt));
+                    IdChange { replaced, presented_again: None } => {
+                        assert_eq!(replaced, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    Some(IdChange { replaced: left, presented_again: Some(presented) }) => {
-                        assert_eq!(left, self.left(CURRENT, None));
+                    IdChange { replaced, presented_again: Some(presented) } => {
+                        assert_eq!(replaced, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"
                     }
@@ -330,9 +334,10 @@ impl Case {
                 assert_eq!((at, session), (self.position(), touched));
                 "touch"
             }
-            Ok(Decision::End { at, ended }) => {
+            Ok(Decision::End { at, public_id, user }) => {
                 assert_eq!(at, self.position());
-                assert_eq!(ended.public_id, Some(self.record().public_id));
+                assert_eq!(public_id, Some(self.record().public_id));
+                assert_eq!(user, self.record().user.filter(|_| self.found != "undecodable"));
                 "remove"
             }
             Ok(Decision::RemoveExpired { at }) => {

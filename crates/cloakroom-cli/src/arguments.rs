@@ -12,7 +12,8 @@ use cloakroom::id::{PublicId, Realm, UserKey};
 
 use crate::target::Target;
 
-/// Operates the database in which an application keeps its sessions with cloakroom, while it runs.
+/// Operates the database in which an application keeps its sessions with cloakroom, while it runs:
+/// a SQLite file, or a PostgreSQL database.
 #[derive(Debug, Parser)]
 #[command(name = "cloakroom", version, after_help = AFTER, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -58,15 +59,15 @@ With --json the output is for programs; its format is documented in docs/operati
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create file and tables, or migrate them to this version
+    /// Create file and tables, or the tables in PostgreSQL, or migrate them to this version
     Setup(SetupArgs),
-    /// Migrate the tables of an existing file to this version
+    /// Migrate the tables of an existing database to this version
     Migrate(MigrateArgs),
     /// End every session of all realms; the tables stay
     Clear(ConfirmArgs),
     /// Remove the tables with all sessions
     Drop(ConfirmArgs),
-    /// Count the sessions of all realms, and show the size of the file
+    /// Count the sessions of all realms, and show the size of the database
     Stats(StatsArgs),
     /// List sessions, the newest first
     List(ListArgs),
@@ -76,11 +77,11 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Remove expired sessions of all realms
     Sweep(SweepArgs),
-    /// Make the file smaller
+    /// Make a SQLite file smaller
     Compact(CompactArgs),
-    /// Copy the database while it is in use
+    /// Copy a SQLite database while it is in use
     Backup(BackupArgs),
-    /// Replace the database with a copy, also while it is in use
+    /// Replace a SQLite database with a copy, also while it is in use
     Restore(RestoreArgs),
     /// Copy the sessions into another store, with which their users stay signed in
     Copy(CopyArgs),

@@ -17,7 +17,7 @@ use crate::CliContext;
 use crate::arguments::{CopyArgs, StoreOptions};
 use crate::database::Database;
 use crate::error::{CliError, CliResult};
-use crate::output::{count_of_sessions, one_line};
+use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 use crate::target::named;
@@ -73,9 +73,7 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         ));
     }
     let (sessions, checksum) = (count_of_sessions(in_target.sessions()), in_target.checksum());
-    let (from, to) = (one_line(&source.name()), one_line(&target.name()));
-    writeln!(out, "{from} and {to} are equal: {sessions}, checksum {checksum}")?;
-    Ok(())
+    Ok(writeln!(out, "source and target are equal: {sessions}, checksum {checksum}")?)
 }
 
 /// Returns the mark of the target, which must be empty or an unfinished copy of this source.

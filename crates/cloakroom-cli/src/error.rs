@@ -21,6 +21,7 @@ pub(crate) enum CliError {
     /// An error of a SQLite database.
     Store(Error),
     /// An error of a PostgreSQL database.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "no call has it then"))]
     Server(Error),
     Output(io::Error),
 }

@@ -12,6 +12,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::stores::postgres::tokio_postgres::Config;
+use cloakroom::stores::postgres::tokio_postgres::config::SslMode;
 use cloakroom::stores::postgres::{DatabaseServer, PostgresStoreBuilder};
 use cloakroom::stores::sqlite::{Admin, DataSizes, Progress, ProgressFn, ScanReport};
 use cloakroom::{PostgresStore, Result};
@@ -51,12 +52,14 @@ pub(crate) fn location(url: &str, options: &StoreOptions) -> CliResult<Box<dyn L
     if let Some(table) = &options.table {
         settings = settings.table(table);
     }
-    if let Some(path) = &options.root_certificates {
+    let config = url.parse::<Config>().ok();
+    let encrypts = config.as_ref().is_none_or(|it| it.get_ssl_mode() != SslMode::Disable);
+    if let Some(path) = options.root_certificates.as_ref().filter(|_| encrypts) {
         let pem = fs::read_to_string(path)
             .map_err(|error| CliError::usage(format!("cannot read {}: {error}", path.display())))?;
         settings = settings.root_certificates(pem);
     }
-    if let Ok(config) = url.parse::<Config>()
+    if let Some(config) = config
         && config.get_password().is_none()
         && let Some(password) = pgpass::password(&config, |name| env::var(name).ok())
     {

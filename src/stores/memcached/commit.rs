@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::backend::{
     Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
+    Superseded,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -130,7 +131,7 @@ impl Attempts<'_> {
                 .remove(call.target, at)?
                 .then_some(Committed::Missing(Missing::not_found())),
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, remove_expired, replaces: None, .. } => {
+            Decision::Insert { session, remove_expired, supersedes: None, .. } => {
                 if let Some(at) = remove_expired
                     && !inner.client.remove(call.target, at)?
                 {
@@ -139,7 +140,8 @@ impl Attempts<'_> {
                 self.begin(&session)?;
                 Some(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
-            Decision::Insert { session, replaces: Some((presented, at, ended)), .. } => {
+            Decision::Insert { session, supersedes: Some(superseded), .. } => {
+                let Superseded { presented, at, ended } = superseded;
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, session, presented)?;
@@ -150,7 +152,7 @@ impl Attempts<'_> {
                     other => other,
                 })
             }
-            Decision::Update { at, session, id_change: Some(id_change), session_limit: _ } => {
+            Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, presented_again } = id_change;
                 let redirect = match &presented_again {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
@@ -158,7 +160,7 @@ impl Attempts<'_> {
                 };
                 self.move_session(at, &redirect, session, presented_again)?
             }
-            Decision::Update { at, session, id_change: None, session_limit: _ } => {
+            Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
                 let (retired_ids, ended) = (Vec::new(), Vec::new());
                 written.is_stored().then_some(Committed::Done { session, retired_ids, ended })
@@ -168,8 +170,8 @@ impl Attempts<'_> {
                 written.is_stored().then_some(Committed::Unchanged(session))
             }
             // Only this version: by now it may be the old id of a session.
-            Decision::End { at, ended } => {
-                let ended = EndedSession { id_hash: at.id_hash, ..ended };
+            Decision::End { at, public_id, user } => {
+                let ended = EndedSession::new(at.id_hash, public_id, user);
                 inner.client.remove(call.target, at)?.then_some(Committed::Ended(ended))
             }
         })

@@ -221,12 +221,13 @@ impl SessionTable {
     }
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
+        let missing = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
                 Ok(Committed::Missing(Missing::not_found()))
             }
-            Decision::Insert { session, remove_expired, session_limit, replaces } => {
+            Decision::Insert { session, remove_expired, session_limit, supersedes } => {
                 if let Some(at) = remove_expired {
                     self.remove(&at);
                 }
@@ -235,9 +236,9 @@ impl SessionTable {
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                let presented = replaces.map(|(presented, _, replaced)| {
-                    ended.push(replaced);
-                    presented
+                let presented = supersedes.map(|superseded| {
+                    ended.push(superseded.ended);
+                    superseded.presented
                 });
                 let mut retired_ids = ids_of(&ended);
                 let is_full = self.rows.len().saturating_sub(retired_ids.len()) >= capacity;
@@ -257,27 +258,26 @@ impl SessionTable {
                 self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, retired_ids, ended })
             }
-            Decision::Update { at, session, id_change, session_limit } => {
-                let mut ended = Vec::new();
-                if id_change.is_some() {
-                    match self.sessions_to_end(&session, session_limit, Some(at), commit.now)? {
-                        Some(others) => ended = others,
-                        None => return Ok(Committed::LimitReached),
-                    }
-                }
+            Decision::Update { at, session } => {
+                let row = self.remove(&at).ok_or_else(missing)?;
+                self.insert(at, Row { record: session.record.clone(), ..row });
+                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            }
+            Decision::Move { at, session, id_change, session_limit } => {
+                let Some(ended) =
+                    self.sessions_to_end(&session, session_limit, Some(at), commit.now)?
+                else {
+                    return Ok(Committed::LimitReached);
+                };
                 let mut retired_ids = ids_of(&ended);
                 self.remove_all(&retired_ids);
-                let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
-                    return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
-                };
-                if let Some(IdChange { replaced: left, presented_again }) = id_change {
-                    retired_ids.push(at);
-                    remember(&mut replaced, left, commit.now);
-                    if let Some(presented) = presented_again {
-                        remember(&mut replaced, presented, commit.now);
-                    }
+                retired_ids.push(at);
+                let mut row = self.remove(&at).ok_or_else(missing)?;
+                row.record = session.record.clone();
+                let IdChange { replaced, presented_again } = id_change;
+                for id in [Some(replaced), presented_again].into_iter().flatten() {
+                    remember(&mut row.replaced, id, commit.now);
                 }
-                let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, retired_ids, ended })
             }
@@ -287,9 +287,9 @@ impl SessionTable {
                 }
                 Ok(Committed::Unchanged(session))
             }
-            Decision::End { at, ended } => {
+            Decision::End { at, public_id, user } => {
                 self.remove(&at);
-                Ok(Committed::Ended(ended))
+                Ok(Committed::Ended(EndedSession::new(at, public_id, user)))
             }
             Decision::Answer(answer) => Ok(answer),
         }

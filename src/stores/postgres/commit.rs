@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use crate::backend::{
     Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
-    SessionLimit,
+    SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,9 +55,9 @@ pub(super) async fn apply(
             remove(trips, sql, vec![at.id]).await?;
             Ok(Committed::Missing(Missing::not_found()))
         }
-        Decision::Insert { session, remove_expired, session_limit, replaces } => {
+        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             removed.extend(remove_expired.map(|at| at.id));
-            let at = replaces.as_ref().map(|(_, at, _)| *at);
+            let at = supersedes.as_ref().map(|superseded| superseded.at);
             let Some(mut ended) = apply_session_limit(session_limit, of_user, at, &mut removed)
             else {
                 remove(trips, sql, removed).await?;
@@ -66,20 +66,20 @@ pub(super) async fn apply(
             removed.extend(at.map(|at| at.id));
             let mut queries = removal(sql, removed);
             queries.push(Query::new(&sql.insert, session_values(&session)));
-            if let Some((presented, ..)) = &replaces {
+            if let Some(Superseded { presented, .. }) = &supersedes {
                 queries.push(forget_one(sql, presented));
                 queries.push(remember(sql, presented, &session.id_hash));
             }
             trips.commit(queries).await?;
-            ended.extend(replaces.map(|(.., replaced)| replaced));
+            ended.extend(supersedes.map(|superseded| superseded.ended));
             let retired_ids = ended.iter().map(|ended| ended.id_hash).collect();
             Ok(Committed::Done { session, retired_ids, ended })
         }
-        Decision::Update { at, session, id_change: None, session_limit: _ } => {
+        Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
             Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
         }
-        Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
+        Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
             else {
                 remove(trips, sql, removed).await?;
@@ -99,9 +99,9 @@ pub(super) async fn apply(
             trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
             Ok(Committed::Unchanged(session))
         }
-        Decision::End { at, ended } => {
+        Decision::End { at, public_id, user } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Ended(EndedSession { id_hash: at.id_hash, ..ended }))
+            Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
     }
@@ -115,7 +115,12 @@ async fn create(
     locks: &AdvisoryLocks,
 ) -> Result<Committed, CallFailure> {
     match commit.decide(Lookup::<RowPosition>::not_found())? {
-        Decision::Insert { session, remove_expired: None, session_limit: None, replaces: None } => {
+        Decision::Insert {
+            session,
+            remove_expired: None,
+            session_limit: None,
+            supersedes: None,
+        } => {
             let insert = Query::new(&sql.insert, session_values(&session));
             let turn = sign_in_turn(commit, sql, locks);
             let answers = trips.transaction(turn.into_iter().chain([insert]).collect()).await?;
@@ -213,7 +218,7 @@ fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
 }
 
 fn gives_new_id(decision: &Decision<RowPosition>) -> bool {
-    matches!(decision, Decision::Insert { .. } | Decision::Update { id_change: Some(_), .. })
+    matches!(decision, Decision::Insert { .. } | Decision::Move { .. })
 }
 
 fn id_is_taken() -> Error {

@@ -27,11 +27,11 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             tx.delete(at.id, at.id_hash)?;
             Ok(Committed::Missing(Missing::not_found()))
         }
-        Decision::Insert { session, remove_expired, session_limit, replaces } => {
+        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             if let Some(at) = remove_expired {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let found = replaces.as_ref().map(|(_, at, _)| *at);
+            let found = supersedes.as_ref().map(|superseded| superseded.at);
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
@@ -42,14 +42,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             }
             let evicted = tx.make_room(&session.record, None)?;
             let id = tx.insert(&session)?;
-            if let Some((presented, _, replaced)) = replaces {
-                tx.replace_remembered(id, &session.record.public_id, &presented)?;
-                ended.push(replaced);
+            if let Some(superseded) = supersedes {
+                let presented = &superseded.presented;
+                tx.replace_remembered(id, &session.record.public_id, presented)?;
+                ended.push(superseded.ended);
             }
             let retired_ids = ended.iter().map(|ended| ended.id_hash).chain(evicted).collect();
             Ok(Committed::Done { session, retired_ids, ended })
         }
-        Decision::Update { at, session, id_change: Some(id_change), session_limit } => {
+        Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
@@ -62,7 +63,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             let retired_ids = others.chain(evicted).chain([at.id_hash]).collect();
             Ok(Committed::Done { session, retired_ids, ended })
         }
-        Decision::Update { at, session, id_change: None, session_limit: _ } => {
+        Decision::Update { at, session } => {
             let retired_ids = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.is_of_data() {
                 true => tx.update_data(at, &session.record)?,
@@ -75,9 +76,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             tx.update_seen(at.id, at.id_hash, seen, deadline)?;
             Ok(Committed::Unchanged(session))
         }
-        Decision::End { at, ended } => {
+        Decision::End { at, public_id, user } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Ended(EndedSession { id_hash: at.id_hash, ..ended }))
+            Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
     }

@@ -90,7 +90,7 @@ fn a_refused_request_can_neither_use_nor_close_its_session() {
         assert_eq!(app.store.all_calls(), before);
         assert_eq!(app.count(EventKind::CrossOrigin), 2);
         assert_eq!(app.count(EventKind::MalformedId), 0);
-        assert_eq!(app.count(EventKind::Dropped), 0);
+        assert_eq!(app.count(EventKind::SessionNotClosed), 0);
         assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
     });
 }

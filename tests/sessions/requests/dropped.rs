@@ -12,11 +12,11 @@ use crate::common::app::{App, Browser, defaults, on_both_stores, sign_in};
 /// The number of events of a request that is dropped, a second after the one before.
 fn after(app: &App, browser: &Browser, handler: impl FnOnce(&Session)) -> u64 {
     app.clock.advance(Duration::from_secs(1));
-    let before = app.count(EventKind::Dropped);
+    let before = app.count(EventKind::SessionNotClosed);
     let session = browser.open(&app.sessions);
     handler(&session);
     drop(session);
-    app.count(EventKind::Dropped) - before
+    app.count(EventKind::SessionNotClosed) - before
 }
 
 #[test]
@@ -90,13 +90,13 @@ fn dropped_sessions_raise_one_event_a_second() {
         let browser = app.visitor(1);
         let lose = || browser.open(&app.sessions).set("n", 2).unwrap();
         (0..100).for_each(|_| lose());
-        assert_eq!(app.count(EventKind::Dropped), 1);
+        assert_eq!(app.count(EventKind::SessionNotClosed), 1);
         app.clock.advance(Duration::from_millis(999));
         lose();
-        assert_eq!(app.count(EventKind::Dropped), 1);
+        assert_eq!(app.count(EventKind::SessionNotClosed), 1);
         app.clock.advance(Duration::from_millis(1));
         lose();
-        assert_eq!(app.count(EventKind::Dropped), 2);
+        assert_eq!(app.count(EventKind::SessionNotClosed), 2);
     });
 }
 
@@ -110,7 +110,7 @@ fn a_session_that_a_panic_drops_raises_an_event() {
             panic!("as planned");
         };
         assert!(catch_unwind(AssertUnwindSafe(request)).is_err());
-        assert_eq!(app.count(EventKind::Dropped), 1);
+        assert_eq!(app.count(EventKind::SessionNotClosed), 1);
         assert_eq!(app.n(&browser), Some(1), "nothing was ended");
     });
 }

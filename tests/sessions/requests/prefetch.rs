@@ -73,3 +73,16 @@ fn a_page_fetched_in_advance_does_not_count_as_activity() {
         assert_eq!(app.n(&visitor), None, "an hour after the visit");
     });
 }
+
+#[test]
+fn a_page_fetched_in_advance_does_not_move_the_deadline() {
+    let hour = Duration::from_secs(3600);
+    let idle = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(hour));
+    on_both_stores(idle, |app| {
+        let visitor = app.visitor(1);
+        let ends = visitor.open(&app.sessions).deadline().unwrap();
+        app.clock.advance(hour / 2);
+        assert_eq!(in_advance(&app.sessions, &visitor).deadline().unwrap(), ends);
+        assert!(visitor.open(&app.sessions).deadline().unwrap() > ends);
+    });
+}

@@ -98,7 +98,7 @@ fn an_inner_call_gets_the_session_of_the_outer_one() {
     assert_eq!(first.one("Vary"), Some("Cookie"));
     assert_eq!(browser.get("/inner/").text(), "2 2");
     assert_eq!(sessions.events().count(EventKind::Created), 1);
-    assert_eq!(sessions.events().count(EventKind::Dropped), 0);
+    assert_eq!(sessions.events().count(EventKind::SessionNotClosed), 0);
 }
 
 #[test]

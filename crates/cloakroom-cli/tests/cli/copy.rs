@@ -1,7 +1,7 @@
 //! `copy`: sessions move from one store to another, and their users stay signed in.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use cloakroom::backend::{CopyMark, Store};
@@ -63,9 +63,9 @@ impl Move {
         shared().sql(&format!("SELECT count(*) FROM {}", self.table))
     }
 
-    /// Runs `work` while the copy waits in the transaction that inserts this position, then either
-    /// kills the copy or lets it go on.
-    fn paused_at(&self, position: u32, kills: bool, work: impl FnOnce()) -> Option<Ran> {
+    /// Runs `work` while the copy waits in the transaction that inserts this position, and lets it
+    /// go on, unless `work` has killed it.
+    fn paused_at(&self, position: u32, work: impl FnOnce(&mut Child)) -> Output {
         let (table, lock) = (&self.table, format!("hashtext('{}')", self.table));
         shared().sql(&format!(
             "CREATE FUNCTION wait_{table}() RETURNS trigger LANGUAGE plpgsql AS \
@@ -95,24 +95,17 @@ impl Move {
         let mut command = program("", &args.iter().map(String::as_str).collect::<Vec<_>>());
         let mut copy = fixture::start(&mut command);
         is("NOT granted");
-        work();
-        let ran = if kills {
-            copy.kill().unwrap();
-            copy.wait().unwrap();
-            None
-        } else {
-            drop(input);
-            holder.0.wait().unwrap();
-            Some(copy.wait_with_output().unwrap().into())
-        };
-        drop(holder);
-        // The killed program's backend may still wait, and holds the table.
+        work(&mut copy);
+        drop(input);
+        holder.0.wait().unwrap();
+        let output = copy.wait_with_output().unwrap();
+        // The backend of a killed program may still wait, and holds the table.
         shared().sql(&format!(
             "SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory' \
              AND objid::bigint = ({lock} & 4294967295::bigint)"
         ));
         shared().sql(&format!("DROP TRIGGER wait ON {table}"));
-        ran
+        output
     }
 }
 
@@ -224,7 +217,7 @@ fn new_sessions_of_the_target_come_after_the_copied_ones() {
 fn a_copy_that_was_killed_is_continued() {
     let moved = Move::new();
     fill(&moved.folder, 1000, true);
-    moved.paused_at(500, true, || {});
+    moved.paused_at(500, |copy| copy.kill().unwrap());
     assert_eq!(moved.count(), "400", "two batches were stored, and the third was not");
     let out = moved.done();
     assert!(out.contains("copied 600 sessions, removed 0"), "{out}");
@@ -251,6 +244,17 @@ fn a_copy_to_a_file_that_was_killed_is_continued() {
     assert!(stored % 200 == 0, "whole batches: {stored}");
     let out = done("", &args);
     assert!(out.contains("are equal: 3,000 sessions"), "{out}");
+}
+
+#[test]
+fn an_interrupted_copy_stores_the_batch_and_says_what_to_do() {
+    let moved = Move::new();
+    fill(&moved.folder, 1000, true);
+    let ran: Ran = moved.paused_at(500, |copy| fixture::interrupt(copy)).into();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("interrupted: the target has 600 sessions; run the same"), "{ran:?}");
+    assert_eq!(moved.count(), "600");
+    assert!(moved.done().contains("copied 400 sessions"));
 }
 
 #[test]
@@ -302,10 +306,8 @@ fn a_source_that_changes_meanwhile_is_reported() {
     fill(&moved.folder, 500, true);
     let first = "UPDATE cloakroom_sessions SET user_key = 'first' WHERE id = 1";
     Connection::open(moved.folder.database()).unwrap().execute_batch(first).unwrap();
-    let ran = moved.paused_at(450, false, || {
-        done(&moved.file(), &["revoke", "--user", "first"]);
-    });
-    let ran = ran.unwrap();
+    let ran: Ran =
+        moved.paused_at(450, |_| drop(done(&moved.file(), &["revoke", "--user", "first"]))).into();
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("the source has changed meanwhile"), "{ran:?}");
     let out = moved.done();
@@ -318,7 +320,7 @@ fn a_target_that_changes_meanwhile_is_reported() {
     let moved = Move::new();
     fill(&moved.folder, 500, true);
     let end = format!("DELETE FROM {} WHERE id = 7", moved.table);
-    let ran = moved.paused_at(450, false, || drop(shared().sql(&end))).unwrap();
+    let ran: Ran = moved.paused_at(450, |_| drop(shared().sql(&end))).into();
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("another program has changed the target meanwhile"), "{ran:?}");
 }
