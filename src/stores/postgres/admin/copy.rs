@@ -21,7 +21,7 @@ use crate::stores::postgres::sql::{TableNames, parameters, renamed};
 const OPERATION: &str = "copy sessions";
 
 /// The statements of a copy.
-struct CopySql {
+struct PostgresCopySql {
     after: String,
     in_the_way: String,
     replaced_of: String,
@@ -36,14 +36,14 @@ struct CopySql {
     change_mark: String,
 }
 
-impl CopySql {
+impl PostgresCopySql {
     fn new(names: &TableNames) -> Self {
         let (t, replaced) = (names.qualified(""), names.qualified("_replaced"));
         let meta = names.qualified("_meta");
         let (columns, count) = (SESSION.join(", "), SESSION.len());
         let replaced_columns = REPLACED.join(", ");
         let r_columns = renamed("r.");
-        CopySql {
+        PostgresCopySql {
             after: format!("SELECT {columns}, id FROM {t} WHERE id > $1 ORDER BY id LIMIT $2"),
             in_the_way: format!(
                 "SELECT {columns}, id FROM {t} WHERE id IN (SELECT unnest($1) \
@@ -92,7 +92,7 @@ impl CopySql {
 impl PostgresAdmin {
     /// Reads at most `limit` whole sessions with positions above `after`, expired ones included.
     pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
-        let sql = CopySql::new(self.names());
+        let sql = PostgresCopySql::new(self.names());
         self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
             let most = i64::try_from(limit).unwrap_or(i64::MAX);
             let answers =
@@ -114,7 +114,7 @@ impl PostgresAdmin {
 
     /// Returns the mark of the last copy into this store; `None` if there was none.
     pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
-        let sql = CopySql::new(self.names());
+        let sql = PostgresCopySql::new(self.names());
         let rows = self.0.0.pool.call(OPERATION, async |trips| {
             trips.query(Query::new(&sql.mark, [CopyMark::NAME.into()])).await
         })?;
@@ -147,7 +147,7 @@ impl PostgresAdmin {
         before: Option<&CopyMark>,
         mark: CopyMark,
     ) -> Result<CopyMark> {
-        let sql = CopySql::new(self.names());
+        let sql = PostgresCopySql::new(self.names());
         self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
             let mut mark = mark;
             let deleted = in_the_way(batch, trips, &sql).await?;
@@ -192,7 +192,7 @@ fn public_id(row: &Row) -> Result<PublicId> {
 async fn in_the_way(
     batch: &CopyBatch,
     trips: &mut Trips<'_>,
-    sql: &CopySql,
+    sql: &PostgresCopySql,
 ) -> Result<Vec<StoredSession>, CallFailure> {
     let positions = batch.sessions.iter().map(|new| new.position);
     let public_ids = batch.sessions.iter().map(|new| new.session.record.public_id.as_bytes());
@@ -210,7 +210,7 @@ async fn in_the_way(
 async fn stored(
     rows: &[Row],
     trips: &mut Trips<'_>,
-    sql: &CopySql,
+    sql: &PostgresCopySql,
 ) -> Result<Vec<Result<StoredSession>>, CallFailure> {
     let ids = rows.iter().map(|row| get(row, "id")).collect::<Result<_>>()?;
     let mut replaced: HashMap<i64, Vec<ReplacedId>> = HashMap::new();
@@ -234,7 +234,10 @@ async fn stored(
     Ok(sessions)
 }
 
-fn insertion<'q>(new: &'q StoredSession, sql: &'q CopySql) -> impl Iterator<Item = Query<'q>> {
+fn insertion<'q>(
+    new: &'q StoredSession,
+    sql: &'q PostgresCopySql,
+) -> impl Iterator<Item = Query<'q>> {
     let mut params = Vec::from(session_values(&new.session));
     if let Some(deadline) = params.get_mut(DEADLINE) {
         *deadline = new.deadline.as_millis().into();

@@ -17,7 +17,7 @@ use crate::stores::sqlite::write::JobKind;
 const OPERATION: &str = "copy sessions";
 
 /// The statements of a copy.
-struct CopySql {
+struct SqliteCopySql {
     after: String,
     by_id: String,
     replaced_of: String,
@@ -35,7 +35,7 @@ struct CopySql {
     change_mark: String,
 }
 
-impl CopySql {
+impl SqliteCopySql {
     fn new(table: &str) -> Self {
         let t = format!("\"{table}\"");
         let (meta, replaced) = (format!("\"{table}_meta\""), format!("\"{table}_replaced\""));
@@ -44,7 +44,7 @@ impl CopySql {
         let replaced_columns = replaced::NAMES.join(", ");
         // The decoding expects the columns of a session before those of a replaced id.
         let no_session = vec!["NULL"; ROW_ID + 1].join(", ");
-        CopySql {
+        SqliteCopySql {
             after: format!("SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2"),
             by_id: format!("SELECT {columns} FROM {t} WHERE id = ?1"),
             replaced_of: format!(
@@ -88,14 +88,14 @@ impl Admin {
     /// is one read transaction.
     pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
         let store = self.store_for_reading()?;
-        let sql = CopySql::new(store.table());
+        let sql = SqliteCopySql::new(store.table());
         store.0.query(OPERATION, |connection, _| page(connection, &sql, after, limit))
     }
 
     /// Returns the mark of the last copy into this store; `None` if there was none.
     pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
         let store = self.store_for_reading()?;
-        let sql = CopySql::new(store.table());
+        let sql = SqliteCopySql::new(store.table());
         let mark: Option<String> = store.0.query(OPERATION, |connection, _| {
             connection.query_row(&sql.mark, [CopyMark::NAME], |row| row.get(0)).optional()
         })?;
@@ -129,7 +129,7 @@ impl Admin {
         mark: CopyMark,
     ) -> Result<CopyMark> {
         let store = self.store()?;
-        let (sql, batch) = (CopySql::new(store.table()), batch.clone());
+        let (sql, batch) = (SqliteCopySql::new(store.table()), batch.clone());
         store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
             let mark = tx.with_connection(|connection| {
                 apply(connection, &sql, &batch, before, mark).map_err(while_doing(OPERATION))?
@@ -142,7 +142,7 @@ impl Admin {
 
 fn page(
     connection: &Connection,
-    sql: &CopySql,
+    sql: &SqliteCopySql,
     after: i64,
     limit: usize,
 ) -> rusqlite::Result<StoredPage> {
@@ -187,7 +187,7 @@ fn stored(
 /// Applies a batch within a transaction. The inner error is not SQLite's.
 fn apply(
     connection: &Connection,
-    sql: &CopySql,
+    sql: &SqliteCopySql,
     batch: &CopyBatch,
     before: Option<CopyMark>,
     mut mark: CopyMark,
@@ -235,7 +235,7 @@ fn apply(
 /// Returns the row ids of the sessions that the batch removes or replaces.
 fn in_the_way(
     connection: &Connection,
-    sql: &CopySql,
+    sql: &SqliteCopySql,
     batch: &CopyBatch,
 ) -> rusqlite::Result<BTreeSet<i64>> {
     let mut ids: BTreeSet<i64> = batch.ended.iter().copied().collect();
