@@ -301,6 +301,42 @@ fn sessions_renewed_and_signed_in_between_two_runs_are_moved() {
 }
 
 #[test]
+fn a_session_taken_over_while_it_is_copied_is_moved() {
+    let moved = Move::new();
+    let before = sessions_of(open(&moved.folder));
+    let cookie = sign_in(&before, "bob");
+    let session = before.open(Some(&*cookie));
+    session.renew().unwrap();
+    let renewed = close(&before, &session).unwrap();
+    fill(&moved.folder, 700, true);
+    // The first batch has the session of bob with the replaced id, which then leads to that of eve.
+    let ran: Ran = moved
+        .paused_at(450, |_| {
+            let session = before.open(Some(&*cookie));
+            assert_eq!(session.sign_in(UserKey::new("eve").unwrap()).unwrap(), SignIn::Done);
+            close(&before, &session);
+        })
+        .into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("are equal: 701 sessions"), "{ran:?}");
+    assert_eq!(user(&sessions_of(moved.store()), &renewed), None);
+}
+
+#[test]
+fn a_target_that_was_cleared_is_filled_again() {
+    let moved = Move::new();
+    let before = sessions_of(open(&moved.folder));
+    let cookie = sign_in(&before, "ada");
+    let session = before.open(Some(&*cookie));
+    session.renew().unwrap();
+    close(&before, &session);
+    moved.done();
+    done(&shared().url(), &["clear", "--yes", "--table", &moved.table]);
+    assert!(moved.done().contains("copied 1 session,"));
+    assert_eq!(user(&sessions_of(moved.store()), &cookie), Some("ada".to_owned()));
+}
+
+#[test]
 fn a_source_that_changes_meanwhile_is_reported() {
     let moved = Move::new();
     fill(&moved.folder, 500, true);
