@@ -295,6 +295,10 @@ pub(crate) fn parse(
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
     let mut arguments = Arguments::from_arg_matches(&matches)?;
+    // An empty environment variable is one that is not set.
+    arguments.store = arguments.store.filter(|name| !name.is_empty());
+    let certificates = arguments.options.root_certificates;
+    arguments.options.root_certificates = certificates.filter(|path| !path.as_os_str().is_empty());
     if arguments.db.is_some() && arguments.store.is_some() {
         // An argument comes before an environment variable.
         match (is_given("db"), is_given("store")) {

@@ -59,6 +59,12 @@ pub(crate) fn location(url: &str, options: &StoreOptions) -> CliResult<Box<dyn L
             .map_err(|error| CliError::usage(format!("cannot read {}: {error}", path.display())))?;
         settings = settings.root_certificates(pem);
     }
+    let requires = config.as_ref().is_some_and(|it| it.get_ssl_mode() == SslMode::Require);
+    if requires && options.root_certificates.is_none() {
+        return Err(CliError::usage(
+            "sslmode=require needs the certificates of --root-certificates (PGSSLROOTCERT)",
+        ));
+    }
     if let Some(config) = config
         && config.get_password().is_none()
         && let Some(password) = pgpass::password(&config, |name| env::var(name).ok())

@@ -108,8 +108,8 @@ fn check_server(findings: &mut Findings, info: &DatabaseServer) {
         findings.problem(
             "vacuum",
             found,
-            "end long transactions (`pg_stat_activity`), VACUUM the table, and lower its \
-             autovacuum_vacuum_scale_factor",
+            "autovacuum removes them within minutes; if they stay, end long transactions \
+             (`pg_stat_activity`), VACUUM the table, and lower its autovacuum_vacuum_scale_factor",
         );
     } else {
         findings.ok("vacuum", found);

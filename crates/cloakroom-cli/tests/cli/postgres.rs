@@ -199,7 +199,8 @@ fn errors_of_postgres_have_the_exit_codes_of_their_kinds() {
     fails(&url, &["stats", "--db", &url], 2);
     let down = fails("postgres://ada@127.0.0.1:1/app", &["stats"], 1);
     assert!(down.contains("check the URL"), "{down}");
-    fails("postgres://ada@127.0.0.1:1/app?sslmode=require", &["stats"], 2);
+    let encryption = fails("postgres://ada@127.0.0.1:1/app?sslmode=require", &["stats"], 2);
+    assert!(encryption.contains("--root-certificates"), "{encryption}");
     fails(&url.replace("/postgres", "/no_such_database"), &["stats"], 1);
     let (foreign, newer) = (fresh_table(), fresh_table());
     shared().sql(&format!("CREATE TABLE {foreign} (a int)"));
@@ -236,6 +237,9 @@ fn the_store_of_the_command_line_comes_before_the_environment() {
     assert_eq!(both.code, 2, "{both:?}");
     assert!(both.err.contains("not both"), "{both:?}");
     done(file.to_str().unwrap(), &["stats"]);
+    let empty =
+        program(&url, &["stats"]).env("CLOAKROOM_DB", &file).env("CLOAKROOM_STORE", "").output();
+    assert_eq!(Ran::from(empty.unwrap()).code, 0, "an empty variable is not set");
 }
 
 #[test]
