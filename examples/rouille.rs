@@ -7,6 +7,9 @@
 mod app;
 
 use std::error::Error;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use app::Answer;
 use cloakroom::SessionManager;
@@ -24,14 +27,23 @@ pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send
         let sessions = sessions.clone();
         move |request: &Request| handle(&sessions, request)
     };
-    let server = Server::new(app::address(), handler)?;
+    let server = Arc::new(Server::new(app::address(), handler)?);
     println!("listening on http://{}", server.server_addr());
-    let (serving, stop) = server.stoppable();
+    let (signal, stopped) = mpsc::channel();
     ctrlc::set_handler(move || {
-        // An error means that it has stopped already.
-        let _ = stop.send(());
+        // An error means that it is stopping already.
+        let _ = signal.send(());
     })?;
-    let _ = serving.join();
+    let accepting = server.clone();
+    thread::spawn(move || {
+        loop {
+            accepting.poll_timeout(Duration::from_secs(60));
+        }
+    });
+    stopped.recv()?;
+    println!("stopping");
+    // Requests that were begun are answered; `Server::stoppable` would cut them off.
+    server.join();
 
     // Dropping the last manager writes pending activity too, but returns no error.
     sessions.flush()?;

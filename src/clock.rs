@@ -166,8 +166,8 @@ impl Clock for SystemClock {
 ///
 /// Limits of sessions follow this clock: when it has passed one, every read treats the session as
 /// ended. Sweeps do not. The cleaner removes expired sessions at intervals of real time, so a test
-/// calls [`sweep_now`](crate::SessionManager::sweep_now), which works by this clock and always runs.
-/// A regular sweep that finds the clock more than an hour further than real time raises
+/// calls [`sweep_now`](crate::SessionManager::sweep_now), which works by this clock and always
+/// runs. A regular sweep that finds the clock more than an hour further than real time raises
 /// [`Event::ClockStepped`](crate::event::Event::ClockStepped), and for ten minutes of real time no
 /// regular one follows.
 ///

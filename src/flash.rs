@@ -98,7 +98,7 @@ impl Session {
     pub fn flashes(&self) -> Result<Vec<Flash>> {
         let flashes: Vec<Flash> = self.get(FLASHES)?.unwrap_or_default();
         if !flashes.is_empty() {
-            self.has_shown_flashes();
+            self.mark_flashes_shown();
         }
         if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();

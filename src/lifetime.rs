@@ -1,7 +1,8 @@
 //! The idle and the absolute limit of sessions: the deadline that follows from them, and when
 //! activity is due to be recorded.
 //!
-//! Uses only `clock`, `error` and `event`. The session, the cleaner and every store compute deadlines here.
+//! Uses only `clock`, `error` and `event`. The session, the cleaner and every store compute
+//! deadlines here.
 
 use std::time::Duration;
 

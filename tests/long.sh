@@ -21,6 +21,8 @@ stages=(
     "mutated|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test mutated_input -- --nocapture"
     "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test processes soak:: -- --nocapture"
     "flood|users in|env CLOAKROOM_FLOOD=1000000 cargo test --locked --release --all-features --test sessions flood -- --nocapture"
+    "sqlite-versions|: passed$|tests/sqlite_versions.sh"
+    "beside|, SQLite |tests/beside/run.sh"
     "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test stores store_errors::while_"
 )
 

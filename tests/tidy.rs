@@ -77,6 +77,9 @@ const BANNED_WORDS_ALLOWED: &[&str] = &["tests/tidy.rs"];
 /// The most characters that the name of a test may have.
 const LONGEST_TEST_NAME: usize = 60;
 
+/// The most columns that a line may have.
+const LONGEST_LINE: usize = 100;
+
 /// Files whose tests may sleep, and why.
 const SLEEPERS: &[(&str, &str)] =
     &[("tests/shuttle/scheduled.rs", "it defines sleeping for the scheduler's threads")];
@@ -292,6 +295,21 @@ fn names_of_tests_are_short_and_have_a_subject() {
             }
             if ["what_", "who_", "it_", "one_that_"].iter().any(|word| name.starts_with(word)) {
                 wrong.push(format!("{}:{number}: a name without a subject: {name}", file.name));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// Rustfmt wraps no comment and no string. In a table of Markdown each row is one line.
+#[test]
+fn lines_of_code_and_comments_have_at_most_100_columns() {
+    let mut wrong = Vec::new();
+    for file in ["src", "crates/cloakroom-cli/src"].iter().flat_map(|folder| rust_files(folder)) {
+        for (number, line) in file.text.lines().enumerate() {
+            let is_table_row = ["/// | ", "//! | "].iter().any(|row| line.trim().starts_with(row));
+            if line.chars().count() > LONGEST_LINE && !is_table_row {
+                wrong.push(format!("{}:{}: {line}", file.name, number + 1));
             }
         }
     }

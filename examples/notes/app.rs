@@ -70,7 +70,12 @@ impl App {
         });
         let policy = "default-src 'none'; form-action 'self'; frame-ancestors 'none'; \
                       base-uri 'none'";
-        response.with_additional_header("Content-Security-Policy", policy)
+        let response = response.with_additional_header("Content-Security-Policy", policy);
+        match response.status_code {
+            // Another program holds the lock of the database: the form may be sent again.
+            503 => response.with_additional_header("Retry-After", "5"),
+            _ => response,
+        }
     }
 
     fn pages(&self, request: &Request, session: &Session, form: &Form) -> Result {

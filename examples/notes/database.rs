@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 
-use cloakroom::SqliteStore;
-use cloakroom::stores::sqlite::rusqlite::{self, Connection, Transaction};
+use cloakroom::stores::sqlite::rusqlite::{self, Connection, ErrorCode, Transaction};
+use cloakroom::{ErrorKind, SqliteStore};
 
 /// The versions of the schema. A version that was released does not change; a new one is added.
 const MIGRATIONS: &[&str] = &["
@@ -85,6 +85,19 @@ impl Database {
         let result = work(&mut connection);
         // After a panic it is closed instead, and its transaction rolled back.
         idle().push(connection);
-        result
+        result.map_err(busy_if_locked)
+    }
+}
+
+/// Gives an error of a locked database the kind of a busy store. Then the response is 503, as if
+/// the session could not be stored, and not 500.
+fn busy_if_locked(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> {
+    let code = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+    match code {
+        Some(ErrorCode::DatabaseBusy) => {
+            let operation = "use the application's tables";
+            cloakroom::Error::with_source(ErrorKind::Busy, operation, error).into()
+        }
+        _ => error,
     }
 }

@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         }
     });
     stopped.recv()?;
+    println!("stopping");
     // Requests that were begun are answered. `Server::stoppable` would not wait for them, and would
     // not stop while requests keep coming.
     server.join();

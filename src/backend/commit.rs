@@ -71,8 +71,8 @@ pub enum Action {
     /// | another user | when the session had a user | a new session begins; the other ends |
     /// | another user | when the session had no user | a new session begins |
     ///
-    /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence and
-    /// limits.
+    /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence
+    /// and limits.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,

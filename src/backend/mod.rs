@@ -2,16 +2,15 @@
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
 //! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
-//! The types of lists and limits, which applications use too, are in [`manager`](crate::manager).
 
+mod batch_pacer;
 mod cache;
-pub(crate) mod commit;
+mod commit;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod copy;
-pub(crate) mod list;
+mod list;
 mod lookup;
 mod replaced_id;
-mod sweep_batch;
 mod touch_error;
 mod wrapper;
 
@@ -22,20 +21,20 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::record::{EndedSession, NewSession, Record, Touch};
+pub use crate::record::{Client, Cursor, EndedSession, NewSession, Record, Stats, Summary, Touch};
+pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
-pub(crate) use commit::AtLimit;
-pub use commit::{Action, Commit, Committed, Decision, IdChange, SessionLimit, Superseded};
+pub use commit::{
+    Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit, Superseded,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
-pub(crate) use list::{Page, SessionFilter};
+pub use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
-pub(crate) use sweep_batch::SweepBatch;
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 

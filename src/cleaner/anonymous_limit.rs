@@ -6,17 +6,17 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{SweepBatch, SweepReport};
+use crate::backend::{BatchPacer, SweepReport};
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The store is first asked after at most so many new sessions, because the process does not know
 /// how many there are when it starts.
 const FIRST_CHECK: u64 = 1000;
 
 /// The maximum number of sessions that are listed at once: 3 MB.
-const LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+const MAX_LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
 /// The limit of the anonymous sessions of a realm.
 #[derive(Clone, Debug)]
@@ -43,48 +43,29 @@ impl AnonymousLimit {
 /// them.
 #[derive(Debug)]
 pub(super) struct AnonymousCounter {
-    /// The number of sessions begun since the last check.
+    /// The number of begun sessions between two checks; `u64::MAX` without a limit.
+    step: u64,
+    /// The number of begun sessions. It starts at most [`FIRST_CHECK`] below a multiple of `step`.
     begun: AtomicU64,
-    /// The number at which a check is due; `u64::MAX` without a limit.
-    due_at: AtomicU64,
-    /// Whether the thread was asked for a check.
-    is_requested: AtomicBool,
     /// The number of sessions that the store has evicted since the last event.
     evicted: AtomicU64,
 }
 
 impl AnonymousCounter {
     pub(super) fn new(limit: Option<&AnonymousLimit>) -> Self {
-        let due_at = limit.map_or(u64::MAX, |limit| limit.step().min(FIRST_CHECK));
-        AnonymousCounter {
-            begun: AtomicU64::new(0),
-            due_at: AtomicU64::new(due_at),
-            is_requested: AtomicBool::new(false),
-            evicted: AtomicU64::new(0),
-        }
+        let step = limit.map_or(u64::MAX, AnonymousLimit::step);
+        let begun = if limit.is_some() { step.saturating_sub(FIRST_CHECK) } else { 0 };
+        AnonymousCounter { step, begun: AtomicU64::new(begun), evicted: AtomicU64::new(0) }
     }
 
-    /// Counts a session. Returns whether the thread must be asked for a check.
+    /// Counts a session. Returns whether the thread must be woken for a check.
     pub(super) fn count(&self) -> bool {
-        let begun = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        self.request_if_due(begun)
+        (self.begun.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(self.step)
     }
 
-    fn request_if_due(&self, begun: u64) -> bool {
-        begun >= self.due_at.load(Ordering::SeqCst)
-            && !self.is_requested.swap(true, Ordering::SeqCst)
-    }
-
-    /// Lets the next new session ask again.
-    pub(super) fn forget_request(&self) {
-        self.is_requested.store(false, Ordering::SeqCst);
-    }
-
-    /// Ends a check: lets the next new session ask for another. Returns whether the next check is due
-    /// already.
-    pub(super) fn ask_again(&self) -> bool {
-        self.forget_request();
-        self.request_if_due(self.begun.load(Ordering::SeqCst))
+    /// Returns the number of checks that have become due since the start.
+    fn due_checks(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst) / self.step
     }
 
     pub(super) fn count_evicted(&self, sessions: usize) {
@@ -100,7 +81,9 @@ impl AnonymousCounter {
 #[derive(Debug)]
 pub(super) struct Evictions {
     limit: Option<AnonymousLimit>,
-    batch: SweepBatch,
+    /// [`AnonymousCounter::due_checks`] when the last eviction started.
+    checks: u64,
+    pacer: BatchPacer,
     /// When the next batch of the running eviction is due.
     next_batch: Option<Instant>,
     /// The listed sessions that are still to be ended, those that were idle longest last.
@@ -112,8 +95,8 @@ pub(super) struct Evictions {
 
 /// The next call of a running eviction.
 pub(super) enum EvictionStep<'e> {
-    /// List the sessions of this realm but for so many, at most as many as the limit.
-    List(&'e Realm, u64, NonZeroUsize),
+    /// List at most `limit` sessions of `realm`, without the `keep` that were used last.
+    List { realm: &'e Realm, keep: u64, limit: NonZeroUsize },
     /// End these.
     End(Vec<SessionIdHash>),
 }
@@ -122,7 +105,8 @@ impl Evictions {
     pub(super) fn new(limit: Option<AnonymousLimit>) -> Self {
         Evictions {
             limit,
-            batch: SweepBatch::LARGEST,
+            checks: 0,
+            pacer: BatchPacer::new(),
             next_batch: None,
             listed: Vec::new(),
             is_partial: false,
@@ -130,13 +114,16 @@ impl Evictions {
         }
     }
 
-    /// Starts an eviction, and the count of new sessions until the next one.
-    pub(super) fn start(&mut self, now: Instant, counter: &AnonymousCounter) {
-        let Some(limit) = &self.limit else { return };
-        counter.begun.store(0, Ordering::SeqCst);
-        counter.due_at.store(limit.step(), Ordering::SeqCst);
-        self.next_batch = Some(now);
-        self.is_partial = true;
+    /// Starts an eviction if none runs and a check is due. Returns whether it did.
+    pub(super) fn start_if_due(&mut self, now: Instant, counter: &AnonymousCounter) -> bool {
+        let due_checks = counter.due_checks();
+        let starts = self.next_batch.is_none() && due_checks > self.checks;
+        if starts {
+            self.checks = due_checks;
+            self.next_batch = Some(now);
+            self.is_partial = true;
+        }
+        starts
     }
 
     /// Returns the time at which the next call is due.
@@ -149,9 +136,13 @@ impl Evictions {
         let limit = self.limit.as_ref()?;
         self.next_batch.filter(|due| *due <= now)?;
         if self.listed.is_empty() {
-            return Some(EvictionStep::List(&limit.realm, limit.kept(), LISTED));
+            return Some(EvictionStep::List {
+                realm: &limit.realm,
+                keep: limit.kept(),
+                limit: MAX_LISTED,
+            });
         }
-        let left = self.listed.len().saturating_sub(self.batch.limit().get());
+        let left = self.listed.len().saturating_sub(self.pacer.limit().get());
         Some(EvictionStep::End(self.listed.split_off(left)))
     }
 
@@ -159,7 +150,7 @@ impl Evictions {
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<u64> {
         self.listed = listed.unwrap_or_default();
         self.listed.reverse();
-        self.is_partial = self.listed.len() >= LISTED.get();
+        self.is_partial = self.listed.len() >= MAX_LISTED.get();
         self.finish_if_done()
     }
 
@@ -172,12 +163,10 @@ impl Evictions {
         ended: Instant,
     ) -> Option<u64> {
         match result {
-            Ok(SweepReport { removed, blocked_for, .. }) => {
-                self.ended += removed as u64;
-                // A store may report too much, but no writer was blocked for longer than the call.
-                let blocked_for = blocked_for.min(ended.saturating_duration_since(began));
-                self.batch = self.batch.after(blocked_for);
-                self.next_batch = Some(ended + blocked_for);
+            Ok(report) => {
+                self.ended += report.removed as u64;
+                let took = ended.saturating_duration_since(began);
+                self.next_batch = Some(ended + self.pacer.pause_after(&report, took));
             }
             Err(_) => {
                 self.listed.clear();
@@ -229,27 +218,53 @@ mod tests {
         assert_eq!(limit(u64::MAX - 1).kept(), u64::MAX - (u64::MAX - 1) / 32);
     }
 
+    /// A counter for which a check is due.
+    fn due(limit: &AnonymousLimit) -> AnonymousCounter {
+        let counter = AnonymousCounter::new(Some(limit));
+        assert!((0..limit.step()).any(|_| counter.count()));
+        counter
+    }
+
     #[test]
-    fn one_new_session_asks_for_each_check() {
-        let limit = limit(96);
+    fn one_new_session_wakes_the_thread_for_each_check() {
+        let (limit, now) = (limit(96), Instant::now());
         let counter = AnonymousCounter::new(Some(&limit));
+        let mut evictions = Evictions::new(Some(limit));
+        assert!(!evictions.start_if_due(now, &counter));
         assert_eq!([(); 5].map(|()| counter.count()), [false, false, true, false, false]);
-        Evictions::new(Some(limit)).start(Instant::now(), &counter);
-        assert!(!counter.ask_again());
-        assert_eq!([(); 4].map(|()| counter.count()), [false, false, true, false]);
-        assert!(!counter.count());
-        assert!(counter.ask_again(), "as many have begun during the check");
+        assert!(evictions.start_if_due(now, &counter));
+        assert!(!evictions.start_if_due(now, &counter));
+        assert_eq!([(); 4].map(|()| counter.count()), [true, false, false, true]);
+        assert!(!evictions.start_if_due(now, &counter), "one runs");
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
+        assert!(evictions.start_if_due(now, &counter), "as many have begun during the check");
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
+        assert!(!evictions.start_if_due(now, &counter));
         let unlimited = AnonymousCounter::new(None);
         assert!(!(0..5000).any(|_| unlimited.count()));
+        assert!(!Evictions::new(None).start_if_due(now, &unlimited));
+    }
+
+    #[test]
+    fn the_first_check_is_due_after_a_thousand_sessions() {
+        let counter = AnonymousCounter::new(Some(&limit(1_000_000)));
+        assert_eq!((0..40_000).filter(|_| counter.count()).count(), 2);
+        let counter = AnonymousCounter::new(Some(&limit(1_000_000)));
+        assert_eq!((1..=1000).find(|_| counter.count()), Some(1000));
+        assert_eq!((1..=40_000).find(|_| counter.count()), Some(31_250));
     }
 
     #[test]
     fn the_longest_idle_are_evicted_first_with_pauses() {
-        let (now, counter) = (Instant::now(), AnonymousCounter::new(None));
-        let mut evictions = Evictions::new(Some(limit(96)));
+        let (now, limit) = (Instant::now(), limit(96));
+        let counter = due(&limit);
+        let mut evictions = Evictions::new(Some(limit));
         assert!(evictions.due_step(now).is_none());
-        evictions.start(now, &counter);
-        assert!(matches!(evictions.due_step(now), Some(EvictionStep::List(_, 94, LISTED))));
+        assert!(evictions.start_if_due(now, &counter));
+        assert!(matches!(
+            evictions.due_step(now),
+            Some(EvictionStep::List { keep: 94, limit: MAX_LISTED, .. })
+        ));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
         let Some(EvictionStep::End(mut first)) = evictions.due_step(now) else { panic!() };
         first.reverse();
@@ -265,12 +280,14 @@ mod tests {
 
     #[test]
     fn an_error_ends_an_eviction() {
-        let (now, counter) = (Instant::now(), AnonymousCounter::new(None));
-        let mut evictions = Evictions::new(Some(limit(96)));
+        let (now, limit) = (Instant::now(), limit(96));
+        let counter = due(&limit);
+        let mut evictions = Evictions::new(Some(limit));
         let error = || Error::new(ErrorKind::Busy, "test");
-        evictions.start(now, &counter);
+        assert!(evictions.start_if_due(now, &counter));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
-        evictions.start(now, &counter);
+        assert!((0..3).any(|_| counter.count()));
+        assert!(evictions.start_if_due(now, &counter));
         assert_eq!(evictions.list_done(Ok(ids(2000))), None);
         assert!(evictions.due_step(now).is_some());
         assert_eq!(evictions.batch_done(Err(error()), now, now), Some(0));

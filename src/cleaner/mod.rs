@@ -39,10 +39,8 @@ const MESSAGES: usize = 64;
 pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
 
 enum Message {
-    /// There are touches in their channel.
-    Touches,
-    /// So many anonymous sessions have begun that their number is to be checked.
-    AnonymousLimit,
+    /// There are touches in their channel, or a check of the anonymous sessions is due.
+    Wake,
     Maintenance,
     Sweep(Reply),
     Flush(Sender<Result<()>>),
@@ -122,12 +120,16 @@ impl Cleaner {
             return false;
         }
         match self.touches.send(id_hash, touch) {
-            Sent::NoRoom => return false,
+            Sent::ChannelFull => return false,
             Sent::Queued => {}
-            // If the channel is full, the thread is awake, and will read the touches too.
-            Sent::WakeThread => drop(self.sender.try_send(Message::Touches)),
+            Sent::WakeThread => self.wake(),
         }
         true
+    }
+
+    fn wake(&self) {
+        // If the channel is full, the thread is awake, and will look at everything that is due.
+        drop(self.sender.try_send(Message::Wake));
     }
 
     /// Counts sessions that the store has evicted, for the event.
@@ -140,12 +142,8 @@ impl Cleaner {
     /// Counts an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_began(&self) {
         // In a forked process the thread belongs to the parent.
-        if !self.process.is_current() {
-            return;
-        }
-        if self.anonymous.count() && self.sender.try_send(Message::AnonymousLimit).is_err() {
-            // The channel is full; the next session asks again.
-            self.anonymous.forget_request();
+        if self.process.is_current() && self.anonymous.count() {
+            self.wake();
         }
     }
 
@@ -238,11 +236,7 @@ impl Worker {
         for message in messages.try_iter() {
             match message {
                 Message::Flush(answer) => drop(answer.send(self.flush())),
-                Message::Touches
-                | Message::AnonymousLimit
-                | Message::Maintenance
-                | Message::Sweep(_)
-                | Message::Stop => {}
+                Message::Wake | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
             }
         }
         let _ = self.flush();
@@ -255,17 +249,12 @@ impl Worker {
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                 return ControlFlow::Break(());
             }
-            Ok(Message::AnonymousLimit) => {
-                // Otherwise a session in use could seem idle.
-                let _ = self.write_touches();
-                self.evictions.start(instant(), &self.anonymous);
-            }
             Ok(Message::Maintenance) => self.maintain(),
             Ok(Message::Flush(answer)) => drop(answer.send(self.flush())),
             Ok(Message::Sweep(reply)) => {
                 self.sweeps.start(self.clock.now(), instant(), Some(reply));
             }
-            Ok(Message::Touches) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
         }
         self.do_what_is_due(instant());
         ControlFlow::Continue(())
@@ -289,11 +278,12 @@ impl Worker {
         if let Some((as_of, limit)) = self.sweeps.due_batch(now) {
             self.sweep_a_batch(as_of, limit);
         }
+        self.start_eviction_if_due(now);
         self.evict_a_batch(now);
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.touches.retry_at(instant());
+        self.touches.retry_failed_at(instant());
         self.write_touches()
     }
 
@@ -324,11 +314,18 @@ impl Worker {
         finished.reply();
     }
 
+    fn start_eviction_if_due(&mut self, now: Instant) {
+        if self.evictions.start_if_due(now, &self.anonymous) {
+            // Otherwise a session in use could seem idle.
+            let _ = self.write_touches();
+        }
+    }
+
     /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
     fn evict_a_batch(&mut self, now: Instant) {
         let finished = match self.evictions.due_step(now) {
             None => return,
-            Some(EvictionStep::List(realm, keep, limit)) => {
+            Some(EvictionStep::List { realm, keep, limit }) => {
                 let listed = self.caller.call(Task::Evict, |store| match store.index() {
                     Some(index) => index.idle_anonymous(realm, keep, limit),
                     None => Ok(Vec::new()),
@@ -345,10 +342,8 @@ impl Worker {
             }
         };
         if let Some(sessions) = finished {
-            if self.anonymous.ask_again() {
-                self.evictions.start(instant(), &self.anonymous);
-            }
             self.report_evicted(sessions);
+            self.start_eviction_if_due(instant());
         }
     }
 

@@ -1,9 +1,9 @@
-//! The times of sweeps, and the sizes of their batches.
+//! The times of sweeps and of their batches.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::backend::{SweepBatch, SweepReport};
+use crate::backend::{BatchPacer, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
@@ -16,7 +16,7 @@ pub(super) type Reply = Sender<Result<usize>>;
 pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
-    batch: SweepBatch,
+    pacer: BatchPacer,
     running: Option<RunningSweep>,
 }
 
@@ -45,7 +45,7 @@ impl SweepSchedule {
         SweepSchedule {
             interval,
             next_sweep: now + interval,
-            batch: SweepBatch::LARGEST,
+            pacer: BatchPacer::new(),
             running: None,
         }
     }
@@ -81,7 +81,7 @@ impl SweepSchedule {
     /// [`Store::sweep`]: crate::backend::Store::sweep
     pub(super) fn due_batch(&self, now: Instant) -> Option<(Timestamp, NonZeroUsize)> {
         let sweep = self.running.as_ref().filter(|sweep| sweep.next_batch <= now)?;
-        Some((sweep.as_of, self.batch.limit()))
+        Some((sweep.as_of, self.pacer.limit()))
     }
 
     /// Records the result of a batch. A batch that reached its limit is followed by another, after
@@ -94,14 +94,12 @@ impl SweepSchedule {
     ) -> Option<FinishedSweep> {
         let mut sweep = self.running.take()?;
         let removed = match result {
-            Ok(SweepReport { removed, blocked_for, .. }) => {
-                sweep.removed = sweep.removed.saturating_add(removed);
-                // A store may report too much, but no writer was blocked for longer than the call.
-                let blocked_for = blocked_for.min(ended.saturating_duration_since(began));
-                let limit = self.batch.limit().get();
-                self.batch = self.batch.after(blocked_for);
-                if removed >= limit {
-                    sweep.next_batch = ended + blocked_for;
+            Ok(report) => {
+                sweep.removed = sweep.removed.saturating_add(report.removed);
+                let limit = self.pacer.limit().get();
+                let took = ended.saturating_duration_since(began);
+                sweep.next_batch = ended + self.pacer.pause_after(&report, took);
+                if report.removed >= limit {
                     self.running = Some(sweep);
                     return None;
                 }
@@ -157,7 +155,7 @@ mod tests {
         let mut schedule = SweepSchedule::new(MINUTE, start);
         assert_eq!(schedule.due_batch(start), None);
         schedule.start(at(1), start, None);
-        assert_eq!(schedule.due_batch(start), Some((at(1), SweepBatch::LARGEST.limit())));
+        assert_eq!(schedule.due_batch(start), Some((at(1), BatchPacer::LARGEST)));
         let end = start + MILLI * 20;
         assert!(schedule.batch_done(full(MILLI * 8), start, end).is_none());
         assert_eq!(schedule.due_batch(end + MILLI * 7), None);

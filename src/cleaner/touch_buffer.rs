@@ -13,18 +13,19 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, Sender, bounded};
 
 /// The capacity of the channel. A request that finds it full writes its touch itself.
-const CHANNEL: usize = 4096;
+const CHANNEL_CAPACITY: usize = 4096;
 
 /// The maximum number of touches in one transaction. When the channel holds as many, they are
 /// written without delay.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// The maximum number of touches that are kept for another attempt while the store, or a server of
 /// it, fails.
-const KEPT: usize = 16 * BATCH;
+const MAX_FAILED: usize = 16 * MAX_BATCH;
 
-/// How long touches wait for others. The cleaner serves idle limits from a minute, which are touched
-/// at most once in a fortieth, 1.5 seconds; so no session is touched twice while a touch waits.
+/// How long the first touch of a batch waits for others. It is less than the shortest time between
+/// two touches of a session: 1.5 seconds, a fortieth of an idle limit of one minute. Sessions with
+/// a shorter limit do not use the cleaner.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to write a touch. It begins with [`WAIT`] and doubles.
@@ -43,7 +44,7 @@ pub(super) struct TouchSender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// The channel is full, and the touch was not sent.
-    NoRoom,
+    ChannelFull,
     /// The touch is in the channel, and the thread was already woken.
     Queued,
     /// The touch is in the channel, and the thread must be woken.
@@ -57,13 +58,13 @@ pub(super) struct TouchBuffer {
     /// several times as much as sending a touch.
     notified: Arc<AtomicBool>,
     due: Option<Instant>,
-    failed: Option<Failed>,
+    failed: Option<FailedTouches>,
     /// Whether the last attempt failed for the whole store.
     store_fails: bool,
 }
 
 /// The touches that could not be written.
-struct Failed {
+struct FailedTouches {
     /// One for each session. Not empty.
     touches: HashMap<SessionIdHash, Touch>,
     /// Why the last of them was not written.
@@ -75,7 +76,7 @@ struct Failed {
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
-    let (sender, receiver) = bounded(CHANNEL);
+    let (sender, receiver) = bounded(CHANNEL_CAPACITY);
     let notified = Arc::new(AtomicBool::new(false));
     let sender = TouchSender { channel: sender, notified: notified.clone() };
     let buffer =
@@ -87,10 +88,10 @@ impl TouchSender {
     /// Sends a touch. Never waits.
     pub(super) fn send(&self, id_hash: SessionIdHash, touch: Touch) -> Sent {
         if self.channel.try_send((id_hash, touch)).is_err() {
-            return Sent::NoRoom;
+            return Sent::ChannelFull;
         }
         let is_first = !self.notified.swap(true, Ordering::AcqRel);
-        let wakes = is_first || self.channel.len().is_multiple_of(BATCH);
+        let wakes = is_first || self.channel.len().is_multiple_of(MAX_BATCH);
         if wakes { Sent::WakeThread } else { Sent::Queued }
     }
 }
@@ -103,7 +104,7 @@ impl TouchBuffer {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
-        let has_batch = self.channel.len() >= BATCH && !self.store_fails;
+        let has_batch = self.channel.len() >= MAX_BATCH && !self.store_fails;
         has_batch || self.next_due().is_some_and(|due| due <= now)
     }
 
@@ -113,7 +114,7 @@ impl TouchBuffer {
     }
 
     /// Makes the next [`write`](Self::write) try the failed touches again.
-    pub(super) fn retry_at(&mut self, now: Instant) {
+    pub(super) fn retry_failed_at(&mut self, now: Instant) {
         if let Some(failed) = &mut self.failed {
             failed.retry_at = now;
         }
@@ -122,7 +123,7 @@ impl TouchBuffer {
     /// Writes, by `write`, the touches sent before this call, and the failed ones if their pause
     /// has ended.
     ///
-    /// A touch that fails because of a fault that may end is kept, up to a bound; later touches of
+    /// A touch that can succeed later is kept, up to a bound; later touches of
     /// its session wait with it. `on_lost` receives the number of touches that are dropped, and the
     /// error of one.
     ///
@@ -141,7 +142,7 @@ impl TouchBuffer {
         if let Some(failed) = self.failed.take_if(|failed| failed.retry_at <= now) {
             (touches, pause) = (failed.touches, failed.pause);
         }
-        for (id_hash, touch) in self.channel.try_iter().take(CHANNEL) {
+        for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
             let waiting = self.failed.as_mut().filter(|f| f.touches.contains_key(&id_hash));
             let all = waiting.map_or(&mut touches, |failed| &mut failed.touches);
             let latest = all.entry(id_hash).or_insert(touch);
@@ -149,7 +150,7 @@ impl TouchBuffer {
         }
         let (mut lost, mut store_failed) = (None, None);
         let touches: Vec<IdTouch> = touches.into_iter().collect();
-        for batch in touches.chunks(BATCH) {
+        for batch in touches.chunks(MAX_BATCH) {
             // If the whole store fails, the other batches are not tried.
             let Err(error) = store_failed.clone().map_or_else(|| write(batch), Err) else {
                 continue;
@@ -158,7 +159,7 @@ impl TouchBuffer {
                 store_failed = Some(error.clone());
             }
             for (touch, error) in error.failures(batch) {
-                if !may_end(&error) || !self.keep(touch, &error, (now, pause)) {
+                if !is_retryable(&error) || !self.keep_for_retry(touch, &error, (now, pause)) {
                     lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
                 }
             }
@@ -173,7 +174,7 @@ impl TouchBuffer {
     }
 
     /// Keeps a touch for another attempt. Returns false if there are too many.
-    fn keep(
+    fn keep_for_retry(
         &mut self,
         (id_hash, touch): IdTouch,
         error: &Error,
@@ -182,9 +183,9 @@ impl TouchBuffer {
         let failed = self.failed.get_or_insert_with(|| {
             let pause = (pause * 2).clamp(WAIT, LONGEST_PAUSE);
             let (touches, error) = (HashMap::new(), error.clone());
-            Failed { touches, error, retry_at: now + pause, pause }
+            FailedTouches { touches, error, retry_at: now + pause, pause }
         });
-        let fits = failed.touches.len() < KEPT;
+        let fits = failed.touches.len() < MAX_FAILED;
         if fits {
             failed.touches.insert(id_hash, touch);
             failed.error = error.clone();
@@ -193,8 +194,8 @@ impl TouchBuffer {
     }
 }
 
-/// Whether another attempt can succeed. A damaged row stays damaged.
-fn may_end(error: &Error) -> bool {
+/// Returns whether another attempt can succeed. A damaged row stays damaged.
+fn is_retryable(error: &Error) -> bool {
     use ErrorKind::{Conflict, Corrupt, TooLarge, Undecodable};
     !matches!(error.kind(), Corrupt | Conflict | TooLarge | Undecodable)
 }
@@ -216,7 +217,7 @@ mod tests {
 
     fn send(sender: &TouchSender, count: usize) {
         for n in 0..count {
-            assert_ne!(sender.send(id_hash(n), touch(1)), Sent::NoRoom);
+            assert_ne!(sender.send(id_hash(n), touch(1)), Sent::ChannelFull);
         }
     }
 
@@ -251,16 +252,16 @@ mod tests {
     fn a_full_batch_is_due_at_once_unless_the_store_fails() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, BATCH - 1);
+        send(&sender, MAX_BATCH - 1);
         assert!(!buffer.check_due(now));
-        assert_eq!(sender.send(id_hash(BATCH), touch(1)), Sent::WakeThread);
+        assert_eq!(sender.send(id_hash(MAX_BATCH), touch(1)), Sent::WakeThread);
         assert!(buffer.check_due(now));
         assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
-        send(&sender, 2 * BATCH);
+        send(&sender, 2 * MAX_BATCH);
         assert!(!buffer.check_due(now));
         assert!(buffer.check_due(now + WAIT));
         let _ = buffer.write(now + WAIT, |_| Ok(()), none_lost);
-        send(&sender, BATCH);
+        send(&sender, MAX_BATCH);
         assert!(buffer.check_due(now + WAIT), "it works again");
     }
 
@@ -272,17 +273,17 @@ mod tests {
         let fails = |session: &SessionIdHash| (*session == dead).then_some(ErrorKind::Unavailable);
         send(&sender, 2);
         write_around(&mut buffer, now, fails);
-        send(&sender, BATCH);
+        send(&sender, MAX_BATCH);
         assert!(buffer.check_due(now));
-        assert_eq!(write_around(&mut buffer, now, fails).0.len(), BATCH - 1);
+        assert_eq!(write_around(&mut buffer, now, fails).0.len(), MAX_BATCH - 1);
         assert!(!buffer.check_due(now), "the failed one waits");
     }
 
     #[test]
     fn a_full_channel_takes_no_touch() {
         let (sender, _buffer) = touch_channel();
-        send(&sender, CHANNEL);
-        assert_eq!(sender.send(id_hash(0), touch(1)), Sent::NoRoom);
+        send(&sender, CHANNEL_CAPACITY);
+        assert_eq!(sender.send(id_hash(0), touch(1)), Sent::ChannelFull);
     }
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
     fn touches_survive_a_store_in_trouble_until_there_are_too_many() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, BATCH + 1);
+        send(&sender, MAX_BATCH + 1);
         let mut calls = 0;
         let write = |_: &[IdTouch]| {
             calls += 1;
@@ -338,8 +339,8 @@ mod tests {
         assert_eq!(written, [1], "the first batch was written before");
 
         let mut lost = 0;
-        for n in 0..2 * KEPT {
-            if sender.send(id_hash(n), touch(1)) == Sent::NoRoom {
+        for n in 0..2 * MAX_FAILED {
+            if sender.send(id_hash(n), touch(1)) == Sent::ChannelFull {
                 let failed =
                     buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
                 assert!(failed.is_err());
@@ -348,7 +349,7 @@ mod tests {
         }
         let failed = buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
         assert!(failed.is_err());
-        assert_eq!(lost, KEPT);
+        assert_eq!(lost, MAX_FAILED);
     }
 
     #[test]
@@ -394,7 +395,7 @@ mod tests {
         send(&sender, 1);
         assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
         assert!(buffer.write(now, |_| panic!("not yet"), none_lost).is_err());
-        buffer.retry_at(now);
+        buffer.retry_failed_at(now);
         buffer.write(now, |_| Ok(()), none_lost).unwrap();
         buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
     }

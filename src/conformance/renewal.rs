@@ -64,7 +64,7 @@ fn is_only_remembered(fixture: &Fixture, old: &SessionIdHash, current: &Sample) 
     fixture.is_intact(current, "calls through a replaced id")
 }
 
-pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Passed {
+pub(super) fn a_replaced_id_is_forgotten_after_ten_minutes(fixture: &Fixture) -> Passed {
     for grace in [None, Some(SECOND)] {
         let old = fixture.session()?;
         let new = fixture.renewed(&old, grace.map(|grace| fixture.after(grace)))?;
@@ -77,13 +77,13 @@ pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fi
     Ok(())
 }
 
-pub(super) fn the_id_from_before_a_renewal_is_answered_replaced(fixture: &Fixture) -> Passed {
+pub(super) fn an_id_replaced_by_a_renewal_is_answered_replaced(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     is_only_remembered(&fixture.later(SECOND), &old.id_hash, &new)
 }
 
-pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixture) -> Passed {
+pub(super) fn a_replaced_id_finds_the_session_within_its_grace(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     let last = fixture.later(SECOND * 10 - MILLI);
@@ -104,9 +104,7 @@ pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixt
     returned(&answer, "Unchanged", &merged, "a merge of an empty delta")
 }
 
-pub(super) fn the_id_from_before_does_not_work_at_the_end_of_the_grace(
-    fixture: &Fixture,
-) -> Passed {
+pub(super) fn a_replaced_id_finds_no_session_at_the_end_of_its_grace(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     is_only_remembered(&fixture.later(SECOND * 10), &old.id_hash, &new)

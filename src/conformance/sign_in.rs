@@ -106,7 +106,7 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
     fixture.none_live(&[first.id_hash, second.id_hash], found)
 }
 
-pub(super) fn a_stale_sign_in_moves_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_sign_in_at_another_revision_moves_nothing(fixture: &Fixture) -> Passed {
     let (session, to) = (fixture.session()?, id_hash()?);
     let action = sign_in_to(to, &user("u")?, &fixture.new_session()?);
     fixture.is_revision_mismatch(&session.id_hash, &to, action, &session)

@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 const LAST: u64 = 253_402_300_799;
 
 /// Returns a time as an IMF-fixdate in GMT, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110,
-/// section 5.6.7). Fractions of a second are rounded up. Times before 1970 or after 9999 are clamped
-/// to the first second of 1970 or the last second of 9999.
+/// section 5.6.7). Fractions of a second are rounded up. Times before 1970 or after 9999 are
+/// clamped to the first second of 1970 or the last second of 9999.
 pub(super) fn http_date(time: Timestamp) -> HttpDate {
     let millis = u64::try_from(time.as_millis()).unwrap_or(0);
     HttpDate::from(UNIX_EPOCH + Duration::from_secs(millis.div_ceil(1000).min(LAST)))

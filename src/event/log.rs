@@ -31,8 +31,8 @@ const MAX_LINES: usize = 32;
 /// within a second, so that a failing disk does not fill the log.
 ///
 /// While nothing is logged at all, because the program has no logger,
-/// [`Event::InsecureConnection`] is written to standard error: a developer who opens the application
-/// from another device of the network would otherwise see only that no session lasts.
+/// [`Event::InsecureConnection`] is written to standard error: a developer who opens the
+/// application from another device of the network would otherwise see only that no session lasts.
 #[derive(Debug)]
 pub struct LogSink<C = SystemClock> {
     clock: C,
@@ -115,7 +115,8 @@ impl<C: Clock> LogSink<C> {
     }
 }
 
-/// Returns whether `c` changes the direction of the text after it, which could hide parts of a line.
+/// Returns whether `c` changes the direction of the text after it, which could hide parts of a
+/// line.
 fn changes_direction(c: char) -> bool {
     matches!(
         c,

@@ -148,7 +148,8 @@ impl fmt::Display for Event<'_> {
             }
             Event::TouchFailed { sessions, error } => write!(
                 f,
-                "the activity of {sessions} sessions was not recorded, so they may end early: {error}"
+                "the activity of {sessions} sessions was not recorded, so they may end early: \
+                 {error}"
             ),
             Event::WrongType { public_id, error } => write!(f, "{}: {error:?}", Named(*public_id)),
             Event::TreatedAsAnonymous { error } => {
@@ -187,8 +188,8 @@ impl fmt::Display for Event<'_> {
             }
             Event::MemcachedMoved { server, from, to } => write!(
                 f,
-                "the memcached server {server} has moved from {from} to {to}; what {to} held before \
-                 is not used"
+                "the memcached server {server} has moved from {from} to {to}; what {to} held \
+                 before is not used"
             ),
         }
     }

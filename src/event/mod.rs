@@ -105,8 +105,8 @@ pub enum Event<'a> {
         sessions: usize,
     },
     /// Anonymous sessions were evicted: above
-    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the store
-    /// was almost full. Their visitors find new sessions. It may be a flood of visitors or of
+    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the
+    /// store was almost full. Their visitors find new sessions. It may be a flood of visitors or of
     /// requests. The cleaner raises this at most once for each sweep and for each time that the
     /// maximum is passed.
     AnonymousEvicted {
@@ -125,8 +125,8 @@ pub enum Event<'a> {
         /// The length of the step.
         by: Duration,
     },
-    /// The clock of this machine differs from that of the database server by more than five seconds.
-    /// If it is ahead, this machine sweeps no session until it no longer is.
+    /// The clock of this machine differs from that of the database server by more than five
+    /// seconds. If it is ahead, this machine sweeps no session until it no longer is.
     ClockSkewed {
         /// The difference.
         by: Duration,
@@ -160,8 +160,10 @@ pub enum Event<'a> {
     },
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
     /// before the request was opened. The client lost the response with the new id, or presents a
-    /// stolen id. The request does not read the session; see
-    /// [`end_session_on_replaced_id`](crate::manager::SessionManagerBuilder::end_session_on_replaced_id).
+    /// stolen id. The request does not read the session. The setting
+    /// [`end_session_on_replaced_id`][setting] can end the session too.
+    ///
+    /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
         /// The session's public id.
         public_id: &'a PublicId,
@@ -217,7 +219,8 @@ pub enum Event<'a> {
     },
     /// A session ended. A session without a user that expires or is evicted raises none, nor does
     /// one that is ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that
-    /// expires is reported when it is swept; in memcached it never is, because memcached removes it.
+    /// expires is reported when it is swept; in memcached it never is, because memcached removes
+    /// it.
     ///
     /// Logged at level `Info` if it had a user, else at level `Debug`.
     Ended {
@@ -312,8 +315,8 @@ pub enum Event<'a> {
         /// The address from which the request came.
         peer: Option<IpAddr>,
     },
-    /// memcached has a value under a key of this crate that no version of it wrote for that key. The
-    /// value counts as absent.
+    /// memcached has a value under a key of this crate that no version of it wrote for that key.
+    /// The value counts as absent.
     ForeignItem {
         /// The reason.
         error: &'a Error,
@@ -328,8 +331,8 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A shard of the cache works again. All its entries were invalidated, because it may have missed
-    /// invalidations.
+    /// A shard of the cache works again. All its entries were invalidated, because it may have
+    /// missed invalidations.
     CacheRecovered {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,

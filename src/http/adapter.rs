@@ -179,7 +179,7 @@ impl<'m> Adapter<'m> {
     /// Records, before the close, that the body of the response may read the session afterwards, as
     /// a stream can. If the request presented an id, the session then counts as used.
     pub fn body_may_read(self, session: &Session) {
-        session.may_be_read_later();
+        session.mark_read_later();
     }
 
     /// Returns the header fields of the response after a failed [`close`](Self::close) or

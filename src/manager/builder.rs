@@ -171,8 +171,8 @@ impl SessionManagerBuilder {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
 
-    /// Sets the lifetime of sessions whose cookie the browser drops when it is closed. Defaults to
-    /// [`lifetime`](Self::lifetime).
+    /// Sets the lifetime of sessions whose cookie the browser deletes when it is closed. Defaults
+    /// to [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session = Some(lifetime))
     }
@@ -438,18 +438,18 @@ impl SessionManagerBuilder {
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
             return Err(invalid("the interval between sweeps is from one millisecond to one day"));
         }
-        if settings.session_limit.is_some() && self.store.index().is_none() {
-            let why = "this store cannot count the sessions of a user";
-            let operation = "limit the sessions of a user";
-            return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
-        }
         if settings.max_anonymous == Some(0) {
             return Err(invalid("the maximum of anonymous sessions is at least 1"));
         }
-        if settings.max_anonymous.is_some() && self.store.index().is_none() {
-            let why = "this store cannot count anonymous sessions";
-            let operation = "limit the anonymous sessions";
-            return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+        let has_index = self.store.index().is_some();
+        for (is_set, operation) in [
+            (settings.session_limit.is_some(), "limit the sessions of a user"),
+            (settings.max_anonymous.is_some(), "limit the anonymous sessions"),
+        ] {
+            if is_set && !has_index {
+                let why = "this store cannot count them";
+                return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+            }
         }
         let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if is_unlimited(&settings.lifetime)
@@ -465,7 +465,7 @@ impl SessionManagerBuilder {
         self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
         let capabilities = self.store.capabilities();
-        if self.store.index().is_some() && !capabilities.bounds_anonymous {
+        if has_index && !capabilities.bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));

@@ -16,9 +16,7 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{BlockingHook, Context, Session, run_blocking};
 
-pub use crate::backend::commit::AtLimit;
-pub use crate::backend::list::{Page, SessionFilter};
-pub use crate::record::{Client, Cursor, Stats, Summary};
+pub use crate::backend::{AtLimit, Client, Cursor, Page, SessionFilter, Stats, Summary};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

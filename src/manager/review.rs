@@ -68,7 +68,8 @@ impl Finding {
     }
 }
 
-/// The lifetimes that sessions of users can have. A handler can choose between two at every sign-in.
+/// The lifetimes that sessions of users can have. A handler can choose between two at every
+/// sign-in.
 struct Lifetimes {
     all: Vec<Lifetime>,
     /// Whether browsers can keep the cookie when they are closed.

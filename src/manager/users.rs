@@ -180,17 +180,17 @@ impl SessionManager {
         }
     }
 
-    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key, such
-    /// as a changed e-mail address. Returns their number; sessions that have expired and are not
-    /// swept count too.
+    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key,
+    /// such as a changed e-mail address. Returns their number; sessions that have expired and are
+    /// not swept count too.
     ///
     /// Change the account first, so that no sign-in uses the former key afterwards. A request that
-    /// has read its session before still sees the former key. The limit per user applies at the next
-    /// sign-in.
+    /// has read its session before still sees the former key. The limit per user applies at the
+    /// next sign-in.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can be
-    /// repeated.
+    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can
+    /// be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {
@@ -250,7 +250,7 @@ impl SessionManager {
         let recently_ended = &self.context.recently_ended;
         let ended = recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |ended| ended.iter().for_each(|ended| recently_ended.record(&[ended.id_hash])),
+            |ended| recently_ended.record(ended.iter().map(|ended| ended.id_hash)),
         )?;
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

@@ -101,7 +101,7 @@ impl Session {
         match (missing, state.loaded.session()) {
             (Missing::NotFound { reached, .. }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.end_reason = reached.or_else(reason);
+                state.ending.reason = reached.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.

@@ -1,15 +1,14 @@
 //! The activity of a session, from which its idle limit counts: when it is written, and how.
 //!
-//! Uses the cleaner and the store. Called by the first read, the first write, the commits and the
-//! end of a request.
+//! Uses the cleaner and the store. Called by the first read, the commits and the end of a request.
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Lookup, ReplacedId};
+use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
-use crate::session::load::LoadState;
+use crate::session::load::{Live, LoadState};
 use crate::session::{Session, State};
 
 /// Sessions with a shorter idle limit are touched without waiting for a batch.
@@ -29,7 +28,6 @@ impl Session {
     /// | point | condition | written by |
     /// |---|---|---|
     /// | first read | the session may reach its idle limit before the request ends | a touch |
-    /// | first write without a read | the same, and the store has the session in memory | a touch |
     /// | a commit | none | the commit |
     /// | end of the request | none | a touch |
     ///
@@ -40,31 +38,19 @@ impl Session {
         state.first_use.filter(|_| !state.ignored && !self.prefetch).map(Touch::at)
     }
 
-    /// Touches the session that the first read has loaded.
+    /// Touches the session that the first read has loaded, if it may reach its idle limit before
+    /// the request ends.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if self.activity(state).is_some()
-            && let LoadState::Live(live) = &mut state.loaded
-        {
-            self.touch_early(&mut live.session, now);
-        }
-    }
-
-    /// Touches the session at the first write.
-    pub(super) fn touch_first_written(&self, state: &mut State) {
-        if state.first_use.is_some() {
+        if self.activity(state).is_none() {
             return;
         }
-        let now = self.context.now();
-        state.first_use = Some(now);
-        if self.activity(state).is_none() || !matches!(state.loaded, LoadState::Unread) {
-            return;
-        }
-        for id_hash in self.presented.id_hashes() {
-            let found =
-                self.context.store.get().ok().and_then(|store| store.try_load(&id_hash, now));
-            if let Some(Lookup::Live { mut session, .. }) = found {
-                return self.touch_early(&mut session, now);
-            }
+        let LoadState::Live(Live { session, .. }) = &mut state.loaded else { return };
+        let ends = session.record.limits.idle.map(|idle| session.record.seen + idle);
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
+            let touch = Touch::at(now);
+            self.touch(session, touch, now);
+            // The end of the request then does not write it again.
+            session.record.touch(touch);
         }
     }
 
@@ -72,17 +58,6 @@ impl Session {
     pub(super) fn touch_at_end(&self, state: &State) {
         if let (Some(session), Some(touch)) = (state.loaded.session(), self.activity(state)) {
             self.touch(session, touch, self.context.now());
-        }
-    }
-
-    fn touch_early(&self, session: &mut LiveSession, now: Timestamp) {
-        let record = &session.record;
-        let ends = record.limits.idle.map(|idle| record.seen + idle);
-        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
-            let touch = Touch::at(now);
-            self.touch(session, touch, now);
-            // The end of the request then does not write it again.
-            session.record.touch(touch);
         }
     }
 

@@ -87,10 +87,11 @@ pub enum RecentAuth {
 }
 
 impl Session {
-    /// Records that the signed-in user has proved the identity once more, now and at this level: the
-    /// password before a change of the e-mail address, or a second factor. In contrast to another
-    /// [`sign_in`](Self::sign_in), the limits and the end of the session, the identity provider's id
-    /// and the CSRF secret stay, so forms in open pages still work. The session gets a new id.
+    /// Records that the signed-in user has proved the identity once more, now and at this level:
+    /// the password before a change of the e-mail address, or a second factor. In contrast to
+    /// another [`sign_in`](Self::sign_in), the limits and the end of the session, the identity
+    /// provider's id and the CSRF secret stay, so forms in open pages still work. The session gets
+    /// a new id.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
@@ -124,13 +125,7 @@ impl Session {
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(user.clone(), now, level));
         state.changes.renew = state.loaded.issued().is_none();
-        self.end_marked_sessions(&mut state)?;
-        self.store_changes(&mut state)?;
-        Ok(if state.loaded.has_discarded_changes() {
-            CommitOutcome::Discarded
-        } else {
-            CommitOutcome::Stored
-        })
+        self.store_now(&mut state)
     }
 
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a

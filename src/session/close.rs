@@ -25,7 +25,7 @@ const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 impl Session {
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
-    pub(crate) fn may_be_read_later(&self) {
+    pub(crate) fn mark_read_later(&self) {
         let mut state = self.state();
         if !self.presented.is_empty() {
             state.response.varies = true;
@@ -34,7 +34,7 @@ impl Session {
     }
 
     /// Records that the response has flash messages.
-    pub(crate) fn has_shown_flashes(&self) {
+    pub(crate) fn mark_flashes_shown(&self) {
         self.state().response.has_flash = true;
     }
 
@@ -56,8 +56,8 @@ impl Session {
     fn store_at_close(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
         if state.ignored {
             state.changes = Changes::default();
-            state.to_destroy.clear();
-            state.sign_out = SignOut::NotRequested;
+            state.ending.to_destroy.clear();
+            state.ending.sign_out = SignOut::NotRequested;
         }
         let discard = match outcome {
             Outcome::Completed => false,
@@ -68,7 +68,7 @@ impl Session {
             state.changes.drop_data();
             state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.end_marked_sessions(state)?;
+        self.end_marked_sessions(&mut state.ending)?;
         state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
             // Changes that were made before the load failed are not stored either.
@@ -80,10 +80,12 @@ impl Session {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order.
-            None if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
+            None if state.ending.sign_out != SignOut::NotRequested
+                && !self.presented.is_empty() =>
+            {
                 let settings = &self.context.settings;
                 let mut fields = settings.transport.remove(settings.no_store_when_signed_in);
-                fields.extend(settings.remove_former());
+                fields.extend(settings.former_removals());
                 fields
             }
             None => Vec::new(),
@@ -110,7 +112,7 @@ impl Session {
         let mut fields = settings.transport.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
         if self.presented.ids.iter().any(|presented| presented.by_former_name) {
-            fields.extend(settings.remove_former());
+            fields.extend(settings.former_removals());
         }
         fields
     }
@@ -137,7 +139,7 @@ impl Session {
             discarded: state.response.has_discarded_changes,
             sharing,
             no_store: is_private || is_form,
-            clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
+            clear_site_data: settings.clear_site_data && state.ending.sign_out == SignOut::Done,
         }
     }
 

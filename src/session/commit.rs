@@ -16,7 +16,7 @@ use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{CommitOutcome, Session, Settings, SignOut, State, csrf_secret};
+use crate::session::{CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -29,8 +29,13 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.end_marked_sessions(&mut state)?;
-        self.store_changes(&mut state)?;
+        self.store_now(&mut state)
+    }
+
+    /// Stores all changes, and the ends of the sessions that are marked for it.
+    pub(super) fn store_now(&self, state: &mut State) -> Result<CommitOutcome> {
+        self.end_marked_sessions(&mut state.ending)?;
+        self.store_changes(state)?;
         Ok(if state.loaded.has_discarded_changes() {
             CommitOutcome::Discarded
         } else {
@@ -39,16 +44,16 @@ impl Session {
     }
 
     /// Ends the sessions that a sign-in or the handler has marked for it.
-    pub(super) fn end_marked_sessions(&self, state: &mut State) -> Result<()> {
-        while let Some(id_hash) = state.to_end_after_sign_in.last() {
+    pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
+        while let Some(id_hash) = ending.after_sign_in.last() {
             self.end_session_of(id_hash, EndReason::Superseded)?;
-            state.to_end_after_sign_in.pop();
+            ending.after_sign_in.pop();
         }
-        while let Some(id_hash) = state.to_destroy.last() {
+        while let Some(id_hash) = ending.to_destroy.last() {
             if self.end_session_of(id_hash, EndReason::SignedOut)? {
-                state.sign_out = SignOut::Done;
+                ending.sign_out = SignOut::Done;
             }
-            state.to_destroy.pop();
+            ending.to_destroy.pop();
         }
         Ok(())
     }
@@ -71,8 +76,10 @@ impl Session {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
-            Committed::Done { retired_ids, .. } => recently_ended.record(retired_ids),
-            Committed::Ended(ended) => recently_ended.record(&[ended.id_hash, commit.id_hash]),
+            Committed::Done { retired_ids, .. } => {
+                recently_ended.record(retired_ids.iter().copied())
+            }
+            Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
         match commit.action {
@@ -119,7 +126,8 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let renews = state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some()
+        let renews = (state.changes.renew
+            && self.known_id(state.loaded.issued(), id_hash).is_some())
             || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
@@ -129,10 +137,9 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
-        let proposal = Proposal::new(id_hash, action);
+        let plan = CommitPlan::new(id_hash, action);
         let activity = self.activity(state);
-        let State { loaded, changes, .. } = state;
-        let session = match self.commit_to(loaded, changes, activity, proposal)? {
+        let session = match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -163,10 +170,9 @@ impl Session {
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
-        let proposal = Proposal::new(&id_hash, Action::Create(new_session));
+        let plan = CommitPlan::new(&id_hash, Action::Create(new_session));
         let activity = self.activity(state);
-        let State { loaded, changes, .. } = state;
-        match self.commit_to(loaded, changes, activity, proposal)? {
+        match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
@@ -200,16 +206,16 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes as the proposal says, and recomputes them on the stored session after
-    /// each revision mismatch.
+    /// Commits the changes as planned, and recomputes them on the stored session after each
+    /// revision mismatch.
     pub(super) fn commit_to(
         &self,
         loaded: &mut LoadState,
         changes: &mut Changes,
         activity: Option<Touch>,
-        proposal: Proposal<'_>,
+        plan: CommitPlan<'_>,
     ) -> Result<Committed> {
-        let Proposal { id_hash, action, kind } = proposal;
+        let CommitPlan { id_hash, action, kind } = plan;
         let queues = self.context.update_queues.get()?;
         let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
         let newest = attempts.start(changes.base_revision)?;
@@ -254,17 +260,17 @@ fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Resul
     Ok(())
 }
 
-/// A commit to the session of an id hash.
-pub(super) struct Proposal<'p> {
+/// The parts of a commit that stay the same when its changes are recomputed.
+pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
     pub(super) kind: DeltaKind<'p>,
 }
 
-impl<'p> Proposal<'p> {
-    /// Proposes to commit all changes.
+impl<'p> CommitPlan<'p> {
+    /// Makes the plan to commit all changes.
     pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        Proposal { id_hash, action, kind: DeltaKind::All }
+        CommitPlan { id_hash, action, kind: DeltaKind::All }
     }
 }
 

@@ -71,8 +71,8 @@ impl Context {
         }
     }
 
-    /// Returns which browsers reject a cookie that is sent in response to this request, if its browser
-    /// does.
+    /// Returns the browsers that reject the cookie of a response to this request; `None` if its
+    /// browser accepts it.
     pub(crate) fn cookie_rejected_by(&self, head: &RequestHead<'_>) -> Option<RejectedBy> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::Proposal;
+use crate::session::commit::CommitPlan;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -182,9 +182,9 @@ impl Session {
         };
         let (data, revision) = (state.loaded.data(), state.loaded.revision());
         separate.update(NAME, data, revision, Box::new(keep_stored))?;
-        let merge = Proposal::new(&id_hash, Action::Merge);
+        let plan = CommitPlan::new(&id_hash, Action::Merge);
         let activity = self.activity(state);
-        match self.commit_to(&mut state.loaded, &mut separate, activity, merge)? {
+        match self.commit_to(&mut state.loaded, &mut separate, activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.set_session(session, &id_hash);

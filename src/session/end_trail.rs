@@ -88,7 +88,7 @@ impl Session {
     pub fn ended(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
-        Ok(state.end_reason)
+        Ok(state.ending.reason)
     }
 
     /// Reports a session that this request has ended.

@@ -126,6 +126,7 @@ impl Session {
         let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store.get()?;
+            // A store that knows the session in memory needs no call of the hook.
             let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
             let found =
                 immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
@@ -151,7 +152,7 @@ impl Session {
         let mut absence = Absence::default();
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
-                state.end_reason = None;
+                state.ending.reason = None;
                 return Ok(true);
             };
             match missing {
@@ -170,7 +171,7 @@ impl Session {
                 }
                 Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
                     let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
-                    state.end_reason = state.end_reason.or_else(reason);
+                    state.ending.reason = state.ending.reason.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
                     let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;
                     absence.ended_since_open = absence.ended_since_open.max(ended);

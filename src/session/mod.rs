@@ -62,12 +62,13 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// step, and values that this request did not change stay as they are. Until the application
 /// writes, nothing is stored and no cookie is sent.
 ///
-/// The idle limit counts from a request's first use of its session, however long the request takes
-/// after it. Read the session before long work: the read keeps it live. A request that only writes
-/// keeps it live from its commit; if the store has the session in memory, from its first write.
+/// The idle limit restarts at a request's first use of its session, not at the request's end. Read
+/// the session before long work: if it could reach its limit meanwhile, the read restarts the limit
+/// immediately. A request that only writes restarts it with its commit.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is raised.
+/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
+/// raised.
 pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
@@ -76,7 +77,8 @@ pub struct Session {
     ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The browsers that reject a cookie of the response, if that of this request does.
+    /// The browsers that reject the cookie of the response; `None` if that of this request accepts
+    /// it.
     cookie_rejected_by: Option<RejectedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
@@ -98,21 +100,27 @@ struct State {
     changes: Changes,
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
-    /// Sessions that the handler destroyed; they end with the next commit or the request.
-    to_destroy: Vec<SessionIdHash>,
-    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
-    /// it does not undo the sign-in.
-    to_end_after_sign_in: Vec<SessionIdHash>,
-    sign_out: SignOut,
+    ending: Ending,
     ignored: bool,
     /// A request to an exempt path may begin a session.
     cross_site_allowed: bool,
     closed: bool,
-    /// Why the presented session has ended, if that is known.
-    end_reason: Option<EndReason>,
     response: ResponseFacts,
     /// The time of the first use of the session, which is its activity.
     first_use: Option<Timestamp>,
+}
+
+/// The sessions that the request ends, and how the presented one has ended.
+#[derive(Debug, Default)]
+struct Ending {
+    /// Sessions that the handler destroyed; they end with the next commit or the request.
+    to_destroy: Vec<SessionIdHash>,
+    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
+    /// it does not undo the sign-in.
+    after_sign_in: Vec<SessionIdHash>,
+    sign_out: SignOut,
+    /// Why the presented session has ended, if that is known.
+    reason: Option<EndReason>,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -147,7 +155,7 @@ impl State {
     fn reset(&mut self, sign_out: SignOut) {
         self.set_absent(Absence::default());
         self.changes = Changes::default();
-        self.sign_out = self.sign_out.max(sign_out);
+        self.ending.sign_out = self.ending.sign_out.max(sign_out);
         self.ignored = false;
         self.response.varies = true;
     }
@@ -212,7 +220,7 @@ impl Drop for Session {
         let done = state.closed || state.ignored;
         if !done
             && (!state.changes.is_empty()
-                || !state.to_destroy.is_empty()
+                || !state.ending.to_destroy.is_empty()
                 || state.loaded.issued().is_some())
         {
             self.context.report_unclosed(state.loaded.public_id().as_ref());
@@ -324,13 +332,13 @@ impl Session {
         state.check_readable(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
-        self.touch_first_written(&mut state);
+        state.first_use.get_or_insert_with(|| self.context.now());
         Ok(state)
     }
 
     /// Refuses to begin or end a session in a request that the page of another site sent, as it can
-    /// to an exempt path. Such a request comes without the cookie, and the response would replace or
-    /// remove it.
+    /// to an exempt path. Such a request comes without the cookie, and the response would replace
+    /// or remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
         if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
@@ -341,9 +349,9 @@ impl Session {
         Ok(())
     }
 
-    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove the
-    /// cookie, although another site sent it. Call it once the request has proved where it comes
-    /// from.
+    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
+    /// the cookie, although another site sent it. Call it once the request has proved where it
+    /// comes from.
     ///
     /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
     /// request begins replaces the one that the browser has, so any site could sign the user out.
@@ -391,8 +399,8 @@ impl Session {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's, unless
-    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
+    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
     #[must_use]
     pub fn client_address(&self) -> Option<IpAddr> {
         self.address
@@ -428,7 +436,7 @@ impl Session {
 
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
     /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
-    /// and the browser drops it at its end.
+    /// and the browser deletes it when it is closed.
     ///
     /// The choice applies to a session that begins in this request, or that a user signs in to
     /// later in this request. Any other session keeps the choice that was made when it began.
@@ -488,8 +496,8 @@ impl Session {
         self.check_cross_site(&state, OPERATION)?;
         let current = state.loaded.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
-            if !state.to_destroy.contains(&id_hash) {
-                state.to_destroy.push(id_hash);
+            if !state.ending.to_destroy.contains(&id_hash) {
+                state.ending.to_destroy.push(id_hash);
             }
         }
         state.reset(SignOut::Requested);

@@ -14,8 +14,8 @@ use crate::session::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
-/// How long an ending is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may begin a new session.
+/// How long an ending is remembered at least, unless many others follow it. The changes of a
+/// request that takes longer may begin a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
@@ -95,15 +95,12 @@ impl RecentlyEnded {
     }
 
     /// Records the endings of the sessions of these id hashes.
-    pub(crate) fn record(&self, ended: &[SessionIdHash]) {
-        ended.iter().for_each(|id_hash| self.insert(*id_hash));
-    }
-
-    fn insert(&self, id_hash: SessionIdHash) {
-        let now = instant();
+    pub(crate) fn record(&self, ended: impl IntoIterator<Item = SessionIdHash>) {
         let Ok(mut endings) = self.lock() else { return };
-        endings.by_id.rotate(RETENTION, now);
-        endings.by_id.insert(id_hash, self.count_ending());
+        for id_hash in ended {
+            endings.by_id.rotate(RETENTION, instant());
+            endings.by_id.insert(id_hash, self.count_ending());
+        }
     }
 
     /// Records that a call of the manager has ended all sessions.
@@ -171,7 +168,7 @@ mod tests {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.count();
-        recently_ended.record(&[id_hash]);
+        recently_ended.record([id_hash]);
         assert!(recently_ended.await_ended(&id_hash, before).unwrap());
         assert!(!recently_ended.await_ended(&id_hash, recently_ended.count()).unwrap());
         let other = SessionIdHash::from_bytes([2; 32]);
@@ -190,7 +187,7 @@ mod tests {
         let before = recently_ended.count();
         let in_flight = recently_ended.begin().unwrap();
         assert_eq!(recently_ended.ended_since(&id_hash, before).unwrap(), EndedSinceOpen::InDoubt);
-        recently_ended.record(&[id_hash]);
+        recently_ended.record([id_hash]);
         assert_eq!(recently_ended.ended_since(&id_hash, before).unwrap(), EndedSinceOpen::Yes);
         assert_eq!(recently_ended.ended_since(&other, before).unwrap(), EndedSinceOpen::InDoubt);
         drop(in_flight);
@@ -206,7 +203,7 @@ mod tests {
             SessionIdHash::from_bytes(bytes)
         };
         let before = recently_ended.count();
-        recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
+        recently_ended.record((0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
             let endings = recently_ended.lock().unwrap();
             (0..5 * GENERATION_SIZE).filter(|n| endings.by_id.get(&id_hash(*n)).is_some()).count()

@@ -56,7 +56,7 @@ pub(crate) struct Settings {
     /// The former names of the cookie. Sessions under them move to the current name.
     pub(crate) former: Vec<FormerCookie>,
     pub(crate) lifetime: Lifetime,
-    /// The lifetime of sessions whose cookie the browser drops when it is closed; `lifetime` if
+    /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
     pub(crate) browser_session: Option<Lifetime>,
     /// The lifetime of anonymous sessions, if the application sets one.
@@ -106,7 +106,7 @@ impl Settings {
     }
 
     /// Returns the response header fields that remove the cookies of former names.
-    pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
+    pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
         self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
     }
 

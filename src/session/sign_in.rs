@@ -8,7 +8,7 @@ use crate::event::{EndReason, Event};
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{DeltaKind, Proposal};
+use crate::session::commit::{CommitPlan, DeltaKind};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::contention_error;
@@ -16,9 +16,9 @@ use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
-/// The maximum number of attempts. Another one follows only if the session that this one was to join
-/// was renewed or has ended in between, which parallel clients hardly cause twice. The bound ends the
-/// loop if a store contradicts itself.
+/// The maximum number of attempts. Another one follows only if the session that this one was to
+/// join was renewed or has ended in between, which parallel clients hardly cause twice. The bound
+/// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
 /// A sign-in, which may take several attempts.
@@ -98,7 +98,7 @@ impl Session {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
-        self.end_marked_sessions(&mut state)?;
+        self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
@@ -127,7 +127,7 @@ impl Session {
                     return Ok(SignIn::Refused);
                 }
                 Attempt::Done(ended) => {
-                    state.to_end_after_sign_in.extend(others);
+                    state.ending.after_sign_in.extend(others);
                     state.changes = Changes::default();
                     // Raised last, so that a panicking listener cannot undo the sign-in.
                     for ended in &ended {
@@ -184,8 +184,8 @@ impl Session {
         };
         let kind = DeltaKind::SignIn(&Secret::of_id(&id));
         let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
-        let proposal = Proposal { id_hash: from, action, kind };
-        match self.commit_to(loaded, changes, *activity, proposal)? {
+        let plan = CommitPlan { id_hash: from, action, kind };
+        match self.commit_to(loaded, changes, *activity, plan)? {
             Committed::Done { session, ended, .. } => {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done(ended))
@@ -215,9 +215,9 @@ impl Session {
     /// renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
         let id_hash = id.hash(self.realm_tag());
-        let proposal = Proposal { id_hash: &id_hash, action: Action::Merge, kind: DeltaKind::Join };
+        let plan = CommitPlan { id_hash: &id_hash, action: Action::Merge, kind: DeltaKind::Join };
         let SignInRequest { loaded, changes, activity, .. } = request;
-        match self.commit_to(loaded, changes, *activity, proposal)? {
+        match self.commit_to(loaded, changes, *activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done(Vec::new()))

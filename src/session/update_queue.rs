@@ -21,23 +21,17 @@ const MAX_WAITING: usize = 64;
 /// The maximum time from a commit's first attempt to its last.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// The number of locks over which the sessions are distributed.
-const SHARDS: usize = 64;
+/// The sessions that are being updated, each with the requests that wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct UpdateQueues(Mutex<Queues>);
 
-/// The queues of all sessions that are being updated.
-#[derive(Debug)]
-pub(crate) struct UpdateQueues {
-    shards: [Mutex<Shard>; SHARDS],
-}
-
-/// The sessions of one shard that are being updated, with the requests that wait for them.
-type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
+type Queues = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
 /// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
-/// The attempts of one commit. The first needs no turn, unless other requests update the session;
-/// further ones have the turn.
+/// The attempts of one commit. The first attempt waits for a turn only if another request has it;
+/// every later attempt is made with the turn.
 pub(super) struct UpdateAttempts<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
@@ -57,22 +51,14 @@ struct Turn<'q> {
     newest: Option<Record>,
 }
 
-impl Default for UpdateQueues {
-    fn default() -> Self {
-        UpdateQueues { shards: std::array::from_fn(|_| Mutex::default()) }
-    }
-}
-
 impl UpdateQueues {
-    fn shard(&self, id_hash: &SessionIdHash) -> MutexGuard<'_, Shard> {
-        let [first, ..] = *id_hash.as_bytes();
-        let [zeroth, ..] = &self.shards;
-        self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth).lock().ignore_poison()
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.0.lock().ignore_poison()
     }
 
     /// Returns whether a request has the turn to update the session of `id_hash`.
     fn is_contended(&self, id_hash: &SessionIdHash) -> bool {
-        self.shard(id_hash).contains_key(id_hash)
+        self.lock().contains_key(id_hash)
     }
 
     /// Waits until the deadline for a turn to update the session of `id_hash`.
@@ -88,8 +74,8 @@ impl UpdateQueues {
 
     /// Joins the queue; returns `None` if there was none, and the request has the turn.
     fn enter(&self, id_hash: &SessionIdHash) -> Result<Option<Arc<Waiter>>> {
-        let mut shard = self.shard(id_hash);
-        let waiting = match shard.entry(*id_hash) {
+        let mut queues = self.lock();
+        let waiting = match queues.entry(*id_hash) {
             Entry::Vacant(vacant) => {
                 vacant.insert(VecDeque::new());
                 return Ok(None);
@@ -97,7 +83,7 @@ impl UpdateQueues {
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
         if waiting.len() >= MAX_WAITING {
-            drop(shard);
+            drop(queues);
             // Without this, refused requests that retry immediately would keep the waiting ones off
             // the processor.
             thread::yield_now();
@@ -129,19 +115,19 @@ impl UpdateQueues {
 
     /// Passes the turn to the first waiter, or removes the queue if there is none.
     fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
-        let mut shard = self.shard(id_hash);
-        let Some(next) = shard.get_mut(id_hash).and_then(VecDeque::pop_front) else {
-            shard.remove(id_hash);
+        let mut queues = self.lock();
+        let Some(next) = queues.get_mut(id_hash).and_then(VecDeque::pop_front) else {
+            queues.remove(id_hash);
             return;
         };
-        drop(shard);
+        drop(queues);
         next.send(newest);
     }
 
     /// Removes the waiter from the queue, and returns whether it was in it.
     fn remove(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) -> bool {
-        let mut shard = self.shard(id_hash);
-        let Some(waiting) = shard.get_mut(id_hash) else { return false };
+        let mut queues = self.lock();
+        let Some(waiting) = queues.get_mut(id_hash) else { return false };
         let at = waiting.iter().position(|other| Arc::ptr_eq(other, waiter));
         at.and_then(|at| waiting.remove(at)).is_some()
     }
@@ -192,9 +178,9 @@ impl<'q> UpdateAttempts<'q> {
         if self.turn.is_none() {
             return;
         }
-        let shard = self.queues.shard(&self.id_hash);
-        let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
-        drop(shard);
+        let queues = self.queues.lock();
+        let next = queues.get(&self.id_hash).and_then(VecDeque::front).cloned();
+        drop(queues);
         if let Some(next) = next {
             next.announce();
         }
@@ -259,7 +245,7 @@ mod tests {
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
-        queues.shards.iter().all(|shard| shard.lock().ignore_poison().is_empty())
+        queues.lock().is_empty()
     }
 
     #[test]
@@ -305,8 +291,7 @@ mod tests {
         let waiters: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
         let refused = queues.turn(&id_hash(1), instant() + MAX_WAIT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
-        // This session is in the same shard.
-        let other = turn(&queues, &id_hash(65));
+        let other = turn(&queues, &id_hash(2));
         for waiter in &waiters {
             queues.wait(&id_hash(1), waiter, instant()).unwrap_err();
         }

@@ -63,7 +63,15 @@ impl Example {
         format!("http://{host}:{}/", self.address.port())
     }
 
-    /// Asks it to stop, as an operator does, and returns its whole log.
+    /// Asks it to stop, as an operator does, and waits until it knows.
+    pub fn ask_to_stop(&mut self) {
+        terminate(self.process.0.id());
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        assert_eq!(line, "stopping\n");
+    }
+
+    /// Asks it to stop, waits until it has stopped, and returns its whole log.
     pub fn stop(mut self) -> Vec<String> {
         terminate(self.process.0.id());
         let mut log = vec![];

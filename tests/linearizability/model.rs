@@ -7,13 +7,14 @@ use super::operations::{
     UserSession, Who,
 };
 
-/// For so long a replaced id hash is remembered, after it was replaced and after its grace.
+/// The time for which a replaced id hash is remembered, after the later of its replacement and the
+/// end of its grace.
 const REMEMBERED: Moment = 600_000;
 
-/// This many replaced id hashes of a session are remembered.
+/// The maximum number of remembered replaced id hashes of a session.
 const MOST_REPLACED: usize = 8;
 
-/// A request that came up to so long after its id was replaced counts as concurrent.
+/// A request that came within this time after its id was replaced counts as concurrent.
 const CONCURRENT: Moment = 10_000;
 
 /// A touch is due after this share of the idle limit.
@@ -22,19 +23,19 @@ const TOUCHES_PER_IDLE_LIMIT: Moment = 40;
 /// The sessions of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Sessions {
-    /// As memcached does. A renewal that is done may find the session ended when it comes back to
-    /// it; it says so.
-    /// A sign-in over a session that has expired removes it first, and begins another then: in
-    /// between a request with an earlier time, at which it would be live, finds neither.
+    /// Whether a session gets a new id in several steps, as in memcached. A renewal can then store
+    /// the session under the new id, and answer that it has ended, because another request ended it
+    /// before the last step. A sign-in on an expired session first removes that and then begins
+    /// another; in between, a request whose time is before the deadline finds neither.
     pub moves_in_steps: bool,
-    /// It looks for ended sessions first and removes them then; one that is renewed in between, by
-    /// an operation for which it has not ended yet, is left to the next sweep.
+    /// Whether a sweep first lists the expired sessions and then removes them. One that an operation
+    /// with an earlier time renews in between is left to the next sweep.
     pub sweeps_in_two_steps: bool,
     pub reads: Reads,
 }
 
 impl Sessions {
-    /// As SQLite keeps them.
+    /// Those of SQLite.
     pub const PLAIN: Sessions =
         Sessions { moves_in_steps: false, sweeps_in_two_steps: false, reads: Reads::Latest };
 }

@@ -66,9 +66,12 @@ impl Site {
 
 /// The application as one process has it. Its argon2 is as fast as possible.
 fn app(folder: &Folder, proxies: u8, clock: &ManualClock) -> App {
+    app_on(SqliteStore::open(folder.database()).unwrap(), proxies, clock)
+}
+
+fn app_on(store: SqliteStore, proxies: u8, clock: &ManualClock) -> App {
     let params = Params::new(Params::MIN_M_COST, 1, 1, None).unwrap();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let store = SqliteStore::open(folder.database()).unwrap();
     App::new(store, CookieConfig::new(), proxies, argon2, clock.clone()).unwrap()
 }
 
@@ -446,6 +449,24 @@ fn a_newer_schema_of_the_own_tables_is_refused() {
     site.app.db.write(|tx| Ok(tx.pragma_update(None, "user_version", 99)?)).unwrap();
     let store = SqliteStore::open(site.folder.database()).unwrap();
     assert!(notes::database::Database::new(store).is_err());
+}
+
+#[test]
+fn a_locked_database_is_answered_with_503() {
+    let site = Site::new();
+    site.user("ada");
+    let timeout = Duration::from_millis(50);
+    let store = SqliteStore::builder(site.folder.database()).busy_timeout(timeout);
+    let hasty = app_on(store.open().unwrap(), 0, &site.clock);
+    let mut ada = Visitor::new(&hasty);
+    assert_eq!(sign_in(&mut ada, "ada", PASSWORD).location(), "/");
+    ada.get("/");
+    let milk = [("text", "milk")];
+    let reply = site.app.db.write(|_| Ok(ada.post("/notes", &milk))).unwrap();
+    assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("5")));
+    assert!(!ada.get("/").body.contains("milk"));
+    assert_eq!(ada.post("/notes", &milk).location(), "/");
+    assert!(ada.get("/").body.contains("milk"));
 }
 
 #[test]

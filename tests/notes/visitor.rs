@@ -22,6 +22,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
     pub(crate) set_cookie: Option<String>,
+    pub(crate) retry_after: Option<String>,
     pub(crate) body: String,
 }
 
@@ -98,12 +99,12 @@ impl<'a> Visitor<'a> {
             found.next_back().map(|(_, value)| value.to_string())
         };
         let (status, location) = (response.status_code, header("Location"));
-        let set_cookie = header("Set-Cookie");
+        let (set_cookie, retry_after) = (header("Set-Cookie"), header("Retry-After"));
         let mut body = String::new();
         response.data.into_reader_and_size().0.read_to_string(&mut body).unwrap();
         if field_of_form(&body, "csrf").is_some() {
             self.form.clone_from(&body);
         }
-        Reply { status, location, set_cookie, body }
+        Reply { status, location, set_cookie, retry_after, body }
     }
 }

@@ -125,10 +125,10 @@ impl Worked {
 }
 
 /// So many of a hundred of all kills of this program.
-fn kill_and_look(role: &str, processes: u64, shard: u64) {
+fn kill_and_look(role: &str, processes: u64, percent: u64) {
     let mut dice = Dice::new(crate::common::dice::seed());
     let kills =
-        (crate::common::dice::number("CLOAKROOM_KILLS").unwrap_or(60) * shard).div_ceil(100);
+        (crate::common::dice::number("CLOAKROOM_KILLS").unwrap_or(60) * percent).div_ceil(100);
     let (mut killed, mut looks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
     while killed < kills {
         let (folder, mut ledger) = (Folder::new(), Ledger::default());

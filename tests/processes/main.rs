@@ -7,3 +7,4 @@ mod contention;
 mod crash;
 mod crash_http;
 mod soak;
+mod stop;

@@ -183,16 +183,16 @@ fn soak(framework: &str, seconds: u64) {
         took = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     });
     took.sort();
-    let shard = |percent: usize| took[(took.len() - 1) * percent / 100];
+    let percentile = |percent: usize| took[(took.len() - 1) * percent / 100];
     let last = sizes[3];
     let expired: u64 = sizes.iter().map(|sizes| sizes.expired).sum();
     println!(
         "{framework}: {} requests in {seconds} s, 0 failed, {expired} expired ones swept; median {:?}, p99 {:?}, longest {:?}; \
          memory {} MiB, file {} MiB, log {} MiB at most",
         took.len(),
-        shard(50),
-        shard(99),
-        shard(100),
+        percentile(50),
+        percentile(99),
+        percentile(100),
         last.memory / MIB,
         last.file / MIB,
         sizes.iter().map(|sizes| sizes.log).max().unwrap() / MIB,

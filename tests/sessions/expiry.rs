@@ -347,17 +347,6 @@ fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
 }
 
 #[test]
-fn a_request_that_only_writes_keeps_a_session_in_memory() {
-    let folder = Folder::new();
-    for cleaner in [true, false] {
-        let during: Use = |session| session.set("m", 1).unwrap();
-        outlast(SessionManager::builder(MemoryStore::new()), cleaner, during);
-        let file = SqliteStore::open(folder.fresh()).unwrap();
-        outlast(SessionManager::builder(file), cleaner, during);
-    }
-}
-
-#[test]
 fn a_request_that_uses_its_session_too_late_revives_nothing() {
     on_both_stores(idle_alone(SECOND * 900), |app| {
         let browser = app.visitor(1);

@@ -144,7 +144,7 @@ fn an_update_that_fits_no_longer_changes_nothing() {
 }
 
 #[test]
-fn writing_what_is_there_already_changes_nothing_for_others() {
+fn a_write_of_the_stored_value_does_not_raise_the_revision() {
     on_both_stores(defaults, |app| {
         let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();

@@ -13,7 +13,7 @@ use crate::common::credentials::{Credential, TRANSPORTS, sign_in_as};
 use crate::common::every_store::on_every_store;
 
 #[test]
-fn an_id_of_one_manager_is_nothing_to_another() {
+fn an_id_of_one_manager_finds_nothing_in_another() {
     on_every_store(defaults, |app| {
         for (transport, configure) in TRANSPORTS {
             let visitors = app.another(|builder| configure(builder, "x-visitor"));
@@ -235,7 +235,7 @@ fn a_sign_out_after_a_rename_removes_both_cookies() {
 }
 
 #[test]
-fn the_cookie_of_today_counts_before_that_of_yesterday() {
+fn the_current_cookie_name_counts_before_former_names() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
         let after =
@@ -244,14 +244,14 @@ fn the_cookie_of_today_counts_before_that_of_yesterday() {
         request(&after, &[("old", &old), ("new", &new)], |session| {
             assert_eq!(session.user().unwrap(), Some(user("ada")));
         });
-        // An id of the former name is none of today's, nor the reverse.
+        // An id counts only under the name for which it was issued.
         assert_eq!(old.user(&after, "new"), None);
         assert_eq!(new.user(&after, "old"), None);
     });
 }
 
 #[test]
-fn realms_and_former_names_that_cannot_be_are_refused() {
+fn invalid_realms_and_former_names_are_refused() {
     let builder = || SessionManager::builder(MemoryStore::new());
     let long = "x".repeat(256);
     for bad in [

@@ -95,7 +95,7 @@ fn a_join_raises_an_event_of_its_sign_in() {
 }
 
 #[test]
-fn a_join_that_clears_keeps_form_secret_and_data() {
+fn a_join_that_clears_keeps_csrf_secret_and_data() {
     on_every_store(defaults, |app| {
         let handler = |session: &Session| {
             session.clear().unwrap();
@@ -117,7 +117,7 @@ fn a_join_that_clears_keeps_form_secret_and_data() {
 }
 
 #[test]
-fn no_form_secret_from_before_a_sign_in_comes_back_by_a_join() {
+fn no_csrf_secret_from_before_a_sign_in_comes_back_by_a_join() {
     on_every_store(defaults, |app| {
         let mut client = app.visitor(1);
         let mut planted = String::new();

@@ -231,7 +231,7 @@ fn verify(app: &App, browser: &Browser, token: &str) -> bool {
 }
 
 #[test]
-fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
+fn a_csrf_token_in_flight_is_valid_with_the_replaced_id() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (mut old, new) = by.replace(&app);
@@ -255,7 +255,7 @@ fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
 }
 
 #[test]
-fn a_form_token_for_a_stale_id_begins_a_session() {
+fn a_csrf_token_for_a_stale_id_begins_a_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for after in [LATE, FORGOTTEN] {

@@ -147,7 +147,7 @@ fn odd_user_names_work_and_impossible_ones_are_refused() {
 // Revocation.
 
 #[test]
-fn one_session_is_revoked_by_its_handle_and_only_by_its_owner() {
+fn a_session_is_revoked_by_its_public_id_and_its_owner_only() {
     on_both_stores(defaults, |app| {
         let (mut phone, laptop) = (app.signed_in("ada"), app.signed_in("ada"));
         let bob = app.signed_in("bob");

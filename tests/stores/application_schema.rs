@@ -179,6 +179,39 @@ fn a_sign_out_ends_what_a_trigger_or_a_chain_keeps() {
 }
 
 #[test]
+fn a_table_that_fails_a_sweep_is_named() {
+    for (schema, table) in [
+        (
+            "CREATE TABLE visits (id INTEGER PRIMARY KEY, session INTEGER
+                 REFERENCES cloakroom_sessions ON DELETE CASCADE);
+             CREATE TABLE Pages (id INTEGER PRIMARY KEY, visit INTEGER
+                 REFERENCES VISITS ON DELETE CASCADE);
+             CREATE TABLE clicks (page INTEGER REFERENCES pages);
+             INSERT INTO visits SELECT id, id FROM cloakroom_sessions;
+             INSERT INTO pages SELECT id, id FROM visits;
+             INSERT INTO clicks SELECT id FROM pages",
+            "clicks",
+        ),
+        (
+            "CREATE TABLE visits (session INTEGER NOT NULL
+                 REFERENCES cloakroom_sessions ON DELETE SET NULL);
+             INSERT INTO visits SELECT id FROM cloakroom_sessions",
+            "visits",
+        ),
+    ] {
+        let folder = Folder::new();
+        let store = SqliteStore::open(folder.database()).unwrap();
+        create(&store, &Delta::new()).unwrap();
+        let connection = connect(&folder);
+        connection.execute_batch(schema).unwrap();
+        connection.execute("UPDATE cloakroom_sessions SET deadline = 1", []).unwrap();
+        let error = store.sweep(NOW, MANY).unwrap_err();
+        assert!(error.to_string().contains("`cloakroom doctor` names the table"), "{error}");
+        assert_eq!(store.admin().info().unwrap().referencing_tables, [table]);
+    }
+}
+
+#[test]
 fn rows_that_cascade_go_with_their_session() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
@@ -291,6 +324,53 @@ fn a_copy_with_triggers_on_our_tables_is_not_restored() {
         assert!(admin.restore(&copy, false, NOW, go_on()).unwrap().is_continue());
         assert!(live(&store, &id_hash).unwrap().is_none(), "{table}");
     }
+}
+
+#[test]
+fn triggers_on_own_tables_are_restored() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let connection = connect(&folder);
+    let schema = format!(
+        "{}; CREATE TABLE log (text); CREATE TRIGGER own AFTER DELETE ON visits
+         BEGIN INSERT INTO log VALUES ('deleted'); END",
+        visits("ON DELETE CASCADE")
+    );
+    connection.execute_batch(&schema).unwrap();
+    let id_hash = sign_in(&store, "ada");
+    reference(&connection, &id_hash);
+    let copy = folder.path("copy.db");
+    store.admin().backup(&copy).unwrap();
+    let admin = Admin::new(SqliteStore::builder(folder.database()));
+    let go_on = Box::new(|_| ControlFlow::Continue(()));
+    assert!(admin.restore(&copy, false, NOW, go_on).unwrap().is_continue());
+    assert!(live(&store, &id_hash).unwrap().is_none());
+    let log = "SELECT count(*) FROM log";
+    let logged: i64 = connection.query_row(log, [], |row| row.get(0)).unwrap();
+    assert_eq!(logged, 1, "the visit went with its session");
+}
+
+#[test]
+fn a_trigger_on_an_own_table_brings_no_session_back() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let connection = connect(&folder);
+    let id_hash = sign_in(&store, "ada");
+    let schema = format!(
+        "{}; CREATE TABLE kept AS SELECT * FROM cloakroom_sessions;
+         CREATE TRIGGER revive AFTER DELETE ON visits
+         BEGIN INSERT INTO cloakroom_sessions SELECT * FROM kept; END",
+        visits("ON DELETE CASCADE")
+    );
+    connection.execute_batch(&schema).unwrap();
+    reference(&connection, &id_hash);
+    let copy = folder.path("copy.db");
+    store.admin().backup(&copy).unwrap();
+    let admin = Admin::new(SqliteStore::builder(folder.database()));
+    let go_on = Box::new(|_| ControlFlow::Continue(()));
+    assert!(admin.restore(&copy, false, NOW, go_on).unwrap().is_continue());
+    assert_ended(&store, &connection, &id_hash);
+    assert_eq!(rows(&connection), 1, "the row is back, without its data");
 }
 
 #[test]

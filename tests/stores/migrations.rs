@@ -255,7 +255,7 @@ const TAKEN_OVER: [&str; 4] = [
 ];
 
 #[test]
-fn a_table_of_the_host_under_our_name_is_left_alone() {
+fn a_table_of_the_application_under_our_name_is_left_alone() {
     for theirs in TAKEN_OVER {
         let folder = Folder::new();
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();

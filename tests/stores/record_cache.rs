@@ -57,14 +57,14 @@ impl Several {
         Several { folder, stores, plain, id_hashes: vec![], public_ids: vec![], dice, now: NOW }
     }
 
-    fn any_key(&mut self) -> SessionIdHash {
+    fn any_id_hash(&mut self) -> SessionIdHash {
         match self.id_hashes.len() {
             0 => new_id_hash(),
             many => self.id_hashes[self.dice.roll(many)],
         }
     }
 
-    fn fresh_key(&mut self) -> SessionIdHash {
+    fn fresh_id_hash(&mut self) -> SessionIdHash {
         self.id_hashes.push(new_id_hash());
         self.id_hashes[self.id_hashes.len() - 1]
     }
@@ -103,7 +103,7 @@ impl Several {
         // Some requests carry an earlier time.
         let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
         let now = self.now - late;
-        let (id_hash, delta, new_session) = (self.any_key(), self.delta(), self.new_session());
+        let (id_hash, delta, new_session) = (self.any_id_hash(), self.delta(), self.new_session());
         let touch = self.dice.chance(30).then(|| Touch::at(now));
         let commit = |action| {
             let mut commit = Commit::new(&id_hash, action, delta.clone(), now);
@@ -112,21 +112,21 @@ impl Several {
         };
         match self.dice.roll(40) {
             0..8 => {
-                let id_hash = self.fresh_key();
+                let id_hash = self.fresh_id_hash();
                 store
                     .commit(&Commit::new(&id_hash, Action::Create(new_session), delta.clone(), now))
                     .map(drop)
             }
             8..18 => store.commit(&commit(Action::Merge)).map(drop),
             18..22 => {
-                let to = self.fresh_key();
+                let to = self.fresh_id_hash();
                 let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
                 store
                     .commit(&commit(Action::Renew { to, realm: Realm::default(), grace_until }))
                     .map(drop)
             }
             22..26 => {
-                let (to, user) = (self.fresh_key(), self.user());
+                let (to, user) = (self.fresh_id_hash(), self.user());
                 let limit = NonZeroU32::new(2).unwrap();
                 let mut commit = commit(Action::SignIn { to, user, new_session, join_salt: None });
                 commit.session_limit =
@@ -135,7 +135,7 @@ impl Several {
             }
             26..28 => store.commit(&commit(Action::End)).map(drop),
             28..32 => {
-                let batch: Vec<_> = (0..3).map(|_| (self.any_key(), Touch::at(now))).collect();
+                let batch: Vec<_> = (0..3).map(|_| (self.any_id_hash(), Touch::at(now))).collect();
                 store.touch(&batch, now).map_err(Error::from)
             }
             32 => store.sweep(now, 3.try_into().unwrap()).map(drop),
@@ -214,7 +214,7 @@ impl Several {
 
     fn check(&mut self, step: usize) {
         for _ in 0..self.id_hashes.len().min(20) {
-            let (id_hash, store) = (self.any_key(), self.dice.roll(self.stores.len()));
+            let (id_hash, store) = (self.any_id_hash(), self.dice.roll(self.stores.len()));
             let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
             let now = self.now - late;
             let actual = said(&self.stores[store], &id_hash, now);
@@ -319,7 +319,7 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
 }
 
 #[test]
-fn changes_by_a_trigger_of_the_host_are_seen() {
+fn changes_by_a_trigger_of_the_application_are_seen() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let others = Connection::open(folder.database()).unwrap();

@@ -215,7 +215,7 @@ fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
 }
 
 #[test]
-fn without_grace_the_old_key_is_dead_at_any_time() {
+fn without_grace_the_old_id_is_dead_at_any_time() {
     let before_1970 = Timestamp::from_millis(-1000);
     let stores: [Box<dyn Store>; 2] =
         [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];

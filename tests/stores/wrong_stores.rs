@@ -108,7 +108,7 @@ fn a_store_that_renews_by_creation_breaks_atomic_renewal() {
     let guarantee = "atomic-renewal:";
     says(&failures, guarantee, "a renewal lost the public id");
     says(&failures, guarantee, "moved the absolute deadline [");
-    says(&failures, guarantee, "[the_id_from_before_works_until_the_end_of_the_grace]");
+    says(&failures, guarantee, "[a_replaced_id_finds_the_session_within_its_grace]");
     says(&failures, guarantee, "[a_taken_id_is_a_conflict_at_renewal]");
 }
 

@@ -140,7 +140,7 @@ pub(crate) fn examine_file(
             findings.note("access", "here the file can only be read", remedy);
         }
         check_host(findings, &info.path, info);
-        check_names(findings, info);
+        check_interference(findings, info);
         check_properties(findings, info);
         let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
         let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
@@ -189,8 +189,9 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     }
 }
 
-/// Checks who else can change the file and the sessions: a second name, triggers, foreign keys.
-fn check_names(findings: &mut Findings, info: &DatabaseInfo) {
+/// Checks for what else can change the file and the sessions: a second name, triggers, foreign
+/// keys.
+fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
     match &info.second_name {
         Some(reason) => findings.problem(
             "name",
@@ -300,7 +301,8 @@ pub(crate) fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes them now",
+            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes \
+             them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),

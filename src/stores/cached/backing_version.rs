@@ -1,5 +1,5 @@
-//! The identity and the epoch of the backing store. A new epoch shows that another process has ended
-//! sessions, perhaps without invalidating the cache. A new identity shows that the store was
+//! The identity and the epoch of the backing store. A new epoch shows that another process has
+//! ended sessions, perhaps without invalidating the cache. A new identity shows that the store was
 //! restored from a copy.
 //!
 //! Called by the store before it reads the cache or names an entry.
@@ -68,8 +68,9 @@ impl BackingVersion {
 
     /// Returns the identity of the backing store, if it is known, and whether the cache may be used
     /// at `now`. If the last read of the version is older than [`FRESH`], one caller calls `read`;
-    /// concurrent callers get false and use the backing store. If the version has changed, `changed`
-    /// is called before the new one is used. While reads fail, the last version counts for its life.
+    /// concurrent callers get false and use the backing store. If the version has changed,
+    /// `changed` is called before the new one is used. While reads fail, the last version counts
+    /// for its life.
     pub(super) fn refresh(
         &self,
         now: Timestamp,

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
 use crate::stores::cached::backing_version::BackingVersion;
-use crate::stores::cached::circuit_breaker::Shards;
+use crate::stores::cached::circuit_breaker::CircuitBreakers;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
@@ -62,18 +62,18 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         } else if !(Duration::from_millis(1)..=hour).contains(&self.retry) {
             "the retry interval is from one millisecond to one hour"
         } else {
-            return Ok(self.valid());
+            return Ok(self.build_unchecked());
         };
         Err(Error::with_source(ErrorKind::Invalid, "configure a cached store", why))
     }
 
-    /// Builds the store from valid settings, as the defaults are.
-    pub(super) fn valid(self) -> CachedStore<C, S> {
+    /// Builds the store without validating the settings.
+    pub(super) fn build_unchecked(self) -> CachedStore<C, S> {
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
             backing_version: BackingVersion::new(self.life),
-            shards: Shards::new(self.cache.shards(), self.retry),
+            circuit_breakers: CircuitBreakers::new(self.cache.shards(), self.retry),
             in_flight: InFlight::default(),
             cache: self.cache,
             backing: self.backing,

@@ -1,4 +1,4 @@
-//! A circuit breaker for each shard of the cache: [`CircuitBreaker`].
+//! The circuit breakers of the cache, one for each shard.
 //!
 //! Uses no cache itself. Called by the store.
 
@@ -17,19 +17,15 @@ const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 
 /// The circuit breakers of all shards. There is at least one.
 #[derive(Debug)]
-pub(super) struct Shards {
+pub(super) struct CircuitBreakers {
     first: CircuitBreaker,
     others: Vec<CircuitBreaker>,
 }
 
-impl Shards {
+impl CircuitBreakers {
     pub(super) fn new(count: NonZeroUsize, retry_after: Duration) -> Self {
         let others = (1..count.get()).map(|_| CircuitBreaker::new(retry_after)).collect();
-        Shards { first: CircuitBreaker::new(retry_after), others }
-    }
-
-    pub(super) fn count(&self) -> usize {
-        1 + self.others.len()
+        CircuitBreakers { first: CircuitBreaker::new(retry_after), others }
     }
 
     /// Returns the breaker of `shard`, or of the first shard if there is no such shard.

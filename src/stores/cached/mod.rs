@@ -27,7 +27,7 @@ use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, Version};
-use crate::stores::cached::circuit_breaker::{CircuitBreaker, Shards};
+use crate::stores::cached::circuit_breaker::{CircuitBreaker, CircuitBreakers};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -86,7 +86,7 @@ struct CachedInner<C, S> {
     backing: S,
     freshness: Freshness,
     backing_version: BackingVersion,
-    shards: Shards,
+    circuit_breakers: CircuitBreakers,
     in_flight: InFlight,
     events: Events,
 }
@@ -94,7 +94,7 @@ struct CachedInner<C, S> {
 impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Makes a store with `cache` in front of `backing`, with all defaults.
     pub fn new(cache: C, backing: S) -> Self {
-        CachedStore::builder(cache, backing).valid()
+        CachedStore::builder(cache, backing).build_unchecked()
     }
 
     /// Starts a builder with the defaults.
@@ -116,7 +116,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
     /// Starts a probe of a shard on a background thread, if one is due. Does not block.
     fn probe_if_due(&self, shard: usize, now: Timestamp) {
-        let circuit_breaker = self.0.shards.of(shard);
+        let circuit_breaker = self.0.circuit_breakers.of(shard);
         if !circuit_breaker.begin_probe(instant()) {
             return;
         }
@@ -127,10 +127,10 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         }
     }
 
-    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is sent:
-    /// a later probe invalidates the whole shard.
+    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
+    /// sent: a later probe invalidates the whole shard.
     fn invalidate(&self, shard: usize, now: Timestamp, send: impl FnOnce(&C) -> Result<()>) {
-        let circuit_breaker = self.0.shards.of(shard);
+        let circuit_breaker = self.0.circuit_breakers.of(shard);
         if !circuit_breaker.takes_invalidations() {
             self.probe_if_due(shard, now);
         } else if let Err(error) = send(&self.0.cache)
@@ -161,7 +161,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     fn invalidate_all(&self, now: Timestamp) {
-        for shard in 0..self.0.shards.count() {
+        for shard in 0..self.0.cache.shards().get() {
             self.invalidate(shard, now, |cache| cache.invalidate_shard(shard, now));
         }
     }
@@ -169,13 +169,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
     /// began at `began`.
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
-        let (asked, now) = (commit.id_hash, commit.now);
-        let mut id_hashes = vec![asked];
+        let (presented, now) = (commit.id_hash, commit.now);
+        let mut id_hashes = vec![presented];
         match commit.action {
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
             Action::Merge if commit.delta.user().is_none() => {
-                match self.0.backing.load(&asked, now) {
+                match self.0.backing.load(&presented, now) {
                     Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
                     Ok(_) => {}
                     Err(_) => self.0.mark_entries_stale(now, began),
@@ -221,19 +221,19 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return;
         }
         let shard = self.cache.shard_of(key);
-        if self.shards.of(shard).record_failure(instant()) {
+        if self.circuit_breakers.of(shard).record_failure(instant()) {
             self.report_down(shard, error);
         }
     }
 
     fn report_down(&self, shard: usize, error: &Error) {
-        let (shard, shards) = (shard + 1, self.shards.count());
+        let (shard, shards) = (shard + 1, self.cache.shards().get());
         self.events.raise(&Event::CacheDown { shard, shards, error });
     }
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
-        let probe = Probe(self.shards.of(shard));
+        let probe = Probe(self.circuit_breakers.of(shard));
         let invalidate = || self.cache.invalidate_shard(shard, now).is_ok();
         // The first invalidation shows that the shard works: half-open, changes would wait for it.
         // The second includes what they have not sent until then.
@@ -242,14 +242,14 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             invalidate()
         };
         if probe.0.end_probe(is_invalidated, instant()) {
-            let (shard, shards) = (shard + 1, self.shards.count());
+            let (shard, shards) = (shard + 1, self.cache.shards().get());
             self.events.raise(&Event::CacheRecovered { shard, shards });
         }
     }
 
     /// Reads the backing store's version if that is due, and makes older entries stale if it has
-    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache may
-    /// be read at `now`.
+    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache
+    /// may be read at `now`.
     fn refresh_version(&self, now: Timestamp) -> (Option<StoreIdentity>, bool) {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.
@@ -268,7 +268,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 }
 
 /// A running probe of the shard with this breaker. A panic of the cache ends it.
-struct Probe<'h>(&'h CircuitBreaker);
+struct Probe<'b>(&'b CircuitBreaker);
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
@@ -307,7 +307,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             return self.0.backing.load(id_hash, now);
         };
         let shard = self.0.cache.shard_of(&key);
-        if !self.0.shards.of(shard).is_closed() {
+        if !self.0.circuit_breakers.of(shard).is_closed() {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
@@ -343,7 +343,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
         self.0.process.check()?;
-        let (asked, now) = (commit.id_hash, commit.now);
+        let (presented, now) = (commit.id_hash, commit.now);
         self.0.freshness.observe(now);
         // In flight until the cache is invalidated. A new session has no entry.
         let is_new = matches!(commit.action, Action::Create(_));
@@ -362,21 +362,21 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             // No request can have used the id before its session was created.
             Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
             Committed::Done { session, retired_ids, .. } => {
-                let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(retired_ids.iter().copied()), now);
+                let live = [presented, session.id_hash].into_iter();
+                self.invalidate_sessions(live.chain(retired_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
-                    self.invalidate_sessions([asked, session.id_hash], now);
+                    self.invalidate_sessions([presented, session.id_hash], now);
                 }
             }
             // A mismatch may come from an outdated entry. The entry of an ended session must go.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
             | Committed::Ended(EndedSession { id_hash, .. }) => {
-                self.invalidate_sessions([asked, *id_hash], now);
+                self.invalidate_sessions([presented, *id_hash], now);
             }
             Committed::Missing(_) | Committed::CanJoin { .. } => {
-                self.invalidate_sessions([asked], now);
+                self.invalidate_sessions([presented], now);
             }
             Committed::LimitReached => {}
         }

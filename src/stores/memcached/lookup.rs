@@ -13,31 +13,31 @@ use crate::stores::memcached::{MemcachedInner, StoreCall, life, life_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
 /// twice because the session was moved meanwhile.
-const STEPS: usize = ReplacedId::MAX + 8;
+const MAX_READS: usize = ReplacedId::MAX + 8;
 
-/// The way from a requested id to its session.
-struct Path {
+/// The redirects followed from a requested id to its session.
+struct RedirectPath {
     requested: SessionIdHash,
     /// The id to read next.
     at: SessionIdHash,
     /// What is remembered of the requested id; `None` while it is not known to be replaced.
     replaced: Option<ReplacedId>,
-    /// The number of redirects on the way.
-    later: usize,
+    /// The number of redirects since then.
+    redirects: usize,
 }
 
-impl Path {
+impl RedirectPath {
     /// Follows the redirect at the current id. Returns false if the requested id finds no session.
     fn follow(&mut self, redirect: &Redirect) -> bool {
         if redirect.presented == Some(self.requested) {
             // The sign-in of the requested id replaced this one. The redirect of the requested id
             // may not say so yet.
             self.replaced = Some(redirect.replaced_id(self.requested));
-            self.later = 0;
+            self.redirects = 0;
         } else {
             let ends_here = redirect.is_dead()
                 || redirect.begins_session && self.replaced.is_some()
-                || self.later == ReplacedId::MAX;
+                || self.redirects == ReplacedId::MAX;
             if ends_here {
                 return false;
             }
@@ -48,7 +48,7 @@ impl Path {
             }
         }
         self.at = redirect.to;
-        self.later += 1;
+        self.redirects += 1;
         true
     }
 }
@@ -59,15 +59,16 @@ impl MemcachedInner {
         id_hash: &SessionIdHash,
         call: StoreCall,
     ) -> Result<Lookup<ItemVersion>> {
-        let mut path = Path { requested: *id_hash, at: *id_hash, replaced: None, later: 0 };
-        for _ in 0..STEPS {
+        let mut path =
+            RedirectPath { requested: *id_hash, at: *id_hash, replaced: None, redirects: 0 };
+        for _ in 0..MAX_READS {
             let Some(item) = self.client.get(call.target, &path.at)? else {
                 return Ok(Lookup::not_found());
             };
             let leads_on = match self.read(&item) {
                 Ok(None) => false,
                 Ok(Some(ItemState::Live(record))) => {
-                    return Ok(live(item.at, record, path.replaced, call.now));
+                    return Ok(lookup_at(item.at, record, path.replaced, call.now));
                 }
                 Ok(Some(ItemState::Redirected(redirect))) => path.follow(&redirect),
                 Ok(Some(ItemState::Moved(redirect, record))) => {
@@ -177,8 +178,8 @@ impl MemcachedInner {
     }
 }
 
-/// Makes the lookup result for a session found at `at`, perhaps by a replaced id.
-fn live(
+/// Returns the lookup that has found a session at `at`, by its current id or by `replaced`.
+fn lookup_at(
     at: ItemVersion,
     record: Record,
     replaced: Option<ReplacedId>,

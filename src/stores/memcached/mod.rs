@@ -41,7 +41,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// error. With memcached's option `-M` a full server refuses new sessions with
 /// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost;
 /// sessions of more than 30 days make no room there, because they never expire. The sessions are
-/// sharded over the servers. While a server is down, its sessions are
+/// spread over the servers. While a server is down, its sessions are
 /// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
 /// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
 ///

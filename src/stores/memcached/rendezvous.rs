@@ -1,5 +1,5 @@
 //! Maps id hashes to servers by rendezvous hashing: each id hash has a score for every server and
-//! belongs to the highest. Removing or adding a server moves only that server's shard.
+//! belongs to the highest. Removing or adding a server moves only that server's ids.
 //!
 //! The hash function is written out here, because all processes must agree on it, also if they are
 //! compiled by different versions of Rust.
@@ -32,7 +32,7 @@ fn mix(mut z: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn shards(servers: &[&str]) -> Vec<usize> {
+    fn servers_of_ids(servers: &[&str]) -> Vec<usize> {
         let id_hash = |n: u32| SessionIdHash::from_bytes(Sha256::digest(n.to_be_bytes()).into());
         let best = |id_hash| {
             let score = |index: &usize| score(weight(servers[*index]), &id_hash);
@@ -42,12 +42,12 @@ mod tests {
     }
 
     #[test]
-    fn removing_a_server_moves_only_its_shard() {
-        let all = shards(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-        let fewer = shards(&["127.0.0.1:1", "127.0.0.1:2"]);
+    fn removing_a_server_moves_only_its_ids() {
+        let all = servers_of_ids(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        let fewer = servers_of_ids(&["127.0.0.1:1", "127.0.0.1:2"]);
         for server in 0..3 {
-            let shard = all.iter().filter(|index| **index == server).count();
-            assert!((800..1200).contains(&shard), "server {server} has {shard} of 3000");
+            let count = all.iter().filter(|index| **index == server).count();
+            assert!((800..1200).contains(&count), "server {server} has {count} of 3000");
         }
         for (before, after) in all.iter().zip(&fewer) {
             assert!(*before == 2 || before == after);
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn the_mapping_is_stable() {
         // Another mapping would lose sessions at an update.
-        let all = shards(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        let all = servers_of_ids(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         assert_eq!(&all[..16], &[0, 0, 0, 0, 2, 0, 1, 0, 0, 2, 0, 1, 1, 0, 2, 0]);
     }
 }

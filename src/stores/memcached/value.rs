@@ -109,19 +109,19 @@ impl ItemState {
     /// Encodes the state of the item of `id_hash`.
     pub(super) fn encode(&self, id_hash: &SessionIdHash) -> Vec<u8> {
         match self {
-            ItemState::Live(record) => seal(b'L', id_hash, &[record.to_json().as_bytes()]),
-            ItemState::Reserved(from) => seal(b'A', id_hash, &[from.as_bytes()]),
+            ItemState::Live(record) => join(b'L', id_hash, &[record.to_json().as_bytes()]),
+            ItemState::Reserved(from) => join(b'A', id_hash, &[from.as_bytes()]),
             ItemState::Moved(redirect, record) => {
-                seal(b'M', id_hash, &[&redirect.encode(), record.to_json().as_bytes()])
+                join(b'M', id_hash, &[&redirect.encode(), record.to_json().as_bytes()])
             }
-            ItemState::Redirected(redirect) => seal(b'F', id_hash, &[&redirect.encode()]),
+            ItemState::Redirected(redirect) => join(b'F', id_hash, &[&redirect.encode()]),
         }
     }
 
     /// Decodes the value of the item of `id_hash`.
     pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
         let short = || Unreadable::garbage("it ends too early");
-        match open(value, id_hash)? {
+        match split(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
                 let from = body.try_into().map_err(|_| short())?;
@@ -194,14 +194,14 @@ impl Redirect {
 /// Encodes the cache entry of `id_hash`, with the time at which the backing store was read.
 pub(super) fn encode_entry(entry: &CacheEntry, id_hash: &SessionIdHash) -> Vec<u8> {
     let read = entry.read.as_millis().to_be_bytes();
-    seal(b'E', id_hash, &[&read, entry.record.to_json().as_bytes()])
+    join(b'E', id_hash, &[&read, entry.record.to_json().as_bytes()])
 }
 
 pub(super) fn decode_entry(
     value: &[u8],
     id_hash: &SessionIdHash,
 ) -> Result<CacheEntry, Unreadable> {
-    let (b'E', body) = open(value, id_hash)? else {
+    let (b'E', body) = split(value, id_hash)? else {
         return Err(Unreadable::garbage("its kind is unknown"));
     };
     let Some((read, body)) = body.split_first_chunk::<8>() else {
@@ -211,12 +211,12 @@ pub(super) fn decode_entry(
 }
 
 /// Joins the parts of a value.
-fn seal(kind: u8, id_hash: &SessionIdHash, body: &[&[u8]]) -> Vec<u8> {
+fn join(kind: u8, id_hash: &SessionIdHash, body: &[&[u8]]) -> Vec<u8> {
     [&[FORMAT, kind], &id_hash.as_bytes()[..], &body.concat()].concat()
 }
 
 /// Splits a value of this format and this id hash into kind and body.
-fn open<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]), Unreadable> {
+fn split<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]), Unreadable> {
     match value {
         [FORMAT, kind, rest @ ..] => match rest.strip_prefix(id_hash.as_bytes().as_slice()) {
             Some(body) => Ok((*kind, body)),

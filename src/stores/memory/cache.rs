@@ -114,8 +114,8 @@ impl Cache for MemoryCache {
         now: Timestamp,
     ) -> Result<bool> {
         let mut slots = self.slots();
-        let open = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
-        let slot = slots.by_key.get_mut(key).filter(open);
+        let is_leased = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
+        let slot = slots.by_key.get_mut(key).filter(is_leased);
         let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
         slot.entry = Some(entry.clone());
         Ok(true)

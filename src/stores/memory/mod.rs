@@ -1,5 +1,5 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that may
-//! lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
+//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that
+//! may lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
 //!
 //! The store is called by the manager, the cache by `CachedStore`.
 
@@ -296,8 +296,8 @@ impl SessionTable {
     }
 
     /// Checks that the id of `session` is free, and applies the session limit of its user to all
-    /// sessions but `except`. Returns the sessions to end, or `None` when the limit
-    /// rejects the commit. Removes the user's expired sessions.
+    /// sessions but `except`. Returns the sessions to end, or `None` when the limit rejects the
+    /// commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
         LiveSession { record, id_hash: to }: &LiveSession,
@@ -340,8 +340,8 @@ impl SessionTable {
         live
     }
 
-    /// Returns the ids of the anonymous sessions, of one realm or of all, except for the `keep` that
-    /// were used last: at most `limit`, and those that were idle longest first.
+    /// Returns the ids of the anonymous sessions, of one realm or of all, except for the `keep`
+    /// that were used last: at most `limit`, and those that were idle longest first.
     fn idle_longest(&self, realm: Option<&Realm>, keep: usize, limit: usize) -> Vec<SessionIdHash> {
         let is_included = |record: &Record| {
             record.user.is_none() && realm.is_none_or(|realm| record.realm == *realm)

@@ -61,8 +61,8 @@ impl PostgresStore {
     /// Makes the default settings for the database at `url`:
     /// `postgres://user:password@host:port/database?parameter=value`, or the text `host=… user=…`
     /// of libpq. The parameters are those of [`tokio_postgres::Config`]; a Unix socket is
-    /// `host=/var/run/postgresql`. Several hosts with `target_session_attrs=read-write` are tried in
-    /// order.
+    /// `host=/var/run/postgresql`. Several hosts with `target_session_attrs=read-write` are tried
+    /// in order.
     ///
     /// Connections are encrypted only with
     /// [`root_certificates`](PostgresStoreBuilder::root_certificates).
@@ -95,8 +95,8 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets the name of the sessions table: 1 to 46 ASCII letters, digits and underscores, not
-    /// starting with a digit. It is quoted, so upper and lower case are different names. Stores with
-    /// different tables can share a schema. Defaults to `cloakroom_sessions`.
+    /// starting with a digit. It is quoted, so upper and lower case are different names. Stores
+    /// with different tables can share a schema. Defaults to `cloakroom_sessions`.
     pub fn table(self, name: impl Into<String>) -> Self {
         PostgresStoreBuilder { table: name.into(), ..self }
     }
@@ -111,11 +111,11 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { config: self.config.map(with_password), ..self }
     }
 
-    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only if
-    /// it proves by one of these certificates that it has the name or address in the URL, which a
-    /// Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
-    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to none,
-    /// and no encryption.
+    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only
+    /// if it proves by one of these certificates that it has the name or address in the URL, which
+    /// a Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
+    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to
+    /// none, and no encryption.
     pub fn root_certificates(self, pem: impl Into<String>) -> Self {
         PostgresStoreBuilder { root_certificates: Some(pem.into()), ..self }
     }
@@ -185,10 +185,9 @@ impl PostgresStoreBuilder {
         let server = self.server()?;
         let sql = Statements::new(&names);
         let locks = AdvisoryLocks::new(&names);
-        let (names_of, sql_of, locks_of) = (&names, &sql, &locks);
         let migrated_from =
             pool.call_within(CallTime::Bulk, migrate::OPERATION, async |trips| {
-                migrate::set_up(trips, names_of, sql_of, locks_of, self.migrate).await
+                migrate::set_up(trips, &names, &sql, &locks, self.migrate).await
             })?;
         if let Some(from) = migrated_from {
             let to = migrate::newest();
@@ -196,8 +195,8 @@ impl PostgresStoreBuilder {
         }
         let store = format!("table {}.{} in PostgreSQL at {server}", names.schema, names.table);
         self.events.raise(&Event::StoreOpened { store: &store });
-        let (events, ahead) = (self.events, AtomicI64::new(0));
-        Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, ahead })))
+        let (events, clock_ahead) = (self.events, AtomicI64::new(0));
+        Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, clock_ahead })))
     }
 
     /// Returns the connections, and the names of the tables.
@@ -241,7 +240,7 @@ impl PostgresStoreBuilder {
 
     /// Makes the settings for calls with a timeout of `factor` times the usual one.
     fn sql_settings(&self, factor: u32) -> SqlSettings {
-        let statement = (self.server_timeout() * factor).as_millis();
+        let statement = (self.actual_statement_timeout() * factor).as_millis();
         // A machine that stops within a transaction, as a suspended one does, must not keep rows
         // locked.
         let idle = (self.call_timeout * factor).as_millis();
@@ -281,7 +280,7 @@ impl PostgresStoreBuilder {
     }
 
     /// Returns the statement timeout, or its default.
-    fn server_timeout(&self) -> Duration {
+    fn actual_statement_timeout(&self) -> Duration {
         self.statement_timeout.unwrap_or(self.call_timeout * 4 / 5)
     }
 
@@ -306,7 +305,7 @@ impl PostgresStoreBuilder {
             || !(milli * 10..=longest).contains(&self.call_timeout)
         {
             "a timeout is from one millisecond, that of a call from ten, to one day"
-        } else if !(milli..self.call_timeout).contains(&self.server_timeout()) {
+        } else if !(milli..self.call_timeout).contains(&self.actual_statement_timeout()) {
             "the statement timeout is from one millisecond to less than the call timeout"
         } else {
             return Ok(());

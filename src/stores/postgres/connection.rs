@@ -1,4 +1,4 @@
-//! One connection to the server, and the trips of one call over it.
+//! One connection to the server, and the round trips of one call over it.
 //!
 //! The client is asynchronous, and its runtime belongs to the connection: a call runs on the
 //! caller's thread, and every wait ends at the call's deadline. Called by `pool` and, through
@@ -130,7 +130,7 @@ impl PostgresConnection {
                 }
             }
             let result = work(&mut trips).await;
-            Some((result, trips.leave().await))
+            Some((result, trips.roll_back().await))
         });
         let may_be_done = trips.state == TxState::CommitSent;
         match ended {
@@ -153,7 +153,7 @@ enum TxState {
     CommitSent,
 }
 
-/// The trips of one call to the server. A transaction that the call leaves open is rolled back.
+/// The round trips of one call. A transaction that the call leaves open is rolled back.
 pub(super) struct Trips<'c> {
     client: &'c Client,
     statements: &'c mut HashMap<String, Statement>,
@@ -274,7 +274,7 @@ impl Trips<'_> {
     }
 
     /// Rolls an open transaction back. Returns whether the connection can be used again.
-    async fn leave(&mut self) -> bool {
+    async fn roll_back(&mut self) -> bool {
         if self.state == TxState::Open && self.client.batch_execute("ROLLBACK").await.is_ok() {
             self.state = TxState::None;
         }

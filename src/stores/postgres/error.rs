@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind};
 pub(super) enum CallFailure {
     /// The client's error: the server's, or that of the connection.
     Sql(tokio_postgres::Error),
-    /// An error that this crate has found.
-    Found(Error),
+    /// An error of this crate, such as a conflict or a malformed row.
+    Store(Error),
 }
 
 impl From<tokio_postgres::Error> for CallFailure {
@@ -26,7 +26,7 @@ impl From<tokio_postgres::Error> for CallFailure {
 
 impl From<Error> for CallFailure {
     fn from(error: Error) -> Self {
-        CallFailure::Found(error)
+        CallFailure::Store(error)
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) const MAY_BE_DONE: &str = "; the change may have been made";
 /// whose result is unknown.
 pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
     let error = match failure {
-        CallFailure::Found(error) => return error,
+        CallFailure::Store(error) => return error,
         CallFailure::Sql(error) => error,
     };
     let kind = if may_be_done { ErrorKind::Unavailable } else { kind(&error) };

@@ -17,6 +17,7 @@ use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
+use crate::stores::sql::{self, with_condition};
 use crate::sync::instant;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
@@ -72,7 +73,7 @@ impl SessionIndex for PostgresInner {
         self.pool.call("list sessions", async |trips| {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let condition = condition(filter, &mut params);
-            let sql = self.sql.list.replace("{}", &condition);
+            let sql = with_condition(&self.sql.list, &condition);
             let rows = trips.query(Query { sql: &sql, params }).await?;
             Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
         })
@@ -89,7 +90,7 @@ impl SessionIndex for PostgresInner {
         self.revocation(time, "revoke sessions", async |trips, sql| {
             let mut params = vec![Param::Bytes(except)];
             let condition = condition(filter, &mut params);
-            let sql = sql.revoke.replace("{}", &condition);
+            let sql = with_condition(&sql.revoke, &condition);
             let answers = trips.commit(vec![Query { sql: &sql, params }]).await?;
             let removed = answers.first().map_or(&[][..], Vec::as_slice);
             let mut live = Vec::new();
@@ -136,7 +137,7 @@ impl SessionIndex for PostgresInner {
 
     fn identity(&self) -> Result<StoreIdentity> {
         let operation = "read the identity of the store";
-        row::identity(&self.pool.call(operation, async |trips| self.meta(trips, "identity").await)?)
+        sql::identity(&self.pool.call(operation, async |trips| self.meta(trips, "identity").await)?)
     }
 
     fn idle_anonymous(

@@ -3,27 +3,18 @@
 //! A migration is one transaction that holds an advisory lock, so many processes may start at once.
 //! Uses `sql`. Called by `builder`.
 
-use std::fmt::Write;
-
-use sha2::{Digest, Sha256};
-
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::{CallFailure, kind};
 use crate::stores::postgres::row::get;
-use crate::stores::postgres::sql::{AdvisoryLocks, HISTORY, Statements, TableNames};
+use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 
-pub(super) const OPERATION: &str = "set up the tables";
-
-struct SchemaChange {
-    version: u32,
-    name: &'static str,
-    sql: &'static str,
-}
+pub(super) use crate::stores::migration::OPERATION;
 
 /// All migrations, in order. After the first release, migrations are only added to this list.
-const CHANGES: &[SchemaChange] = &[SchemaChange {
+const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
     name: "sessions",
     sql: include_str!("../../../migrations/postgres/V1__sessions.sql"),
@@ -32,26 +23,15 @@ const CHANGES: &[SchemaChange] = &[SchemaChange {
 /// The suffixes of the tables and the view that the migrations create.
 pub(super) const SUFFIXES: [&str; 4] = ["", "_meta", "_replaced", "_readable"];
 
-impl SchemaChange {
-    fn checksum(&self) -> String {
-        let mut hex = String::new();
-        for byte in Sha256::digest(self.sql) {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
-    }
-}
-
 /// Returns the newest schema version of this program.
 pub(super) fn newest() -> u32 {
-    CHANGES.last().map_or(0, |change| change.version)
+    migration::newest(MIGRATIONS)
 }
 
 /// Returns the versions and the names of the migrations after `version`.
 pub(super) fn pending(version: u32) -> Vec<(u32, &'static str)> {
-    let missing = CHANGES.iter().filter(|change| change.version > version);
-    missing.map(|change| (change.version, change.name)).collect()
+    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
+    missing.map(|migration| (migration.version, migration.name)).collect()
 }
 
 /// Returns the schema in which the server creates tables by default.
@@ -78,7 +58,8 @@ pub(super) async fn set_up(
     refuse_other_encodings(trips).await?;
     let from = version(trips, names).await?;
     if from != newest() && !migrates {
-        return Err(not_set_up(names, from).into());
+        let table = format!("{} in the schema {}", names.table, names.schema);
+        return Err(migration::not_set_up(MIGRATIONS, from, &table).into());
     }
     let mut migrated_from = None;
     if from != newest() {
@@ -109,18 +90,6 @@ async fn refuse_other_encodings(trips: &mut Trips<'_>) -> Result<(), CallFailure
             Err(Error::with_source(ErrorKind::Invalid, OPERATION, why).into())
         }
     }
-}
-
-fn not_set_up(names: &TableNames, version: u32) -> Error {
-    let TableNames { schema, table } = names;
-    let why = match version {
-        0 => format!("there is no table {table} in the schema {schema}, and migrating is off"),
-        _ => format!(
-            "schema version {version} was found and {} is needed; migrating is off",
-            newest()
-        ),
-    };
-    Error::with_source(ErrorKind::NotSetUp, OPERATION, why)
 }
 
 fn foreign(why: String) -> CallFailure {
@@ -172,25 +141,8 @@ async fn recorded_version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u
         }
         rows => rows?,
     };
-    let mut last = 0;
-    for row in &rows {
-        let (version, checksum): (i64, &str) = (get(row, "version")?, get(row, "checksum")?);
-        let Some(change) = CHANGES.iter().find(|change| i64::from(change.version) == version)
-        else {
-            let newest = newest();
-            let why = format!(
-                "the table has schema version {version}, this version reads up to {newest}"
-            );
-            return Err(Error::with_source(ErrorKind::NewerSchema, OPERATION, why).into());
-        };
-        if change.checksum() != checksum {
-            return Err(foreign(format!(
-                "its migration {version} differs from that of this version"
-            )));
-        }
-        last = change.version;
-    }
-    Ok(last)
+    let history = rows.iter().map(|row| Ok((get(row, "version")?, get(row, "checksum")?)));
+    Ok(migration::recorded_version(MIGRATIONS, &history.collect::<Result<Vec<_>>>()?)?)
 }
 
 /// Applies the missing migrations within the open transaction.
@@ -217,16 +169,16 @@ async fn apply(trips: &mut Trips<'_>, names: &TableNames, from: u32) -> Result<(
         remove(trips, names, &found).await?;
     }
     let record = format!("INSERT INTO {history} VALUES ($1, $2, $3, $4, $5, $6)");
-    for change in CHANGES.iter().filter(|change| change.version > from) {
-        trips.execute_script(&names.fill_in(change.sql)).await?;
-        let checksum = change.checksum();
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+        trips.execute_script(&names.fill_in(migration.sql)).await?;
+        let checksum = migration.checksum();
         let params = [
             names.table.as_str().into(),
-            i64::from(change.version).into(),
-            change.name.into(),
+            i64::from(migration.version).into(),
+            migration.name.into(),
             checksum.as_str().into(),
             SystemClock.now().as_millis().into(),
-            concat!("cloakroom ", env!("CARGO_PKG_VERSION")).into(),
+            APPLIED_BY.into(),
         ];
         trips.query(Query::new(&record, params)).await?;
     }
@@ -275,8 +227,8 @@ mod tests {
 
     #[test]
     fn migrations_count_up_from_one() {
-        for (index, change) in CHANGES.iter().enumerate() {
-            assert_eq!(change.version as usize, index + 1);
+        for (index, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.version as usize, index + 1);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! commit, migrate
 //! sql, pool              statements; connections, deadlines, retries
 //! row                    columns: values and decoding
-//! connection             one connection, and the trips of a call
+//! connection             one connection, and the round trips of a call
 //! error, tls
 //! ```
 

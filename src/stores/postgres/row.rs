@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::backend::{
-    LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus, StoreIdentity,
-};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +17,7 @@ use crate::record::{
     self, Client, Cursor, EndedSession, FORMAT, Record, Summary, duration_to_millis,
 };
 use crate::stores::postgres::connection::Param;
+use crate::stores::sql::malformed;
 
 /// The columns of a session but `id` and `sweep_at`.
 pub(super) const SESSION: [&str; 18] = [
@@ -166,6 +165,7 @@ pub(super) fn lookup(
 ) -> Result<Lookup<RowPosition>> {
     let at = position(row)?;
     let status = match replaced {
+        // The current id finds the session, as one in its grace does.
         _ if at.id_hash == *presented => ReplacedIdStatus::InGrace,
         Some(id) => id.status(now),
         None => ReplacedIdStatus::Forgotten,
@@ -240,14 +240,6 @@ pub(super) fn decode(row: &Row, public_id: PublicId) -> Result<Record> {
     })
 }
 
-fn malformed(column: &'static str) -> Error {
-    Error::with_source(
-        ErrorKind::Undecodable,
-        "decode a stored session",
-        format!("the column {column} is malformed"),
-    )
-}
-
 /// Decodes the columns `idle` and `absolute`.
 pub(super) fn limits(row: &Row) -> Result<Limits> {
     let idle = get::<Option<i64>>(row, "idle")?.map(u64::try_from).transpose();
@@ -298,10 +290,4 @@ pub(super) fn summary(row: &Row) -> Result<Summary> {
         bytes: usize::try_from(get::<i64>(row, "data")?).unwrap_or(0),
         cursor: Cursor::new(get(row, "id")?),
     })
-}
-
-/// Decodes the store's identity, 32 hexadecimal digits.
-pub(super) fn identity(hex: &str) -> Result<StoreIdentity> {
-    let number = u128::from_str_radix(hex, 16).map_err(|_| malformed("identity"))?;
-    Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
 }

@@ -6,10 +6,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::UserKey;
+use crate::stores::migration::HISTORY;
 use crate::stores::postgres::row::{DEADLINE, REPLACED, SESSION};
-
-/// The table with the history of migrations of all sessions tables in the schema.
-pub(super) const HISTORY: &str = "cloakroom_migrations";
+use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 
 /// PostgreSQL cuts longer names off.
 const LONGEST_NAME: usize = 63;
@@ -72,18 +71,11 @@ pub(super) fn validate_schema(name: &str) -> Result<()> {
 }
 
 pub(super) fn validate_table(name: &str) -> Result<()> {
-    let why = if name.is_empty() || name.len() > LONGEST_TABLE_NAME {
-        "a table name has 1 to 46 characters"
-    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        || name.starts_with(|c: char| c.is_ascii_digit())
-    {
-        "a table name has only ASCII letters, digits and underscores, and begins with no digit"
-    } else if name == HISTORY {
-        "cloakroom_migrations is the history of migrations"
-    } else {
-        return Ok(());
-    };
-    Err(Error::with_source(ErrorKind::Invalid, "use that table name", why))
+    validate_table_name(name, LONGEST_TABLE_NAME)?;
+    match name == HISTORY {
+        true => Err(bad_table_name("cloakroom_migrations is the history of migrations")),
+        false => Ok(()),
+    }
 }
 
 /// The numbers of the advisory locks of one sessions table. They are the same for every process.
@@ -124,37 +116,20 @@ fn lock_number(parts: &[&str]) -> i64 {
     first.fold(0, |number, byte| number << 8 | i64::from(byte))
 }
 
-/// Declares the struct with the texts of the statements, and its function `new`.
-macro_rules! statements {
-    (($names:ident) { $($prelude:tt)* } $($name:ident: $text:literal;)*) => {
-        #[derive(Debug)]
-        pub(super) struct Statements {
-            $(pub(super) $name: String,)*
-        }
-
-        impl Statements {
-            pub(super) fn new($names: &TableNames) -> Self {
-                $($prelude)*
-                Statements { $($name: format!($text),)* }
-            }
-        }
-    };
-}
-
 statements! {
-    (names) {
+    Statements(names: &TableNames) {
         let t = names.qualified("");
         let meta = names.qualified("_meta");
         let replaced = names.qualified("_replaced");
         let columns = SESSION.join(", ");
-        let s_columns = prefixed("s.", &SESSION);
+        let s_columns = SESSION.map(|name| format!("s.{name}")).join(", ");
         let values = parameters(SESSION.len());
         let id_after_values = SESSION.len() + 1;
         let deadline = DEADLINE + 1;
         let replaced_columns = REPLACED.join(", ");
         let replaced_values = parameters(REPLACED.len());
         let current_id = REPLACED.len() + 1;
-        let r_columns = renamed("r.");
+        let r_columns = renamed_replaced_columns();
         // A list needs no more of the data than its size.
         let summary = columns.replace("data", "length(data)::bigint AS data");
     }
@@ -232,10 +207,10 @@ statements! {
              (SELECT count(*) FROM removed) AS removed) AS counts \
          LEFT JOIN (SELECT * FROM removed WHERE user_key IS NOT NULL) AS of_users ON true";
     list:
-        "SELECT {summary}, id FROM {t} WHERE deadline > $1 AND id < $2 AND {{}} \
+        "SELECT {summary}, id FROM {t} WHERE deadline > $1 AND id < $2 AND {{condition}} \
          ORDER BY id DESC LIMIT $3";
     revoke:
-        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{}} \
+        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
          AND ($1::bytea IS NULL OR public_id <> $1) ORDER BY id FOR UPDATE) \
          RETURNING id_hash, public_id, user_key, deadline";
     // In the order in which touches and sign-ins lock rows.
@@ -268,14 +243,10 @@ statements! {
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
 }
 
-fn prefixed(prefix: &str, names: &[&str]) -> String {
-    names.iter().map(|name| format!("{prefix}{name}")).collect::<Vec<_>>().join(", ")
-}
-
-/// Returns the columns of a replaced id, renamed because a session has some of the same names.
-pub(super) fn renamed(prefix: &str) -> String {
-    let renamed = REPLACED.iter().map(|name| format!("{prefix}{name} AS replaced_{name}"));
-    renamed.collect::<Vec<_>>().join(", ")
+/// Returns the columns of a replaced id in the row `r`, renamed because a session has some of the
+/// same names.
+pub(super) fn renamed_replaced_columns() -> String {
+    REPLACED.map(|name| format!("r.{name} AS replaced_{name}")).join(", ")
 }
 
 /// Returns a list of `count` parameters.

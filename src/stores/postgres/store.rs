@@ -35,9 +35,14 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 /// of any machine, and an acknowledged change survives a crash of the server. A failover to a
 /// replica without `synchronous_standby_names` can lose acknowledged changes, sign-outs among them.
 ///
-/// Every call is limited by the [call timeout]. A change whose
-/// answer is lost with the connection fails with [`Unavailable`](crate::ErrorKind::Unavailable), and
-/// the text of the error says that it may have been made.
+/// Every call is limited by the [call timeout]. A change whose answer is lost with the connection
+/// fails with [`Unavailable`](crate::ErrorKind::Unavailable), and the text of the error says that
+/// it may have been made.
+///
+/// A load is one round trip to the server, and a change of an existing session is two. Counting all
+/// sessions, evicting anonymous ones, and listing a realm with few live sessions read the whole
+/// table: 0.2 to 0.6 seconds for 1,000,000 sessions in memory. A list of one user's sessions uses
+/// an index.
 ///
 /// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
 /// several machines must be synchronized; see
@@ -57,8 +62,8 @@ pub(super) struct PostgresInner {
     pub(super) sql: Statements,
     pub(super) locks: AdvisoryLocks,
     pub(super) events: Events,
-    /// How far the clock of this machine is ahead of the server's, in milliseconds.
-    pub(super) ahead: AtomicI64,
+    /// The time by which the clock of this machine is ahead of the server's, in milliseconds.
+    pub(super) clock_ahead: AtomicI64,
 }
 
 impl PostgresStore {
@@ -116,7 +121,7 @@ impl Store for PostgresStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        if self.0.is_ahead() {
+        if self.0.is_clock_ahead() {
             // The sessions that this clock takes as expired are live on other machines.
             return Ok(SweepReport::new(0, Duration::ZERO));
         }
@@ -145,8 +150,8 @@ impl PostgresInner {
         self.pool.call("record activity", async |trips| touch(batch, now, trips, &self.sql).await)
     }
 
-    /// Removes expired sessions, and as many outdated replaced ids.
-    /// Returns the number of removed sessions, and those of them that had a user.
+    /// Removes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
+    /// number of removed sessions, and those of them that had a user.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call("sweep expired sessions", async |trips| {
@@ -171,8 +176,8 @@ impl PostgresInner {
         })
     }
 
-    fn is_ahead(&self) -> bool {
-        self.ahead.load(Ordering::Relaxed) > millis(TOLERATED_SKEW)
+    fn is_clock_ahead(&self) -> bool {
+        self.clock_ahead.load(Ordering::Relaxed) > millis(TOLERATED_SKEW)
     }
 }
 
@@ -194,8 +199,8 @@ async fn touch(
         vec![Query::new(&sql.lock_touched, params()), Query::new(&sql.in_grace, params())];
     let mut answers = trips.begin(queries).await?.into_iter();
     let (rows, in_grace) = (answers.next().unwrap_or_default(), answers.next().unwrap_or_default());
-    // The latest activity by the id hash, and by the number of a session that it was found for by a
-    // replaced id.
+    // The latest activity by the presented id hash, and by the row id of a session that a replaced
+    // id in its grace finds.
     let mut seen_by_id: HashMap<SessionIdHash, Timestamp> = HashMap::new();
     for (id_hash, touch) in batch {
         let seen = seen_by_id.entry(*id_hash).or_insert(touch.seen);
@@ -208,7 +213,7 @@ async fn touch(
             *seen = (*by_id).max(*seen);
         }
     }
-    let (mut ids, mut seens, mut deadlines) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut seen_times, mut deadlines) = (Vec::new(), Vec::new(), Vec::new());
     for row in &rows {
         let at = row::position(row)?;
         let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));
@@ -220,12 +225,12 @@ async fn touch(
             && *touched > row::time(row, "seen")?
         {
             ids.push(at.id);
-            seens.push(touched.as_millis());
+            seen_times.push(touched.as_millis());
             deadlines.push(limits.deadline(*touched).as_millis());
         }
     }
     if !ids.is_empty() {
-        let params = [Param::Ints(ids), Param::Ints(seens), Param::Ints(deadlines)];
+        let params = [Param::Ints(ids), Param::Ints(seen_times), Param::Ints(deadlines)];
         trips.commit(vec![Query::new(&sql.touch, params)]).await?;
     }
     Ok(())
@@ -242,7 +247,7 @@ impl Maintenance for PostgresInner {
             // The trip is part of the tolerance: the server read its clock after `asked`.
             Ok(asked.as_millis() - server)
         })?;
-        let before = self.ahead.swap(ahead, Ordering::Relaxed);
+        let before = self.clock_ahead.swap(ahead, Ordering::Relaxed);
         let tolerated = TOLERATED_SKEW.as_millis();
         if u128::from(ahead.unsigned_abs()) > tolerated
             && u128::from(before.unsigned_abs()) <= tolerated

@@ -14,10 +14,10 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
-use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::explain;
+use crate::stores::sqlite::ownership::{explain, with_suffix};
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
@@ -56,6 +56,9 @@ pub enum Journal {
 }
 
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
+
+/// The first SQLite with STRICT tables, 3.37.0.
+const OLDEST_SQLITE: i32 = 3_037_000;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 #[derive(Clone, Debug)]
@@ -217,6 +220,7 @@ impl SqliteStoreBuilder {
     ///   program or to a newer version; nothing was changed.
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
+    /// - [`ErrorKind::Unsupported`]: the system's SQLite is linked and older than 3.37.
     pub fn open(self) -> Result<SqliteStore> {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
@@ -329,7 +333,8 @@ impl SqliteStoreBuilder {
     /// Validates the settings without accessing the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed.
+    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed;
+    /// [`ErrorKind::Unsupported`] when the system's SQLite is linked and too old.
     pub fn validate(&self) -> Result<()> {
         self.validated_table().map(drop)
     }
@@ -349,8 +354,9 @@ impl SqliteStoreBuilder {
         file::open(self.path()?, purpose)
     }
 
-    /// Validates all settings, and returns the name of the table.
+    /// Validates all settings and the linked library, and returns the name of the table.
     pub(super) fn validated_table(&self) -> Result<TableName> {
+        check_library(rusqlite::version_number(), rusqlite::version())?;
         let table = TableName::new(&self.table)?;
         if let Location::File(path) = &self.location {
             file::check_path(path)?;
@@ -374,17 +380,7 @@ impl SqliteStoreBuilder {
             .map_err(while_doing("configure the connection"))?;
         let version = migrate::version_before(connection, table)?;
         if !self.migrate && version != migrate::newest() {
-            return Err(Error::with_source(
-                ErrorKind::NotSetUp,
-                "open the store",
-                match version {
-                    0 => format!("there is no table {}, and migrating is off", table.as_str()),
-                    _ => format!(
-                        "schema version {version} was found and {} is needed; migrating is off",
-                        migrate::newest()
-                    ),
-                },
-            ));
+            return Err(migrate::not_set_up(version, table));
         }
         // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
         // SQLite does.
@@ -397,6 +393,15 @@ impl SqliteStoreBuilder {
         }
         Ok(())
     }
+}
+
+/// Rejects a SQLite library that is too old. Without the feature `bundled` it is the system's.
+fn check_library(version: i32, name: &str) -> Result<()> {
+    if version >= OLDEST_SQLITE {
+        return Ok(());
+    }
+    let why = format!("SQLite {name} is linked; 3.37 or newer is needed, or the feature `bundled`");
+    Err(Error::with_source(ErrorKind::Unsupported, "open the store", why))
 }
 
 /// Returns the size of the database's pages, in bytes.
@@ -420,4 +425,17 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     }
     let why = format!("the file system allows only the journal mode {mode}");
     Err(Error::with_source(ErrorKind::Unavailable, operation, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_without_strict_tables_is_refused() {
+        assert!(check_library(3_037_000, "3.37.0").is_ok());
+        let error = check_library(3_036_001, "3.36.1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("SQLite 3.36.1 is linked; 3.37 or newer"), "{error}");
+    }
 }

@@ -13,8 +13,8 @@ use rusqlite::ffi;
 use crate::error::{Error, ErrorKind};
 use crate::sync::{instant, thread};
 
-/// An error of SQLite that displays SQLite's message, and its usual cause where the message does not
-/// contain it. It has no source: the source would be the result code, whose text repeats the
+/// An error of SQLite that displays SQLite's message, and its usual cause where the message does
+/// not contain it. It has no source: the source would be the result code, whose text repeats the
 /// message.
 #[derive(Debug)]
 pub(crate) struct SqliteError(pub(crate) rusqlite::Error);
@@ -74,10 +74,15 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
     }
 }
 
-/// Returns whether a foreign key or a trigger of the application refused a change.
+/// Returns whether a foreign key or a trigger of the application refused a change. `ON DELETE SET
+/// NULL` can violate NOT NULL.
 fn is_refused(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|failure| failure.extended_code);
-    let refusals = [ffi::SQLITE_CONSTRAINT_FOREIGNKEY, ffi::SQLITE_CONSTRAINT_TRIGGER];
+    let refusals = [
+        ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+        ffi::SQLITE_CONSTRAINT_NOTNULL,
+        ffi::SQLITE_CONSTRAINT_TRIGGER,
+    ];
     code.is_some_and(|code| refusals.contains(&code))
 }
 

@@ -15,7 +15,9 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, while_doing};
-use crate::stores::sqlite::ownership::{denial, explain, give_to_owner_of_folder, irregular};
+use crate::stores::sqlite::ownership::{
+    denial, explain, give_to_owner_of_folder, irregular, with_suffix,
+};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
@@ -276,12 +278,6 @@ fn has_log(path: &Path) -> bool {
     let mut header = [0; 20];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
     read.is_ok() && header.get(18..) == Some(&[2, 2])
-}
-
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Creates a missing file, readable by its owner only. SQLite gives the files beside it the same

@@ -6,20 +6,21 @@
 use std::num::NonZeroUsize;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, Row, params, params_from_iter};
 
 use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
+use crate::stores::sql::{self, with_condition};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
 use crate::sync::instant;
 
-/// An SQL condition to follow an `AND`, with its parameters from `?3` on.
+/// An SQL condition, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
 /// Returns the condition of the sessions that match `filter`.
@@ -47,8 +48,8 @@ pub(super) fn condition(sql: &ReadSql, filter: &SessionFilter<'_>) -> Condition 
     }
 }
 
-/// Reads a page of the rows of `select` that match `filter`. `select` is a statement that ends
-/// where a condition can follow.
+/// Reads a page of the rows that match `filter` by `select`, a statement with a `{condition}` and a
+/// `{limit}`.
 pub(super) fn list(
     connection: &Connection,
     sql: &ReadSql,
@@ -60,7 +61,7 @@ pub(super) fn list(
     let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
     let (condition, args) = condition(sql, filter);
-    let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
+    let text = with_condition(select, &condition).replace("{limit}", &limit.to_string());
     let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
     let mut statement = connection.prepare(&text)?;
     statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
@@ -110,7 +111,7 @@ impl SessionIndex for SqliteInner {
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
-        self.query("read the identity of the store", row::identity)
+        sql::identity(&self.query("read the identity of the store", row::identity)?)
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
@@ -149,15 +150,13 @@ fn idle_anonymous(
 ) -> rusqlite::Result<Vec<SessionIdHash>> {
     // One snapshot for all statements.
     let snapshot = connection.unchecked_transaction()?;
-    let keep = i64::try_from(keep).unwrap_or(i64::MAX);
-    let count = |sql: &str, params: &[&dyn ToSql]| -> rusqlite::Result<i64> {
-        snapshot.query_row(sql, params, |row| row.get(0))
-    };
+    let all = row::count(&snapshot, &sql.count_all, [])?;
     // Indexes alone count the anonymous sessions of all realms, ten times as fast.
-    if count(&sql.count_all, &[])? - count(&sql.count_with_user, &[])? <= keep {
+    if all.saturating_sub(row::count(&snapshot, &sql.count_with_user, [])?) <= keep {
         return Ok(Vec::new());
     }
-    let excess = count(&sql.count_anonymous_of, &[&realm.as_str()])?.saturating_sub(keep).max(0);
+    let anonymous = row::count(&snapshot, &sql.count_anonymous_of, [realm.as_str()])?;
+    let excess = i64::try_from(anonymous.saturating_sub(keep)).unwrap_or(i64::MAX);
     let limit = excess.min(i64::try_from(limit.get()).unwrap_or(i64::MAX));
     let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
     let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
@@ -167,15 +166,11 @@ fn idle_anonymous(
 fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
     // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
-    let count = |sql: &str| -> rusqlite::Result<u64> {
-        let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    };
+    let count = |sql: &str| row::count(&snapshot, sql, [now.as_millis()]);
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
     // No index covers both user and deadline. One index counts all rows with a user; then the
     // expired or the live rows, whichever are fewer, are read.
-    let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
-    let with_user = u64::try_from(with_user).unwrap_or(0);
+    let with_user = row::count(&snapshot, &sql.count_with_user, [])?;
     let (signed_in, expired_signed_in) = if expired <= live {
         let expired = count(&sql.count_expired_with_user)?;
         (with_user.saturating_sub(expired), expired)

@@ -5,24 +5,17 @@
 //!
 //! Uses `write`. Called by the builder and by `admin`.
 
-use std::fmt::Write;
 use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration, OPERATION};
 use crate::stores::sqlite::error::{self, while_doing};
-use crate::stores::sqlite::sql::{HISTORY, TableName};
+use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
-
-struct Migration {
-    version: u32,
-    name: &'static str,
-    sql: &'static str,
-}
 
 /// All migrations, in order. After the first release, migrations are only added to this list.
 const MIGRATIONS: &[Migration] = &[Migration {
@@ -41,27 +34,20 @@ pub struct PendingMigration {
     pub name: &'static str,
 }
 
-const OPERATION: &str = "set up the tables";
 const READING: &str = "read the history of migrations";
 
-impl Migration {
-    fn sql_for(&self, table: &TableName) -> String {
-        self.sql.replace("{t}", table.as_str())
-    }
-
-    fn checksum(&self) -> String {
-        let mut hex = String::new();
-        for byte in Sha256::digest(self.sql) {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
-    }
+fn sql_for(migration: &Migration, table: &TableName) -> String {
+    migration.sql.replace("{t}", table.as_str())
 }
 
 /// Returns the newest schema version of this program.
 pub(super) fn newest() -> u32 {
-    MIGRATIONS.last().map_or(0, |migration| migration.version)
+    migration::newest(MIGRATIONS)
+}
+
+/// Returns the error of a table that has this version although nothing may be migrated.
+pub(super) fn not_set_up(version: u32, table: &TableName) -> Error {
+    migration::not_set_up(MIGRATIONS, version, table.as_str())
 }
 
 /// Returns the migrations after `version`.
@@ -163,7 +149,7 @@ pub(super) fn triggers(
 fn made_by(version: u32, table: &TableName) -> rusqlite::Result<Vec<Object>> {
     let memory = Connection::open_in_memory()?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version <= version) {
-        memory.execute_batch(&migration.sql_for(table))?;
+        memory.execute_batch(&sql_for(migration, table))?;
     }
     // The indexes of UNIQUE columns, which SQLite creates, have no SQL.
     memory
@@ -188,27 +174,9 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
     let mut statement = connection.prepare(&sql).map_err(foreign)?;
     let rows = statement
         .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .and_then(Iterator::collect::<rusqlite::Result<Vec<(u32, String)>>>)
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
         .map_err(foreign)?;
-    let Some((last, _)) = rows.last() else { return Ok(0) };
-    if *last > newest() {
-        return Err(Error::with_source(
-            ErrorKind::NewerSchema,
-            OPERATION,
-            format!("the table has schema version {last}, this version reads up to {}", newest()),
-        ));
-    }
-    for (version, checksum) in &rows {
-        let known = MIGRATIONS.iter().find(|migration| migration.version == *version);
-        if known.is_none_or(|migration| migration.checksum() != *checksum) {
-            return Err(Error::with_source(
-                ErrorKind::ForeignTable,
-                OPERATION,
-                format!("its migration {version} differs from that of this version"),
-            ));
-        }
-    }
-    Ok(*last)
+    migration::recorded_version(MIGRATIONS, &rows)
 }
 
 /// Migrates the table to the newest version; does nothing if it has it.
@@ -255,7 +223,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
         ))
         .map_err(failed())?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
-        connection.execute_batch(&migration.sql_for(table)).map_err(failed())?;
+        connection.execute_batch(&sql_for(migration, table)).map_err(failed())?;
         let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
         connection
             .execute(
@@ -266,7 +234,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
                     migration.name,
                     migration.checksum(),
                     SystemClock.now().as_millis(),
-                    concat!("cloakroom ", env!("CARGO_PKG_VERSION")),
+                    APPLIED_BY,
                 ],
             )
             .map_err(failed())?;

@@ -50,9 +50,10 @@ pub(super) fn denial(path: &Path) -> Option<String> {
 }
 
 /// The suffixes of the database and the files that SQLite keeps beside it.
-const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+pub(super) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// Returns the path with `suffix` added to the name of the file.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -61,7 +62,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Returns what is in the place of the database or of a file beside it, and is no file.
 pub(super) fn irregular(path: &Path) -> Option<String> {
     SUFFIXES.iter().find_map(|suffix| {
-        let name = beside(path, suffix);
+        let name = with_suffix(path, suffix);
         let found = fs::metadata(&name).ok().filter(|found| !found.is_file())?;
         let what = if found.is_dir() { "a folder" } else { "not a regular file" };
         Some(match *suffix {
@@ -74,7 +75,7 @@ pub(super) fn irregular(path: &Path) -> Option<String> {
 /// Returns what is in the way of this user, one entry for each file or folder.
 fn denied(user: &Credentials, path: &Path) -> Vec<String> {
     let mut denied = Vec::new();
-    for name in SUFFIXES.map(|suffix| beside(path, suffix)) {
+    for name in SUFFIXES.map(|suffix| with_suffix(path, suffix)) {
         match fs::metadata(&name) {
             Ok(found) if !user.may(&found, 0o6) => denied.push(owned(&name, &found)),
             _ => {}

@@ -2,6 +2,8 @@
 //!
 //! Called by `WriteTx` before it deletes sessions, and by `admin`.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 
 use crate::stores::sqlite::sql::ReadSql;
@@ -33,20 +35,23 @@ fn all(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Vec<Reference
 }
 
 /// Returns the condition that a session is referenced by a row that does not go with it; `None` if
-/// no table has such rows.
-pub(super) fn is_kept(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Option<String>> {
+/// no table can have such rows.
+pub(super) fn kept_condition(
+    connection: &Connection,
+    sql: &ReadSql,
+) -> rusqlite::Result<Option<String>> {
     let all = all(connection, sql)?.into_iter().filter(|reference| reference.keeps_rows);
     let conditions: Vec<_> = all.map(|reference| reference.condition).collect();
     Ok((!conditions.is_empty()).then(|| format!("({})", conditions.join(" OR "))))
 }
 
-/// Returns the tables whose foreign keys keep sessions from being deleted or from getting a new id.
+/// Returns the tables whose foreign keys keep sessions, or rows that would go with a session, from
+/// being deleted, or keep sessions from getting a new id.
 pub(super) fn tables(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Vec<String>> {
     let all = all(connection, sql)?.into_iter();
-    let mut tables: Vec<_> = all
-        .filter(|reference| reference.keeps_rows || reference.keeps_ids)
-        .map(|reference| reference.table)
-        .collect();
-    tables.dedup();
-    Ok(tables)
+    let direct = all.filter(|reference| reference.keeps_rows || reference.keeps_ids);
+    let mut tables = direct.map(|reference| Ok(reference.table)).collect::<Vec<_>>();
+    let mut chains = connection.prepare(&sql.references_of_chains)?;
+    tables.extend(chains.query_map([], |row| row.get(0))?);
+    tables.into_iter().collect::<rusqlite::Result<BTreeSet<_>>>().map(Vec::from_iter)
 }

@@ -5,18 +5,17 @@
 
 use std::time::Duration;
 
-use rusqlite::types::{Type, ValueRef};
-use rusqlite::{Connection, Row, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Params, Row};
 
-use crate::backend::{
-    LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus, StoreIdentity,
-};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, EndedSession, Record, Summary};
+use crate::stores::sql::malformed;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::sql::ReadSql;
@@ -214,14 +213,6 @@ fn without_data(row: &Row<'_>, malformed: &mut Option<&'static str>) -> rusqlite
     })
 }
 
-fn malformed(column: &'static str) -> Error {
-    Error::with_source(
-        ErrorKind::Undecodable,
-        "decode a stored session",
-        format!("the column {column} is malformed"),
-    )
-}
-
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_millis)
 }
@@ -230,26 +221,14 @@ fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timest
     Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
 }
 
-/// Returns the number of sessions that are live at `now`.
-pub(super) fn count_live(
+/// Returns the count that the statement `sql` selects.
+pub(super) fn count(
     connection: &Connection,
-    sql: &ReadSql,
-    now: Timestamp,
+    sql: &str,
+    params: impl Params,
 ) -> rusqlite::Result<u64> {
-    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
-
-/// Returns the number of sessions of a realm that are live at `now`.
-pub(super) fn count_live_of(
-    connection: &Connection,
-    sql: &ReadSql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    let params = params![now.as_millis(), realm.as_str()];
-    let live: i64 = connection.query_row(&sql.count_live_of, params, |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
+    let count: i64 = connection.query_row(sql, params, |row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// Returns the store's [epoch](crate::backend::SessionIndex::epoch).
@@ -257,10 +236,7 @@ pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }
 
-pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<StoreIdentity> {
-    let hex: String = connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))?;
-    let number = u128::from_str_radix(&hex, 16).map_err(|source| {
-        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(source))
-    })?;
-    Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
+/// Returns the store's identity, encoded.
+pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<String> {
+    connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))
 }

@@ -2,11 +2,10 @@
 //!
 //! Uses the names in `columns`. Called by `row`, by `write` and by the calls that read.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::stores::migration::HISTORY;
+use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 use crate::stores::sqlite::columns::{replaced, session};
-
-/// The table with the history of migrations of all sessions tables in the file.
-pub(super) const HISTORY: &str = "cloakroom_migrations";
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,44 +15,20 @@ impl TableName {
     pub(super) const DEFAULT: &str = "cloakroom_sessions";
 
     pub(super) fn new(name: &str) -> Result<Self> {
-        let why = if name.is_empty() || name.len() > 64 {
-            "a table name has 1 to 64 characters"
-        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
-            "a table name has only ASCII letters, digits and underscores, and begins with no digit"
-        } else if name.to_ascii_lowercase().starts_with("sqlite_") {
-            "names that begin with sqlite_ belong to SQLite"
+        validate_table_name(name, 64)?;
+        if name.to_ascii_lowercase().starts_with("sqlite_") {
+            Err(bad_table_name("names that begin with sqlite_ belong to SQLite"))
         } else if name.eq_ignore_ascii_case(HISTORY) {
-            "cloakroom_migrations is the history of migrations"
+            Err(bad_table_name("cloakroom_migrations is the history of migrations"))
         } else {
-            return Ok(TableName(name.to_owned()));
-        };
-        Err(Error::with_source(ErrorKind::Invalid, "use that table name", why))
+            Ok(TableName(name.to_owned()))
+        }
     }
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 }
-
-/// Declares a struct with the texts of statements for one table, and its function `new`.
-macro_rules! statements {
-    ($struct:ident($arg:ident: $type:ty) { $($prelude:tt)* } $($name:ident: $text:literal;)*) => {
-        #[derive(Debug)]
-        pub(super) struct $struct {
-            $(pub(super) $name: String,)*
-        }
-
-        impl $struct {
-            pub(super) fn new($arg: $type) -> Self {
-                $($prelude)*
-                $struct { $($name: format!($text),)* }
-            }
-        }
-    };
-}
-pub(super) use statements;
 
 statements! {
     ReadSql(table: &TableName) {
@@ -91,11 +66,14 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
         "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
-         WHERE (?2 IS NULL OR public_id <> ?2) AND ";
+         WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}}";
     by_sign_in:
-        "SELECT id, id_hash, public_id FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
-         AND id <> ?3 ORDER BY authenticated, id";
-    list: "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND ";
+        "SELECT id, id_hash, public_id FROM {t} \
+         WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id <> ?3 \
+         ORDER BY authenticated, id";
+    list:
+        "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \
+         ORDER BY id DESC LIMIT {{limit}}";
     // The pluses force SQLite to use the deadline index: in row id order it might scan every live
     // row to find a few expired ones. The deadline index alone yields the row ids; only the
     // selected rows are read. With a further condition rows must be read in any case: those in the
@@ -103,15 +81,18 @@ statements! {
     list_expired:
         "SELECT {summary} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
          AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC";
-    list_expired_matching: "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND ";
+    list_expired_matching:
+        "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND {{condition}} \
+         ORDER BY id DESC LIMIT {{limit}}";
     id_by_public_id: "{id_by_public_id}";
     by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
     // The live ones after all were ended, of which those that stay have this deadline.
-    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND ";
+    count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
+    count_expired_matching: "SELECT count(*) FROM {t} WHERE deadline <= ?1 AND {{condition}}";
     count_all: "SELECT count(*) FROM {t}";
     // Each count uses an index alone, or reads as few rows as possible: see `index::stats`.
     count_with_user: "SELECT count(*) FROM {t} WHERE user_key IS NOT NULL";
@@ -149,10 +130,11 @@ statements! {
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
     identity: "SELECT value FROM {meta} WHERE name = 'identity'";
-    // The foreign keys of other tables that reference this one: whether they keep a row, whether they
-    // keep an id or name a column that no key can reference, and the condition on a session that a
-    // row references it. A foreign key without columns references the row id. The texts of the tables
-    // are searched first, because SQLite takes some 5 us a table to list its foreign keys.
+    // The foreign keys of other tables that reference this one: whether they keep a row, whether
+    // they keep an id or name a column that no key can reference, and the condition on a session
+    // that a row references it. A foreign key without columns references the row id. The texts of
+    // the tables are searched first, because SQLite takes some 5 us a table to list its foreign
+    // keys.
     references:
         "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
          max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \
@@ -164,11 +146,24 @@ statements! {
          WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
          AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \
          GROUP BY m.name, f.id";
+    // The tables whose rows prevent that rows which would go with a session are deleted, and those
+    // with a column that would become NULL with the session but must not.
+    references_of_chains:
+        "SELECT DISTINCT m.name FROM (WITH RECURSIVE gone (name) AS (SELECT trim('{t}', '\"') \
+         UNION SELECT m.name FROM gone, sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
+         AND f.on_delete = 'CASCADE') SELECT name FROM gone) AS gone, sqlite_schema AS m, \
+         pragma_foreign_key_list(m.name) AS f, pragma_table_info(m.name) AS c \
+         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
+         AND c.name = f.\"from\" COLLATE NOCASE \
+         AND (f.on_delete = 'SET NULL' AND c.\"notnull\" \
+         OR f.on_delete IN ('NO ACTION', 'RESTRICT') AND gone.name <> trim('{t}', '\"'))";
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn only_plain_identifiers_are_table_names() {

@@ -141,6 +141,7 @@ impl SqliteStore {
     /// describes their use.
     ///
     /// The connection waits some five seconds for a lock before it fails with `database is locked`,
+    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It
     /// enforces foreign keys, and syncs each commit to the disk before it returns. Its
     /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. With
     /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no

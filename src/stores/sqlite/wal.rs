@@ -32,17 +32,17 @@ const FORCE_BYTES: u64 = 32 << 20;
 /// grown by half. Each attempt makes all writers wait.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Passive checkpoints are repeated until fewer pages than this are left for the final, exclusive
+/// Passive checkpoints are repeated until fewer frames than this are left for the final, exclusive
 /// one.
-const FEW_PAGES: u32 = 256;
+const FEW_FRAMES: u32 = 256;
 
 /// The maximum number of passive checkpoints before the exclusive one, in case writers are faster.
 const MAX_ROUNDS: usize = 16;
 
 thread_local! {
-    /// The number of pages in the log after this thread's last commit. SQLite calls the hook on the
-    /// committing thread, and the hook cannot have a state of its own.
-    static PAGES: Cell<u32> = const { Cell::new(0) };
+    /// The number of frames in the log after this thread's last commit. SQLite calls the hook on
+    /// the committing thread, and the hook cannot have a state of its own.
+    static FRAMES: Cell<u32> = const { Cell::new(0) };
 }
 
 pub(super) struct Wal {
@@ -59,7 +59,7 @@ pub(super) struct Wal {
 #[derive(Clone, Copy)]
 struct Blocked {
     at: Instant,
-    pages: u32,
+    frames: u32,
 }
 
 impl Debug for Wal {
@@ -73,9 +73,9 @@ impl Debug for Wal {
 pub(super) struct Checkpoint {
     /// A reader or writer has prevented its completion.
     pub(super) blocked: bool,
-    /// The number of pages in the log; `None` without a write-ahead log.
-    pages: Option<u32>,
-    /// The number of these pages that have been copied into the database.
+    /// The number of frames in the log; `None` without a write-ahead log.
+    frames: Option<u32>,
+    /// The number of these frames that have been copied into the database.
     copied: u32,
 }
 
@@ -94,18 +94,19 @@ impl Wal {
     /// Registers a hook that records the size of the log. It replaces SQLite's automatic
     /// checkpoints.
     pub(super) fn register_hook(connection: &Connection) {
-        fn record_pages(_: &hooks::Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
-            PAGES.set(u32::try_from(pages).unwrap_or(0));
+        fn record_frames(_: &hooks::Wal, frames: std::ffi::c_int) -> rusqlite::Result<()> {
+            FRAMES.set(u32::try_from(frames).unwrap_or(0));
             Ok(())
         }
-        connection.wal_hook(Some(record_pages));
+        connection.wal_hook(Some(record_frames));
     }
 
     pub(super) fn runs_checkpoints(&self) -> bool {
         self.runs_checkpoints
     }
 
-    fn pages(&self, bytes: u64) -> u32 {
+    /// Returns the number of frames that have this size. Each has one page.
+    fn frames(&self, bytes: u64) -> u32 {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
 
@@ -113,15 +114,14 @@ impl Wal {
         *self.callback.lock().ignore_poison() = Some(callback);
     }
 
-    /// Returns the number of pages in the log, if a checkpoint is due. `frames` is the result of
-    /// [`commit`].
-    pub(super) fn due_pages(&self, frames: Option<u32>) -> Option<u32> {
-        let is_due = |pages: &u32| *pages >= self.pages(DUE_BYTES) && self.may_restart(*pages);
+    /// Returns `frames`, the result of [`commit`], if a checkpoint is due.
+    pub(super) fn due_frames(&self, frames: Option<u32>) -> Option<u32> {
+        let is_due = |frames: &u32| *frames >= self.frames(DUE_BYTES) && self.may_restart(*frames);
         frames.filter(|_| self.runs_checkpoints).filter(is_due)
     }
 
     /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It does not
-    /// restart the log, so pages written meanwhile can wait.
+    /// restart the log, so frames written meanwhile can wait.
     pub(super) fn checkpoint_if_requested(&self, connection: &Connection) -> Result<()> {
         if self.is_requested.swap(false, Ordering::Relaxed) {
             checkpoint(connection, "PASSIVE")?;
@@ -131,54 +131,54 @@ impl Wal {
 
     /// Requests a checkpoint by the callback. If the log is too large, runs one on the write
     /// connection.
-    pub(super) fn request_checkpoint(&self, connection: &Connection, pages: u32) {
+    pub(super) fn request_checkpoint(&self, connection: &Connection, frames: u32) {
         if !self.is_requested.swap(true, Ordering::Relaxed) {
             let callback = self.callback.lock().ignore_poison();
             if let Some(callback) = &*callback {
                 callback();
             }
         }
-        if pages >= self.pages(FORCE_BYTES) {
+        if frames >= self.frames(FORCE_BYTES) {
             // The commits are valid even if the checkpoint fails.
             let _ = self.restart(connection);
         }
     }
 
-    fn may_restart(&self, pages: u32) -> bool {
+    fn may_restart(&self, frames: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| {
-            before.at.elapsed() >= RETRY || pages >= before.pages + before.pages / 2
+            before.at.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
         })
     }
 
-    /// Runs passive checkpoints beside the writers until few pages are left. Returns whether a
+    /// Runs passive checkpoints beside the writers until few frames are left. Returns whether a
     /// restart of the log is worthwhile then.
     pub(super) fn checkpoint_passive(&self, connection: &Connection) -> Result<bool> {
         self.is_requested.store(false, Ordering::Relaxed);
-        let (mut pages_before, mut copied_before) = (0, 0);
+        let (mut frames_before, mut copied_before) = (0, 0);
         for _ in 0..MAX_ROUNDS {
-            let Checkpoint { pages, copied, .. } = checkpoint(connection, "PASSIVE")?;
+            let Checkpoint { frames, copied, .. } = checkpoint(connection, "PASSIVE")?;
             // There is no log, or another process runs a checkpoint or has restarted the log.
-            let Some(pages) = pages.filter(|pages| *pages >= pages_before) else {
+            let Some(frames) = frames.filter(|frames| *frames >= frames_before) else {
                 return Ok(false);
             };
-            if pages.saturating_sub(copied) <= FEW_PAGES {
-                if pages <= FEW_PAGES {
+            if frames.saturating_sub(copied) <= FEW_FRAMES {
+                if frames <= FEW_FRAMES {
                     // The log has restarted by itself, after a blocking reader finished.
-                    self.record_result(pages, false);
+                    self.record_result(frames, false);
                     return Ok(false);
                 }
-                return Ok(self.may_restart(pages));
+                return Ok(self.may_restart(frames));
             }
             // No progress: a reader still needs the pages that a checkpoint would overwrite in the
             // database.
             if copied <= copied_before {
-                self.record_result(pages, true);
+                self.record_result(frames, true);
                 return Ok(false);
             }
-            (pages_before, copied_before) = (pages, copied);
+            (frames_before, copied_before) = (frames, copied);
         }
-        Ok(self.may_restart(pages_before))
+        Ok(self.may_restart(frames_before))
     }
 
     /// Runs a checkpoint that blocks writers and waits briefly for readers of the log, so that the
@@ -193,22 +193,22 @@ impl Wal {
         let result = checkpoint(connection, "RESTART");
         connection.busy_timeout(Duration::ZERO).map_err(failed())?;
         let checkpoint = result?;
-        if let Some(pages) = checkpoint.pages {
-            self.record_result(pages, checkpoint.blocked);
+        if let Some(frames) = checkpoint.frames {
+            self.record_result(frames, checkpoint.blocked);
         }
         Ok(())
     }
 
-    fn record_result(&self, pages: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { at: Instant::now(), pages });
+    fn record_result(&self, frames: u32, blocked: bool) {
+        let now = blocked.then(|| Blocked { at: Instant::now(), frames });
         let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
-        let due = self.pages(DUE_BYTES);
-        let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.pages >= due);
+        let due = self.frames(DUE_BYTES);
+        let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.frames >= due);
         if is_reported(now) != is_reported(before) {
             self.events.raise(&match is_reported(now) {
-                true => Event::CheckpointBlocked { pages },
+                true => Event::CheckpointBlocked { pages: frames },
                 false => Event::CheckpointUnblocked,
             });
         }
@@ -217,10 +217,10 @@ impl Wal {
 
 /// Commits, and returns the number of frames in the log then; `None` if the transaction wrote none.
 pub(super) fn commit(connection: &Connection, deadline: Instant) -> rusqlite::Result<Option<u32>> {
-    PAGES.set(0);
+    FRAMES.set(0);
     // With a write-ahead log nothing blocks a commit; with a rollback journal readers do.
     retry_while_busy(deadline, || connection.prepare_cached("COMMIT")?.execute([]))?;
-    Ok(Some(PAGES.get()).filter(|pages| *pages > 0))
+    Ok(Some(FRAMES.get()).filter(|frames| *frames > 0))
 }
 
 pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
@@ -230,7 +230,7 @@ pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoi
             statement.query_row([], |row| {
                 Ok(Checkpoint {
                     blocked: row.get(0)?,
-                    pages: u32::try_from(row.get::<_, i64>(1)?).ok(),
+                    frames: u32::try_from(row.get::<_, i64>(1)?).ok(),
                     copied: u32::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
                 })
             })
@@ -245,14 +245,14 @@ mod tests {
     #[test]
     fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let wal = Wal::new(4096, true, Events::default());
-        let due = wal.pages(DUE_BYTES);
-        assert_eq!(wal.due_pages(Some(due)), Some(due));
+        let due = wal.frames(DUE_BYTES);
+        assert_eq!(wal.due_frames(Some(due)), Some(due));
         wal.record_result(due, true);
-        for pages in [due, due + 1, due + due / 3] {
-            assert_eq!(wal.due_pages(Some(pages)), None, "{pages} of {due}");
+        for frames in [due, due + 1, due + due / 3] {
+            assert_eq!(wal.due_frames(Some(frames)), None, "{frames} of {due}");
         }
-        assert_eq!(wal.due_pages(Some(due * 2)), Some(due * 2), "it has grown");
+        assert_eq!(wal.due_frames(Some(due * 2)), Some(due * 2), "it has grown");
         wal.record_result(100, false);
-        assert_eq!(wal.due_pages(Some(due)), Some(due), "the reader has gone");
+        assert_eq!(wal.due_frames(Some(due)), Some(due), "the reader has gone");
     }
 }

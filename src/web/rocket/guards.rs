@@ -190,7 +190,9 @@ fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
             "a route requires a session, and no session manager is attached{}",
             match marker {
                 "()" => ": rocket::build().attach(sessions)".to_owned(),
-                _ => format!(" for {marker}: attach web::rocket::Sessions::<{marker}>::of(sessions)"),
+                _ => {
+                    format!(" for {marker}: attach web::rocket::Sessions::<{marker}>::of(sessions)")
+                }
             }
         );
     }

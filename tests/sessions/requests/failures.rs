@@ -138,7 +138,7 @@ fn reading_as_empty(
 }
 
 #[test]
-fn read_as_empty_sees_nothing_and_refuses_every_change() {
+fn treat_as_anonymous_sees_nothing_and_refuses_every_change() {
     on_both_stores(reading_as_empty, |app| {
         let browser = app.signed_in("ada");
         let commits = app.store.calls(Call::Commit);
@@ -167,7 +167,7 @@ fn read_as_empty_sees_nothing_and_refuses_every_change() {
 }
 
 #[test]
-fn read_as_empty_refuses_a_change_that_is_the_first_to_load() {
+fn treat_as_anonymous_refuses_a_change_as_the_first_load() {
     on_both_stores(reading_as_empty, |app| {
         let browser = app.visitor(1);
         let changes: [fn(&Session) -> cloakroom::Result<()>; 3] = [

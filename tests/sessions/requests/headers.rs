@@ -244,7 +244,7 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
 }
 
 #[test]
-fn a_page_with_a_form_token_is_not_cached_by_default() {
+fn a_page_with_a_csrf_token_is_not_cached_by_default() {
     let pages: [fn(&Session); 2] = [
         |session| drop(session.csrf_token().unwrap()),
         |session| drop(session.csrf_field().unwrap()),

@@ -129,7 +129,7 @@ fn a_server_that_may_not_drop_anything_is_full() {
 }
 
 #[test]
-fn the_loss_of_one_server_loses_its_shard_only() {
+fn the_loss_of_one_server_loses_its_sessions_only() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [one.address.to_string(), other.address.to_string()];
     let store = on(addresses.clone()).open().unwrap();
@@ -138,8 +138,8 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     one.kill();
     let alive: Vec<bool> =
         id_hashes.iter().map(|id_hash| store.load(id_hash, NOW).is_ok()).collect();
-    let shard = alive.iter().filter(|alive| **alive).count();
-    assert!((20..80).contains(&shard), "{shard} of 100 are on one of two servers");
+    let found = alive.iter().filter(|alive| **alive).count();
+    assert!((20..80).contains(&found), "{found} of 100 are on one of two servers");
     for (id_hash, alive) in id_hashes.iter().zip(&alive) {
         match store.load(id_hash, NOW) {
             Ok(loaded) => assert!(matches!(loaded, Lookup::Live { .. })),

@@ -272,6 +272,13 @@ fn triggers_and_foreign_keys_on_our_tables_are_found() {
             "references",
             "visits",
         ),
+        (
+            "CREATE TABLE visits (id INTEGER PRIMARY KEY,
+                                  s REFERENCES cloakroom_sessions ON DELETE CASCADE);
+             CREATE TABLE pages (visit REFERENCES visits)",
+            "references",
+            "pages",
+        ),
     ] {
         let folder = set_up();
         Connection::open(folder.database()).unwrap().execute_batch(schema).unwrap();

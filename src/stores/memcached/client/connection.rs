@@ -32,7 +32,7 @@ pub(super) struct Connection {
     stream: BufReader<TcpStream>,
     timeout: Duration,
     /// The timeout that the socket has.
-    armed: Duration,
+    socket_timeout: Duration,
     max_value: usize,
     last_used: Instant,
 }
@@ -52,7 +52,7 @@ impl Connection {
         let mut connection = Connection {
             stream: BufReader::new(stream),
             timeout: settings.io_timeout,
-            armed: Duration::ZERO,
+            socket_timeout: Duration::ZERO,
             max_value: settings.item_limit,
             last_used: Instant::now(),
         };
@@ -155,7 +155,7 @@ impl Connection {
     /// Waits until there are bytes in the buffer.
     fn fill(&mut self, deadline: Instant) -> CommandResult<&[u8]> {
         while self.stream.buffer().is_empty() {
-            self.arm(deadline)?;
+            self.set_socket_timeout(deadline)?;
             match self.stream.fill_buf() {
                 Ok([]) => {
                     return Err(unavailable("the server closed the connection"));
@@ -170,7 +170,7 @@ impl Connection {
 
     fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> CommandResult<()> {
         while !bytes.is_empty() {
-            self.arm(deadline)?;
+            self.set_socket_timeout(deadline)?;
             match self.stream.get_mut().write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -182,15 +182,15 @@ impl Connection {
 
     /// Sets the socket's timeouts to the rest of the time, or at most an eighth longer: most
     /// exchanges thus make no system call for it.
-    fn arm(&mut self, deadline: Instant) -> CommandResult<()> {
+    fn set_socket_timeout(&mut self, deadline: Instant) -> CommandResult<()> {
         let rest = rest_until(deadline, self.timeout)?;
-        if self.armed < rest || self.armed - rest > self.timeout / 8 {
+        if self.socket_timeout < rest || self.socket_timeout - rest > self.timeout / 8 {
             let until = if rest > self.timeout / 8 * 7 { self.timeout } else { rest };
             let stream = self.stream.get_ref();
             let set = stream.set_read_timeout(Some(until));
             let set = set.and_then(|()| stream.set_write_timeout(Some(until)));
             set.map_err(|error| io_failure(&error))?;
-            self.armed = until;
+            self.socket_timeout = until;
         }
         Ok(())
     }

@@ -24,7 +24,9 @@ use crate::stores::memcached::builder::DEFAULT_NAMESPACE;
 use crate::stores::memcached::client::protocol::{
     Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
-use crate::stores::memcached::client::server::{SURELY_BLOCKED_FOR, Server, missing, next};
+use crate::stores::memcached::client::server::{
+    MIN_BLOCKED_FOR, Server, missing_answer, next_answer,
+};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
 /// The maximum number of keys in one batch, which has the time of one call. If large items take
@@ -236,7 +238,7 @@ impl ServerClient {
         let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
             command(batch, &self.key(target.space, epoch, id_hash));
         })?;
-        Ok((epoch, next(&mut answers, target.operation)?))
+        Ok((epoch, next_answer(&mut answers, target.operation)?))
     }
 
     /// Reads the item of `id_hash`.
@@ -315,7 +317,7 @@ impl ServerClient {
             server.get_epoch(target.space, batch);
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, &next(&mut answers, target.operation)?);
+        let written = written(epoch, &next_answer(&mut answers, target.operation)?);
         let current = server.is_current(target, epoch, &mut answers)?;
         Ok((written, current))
     }
@@ -338,7 +340,7 @@ impl ServerClient {
             })?;
             let answer = |new: &&Replacement| {
                 self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, &next(&mut answers, target.operation)?))
+                Ok(written(new.at.stamp.epoch, &next_answer(&mut answers, target.operation)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
@@ -392,7 +394,8 @@ impl ServerClient {
                 group.push((index, item));
             }
         }
-        let mut done: Vec<Result<A>> = items.iter().map(|_| Err(missing(operation))).collect();
+        let mut done: Vec<Result<A>> =
+            items.iter().map(|_| Err(missing_answer(operation))).collect();
         let mut put = |index: usize, answer| {
             if let Some(slot) = done.get_mut(index) {
                 *slot = answer;
@@ -436,15 +439,17 @@ impl ServerClient {
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
-            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.block(target())));
-            if began.elapsed() > SURELY_BLOCKED_FOR {
+            self.servers
+                .iter()
+                .for_each(|server| keep_first_error(&mut outcome, server.block(target())));
+            if began.elapsed() > MIN_BLOCKED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
                 let late = Error::with_source(ErrorKind::Unavailable, operation, why);
-                keep_first(&mut outcome, Err(late));
+                keep_first_error(&mut outcome, Err(late));
             }
         }
         for server in &self.servers {
-            keep_first(&mut outcome, server.replace_epoch(target()));
+            keep_first_error(&mut outcome, server.replace_epoch(target()));
         }
         outcome
     }
@@ -461,7 +466,7 @@ impl ServerClient {
     }
 }
 
-fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
+fn keep_first_error(outcome: &mut Result<()>, next: Result<()>) {
     if outcome.is_ok() {
         *outcome = next;
     }

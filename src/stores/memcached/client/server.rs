@@ -31,7 +31,7 @@ const BLOCKED_FOR: u32 = 10;
 
 /// The time for which a space certainly stays blocked: memcached counts in whole seconds and may
 /// unblock it earlier than [`BLOCKED_FOR`].
-pub(super) const SURELY_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as u64 - 2);
+pub(super) const MIN_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as u64 - 2);
 
 /// The pause between two attempts to learn an epoch.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -123,7 +123,7 @@ impl Server {
         target: Target,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
-        next(&mut self.run_all(target, command)?, target.operation)
+        next_answer(&mut self.run_all(target, command)?, target.operation)
     }
 
     /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
@@ -163,7 +163,7 @@ impl Server {
         epoch: u64,
         answers: &mut Answers,
     ) -> Result<bool> {
-        let found = item_of(next(answers, target.operation)?);
+        let found = item_of(next_answer(answers, target.operation)?);
         // An address to which the name has just moved can have the same epoch, as a copy.
         let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch)
             && !self.has_moved(target.space);
@@ -268,11 +268,11 @@ impl Server {
 }
 
 /// Returns the next answer.
-pub(super) fn next(answers: &mut Answers, operation: &'static str) -> Result<MetaReply> {
-    answers.next().unwrap_or_else(|| Err(missing(operation)))
+pub(super) fn next_answer(answers: &mut Answers, operation: &'static str) -> Result<MetaReply> {
+    answers.next().unwrap_or_else(|| Err(missing_answer(operation)))
 }
 
-pub(super) fn missing(operation: &'static str) -> Error {
+pub(super) fn missing_answer(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Unavailable, operation, "an answer is missing")
 }
 

@@ -16,76 +16,53 @@ use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{
     self, DEADLINE, REPLACED, SESSION, get, replaced_values, session_values,
 };
-use crate::stores::postgres::sql::{TableNames, parameters, renamed};
+use crate::stores::postgres::sql::{TableNames, parameters, renamed_replaced_columns};
+use crate::stores::sql::statements;
 
 const OPERATION: &str = "copy sessions";
 
-/// The statements of a copy.
-struct PostgresCopySql {
-    after: String,
-    in_the_way: String,
-    replaced_of: String,
-    delete: String,
-    delete_replaced: String,
-    insert: String,
-    insert_replaced: String,
-    /// New sessions come after the copied ones.
-    set_sequence: String,
-    mark: String,
-    insert_mark: String,
-    change_mark: String,
-}
-
-impl PostgresCopySql {
-    fn new(names: &TableNames) -> Self {
-        let (t, replaced) = (names.qualified(""), names.qualified("_replaced"));
+statements! {
+    PostgresCopySql(names: &TableNames) {
+        let t = names.qualified("");
+        let t_literal = t.replace('\'', "''");
+        let replaced = names.qualified("_replaced");
         let meta = names.qualified("_meta");
-        let (columns, count) = (SESSION.join(", "), SESSION.len());
+        let columns = SESSION.join(", ");
+        let values_and_id = parameters(SESSION.len() + 1);
+        let deadline = DEADLINE + 1;
         let replaced_columns = REPLACED.join(", ");
-        let r_columns = renamed("r.");
-        PostgresCopySql {
-            after: format!("SELECT {columns}, id FROM {t} WHERE id > $1 ORDER BY id LIMIT $2"),
-            in_the_way: format!(
-                "SELECT {columns}, id FROM {t} WHERE id IN (SELECT unnest($1) \
-                 UNION SELECT id FROM {t} WHERE id_hash = ANY($2) \
-                 UNION SELECT id FROM {t} WHERE public_id = ANY($3) \
-                 UNION SELECT session FROM {replaced} WHERE id_hash = ANY($2)) \
-                 ORDER BY id FOR UPDATE"
-            ),
-            replaced_of: format!(
-                "SELECT r.session, {r_columns} FROM {replaced} AS r WHERE r.session = ANY($1) \
-                 ORDER BY r.id"
-            ),
-            delete: format!("DELETE FROM {t} WHERE id = ANY($1)"),
-            // Also those of sessions that have ended.
-            delete_replaced: format!(
-                "DELETE FROM {replaced} WHERE session = ANY($1) OR id_hash = ANY($2)"
-            ),
-            insert: format!(
-                "INSERT INTO {t} ({columns}, id, sweep_at) OVERRIDING SYSTEM VALUE \
-                 VALUES ({}, ${})",
-                parameters(count + 1),
-                DEADLINE + 1
-            ),
-            insert_replaced: format!(
-                "INSERT INTO {replaced} ({replaced_columns}, session) VALUES ({})",
-                parameters(REPLACED.len() + 1)
-            ),
-            set_sequence: format!(
-                "SELECT setval(pg_get_serial_sequence('{}', 'id'), max(id)) FROM {t} \
-                 HAVING max(id) IS NOT NULL",
-                t.replace('\'', "''")
-            ),
-            mark: format!("SELECT value FROM {meta} WHERE name = $1"),
-            insert_mark: format!(
-                "INSERT INTO {meta} (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING \
-                 RETURNING name"
-            ),
-            change_mark: format!(
-                "UPDATE {meta} SET value = $2 WHERE name = $1 AND value = $3 RETURNING name"
-            ),
-        }
+        let replaced_values_and_session = parameters(REPLACED.len() + 1);
+        let r_columns = renamed_replaced_columns();
     }
+
+    after: "SELECT {columns}, id FROM {t} WHERE id > $1 ORDER BY id LIMIT $2";
+    in_the_way:
+        "SELECT {columns}, id FROM {t} WHERE id IN (SELECT unnest($1) \
+         UNION SELECT id FROM {t} WHERE id_hash = ANY($2) \
+         UNION SELECT id FROM {t} WHERE public_id = ANY($3) \
+         UNION SELECT session FROM {replaced} WHERE id_hash = ANY($2)) \
+         ORDER BY id FOR UPDATE";
+    replaced_of:
+        "SELECT r.session, {r_columns} FROM {replaced} AS r WHERE r.session = ANY($1) \
+         ORDER BY r.id";
+    delete: "DELETE FROM {t} WHERE id = ANY($1)";
+    // Also those of sessions that have ended.
+    delete_replaced:
+        "DELETE FROM {replaced} WHERE session = ANY($1) OR id_hash = ANY($2)";
+    insert:
+        "INSERT INTO {t} ({columns}, id, sweep_at) OVERRIDING SYSTEM VALUE \
+         VALUES ({values_and_id}, ${deadline})";
+    insert_replaced:
+        "INSERT INTO {replaced} ({replaced_columns}, session) \
+         VALUES ({replaced_values_and_session})";
+    // New sessions come after the copied ones.
+    set_sequence:
+        "SELECT setval(pg_get_serial_sequence('{t_literal}', 'id'), max(id)) FROM {t} \
+         HAVING max(id) IS NOT NULL";
+    mark: "SELECT value FROM {meta} WHERE name = $1";
+    insert_mark:
+        "INSERT INTO {meta} (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING name";
+    change_mark: "UPDATE {meta} SET value = $2 WHERE name = $1 AND value = $3 RETURNING name";
 }
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type

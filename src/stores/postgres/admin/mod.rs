@@ -4,11 +4,10 @@
 mod copy;
 mod info;
 
-use crate::backend::{Page, Record, SessionFilter};
+use crate::backend::{Page, Record, SessionFilter, Summary};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm};
-use crate::record::Summary;
 use crate::stores::postgres::connection::{Param, Query};
 use crate::stores::postgres::index::{concerns_all, condition, count};
 use crate::stores::postgres::migrate;
@@ -16,6 +15,7 @@ use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, SESSION, get};
 use crate::stores::postgres::sql::TableNames;
 use crate::stores::postgres::store::PostgresStore;
+use crate::stores::sql::with_condition;
 
 pub use info::DatabaseServer;
 
@@ -171,7 +171,7 @@ impl PostgresAdmin {
         let except = except.map(|public_id| public_id.as_bytes().as_slice());
         self.0.0.revocation(time, "revoke sessions", async |trips, sql| {
             let mut params = vec![Param::Bytes(except)];
-            let revoke = sql.revoke.replace("{}", &condition(filter, &mut params));
+            let revoke = with_condition(&sql.revoke, &condition(filter, &mut params));
             let queries = vec![Query { sql: &revoke, params }, Query::new(&sql.raise_epoch, [])];
             let answers = trips.commit(queries).await?;
             let mut live = 0;

@@ -15,8 +15,8 @@ use crate::id;
 use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, check};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, with_suffix};
-use crate::stores::sqlite::ownership::explain;
+use crate::stores::sqlite::file::{self, Access};
+use crate::stores::sqlite::ownership::{SUFFIXES, explain, with_suffix};
 
 const BACKING_UP: &str = "back the database up";
 
@@ -29,7 +29,8 @@ impl Admin {
     /// and write meanwhile. The file `to` appears when the copy is complete.
     ///
     /// Sessions that are revoked later are live in the copy. Under a rollback journal
-    /// ([`Journal::Keep`](crate::stores::sqlite::Journal::Keep)) commits wait until the copy is complete.
+    /// ([`Journal::Keep`](crate::stores::sqlite::Journal::Keep)) commits wait until the copy is
+    /// complete.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `to` exists; [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] or
@@ -126,7 +127,7 @@ impl Drop for Partial {
     fn drop(&mut self) {
         // After a link this is the second name of the file; after a failure it is the incomplete
         // copy.
-        for suffix in ["", "-wal", "-shm", "-journal"] {
+        for suffix in SUFFIXES {
             let _ = fs::remove_file(with_suffix(&self.0, suffix));
         }
     }

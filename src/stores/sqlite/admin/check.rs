@@ -65,7 +65,6 @@ pub(super) fn with_progress<T>(
     operation: &'static str,
 ) -> Result<ControlFlow<(), T>> {
     const STEPS: i32 = 20_000;
-    let failed = || while_doing(operation);
     // SQLite owns the handler, so it owns the callback during the call.
     let callback = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
     let shared = Arc::new(Mutex::new(callback));
@@ -74,9 +73,10 @@ pub(super) fn with_progress<T>(
         let mut progress = handler.lock().ignore_poison();
         progress(Progress::default()).is_break()
     };
-    connection.progress_handler(STEPS, Some(is_cancelled)).map_err(failed())?;
+    // `()` in rusqlite 0.37; since then an error for connections that rusqlite has not opened.
+    let _ = connection.progress_handler(STEPS, Some(is_cancelled));
     let result = work(connection);
-    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
+    let _ = connection.progress_handler(0, None::<fn() -> bool>);
     if let Some(callback) = Arc::into_inner(shared) {
         *progress = callback.into_inner().ignore_poison();
     }

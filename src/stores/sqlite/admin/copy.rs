@@ -8,6 +8,7 @@ use crate::backend::{CopyBatch, CopyMark, LiveSession, StoreIdentity, StoredPage
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
+use crate::stores::sql::statements;
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
@@ -16,70 +17,39 @@ use crate::stores::sqlite::write::JobKind;
 
 const OPERATION: &str = "copy sessions";
 
-/// The statements of a copy.
-struct SqliteCopySql {
-    after: String,
-    by_id: String,
-    replaced_of: String,
-    id_of_id_hash: String,
-    id_of_public_id: String,
-    session_of_replaced: String,
-    insert: String,
-    set_deadline: String,
-    delete: String,
-    delete_replaced_of: String,
-    delete_replaced: String,
-    insert_replaced: String,
-    mark: String,
-    insert_mark: String,
-    change_mark: String,
-}
-
-impl SqliteCopySql {
-    fn new(table: &str) -> Self {
+statements! {
+    SqliteCopySql(table: &str) {
         let t = format!("\"{table}\"");
         let (meta, replaced) = (format!("\"{table}_meta\""), format!("\"{table}_replaced\""));
-        let columns = session::NAMES.join(", ") + ", id";
         let placeholders = |count: usize| vec!["?"; count].join(", ");
+        let columns = session::NAMES.join(", ");
+        let values = placeholders(session::NAMES.len());
         let replaced_columns = replaced::NAMES.join(", ");
+        let replaced_values = placeholders(replaced::NAMES.len());
         // The decoding expects the columns of a session before those of a replaced id.
         let no_session = vec!["NULL"; ROW_ID + 1].join(", ");
-        SqliteCopySql {
-            after: format!("SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2"),
-            by_id: format!("SELECT {columns} FROM {t} WHERE id = ?1"),
-            replaced_of: format!(
-                "SELECT {no_session}, {replaced_columns} FROM {replaced} \
-                 WHERE session = ?1 AND public_id = ?2 ORDER BY id"
-            ),
-            id_of_id_hash: format!("SELECT id FROM {t} WHERE id_hash = ?1"),
-            // Public ids of anonymous sessions are not unique here.
-            id_of_public_id: format!(
-                "SELECT id FROM {t} WHERE public_id = ?1 AND user_key IS NOT NULL"
-            ),
-            session_of_replaced: format!(
-                "SELECT s.id FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
-                 AND s.public_id = r.public_id WHERE r.id_hash = ?1"
-            ),
-            insert: format!(
-                "INSERT INTO {t} ({}) VALUES ({})",
-                session::NAMES.join(", "),
-                placeholders(session::NAMES.len())
-            ),
-            set_deadline: format!("UPDATE {t} SET id = ?2, deadline = ?3 WHERE id = ?1"),
-            delete: format!("DELETE FROM {t} WHERE id = ?1"),
-            delete_replaced_of: format!("DELETE FROM {replaced} WHERE session = ?1"),
-            delete_replaced: format!("DELETE FROM {replaced} WHERE id_hash = ?1"),
-            insert_replaced: format!(
-                "INSERT INTO {replaced} ({replaced_columns}) VALUES ({})",
-                placeholders(replaced::NAMES.len())
-            ),
-            mark: format!("SELECT value FROM {meta} WHERE name = ?1"),
-            insert_mark: format!(
-                "INSERT INTO {meta} (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
-            ),
-            change_mark: format!("UPDATE {meta} SET value = ?3 WHERE name = ?1 AND value = ?2"),
-        }
     }
+
+    after: "SELECT {columns}, id FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2";
+    by_id: "SELECT {columns}, id FROM {t} WHERE id = ?1";
+    replaced_of:
+        "SELECT {no_session}, {replaced_columns} FROM {replaced} \
+         WHERE session = ?1 AND public_id = ?2 ORDER BY id";
+    id_of_id_hash: "SELECT id FROM {t} WHERE id_hash = ?1";
+    // Public ids of anonymous sessions are not unique here.
+    id_of_public_id: "SELECT id FROM {t} WHERE public_id = ?1 AND user_key IS NOT NULL";
+    session_of_replaced:
+        "SELECT s.id FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
+         AND s.public_id = r.public_id WHERE r.id_hash = ?1";
+    insert: "INSERT INTO {t} ({columns}) VALUES ({values})";
+    set_deadline: "UPDATE {t} SET id = ?2, deadline = ?3 WHERE id = ?1";
+    delete: "DELETE FROM {t} WHERE id = ?1";
+    delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
+    delete_replaced: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    insert_replaced: "INSERT INTO {replaced} ({replaced_columns}) VALUES ({replaced_values})";
+    mark: "SELECT value FROM {meta} WHERE name = ?1";
+    insert_mark: "INSERT INTO {meta} (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    change_mark: "UPDATE {meta} SET value = ?3 WHERE name = ?1 AND value = ?2";
 }
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type

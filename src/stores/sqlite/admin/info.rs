@@ -9,11 +9,12 @@ use crate::error::{ErrorKind, Result};
 use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{folder, owner};
+use crate::stores::sqlite::ownership::{folder, owner, with_suffix};
 use crate::stores::sqlite::references;
+use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 const READING: &str = "read the properties of the database";
@@ -77,7 +78,5 @@ pub(super) fn info(
 }
 
 pub(super) fn number(connection: &Connection, sql: &str) -> Result<u64> {
-    let number: i64 =
-        connection.query_row(sql, [], |row| row.get(0)).map_err(while_doing(READING))?;
-    Ok(u64::try_from(number).unwrap_or(0))
+    row::count(connection, sql, []).map_err(while_doing(READING))
 }

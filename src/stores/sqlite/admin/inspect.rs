@@ -56,7 +56,7 @@ impl Admin {
     /// [`realms`](Self::realms) does.
     pub fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
         self.query("count the sessions of a realm", |connection, sql| {
-            row::count_live_of(connection, sql, realm, now)
+            row::count(connection, &sql.count_live_of, params![now.as_millis(), realm.as_str()])
         })
     }
 
@@ -82,9 +82,9 @@ impl Admin {
         const EXAMPLES: usize = 5;
         let store = self.store_for_reading()?;
         let mut report = ScanReport::default();
-        let total: i64 = store.0.query(OPERATION, |connection, sql| {
-            connection.query_row(&sql.count_all, [], |row| row.get(0))
-        })?;
+        let total = store
+            .0
+            .query(OPERATION, |connection, sql| row::count(connection, &sql.count_all, []))?;
         let mut after = i64::MIN;
         loop {
             let before = report.sessions;
@@ -114,7 +114,7 @@ impl Admin {
             if report.sessions == before {
                 return Ok(ControlFlow::Continue(report));
             }
-            let total = u64::try_from(total).unwrap_or(0).max(report.sessions);
+            let total = total.max(report.sessions);
             if progress(Progress { done: report.sessions, total }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }

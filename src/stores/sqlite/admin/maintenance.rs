@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::backend::{SessionIndex, Store, SweepBatch, SweepReport};
+use crate::backend::{BatchPacer, SessionIndex, Store};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::admin::check::with_progress;
@@ -32,24 +32,25 @@ impl Admin {
     ) -> Result<ControlFlow<(), u64>> {
         let store = self.store()?;
         let total = store.0.stats(now)?.expired.min(limit);
-        let (mut batch, mut done) = (SweepBatch::LARGEST, 0);
+        let (mut pacer, mut done) = (BatchPacer::new(), 0);
         loop {
             let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
             let Some(left) = NonZeroUsize::new(left) else { break };
-            let batch_limit = batch.limit().min(left);
-            let SweepReport { removed, blocked_for, .. } = store.sweep(now, batch_limit)?;
-            done += u64::try_from(removed).unwrap_or(0);
+            let batch_limit = pacer.limit().min(left);
+            let began = Instant::now();
+            let report = store.sweep(now, batch_limit)?;
+            let pause = pacer.pause_after(&report, began.elapsed());
+            done += u64::try_from(report.removed).unwrap_or(0);
             let cancelled = progress(Progress { done, total }).is_break();
-            if removed < batch_limit.get() {
+            if report.removed < batch_limit.get() {
                 break;
             }
             if cancelled {
                 return Ok(ControlFlow::Break(()));
             }
-            batch = batch.after(blocked_for);
             let wal = store.0.writer.wal();
             store.0.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
-            thread::sleep(blocked_for);
+            thread::sleep(pause);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
         Ok(ControlFlow::Continue(done))

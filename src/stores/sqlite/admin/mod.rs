@@ -38,11 +38,12 @@ pub use report::{
 ///
 /// # Errors
 /// Every call fails with the kinds of [`SqliteStoreBuilder::open`]:
-/// [`NotSetUp`](crate::ErrorKind::NotSetUp) if the file does not exist, or for a call that reads sessions
-/// the table; [`Busy`](crate::ErrorKind::Busy), [`Unavailable`](crate::ErrorKind::Unavailable),
-/// [`Corrupt`](crate::ErrorKind::Corrupt) and so on. Calls on the file ([`info`](Self::info),
-/// [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) fail
-/// with [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. Further kinds are documented at
+/// [`NotSetUp`](crate::ErrorKind::NotSetUp) if the file does not exist, or for a call that reads
+/// sessions the table; [`Busy`](crate::ErrorKind::Busy),
+/// [`Unavailable`](crate::ErrorKind::Unavailable), [`Corrupt`](crate::ErrorKind::Corrupt) and so
+/// on. Calls on the file ([`info`](Self::info), [`check_file`](Self::check_file),
+/// [`compact`](Self::compact), [`restore`](Self::restore)) fail with
+/// [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. Further kinds are documented at
 /// the call.
 ///
 /// ```

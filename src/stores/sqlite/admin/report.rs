@@ -57,7 +57,8 @@ pub struct DatabaseInfo {
     /// Why other processes may use the file under a second name, if they may.
     pub second_name: Option<String>,
     /// The tables whose foreign keys keep sessions from being deleted or getting a new id: without
-    /// `ON DELETE CASCADE`, or without `ON UPDATE CASCADE` on `id_hash`.
+    /// `ON DELETE CASCADE`, or without `ON UPDATE CASCADE` on `id_hash`. Among them are tables that
+    /// reference rows which would be deleted with a session.
     pub referencing_tables: Vec<String>,
     /// The triggers on the store's tables, which this crate did not make.
     pub triggers: Vec<String>,

@@ -15,9 +15,9 @@ use crate::stores::sqlite::admin::backup::{
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
+use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder, with_suffix};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -36,8 +36,9 @@ impl Admin {
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables, or
-    /// if the database does not exist but a write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables
+    /// (those on other tables are copied), or if the database does not exist but a write-ahead log
+    /// for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
     /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
     /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
     /// [`ErrorKind::Full`] and so on.
@@ -183,8 +184,7 @@ impl Restore<'_> {
         match migrate::version_before(target, self.table) {
             Ok(0) => {
                 let tables = "SELECT count(*) FROM sqlite_schema";
-                let tables: i64 = target.query_row(tables, [], |r| r.get(0)).map_err(failed())?;
-                if tables == 0 {
+                if row::count(target, tables, []).map_err(failed())? == 0 {
                     return Ok(());
                 }
                 let (table, path) = (self.table.as_str(), self.to.display());
@@ -206,8 +206,8 @@ impl Restore<'_> {
         // A damaged or empty target has no readable epoch.
         let target_epoch =
             target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
-        let live =
-            row::count_live(prepared, &sql.read, self.now).map_err(while_doing(RESTORING))?;
+        let live = row::count(prepared, &sql.read.count_live, [self.now.as_millis()])
+            .map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }

@@ -71,10 +71,10 @@ impl Admin {
         })
     }
 
-    /// Ends sessions, except the one of the public id `except`, and returns the number of live ones.
-    /// Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the store's
-    /// epoch, because it knows no cache: a service with a [`CachedStore`] stops using its entries
-    /// within a second.
+    /// Ends sessions, except the one of the public id `except`, and returns the number of live
+    /// ones. Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the
+    /// store's epoch, because it knows no cache: a service with a [`CachedStore`] stops using its
+    /// entries within a second.
     ///
     /// [`CachedStore`]: crate::stores::cached::CachedStore
     pub fn revoke(
@@ -95,7 +95,8 @@ impl Admin {
     }
 
     /// Removes the store's tables with all sessions. Afterwards every call of the store fails with
-    /// [`NotSetUp`](crate::ErrorKind::NotSetUp) until [`setup`](Self::setup). Without tables it does nothing.
+    /// [`NotSetUp`](crate::ErrorKind::NotSetUp) until [`setup`](Self::setup). Without tables it
+    /// does nothing.
     pub fn drop_tables(&self) -> Result<()> {
         const OPERATION: &str = "drop the tables";
         let store = self.store()?;

@@ -43,9 +43,9 @@ struct CacheState {
     is_verified: bool,
     /// The header for which the entries are valid.
     valid_for: Option<Header>,
-    /// Whether a transaction of this process is open. Until its effects are applied, a new header
-    /// does not invalidate the entries.
-    is_committing: bool,
+    /// Whether this process has a transaction whose effects are not applied yet. Until they are, a
+    /// new header does not invalidate the entries.
+    has_open_transaction: bool,
     entries: SecondChanceCache,
 }
 
@@ -61,7 +61,7 @@ impl RecordCache {
         let state = CacheState {
             is_verified: false,
             valid_for: None,
-            is_committing: false,
+            has_open_transaction: false,
             entries: SecondChanceCache::new(budget),
         };
         Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
@@ -96,7 +96,7 @@ impl RecordCache {
             return Err(UNUSABLE);
         }
         if state.valid_for != Some(header) {
-            if state.is_committing {
+            if state.has_open_transaction {
                 return Err(UNUSABLE);
             }
             // Read again under the lock: another thread may have read a newer header meanwhile.
@@ -135,7 +135,7 @@ impl RecordCache {
     fn begin(&self) -> Option<Header> {
         let before = self.wal_index.read();
         let mut state = self.state();
-        state.is_committing = true;
+        state.has_open_transaction = true;
         if state.valid_for != before {
             CacheState::clear(state, before);
         }
@@ -326,7 +326,7 @@ mod tests {
         let id_hash = create(&store);
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
         let mark = effects.mark();
-        effects.record(Effect::Removed(unused_id()), 2);
+        effects.record(Effect::Forget(unused_id()), 2);
         effects.compare(mark, 2);
         assert!(effects.find(&id_hash).is_some());
         effects.undo(mark);
@@ -380,14 +380,14 @@ mod tests {
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
         assert!(effects.find(&one).is_some());
         let mark = effects.mark();
-        effects.record(Effect::Removed(one), 1);
+        effects.record(Effect::Forget(one), 1);
         assert!(effects.find(&one).is_none(), "it must query the database");
         effects.undo(mark);
         assert!(effects.find(&one).is_some());
         effects.record(Effect::Put(1, two, &record), 1);
         drop(effects);
         assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
-        assert!(!record_cache(&store).state().is_committing);
+        assert!(!record_cache(&store).state().has_open_transaction);
     }
 
     #[test]

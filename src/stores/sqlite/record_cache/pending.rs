@@ -18,7 +18,7 @@ pub(crate) enum Effect<'e> {
     /// The session's last activity has changed, and its deadline accordingly.
     Seen(SessionIdHash, Timestamp),
     /// No row has this id any more, or its row must be read again.
-    Removed(SessionIdHash),
+    Forget(SessionIdHash),
     /// No row of the sessions table has changed.
     NoSession,
     /// Any session may have changed.
@@ -29,7 +29,7 @@ impl Effect<'_> {
     /// Returns whether the statement must have changed exactly one row, because it names a row that
     /// was found before in the same transaction.
     pub(crate) fn is_of_one_row(&self) -> bool {
-        matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Removed(_))
+        matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Forget(_))
     }
 }
 
@@ -38,7 +38,7 @@ impl Effect<'_> {
 enum RecordChange {
     Put(Box<CachedSession>),
     Seen(Timestamp),
-    Removed,
+    Forget,
 }
 
 /// The effects of an open transaction.
@@ -90,7 +90,7 @@ impl<'c> PendingEffects<'c> {
                 self.changes.push((id_hash, RecordChange::Put(Box::new(session))));
             }
             Effect::Seen(id_hash, seen) => self.changes.push((id_hash, RecordChange::Seen(seen))),
-            Effect::Removed(id_hash) => self.changes.push((id_hash, RecordChange::Removed)),
+            Effect::Forget(id_hash) => self.changes.push((id_hash, RecordChange::Forget)),
             Effect::NoSession => {}
             Effect::Unknown => self.is_unknown = true,
         }
@@ -121,7 +121,7 @@ impl<'c> PendingEffects<'c> {
         // Read under the lock: no entry is added meanwhile, and the entries added before are
         // older.
         let after = cache.wal_index.read();
-        state.is_committing = false;
+        state.has_open_transaction = false;
         let is_only_commit = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,
             (Some(before), Some(after), Some(frames)) => {
@@ -144,7 +144,7 @@ impl<'c> PendingEffects<'c> {
             match change {
                 RecordChange::Put(session) => state.entries.put(id_hash, *session),
                 RecordChange::Seen(seen) => state.entries.seen(&id_hash, seen),
-                RecordChange::Removed => state.entries.remove(&id_hash),
+                RecordChange::Forget => state.entries.remove(&id_hash),
             }
         }
     }
@@ -156,7 +156,7 @@ impl Drop for PendingEffects<'_> {
     fn drop(&mut self) {
         if let Some((cache, _)) = self.cache.take() {
             let mut state = cache.state();
-            state.is_committing = false;
+            state.has_open_transaction = false;
             CacheState::clear(state, None);
         }
     }

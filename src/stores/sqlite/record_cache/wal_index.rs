@@ -1,7 +1,9 @@
 //! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
-//! database open. Invariants: equal headers mean the same state of the database, because the header
-//! changes with every commit of any process. A file is opened at most once per process, and not
-//! closed while it has a name or a user.
+//! database open.
+//!
+//! Invariants: equal headers mean the same state of the database, because the header changes with
+//! every commit of any process. A file is opened at most once per process, and closed only when it
+//! was deleted and no [`WalIndex`] refers to it.
 
 use std::fmt;
 use std::fs::{self, File};

@@ -233,10 +233,10 @@ impl Writer {
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
             Ok(frames) => {
-                if let Some(pages) = self.settings.wal.due_pages(frames) {
+                if let Some(frames) = self.settings.wal.due_frames(frames) {
                     // Committed jobs are answered before any checkpoint.
                     leader.complete();
-                    self.settings.wal.request_checkpoint(write_connection.get(), pages);
+                    self.settings.wal.request_checkpoint(write_connection.get(), frames);
                 }
             }
             Err(error) => leader.failure = Some(error),

@@ -39,8 +39,9 @@ impl Room {
         Room { max_pages, examined: Mutex::new(START) }
     }
 
-    /// Returns whether so many used pages leave too little room: a tenth of the file for a change
-    /// of an anonymous session, and a twentieth for one of a user's.
+    /// Returns whether a file with this number of used pages has too little room: less than a tenth
+    /// of the file before a change of an anonymous session, less than a twentieth before a change
+    /// of a user's.
     pub(super) fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
         let (share, least) = if is_anonymous { (10, MIN_PAGES * 2) } else { (20, MIN_PAGES) };
         let kept = (self.max_pages / share).max(least).min(self.max_pages / 2);

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::stores::sql::statements;
 use crate::stores::sqlite::columns::{replaced, session};
-use crate::stores::sqlite::sql::{ReadSql, TableName, statements};
+use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 /// All statements for one table.
 #[derive(Debug)]
@@ -46,19 +47,20 @@ statements! {
         "UPDATE {t} SET user_key = ?2, revision = revision + 1 WHERE user_key = ?1 AND realm = ?3 \
          RETURNING id_hash";
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
-    delete: "DELETE FROM {t} WHERE id = ?1";
+    delete: "DELETE FROM {t} WHERE {{condition}}";
     delete_expired_of:
-        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1{{and}} {deleted}";
-    sweep:
-        "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1{{and}} LIMIT ?2) \
+        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 AND {{condition}} \
          {deleted}";
+    sweep:
+        "DELETE FROM {t} WHERE id IN \
+         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) {deleted}";
+    // Without a condition SQLite drops whole pages, a thousand times as fast.
     delete_all: "DELETE FROM {t}";
-    delete_all_of: "DELETE FROM {t} WHERE realm = ?1";
     // In place of a deletion that another table prevents: the session has expired, and nothing is
     // left of its data.
-    end_where:
+    end:
         "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
-         data = '{{}}' WHERE ";
+         data = '{{}}' WHERE {{condition}}";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
     end_graces:
         "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 AND grace_until IS NOT NULL";

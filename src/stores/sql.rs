@@ -1,0 +1,61 @@
+//! What the stores with SQL tables have in common: names, statements, and the errors of rows.
+//!
+//! Called by `sqlite` and `postgres`.
+
+use crate::backend::StoreIdentity;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Declares a struct with the texts of statements for one table, and its function `new`.
+macro_rules! statements {
+    ($struct:ident($arg:ident: $type:ty) { $($prelude:tt)* } $($name:ident: $text:literal;)*) => {
+        #[derive(Debug)]
+        pub(super) struct $struct {
+            $(pub(super) $name: String,)*
+        }
+
+        impl $struct {
+            pub(super) fn new($arg: $type) -> Self {
+                $($prelude)*
+                $struct { $($name: format!($text),)* }
+            }
+        }
+    };
+}
+pub(super) use statements;
+
+/// Returns a statement with `condition` in the place of its `{condition}`.
+pub(super) fn with_condition(statement: &str, condition: &str) -> String {
+    statement.replace("{condition}", condition)
+}
+
+/// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most
+/// `longest` characters.
+pub(super) fn validate_table_name(name: &str, longest: usize) -> Result<()> {
+    if name.is_empty() || name.len() > longest {
+        Err(bad_table_name(format!("a table name has 1 to {longest} characters")))
+    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        || name.starts_with(|c: char| c.is_ascii_digit())
+    {
+        Err(bad_table_name(
+            "a table name has only ASCII letters, digits and underscores, and begins with no digit",
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn bad_table_name(why: impl Into<String>) -> Error {
+    Error::with_source(ErrorKind::Invalid, "use that table name", why.into())
+}
+
+/// Returns the error of a row whose `column` no version of this program wrote.
+pub(super) fn malformed(column: &'static str) -> Error {
+    let why = format!("the column {column} is malformed");
+    Error::with_source(ErrorKind::Undecodable, "decode a stored session", why)
+}
+
+/// Decodes the identity of a store, 32 hexadecimal digits.
+pub(super) fn identity(hex: &str) -> Result<StoreIdentity> {
+    let number = u128::from_str_radix(hex, 16).map_err(|_| malformed("identity"))?;
+    Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
+}
