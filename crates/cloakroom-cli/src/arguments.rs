@@ -291,7 +291,8 @@ pub(crate) fn parse(
         levels.any(|level| level.value_source(name) == Some(ValueSource::CommandLine))
     };
     if !matches!(target, Target::Arguments) && PLACE.into_iter().any(is_given) {
-        let why = "--db and --table cannot be given: this program has a database of its own\n";
+        let why = "--db, --store and --table cannot be given: this program has a database of its \
+                   own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
     let mut arguments = Arguments::from_arg_matches(&matches)?;

@@ -79,13 +79,15 @@ fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
 }
 
 fn check_server(findings: &mut Findings, info: &DatabaseServer) {
-    if !info.has_fsync {
-        findings.problem(
-            "durability",
-            "fsync = off: a crash of the server's machine can damage the database",
+    match info.has_fsync {
+        true => findings.ok("fsync", "on"),
+        false => findings.problem(
+            "fsync",
+            "off: a crash of the server's machine can damage the database",
             "set fsync = on",
-        );
-    } else if info.synchronous_commit == "off" {
+        ),
+    }
+    if info.synchronous_commit == "off" {
         findings.note(
             "durability",
             "synchronous_commit = off: a crash of the server loses the last changes of programs \

@@ -289,8 +289,8 @@ fn wrong(url: &str, table: &str) -> Vec<(String, String)> {
         (text("check"), text("found"))
     });
     let mut wrong: Vec<_> = wrong.collect();
-    let durability = wrong.iter().position(|(check, _)| check == "durability").unwrap();
-    assert!(wrong.remove(durability).1.contains("fsync = off"));
+    let fsync = wrong.iter().position(|(check, _)| check == "fsync").unwrap();
+    assert!(wrong.remove(fsync).1.contains("off"));
     wrong
 }
 
@@ -315,6 +315,7 @@ fn a_sound_database_in_postgres_has_no_problem() {
         "ok      tables ",
         "ok      rights ",
         "ok      objects ",
+        "ok      durability   synchronous_commit = on",
         "ok      vacuum ",
         "ok      server clock ",
         "ok      cleaner ",
@@ -408,6 +409,29 @@ fn doctor_finds_a_clock_that_differs() {
     assert!(shown.contains("PROBLEM server clock the clock of this machine is 3"), "{shown}");
     let refused = fails(url, &[&["sweep"], &place[..]].concat(), 1);
     assert!(refused.contains("nothing was swept"), "{refused}");
+}
+
+#[test]
+fn doctor_finds_an_unencrypted_connection_over_a_network() {
+    let table = with_sessions().0;
+    shared().sql(
+        "CREATE ROLE distant LOGIN SUPERUSER; CREATE SCHEMA distant; \
+         CREATE FUNCTION distant.inet_server_addr() RETURNS inet LANGUAGE sql \
+         AS $$SELECT inet '192.0.2.1'$$; \
+         ALTER ROLE distant SET search_path = distant, pg_catalog, public",
+    );
+    let place = ["doctor", "--schema", "public", "--table", &table];
+    let shown = run(&shared().url_of("distant"), &place);
+    assert!(shown.out.contains("PROBLEM encryption "), "{shown:?}");
+}
+
+#[test]
+fn doctor_notes_that_others_may_lose_changes() {
+    let table = with_sessions().0;
+    shared()
+        .sql("CREATE ROLE hasty LOGIN SUPERUSER; ALTER ROLE hasty SET synchronous_commit = off");
+    let shown = run(&shared().url_of("hasty"), &["doctor", "--table", &table]);
+    assert!(shown.out.contains("note    durability   synchronous_commit = off"), "{shown:?}");
 }
 
 #[test]
