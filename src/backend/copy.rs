@@ -110,8 +110,8 @@ impl CopySum {
     }
 }
 
-/// The state of a copy, which its target keeps and changes with every batch: a target whose sessions
-/// have another sum was changed by another program.
+/// The state of a copy, which its target keeps and changes with every batch: a target whose
+/// sessions have another sum was changed by another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyMark {
     /// The identity of the source.

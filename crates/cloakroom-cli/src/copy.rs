@@ -1,9 +1,9 @@
 //! The command `copy`: moves all sessions from one store to another.
 //!
 //! It compares both stores in the order of positions, and changes the target where it differs. So a
-//! run after a kill continues, and a run after the service has changed the source copies the changes
-//! and removes what has ended. The target keeps a checksum of its sessions, which every batch
-//! changes with them: if it does not fit, another program has changed the target.
+//! run after a kill continues, and a run after the service has changed the source copies the
+//! changes and removes what has ended. The target keeps a checksum of its sessions, which every
+//! batch changes with them: if it does not fit, another program has changed the target.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -29,7 +29,8 @@ pub(crate) trait Location {
     /// Creates what is missing, migrates what is older, and opens the store.
     fn setup(&self) -> CliResult<Box<dyn Database>>;
 
-    /// Returns the versions and names of the migrations that [`migrate`](Self::migrate) would apply.
+    /// Returns the versions and names of the migrations that [`migrate`](Self::migrate) would
+    /// apply.
     fn pending_migrations(&self) -> CliResult<Vec<(u32, &'static str)>>;
 
     fn migrate(&self) -> CliResult;
@@ -75,8 +76,8 @@ pub(crate) trait Database {
 
     fn stats(&self, now: Timestamp) -> CliResult<Stats>;
 
-    /// Counts the live sessions that were created in the periods that begin at `times`, and measures
-    /// the data.
+    /// Counts the live sessions that were created in the periods that begin at `times`, and
+    /// measures the data.
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> CliResult<(Vec<u64>, DataSizes)>;
 
     fn realms(&self) -> CliResult<Vec<Realm>>;

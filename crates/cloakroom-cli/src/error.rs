@@ -150,8 +150,8 @@ fn advice(error: &Error) -> Option<&'static str> {
 fn server_advice(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::Busy => {
-            "try again; if it stays, `pg_stat_activity` of the server shows which transaction holds \
-             locks, and who has the connections"
+            "try again; if it stays, `pg_stat_activity` of the server shows which transaction \
+             holds locks, and who has the connections"
         }
         ErrorKind::Unavailable => {
             "check the URL, the password (PGPASSWORD or ~/.pgpass), and that the server runs and \

@@ -26,8 +26,8 @@
 //! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up,
 //! 4 nothing matched.
 //!
-//! The feature `bundled` (on by default) compiles SQLite into the binary. `postgres` adds sessions in
-//! PostgreSQL, `postgres-rustls` encrypted connections to it too.
+//! The feature `bundled` (on by default) compiles SQLite into the binary. `postgres` adds sessions
+//! in PostgreSQL, `postgres-rustls` encrypted connections to it too.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -91,7 +91,8 @@ impl CliContext {
     fn location(&self) -> CliResult<&dyn Location> {
         let missing = || {
             CliError::usage(
-                "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or CLOAKROOM_STORE",
+                "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
+                 CLOAKROOM_STORE",
             )
         };
         self.location.as_deref().ok_or_else(missing)

@@ -101,8 +101,8 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { table: name.into(), ..self }
     }
 
-    /// Sets the password, in place of one in the URL, so that it can come from elsewhere than the URL:
-    /// a secret of the deployment, or `~/.pgpass`. Defaults to that of the URL.
+    /// Sets the password, in place of one in the URL, so that it can come from elsewhere than the
+    /// URL: a secret of the deployment, or `~/.pgpass`. Defaults to that of the URL.
     pub fn password(self, password: impl AsRef<[u8]>) -> Self {
         let with_password = |mut config: Config| {
             config.password(password);

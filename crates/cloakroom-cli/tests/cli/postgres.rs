@@ -161,7 +161,7 @@ fn tables_in_postgres_are_created_cleared_and_dropped() {
     assert_eq!(cleared, "ended 1 session in all realms, expired ones included\n");
     assert_eq!(user(&sessions, &cookie), None);
     assert!(done(url, &args("drop")).starts_with("removed table"));
-    let tables = "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace \
+    let tables = "SELECT count(*) FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace \
                   WHERE nspname = 'A \"b\"; c' AND relkind IN ('r', 'v')";
     assert_eq!(shared().sql(tables), "0", "the history of no table goes too");
     assert!(run(&["migrate"]).contains("applied migration 1, sessions"));
@@ -249,7 +249,8 @@ fn the_password_comes_from_the_environment_or_a_file() {
         .sql("CREATE ROLE ada LOGIN PASSWORD 'p:w' CREATEROLE; GRANT ALL ON SCHEMA public TO ada");
     let hba = server.sql("SHOW hba_file");
     server.sql(&format!(
-        "COPY (VALUES ('host all postgres all trust'), ('host all all all scram-sha-256')) TO '{hba}'"
+        "COPY (VALUES ('host all postgres all trust'), ('host all all all scram-sha-256')) \
+         TO '{hba}'"
     ));
     server.sql("SELECT pg_reload_conf()");
     let url = &server.url_of("ada");

@@ -60,7 +60,8 @@ pub struct DatabaseServer {
     /// The rights that the service needs and the user has not, such as `DELETE on
     /// cloakroom_sessions`.
     pub missing_rights: Vec<String>,
-    /// The triggers, rules, policies and foreign keys on the tables, of which this crate makes none.
+    /// The triggers, rules, policies and foreign keys on the tables, of which this crate makes
+    /// none.
     pub foreign_objects: Vec<String>,
 }
 
@@ -174,7 +175,8 @@ WHERE nspname = $1 AND NOT has_schema_privilege(oid, 'USAGE')
 UNION ALL
 SELECT 'SELECT on cloakroom_migrations'
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = 'cloakroom_migrations' AND NOT has_table_privilege(c.oid, 'SELECT')
+WHERE n.nspname = $1 AND c.relname = 'cloakroom_migrations'
+    AND NOT has_table_privilege(c.oid, 'SELECT')
 ORDER BY 1";
 
 const OBJECTS: &str = "\

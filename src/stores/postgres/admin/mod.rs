@@ -1,5 +1,6 @@
-//! Operators' calls on the database: here those on sessions and tables; `info` describes the server,
-//! `copy` reads and writes whole sessions. Called by the operators' program and by applications.
+//! Operators' calls on the database: here those on sessions and tables; `info` describes the
+//! server, `copy` reads and writes whole sessions. Called by the operators' program and by
+//! applications.
 
 mod copy;
 mod info;
@@ -99,8 +100,8 @@ impl PostgresAdmin {
         })
     }
 
-    /// Returns the realms that have sessions, expired ones included, sorted by name. Reads the whole
-    /// table.
+    /// Returns the realms that have sessions, expired ones included, sorted by name. Reads the
+    /// whole table.
     pub fn realms(&self) -> Result<Vec<Realm>> {
         let sql =
             format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.names().qualified(""));
@@ -126,9 +127,9 @@ impl PostgresAdmin {
         })
     }
 
-    /// Counts, for each of `times` in ascending order, the live sessions created from then until the
-    /// next time, for the last one all that were created since; and measures their data. Reads the
-    /// whole table.
+    /// Counts, for each of `times` in ascending order, the live sessions created from then until
+    /// the next time, for the last one all that were created since; and measures their data. Reads
+    /// the whole table.
     pub fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let ends = times.iter().skip(1).copied().chain([Timestamp::MAX]);
         let mut columns = String::new();
@@ -157,9 +158,9 @@ impl PostgresAdmin {
         })
     }
 
-    /// Ends sessions, except the one of the public id `except`, and returns the number of live ones.
-    /// Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the store's
-    /// epoch, because it knows no cache: a service with a
+    /// Ends sessions, except the one of the public id `except`, and returns the number of live
+    /// ones. Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the
+    /// store's epoch, because it knows no cache: a service with a
     /// [`CachedStore`](crate::stores::cached::CachedStore) stops using its entries within a second.
     pub fn revoke(
         &self,
