@@ -12,6 +12,7 @@ run() {
 
 run limit --manifest-path bench/Cargo.toml -- limit
 run memcached --manifest-path bench/Cargo.toml --features memcached -- limit --only memcached
+run postgres --manifest-path bench/Cargo.toml --features postgres -- postgres
 run contention --manifest-path bench/Cargo.toml -- contention
 run peers --manifest-path bench/Cargo.toml -- peers
 run scale --manifest-path bench/Cargo.toml -- scale

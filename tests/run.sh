@@ -51,6 +51,13 @@ find_browser() {
     fi
 }
 
+# The pooler for tests/stores/postgres/pooler.rs, which are skipped without it.
+find_pooler() {
+    [[ -x /usr/sbin/pgbouncer ]] || install pgbouncer || true
+    [[ -x /usr/sbin/pgbouncer ]] || printf '\n*** run.sh: %s\n\n' \
+        "the tests of a pooler will be SKIPPED; to run them install pgbouncer" >&2
+}
+
 # install PACKAGE...: fails without root or without Debian's packages.
 install() {
     ((EUID == 0)) && command -v apt-get >/dev/null || return 1
@@ -118,6 +125,7 @@ if $quick; then
     exit
 fi
 find_browser
+find_pooler
 stage fmt cargo fmt --all --check
 stage crates count_crates
 # The checks come first, they fail fastest; docs reuse what the last of them compiled.

@@ -8,7 +8,8 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
 //!
 //! With `--features memcached`, `limit` measures the memcached store too, beside its client's own
-//! commands; with `--features cli` the command `operator` measures a service beside the operator's.
+//! commands. With `--features postgres`, the command `postgres` measures the PostgreSQL store, and
+//! with `--features cli` the command `operator` a service beside the operator's commands.
 
 mod chart;
 mod contention;
@@ -19,10 +20,16 @@ mod memcached;
 mod operator;
 mod ours;
 mod peers;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod raw;
 mod report;
 mod scale;
 mod secrets;
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the example starts memcached too")]
+#[path = "../../examples/several_machines/services.rs"]
+mod services;
 mod timing;
 mod workload;
 
@@ -37,6 +44,7 @@ const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--on
   contention one visitor, while 400 threads update another session
   operator   a service while operator's commands run; with `--features cli`
   peers      cloakroom and other session stores, each a program that is compiled first
+  postgres   PostgreSQL and hand-written SQL on it; with `--features postgres`
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
   secrets    whether response times reveal anything about ids and tokens
   chart      writes the pictures and tables in docs from the figures in bench/figures
@@ -84,6 +92,8 @@ fn run(options: &Options, report: &mut Report) -> bool {
         #[cfg(feature = "cli")]
         "operator" => operator::run(quick, dir, report),
         "peers" => peers::run(quick, dir, report),
+        #[cfg(feature = "postgres")]
+        "postgres" => postgres::run(quick, report),
         "scale" => scale::run(quick, dir, report),
         "secrets" => secrets::run(quick, dir),
         "chart" => chart::run(),

@@ -1,12 +1,18 @@
 //! The workload: the data of a session, and random choice. The programs of the peers include this
 //! file too.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// A small generator of random numbers, whose cost is negligible beside the measured operations.
 #[derive(Clone)]
 pub struct Random(u64);
 
 impl Random {
+    /// Starts a sequence that no other call with the same seed starts. Otherwise every slice of a
+    /// measurement would write the values that are stored already.
     pub fn new(seed: u64) -> Self {
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let seed = seed + (STARTED.fetch_add(1, Ordering::Relaxed) << 32);
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 

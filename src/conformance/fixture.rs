@@ -126,6 +126,10 @@ impl Sample {
         self.record.public_id
     }
 
+    pub(super) fn to_basis(&self) -> Arc<LiveSession> {
+        Arc::new(LiveSession { record: self.record.clone(), id_hash: self.id_hash })
+    }
+
     pub(super) fn to_ended(&self) -> EndedSession {
         EndedSession::of(self.id_hash, &self.record)
     }
@@ -321,6 +325,12 @@ impl Fixture {
 
     pub(super) fn merge(&self, id_hash: &SessionIdHash, delta: &Delta) -> Passed<Committed> {
         self.commit(id_hash, Action::Merge, delta)
+    }
+
+    /// Merges as a request that has loaded the session: `loaded` may be outdated.
+    pub(super) fn merge_loaded(&self, loaded: &Sample, delta: &Delta) -> Passed<Committed> {
+        let merge = Commit::new(&loaded.id_hash, Action::Merge, delta.clone(), self.now);
+        Ok(self.store.commit(&Commit { basis: Some(loaded.to_basis()), ..merge })?)
     }
 
     /// Merges the delta and records activity at the time of the call.

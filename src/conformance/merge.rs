@@ -73,6 +73,52 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
     fixture.is_intact(&current, "a stale merge")
 }
 
+pub(super) fn a_merge_into_the_session_as_loaded_is_stored(fixture: &Fixture) -> Passed {
+    let mut session = fixture.session()?;
+    for n in 0..5 {
+        let mut wanted = session.record.clone();
+        set("n", n)?.apply(&mut wanted);
+        wanted.revision += 1;
+        let merged = done(fixture.merge_loaded(&session, &set("n", n)?)?, "a merge")?;
+        ensure!(
+            merged.record == wanted,
+            "a merge into the session as loaded changed other fields"
+        )?;
+        ensure!(merged.id_hash == session.id_hash, "a merge returned another id")?;
+        session = Sample { record: merged.record, id_hash: merged.id_hash };
+        fixture.is_intact(&session, "a merge into the session as loaded")?;
+        returned(
+            &fixture.merge_loaded(&session, &set("n", n)?)?,
+            "Unchanged",
+            &session,
+            "it again",
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_merge_keeps_what_changed_since_the_load(fixture: &Fixture) -> Passed {
+    let loaded = fixture.session()?;
+    done(fixture.merge(&loaded.id_hash, &set("hat", 1)?)?, "a merge")?;
+    done(fixture.merge_loaded(&loaded, &set("scarf", 2)?)?, "a merge after a load")?;
+    let record = fixture.live(&loaded.id_hash, "a merged session")?.record;
+    let both = holds(&record, "hat", 1)? && holds(&record, "scarf", 2)?;
+    ensure!(both, "a merge lost what had changed since its request loaded the session")?;
+    let revision = loaded.record.revision + 2;
+    ensure!(record.revision == revision, "two merges raised the revision by one")
+}
+
+pub(super) fn a_merge_keeps_activity_since_the_load(fixture: &Fixture) -> Passed {
+    let loaded = fixture.session()?;
+    let later = fixture.later(IDLE / 2);
+    later.touch(&loaded.id_hash)?;
+    let touched = later.live(&loaded.id_hash, "a touched session")?.record;
+    let merged = done(fixture.merge_loaded(&loaded, &set("hat", 1)?)?, "a merge after a load")?;
+    ensure!(merged.record.seen == touched.seen, "a merge returned an earlier activity")?;
+    let stored = later.live(&loaded.id_hash, "a merged session")?.record;
+    ensure!(stored == merged.record, "a merge moved the activity back")
+}
+
 pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for revision in 2..10 {

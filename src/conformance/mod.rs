@@ -88,6 +88,9 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         merge::writing_the_stored_value_is_no_change,
         merge::a_clear_removes_what_it_does_not_set,
         merge::a_condition_on_the_revision_holds,
+        merge::a_merge_into_the_session_as_loaded_is_stored,
+        merge::a_merge_keeps_what_changed_since_the_load,
+        merge::a_merge_keeps_activity_since_the_load,
         merge::the_revision_grows_by_one_with_each_change,
         merge::many_deltas_do_what_they_do_to_a_record,
         races::two_merges_at_once_both_keep_their_change,
@@ -95,6 +98,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     ]
     "no-resurrection": [
         no_resurrection::a_late_merge_stores_nothing,
+        no_resurrection::a_merge_into_an_ended_session_as_loaded_stores_nothing,
         no_resurrection::nothing_brings_back_an_ended_session,
         no_resurrection::nothing_brings_back_a_session_ended_after_its_renewal,
         no_resurrection::nothing_brings_back_a_session_ended_through_its_grace,
@@ -176,12 +180,16 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         time::an_absolute_limit_ends_a_busy_session,
         time::activity_does_not_move_a_fixed_lifetime,
         time::activity_moves_the_idle_deadline_to_the_absolute_one_at_most,
+        time::a_changed_idle_limit_is_stored_and_counts_from_its_change,
         time::every_call_takes_an_expired_session_as_absent,
         time::a_touch_after_the_deadline_does_nothing,
         time::a_sign_in_over_an_expired_session_begins_a_new_one,
         time::a_session_without_an_end_lives_on,
     ]
-    "expiry-at-read" if indexed: [time::expired_sessions_are_not_listed]
+    "expiry-at-read" if indexed: [
+        time::expired_sessions_are_not_listed,
+        time::a_shorter_idle_limit_is_listed_and_swept,
+    ]
     "reads-do-not-write": [
         touch::a_touch_changes_neither_data_nor_revision,
         touch::a_touch_does_not_undo_what_was_written_since_the_read,

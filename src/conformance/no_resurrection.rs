@@ -19,6 +19,26 @@ pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
     Ok(())
 }
 
+pub(super) fn a_merge_into_an_ended_session_as_loaded_stores_nothing(fixture: &Fixture) -> Passed {
+    let ended = fixture.session()?;
+    answered(&fixture.end(&ended.id_hash)?, "Ended", "an ending")?;
+    let renewed = fixture.session()?;
+    fixture.renewed(&renewed, None)?;
+    let expired = fixture.session()?;
+    let at_deadline = fixture.later(IDLE);
+    for (fixture, loaded, wanted, since) in [
+        (fixture, &ended, "NotFound", "an ending"),
+        (fixture, &renewed, "Replaced", "a renewal"),
+        (&at_deadline, &expired, "NotFound", "its deadline"),
+    ] {
+        let answer = fixture.merge_loaded(loaded, &set("coat", "red")?)?;
+        let late = format!("after {since} a merge of a request that had loaded the session");
+        ensure!(!fixture.is_live(&loaded.id_hash)?, "{late} brought it back")?;
+        answered(&answer, wanted, &late)?;
+    }
+    Ok(())
+}
+
 /// Makes every kind of call with these ids of an ended session, and fails if one of the calls
 /// brings the session back.
 fn nothing_revives(fixture: &Fixture, id_hashes: &[SessionIdHash], end: &str) -> Passed {

@@ -11,11 +11,20 @@ use crate::backend::{Action, AtLimit, Commit, Committed, LiveSession, SessionFil
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::conformance::{limits, replaced_ids};
+use crate::delta::Delta;
 use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
 use crate::sync::IgnorePoison;
 
 const ROUNDS: u32 = 1000;
+
+/// Merges; in half of the rounds as a request that has loaded the session.
+fn merge(fixture: &Fixture, session: &Sample, delta: &Delta) -> Passed<Committed> {
+    match session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
+        true => fixture.merge_loaded(session, delta),
+        false => fixture.merge(&session.id_hash, delta),
+    }
+}
 
 /// The start of two threads, at the same time or one of them slightly later.
 struct Start {
@@ -96,8 +105,8 @@ fn race_on<T: Sync, A, B: Send>(
 pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Passed {
     race(
         fixture,
-        |session| fixture.merge(&session.id_hash, &set("hat", 1)?),
-        |session| fixture.merge(&session.id_hash, &set("scarf", 2)?),
+        |session| merge(fixture, session, &set("hat", 1)?),
+        |session| merge(fixture, session, &set("scarf", 2)?),
         |session, hat, scarf| {
             done(hat, "one of two concurrent merges")?;
             done(scarf, "one of two concurrent merges")?;
@@ -123,7 +132,9 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
             let n = record.data.get("n").map_or(Ok(0), |n| n.decode::<u32>())?;
             let delta = set("n", n + 1)?;
             let merge = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
-            let merge = Commit { if_revision: Some(record.revision), ..merge };
+            let loaded = LiveSession { record: record.clone(), id_hash: session.id_hash };
+            let (if_revision, basis) = (Some(record.revision), Some(loaded.into()));
+            let merge = Commit { if_revision, basis, ..merge };
             match fixture.store.commit(&merge)? {
                 Committed::RevisionMismatch(LiveSession { record: stored, .. }) => record = stored,
                 other => {
@@ -169,7 +180,7 @@ pub(super) fn a_merge_at_the_moment_of_an_ending_revives_nothing(fixture: &Fixtu
     change_and_end(
         fixture,
         ("a merge", "an ending"),
-        |session| Ok((session.id_hash, fixture.merge(&session.id_hash, &set("coat", "red")?)?)),
+        |session| Ok((session.id_hash, merge(fixture, session, &set("coat", "red")?)?)),
         |session| end(fixture, session),
     )
 }
@@ -274,7 +285,7 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
     change_and_end(
         fixture,
         ("a merge", "a revocation"),
-        |session| Ok((session.id_hash, fixture.merge(&session.id_hash, &set("coat", "red")?)?)),
+        |session| Ok((session.id_hash, merge(fixture, session, &set("coat", "red")?)?)),
         |session| {
             let filter = SessionFilter::PublicId(&session.record.public_id);
             let revoked = fixture.index()?.revoke(&filter, None, fixture.now)?;
@@ -321,7 +332,7 @@ pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &F
 pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &Fixture) -> Passed {
     race(
         fixture,
-        |session| fixture.merge(&session.id_hash, &set("coat", "red")?),
+        |session| merge(fixture, session, &set("coat", "red")?),
         |session| fixture.renew(&session.id_hash, None),
         |session, merge, (to, renewal)| {
             done(renewal, "a renewal concurrent with a merge")?;

@@ -98,14 +98,14 @@ impl Example {
 }
 
 /// The shell has `kill` built in, also where there is no such program.
-fn terminate(process: u32) {
+pub fn terminate(process: u32) {
     let mut kill = Command::new("sh");
     kill.args(["-c", "kill -s TERM \"$1\"", "sh"]).arg(process.to_string());
     assert!(kill.status().unwrap().success(), "SIGTERM cannot be sent");
 }
 
 /// The program, which cargo puts beside this one.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap().join("examples");
     let program = folder.join(format!("{name}{EXE_SUFFIX}"));

@@ -210,7 +210,8 @@ impl Drop for Postgres {
     }
 }
 
-fn new_folder() -> Folder {
+/// A folder of the user of [`as_accepted_user`].
+pub fn new_folder() -> Folder {
     let folder = Folder::in_memory();
     // The server refuses to run as root, so another user must own its folder.
     if let Some(user) = other_user() {
@@ -247,7 +248,11 @@ pub fn shared() -> &'static Postgres {
 
 /// A program of the server's, run as a user that the server accepts.
 fn server_program(name: &str) -> Command {
-    let program = bin().join(name);
+    as_accepted_user(&bin().join(name))
+}
+
+/// A program that refuses to run as root, run as another user then.
+pub fn as_accepted_user(program: &Path) -> Command {
     match other_user() {
         None => Command::new(program),
         Some(user) => {

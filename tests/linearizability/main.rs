@@ -77,6 +77,24 @@ fn histories_of_postgres_with_lost_connections_have_an_order() {
 }
 
 #[test]
+fn every_history_of_processes_on_postgres_has_an_order() {
+    search("postgres processes", &Several::on_postgres(postgres::shared(), None), 100);
+}
+
+#[test]
+fn histories_of_postgres_with_kills_have_an_order() {
+    let server = Postgres::start();
+    let several = Several::of_which_one_or_the_server_is_killed(&server);
+    search("killed postgres", &several, 20);
+}
+
+#[test]
+fn processes_with_memcached_see_what_postgres_acknowledged() {
+    let several = Several::on_postgres(postgres::shared(), Some(shared()));
+    search("postgres behind memcached", &several, 40);
+}
+
+#[test]
 fn every_history_of_a_memory_cache_before_sqlite_has_an_order() {
     search("memory before sqlite", &Before::sqlite(MemoryCache::new), 150);
 }

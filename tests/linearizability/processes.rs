@@ -5,13 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 
-use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
+use cloakroom::{PostgresStore, SqliteStore};
 use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
+use super::common::client::PATIENCE;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
-use super::common::{Folder, KillOnDrop, cached_store, child, on_threads};
+use super::common::postgres::{Postgres, fresh_table};
+use super::common::{Folder, KillOnDrop, NOW, cached_store, child, on_threads};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;
@@ -56,7 +58,13 @@ impl Connection {
 /// A process at work until its parent is gone.
 pub fn carry_out() {
     let given = |name: &str| std::env::var(name).unwrap();
-    let backing = SqliteStore::open(given("DATABASE")).unwrap();
+    let backing: Box<dyn Store> = match std::env::var("TABLE") {
+        Ok(table) => {
+            let builder = PostgresStore::builder(&given("DATABASE")).table(table);
+            Box::new(builder.connect_timeout(PATIENCE).call_timeout(PATIENCE).open().unwrap())
+        }
+        Err(_) => Box::new(SqliteStore::open(given("DATABASE")).unwrap()),
+    };
     let store: Box<dyn Store> = match std::env::var("MEMCACHED") {
         Ok(address) => {
             let cache = cloakroom::stores::memcached::MemcachedStore::builder()
@@ -67,7 +75,7 @@ pub fn carry_out() {
                 .unwrap();
             Box::new(cached_store(pausing(cache), pausing(backing)))
         }
-        Err(_) => Box::new(backing),
+        Err(_) => backing,
     };
     let parent: SocketAddr = given("PARENT").parse().unwrap();
     on_threads(THREADS, || {
@@ -79,30 +87,63 @@ pub fn carry_out() {
     });
 }
 
-/// Processes on one file, with one memcached in front of it or none.
+/// The store of the processes, as this process has it.
+enum Backing<'s> {
+    Sqlite(Folder, SqliteStore),
+    Postgres(&'s Postgres, String, PostgresStore),
+}
+
+impl Backing<'_> {
+    fn clear(&self) {
+        match self {
+            Backing::Sqlite(_, store) => drop(store.admin().clear().unwrap()),
+            Backing::Postgres(_, _, store) => {
+                store.index().unwrap().revoke_everyone(None, NOW).unwrap();
+            }
+        }
+    }
+}
+
+/// What ends in every history.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kills {
+    Nothing,
+    AProcess,
+    AProcessOrTheServer,
+}
+
+/// Processes on one store, with one memcached in front of it or none.
 pub struct Several<'m> {
-    backing: SqliteStore,
-    folder: Folder,
+    backing: Backing<'m>,
     memcached: Option<&'m Memcached>,
     listener: TcpListener,
     children: Mutex<Vec<KillOnDrop>>,
     /// Those of each thread; none while its process is dead.
     connections: Vec<Mutex<Option<Connection>>>,
-    /// In every history one is killed.
-    kills: bool,
+    kills: Kills,
 }
 
 impl<'m> Several<'m> {
     pub fn on_sqlite(memcached: Option<&'m Memcached>) -> Self {
         let folder = Folder::new();
+        let store = SqliteStore::open(folder.database()).unwrap();
+        Several::on(Backing::Sqlite(folder, store), memcached)
+    }
+
+    pub fn on_postgres(server: &'m Postgres, memcached: Option<&'m Memcached>) -> Self {
+        let table = fresh_table();
+        let store = server.builder_in(&table).open().unwrap();
+        Several::on(Backing::Postgres(server, table, store), memcached)
+    }
+
+    fn on(backing: Backing<'m>, memcached: Option<&'m Memcached>) -> Self {
         let several = Several {
-            backing: SqliteStore::open(folder.database()).unwrap(),
-            folder,
+            backing,
             memcached,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             children: Mutex::default(),
             connections: (0..PROCESSES * THREADS).map(|_| Mutex::default()).collect(),
-            kills: false,
+            kills: Kills::Nothing,
         };
         for process in 0..PROCESSES {
             let child = several.start(process);
@@ -112,13 +153,22 @@ impl<'m> Several<'m> {
     }
 
     pub fn of_which_one_is_killed() -> Self {
-        Several { kills: true, ..Several::on_sqlite(None) }
+        Several { kills: Kills::AProcess, ..Several::on_sqlite(None) }
+    }
+
+    pub fn of_which_one_or_the_server_is_killed(server: &'m Postgres) -> Self {
+        Several { kills: Kills::AProcessOrTheServer, ..Several::on_postgres(server, None) }
     }
 
     fn start(&self, process: usize) -> KillOnDrop {
         let mut command = child("linearizability", ROLE);
         command.env("PARENT", self.listener.local_addr().unwrap().to_string());
-        command.env("DATABASE", self.folder.database());
+        match &self.backing {
+            Backing::Sqlite(folder, _) => command.env("DATABASE", folder.database()),
+            Backing::Postgres(server, table, _) => {
+                command.env("DATABASE", server.url()).env("TABLE", table)
+            }
+        };
         if let Some(memcached) = self.memcached {
             command.env("MEMCACHED", memcached.address.to_string());
         }
@@ -148,7 +198,7 @@ impl<'m> Several<'m> {
 
 impl Subject for Several<'_> {
     fn abilities(&self) -> Abilities {
-        Abilities { lists: true, threads: PROCESSES * THREADS, slow: self.kills }
+        Abilities { lists: true, threads: PROCESSES * THREADS, slow: self.may_fail() }
     }
 
     fn model(&self) -> Sessions {
@@ -156,7 +206,8 @@ impl Subject for Several<'_> {
             Some(_) => Reads::LatestAcknowledged,
             None => Reads::Latest,
         };
-        Sessions { reads, ..Sessions::PLAIN }
+        let sweeps_in_two_steps = matches!(self.backing, Backing::Postgres(..));
+        Sessions { reads, sweeps_in_two_steps, ..Sessions::PLAIN }
     }
 
     fn threads_per_process(&self) -> usize {
@@ -164,11 +215,11 @@ impl Subject for Several<'_> {
     }
 
     fn may_fail(&self) -> bool {
-        self.kills
+        self.kills != Kills::Nothing
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.admin().clear().unwrap();
+        self.backing.clear();
         let caller = |thread| -> Caller<'_> {
             Box::new(move |operation| self.call(thread, names, operation))
         };
@@ -176,8 +227,16 @@ impl Subject for Several<'_> {
     }
 
     fn disturb(&self, chance: &mut Chance) -> bool {
-        if self.kills {
+        if self.kills != Kills::Nothing {
             wait(chance.below(3000));
+            if let (Kills::AProcessOrTheServer, Backing::Postgres(server, ..)) =
+                (self.kills, &self.backing)
+                && chance.one_in(2)
+            {
+                server.kill();
+                server.start_again();
+                return false;
+            }
             let process = chance.below(PROCESSES);
             let mut children = self.children.lock().unwrap();
             children[process].0.kill().unwrap();

@@ -1,6 +1,9 @@
 //! Operations carried out on a real store, and its answers in numbers.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
@@ -28,7 +31,28 @@ pub struct Names {
     pub history: u64,
 }
 
+thread_local! {
+    /// What this thread has last read of each session of a history. A merge has it as its basis,
+    /// however outdated it is by then.
+    static LOADED: RefCell<(u64, HashMap<SessionIdHash, Arc<LiveSession>>)> = RefCell::default();
+}
+
 impl Names {
+    fn remember(self, session: &LiveSession) {
+        LOADED.with_borrow_mut(|(history, sessions)| {
+            if *history != self.history {
+                (*history, *sessions) = (self.history, HashMap::new());
+            }
+            sessions.insert(session.id_hash, Arc::new(session.clone()));
+        });
+    }
+
+    fn remembered(self, id_hash: &SessionIdHash) -> Option<Arc<LiveSession>> {
+        LOADED.with_borrow(|(history, sessions)| {
+            sessions.get(id_hash).filter(|_| *history == self.history).cloned()
+        })
+    }
+
     /// The history begins at this time: after all those before it.
     fn beginning(self) -> Timestamp {
         NOW + Duration::from_secs(10_000) * u32::try_from(self.history).unwrap()
@@ -113,10 +137,13 @@ impl Names {
         let now = self.time(operation.now);
         Ok(match &operation.call {
             Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
-                Lookup::Live { session: LiveSession { record, id_hash }, .. } => Answer::Live {
-                    session: self.session(&record),
-                    id_hash: self.id_number(&id_hash),
-                },
+                Lookup::Live { session, .. } => {
+                    self.remember(&session);
+                    Answer::Live {
+                        session: self.session(&session.record),
+                        id_hash: self.id_number(&session.id_hash),
+                    }
+                }
                 Lookup::Missing(Missing::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
@@ -133,6 +160,7 @@ impl Names {
                 let (id_hash, delta) = (self.id_hash(*id_hash), delta(changes));
                 let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
                 commit.if_revision = *if_revision;
+                commit.basis = self.remembered(&id_hash);
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
                 self.committed(store.commit(&commit)?)
             }
@@ -205,6 +233,12 @@ impl Names {
 
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
+        if let Committed::Done { session, .. }
+        | Committed::Unchanged(session)
+        | Committed::RevisionMismatch(session) = &committed
+        {
+            self.remember(session);
+        }
         match &committed {
             Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
                 let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));

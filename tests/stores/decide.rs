@@ -258,6 +258,24 @@ impl Case {
         self.replaced().replaced_at + since
     }
 
+    /// Checks that a merge into the session as loaded is the decision after a lookup that finds it
+    /// unchanged.
+    fn check_basis(&self, commit: &mut Commit) {
+        let Lookup::Live { session, .. } = self.found() else { return };
+        commit.basis = Some(session.clone().into());
+        let merged = commit.merged_basis().map(|merged| {
+            assert_eq!(*merged.basis, session);
+            merged.session
+        });
+        let is_merge = matches!(commit.action, Action::Merge) && commit.delta.is_of_data();
+        match commit.decide(self.found()) {
+            Ok(Decision::Update { session, .. }) if is_merge && session.id_hash == PRESENTED => {
+                assert_eq!(merged, Some(session));
+            }
+            _ => assert_eq!(merged, None),
+        }
+    }
+
     /// Calls `Commit::decide` and checks the record in the decision.
     fn decision(&self) -> &'static str {
         let level = if self.action == "sign in stronger" { LEVEL + 1 } else { LEVEL };
@@ -284,6 +302,7 @@ impl Case {
         commit.opened = self.opened();
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
+        self.check_basis(&mut commit);
         match commit.decide(self.found()) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);

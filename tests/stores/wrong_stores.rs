@@ -112,6 +112,33 @@ fn a_store_that_renews_by_creation_breaks_atomic_renewal() {
     says(&failures, guarantee, "[a_taken_id_is_a_conflict_at_renewal]");
 }
 
+/// Merges into the session as the request has loaded it, whatever has changed since.
+#[derive(Debug, Default)]
+struct BasisUnchecked {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for BasisUnchecked {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        match commit.merged_basis() {
+            Some(merged) => {
+                let delta = copy(&merged.session.record);
+                self.right.commit(&Commit::new(&commit.id_hash, Action::Merge, delta, commit.now))
+            }
+            None => self.right.commit(commit),
+        }
+    }
+}
+
+#[test]
+fn a_store_that_trusts_the_loaded_session_breaks_merge() {
+    let failures = failures_of::<BasisUnchecked>();
+    says(&failures, "merge:", "a merge lost what had changed since its request loaded the session");
+    says(&failures, "merge:", "[two_merges_at_once_both_keep_their_change]");
+}
+
 /// Finds what the sweep has not removed yet.
 #[derive(Debug, Default)]
 struct NoExpiryAtRead {
@@ -132,6 +159,31 @@ fn a_store_without_expiry_at_read_breaks_that_guarantee() {
     let guarantee = "expiry-at-read:";
     says(&failures, guarantee, "at its deadline an idle session is still live");
     says(&failures, guarantee, "an expired session that was not swept is not absent");
+}
+
+/// Stores no change of the idle limit.
+#[derive(Debug, Default)]
+struct FixedIdleLimit {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for FixedIdleLimit {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        let mut commit = commit.clone();
+        if commit.delta.idle_limit().is_some() {
+            commit.delta = Delta::new().into();
+        }
+        self.right.commit(&commit)
+    }
+}
+
+#[test]
+fn a_store_that_keeps_the_idle_limit_breaks_expiry_at_read() {
+    let failures = failures_of::<FixedIdleLimit>();
+    says(&failures, "expiry-at-read:", "a change of the idle limit returned Unchanged, not Done");
+    says(&failures, "expiry-at-read:", "[a_shorter_idle_limit_is_listed_and_swept]");
 }
 
 /// Its `try_load` returns the record of the first load for ever.

@@ -399,19 +399,31 @@ fn check_configuration(findings: &mut Findings, context: &CliContext) {
         );
         return;
     };
-    // The cookie, and the limits; the number of sessions of a user is the application's choice.
-    let is_checked = |requirement: &str| {
-        requirement.starts_with("ASVS 3.3.") || requirement.starts_with("ASVS 7.3.")
-    };
-    let mut unmet = review.unmet().filter(|finding| is_checked(finding.requirement)).peekable();
-    if unmet.peek().is_none() {
-        findings.ok("cookie", "the cookie and the limits meet ASVS 5.0");
-    }
-    for finding in unmet {
-        let found = format!("{} is not met: {}", finding.requirement, finding.why);
-        findings.problem("cookie", found, "see CookieConfig and Lifetime for the safe defaults");
+    for (check, requirements, ok, remedy) in REVIEWED {
+        let unmet = || review.unmet().filter(|it| it.requirement.starts_with(requirements));
+        if unmet().next().is_none() {
+            findings.ok(check, ok);
+        }
+        for finding in unmet() {
+            let found = format!("{} is not met: {}", finding.requirement, finding.why);
+            findings.problem(check, found, remedy);
+        }
     }
 }
+
+/// What is checked of a review, by the begin of the requirement's name. The others are choices of
+/// the application, such as the number of sessions of a user.
+const REVIEWED: [(&str, &str, &str, &str); 4] = [
+    ("cookie", "ASVS 3.3.", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
+    ("limits", "ASVS 7.3.", "sessions have both limits", "see Lifetime for the safe defaults"),
+    ("origins", "ASVS 3.5.", "requests of other origins are refused", "see CrossOrigin"),
+    (
+        "anonymous",
+        "anonymous",
+        "anonymous sessions are bounded",
+        "see SessionManagerBuilder::anonymous and max_anonymous",
+    ),
+];
 
 fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Write) -> CliResult {
     let problems = all.iter().filter(|finding| finding.severity == Severity::Problem).count();

@@ -1,18 +1,18 @@
 //! Commits: one trip that locks the session and reads it, [`Commit::decide`], and one trip that
-//! writes and commits.
+//! writes and commits. A merge of data into a session that the request has loaded is one trip.
 //!
 //! Uses `sql` and `row`. Called by `store`.
 
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
-    SessionLimit, Superseded,
+    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, MergedBasis, Missing,
+    ReplacedId, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
-use crate::record::EndedSession;
+use crate::record::{EndedSession, FORMAT};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
@@ -43,6 +43,12 @@ pub(super) async fn apply(
 ) -> Result<Committed, CallFailure> {
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql, locks).await;
+    }
+    if let Some(merged) = commit.merged_basis()
+        && update_basis(&merged, trips, sql).await?
+    {
+        let session = merged.session;
+        return Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() });
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
@@ -105,6 +111,26 @@ pub(super) async fn apply(
         }
         Decision::Answer(answer) => Ok(answer),
     }
+}
+
+/// Stores the session if the one that it was computed from is unchanged. Returns whether it was.
+async fn update_basis(
+    MergedBasis { basis, session }: &MergedBasis<'_>,
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+) -> Result<bool, CallFailure> {
+    let record = &session.record;
+    let params = [
+        basis.id_hash.as_bytes().into(),
+        row::revision(&basis.record),
+        basis.record.seen.as_millis().into(),
+        Param::Bytes(Some(record.data.as_json().as_bytes())),
+        row::revision(record),
+        record.seen.as_millis().into(),
+        record.deadline().as_millis().into(),
+        i64::from(FORMAT).into(),
+    ];
+    Ok(!trips.write(Query::new(&sql.update_basis, params)).await?.is_empty())
 }
 
 /// Creates a session in one trip. The statement and the unique index find a conflict.

@@ -75,8 +75,6 @@ impl OwnedRuntime {
 pub(super) enum AttemptEnd<T> {
     /// The answer of the call.
     Answer(T),
-    /// The server had closed the connection before the attempt sent anything.
-    WasClosed,
     /// The attempt failed. If `may_be_done`, a commit was sent whose result is unknown.
     Failed { failure: CallFailure, may_be_done: bool },
     /// The deadline has passed.
@@ -118,26 +116,16 @@ impl PostgresConnection {
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> (AttemptEnd<T>, bool) {
         let PostgresConnection { client, statements, runtime } = self;
-        let mut trips = Trips { client, statements, settings, state: TxState::None };
+        let mut trips = Trips { client, statements, settings, is_new, state: TxState::None };
         let ended = runtime.run(deadline, async {
-            if !is_new {
-                // The runtime polls the socket, then the task reads what has arrived since the
-                // last call: the end of the connection, if the server has closed it.
-                yield_now().await;
-                yield_now().await;
-                if trips.client.is_closed() {
-                    return None;
-                }
-            }
             let result = work(&mut trips).await;
-            Some((result, trips.roll_back().await))
+            (result, trips.roll_back().await)
         });
         let may_be_done = trips.state == TxState::CommitSent;
         match ended {
             None => (AttemptEnd::TimedOut { may_be_done }, false),
-            Some(None) => (AttemptEnd::WasClosed, false),
-            Some(Some((Ok(answer), can_be_used))) => (AttemptEnd::Answer(answer), can_be_used),
-            Some(Some((Err(failure), can_be_used))) => {
+            Some((Ok(answer), can_be_used)) => (AttemptEnd::Answer(answer), can_be_used),
+            Some((Err(failure), can_be_used)) => {
                 let ends = matches!(&failure, CallFailure::Sql(error) if ends_connection(error));
                 (AttemptEnd::Failed { failure, may_be_done }, can_be_used && !ends)
             }
@@ -158,7 +146,20 @@ pub(super) struct Trips<'c> {
     client: &'c Client,
     statements: &'c mut HashMap<String, Statement>,
     settings: &'c SqlSettings,
+    /// Whether the connection was opened for this call.
+    is_new: bool,
     state: TxState,
+}
+
+/// How a trip ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TripEnd {
+    /// It commits nothing.
+    NoCommit,
+    /// By a `COMMIT`.
+    Commit,
+    /// The server commits its only statement by itself.
+    Autocommit,
 }
 
 /// One statement with its parameters.
@@ -180,28 +181,38 @@ type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres:
 impl Trips<'_> {
     /// Executes one statement, in the open transaction if there is one.
     pub(super) async fn query(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
-        let answers = self.send(false, vec![query], false).await?;
+        let answers = self.send(false, vec![query], TripEnd::NoCommit).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
     /// Begins a transaction with these statements, in one trip. Returns the rows of each.
     pub(super) async fn begin(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(true, queries, false).await
+        self.send(true, queries, TripEnd::NoCommit).await
     }
 
     /// Executes these statements in the open transaction, in one trip.
     pub(super) async fn within(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(false, queries, false).await
+        self.send(false, queries, TripEnd::NoCommit).await
     }
 
     /// Executes these statements and commits, in one trip.
     pub(super) async fn commit(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(false, queries, true).await
+        self.send(false, queries, TripEnd::Commit).await
     }
 
     /// Executes these statements as one transaction, in one trip.
     pub(super) async fn transaction(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(true, queries, true).await
+        self.send(true, queries, TripEnd::Commit).await
+    }
+
+    /// Executes this statement as a transaction of its own, in one trip.
+    pub(super) async fn write(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
+        // Behind a pooler the beginning of a transaction has the settings.
+        let (begins, end) = match self.settings.prepares {
+            true => (false, TripEnd::Autocommit),
+            false => (true, TripEnd::Commit),
+        };
+        Ok(self.send(begins, vec![query], end).await?.pop().unwrap_or_default())
     }
 
     /// Executes a text of several statements, which may contain anything but parameters.
@@ -210,10 +221,21 @@ impl Trips<'_> {
     }
 
     /// Sends statements in one trip, with a beginning and a commit where they are wanted.
-    async fn send(&mut self, begins: bool, queries: Vec<Query<'_>>, commits: bool) -> TripAnswers {
+    async fn send(&mut self, begins: bool, queries: Vec<Query<'_>>, end: TripEnd) -> TripAnswers {
+        let commits = end != TripEnd::NoCommit;
         let mut statements = Vec::with_capacity(queries.len());
         for query in &queries {
             statements.push(self.prepared(query).await?);
+        }
+        if commits && self.state == TxState::None && !self.is_new {
+            // The result of a commit on a closed connection would be unknown. The runtime polls the
+            // socket, then the task reads what has arrived since the last call: the end of the
+            // connection, if the server has closed it.
+            yield_now().await;
+            yield_now().await;
+            if self.client.is_closed() {
+                return Err(CallFailure::Closed);
+            }
         }
         let (client, settings) = (self.client, self.settings);
         let control = |sql| -> TripStep<'_> {
@@ -227,10 +249,13 @@ impl Trips<'_> {
         for (query, statement) in queries.iter().zip(&statements) {
             steps.push(Box::pin(execute(client, query, statement.as_ref())));
         }
-        if commits {
+        if end == TripEnd::Commit {
             steps.push(control("COMMIT"));
+        }
+        if commits {
             self.state = TxState::CommitSent;
         }
+        let last = steps.len().saturating_sub(1);
         let mut answers = Vec::with_capacity(steps.len());
         for result in in_order(steps).await {
             match result {
@@ -239,9 +264,8 @@ impl Trips<'_> {
                     // After an error in a transaction the server answers a commit by a rollback. A
                     // fatal one has ended the connection before the server read the commit, unless
                     // it is the answer to the commit.
-                    let is_of_commit = answers.len() == queries.len() + usize::from(begins);
-                    let is_known =
-                        error.as_db_error().is_some() && !(is_of_commit && ends_connection(&error));
+                    let is_known = error.as_db_error().is_some()
+                        && !(answers.len() == last && ends_connection(&error));
                     if commits && is_known {
                         self.state = TxState::None;
                     }
@@ -251,6 +275,8 @@ impl Trips<'_> {
         }
         if commits {
             self.state = TxState::None;
+        }
+        if end == TripEnd::Commit {
             answers.pop();
         }
         if begins {

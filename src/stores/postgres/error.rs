@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind};
 pub(super) enum CallFailure {
     /// The client's error: the server's, or that of the connection.
     Sql(tokio_postgres::Error),
+    /// The server had closed the connection before the call's only trip.
+    Closed,
     /// An error of this crate, such as a conflict or a malformed row.
     Store(Error),
 }
@@ -57,6 +59,7 @@ pub(super) const MAY_BE_DONE: &str = "; the change may have been made";
 pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
     let error = match failure {
         CallFailure::Store(error) => return error,
+        CallFailure::Closed => return no_answer(operation, false),
         CallFailure::Sql(error) => error,
     };
     let kind = if may_be_done { ErrorKind::Unavailable } else { kind(&error) };

@@ -162,7 +162,7 @@ impl ConnectionPool {
             *slot = can_be_used.then_some(connection);
             match end {
                 AttemptEnd::Answer(answer) => return Ok(answer),
-                AttemptEnd::WasClosed => {}
+                AttemptEnd::Failed { failure: CallFailure::Closed, .. } if !is_new => {}
                 AttemptEnd::TimedOut { may_be_done } => {
                     return Err(no_answer(operation, may_be_done));
                 }

@@ -62,11 +62,16 @@ pub(super) fn session_values(new: &LiveSession) -> [Param<'_>; SESSION.len()] {
         Param::Int(record.limits.absolute.map(Timestamp::as_millis)),
         record.deadline().as_millis().into(),
         Param::Bool(record.persistent),
-        i64::try_from(record.revision).unwrap_or(i64::MAX).into(),
+        revision(record),
         Param::OwnedText(record.client.as_ref().map(Client::to_json)),
         i64::from(FORMAT).into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
     ]
+}
+
+/// Returns the value of the column `revision`.
+pub(super) fn revision(record: &Record) -> Param<'_> {
+    i64::try_from(record.revision).unwrap_or(i64::MAX).into()
 }
 
 fn idle_millis(idle: Duration) -> i64 {

@@ -134,13 +134,11 @@ statements! {
         let summary = columns.replace("data", "length(data)::bigint AS data");
     }
 
-    load:
-        "(SELECT {s_columns}, s.id, {r_columns} FROM {t} AS s \
-           LEFT JOIN {replaced} AS r ON false WHERE s.id_hash = $1) \
-         UNION ALL \
-         (SELECT {s_columns}, s.id, {r_columns} FROM {replaced} AS r \
-           JOIN {t} AS s ON s.id = r.session WHERE r.id_hash = $1) \
-         LIMIT 1";
+    load: "SELECT {columns}, id FROM {t} WHERE id_hash = $1";
+    // An id that is not current now never will be again, so this may come in a second trip.
+    load_by_replaced:
+        "SELECT {s_columns}, s.id, {r_columns} FROM {replaced} AS r \
+         JOIN {t} AS s ON s.id = r.session WHERE r.id_hash = $1";
     // Locks the row by its number, because a renewal that commits meanwhile changes the id. The
     // statement after it, `replaced_by`, sees what that renewal has committed.
     lock:
@@ -168,6 +166,11 @@ statements! {
     update:
         "UPDATE {t} SET ({columns}, sweep_at) = ROW({values}, LEAST(sweep_at, ${deadline})) \
          WHERE id = ${id_after_values}";
+    // A merge changes neither limits nor ids; `sweep_at` may stay early. The condition holds only
+    // for the session that the decision was made from.
+    update_basis:
+        "UPDATE {t} SET data = $4, revision = $5, seen = $6, deadline = $7, format = $8 \
+         WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
     update_seen: "UPDATE {t} SET seen = $2, deadline = $3 WHERE id = $1";
     delete: "DELETE FROM {t} WHERE id = ANY($1)";
     // All but the latest replaced ids of this session.

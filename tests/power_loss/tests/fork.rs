@@ -4,6 +4,9 @@
 mod common;
 #[path = "../../common/integrity.rs"]
 mod integrity;
+#[allow(dead_code, reason = "the example starts memcached too")]
+#[path = "../../../examples/several_machines/services.rs"]
+mod services;
 
 use std::io;
 use std::net::TcpListener;
@@ -20,7 +23,9 @@ use cloakroom::http::Outcome;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::Admin;
-use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
+use cloakroom::{
+    Error, ErrorKind, MemoryStore, PostgresStore, Result, SessionManager, SqliteStore,
+};
 use common::{
     Folder, NOW, cached_store, child, create, live, merge, new_id_hash, role, setting, value,
 };
@@ -299,4 +304,36 @@ fn a_forked_process_says_nothing_to_memcached() {
     });
     assert_eq!(word, Some(0));
     assert_eq!(server.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_forked_process_leaves_the_connections_to_postgres_alone() {
+    let _alone = alone();
+    let server = services::Postgres::start(&["fsync=off"]).unwrap();
+    let mut store = Some(PostgresStore::open(&server.url()).unwrap());
+    let here = store.clone().unwrap();
+    let id_hash = create(&here, &setting("n", 0)).unwrap();
+    for n in 1..4 {
+        let word = in_a_fork(|| {
+            let steps: [&dyn Fn() -> bool; 4] = [
+                &|| refused(live(&here, &id_hash)),
+                &|| refused(merge(&here, &id_hash, &setting("n", 0))),
+                &|| refused(here.index().unwrap().stats(NOW)),
+                &|| refused(here.maintenance().unwrap().run()),
+            ];
+            all_hold(&steps)?;
+            // SAFETY: the process ends before the other owner could drop it.
+            drop(unsafe { std::ptr::read(&here) });
+            drop(store.take());
+            let Ok(other) = PostgresStore::open(&server.url()) else { return Err(5) };
+            match live(&other, &id_hash) {
+                Ok(Some(_)) => Ok(()),
+                _ => Err(6),
+            }
+        });
+        assert_eq!(word, Some(0), "what the fork said");
+        merge(&here, &id_hash, &setting("n", n)).unwrap();
+        let record = live(&here, &id_hash).unwrap().unwrap();
+        assert_eq!(value::<u32>(&record, "n"), Some(n));
+    }
 }

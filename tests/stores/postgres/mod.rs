@@ -1,10 +1,12 @@
 //! PostgreSQL as the store.
 
+mod cached;
 mod calls;
 mod encryption;
 mod given;
 mod handles;
 mod outages;
+mod pooler;
 mod schema;
 mod server_errors;
 mod settings;
