@@ -63,7 +63,7 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
     match done.map_err(restore_failure)? {
         ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
-            let verb = if restored.kept { "kept" } else { "ended" };
+            let verb = if restored.ended { "ended" } else { "kept" };
             writeln!(
                 out,
                 "restored from {}; {verb} {}",

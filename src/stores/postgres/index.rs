@@ -51,8 +51,8 @@ impl PostgresInner {
         work: impl AsyncFn(&mut Trips<'_>, &Statements) -> Result<T, CallFailure> + Sync,
     ) -> Result<T> {
         self.pool.call_within(time, operation, async |trips| {
-            let turn = Query::new(&self.sql.exclusive_turn, [self.locks.revocation.into()]);
-            trips.begin(vec![turn]).await?;
+            let lock = Query::new(&self.sql.exclusive_lock, [self.locks.revocation.into()]);
+            trips.begin(vec![lock]).await?;
             work(trips, &self.sql).await
         })
     }

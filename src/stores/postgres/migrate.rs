@@ -63,7 +63,7 @@ pub(super) async fn set_up(
     }
     let mut migrated_from = None;
     if from != newest() {
-        let lock = Query::new(&sql.exclusive_turn, [locks.migration.into()]);
+        let lock = Query::new(&sql.exclusive_lock, [locks.migration.into()]);
         trips.begin(vec![lock]).await?;
         // Another process may have migrated while this one waited for the lock.
         let from = version(trips, names).await?;

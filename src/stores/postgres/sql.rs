@@ -155,10 +155,10 @@ statements! {
     lock_of_user:
         "SELECT id, id_hash, public_id, user_key, authenticated, deadline FROM {t} \
          WHERE user_key = $1 AND realm = $2 ORDER BY id FOR UPDATE";
-    // Commits that give a user a session take turns per user, because they count the user's
+    // Commits that give a user a session run one at a time per user, because they count the user's
     // sessions, and none runs during a revocation.
-    sign_in_turn: "SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock($2)";
-    exclusive_turn: "SELECT pg_advisory_xact_lock($1)";
+    sign_in_lock: "SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock($2)";
+    exclusive_lock: "SELECT pg_advisory_xact_lock($1)";
     insert:
         "INSERT INTO {t} ({columns}, sweep_at) SELECT {values}, ${deadline} \
          WHERE NOT EXISTS (SELECT 1 FROM {replaced} WHERE id_hash = $1) RETURNING id";
