@@ -94,10 +94,10 @@ impl Delta {
         self.idle_limit
     }
 
-    /// Returns this delta for a session that was signed in since: without its clear, its change of
-    /// `name`, and its idle limit.
-    pub(crate) fn after_sign_in(&self, name: &str) -> Self {
-        let mut delta = Delta { clear: false, idle_limit: None, ..self.clone() };
+    /// Returns this delta for a session that was signed in since: without its clear and its change
+    /// of `name`, and with this idle limit.
+    pub(crate) fn after_sign_in(&self, name: &str, idle_limit: Option<Duration>) -> Self {
+        let mut delta = Delta { clear: false, idle_limit, ..self.clone() };
         delta.changes.remove(name);
         delta
     }

@@ -4,6 +4,7 @@
 //! secret.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
 use crate::delta::Delta;
@@ -293,9 +294,11 @@ pub(super) enum DeltaKind<'p> {
     All,
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
-    /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
-    /// secret, and an idle limit.
-    Join,
+    /// All without what concerns the session before the sign-in that is joined: a clear and the
+    /// CSRF secret.
+    Join {
+        idle_limit: Option<Duration>,
+    },
 }
 
 impl DeltaKind<'_> {
@@ -305,7 +308,9 @@ impl DeltaKind<'_> {
             DeltaKind::SignIn(secret) => {
                 secret.replacing_others(changes.delta(), loaded.data())?.into()
             }
-            DeltaKind::Join => changes.delta().after_sign_in(csrf_secret::NAME).into(),
+            DeltaKind::Join { idle_limit } => {
+                changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()
+            }
         })
     }
 }
