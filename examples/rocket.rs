@@ -12,7 +12,6 @@ use app::Answer;
 use cloakroom::{Session, SessionManager};
 use rocket::fairing::AdHoc;
 use rocket::form::{Form, FromForm};
-use rocket::http::Status;
 use rocket::response::content::RawHtml;
 use rocket::response::{self, Redirect, Responder};
 use rocket::{Config, Request, get, post, routes};
@@ -45,7 +44,6 @@ impl<'r> Responder<'r, 'static> for Answer {
         match self {
             Answer::Page(html) => RawHtml(html).respond_to(request),
             Answer::See(path) => Redirect::to(path).respond_to(request),
-            Answer::Forbidden => (Status::Forbidden, "This form has expired.").respond_to(request),
         }
     }
 }
@@ -57,24 +55,18 @@ fn home(session: &Session) -> cloakroom::Result<Answer> {
 
 #[derive(FromForm)]
 struct Credentials<'r> {
-    csrf: &'r str,
     user: &'r str,
     password: &'r str,
 }
 
 #[post("/sign-in", data = "<form>")]
 fn sign_in(session: &Session, form: Form<Credentials<'_>>) -> cloakroom::Result<Answer> {
-    app::sign_in(session, form.csrf, form.user, form.password)
+    app::sign_in(session, form.user, form.password)
 }
 
-#[derive(FromForm)]
-struct Csrf<'r> {
-    csrf: &'r str,
-}
-
-#[post("/sign-out", data = "<form>")]
-fn sign_out(session: &Session, form: Form<Csrf<'_>>) -> cloakroom::Result<Answer> {
-    app::sign_out(session, form.csrf)
+#[post("/sign-out")]
+fn sign_out(session: &Session) -> cloakroom::Result<Answer> {
+    app::sign_out(session)
 }
 
 #[get("/sessions")]
@@ -84,7 +76,6 @@ fn list(sessions: &SessionManager, session: &Session) -> cloakroom::Result<Answe
 
 #[derive(FromForm)]
 struct Named<'r> {
-    csrf: &'r str,
     public_id: &'r str,
 }
 
@@ -94,14 +85,10 @@ fn revoke(
     session: &Session,
     form: Form<Named<'_>>,
 ) -> cloakroom::Result<Answer> {
-    app::revoke(sessions, session, form.csrf, form.public_id)
+    app::revoke(sessions, session, form.public_id)
 }
 
-#[post("/sessions/revoke-others", data = "<form>")]
-fn revoke_others(
-    sessions: &SessionManager,
-    session: &Session,
-    form: Form<Csrf<'_>>,
-) -> cloakroom::Result<Answer> {
-    app::revoke_others(sessions, session, form.csrf)
+#[post("/sessions/revoke-others")]
+fn revoke_others(sessions: &SessionManager, session: &Session) -> cloakroom::Result<Answer> {
+    app::revoke_others(sessions, session)
 }

@@ -62,24 +62,20 @@ fn handle(sessions: &SessionManager, request: &Request) -> Response {
         let answer = router!(request,
             (GET) ["/"] => { app::home(session)? },
             (POST) ["/sign-in"] => {
-                let form = form!(csrf, user, password);
-                app::sign_in(session, &form.csrf, &form.user, &form.password)?
+                let form = form!(user, password);
+                app::sign_in(session, &form.user, &form.password)?
             },
-            (POST) ["/sign-out"] => { app::sign_out(session, &form!(csrf).csrf)? },
+            (POST) ["/sign-out"] => { app::sign_out(session)? },
             (GET) ["/sessions"] => { app::list(sessions, session)? },
             (POST) ["/sessions/revoke"] => {
-                let form = form!(csrf, public_id);
-                app::revoke(sessions, session, &form.csrf, &form.public_id)?
+                app::revoke(sessions, session, &form!(public_id).public_id)?
             },
-            (POST) ["/sessions/revoke-others"] => {
-                app::revoke_others(sessions, session, &form!(csrf).csrf)?
-            },
+            (POST) ["/sessions/revoke-others"] => { app::revoke_others(sessions, session)? },
             _ => return Ok(Response::empty_404())
         );
         Ok(match answer {
             Answer::Page(html) => Response::html(html),
             Answer::See(path) => Response::redirect_303(path),
-            Answer::Forbidden => Response::text("This form has expired.").with_status_code(403),
         })
     })
 }

@@ -46,22 +46,16 @@ fn handle(sessions: &SessionManager, session: &Session, request: &mut Request) -
     let answer = match (request.method(), path.as_str()) {
         (Method::Get, "/") => app::home(session)?,
         (Method::Post, "/sign-in") => {
-            let [csrf, user, password] = fields(request, ["csrf", "user", "password"])?;
-            app::sign_in(session, &csrf, &user, &password)?
+            let [user, password] = fields(request, ["user", "password"])?;
+            app::sign_in(session, &user, &password)?
         }
-        (Method::Post, "/sign-out") => {
-            let [csrf] = fields(request, ["csrf"])?;
-            app::sign_out(session, &csrf)?
-        }
+        (Method::Post, "/sign-out") => app::sign_out(session)?,
         (Method::Get, "/sessions") => app::list(sessions, session)?,
         (Method::Post, "/sessions/revoke") => {
-            let [csrf, public_id] = fields(request, ["csrf", "public_id"])?;
-            app::revoke(sessions, session, &csrf, &public_id)?
+            let [public_id] = fields(request, ["public_id"])?;
+            app::revoke(sessions, session, &public_id)?
         }
-        (Method::Post, "/sessions/revoke-others") => {
-            let [csrf] = fields(request, ["csrf"])?;
-            app::revoke_others(sessions, session, &csrf)?
-        }
+        (Method::Post, "/sessions/revoke-others") => app::revoke_others(sessions, session)?,
         _ => return Ok(Response::empty(404).boxed()),
     };
     Ok(match answer {
@@ -69,7 +63,6 @@ fn handle(sessions: &SessionManager, session: &Session, request: &mut Request) -
             page(200, html).with_header(header("Content-Type", "text/html; charset=utf-8"))
         }
         Answer::See(path) => page(303, "").with_header(header("Location", path)),
-        Answer::Forbidden => page(403, "This form has expired."),
     })
 }
 

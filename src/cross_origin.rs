@@ -99,6 +99,15 @@ impl CrossOrigin {
         self.mode == Mode::Refuse
     }
 
+    /// Names the trusted origins and the exempt paths; `None` without any.
+    pub(crate) fn exceptions(&self) -> Option<String> {
+        let of =
+            |kind, all: &[String]| (!all.is_empty()).then(|| format!("{kind} {}", all.join(", ")));
+        let both = [of("from", &self.trusted), of("to", &self.exempt)];
+        let both: Vec<_> = both.into_iter().flatten().collect();
+        (!both.is_empty()).then(|| both.join(" and "))
+    }
+
     /// Fails if an origin or a path is not as requests have it, and would never match.
     pub(crate) fn validate(&self) -> Result<()> {
         let origins = self.trusted.iter().map(|origin| (origin, invalid_origin(origin)));

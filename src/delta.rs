@@ -3,6 +3,8 @@
 //! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
+use std::mem;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::data::{Data, Value};
@@ -10,7 +12,7 @@ use crate::id::UserKey;
 use crate::record::Record;
 
 /// The changes of one request: names set and removed, all names cleared, the user replaced or
-/// authenticated again.
+/// authenticated again, the idle limit changed.
 ///
 /// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,7 @@ pub struct Delta {
     /// The time and the level of another proof of identity, for each user who has given one. That
     /// of the session's user counts.
     confirmations: BTreeMap<UserKey, (Timestamp, u16)>,
+    idle_limit: Option<Duration>,
 }
 
 /// The change of one name in a delta.
@@ -42,7 +45,8 @@ impl Delta {
     #[must_use]
     pub const fn new() -> Self {
         let confirmations = BTreeMap::new();
-        Delta { clear: false, changes: BTreeMap::new(), user: None, confirmations }
+        let (user, idle_limit) = (None, None);
+        Delta { clear: false, changes: BTreeMap::new(), user, confirmations, idle_limit }
     }
 
     /// Sets `name`.
@@ -78,9 +82,22 @@ impl Delta {
         self.confirmations.insert(user, (at, level));
     }
 
-    /// Returns this delta without its clear and without its change of `name`.
-    pub(crate) fn without_clear(&self, name: &str) -> Self {
-        let mut delta = Delta { clear: false, ..self.clone() };
+    /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
+    /// commit signs in.
+    pub fn set_idle_limit(&mut self, limit: Duration) {
+        self.idle_limit = Some(limit);
+    }
+
+    /// Returns the new idle limit, or `None` if the delta does not change it.
+    #[must_use]
+    pub fn idle_limit(&self) -> Option<Duration> {
+        self.idle_limit
+    }
+
+    /// Returns this delta for a session that was signed in since: without its clear, its change of
+    /// `name`, and its idle limit.
+    pub(crate) fn after_sign_in(&self, name: &str) -> Self {
+        let mut delta = Delta { clear: false, idle_limit: None, ..self.clone() };
         delta.changes.remove(name);
         delta
     }
@@ -94,7 +111,7 @@ impl Delta {
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmations.is_empty()
+        self.user.is_none() && self.confirmations.is_empty() && self.idle_limit.is_none()
     }
 
     /// Returns the change of `name`.
@@ -141,6 +158,7 @@ impl Delta {
             self.set_user(user);
         }
         self.confirmations.extend(next.confirmations);
+        self.idle_limit = next.idle_limit.or(self.idle_limit);
         self
     }
 
@@ -160,7 +178,10 @@ impl Delta {
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
         let data_changed = self.apply_data(&mut record.data);
-        data_changed | self.apply_user(record)
+        let user_changed = self.apply_user(record);
+        let idle = self.idle_limit.or(record.limits.idle);
+        let limit_changed = mem::replace(&mut record.limits.idle, idle) != idle;
+        data_changed | user_changed | limit_changed
     }
 
     fn apply_user(&self, record: &mut Record) -> bool {
@@ -204,6 +225,7 @@ mod tests {
         Clear,
         User(Option<u8>),
         Confirm(u8, u8),
+        Idle(u8),
     }
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -215,6 +237,7 @@ mod tests {
             1 => Just(Step::Clear),
             1 => prop::option::of(0..2_u8).prop_map(Step::User),
             1 => (0..2_u8, 0..3_u8).prop_map(|(user, level)| Step::Confirm(user, level)),
+            1 => (1..4_u8).prop_map(Step::Idle),
         ];
         prop::collection::vec(step, 0..6)
     }
@@ -233,6 +256,9 @@ mod tests {
                     let at = Timestamp::from_millis(i64::from(*level));
                     let user = UserKey::new(user.to_string()).unwrap();
                     delta.confirm_authentication(user, at, u16::from(*level));
+                }
+                Step::Idle(hours) => {
+                    delta.set_idle_limit(Duration::from_secs(u64::from(*hours) * 3600));
                 }
             }
         }

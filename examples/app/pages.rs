@@ -7,28 +7,27 @@ use cloakroom::Flash;
 use cloakroom::clock::Timestamp;
 use cloakroom::manager::UserSession;
 
-pub fn home(visits: u64, user: Option<&str>, csrf: &str, flashes: &[Flash]) -> String {
+pub fn home(visits: u64, user: Option<&str>, flashes: &[Flash]) -> String {
     let account = match user {
         Some(user) => format!(
             "<p>Signed in as <strong>{}</strong></p>
              <p><a href=\"/sessions\">Where you are signed in</a></p>
-             <form method=\"post\" action=\"/sign-out\">{csrf}<button>Sign out</button></form>",
+             <form method=\"post\" action=\"/sign-out\"><button>Sign out</button></form>",
             escape(user)
         ),
-        None => format!(
-            "<p>You are not signed in.</p>
-             <form method=\"post\" action=\"/sign-in\">{csrf}
+        None => "<p>You are not signed in.</p>
+             <form method=\"post\" action=\"/sign-in\">
                <label>User <input name=\"user\" autocomplete=\"username\" required></label>
                <label>Password <input name=\"password\" type=\"password\"
                  autocomplete=\"current-password\" placeholder=\"demo\" required></label>
                <button>Sign in</button>
              </form>"
-        ),
+            .to_owned(),
     };
     page(flashes, &format!("<p class=\"count\">visits: {visits}</p>\n{account}"))
 }
 
-pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Flash]) -> String {
+pub fn sessions(list: &[UserSession], now: Timestamp, flashes: &[Flash]) -> String {
     let mut items = String::new();
     for UserSession { summary, is_current, .. } in list {
         let client = summary.client.as_ref();
@@ -39,7 +38,7 @@ pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Fla
         let end = match is_current {
             true => "<p><em>this session</em></p>".to_owned(),
             false => format!(
-                "<form method=\"post\" action=\"/sessions/revoke\">{csrf}
+                "<form method=\"post\" action=\"/sessions/revoke\">
                  <input type=\"hidden\" name=\"public_id\" value=\"{}\">
                  <button>End it</button></form>",
                 summary.public_id
@@ -56,7 +55,7 @@ pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Fla
     let body = format!(
         "<h2>Where you are signed in</h2>
 <ul>{items}</ul>
-<form method=\"post\" action=\"/sessions/revoke-others\">{csrf}
+<form method=\"post\" action=\"/sessions/revoke-others\">
 <button>Sign out everywhere else</button></form>
 <p><a href=\"/\">Back</a></p>"
     );

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use argon2::Argon2;
 use cloakroom::clock::Clock;
-use cloakroom::csrf::CsrfCheck;
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, params};
 use cloakroom::web::rouille::{Result, session};
 use cloakroom::{CookieConfig, Session, SessionManager, SignIn, SqliteStore};
@@ -53,19 +52,14 @@ impl App {
         Ok(App { sessions, db, accounts, throttle, clock: Box::new(clock), proxies })
     }
 
+    /// Answers a request. The forms carry no token: `session` refuses requests of other origins
+    /// before its closure runs.
     pub fn handle(&self, request: &Request) -> Response {
         let response = session(&self.sessions, request, |session| {
             if request.url().starts_with("/api/") {
                 return self.api(request, session);
             }
             let form = Form::read(request)?;
-            // For all forms at once, so that no handler can forget it.
-            if request.method() != "GET"
-                && session.verify_csrf(form.get("csrf"))? == CsrfCheck::Invalid
-            {
-                let text = "This form has expired. Please go back and load the page again.";
-                return Ok(Response::text(text).with_status_code(403));
-            }
             self.pages(request, session, &form)
         });
         let policy = "default-src 'none'; form-action 'self'; frame-ancestors 'none'; \
@@ -85,14 +79,14 @@ impl App {
                 // A visitor who only looks around gets no session and no cookie.
                 let Some(user) = &user else { return page(session, pages::WELCOME.to_owned()) };
                 let notes = self.notes_of(user)?;
-                page(session, pages::home(&user.name, &notes, &session.csrf_field()?))
+                page(session, pages::home(&user.name, &notes))
             },
             (GET) ["/sign-in"] => {
                 let next = request.get_param("next").unwrap_or_default();
-                page(session, pages::sign_in(local_path(&next), &session.csrf_field()?))
+                page(session, pages::sign_in(local_path(&next)))
             },
             (POST) ["/sign-in"] => { self.sign_in(request, session, form) },
-            (GET) ["/sign-up"] => { page(session, pages::sign_up(&session.csrf_field()?)) },
+            (GET) ["/sign-up"] => { page(session, pages::sign_up()) },
             (POST) ["/sign-up"] => { self.sign_up(request, session, form) },
             (POST) ["/sign-out"] => {
                 session.destroy()?;
@@ -121,7 +115,7 @@ impl App {
             },
             (GET) ["/notes/{id}", id: i64] => {
                 match self.note(user, id)? {
-                    Some(text) => page(session, pages::note(id, &text, &session.csrf_field()?)),
+                    Some(text) => page(session, pages::note(id, &text)),
                     None => Ok(Response::empty_404()),
                 }
             },
@@ -133,8 +127,7 @@ impl App {
             },
             (GET) ["/devices"] => {
                 let devices = self.sessions.list_for_user(&user.key()?, Some(session))?.sessions;
-                let csrf = session.csrf_field()?;
-                page(session, pages::devices(&devices, self.clock.now(), &csrf))
+                page(session, pages::devices(&devices, self.clock.now()))
             },
             (POST) ["/devices/end"] => {
                 let Ok(public_id) = form.get("public_id").parse() else {
@@ -147,7 +140,7 @@ impl App {
                 let ended = self.sessions.revoke_others(session)?;
                 go(session, "/devices", &format!("Ended sessions: {ended}."))
             },
-            (GET) ["/password"] => { page(session, pages::password(&session.csrf_field()?)) },
+            (GET) ["/password"] => { page(session, pages::password()) },
             (POST) ["/password"] => { self.change_password(request, session, form, user) },
             _ => Ok(Response::empty_404())
         )
@@ -224,7 +217,7 @@ impl App {
         go(session, "/", "The password is changed. You are signed out everywhere else.")
     }
 
-    /// For scripts: JSON, with 401 instead of a redirect. The token of a change is in a header.
+    /// For scripts: JSON, with 401 instead of a redirect.
     fn api(&self, request: &Request, session: &Session) -> Result {
         let fail = |status: u16, error: &str| {
             Ok(Response::json(&HashMap::from([("error", error)])).with_status_code(status))
@@ -232,16 +225,11 @@ impl App {
         let Some(user) = accounts::signed_in(&self.db, session)? else {
             return fail(401, "sign in first");
         };
-        let token = request.header("X-CSRF-Token").unwrap_or_default();
-        if request.method() != "GET" && session.verify_csrf(token)? == CsrfCheck::Invalid {
-            return fail(403, "the X-CSRF-Token is invalid");
-        }
         router!(request,
             (GET) ["/api/notes"] => {
                 let notes = self.notes_of(&user)?;
                 let notes: Vec<_> = notes.iter().map(|(id, text)| Note { id: *id, text }).collect();
-                let answer = Answer { csrf: session.csrf_token()?, notes };
-                Ok(Response::json(&answer))
+                Ok(Response::json(&Answer { notes }))
             },
             (POST) ["/api/notes"] => {
                 let Ok(NewNote { text }) = rouille::input::json_input(request) else {
@@ -309,8 +297,6 @@ type BoxedError = Box<dyn Error + Send + Sync>;
 
 #[derive(serde::Serialize)]
 struct Answer<'n> {
-    /// For the header `X-CSRF-Token` of a change.
-    csrf: String,
     notes: Vec<Note<'n>>,
 }
 

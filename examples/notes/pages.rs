@@ -11,7 +11,7 @@ use super::accounts::PASSWORD_LENGTH;
 pub const WELCOME: &str =
     "<p><a href=\"/sign-in\">Sign in</a> or <a href=\"/sign-up\">sign up</a>.</p>";
 
-pub fn home(name: &str, notes: &[(i64, String)], csrf: &str) -> String {
+pub fn home(name: &str, notes: &[(i64, String)]) -> String {
     let mut items = String::new();
     for (id, text) in notes {
         let _ = write!(items, "<li><a href=\"/notes/{id}\">{}</a></li>", escape(text));
@@ -20,25 +20,25 @@ pub fn home(name: &str, notes: &[(i64, String)], csrf: &str) -> String {
         "<p>Signed in as <strong>{}</strong>. <a href=\"/devices\">Devices</a>
          <a href=\"/password\">Change the password</a></p>
          <ul>{items}</ul>
-         <form method=\"post\" action=\"/notes\">{csrf}
+         <form method=\"post\" action=\"/notes\">
            <label>Note <input name=\"text\" required></label> <button>Add</button></form>
-         <form method=\"post\" action=\"/sign-out\">{csrf}<button>Sign out</button></form>",
+         <form method=\"post\" action=\"/sign-out\"><button>Sign out</button></form>",
         escape(name)
     )
 }
 
-pub fn note(id: i64, text: &str, csrf: &str) -> String {
+pub fn note(id: i64, text: &str) -> String {
     format!(
         "<p>{}</p>
-         <form method=\"post\" action=\"/notes/{id}/delete\">{csrf}<button>Delete</button></form>
+         <form method=\"post\" action=\"/notes/{id}/delete\"><button>Delete</button></form>
          <p><a href=\"/\">Back</a></p>",
         escape(text)
     )
 }
 
-pub fn sign_in(next: &str, csrf: &str) -> String {
+pub fn sign_in(next: &str) -> String {
     format!(
-        "<form method=\"post\" action=\"/sign-in\">{csrf}
+        "<form method=\"post\" action=\"/sign-in\">
            <input type=\"hidden\" name=\"next\" value=\"{}\">
            <label>Name <input name=\"name\" autocomplete=\"username\" required></label>
            <label>Password <input name=\"password\" type=\"password\"
@@ -50,19 +50,19 @@ pub fn sign_in(next: &str, csrf: &str) -> String {
     )
 }
 
-pub fn sign_up(csrf: &str) -> String {
+pub fn sign_up() -> String {
     let new_password = new_password("password", "Password");
     format!(
-        "<form method=\"post\" action=\"/sign-up\">{csrf}
+        "<form method=\"post\" action=\"/sign-up\">
            <label>Name <input name=\"name\" autocomplete=\"username\" required></label>
            {new_password} <button>Sign up</button></form>"
     )
 }
 
-pub fn password(csrf: &str) -> String {
+pub fn password() -> String {
     let new_password = new_password("new", "New password");
     format!(
-        "<form method=\"post\" action=\"/password\">{csrf}
+        "<form method=\"post\" action=\"/password\">
            <label>Current password <input name=\"current\" type=\"password\"
              autocomplete=\"current-password\" required></label>
            {new_password} <button>Change the password</button></form>
@@ -78,7 +78,7 @@ fn new_password(field: &str, label: &str) -> String {
     )
 }
 
-pub fn devices(devices: &[UserSession], now: Timestamp, csrf: &str) -> String {
+pub fn devices(devices: &[UserSession], now: Timestamp) -> String {
     let mut items = String::new();
     for UserSession { summary, is_current, .. } in devices {
         let client = summary.client.as_ref();
@@ -87,7 +87,7 @@ pub fn devices(devices: &[UserSession], now: Timestamp, csrf: &str) -> String {
         let end = match is_current {
             true => "<em>this device</em>".to_owned(),
             false => format!(
-                "<form method=\"post\" action=\"/devices/end\">{csrf}
+                "<form method=\"post\" action=\"/devices/end\">
                  <input type=\"hidden\" name=\"public_id\" value=\"{}\">
                  <button>End this session</button></form>",
                 summary.public_id
@@ -103,7 +103,7 @@ pub fn devices(devices: &[UserSession], now: Timestamp, csrf: &str) -> String {
     }
     format!(
         "<ul>{items}</ul>
-         <form method=\"post\" action=\"/devices/end-others\">{csrf}
+         <form method=\"post\" action=\"/devices/end-others\">
            <button>End all others</button></form>
          <p><a href=\"/\">Back</a></p>"
     )

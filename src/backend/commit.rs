@@ -27,8 +27,8 @@ pub struct Commit {
     pub delta: Arc<Delta>,
     /// The revision that the session must have; `None` for any.
     pub if_revision: Option<u64>,
-    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A store
-    /// that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
+    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
+    /// store that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
     pub basis: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -75,7 +75,7 @@ pub enum Action {
     /// | another user | when the session had no user | a new session begins |
     ///
     /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence
-    /// and limits.
+    /// and absolute limit.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -280,8 +280,9 @@ pub struct IdChange {
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
-/// and limits. The second sign-in of a double click does. A join must not grant a level that was
-/// not proved, nor lose the identity provider's session id or the end that it has set.
+/// and absolute limit. The second sign-in of a double click does. A join must not grant a level
+/// that was not proved, nor lose the identity provider's session id or the end that it has set. The
+/// idle limit may differ: the first request may have changed it after its sign-in.
 ///
 /// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
@@ -291,7 +292,6 @@ fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
         && (new_session.idp_session_id.is_none()
             || new_session.idp_session_id == record.idp_session_id)
         && new_session.persistent == record.persistent
-        && new_session.limits.idle == record.limits.idle
         && end(&new_session.limits) + ReplacedId::CONCURRENT_FOR >= end(&record.limits)
 }
 
@@ -415,6 +415,7 @@ impl Commit {
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
+        record.limits = new_session.limits;
         record.user = Some(user.clone());
         record.authenticated = Some(self.now);
         record.auth_level = new_session.auth_level;
@@ -480,7 +481,6 @@ impl Commit {
         self.delta.apply(&mut record);
         self.set_authentication(&mut record, user, new_session);
         record.realm.clone_from(&new_session.realm);
-        record.limits = new_session.limits;
         record.persistent = new_session.persistent;
         record.client.clone_from(&new_session.client);
         record.seen = record.seen.max(self.now);
@@ -507,8 +507,12 @@ impl Commit {
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
-        let had_user = record.user.is_some();
+        let (had_user, idle) = (record.user.is_some(), record.limits.idle);
         let changed = self.delta.apply(record);
+        if record.limits.idle != idle {
+            // It counts from its change; the recorded activity may be older than the new limit.
+            record.touch(self.touch.unwrap_or(Touch::at(self.now)));
+        }
         let touched = match self.touch {
             Some(touch) if record.limits.touch_due(record.seen, touch.seen) => record.touch(touch),
             _ => false,

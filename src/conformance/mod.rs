@@ -180,12 +180,16 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         time::an_absolute_limit_ends_a_busy_session,
         time::activity_does_not_move_a_fixed_lifetime,
         time::activity_moves_the_idle_deadline_to_the_absolute_one_at_most,
+        time::a_changed_idle_limit_is_stored_and_counts_from_its_change,
         time::every_call_takes_an_expired_session_as_absent,
         time::a_touch_after_the_deadline_does_nothing,
         time::a_sign_in_over_an_expired_session_begins_a_new_one,
         time::a_session_without_an_end_lives_on,
     ]
-    "expiry-at-read" if indexed: [time::expired_sessions_are_not_listed]
+    "expiry-at-read" if indexed: [
+        time::expired_sessions_are_not_listed,
+        time::a_shorter_idle_limit_is_listed_and_swept,
+    ]
     "reads-do-not-write": [
         touch::a_touch_changes_neither_data_nor_revision,
         touch::a_touch_does_not_undo_what_was_written_since_the_read,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
+use crate::delta::Delta;
 use crate::id::SessionIdHash;
 use crate::lifetime::{Lifetime, Limits};
 use crate::record::NewSession;
@@ -58,6 +59,59 @@ pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
     later.touch(&session.id_hash)?;
     later.touch_at(&session.id_hash, fixture.now)?;
     ends_at(fixture, &session.id_hash, fixture.after(IDLE + SECOND), "a session with both limits")
+}
+
+/// Returns a delta that changes the idle limit.
+fn idle_limit(limit: Duration) -> Delta {
+    let mut delta = nothing();
+    delta.set_idle_limit(limit);
+    delta
+}
+
+pub(super) fn a_changed_idle_limit_is_stored_and_counts_from_its_change(
+    fixture: &Fixture,
+) -> Passed {
+    // The recorded activity is older than the first of these limits.
+    let then = fixture.later(IDLE / 2);
+    for limit in [IDLE / 4, IDLE * 2] {
+        let session = fixture.session()?;
+        let answer = then.merge(&session.id_hash, &idle_limit(limit))?;
+        let record = done(answer, "a change of the idle limit")?.record;
+        let wanted = Limits::new(Some(limit), session.record.limits.absolute);
+        ensure!(record.limits == wanted, "a change of the idle limit stored {:?}", record.limits)?;
+        let changed = Sample { record, ..session };
+        then.is_intact(&changed, "a change of the idle limit")?;
+        ends_at(&then, &changed.id_hash, then.after(limit), "a session with another idle limit")?;
+        let again = then.merge(&changed.id_hash, &idle_limit(limit))?;
+        answered(&again, "Unchanged", "the same change of the idle limit")?;
+        let later = then.later(limit / 2);
+        later.touch(&changed.id_hash)?;
+        let what = "a touched session with another idle limit";
+        ends_at(&later, &changed.id_hash, later.after(limit), what)?;
+        let renewed = later.renewed(&changed, None)?;
+        ensure!(renewed.record.limits == wanted, "a renewal changed the idle limit")?;
+        let (signed_in, answer) = later.sign_in(&renewed.id_hash, &user("u")?)?;
+        done(answer, "a sign-in to a session with another idle limit")?;
+        let what = "a session signed in to, which had another idle limit,";
+        ends_at(&later, &signed_in, later.after(IDLE), what)?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_shorter_idle_limit_is_listed_and_swept(fixture: &Fixture) -> Passed {
+    let owner = user("u")?;
+    let [shorter, other] = [fixture.session_of(&owner)?, fixture.session_of(&owner)?];
+    let answer = fixture.merge(&shorter.id_hash, &idle_limit(IDLE / 4))?;
+    done(answer, "a change of the idle limit")?;
+    let mut listed = fixture.list(&SessionFilter::User(&owner))?;
+    listed.retain(|summary| summary.public_id == shorter.public_id());
+    let deadlines: Vec<_> = listed.iter().map(|summary| summary.deadline).collect();
+    let end = fixture.later(IDLE / 4);
+    ensure!(deadlines == [end.now], "a list has the deadlines {deadlines:?}, not {:?}", end.now)?;
+    let swept = end.store.sweep(end.now, ALL)?.removed;
+    ensure!(swept == 1, "a sweep at the end of a shorter idle limit removed {swept}")?;
+    end.none_live(&[shorter.id_hash], "a sweep left a session with a shorter idle limit")?;
+    end.is_intact(&other, "a sweep of another session")
 }
 
 pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -> Passed {

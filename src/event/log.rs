@@ -165,6 +165,10 @@ impl<C: Clock> Sink for LogSink<C> {
             ::log::log!(target: TARGET, level, "{line}{}", note(identical, others));
         }
     }
+
+    fn keeps(&self, kind: EventKind) -> bool {
+        ::log::log_enabled!(target: TARGET, kind.level())
+    }
 }
 
 #[cfg(test)]

@@ -151,6 +151,9 @@ impl fmt::Display for Event<'_> {
                 "the activity of {sessions} sessions was not recorded, so they may end early: \
                  {error}"
             ),
+            Event::RenewalFailed { public_id, error } => {
+                write!(f, "the id of session {public_id} was not renewed by its age: {error}")
+            }
             Event::WrongType { public_id, error } => write!(f, "{}: {error:?}", Named(*public_id)),
             Event::TreatedAsAnonymous { error } => {
                 write!(

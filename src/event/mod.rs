@@ -278,6 +278,15 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
+    /// The id of a session could not be renewed by its age
+    /// ([`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or before its cookie
+    /// expires in the browser). The request does not fail, and the next one tries again.
+    RenewalFailed {
+        /// The session's public id.
+        public_id: &'a PublicId,
+        /// The reason.
+        error: &'a Error,
+    },
     /// A session value could not be read or updated as the type that the application requested.
     WrongType {
         /// The session's public id, if the request has read the session.
@@ -443,6 +452,7 @@ event_kinds! {
     ChangesDiscarded, "changes_discarded", Debug;
     SessionNotClosed, "session_not_closed", Error;
     TouchFailed, "touch_failed", Warn;
+    RenewalFailed, "renewal_failed", Warn;
     WrongType, "wrong_type", Warn;
     TreatedAsAnonymous, "treated_as_anonymous", Warn;
     RequestFailed, "request_failed", Error;
@@ -472,6 +482,13 @@ pub enum RejectedBy {
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Receives one event.
     fn record(&self, event: &Event<'_>);
+
+    /// Returns whether events of this kind are kept. The [review](crate::SessionManager::review) of
+    /// a configuration asks. Defaults to true.
+    fn keeps(&self, kind: EventKind) -> bool {
+        let _ = kind;
+        true
+    }
 }
 
 /// The events of a manager or store: a [`Sink`], and a counter for each kind of event. Clones share
@@ -498,6 +515,11 @@ impl Events {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         self.0.sink.record(event);
+    }
+
+    /// Returns whether the sink keeps events of `kind`.
+    pub(crate) fn are_kept(&self, kind: EventKind) -> bool {
+        self.0.sink.keeps(kind)
     }
 
     /// Returns the number of events of `kind` raised so far.

@@ -22,7 +22,8 @@ use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::{
-    Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport,
+    AGE_RENEWAL_GRACE, Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings,
+    Transport,
 };
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
@@ -97,6 +98,8 @@ impl SessionManagerBuilder {
                 persistent: true,
                 max_bytes: 64 << 10,
                 grace: None,
+                renew_every: None,
+                max_idle_limit: None,
                 on_load_failure: OnLoadFailure::Fail,
                 keep_on_server_error: false,
                 session_limit: None,
@@ -187,6 +190,16 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.anonymous = Some(lifetime))
     }
 
+    /// Sets the longest idle limit that a handler can give a session with
+    /// [`Session::set_idle_limit`](crate::Session::set_idle_limit). Defaults to the idle limit of
+    /// the session's lifetime, or to its absolute limit if it has no idle limit, so that a handler
+    /// can only shorten it. The absolute limit holds in any case.
+    ///
+    /// At least the idle limit of every lifetime of this manager.
+    pub fn max_idle_limit(self, limit: Duration) -> Self {
+        self.with(|settings| settings.max_idle_limit = Some(limit))
+    }
+
     /// Sets whether browsers keep the cookie when they are closed. Defaults to true. A handler can
     /// choose otherwise with [`Session::set_persistent`](crate::Session::set_persistent).
     ///
@@ -207,6 +220,27 @@ impl SessionManagerBuilder {
     /// stolen id. Defaults to none. A sign-in has no grace.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))
+    }
+
+    /// Renews the id of a session when it is older than `age`, at the end of the next request that
+    /// reads or changes the session, so that a stolen id is of use for a limited time (OWASP:
+    /// renewal timeout). At least one minute; a day or an hour is common. Defaults to no renewal by
+    /// age.
+    ///
+    /// Such a renewal is the one change that a request makes which only reads its session. The
+    /// request does not fail if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is
+    /// raised, and the next request tries again. No id is renewed by a prefetch, by a request that
+    /// [ignores](crate::Session::ignore) its session, or by a handler that fails.
+    ///
+    /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
+    /// says, so that concurrent requests find their session. A client that did not receive the
+    /// response with the new id gets another one if it sends a request in that minute, but more
+    /// than ten seconds after the renewal; not if `renewal_grace` is set, because the replaced id
+    /// may then be a stolen one that a handler has replaced. After the minute it has lost the
+    /// session ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). The limits of the session and its CSRF
+    /// tokens stay.
+    pub fn renew_every(self, age: Duration) -> Self {
+        self.with(|settings| settings.renew_every = Some(age))
     }
 
     /// Sets whether a request ends a session by presenting one of its replaced ids more than ten
@@ -430,6 +464,20 @@ impl SessionManagerBuilder {
         }
         if settings.grace.is_some_and(|grace| grace > MAX_GRACE) {
             return Err(invalid("the grace of a replaced id is at most one minute"));
+        }
+        if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
+            return Err(invalid("ids are renewed when they are at least one minute old"));
+        }
+        let idle_limit = |persistent| {
+            let lifetimes =
+                [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
+            lifetimes.iter().filter_map(Lifetime::idle_limit).max()
+        };
+        if let Some(max) = settings.max_idle_limit
+            && (max < Duration::from_millis(1)
+                || idle_limit(true).max(idle_limit(false)) > Some(max))
+        {
+            return Err(invalid("the maximum of idle limits is less than that of a lifetime"));
         }
         if settings.proxies > MAX_PROXIES {
             return Err(invalid("at most 8 proxies are supported"));

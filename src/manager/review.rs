@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::backend::{AtLimit, Capabilities, SessionLimit};
 use crate::cookie::{CookieConfig, SameSite};
+use crate::event::{EventKind, Events};
 use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
@@ -18,8 +19,9 @@ use crate::session::{Settings, Transport};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, or `separation`
-    /// from other applications.
+    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, `renewal` of ids
+    /// by their age (the renewal timeout of OWASP's cheat sheet), `anonymous` for bounds of
+    /// anonymous sessions, or `separation` from other applications.
     pub requirement: &'static str,
     /// Whether the configuration meets the requirement.
     pub met: bool,
@@ -79,6 +81,8 @@ struct Lifetimes {
     /// Whether all have an absolute limit.
     absolute: bool,
     text: String,
+    /// The maximum of the idle limit that a handler sets, if it is longer.
+    max_idle: Option<Duration>,
     /// The lifetime of anonymous sessions, and their number.
     anonymous: String,
 }
@@ -88,7 +92,11 @@ impl Lifetimes {
         let all: Vec<_> =
             std::iter::once(settings.lifetime).chain(settings.browser_session).collect();
         let persistent = settings.persistent || settings.browser_session.is_some();
-        let text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
+        let max_idle = settings.max_idle_limit;
+        let mut text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
+        if let Some(max) = max_idle {
+            text.push_str(&format!("; a handler can set up to {} idle", humanize(max)));
+        }
         let idle = all.iter().all(|lifetime| lifetime.idle_limit().is_some());
         let absolute = all.iter().all(|lifetime| lifetime.absolute_limit().is_some());
         let anonymous = describe(&settings.anonymous_lifetime(settings.persistent));
@@ -96,7 +104,7 @@ impl Lifetimes {
             Some(max) => format!("{anonymous}, and at most {max} of them"),
             None => anonymous,
         };
-        Lifetimes { all, persistent, idle, absolute, text, anonymous }
+        Lifetimes { all, persistent, idle, absolute, text, max_idle, anonymous }
     }
 }
 
@@ -127,10 +135,59 @@ impl SessionManager {
         });
         findings.push(anti_forgery(settings));
         findings.extend(data_in_browsers(settings));
+        findings.push(renewal(settings.renew_every));
+        findings.push(trail(&self.context.events));
+        findings.push(self.anonymous());
         findings.extend(assurance_levels(&lifetimes));
         findings.extend(separation(self.context.capabilities, &settings.realm));
         Review { findings }
     }
+
+    /// The bounds of anonymous sessions, which anyone can begin.
+    fn anonymous(&self) -> Finding {
+        let settings = &self.context.settings;
+        let lifetime = settings.anonymous_lifetime(settings.persistent);
+        let number = match settings.max_anonymous {
+            Some(max) => format!("at most {max} of them"),
+            None => "the store keeps room for users".to_owned(),
+        };
+        let why = format!("{}, and {number}", describe(&lifetime));
+        let otherwise = if lifetime.absolute_limit().is_none() {
+            "they may live for ever: set an absolute limit in SessionManagerBuilder::anonymous"
+        } else if settings.max_anonymous.is_some() {
+            "this manager does not apply their maximum: leave without_cleaner to programs beside \
+             the server"
+        } else {
+            "nothing bounds their number, so a flood of visitors can displace the sessions of \
+             users: choose a store that can list sessions, such as SqliteStore"
+        };
+        let is_bounded = match settings.max_anonymous {
+            Some(_) => self.context.cleaner.is_some(),
+            None => self.context.capabilities.bounds_anonymous,
+        };
+        let met = is_bounded && lifetime.absolute_limit().is_some();
+        Finding::new("anonymous", met, &why, otherwise)
+    }
+}
+
+/// The renewal timeout of OWASP's cheat sheet on sessions.
+fn renewal(renew_every: Option<Duration>) -> Finding {
+    let why = renew_every.map(|age| format!("ids are renewed at an age of {}", humanize(age)));
+    let otherwise = "an id stays valid until its session ends or is renewed: set renew_every, or \
+                     document why a stolen id may be of use for so long";
+    Finding::new("renewal", why.is_some(), &why.unwrap_or_default(), otherwise)
+}
+
+/// ASVS 16.3.1.
+fn trail(events: &Events) -> Finding {
+    let met = events.are_kept(EventKind::Ended) && events.are_kept(EventKind::SignedIn);
+    Finding::new(
+        "ASVS 16.3.1",
+        met,
+        "sign-ins, and the ends of users' sessions, are recorded with user, address and reason",
+        "sign-ins, and the ends of users' sessions, are not recorded: install a logger that keeps \
+         level info of the target cloakroom, or set SessionManagerBuilder::events",
+    )
 }
 
 /// The separation from other applications, where the store's settings alone do not give it.
@@ -246,14 +303,17 @@ fn header(name: &str) -> Vec<Finding> {
 /// ASVS 3.5.1.
 fn anti_forgery(settings: &Settings) -> Finding {
     let by_header = matches!(settings.transport, Transport::Header(_));
-    let why = match by_header {
-        true => "browsers do not send the id by themselves",
-        false => "requests that pages of other origins send are refused",
+    let why = match (by_header, settings.cross_origin.exceptions()) {
+        (true, _) => "browsers do not send the id by themselves".to_owned(),
+        (false, None) => "requests that pages of other origins send are refused".to_owned(),
+        (false, Some(exceptions)) => {
+            format!("requests that pages of other origins send are refused, except {exceptions}")
+        }
     };
     let met = by_header || settings.cross_origin.is_enforced();
     let otherwise = "requests that pages of other origins send are not refused: set \
                      cross_origin(CrossOrigin::refuse()), or verify a CSRF token in every form";
-    Finding::new("ASVS 3.5.1", met, why, otherwise)
+    Finding::new("ASVS 3.5.1", met, &why, otherwise)
 }
 
 /// ASVS 14.3.
@@ -297,8 +357,13 @@ fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
                 && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
         };
         let text = &lifetimes.text;
-        let unmet = format!("{text}{persistence}: set policy(Policy::{name}())");
-        let is_met = !lifetimes.persistent && lifetimes.all.iter().all(met);
+        let is_max_within =
+            lifetimes.max_idle.is_none_or(|max| within(Some(max), policy.idle_limit()));
+        let and_max = if is_max_within { "" } else { " and no longer max_idle_limit" };
+        let unmet = format!("{text}{persistence}: set policy(Policy::{name}()){and_max}");
+        let is_met = !lifetimes.persistent
+            && lifetimes.all.iter().all(met)
+            && (!asks_for_idle || is_max_within);
         Finding::new(level, is_met, text, &unmet)
     };
     levels.map(finding).into()

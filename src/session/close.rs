@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Lookup};
+use crate::backend::{LiveSession, Lookup, ReplacedId};
 use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
@@ -17,6 +18,9 @@ use crate::session::settings::IdField;
 use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";
+
+/// The grace of an id that is renewed by its age.
+pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
 
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
 /// for which browsers keep a cookie at most.
@@ -69,11 +73,13 @@ impl Session {
             state.changes.renew &= outcome == Outcome::ServerError;
         }
         self.end_marked_sessions(&mut state.ending)?;
-        state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
             // Changes that were made before the load failed are not stored either.
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
+        }
+        if !discard {
+            self.renew_old_id(state);
         }
         self.touch_at_end(state);
         let id_fields = match state.loaded.issued().or_else(|| self.id_to_reseal(state)) {
@@ -143,16 +149,37 @@ impl Session {
         }
     }
 
-    /// Returns whether the cookie may expire in the browser before the session ends, and is old
-    /// enough to be renewed.
-    fn is_cookie_old(&self, state: &State) -> bool {
-        let Some(LiveSession { record, .. }) = state.loaded.session() else { return false };
+    /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
+    /// before the session ends. Concurrent requests still present it, so it has a grace, whatever
+    /// the setting for renewals by the handler says.
+    fn renew_old_id(&self, state: &mut State) {
+        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
+            return;
+        };
+        let LiveSession { record, id_hash } = &live.session;
+        let settings = &self.context.settings;
         let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-        matches!(self.context.settings.transport, Transport::Cookie(_))
+        let may_outlive_cookie = matches!(settings.transport, Transport::Cookie(_))
             && record.persistent
-            && !state.ignored
-            && record.limits.absolute.is_none_or(outlives)
-            && self.context.now().since(record.id_issued) >= COOKIE_RENEWAL_AGE
+            && record.limits.absolute.is_none_or(outlives);
+        let by_cookie = may_outlive_cookie.then_some(COOKIE_RENEWAL_AGE);
+        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
+        let is_old = activity.seen.since(record.id_issued) >= max_age;
+        // The client of a request that still presents the replaced id has not received the response
+        // with the new one, and would lose the session after the grace. If renewals by the handler
+        // have a grace too, this may be one that is meant to invalidate the id.
+        let has_lost_id = live.found_by != *id_hash
+            && settings.grace.is_none()
+            && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
+        if !is_old && !has_lost_id {
+            return;
+        }
+        let (id_hash, public_id) = (*id_hash, record.public_id);
+        // If the session has ended meanwhile, nothing of this request is lost. A request that only
+        // reads must not fail because the renewal does; the next one tries again.
+        if let Err(error) = &self.change(state, &id_hash, true) {
+            self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
+        }
     }
 
     /// Returns the presented id of the session, if it is the current one and its cookie was sealed

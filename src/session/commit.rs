@@ -16,7 +16,9 @@ use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::update_queue::UpdateAttempts;
-use crate::session::{CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret};
+use crate::session::{
+    AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
+};
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -105,13 +107,14 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                if !self.try_presented_ids(state, |state, id_hash| self.change(state, id_hash))? {
+                let change = |state: &mut State, id_hash: &_| self.change(state, id_hash, false);
+                if !self.try_presented_ids(state, change)? {
                     self.store_without_session(state)?;
                 }
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
-                if let Some(missing) = self.change(state, &id_hash)? {
+                if let Some(missing) = self.change(state, &id_hash, false)? {
                     self.leave_session(state, &missing);
                 }
             }
@@ -122,20 +125,27 @@ impl Session {
         Ok(())
     }
 
-    /// Merges the changes into the session of this id, or renews it with them. Returns the reason
-    /// if there is no such session.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
+    /// Merges the changes into the session of this id, or renews it with them: because the handler
+    /// asks for it, `by_age`, or to move it from a former name. Returns the reason if there is no
+    /// such session.
+    pub(super) fn change(
+        &self,
+        state: &mut State,
+        id_hash: &SessionIdHash,
+        by_age: bool,
+    ) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let renews = (state.changes.renew
-            && self.known_id(state.loaded.issued(), id_hash).is_some())
-            || self.has_former_name(id_hash);
+        let is_asked =
+            state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some();
+        let renews = by_age || is_asked || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
+        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.grace };
         let action = to.map_or(Action::Merge, |to| Action::Renew {
             to,
             realm: settings.realm.clone(),
-            grace_until: settings.grace.map(|grace| self.context.now() + grace),
+            grace_until: grace.map(|grace| self.context.now() + grace),
         });
         let plan = CommitPlan::new(id_hash, action);
         let activity = self.activity(state);
@@ -160,7 +170,10 @@ impl Session {
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
     pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
-        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
+        let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
+        // An idle limit alone begins no session.
+        let idle_limit = state.changes.delta().idle_limit();
+        new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
@@ -280,8 +293,8 @@ pub(super) enum DeltaKind<'p> {
     All,
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
-    /// All without a clear, which concerns the data before the sign-in that is joined, and without
-    /// the CSRF secret.
+    /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
+    /// secret, and an idle limit.
     Join,
 }
 
@@ -292,7 +305,7 @@ impl DeltaKind<'_> {
             DeltaKind::SignIn(secret) => {
                 secret.replacing_others(changes.delta(), loaded.data())?.into()
             }
-            DeltaKind::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
+            DeltaKind::Join => changes.delta().after_sign_in(csrf_secret::NAME).into(),
         })
     }
 }

@@ -27,6 +27,7 @@ mod values;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::backend::LiveSession;
 use crate::clock::Timestamp;
@@ -34,8 +35,10 @@ use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
+use crate::lifetime::Limits;
 use crate::message::RequestHead;
-use crate::record::{Client, Record};
+use crate::policy::humanize;
+use crate::record::{Client, Record, duration_to_millis};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
@@ -48,6 +51,7 @@ pub use crate::event::EndReason;
 pub use authentication::{Authentication, RecentAuth};
 pub use blocking_hook::BlockingHook;
 pub(crate) use blocking_hook::run_blocking;
+pub(crate) use close::AGE_RENEWAL_GRACE;
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
@@ -416,10 +420,15 @@ impl Session {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
-        // An activity that is not due is not recorded.
+        let new_limit = state.changes.delta().idle_limit().filter(|_| !state.ignored);
+        let limits = Limits::new(new_limit.or(record.limits.idle), record.limits.absolute);
+        // An activity that is not due is not recorded; a change of the limit is.
         let activity = self.activity(&state).map(|touch| touch.seen);
-        let recorded = activity.filter(|seen| record.limits.touch_due(record.seen, *seen));
-        let deadline = record.limits.deadline(recorded.unwrap_or(record.seen));
+        let recorded = match limits == record.limits {
+            true => activity.filter(|seen| limits.touch_due(record.seen, *seen)),
+            false => activity.or(state.first_use),
+        };
+        let deadline = limits.deadline(recorded.map_or(record.seen, |seen| seen.max(record.seen)));
         Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
@@ -454,6 +463,69 @@ impl Session {
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         state.persistent = Some(persistent);
+        Ok(())
+    }
+
+    /// Changes the idle limit of this session: a shorter one at a public terminal, or a longer one
+    /// for a user who asks for it. The limit is rounded down to milliseconds, and at most that of
+    /// the session's [lifetime](crate::manager::SessionManagerBuilder::lifetime), unless
+    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. The
+    /// absolute limit stays and holds as well.
+    ///
+    /// The limit counts from this request, is stored with the other changes at its end, and holds
+    /// for the whole session: through activity, renewals and restarts, until it is changed again. A
+    /// sign-in restarts both limits with those of the manager, so call this after
+    /// [`sign_in`](Self::sign_in).
+    ///
+    /// Without a session, the limit applies to one that this request begins. The call alone begins
+    /// none.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cloakroom::{Session, SignIn, UserKey};
+    ///
+    /// fn sign_in_at_a_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
+    ///     let signed_in = session.sign_in(user)?;
+    ///     session.set_idle_limit(Duration::from_secs(5 * 60))?;
+    ///     Ok(signed_in)
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # let ada = UserKey::new("ada")?;
+    /// # assert_eq!(sign_in_at_a_terminal(&session, ada)?, SignIn::Done);
+    /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
+    /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it;
+    /// - the store's errors when this is the first read.
+    pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
+        const OPERATION: &str = "set the idle limit of a session";
+        let mut state = self.writable(OPERATION)?;
+        self.read(&mut state)?;
+        state.check_readable(OPERATION)?;
+        let settings = &self.context.settings;
+        let record = state.loaded.session().map(|session| &session.record);
+        let persistent = record.map_or(settings.persistent, |record| record.persistent);
+        let lifetime = match record.is_some_and(|record| record.user.is_some()) {
+            true => settings.signed_in_lifetime(persistent),
+            false => settings.anonymous_lifetime(persistent),
+        };
+        let max = settings.max_idle_limit(&lifetime);
+        let limit = Duration::from_millis(duration_to_millis(limit));
+        if limit.is_zero() || limit > max {
+            let why = format!(
+                "an idle limit of this session is from 1 ms to {}: see max_idle_limit",
+                humanize(max)
+            );
+            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+        }
+        state.changes.edit(|delta| delta.set_idle_limit(limit));
         Ok(())
     }
 

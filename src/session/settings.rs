@@ -66,6 +66,11 @@ pub(crate) struct Settings {
     pub(crate) persistent: bool,
     pub(crate) max_bytes: usize,
     pub(crate) grace: Option<Duration>,
+    /// The age at which an id is renewed.
+    pub(crate) renew_every: Option<Duration>,
+    /// The maximum of [`set_idle_limit`](crate::Session::set_idle_limit), if the application sets
+    /// one.
+    pub(crate) max_idle_limit: Option<Duration>,
     pub(crate) on_load_failure: OnLoadFailure,
     pub(crate) keep_on_server_error: bool,
     pub(crate) session_limit: Option<SessionLimit>,
@@ -103,6 +108,12 @@ impl Settings {
     pub(crate) fn anonymous_lifetime(&self, persistent: bool) -> Lifetime {
         let by_default = || Lifetime::anonymous(self.signed_in_lifetime(persistent));
         self.anonymous.unwrap_or_else(by_default)
+    }
+
+    /// Returns the longest idle limit that a handler can set for a session of this lifetime.
+    pub(crate) fn max_idle_limit(&self, lifetime: &Lifetime) -> Duration {
+        let own = lifetime.idle_limit().or(lifetime.absolute_limit());
+        self.max_idle_limit.or(own).unwrap_or(Duration::MAX)
     }
 
     /// Returns the response header fields that remove the cookies of former names.

@@ -1,21 +1,8 @@
 //! Pages that the Back button shows.
 
-use crate::common::Folder;
-use crate::common::chromium::{Chromium, Programs, Tab};
+use crate::common::chromium::Tab;
 use crate::rounds;
-use crate::site::{BrowserSite, ServerKind, Setting};
-
-/// Runs a test on each adapter set up like this.
-fn on_each_adapter(setting: Setting, test: impl Fn(&Tab<'_>, &BrowserSite)) {
-    let Some(programs) = Programs::find() else { return };
-    let chromium = Chromium::start(&programs);
-    for server in ServerKind::TWO {
-        println!("{server:?}");
-        chromium.forget_cookies();
-        let folder = Folder::new();
-        test(&chromium.tab(), &BrowserSite::start(server, setting, &folder));
-    }
-}
+use crate::site::{BrowserSite, EXPIRED_FORM, Setting, on_each_adapter};
 
 /// Ends ada's session by another form than the page's; the answer begins no new one.
 fn sign_out_silently(tab: &Tab<'_>) {
@@ -59,7 +46,7 @@ fn back_shows_the_dead_form_where_form_pages_may_be_kept() {
         tab.back();
         assert_eq!(tab.page().user.as_deref(), Some("ada"));
         tab.sign_out();
-        assert_eq!(tab.script("return document.body.textContent"), "This form has expired.");
+        assert_eq!(tab.script("return document.body.textContent"), EXPIRED_FORM);
     });
 }
 

@@ -1,4 +1,5 @@
-//! The application of the examples with some pages more, in a process of its own, on each server.
+//! The application of the examples with some pages more and a CSRF token in each form, in a process
+//! of its own, on each server.
 //!
 //! A request with `?before=NAME` stops at the gate of this name before it uses its session, one
 //! with `?after=NAME` when it has; `/arrived` says how many have come there, and `/open` lets them
@@ -21,6 +22,7 @@ use cloakroom::csrf::CsrfCheck;
 use cloakroom::{CrossOrigin, Result, Session, SessionManager, SqliteStore, UserKey, web};
 
 use self::app::Answer;
+use crate::common::chromium::{Chromium, Programs, Tab};
 use crate::common::client::PATIENCE;
 use crate::common::tls;
 use crate::common::{Folder, KillOnDrop, child};
@@ -53,6 +55,9 @@ pub(crate) enum Setting {
 
 const SETTING: &str = "SETTING";
 
+/// The answer to a form without a valid token.
+pub(crate) const EXPIRED_FORM: &str = "This form has expired.";
+
 /// The application, served at an origin such as `https://localhost:8000`.
 pub(crate) struct BrowserSite {
     _process: KillOnDrop,
@@ -74,6 +79,18 @@ impl BrowserSite {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
+    }
+}
+
+/// Runs a test on each adapter set up like this.
+pub(crate) fn on_each_adapter(setting: Setting, test: impl Fn(&Tab<'_>, &BrowserSite)) {
+    let Some(programs) = Programs::find() else { return };
+    let chromium = Chromium::start(&programs);
+    for server in ServerKind::TWO {
+        println!("{server:?}");
+        chromium.forget_cookies();
+        let folder = Folder::new();
+        test(&chromium.tab(), &BrowserSite::start(server, setting, &folder));
     }
 }
 
@@ -187,9 +204,15 @@ impl From<Answer> for Reply {
         match answer {
             Answer::Page(html) => Reply::page(html),
             Answer::See(path) => Reply { location: Some(path.to_owned()), ..Reply::text(303, "") },
-            Answer::Forbidden => Reply::text(403, "This form has expired."),
         }
     }
+}
+
+/// A page of the examples, with a token in its forms.
+fn with_tokens(page: Answer, session: &Session) -> Result<Reply> {
+    let page = Reply::from(page);
+    let body = page.body.replace("</form>", &format!("{}</form>", session.csrf_field()?));
+    Ok(Reply { body, ..page })
 }
 
 /// The page of a visitor: it fetches a form token and, at once, everything that its address names
@@ -255,17 +278,20 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
             CsrfCheck::Invalid => Reply::text(403, "refused"),
             _ => Reply::text(200, "accepted"),
         },
-        "/" => app::home(session)?.into(),
-        "/sign-in" => app::sign_in(session, csrf, sent("user"), sent("password"))?.into(),
-        "/sign-out" => app::sign_out(session, csrf)?.into(),
+        "/sign-in" | "/sign-out" | "/sessions/revoke"
+            if session.verify_csrf(csrf)? == CsrfCheck::Invalid =>
+        {
+            Reply::text(403, EXPIRED_FORM)
+        }
+        "/" => with_tokens(app::home(session)?, session)?,
+        "/sign-in" => app::sign_in(session, sent("user"), sent("password"))?.into(),
+        "/sign-out" => app::sign_out(session)?.into(),
         "/sign-out-silently" => {
             session.destroy()?;
             Answer::See("/blank").into()
         }
-        "/sessions" => app::list(&served.sessions, session)?.into(),
-        "/sessions/revoke" => {
-            app::revoke(&served.sessions, session, csrf, sent("public_id"))?.into()
-        }
+        "/sessions" => with_tokens(app::list(&served.sessions, session)?, session)?,
+        "/sessions/revoke" => app::revoke(&served.sessions, session, sent("public_id"))?.into(),
         _ => Reply::text(404, "There is no such page."),
     };
     served.stop_at(asked.query.get("after"));

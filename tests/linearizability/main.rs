@@ -89,7 +89,7 @@ fn histories_of_postgres_with_kills_have_an_order() {
 }
 
 #[test]
-fn processes_behind_memcached_on_postgres_see_acknowledged_changes() {
+fn processes_with_memcached_see_what_postgres_acknowledged() {
     let several = Several::on_postgres(postgres::shared(), Some(shared()));
     search("postgres behind memcached", &several, 40);
 }

@@ -7,14 +7,17 @@ mod common;
 mod notes;
 mod visitor;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use cloakroom::clock::ManualClock;
-use cloakroom::testing::with_session;
+use cloakroom::cross_origin::REFUSED;
+use cloakroom::testing::{field_of_form, with_session};
 use cloakroom::{CookieConfig, SignIn, SqliteStore};
 
+use crate::common::client::{Request, send};
 use crate::common::integrity::assert_integrity;
 use crate::common::{Folder, NOW, on_threads};
 use crate::notes::accounts;
@@ -198,11 +201,12 @@ fn a_sign_in_issues_a_new_id_and_a_sign_out_ends_it() {
     let site = Site::new();
     site.user("ada");
     let mut ada = site.visitor();
-    ada.get("/sign-in");
-    let before = ada.cookie();
+    // Its message begins a session.
+    sign_in(&mut ada, "ada", "wrong");
+    let before = ada.cookie().unwrap();
     sign_in(&mut ada, "ada", PASSWORD);
     let signed_in = ada.cookie().unwrap();
-    assert_ne!(before.as_ref(), Some(&signed_in));
+    assert_ne!(before, signed_in);
     ada.get("/");
     assert_eq!(ada.post("/sign-out", &[]).location(), "/");
     assert!(!is_signed_in(&mut site.visitor().with_cookie(&signed_in)));
@@ -218,7 +222,7 @@ fn an_address_signs_up_a_bounded_number_of_users() {
 }
 
 #[test]
-fn forms_without_a_token_change_nothing() {
+fn forms_of_other_origins_change_nothing() {
     let site = Site::new();
     let mut ada = site.user("ada");
     for path in [
@@ -231,9 +235,48 @@ fn forms_without_a_token_change_nothing() {
         "/sign-up",
         "/sign-out",
     ] {
-        assert_eq!(ada.send("POST", path, &[], "text=x").status, 403, "{path}");
+        let reply = ada.send("POST", path, &[("Sec-Fetch-Site", "cross-site")], "text=x");
+        assert_eq!((reply.status, &*reply.body), (403, REFUSED), "{path}");
     }
     assert!(is_signed_in(&mut ada));
+}
+
+/// The pages with a form that a visitor without an account sees.
+const PUBLIC_FORMS: [&str; 2] = ["/sign-in", "/sign-up"];
+
+#[track_caller]
+fn assert_no_sessions(app: &App) {
+    let stats = app.sessions.stats().unwrap();
+    assert_eq!((stats.live, stats.expired), (0, 0));
+}
+
+#[test]
+fn a_hundred_thousand_visits_of_a_form_store_no_session() {
+    let site = Site::new();
+    for visit in 0..100_000 {
+        let reply = site.visitor().get(PUBLIC_FORMS[visit % 2]);
+        assert_eq!((reply.status, reply.set_cookie), (200, None));
+        assert!(reply.body.contains("<form method=\"post\""), "{}", reply.body);
+    }
+    assert_no_sessions(&site.app);
+}
+
+#[test]
+fn visits_of_a_form_over_http_store_no_session() {
+    let Site { folder: _folder, app, .. } = Site::new();
+    let app = Arc::new(app);
+    let served = app.clone();
+    let handler = move |request: &rouille::Request| served.handle(request);
+    let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
+    let address = server.server_addr();
+    let (serving, stop) = server.stoppable();
+    for visit in 0..500 {
+        let reply = send(address, &Request::get(PUBLIC_FORMS[visit % 2])).unwrap();
+        assert_eq!((reply.status, reply.one("set-cookie")), (200, None));
+    }
+    stop.send(()).unwrap();
+    serving.join().unwrap();
+    assert_no_sessions(&app);
 }
 
 #[test]
@@ -259,21 +302,21 @@ fn the_json_interface_answers_strangers_with_401() {
 }
 
 #[test]
-fn the_json_interface_lists_and_adds_notes_with_a_token() {
+fn the_json_interface_lists_and_adds_notes_of_its_own_pages() {
     let site = Site::new();
     let mut ada = site.user("ada");
-    let list: serde_json::Value = serde_json::from_str(&ada.get("/api/notes").body).unwrap();
-    let token = list["csrf"].as_str().unwrap();
+    assert_eq!(ada.get("/api/notes").body, r#"{"notes":[]}"#);
     let json = ("Content-Type", "application/json");
     let body = r#"{"text":"milk"}"#;
-    assert_eq!(ada.send("POST", "/api/notes", &[json], body).status, 403);
-    let headers = [json, ("X-CSRF-Token", token)];
+    let foreign = [json, ("Sec-Fetch-Site", "cross-site")];
+    assert_eq!(ada.send("POST", "/api/notes", &foreign, body).status, 403);
+    let headers = [json, ("Sec-Fetch-Site", "same-origin")];
     let reply = ada.send("POST", "/api/notes", &headers, body);
     assert_eq!((reply.status, &*reply.body), (201, r#"{"id":1,"text":"milk"}"#));
     for bad in ["", "{}", r#"{"text":""}"#] {
         assert_eq!(ada.send("POST", "/api/notes", &headers, bad).status, 400, "{bad}");
     }
-    assert!(ada.get("/api/notes").body.ends_with(r#""notes":[{"id":1,"text":"milk"}]}"#));
+    assert_eq!(ada.get("/api/notes").body, r#"{"notes":[{"id":1,"text":"milk"}]}"#);
 }
 
 #[test]
@@ -334,8 +377,8 @@ fn a_user_ends_the_session_of_another_device() {
     sign_in(&mut phone, "ada", PASSWORD);
     let page = laptop.get("/devices").body;
     assert!(page.contains("Phone from 127.0.0.1") && page.contains("this device"), "{page}");
-    let public_id = laptop.field("public_id").unwrap().to_owned();
-    let form = [("public_id", &*public_id)];
+    let public_id = field_of_form(&page, "public_id").unwrap();
+    let form = [("public_id", public_id)];
     let mut bob = site.user("bob");
     bob.post("/devices/end", &form);
     assert!(is_signed_in(&mut phone), "a stranger ends nothing");

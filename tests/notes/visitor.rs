@@ -1,9 +1,9 @@
-//! A browser in this process: it keeps cookies, and sends the token of the form it saw last.
+//! A browser in this process: it keeps cookies, and fills in forms.
 
 use std::io::Read;
 use std::net::SocketAddr;
 
-use cloakroom::testing::{CookieJar, field_of_form};
+use cloakroom::testing::CookieJar;
 use rouille::Request;
 
 use crate::notes::app::App;
@@ -13,8 +13,6 @@ pub(crate) struct Visitor<'a> {
     address: SocketAddr,
     headers: Vec<(String, String)>,
     cookies: CookieJar,
-    /// The last page with a form.
-    form: String,
 }
 
 #[derive(Debug)]
@@ -35,8 +33,7 @@ impl Reply {
 impl<'a> Visitor<'a> {
     pub(crate) fn new(app: &'a App) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        let (headers, cookies, form) = (vec![], CookieJar::new(), String::new());
-        Visitor { app, address, headers, cookies, form }
+        Visitor { app, address, headers: vec![], cookies: CookieJar::new() }
     }
 
     /// From another address.
@@ -67,17 +64,10 @@ impl<'a> Visitor<'a> {
         self.post(path, fields)
     }
 
-    /// Submits a form with the token of the last page that had one.
+    /// Submits a form.
     pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Reply {
-        let token = self.field("csrf").unwrap_or_default();
-        let fields = fields.iter().copied().chain([("csrf", token)]);
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         self.send("POST", path, &[("Content-Type", "application/x-www-form-urlencoded")], &body)
-    }
-
-    /// The value of a hidden field of the last page with a form.
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        field_of_form(&self.form, name)
     }
 
     pub(crate) fn send(
@@ -102,9 +92,6 @@ impl<'a> Visitor<'a> {
         let (set_cookie, retry_after) = (header("Set-Cookie"), header("Retry-After"));
         let mut body = String::new();
         response.data.into_reader_and_size().0.read_to_string(&mut body).unwrap();
-        if field_of_form(&body, "csrf").is_some() {
-            self.form.clone_from(&body);
-        }
         Reply { status, location, set_cookie, retry_after, body }
     }
 }

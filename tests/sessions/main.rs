@@ -6,6 +6,7 @@ mod common;
 mod anonymous;
 mod cleaner;
 mod expiry;
+mod idle_limits;
 mod merging;
 mod realms;
 mod replaced_id_edges;

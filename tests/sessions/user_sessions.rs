@@ -5,12 +5,12 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::NOW;
 use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, on_both_stores, set_cookie,
     sign_in, user, who,
 };
 use crate::common::every_store::on_every_store;
+use crate::common::{NOW, events};
 use cloakroom::backend::{SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
@@ -23,7 +23,7 @@ use cloakroom::policy::Policy;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{
     Authentication, CookieConfig, CrossOrigin, ErrorKind, Lifetime, MemoryStore, RecentAuth,
-    Session, SessionManager, SignIn, UserKey,
+    Session, SessionManager, SignIn, SqliteStore, UserKey,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -667,6 +667,17 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         ("ASVS 7.1.2", Box::new(|b| b), "max_sessions_per_user"),
         ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "Lifetime::idle"),
         ("ASVS 7.3.2", Box::new(|b| b.lifetime(Lifetime::idle(HOUR))), "with_absolute"),
+        ("anonymous", Box::new(|b| b.anonymous(Lifetime::idle(HOUR))), "absolute limit"),
+        ("anonymous", Box::new(|b| b.max_anonymous(9).without_cleaner()), "without_cleaner"),
+        ("ASVS 16.3.1", Box::new(|b| b), "level info"),
+        ("renewal", Box::new(|b| b), "set renew_every"),
+        (
+            "NIST AAL3",
+            Box::new(|b| {
+                b.policy(Policy::aal3()).anonymous(Lifetime::fixed(HOUR)).max_idle_limit(HOUR)
+            }),
+            "a handler can set up to 1 h idle",
+        ),
         ("ASVS 14.3.1", Box::new(|b| b), "clear_site_data(true)"),
         ("ASVS 14.3.2", Box::new(|b| b), "no_store_when_signed_in(true)"),
         ("NIST AAL1", Box::new(|b| b), "policy(Policy::aal1())"),
@@ -678,6 +689,42 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         let finding = review.unmet().find(|finding| finding.requirement == requirement).unwrap();
         assert!(finding.why.contains(advice), "{requirement}: {}", finding.why);
     }
+}
+
+#[test]
+fn a_review_knows_how_a_store_bounds_anonymous_sessions() {
+    let by_default = SessionManager::new(MemoryStore::new()).unwrap().review();
+    assert!(by_default.meets("anonymous"), "{by_default}");
+    let store = SqliteStore::in_memory().unwrap();
+    let limited = SessionManager::builder(store).max_anonymous(9).build().unwrap().review();
+    assert!(limited.meets("anonymous"));
+    assert!(limited.to_string().contains("and at most 9 of them"), "{limited}");
+}
+
+#[test]
+fn a_review_names_trusted_origins_and_exempt_paths() {
+    let exceptions =
+        CrossOrigin::refuse().trust("https://shop.example.org").exempt("/hook").exempt("/callback");
+    let builder = SessionManager::builder(MemoryStore::new()).cross_origin(exceptions);
+    let review = builder.build().unwrap().review();
+    assert!(review.meets("ASVS 3.5.1"));
+    let named = "are refused, except from https://shop.example.org and to /hook, /callback";
+    assert!(review.to_string().contains(named), "{review}");
+}
+
+#[test]
+fn a_review_names_the_age_at_which_ids_are_renewed() {
+    let builder = SessionManager::builder(MemoryStore::new()).renew_every(HOUR);
+    let review = builder.build().unwrap().review();
+    assert!(review.meets("renewal"));
+    assert!(review.to_string().contains("renewed at an age of 1 h"), "{review}");
+}
+
+#[test]
+fn a_review_is_content_with_a_receiver_of_the_trail() {
+    let (events, _raised) = events();
+    let builder = SessionManager::builder(MemoryStore::new()).events(events);
+    assert!(builder.build().unwrap().review().meets("ASVS 16.3.1"));
 }
 
 #[test]

@@ -121,9 +121,10 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         let mut new_session = NewSession::new(lifetime.starting(now)).unwrap();
         new_session.auth_level = rng.next(3) as u16;
         let mut delta = Delta::new();
-        match rng.next(4) {
+        match rng.next(5) {
             0 => {}
             1 => delta.clear(),
+            2 => delta.set_idle_limit(Duration::from_secs(100 + rng.next(3) * 1000)),
             _ => delta.set("n", Value::encode(&rng.next(100)).unwrap()),
         }
         let user = &users[rng.next(2) as usize];

@@ -161,6 +161,31 @@ fn a_store_without_expiry_at_read_breaks_that_guarantee() {
     says(&failures, guarantee, "an expired session that was not swept is not absent");
 }
 
+/// Stores no change of the idle limit.
+#[derive(Debug, Default)]
+struct FixedIdleLimit {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for FixedIdleLimit {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        let mut commit = commit.clone();
+        if commit.delta.idle_limit().is_some() {
+            commit.delta = Delta::new().into();
+        }
+        self.right.commit(&commit)
+    }
+}
+
+#[test]
+fn a_store_that_keeps_the_idle_limit_breaks_expiry_at_read() {
+    let failures = failures_of::<FixedIdleLimit>();
+    says(&failures, "expiry-at-read:", "a change of the idle limit returned Unchanged, not Done");
+    says(&failures, "expiry-at-read:", "[a_shorter_idle_limit_is_listed_and_swept]");
+}
+
 /// Its `try_load` returns the record of the first load for ever.
 #[derive(Debug, Default)]
 struct StaleTryLoad {

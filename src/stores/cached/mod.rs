@@ -55,9 +55,11 @@ pub use builder::CachedStoreBuilder;
 /// entry expires, after 60 seconds by default. This concerns other processes when this process
 /// cannot reach the cache or ends between the commit and the invalidation. It concerns all
 /// processes when the backing store is changed without this type, as by the sqlite3 shell or by a
-/// program that uses the backing store alone. A revocation of all sessions takes effect within a
-/// second in any case, by the backing store's [`epoch`](SessionIndex::epoch). The machines' clocks
-/// must be synchronized; their difference adds to these bounds.
+/// program that uses the backing store alone, and an anonymous session that a bounded backing store
+/// evicts to make room, if that change fails with an unknown outcome. A revocation of all sessions
+/// takes effect within a second in any case, by the backing store's
+/// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized; their difference adds
+/// to these bounds.
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;
@@ -172,6 +174,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let (presented, now) = (commit.id_hash, commit.now);
         let mut id_hashes = vec![presented];
         match commit.action {
+            // Which anonymous sessions it may have evicted is unknown. Making all entries stale
+            // would turn the cache off whenever the backing store is full or busy.
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
             Action::Merge if commit.delta.user().is_none() => {
@@ -345,7 +349,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         self.0.process.check()?;
         let (presented, now) = (commit.id_hash, commit.now);
         self.0.freshness.observe(now);
-        // In flight until the cache is invalidated. A new session has no entry.
+        // In flight until the cache is invalidated. A new session has no entry; anonymous sessions
+        // that a bounded store evicts for it may be read until then.
         let is_new = matches!(commit.action, Action::Create(_));
         let _changing = (!is_new).then(|| self.0.in_flight.begin());
         let began = instant();

@@ -140,10 +140,9 @@ impl SqliteStore {
     /// Opens another connection to the file, for the application's own tables. `docs/own-tables.md`
     /// describes their use.
     ///
-    /// The connection waits about as long as the [`busy_timeout`] of the store for a lock, and then
-    /// fails with `database is locked`. The time is rounded up to 1, 2, 3 or 5 times a power of ten
-    /// milliseconds. The connection enforces foreign keys, and syncs each commit to the disk before
-    /// it returns. Its
+    /// The connection waits some five seconds for a lock before it fails with `database is locked`,
+    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It
+    /// enforces foreign keys, and syncs each commit to the disk before it returns. Its
     /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. With
     /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no
     /// checkpoints either. [`max_file_size`] does not bound it.
@@ -152,7 +151,6 @@ impl SqliteStore {
     /// session is stored: a sign-in within it waits for the busy timeout and fails with
     /// [`ErrorKind::Busy`].
     ///
-    /// [`busy_timeout`]: crate::stores::sqlite::SqliteStoreBuilder::busy_timeout
     /// [`max_file_size`]: crate::stores::sqlite::SqliteStoreBuilder::max_file_size
     ///
     /// ```
@@ -184,7 +182,7 @@ impl SqliteStore {
         let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = access.connect()?;
-            connection.busy_handler(Some(busy_handler(self.0.busy_timeout)))?;
+            connection.busy_handler(Some(wait_for_lock))?;
             connection.execute_batch(
                 "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;
                  PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST",
@@ -199,34 +197,12 @@ impl SqliteStore {
     }
 }
 
-type BusyHandler = fn(i32) -> bool;
-
-macro_rules! busy_handlers {
-    ($($millis:literal)*) => { &[$(($millis, wait_for_lock::<$millis> as BusyHandler)),*] };
-}
-
-/// The milliseconds that the application's connections can wait. rusqlite takes a function without
-/// a state, so there is one for each time.
-const BUSY_HANDLERS: &[(u128, BusyHandler)] = busy_handlers!(
-    1 2 3 5 10 20 30 50 100 200 300 500 1_000 2_000 3_000 5_000 10_000 20_000 30_000 50_000
-    100_000 200_000 300_000 500_000 1_000_000 2_000_000 3_000_000 5_000_000
-    10_000_000 20_000_000 30_000_000 50_000_000 100_000_000
-);
-
-/// Returns the busy handler that waits for `timeout` or a little longer.
-fn busy_handler(timeout: Duration) -> BusyHandler {
-    let found = BUSY_HANDLERS.iter().find(|(millis, _)| *millis >= timeout.as_millis());
-    found.map_or(wait_for_lock::<100_000_000>, |(_, handler)| *handler)
-}
-
-/// Waits before another attempt, unless the attempts have taken so long. SQLite's own busy handler
-/// pauses for up to 100 ms, in which it can miss every gap between the commits of a busy store for
-/// seconds.
-fn wait_for_lock<const MILLIS: i32>(times: i32) -> bool {
+/// The busy handler of the application's connections. SQLite's own pauses for up to 100 ms, in
+/// which it can miss every gap between the commits of a busy store for seconds.
+fn wait_for_lock(times: i32) -> bool {
     let pause = Duration::from_micros(50 << times.clamp(0, 5));
     thread::sleep(pause);
-    // Five short pauses, and others of 1.6 ms and what a pause costs.
-    times < 5 + MILLIS / 5 * 3
+    times < 3000
 }
 
 fn concerns_one_row(error: &Error) -> bool {
@@ -252,7 +228,7 @@ impl Store for SqliteStore {
             (&found, record_cache, miss)
             && at.agrees_with(&session.record)
         {
-            record_cache.keep(miss, at.id_hash, at.id, &session.record);
+            record_cache.add(miss, at.id_hash, at.id, &session.record);
         }
         Ok(found.without_position())
     }
@@ -340,20 +316,5 @@ impl Maintenance for SqliteInner {
         if self.writer.process().is_current() {
             self.writer.wal().set_callback(callback);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_connections_wait_for_about_the_busy_timeout() {
-        // The number of pauses for a timeout: some 1.6 ms each.
-        for (millis, pauses) in [(1, 5), (5, 8), (4_000, 3_005), (5_000, 3_005), (60_000, 60_005)] {
-            let handler = busy_handler(Duration::from_millis(millis));
-            assert!(handler(pauses - 1) && !handler(pauses), "{millis}");
-        }
-        assert!(busy_handler(Duration::from_secs(86_400))(60_000_004));
     }
 }

@@ -1,6 +1,7 @@
 //! Requests from `open` to `close`, on each store: what is stored, and which headers come back.
 
 mod adapter;
+mod age_renewals;
 mod cookies;
 mod cross_origin;
 mod csrf;

@@ -42,6 +42,15 @@ fn a_review_says_that_default_settings_are_shared() {
 }
 
 #[test]
+fn a_review_says_that_nothing_bounds_anonymous_sessions() {
+    let server = shared().address.to_string();
+    let store = MemcachedStore::builder().servers([&server]).open().unwrap();
+    let review = SessionManager::new(store).unwrap().review();
+    let finding = review.unmet().find(|finding| finding.requirement == "anonymous").unwrap();
+    assert!(finding.why.contains("choose a store that can list sessions"), "{review}");
+}
+
+#[test]
 fn two_applications_on_one_server_do_not_meet() {
     let (one, other) = (shared().store(), shared().store());
     let id_hash = create(&one, &setting("n", 1)).unwrap();

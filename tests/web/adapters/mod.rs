@@ -2,6 +2,7 @@
 //!
 //! A case says in its path what the handler does; tests/common/scripted_app.rs has the steps.
 
+mod age_renewals;
 mod alike;
 mod clients;
 mod cookies;

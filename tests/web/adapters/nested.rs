@@ -8,10 +8,11 @@ use std::time::Duration;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::web::rouille::session;
-use cloakroom::{CookieConfig, MemoryStore, Session, SessionManager};
+use cloakroom::{CookieConfig, CrossOrigin, MemoryStore, Session, SessionManager};
 use rouille::{Request, Response};
 
 use crate::common::client::{HttpClient, Request as Sent, send};
+use crate::common::cross_origin::{HOST, cases};
 
 /// A server of rouille's that stops when it is dropped.
 struct RouilleServer {
@@ -196,4 +197,76 @@ fn another_request_within_a_request_gets_its_own_session() {
         })
     });
     assert_eq!(send(server.address, &Sent::get("/")).unwrap().text(), "true 0 0");
+}
+
+/// A form that the page of another origin sends to this path of rouille.
+fn foreign_form(path: &str) -> Request {
+    let headers = vec![("Sec-Fetch-Site".to_owned(), "cross-site".to_owned())];
+    Request::fake_http("POST", path, headers, vec![])
+}
+
+fn exempting(name: &str, path: &str) -> SessionManager {
+    let cookie = CookieConfig::new().name(name);
+    let exempt = CrossOrigin::refuse().exempt(path);
+    SessionManager::builder(MemoryStore::new()).cookie(cookie).cross_origin(exempt).build().unwrap()
+}
+
+#[test]
+fn a_path_is_exempt_as_the_request_of_the_outermost_call_has_it() {
+    let accepts = |exempt: &str, path: &str| {
+        let sessions = exempting("__Host-id", exempt);
+        let outer = foreign_form(path);
+        let response = session(&sessions, &outer, |_| {
+            let inner = outer.remove_prefix("/shop").unwrap();
+            Ok(session(&sessions, &inner, |_| Ok(Response::text("done"))))
+        });
+        response.status_code == 200
+    };
+    assert!(accepts("/shop/hook", "/shop/hook"));
+    assert!(!accepts("/hook", "/shop/hook"), "the path without the prefix is the inner call's");
+    for other in ["/shop/hook/", "/shop/hook/more", "/shop//hook", "/shop/hoo%6B", "/shop/HOOK"] {
+        assert!(!accepts("/shop/hook", other), "{other}");
+    }
+    assert!(accepts("/shop/hook", "/shop/hook?more"), "a query is no part of the path");
+}
+
+#[test]
+fn a_call_for_a_request_without_its_prefix_exempts_that_path() {
+    let sessions = exempting("__Host-id", "/hook");
+    let status = |path| {
+        let inner = foreign_form(path).remove_prefix("/shop").unwrap();
+        session(&sessions, &inner, |_| Ok(Response::text("done"))).status_code
+    };
+    assert_eq!((status("/shop/hook"), status("/shop/shop/hook")), (200, 403));
+}
+
+#[test]
+fn managers_within_each_other_exempt_their_own_paths() {
+    let outer = exempting("__Host-id", "/admin/hook");
+    let status = |exempt: &str| {
+        let inner = exempting("__Host-admin", exempt);
+        let request = foreign_form("/admin/hook");
+        let response = session(&outer, &request, |_| {
+            let request = request.remove_prefix("/admin").unwrap();
+            Ok(session(&inner, &request, |_| Ok(Response::text("done"))))
+        });
+        response.status_code
+    };
+    assert_eq!(status("/hook"), 200);
+    assert_eq!(status("/admin/hook"), 403, "the inner request has no such path");
+}
+
+#[test]
+fn tls_that_rouille_ends_counts_as_that_of_a_proxy() {
+    let sessions = memory();
+    for case in cases() {
+        let fields = [("Sec-Fetch-Site", case.sec_fetch_site), ("Origin", case.origin)];
+        let fields = fields.into_iter().chain([("Host", Some(HOST))]);
+        let own = |(name, value): (&str, Option<&str>)| Some((name.to_owned(), value?.to_owned()));
+        let headers: Vec<_> = fields.filter_map(own).collect();
+        let request = if case.encrypted { Request::fake_https } else { Request::fake_http };
+        let request = request(case.method, "/count", headers, vec![]);
+        let response = session(&sessions, &request, |_| Ok(Response::text("done")));
+        assert_eq!(response.status_code == 200, case.passes, "{case:?}");
+    }
 }

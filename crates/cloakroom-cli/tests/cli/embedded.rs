@@ -1,8 +1,9 @@
 //! The commands within an application's program.
 
 use std::process::Output;
+use std::time::Duration;
 
-use cloakroom::{CookieConfig, MemoryStore, SessionManager, SqliteStore};
+use cloakroom::{CookieConfig, CrossOrigin, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use cloakroom_cli::{Target, run_reviewed};
 
 use crate::common::{Folder, child, role};
@@ -24,6 +25,9 @@ pub(crate) fn play() {
         "insecure" => {
             let cookie = CookieConfig::insecure_http();
             let builder = SessionManager::builder(MemoryStore::new()).cookie(cookie);
+            let endless = Lifetime::idle(Duration::from_secs(3600));
+            let builder = builder.lifetime(endless).anonymous(endless);
+            let builder = builder.cross_origin(CrossOrigin::report_only());
             let review = builder.build().unwrap().review();
             let target = Target::Sqlite(SqliteStore::open(path).unwrap());
             run_reviewed(args, target, review)
@@ -60,7 +64,7 @@ fn an_application_runs_the_commands_with_its_settings() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("set up: table session in "), "{said}");
     let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
-    let public_id = begin(&store, Some("ada"), std::time::Duration::ZERO).public_id.to_string();
+    let public_id = begin(&store, Some("ada"), Duration::ZERO).public_id.to_string();
     let (code, said) = run("builder", &folder, "sessions list --user ada");
     assert!(code == 0 && said.contains(&public_id), "{said}");
     assert_eq!(run("builder", &folder, "sessions list --user bob").0, 4);
@@ -88,12 +92,21 @@ fn a_store_that_is_open_can_be_operated() {
 }
 
 #[test]
-fn the_doctor_checks_the_cookie_of_a_review() {
+fn the_doctor_checks_what_a_review_says() {
     let folder = Folder::new();
     let (code, said) = run("secure", &folder, "s doctor --quick");
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("ok      cookie"), "{said}");
+    for check in ["cookie", "limits", "origins", "anonymous"] {
+        assert!(said.contains(&format!("ok      {check:<12}")), "{check}: {said}");
+    }
     let (code, said) = run("insecure", &folder, "s doctor --quick");
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("PROBLEM cookie       ASVS 3.3.1 is not met"), "{said}");
+    for problem in [
+        "PROBLEM cookie       ASVS 3.3.1 is not met",
+        "PROBLEM limits       ASVS 7.3.2 is not met",
+        "PROBLEM origins      ASVS 3.5.1 is not met",
+        "PROBLEM anonymous    anonymous is not met: they may live for ever",
+    ] {
+        assert!(said.contains(problem), "{problem}: {said}");
+    }
 }
