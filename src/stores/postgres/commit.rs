@@ -148,8 +148,9 @@ async fn create(
             supersedes: None,
         } => {
             let insert = Query::new(&sql.insert, session_values(&session));
-            let turn = sign_in_turn(commit, sql, locks);
-            let answers = trips.transaction(turn.into_iter().chain([insert]).collect()).await?;
+            let sign_in_lock = sign_in_lock(commit, sql, locks);
+            let answers =
+                trips.transaction(sign_in_lock.into_iter().chain([insert]).collect()).await?;
             if answers.last().is_none_or(Vec::is_empty) {
                 return Err(id_is_taken().into());
             }
@@ -159,8 +160,8 @@ async fn create(
     }
 }
 
-/// Returns the statement by which a commit that gives a session a user waits for its turn.
-fn sign_in_turn<'q>(
+/// Returns the statement by which a commit that gives a session a user waits for the user's others.
+fn sign_in_lock<'q>(
     commit: &Commit,
     sql: &'q Statements,
     locks: &AdvisoryLocks,
@@ -170,7 +171,7 @@ fn sign_in_turn<'q>(
         _ => commit.delta.user().flatten(),
     };
     let params = [locks.revocation.into(), locks.of_user(user?).into()];
-    Some(Query::new(&sql.sign_in_turn, params))
+    Some(Query::new(&sql.sign_in_lock, params))
 }
 
 /// Begins the transaction, and locks and reads all that the decision and its execution need.
@@ -181,7 +182,7 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let turn = sign_in_turn(commit, sql, locks);
+    let sign_in_lock = sign_in_lock(commit, sql, locks);
     let of_user = match &commit.action {
         Action::SignIn { user, new_session, .. } if commit.session_limit.is_some() => {
             let params = [user.as_str().into(), new_session.realm.as_str().into()];
@@ -195,16 +196,16 @@ async fn lock(
         }
         _ => None,
     };
-    let asked = [turn.is_some(), of_user.is_some(), is_taken.is_some()];
+    let asked = [sign_in_lock.is_some(), of_user.is_some(), is_taken.is_some()];
     let find =
         || [&sql.lock, &sql.replaced_by].map(|sql| Query::new(sql, [presented.as_bytes().into()]));
     // The session comes after the user's other ones: what is found then is at least as new as they
     // are.
-    let queries = turn.into_iter().chain(of_user).chain(find()).chain(is_taken);
+    let queries = sign_in_lock.into_iter().chain(of_user).chain(find()).chain(is_taken);
     let mut answers = trips.begin(queries.collect()).await?.into_iter();
     let mut next = |asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() };
-    let [turn, of_user, is_taken] = asked;
-    next(turn);
+    let [sign_in_lock, of_user, is_taken] = asked;
+    next(sign_in_lock);
     let (of_user, mut locked, mut replaced_by) = (next(of_user), next(true), next(true));
     let taken = next(is_taken);
     while locked.is_empty() && !replaced_by.is_empty() {

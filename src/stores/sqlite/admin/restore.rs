@@ -216,7 +216,7 @@ impl Restore<'_> {
         tx.raise_epoch_above(target_epoch)?;
         tx.draw_identity()?;
         tx.commit(deadline)?;
-        Ok(RestoreReport { live, kept: self.keep_sessions })
+        Ok(RestoreReport { live, ended: !self.keep_sessions })
     }
 
     /// Gives the copy the page size of the target: SQLite cannot change the page size of a file
