@@ -335,10 +335,7 @@ impl Commit {
     /// undo. A durable store then syncs it to the disk before it answers.
     #[must_use]
     pub fn must_survive_power_cut(&self) -> bool {
-        match self.action {
-            Action::Renew { .. } | Action::SignIn { .. } | Action::End => true,
-            Action::Create(_) | Action::Merge => self.delta.user().is_some(),
-        }
+        !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
@@ -385,7 +382,7 @@ impl Commit {
     #[must_use]
     pub fn merged_basis(&self) -> Option<MergedBasis<'_>> {
         let basis = self.basis.as_deref()?;
-        let is_merge = matches!(self.action, Action::Merge) && self.delta.is_of_data();
+        let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
         if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
             return None;
         }

@@ -294,7 +294,7 @@ pub(super) enum DeltaKind<'p> {
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
     /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
-    /// secret, and an idle limit.
+    /// secret, a confirmed authentication, and an idle limit.
     Join,
 }
 

@@ -21,8 +21,6 @@ pub enum Change {
     Create { session: String, id_hash: SessionIdHash, brief: bool },
     /// `n` is set.
     Merge { session: String, n: u64 },
-    /// `n` is set, and the user, or none.
-    Bind { session: String, n: u64, user: Option<String> },
     /// Activity is recorded at this time.
     Touch { session: String, seen: i64 },
     /// The session gets a new id; the one before goes on for a while, or not.
@@ -43,7 +41,6 @@ impl Change {
         match self {
             Change::Create { session, .. }
             | Change::Merge { session, .. }
-            | Change::Bind { session, .. }
             | Change::Touch { session, .. }
             | Change::Renew { session, .. }
             | Change::Sweep { session } => vec![session],
@@ -61,8 +58,7 @@ impl Change {
             | Change::Merge { .. }
             | Change::Touch { .. }
             | Change::Sweep { .. } => false,
-            Change::Bind { .. }
-            | Change::Renew { .. }
+            Change::Renew { .. }
             | Change::SignIn { .. }
             | Change::End { .. }
             | Change::Everyone => true,
@@ -77,9 +73,6 @@ impl Display for Change {
                 write!(f, "create {session} {} {brief}", hex(id_hash))
             }
             Change::Merge { session, n } => write!(f, "merge {session} {n}"),
-            Change::Bind { session, n, user } => {
-                write!(f, "bind {session} {n} {}", user.as_deref().unwrap_or_default())
-            }
             Change::Touch { session, seen } => write!(f, "touch {session} {seen}"),
             Change::Renew { session, id_hash, grace } => {
                 write!(f, "renew {session} {} {grace}", hex(id_hash))
@@ -109,11 +102,6 @@ impl FromStr for Change {
             ["merge", session, n] => {
                 Change::Merge { session: session.to_owned(), n: n.parse().map_err(drop)? }
             }
-            ["bind", session, n, ref user @ ..] => Change::Bind {
-                session: session.to_owned(),
-                n: n.parse().map_err(drop)?,
-                user: user.first().map(|user| (*user).to_owned()),
-            },
             ["touch", session, seen] => {
                 Change::Touch { session: session.to_owned(), seen: seen.parse().map_err(drop)? }
             }
@@ -268,11 +256,6 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
         Change::Merge { session, n } => {
             if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
                 now.n = *n;
-            }
-        }
-        Change::Bind { session, n, user } => {
-            if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
-                (now.n, now.user) = (*n, user.clone());
             }
         }
         Change::Touch { session, seen } => {

@@ -78,8 +78,7 @@ impl<'w> Worker<'w> {
         }
         let at = self.dice.roll(self.sessions.len());
         match roll {
-            0..40 => self.merge(at),
-            40..46 => self.bind(at),
+            0..46 => self.merge(at),
             46..54 => self.touch(at),
             54..66 => self.renew(at),
             66..82 => self.sign_in(at),
@@ -168,22 +167,6 @@ impl<'w> Worker<'w> {
                 false => own.id_hash,
             };
             let merged = worker.store.commit(&Commit::new(&id_hash, Action::Merge, delta, NOW))?;
-            Ok(answer(&merged))
-        })
-    }
-
-    fn bind(&mut self, at: usize) -> Result<()> {
-        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
-        let user = self.dice.chance(50).then(|| self.user());
-        let name = user.as_ref().map(|user| user.as_str().to_owned());
-        self.carry_out(&Change::Bind { session, n, user: name }, |worker| {
-            let own = &mut worker.sessions[at];
-            // Whom the provider authenticated is another matter from here on.
-            (own.n, own.user, own.idp_session_id) = (n, user.clone(), None);
-            let mut delta = setting("n", n);
-            delta.set_user(user);
-            let merge = Commit::new(&own.id_hash, Action::Merge, delta.clone(), NOW);
-            let merged = worker.store.commit(&merge)?;
             Ok(answer(&merged))
         })
     }

@@ -178,14 +178,12 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             // would turn the cache off whenever the backing store is full or busy.
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
-            Action::Merge if commit.delta.user().is_none() => {
-                match self.0.backing.load(&presented, now) {
-                    Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
-                    Ok(_) => {}
-                    Err(_) => self.0.mark_entries_stale(now, began),
-                }
-            }
-            // It may have ended sessions, or bound one to a user, whose id hashes are unknown.
+            Action::Merge => match self.0.backing.load(&presented, now) {
+                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                Ok(_) => {}
+                Err(_) => self.0.mark_entries_stale(now, began),
+            },
+            // It may have ended sessions whose id hashes are unknown.
             _ => self.0.mark_entries_stale(now, began),
         }
         self.invalidate_sessions(id_hashes, now);

@@ -250,7 +250,7 @@ impl Story {
                 Change::Create { id_hash, .. }
                 | Change::Renew { id_hash, .. }
                 | Change::SignIn { id_hash, .. } => state.rows.contains_key(id_hash),
-                Change::Merge { session, n } | Change::Bind { session, n, .. } => state
+                Change::Merge { session, n } => state
                     .rows
                     .get(&id_hashes[session])
                     .is_some_and(|row| row.0 >= i64::try_from(*n).unwrap()),
