@@ -99,9 +99,9 @@ impl Session {
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
-            (Missing::NotFound { reached, .. }, Some(session)) => {
+            (Missing::NotFound { expired_by, .. }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = reached.or_else(reason);
+                state.ending.reason = expired_by.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.

@@ -169,8 +169,8 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
-                    let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
+                Missing::Expired { expired_by, .. } | Missing::NotFound { expired_by } => {
+                    let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
                     let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;

@@ -354,10 +354,7 @@ impl Sessions {
                         false => stores = without,
                     }
                 }
-                stores
-                    .into_iter()
-                    .map(|(store, swept)| (store, Answer::SweepReport(swept)))
-                    .collect()
+                stores.into_iter().map(|(store, swept)| (store, Answer::Swept(swept))).collect()
             }
             Call::List(who) => {
                 let rows = store.rows.iter().rev().map(|row| &row.session);

@@ -184,7 +184,7 @@ pub enum Answer {
     Full,
     /// It was done, and there is nothing to say about it.
     Ok,
-    SweepReport(usize),
+    Swept(usize),
     List(Vec<UserSession>),
     Revoked(Vec<Number>),
     RevokedEveryone(Option<u64>),

@@ -205,7 +205,7 @@ impl Names {
                 store.touch(&[(self.id_hash(*id_hash), Touch::at(self.time(*seen)))], now)?;
                 Answer::Ok
             }
-            Call::Sweep => Answer::SweepReport(store.sweep(now, MANY)?.removed),
+            Call::Sweep => Answer::Swept(store.sweep(now, MANY)?.removed),
             Call::List(who) => {
                 let list =
                     self.which(who, |which| index(store).list(which, Page::first(MANY), now))?;

@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, SessionIndex, Store, StoreIdentity, SweepReport, TouchError,
+    LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -398,7 +399,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         touched
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.0.process.check()?;
         // A delayed request must not find sessions in the cache that this call removes.
         self.0.freshness.observe(now);
