@@ -32,9 +32,9 @@ impl AnonymousLimit {
         (self.max / 32).max(1)
     }
 
-    /// Returns the number of sessions that an eviction leaves. With those that begin until the next
-    /// check, the maximum is passed by one.
-    fn kept(&self) -> u64 {
+    /// Returns the number of sessions that an eviction leaves. Until the next check
+    /// [`step`](Self::step) sessions may begin; the total is then `max + 1`.
+    fn target(&self) -> u64 {
         (self.max + 1).saturating_sub(self.step())
     }
 }
@@ -138,7 +138,7 @@ impl Evictions {
         if self.listed.is_empty() {
             return Some(EvictionStep::List {
                 realm: &limit.realm,
-                keep: limit.kept(),
+                keep: limit.target(),
                 limit: MAX_LISTED,
             });
         }
@@ -209,11 +209,12 @@ mod tests {
 
     #[test]
     fn the_maximum_is_passed_by_at_most_one() {
-        for (max, step, kept) in [(1, 1, 1), (31, 1, 31), (64, 2, 63), (1_000_000, 31_250, 968_751)]
+        for (max, step, target) in
+            [(1, 1, 1), (31, 1, 31), (64, 2, 63), (1_000_000, 31_250, 968_751)]
         {
             let limit = limit(max);
-            assert_eq!((limit.step(), limit.kept()), (step, kept));
-            assert_eq!(limit.kept() + limit.step(), max + 1);
+            assert_eq!((limit.step(), limit.target()), (step, target));
+            assert_eq!(limit.target() + limit.step(), max + 1);
         }
         assert_eq!(limit(u64::MAX - 1).kept(), u64::MAX - (u64::MAX - 1) / 32);
     }

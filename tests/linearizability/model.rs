@@ -554,12 +554,11 @@ impl Sessions {
     }
 }
 
-/// A sign-in joins one that said the same of its user.
+/// A sign-in joins one that said the same of its user. Their idle limits may differ.
 fn says_the_same(begins: &Begins, session: &Session) -> bool {
     let end = |absolute: Option<Moment>| absolute.unwrap_or(Moment::MAX);
     begins.level == session.level
         && (begins.idp_session_id.is_none() || begins.idp_session_id == session.idp_session_id)
-        && begins.idle == session.idle
         && end(begins.absolute).saturating_add(CONCURRENT) >= end(session.absolute)
 }
 

@@ -231,8 +231,9 @@ impl SessionTable {
                 if let Some(at) = remove_expired {
                     self.remove(&at);
                 }
+                self.check_free(&session.id_hash)?;
                 let Some(mut ended) =
-                    self.sessions_to_end(&session, session_limit, None, commit.now)?
+                    self.apply_session_limit(&session, session_limit, None, commit.now)
                 else {
                     return Ok(Committed::LimitReached);
                 };
@@ -264,8 +265,9 @@ impl SessionTable {
                 Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
             }
             Decision::Move { at, session, id_change, session_limit } => {
+                self.check_free(&session.id_hash)?;
                 let Some(ended) =
-                    self.sessions_to_end(&session, session_limit, Some(at), commit.now)?
+                    self.apply_session_limit(&session, session_limit, Some(at), commit.now)
                 else {
                     return Ok(Committed::LimitReached);
                 };
@@ -295,21 +297,26 @@ impl SessionTable {
         }
     }
 
-    /// Checks that the id of `session` is free, and applies the session limit of its user to all
-    /// sessions but `except`. Returns the sessions to end, or `None` when the limit rejects the
-    /// commit. Removes the user's expired sessions.
-    fn sessions_to_end(
+    /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
+    fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
+        match self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
+            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
+            false => Ok(()),
+        }
+    }
+
+    /// Applies the session limit of the user of `session` to all other sessions but `except`:
+    /// removes the expired ones, and returns those that the caller must remove; `None` if the user
+    /// has too many.
+    fn apply_session_limit(
         &mut self,
-        LiveSession { record, id_hash: to }: &LiveSession,
+        LiveSession { record, .. }: &LiveSession,
         session_limit: Option<SessionLimit>,
         except: Option<SessionIdHash>,
         now: Timestamp,
-    ) -> Result<Option<Vec<EndedSession>>> {
-        if self.rows.contains_key(to) || self.replaced.contains_key(to) {
-            return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
-        }
+    ) -> Option<Vec<EndedSession>> {
         let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
-            return Ok(Some(Vec::new()));
+            return Some(Vec::new());
         };
         let of_user = SessionFilter::User(user);
         let theirs = SessionFilter::InRealm(&record.realm, &of_user);
@@ -318,7 +325,7 @@ impl SessionTable {
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let (others, expired) = (ended(others), ended(expired));
         self.remove_all(&ids_of(&expired));
-        Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
+        session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
     }
 
     /// Removes the rows that match `filter`, except the one with the public id `except`. Returns

@@ -156,15 +156,15 @@ async fn create(
     }
 }
 
-/// Returns the statement by which a sign-in waits for its turn.
-fn sign_in_turn<'q>(
+/// Returns the statement by which a sign-in waits for the user's others.
+fn sign_in_lock<'q>(
     commit: &Commit,
     sql: &'q Statements,
     locks: &AdvisoryLocks,
 ) -> Option<Query<'q>> {
     let Action::SignIn { user, .. } = &commit.action else { return None };
     let params = [locks.revocation.into(), locks.of_user(user).into()];
-    Some(Query::new(&sql.sign_in_turn, params))
+    Some(Query::new(&sql.sign_in_lock, params))
 }
 
 /// Begins the transaction, and locks and reads all that the decision and its execution need.
@@ -175,7 +175,7 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let turn = sign_in_turn(commit, sql, locks);
+    let sign_in_lock = sign_in_lock(commit, sql, locks);
     let of_user = match &commit.action {
         Action::SignIn { user, new_session, .. } if commit.session_limit.is_some() => {
             let params = [user.as_str().into(), new_session.realm.as_str().into()];
@@ -189,16 +189,16 @@ async fn lock(
         }
         _ => None,
     };
-    let asked = [turn.is_some(), of_user.is_some(), is_taken.is_some()];
+    let asked = [sign_in_lock.is_some(), of_user.is_some(), is_taken.is_some()];
     let find =
         || [&sql.lock, &sql.replaced_by].map(|sql| Query::new(sql, [presented.as_bytes().into()]));
     // The session comes after the user's other ones: what is found then is at least as new as they
     // are.
-    let queries = turn.into_iter().chain(of_user).chain(find()).chain(is_taken);
+    let queries = sign_in_lock.into_iter().chain(of_user).chain(find()).chain(is_taken);
     let mut answers = trips.begin(queries.collect()).await?.into_iter();
     let mut next = |asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() };
-    let [turn, of_user, is_taken] = asked;
-    next(turn);
+    let [sign_in_lock, of_user, is_taken] = asked;
+    next(sign_in_lock);
     let (of_user, mut locked, mut replaced_by) = (next(of_user), next(true), next(true));
     let taken = next(is_taken);
     while locked.is_empty() && !replaced_by.is_empty() {

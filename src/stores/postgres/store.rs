@@ -39,7 +39,8 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 /// fails with [`Unavailable`](crate::ErrorKind::Unavailable), and the text of the error says that
 /// it may have been made.
 ///
-/// A load is one round trip to the server, and a change of an existing session is two. Counting all
+/// A load by the current id is one round trip to the server, and so is a merge of data into a
+/// session that the request has loaded; other changes of an existing session are two. Counting all
 /// sessions, evicting anonymous ones, and listing a realm with few live sessions read the whole
 /// table: 0.2 to 0.6 seconds for 1,000,000 sessions in memory. A list of one user's sessions uses
 /// an index.
@@ -49,7 +50,8 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 /// [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
 ///
 /// A store belongs to the process that opened it. In a process forked from that, every call fails
-/// with [`Unavailable`](crate::ErrorKind::Unavailable); open another store there.
+/// with [`Unavailable`](crate::ErrorKind::Unavailable). A program that forks opens its stores after
+/// that, because locks in memory stay in the state that they had at the fork.
 ///
 /// [call timeout]: crate::stores::postgres::PostgresStoreBuilder::call_timeout
 #[derive(Clone, Debug)]

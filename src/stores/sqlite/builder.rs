@@ -300,7 +300,7 @@ impl SqliteStoreBuilder {
         let settings = WriterSettings {
             sql: TableSql::new(&table),
             busy_timeout: self.busy_timeout,
-            full: self.durability == Durability::Full,
+            syncs_every_commit: self.durability == Durability::Full,
             wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),

@@ -7,6 +7,7 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionIdHash;
 use crate::record::EndedSession;
 use crate::stores::sqlite::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
@@ -32,6 +33,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 tx.delete(at.id, at.id_hash)?;
             }
             let found = supersedes.as_ref().map(|superseded| superseded.at);
+            check_free(tx, &session.id_hash)?;
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
@@ -51,6 +53,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             Ok(Committed::Done { session, retired_ids, ended })
         }
         Decision::Move { at, session, id_change, session_limit } => {
+            check_free(tx, &session.id_hash)?;
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
@@ -84,18 +87,23 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     }
 }
 
-/// Checks that the id of `session` is free, and applies the session limit of its user. Returns the
-/// sessions that it ended; `None` if the user has too many.
+/// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
+fn check_free(tx: &WriteTx<'_>, id_hash: &SessionIdHash) -> Result<()> {
+    match tx.is_taken(id_hash)? {
+        true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
+        false => Ok(()),
+    }
+}
+
+/// Applies the session limit of the user of `session`. Returns the sessions that it ended; `None`
+/// if the user has too many.
 fn apply_session_limit(
     tx: &mut WriteTx<'_>,
-    LiveSession { record, id_hash: to }: &LiveSession,
+    LiveSession { record, .. }: &LiveSession,
     session_limit: Option<SessionLimit>,
     found: Option<FoundRow>,
     now: Timestamp,
 ) -> Result<Option<Vec<EndedSession>>> {
-    if tx.is_taken(to)? {
-        return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
-    }
     let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
         return Ok(Some(Vec::new()));
     };

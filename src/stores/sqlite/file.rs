@@ -286,7 +286,7 @@ fn create_private(path: &Path) -> io::Result<()> {
     // Closing a file drops all locks of the process on it, including SQLite's. So no thread of this
     // process may open the file between its creation and that close.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().ignore_poison();
+    let _guard = ONE_AT_A_TIME.lock().ignore_poison();
     match create_new_private(path) {
         Ok(file) => {
             give_to_owner_of_folder(&file, path);

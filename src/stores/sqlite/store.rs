@@ -228,7 +228,7 @@ impl Store for SqliteStore {
             (&found, record_cache, miss)
             && at.agrees_with(&session.record)
         {
-            record_cache.keep(miss, at.id_hash, at.id, &session.record);
+            record_cache.add(miss, at.id_hash, at.id, &session.record);
         }
         Ok(found.without_position())
     }

@@ -83,8 +83,8 @@ pub enum CompactMode {
 pub struct RestoreReport {
     /// The number of live sessions in the copy.
     pub live: u64,
-    /// Whether the restored database has them.
-    pub kept: bool,
+    /// Whether they were ended, so that the restored database has none.
+    pub ended: bool,
 }
 
 /// A session found by its public id.

@@ -121,7 +121,7 @@ impl RecordCache {
     ///    commit's header, [`PendingEffects::publish`] applies the changes of a commit of this
     ///    process to them, and [`find`](Self::find) or [`begin`](Self::begin) removes them after a
     ///    commit of another process.
-    pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
+    pub(super) fn add(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };
         let mut state = self.state();
@@ -273,8 +273,8 @@ mod tests {
                     store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
                 }
             }
-            record_cache(&store).keep(miss, id_hash, id, &old);
-            record_cache(&store).keep(later_miss, id_hash, id, &old);
+            record_cache(&store).add(miss, id_hash, id, &old);
+            record_cache(&store).add(later_miss, id_hash, id, &old);
             assert!(!is_cached(&store, &id_hash));
             if by_another {
                 return;
@@ -362,7 +362,7 @@ mod tests {
         for frames in [None, Some(7), Some(8)] {
             commit(frames);
             let miss = record_cache.find(&id_hash, NOW).unwrap_err();
-            record_cache.keep(miss, id_hash, id, &record);
+            record_cache.add(miss, id_hash, id, &record);
             assert!(record_cache.find(&id_hash, NOW).is_err());
             assert!(PendingEffects::begin(Some(&record_cache)).find(&id_hash).is_none());
         }

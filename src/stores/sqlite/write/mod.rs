@@ -48,8 +48,7 @@ pub(super) struct Writer {
 pub(super) struct WriterSettings {
     pub(super) sql: TableSql,
     pub(super) busy_timeout: Duration,
-    /// Whether every group is synced.
-    pub(super) full: bool,
+    pub(super) syncs_every_commit: bool,
     pub(super) wal: Wal,
     pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
@@ -134,7 +133,7 @@ impl Writer {
 
     /// Runs `work` in a write transaction, and returns its result when that is committed.
     ///
-    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if the job does not begin in time.
     pub(super) fn write<T, F>(
         &self,
         job_kind: JobKind,
@@ -154,7 +153,7 @@ impl Writer {
             Ok(())
         };
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
-        let mut waited = self.take_turn(&job, deadline)?;
+        let mut waited = self.await_leadership(&job, deadline)?;
         if let WaitResult::Leader = waited {
             self.lead(&job, deadline);
             waited = job.waiter.receive();
@@ -175,7 +174,7 @@ impl Writer {
     /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
     /// of its changes as of those of another process: by the header of the wal-index.
     ///
-    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if the caller does not become the leader in time.
     pub(super) fn exclusive<T>(
         &self,
         operation: &'static str,
@@ -184,7 +183,7 @@ impl Writer {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
         let job = Job::new(JobKind::Exclusive, operation, None);
-        self.take_turn(&Arc::new(job), deadline)?;
+        self.await_leadership(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
@@ -198,7 +197,7 @@ impl Writer {
     }
 
     /// Waits in the queue until the caller is the leader, or another leader has run its job.
-    fn take_turn(&self, job: &Arc<Job>, deadline: Instant) -> Result<WaitResult> {
+    fn await_leadership(&self, job: &Arc<Job>, deadline: Instant) -> Result<WaitResult> {
         let is_next = {
             let mut queue = self.queue.lock().ignore_poison();
             if !queue.has_leader {
@@ -209,7 +208,7 @@ impl Writer {
             queue.waiting.len() == 1
         };
         // A synced commit takes much longer than waking a thread.
-        if is_next && !self.settings.full {
+        if is_next && !self.settings.syncs_every_commit {
             job.waiter.announce();
         }
         if let Some(waited) = job.waiter.receive_until(deadline) {
@@ -253,8 +252,8 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, full, file_identity, record_cache, room, .. } = &self.settings;
-        let is_synced = *full || self.needs_sync(own);
+        let WriterSettings { sql, file_identity, record_cache, room, .. } = &self.settings;
+        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
@@ -325,7 +324,7 @@ mod tests {
         let settings = WriterSettings {
             sql,
             busy_timeout,
-            full: false,
+            syncs_every_commit: false,
             wal,
             file_identity,
             record_cache: None,

@@ -17,7 +17,7 @@ const BATCH: usize = 64;
 /// The maximum number of rows that are read to find a batch.
 const MAX_ROWS: i64 = 2048;
 
-/// The pages that are always kept, if that is at most half of the file: a sign-in may split a page
+/// The pages that are always reserved, if that is at most half of the file: a sign-in may split a page
 /// of each table and index.
 const MIN_PAGES: i64 = 16;
 
@@ -44,8 +44,8 @@ impl Room {
     /// of a user's.
     pub(super) fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
         let (share, least) = if is_anonymous { (10, MIN_PAGES * 2) } else { (20, MIN_PAGES) };
-        let kept = (self.max_pages / share).max(least).min(self.max_pages / 2);
-        used > self.max_pages - kept
+        let reserved = (self.max_pages / share).max(least).min(self.max_pages / 2);
+        used > self.max_pages - reserved
     }
 
     /// Returns the row ids and ids of anonymous sessions to evict, in the order of their deadlines

@@ -248,7 +248,8 @@ impl WriteTx<'_> {
         let (revision, data) = (columns::revision_number(record), record.data.as_json());
         let put = Effect::Put(at.id, at.id_hash, record);
         let rows = if record.seen == at.seen {
-            // The deadline column, which stays, may be an operator's.
+            // This statement does not write the deadline. An operator may have edited it; then the
+            // record does not describe the row, and the cache forgets it.
             let effect = if at.agrees_with(record) { put } else { Effect::Forget(at.id_hash) };
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
