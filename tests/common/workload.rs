@@ -15,7 +15,7 @@ use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;
-use crate::common::ledger::{Change, Said};
+use crate::common::ledger::{Change, WorkerMessage};
 use crate::common::{HOUR, NOW, new_id_hash, new_session, setting};
 
 /// The most sessions of one worker at a time.
@@ -28,7 +28,7 @@ const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 pub struct Worker<'w> {
     name: String,
     store: &'w dyn Store,
-    say: &'w (dyn Fn(&str, &Said) + Sync),
+    say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     dice: Dice,
     sessions: Vec<Own>,
     begun: u64,
@@ -63,7 +63,7 @@ impl<'w> Worker<'w> {
         name: impl Into<String>,
         store: &'w dyn Store,
         dice: Dice,
-        say: &'w (dyn Fn(&str, &Said) + Sync),
+        say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     ) -> Self {
         let (name, sessions) = (name.into(), vec![]);
         Worker { name, store, say, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
@@ -94,16 +94,16 @@ impl<'w> Worker<'w> {
         change: &Change,
         work: impl FnOnce(&mut Self) -> Result<Answer>,
     ) -> Result<()> {
-        (self.say)(&self.name, &Said::Begins(change.clone()));
+        (self.say)(&self.name, &WorkerMessage::Begins(change.clone()));
         let result = work(self);
         let said = match &result {
-            Ok(Answer::Done) => Said::Done,
-            Ok(Answer::Gone) => Said::Gone,
-            Err(_) => Said::Failed,
+            Ok(Answer::Done) => WorkerMessage::Done,
+            Ok(Answer::Gone) => WorkerMessage::Gone,
+            Err(_) => WorkerMessage::Failed,
         };
         (self.say)(&self.name, &said);
-        self.failed += u64::from(said == Said::Failed);
-        if said != Said::Done {
+        self.failed += u64::from(said == WorkerMessage::Failed);
+        if said != WorkerMessage::Done {
             self.sessions.retain(|own| !change.sessions().contains(&&own.session));
         }
         result.map(drop)
