@@ -67,12 +67,12 @@ pub enum Action {
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
-    /// | user of the session | replacement of the id | result |
-    /// |---|---|---|
-    /// | this user | by a concurrent sign-in that it repeats | [`Committed::CanJoin`] |
-    /// | this user, or none | any other | the session gets a new id |
-    /// | another user | when the session had a user | a new session begins; the other ends |
-    /// | another user | when the session had no user | a new session begins |
+    /// | session's user | had a user when the id was replaced | replaced by | result |
+    /// |---|---|---|---|
+    /// | this user | any | a concurrent sign-in that this one repeats | [`Committed::CanJoin`] |
+    /// | this user, or none | any | anything else | the session gets a new id |
+    /// | another user | yes | any | a new session begins; the other ends |
+    /// | another user | no | any | a new session begins |
     ///
     /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence
     /// and absolute limit.

@@ -181,14 +181,14 @@ pub trait Maintenance: Debug + Send + Sync {
     fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>);
 }
 
-/// The optional guarantees of a store, and what a review of its settings says.
+/// The optional guarantees of a store, and a risk of its settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// No guarantee, but a risk that a review of the settings reports: another application with the
-    /// same default settings has its sessions in the same place.
+    /// Another application with the same default settings has its sessions in the same place. A
+    /// review of the settings reports this risk.
     pub shared_by_default: bool,
     /// Anonymous sessions never take the whole room of the store, so that their number needs no
     /// limit.

@@ -28,7 +28,7 @@ impl Session {
     /// The store's errors. The changes are then kept, and the end of the request tries again.
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.writable("commit the session")?;
-        if state.ignored {
+        if state.is_ignored {
             return Ok(CommitOutcome::Stored);
         }
         self.store_now(&mut state)

@@ -36,8 +36,8 @@ pub(super) struct Live {
     pub(super) issued: Option<SessionId>,
 }
 
-/// If the presented id was replaced, updates run on empty data. 0 is no session's revision, so a
-/// sign-in that finds the session recomputes them on its data.
+/// The revision of the empty data on which updates run if the presented id was replaced. No session
+/// has the revision 0, so a sign-in that finds the session recomputes the updates on its data.
 const NO_REVISION: u64 = 0;
 
 impl LoadState {

@@ -78,6 +78,8 @@ undecodable            | *              | merge            | *        | *       
 replaced               | *              | merge            | *        | *         | *     | replaced
 live                   | *              | merge            | other    | *         | *     | mismatch
 live                   | *              | merge            | *        | too large | *     | too large
+live                   | anonymous      | merge            | *        | confirmed | due   | touch
+live                   | anonymous      | merge            | *        | confirmed | *     | unchanged
 live                   | *              | merge            | *        | nothing   | due   | touch
 live                   | *              | merge            | *        | nothing   | *     | unchanged
 live                   | *              | merge            | *        | *         | *     | update
@@ -89,6 +91,8 @@ replaced               | *              | renew            | *        | *       
 live                   | *              | renew            | other    | *         | *     | mismatch
 live                   | *              | renew            | *        | too large | *     | too large
 current                | *              | renew            | *        | *         | *     | renew
+in grace               | anonymous      | renew            | *        | confirmed | due   | touch
+in grace               | anonymous      | renew            | *        | confirmed | *     | unchanged
 in grace               | *              | renew            | *        | nothing   | due   | touch
 in grace               | *              | renew            | *        | nothing   | *     | unchanged
 in grace               | *              | renew            | *        | *         | *     | update

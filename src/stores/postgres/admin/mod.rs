@@ -190,7 +190,7 @@ impl PostgresAdmin {
         let history = names.history();
         let has_others = format!("SELECT 1 FROM {history} LIMIT 1");
         inner.pool.call_within(CallTime::Bulk, "drop the tables", async |trips| {
-            let lock = Query::new(&inner.sql.exclusive_turn, [inner.locks.migration.into()]);
+            let lock = Query::new(&inner.sql.exclusive_lock, [inner.locks.migration.into()]);
             trips.begin(vec![lock]).await?;
             // Fails for a foreign table.
             if migrate::version(trips, names).await? == 0 {
