@@ -14,8 +14,8 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
-    SweepReport, TouchError,
+    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex,
+    Store, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -267,7 +267,7 @@ impl Store for SqliteStore {
         TouchError::check(failed)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         let (removed, began, kept) =
@@ -280,8 +280,8 @@ impl Store for SqliteStore {
             let tables = self.0.query(OPERATION, references::tables)?.join(", ");
             self.0.events.raise(&Event::SessionsKept { sessions: kept, tables: &tables });
         }
-        let report = SweepReport::new(removed.len(), instant().saturating_duration_since(began));
-        Ok(report.with_users_sessions(removed))
+        let report = RemovalReport::new(removed.len(), instant().saturating_duration_since(began));
+        Ok(report.with_user_sessions(removed))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
