@@ -51,6 +51,7 @@ const POSTGRES_LAYERS: &[&[&str]] = &[
     &["commit", "migrate"],
     &["store"],
     &["builder", "index"],
+    &["admin"],
 ];
 
 /// Names of types that several modules of `src` declare, and why.

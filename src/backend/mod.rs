@@ -6,6 +6,8 @@
 mod batch_pacer;
 mod cache;
 mod commit;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod copy;
 mod list;
 mod lookup;
 mod replaced_id;
@@ -28,6 +30,8 @@ pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
     Action, AtLimit, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
 };
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
 pub use list::{Page, SessionFilter};
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};

@@ -66,7 +66,7 @@ impl Session {
     ///
     /// - A request that was opened at most ten seconds after the first sign-in was stored *joins*
     ///   it: its changes are merged into that session, and its response carries the id that the
-    ///   first one issued. Both must have the same level, persistence and limits.
+    ///   first one issued. Both must have the same level, persistence and absolute limit.
     /// - A request that was opened later comes from a client that did not receive the first
     ///   response. It gives the session another new id, and the id in the first response no longer
     ///   finds the session.

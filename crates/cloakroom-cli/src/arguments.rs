@@ -12,21 +12,45 @@ use cloakroom::id::{PublicId, Realm, UserKey};
 
 use crate::target::Target;
 
-/// Operates the database in which an application keeps its sessions with cloakroom, while it runs.
+/// Operates the database in which an application keeps its sessions with cloakroom, while it runs:
+/// a SQLite file, or a PostgreSQL database.
 #[derive(Debug, Parser)]
 #[command(name = "cloakroom", version, after_help = AFTER, max_term_width = 100)]
 pub(crate) struct Arguments {
     /// The database file
     #[arg(long, env = "CLOAKROOM_DB", value_name = "PATH", global = true, hide_env_values = true)]
     pub(crate) db: Option<PathBuf>,
-    /// The sessions table [default: cloakroom_sessions]
-    #[arg(long, value_name = "NAME", global = true)]
-    pub(crate) table: Option<String>,
+    /// The database: a file, or postgres://USER@HOST/DATABASE with the password in PGPASSWORD or
+    /// ~/.pgpass
+    #[arg(
+        long,
+        env = "CLOAKROOM_STORE",
+        value_name = "STORE",
+        global = true,
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: StoreOptions,
     /// Show times in UTC instead of the local time zone
     #[arg(long, global = true)]
     pub(crate) utc: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The settings of a store beside its place.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StoreOptions {
+    /// The sessions table [default: cloakroom_sessions]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) table: Option<String>,
+    /// The schema of the tables in PostgreSQL [default: the first one of the search path]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) schema: Option<String>,
+    /// Encrypt connections to PostgreSQL, and trust the root certificates in this PEM file
+    #[arg(long, env = "PGSSLROOTCERT", value_name = "FILE", global = true, hide_env_values = true)]
+    pub(crate) root_certificates: Option<PathBuf>,
 }
 
 const AFTER: &str = "\
@@ -35,15 +59,15 @@ With --json the output is for programs; its format is documented in docs/operati
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create file and tables, or migrate them to this version
+    /// Create file and tables, or the tables in PostgreSQL, or migrate them to this version
     Setup(SetupArgs),
-    /// Migrate the tables of an existing file to this version
+    /// Migrate the tables of an existing database to this version
     Migrate(MigrateArgs),
     /// End every session of all realms; the tables stay
     Clear(ConfirmArgs),
     /// Remove the tables with all sessions
     Drop(ConfirmArgs),
-    /// Count the sessions of all realms, and show the size of the file
+    /// Count the sessions of all realms, and show the size of the database
     Stats(StatsArgs),
     /// List sessions, the newest first
     List(ListArgs),
@@ -53,12 +77,14 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Remove expired sessions of all realms
     Sweep(SweepArgs),
-    /// Make the file smaller
+    /// Make a SQLite file smaller
     Compact(CompactArgs),
-    /// Copy the database while it is in use
+    /// Copy a SQLite database while it is in use
     Backup(BackupArgs),
-    /// Replace the database with a copy, also while it is in use
+    /// Replace a SQLite database with a copy, also while it is in use
     Restore(RestoreArgs),
+    /// Copy the sessions into another store, with which their users stay signed in
+    Copy(CopyArgs),
     /// Find problems and their remedies
     Doctor(DoctorArgs),
     /// Print completions for a shell
@@ -191,6 +217,22 @@ pub(crate) struct RestoreArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// The store to read: a file, or a URL of PostgreSQL
+    #[arg(long, value_name = "STORE")]
+    pub(crate) from: String,
+    /// The store to write; it is set up, and empty or an unfinished copy
+    #[arg(long, value_name = "STORE")]
+    pub(crate) to: String,
+    /// The sessions table to write [default: that of --table]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to_table: Option<String>,
+    /// The schema to write [default: that of --schema]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to_schema: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Neither compare indexes with tables nor read every session
     #[arg(long)]
@@ -224,12 +266,17 @@ fn public_id(text: &str) -> Result<PublicId, &'static str> {
     text.parse().map_err(|_| "a public id is 32 hexadecimal digits, as `list` shows it")
 }
 
+/// The arguments that name the database.
+const PLACE: [&str; 5] = ["db", "store", "table", "schema", "root_certificates"];
+
 /// The commands. For an application that names its database they have no arguments for it.
 pub(crate) fn command(target: &Target) -> clap::Command {
     let command = Arguments::command();
     match target {
         Target::Arguments => command,
-        _ => command.mut_arg("db", |arg| arg.hide(true)).mut_arg("table", |arg| arg.hide(true)),
+        _ => PLACE
+            .into_iter()
+            .fold(command, |command, name| command.mut_arg(name, |arg| arg.hide(true))),
     }
 }
 
@@ -243,11 +290,28 @@ pub(crate) fn parse(
         let mut levels = successors(Some(&matches), |level| Some(level.subcommand()?.1));
         levels.any(|level| level.value_source(name) == Some(ValueSource::CommandLine))
     };
-    if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
-        let why = "--db and --table cannot be given: this program has a database of its own\n";
+    if !matches!(target, Target::Arguments) && PLACE.into_iter().any(is_given) {
+        let why = "--db, --store and --table cannot be given: this program has a database of its \
+                   own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
-    Arguments::from_arg_matches(&matches)
+    let mut arguments = Arguments::from_arg_matches(&matches)?;
+    // An empty environment variable is one that is not set.
+    arguments.store = arguments.store.filter(|name| !name.is_empty());
+    let certificates = arguments.options.root_certificates;
+    arguments.options.root_certificates = certificates.filter(|path| !path.as_os_str().is_empty());
+    if arguments.db.is_some() && arguments.store.is_some() {
+        // An argument comes before an environment variable.
+        match (is_given("db"), is_given("store")) {
+            (true, false) => arguments.store = None,
+            (false, true) => arguments.db = None,
+            _ => {
+                let why = "give --db or --store (CLOAKROOM_DB or CLOAKROOM_STORE), not both\n";
+                return Err(command.error(ErrorKind::ArgumentConflict, why));
+            }
+        }
+    }
+    Ok(arguments)
 }
 
 /// A parser's error as one line, with its suggestions.

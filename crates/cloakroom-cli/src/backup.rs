@@ -15,7 +15,7 @@ use crate::progress::bar;
 use crate::signals::Interrupt;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.admin()?.store_for_reading()?;
+    let store = context.file("`pg_dump` copies a PostgreSQL database")?.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
@@ -29,7 +29,7 @@ pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Writ
 }
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.admin()?;
+    let admin = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {
         Ok(info) if info.read_only => {

@@ -13,7 +13,7 @@ use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
 pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.admin()?;
+    let admin = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
     // Refuses a database without our table.
     admin.store()?;
     let before = admin.info()?;

@@ -12,15 +12,15 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::{Admin, DatabaseInfo};
-use cloakroom::{Error, ErrorKind, SqliteStore};
+use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
-use crate::error::{CliError, CliResult, advice};
+use crate::database::Database;
+use crate::error::{CliError, CliResult};
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
-use crate::sessions::index;
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
 
@@ -70,19 +70,19 @@ struct DoctorFinding {
 }
 
 #[derive(Debug, Default)]
-struct Findings(Vec<DoctorFinding>);
+pub(crate) struct Findings(Vec<DoctorFinding>);
 
 impl Findings {
-    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+    pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         let (severity, found) = (Severity::Ok, found.into());
         self.0.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
-    fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+    pub(crate) fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
         self.add(Severity::Note, check, found.into(), remedy);
     }
 
-    fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+    pub(crate) fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
         self.add(Severity::Problem, check, found.into(), remedy);
     }
 
@@ -91,24 +91,44 @@ impl Findings {
         self.0.push(DoctorFinding { check, severity, found, remedy });
     }
 
-    fn failed(&mut self, check: &'static str, error: &Error) {
-        let remedy = match error.kind() {
-            ErrorKind::Corrupt if !Admin::is_not_a_database(error) => DAMAGED,
-            _ => advice(error).unwrap_or("see the log of the service"),
+    pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
+        let remedy = match error {
+            CliError::Store(error)
+                if error.kind() == ErrorKind::Corrupt && !Admin::is_not_a_database(error) =>
+            {
+                DAMAGED
+            }
+            _ => error.advice().unwrap_or("see the log of the service"),
         };
-        self.problem(check, error.to_string(), remedy);
+        self.problem(check, error.reason(), remedy);
+    }
+
+    /// Adds an error of a SQLite database.
+    fn failed_in_file(&mut self, check: &'static str, error: Error) {
+        self.failed(check, &CliError::Store(error));
     }
 }
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.admin()?;
     let interrupt = Interrupt::listen()?;
     let mut findings = Findings::default();
+    context.location()?.examine(&mut findings, args, context, &interrupt)?;
+    check_configuration(&mut findings, context);
+    print(&findings.0, args.json, &context.style, out)
+}
+
+pub(crate) fn examine_file(
+    admin: &Admin,
+    findings: &mut Findings,
+    args: &DoctorArgs,
+    context: &CliContext,
+    interrupt: &Interrupt,
+) -> CliResult {
     let info = match admin.info() {
         // There is nothing to examine: an error, not a finding.
         Err(error) if error.kind() == ErrorKind::NotSetUp => return Err(error.into()),
         Err(error) => {
-            findings.failed("file", &error);
+            findings.failed_in_file("file", error);
             None
         }
         Ok(info) => Some(info),
@@ -119,20 +139,19 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
             let remedy = "run this as the service's user to see what the service can do";
             findings.note("access", "here the file can only be read", remedy);
         }
-        check_host(&mut findings, &info.path, info);
-        check_interference(&mut findings, info);
-        check_properties(&mut findings, info);
-        let is_readable = check_integrity(&mut findings, admin, args.quick, &interrupt)?;
+        check_host(findings, &info.path, info);
+        check_interference(findings, info);
+        check_properties(findings, info);
+        let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
         let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
         if is_readable && set_up {
             match admin.store_for_reading() {
-                Ok(store) => check_sessions(&mut findings, &store, args, context, &interrupt)?,
-                Err(error) => findings.failed("tables", &error),
+                Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
+                Err(error) => findings.failed_in_file("tables", error),
             }
         }
     }
-    check_configuration(&mut findings, context);
-    print(&findings.0, args.json, &context.style, out)
+    Ok(())
 }
 
 fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
@@ -234,7 +253,7 @@ fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
             format!("schema version {version}, this program has {}", info.newest_schema),
             "run `migrate`, or start the service's new version",
         ),
-        Err(error) => findings.failed("tables", error),
+        Err(error) => findings.failed_in_file("tables", error.clone()),
     }
 }
 
@@ -264,22 +283,21 @@ fn check_integrity(
             Ok(true)
         }
         Err(error) => {
-            findings.failed("integrity", &error);
+            findings.failed_in_file("integrity", error);
             Ok(false)
         }
     }
 }
 
-fn check_sessions(
+pub(crate) fn check_sessions(
     findings: &mut Findings,
-    store: &SqliteStore,
+    database: &dyn Database,
     args: &DoctorArgs,
     context: &CliContext,
     interrupt: &Interrupt,
 ) -> CliResult {
     let overdue = context.now - BACKLOG;
-    let index = index(store)?;
-    match index.stats(overdue) {
+    match database.stats(overdue) {
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
@@ -289,7 +307,7 @@ fn check_sessions(
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
     }
-    match index.stats(context.now) {
+    match database.stats(context.now) {
         Ok(stats) => {
             let (signed_in, anonymous) =
                 (HumanCount(stats.signed_in), HumanCount(stats.anonymous()));
@@ -299,7 +317,7 @@ fn check_sessions(
     }
     if args.quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
-        match index.list(&SessionFilter::All, newest, context.now) {
+        match database.list(&SessionFilter::All, newest, context.now) {
             Ok(newest) => {
                 let latest = newest.into_iter().map(|summary| summary.seen).max();
                 check_clock(findings, latest, context);
@@ -309,7 +327,7 @@ fn check_sessions(
         return Ok(());
     }
     let bar = bar("reading", "sessions");
-    let scanned = store.admin().scan(interrupt.watch(&bar));
+    let scanned = database.scan(interrupt.watch(&bar));
     bar.finish_and_clear();
     match scanned {
         Err(error) => findings.failed("sessions", &error),

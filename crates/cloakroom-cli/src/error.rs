@@ -18,7 +18,11 @@ pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
+    /// An error of a SQLite database.
     Store(Error),
+    /// An error of a PostgreSQL database.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "no call has it then"))]
+    Server(Error),
     Output(io::Error),
 }
 
@@ -43,8 +47,34 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             CliError::Message(code, _) => *code,
-            CliError::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
-            CliError::Store(_) | CliError::Output(_) => FAILED,
+            _ if self.kind() == Some(ErrorKind::NotSetUp) => NOT_SET_UP,
+            _ => FAILED,
+        }
+    }
+
+    /// Returns the kind of the error, if it is one of the store.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            CliError::Store(error) | CliError::Server(error) => Some(error.kind()),
+            CliError::Message(..) | CliError::Output(_) => None,
+        }
+    }
+
+    /// Returns advice to the operator about an error of the store.
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        match self {
+            CliError::Store(error) => advice(error),
+            CliError::Server(error) => server_advice(error.kind()),
+            CliError::Message(..) | CliError::Output(_) => None,
+        }
+    }
+
+    /// Returns the message without the advice.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            CliError::Message(_, message) => message.clone(),
+            CliError::Store(error) | CliError::Server(error) => error.to_string(),
+            CliError::Output(error) => format!("cannot write the output: {error}"),
         }
     }
 
@@ -67,14 +97,8 @@ impl From<io::Error> for CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CliError::Message(_, message) => f.write_str(message),
-            CliError::Store(error) => {
-                write!(f, "{error}")?;
-                advice(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
-            }
-            CliError::Output(error) => write!(f, "cannot write the output: {error}"),
-        }
+        f.write_str(&self.reason())?;
+        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
     }
 }
 
@@ -88,8 +112,8 @@ fn is_dangling(error: &Error) -> bool {
     error.to_string().ends_with("where there is no file")
 }
 
-/// Returns advice to the operator about an error.
-pub(crate) fn advice(error: &Error) -> Option<&'static str> {
+/// Returns advice to the operator about an error of a SQLite database.
+fn advice(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Busy => {
             "try again; if it stays, find the program that keeps a transaction open (`fuser -v` on \
@@ -118,6 +142,31 @@ pub(crate) fn advice(error: &Error) -> Option<&'static str> {
         ErrorKind::NotSetUp => "check --db and --table; `setup` creates the file and its tables",
         ErrorKind::ForeignTable => "check --db; choose another name with --table",
         ErrorKind::NewerSchema => "use the version of cloakroom that wrote it, or a newer one",
+        _ => return None,
+    })
+}
+
+/// Returns advice to the operator about an error of a PostgreSQL database.
+fn server_advice(kind: ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::Busy => {
+            "try again; if it stays, `pg_stat_activity` of the server shows which transaction \
+             holds locks, and who has the connections"
+        }
+        ErrorKind::Unavailable => {
+            "check the URL, the password (PGPASSWORD or ~/.pgpass), and that the server runs and \
+             accepts connections from here"
+        }
+        ErrorKind::ReadOnly => {
+            "connect to the primary, as a user with the rights on the tables; `doctor` lists the \
+             missing ones"
+        }
+        ErrorKind::Full => "free space on the disk of the server",
+        ErrorKind::Corrupt => "restore the database from the last copy",
+        ErrorKind::NotSetUp => "check the URL, --schema and --table; `setup` creates the tables",
+        ErrorKind::ForeignTable => "choose another name with --table or --schema",
+        ErrorKind::NewerSchema => "use the version of cloakroom that wrote it, or a newer one",
+        ErrorKind::Conflict => "let the other copy end, and run the command again",
         _ => return None,
     })
 }

@@ -26,7 +26,8 @@
 //! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up,
 //! 4 nothing matched.
 //!
-//! The feature `bundled` (on by default) compiles SQLite into the binary.
+//! The feature `bundled` (on by default) compiles SQLite into the binary. `postgres` adds sessions
+//! in PostgreSQL, `postgres-rustls` encrypted connections to it too.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -34,17 +35,29 @@
 mod arguments;
 mod backup;
 mod compact;
+mod copy;
+mod database;
 mod doctor;
 mod error;
 mod generate;
 mod host_checks;
 mod output;
+#[cfg(feature = "postgres")]
+mod pgpass;
+#[cfg(not(feature = "postgres"))]
+#[path = "no_postgres.rs"]
+mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod progress;
 #[cfg(doctest)]
 mod readme_doctests;
 mod schema;
+#[cfg(feature = "postgres")]
+mod server_checks;
 mod sessions;
 mod signals;
+mod sqlite;
 mod stats;
 mod sweep;
 mod target;
@@ -57,7 +70,8 @@ use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::manager::Review;
 use cloakroom::stores::sqlite::Admin;
 
-use crate::arguments::Command;
+use crate::arguments::{Command, StoreOptions};
+use crate::database::Location;
 use crate::error::{CliError, CliResult};
 use crate::output::Style;
 
@@ -65,7 +79,8 @@ pub use target::Target;
 
 /// The input of a command besides its own arguments.
 struct CliContext {
-    admin: Option<Admin>,
+    location: Option<Box<dyn Location>>,
+    options: StoreOptions,
     now: Timestamp,
     style: Style,
     /// The application's own configuration, if it runs the command.
@@ -73,9 +88,20 @@ struct CliContext {
 }
 
 impl CliContext {
-    fn admin(&self) -> CliResult<&Admin> {
-        let missing = || CliError::usage("no database: give --db PATH, or set CLOAKROOM_DB");
-        self.admin.as_ref().ok_or_else(missing)
+    fn location(&self) -> CliResult<&dyn Location> {
+        let missing = || {
+            CliError::usage(
+                "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
+                 CLOAKROOM_STORE",
+            )
+        };
+        self.location.as_deref().ok_or_else(missing)
+    }
+
+    /// Returns the calls on the file. `instead` says what to do on another database.
+    fn file(&self, instead: &str) -> CliResult<&Admin> {
+        let missing = || CliError::usage(format!("this command is for SQLite files; {instead}"));
+        self.location()?.file().ok_or_else(missing)
     }
 }
 
@@ -128,8 +154,9 @@ fn run_all(
     };
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
-    let done = target::admin(target, &arguments).and_then(|admin| {
-        let context = CliContext { admin, now: SystemClock.now(), style, review };
+    let done = target::location(target, &arguments).and_then(|location| {
+        let options = arguments.options.clone();
+        let context = CliContext { location, options, now: SystemClock.now(), style, review };
         dispatch(&arguments.command, &context, &mut out)
     });
     // The output before a failure comes before its message.
@@ -163,6 +190,7 @@ fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> Cli
         Command::Compact(args) => compact::compact(args, context, out),
         Command::Backup(args) => backup::backup(args, context, out),
         Command::Restore(args) => backup::restore(args, context, out),
+        Command::Copy(args) => copy::copy(args, context, out),
         Command::Doctor(args) => doctor::doctor(args, context, out),
         Command::Completions(args) => generate::completions(args, out),
         Command::Man(args) => generate::man(args, out),

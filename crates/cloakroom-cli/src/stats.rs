@@ -3,32 +3,31 @@
 use std::io::Write;
 use std::time::Duration;
 
-use cloakroom::SqliteStore;
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::manager;
-use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
+use cloakroom::stores::sqlite::DataSizes;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::StatsArgs;
+use crate::database::{Database, Properties};
 use crate::error::CliResult;
 use crate::output::{self, Style};
-use crate::sessions::index;
 use crate::signals::Interrupt;
 
 /// The number of days with a separate line.
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.admin()?.store_for_reading()?;
+    let database = &*context.location()?.open_for_reading()?;
     let Some(seconds) = args.watch else {
-        Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
+        Report::new(database, context, context.now, args.json)?.print(args.json, context, out)?;
         return Ok(());
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = Report::new(&store, context, SystemClock.now(), args.json)?;
+        let report = Report::new(database, context, SystemClock.now(), args.json)?;
         if !args.json && context.style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
@@ -43,7 +42,7 @@ pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write)
 struct Report {
     at: Timestamp,
     table: String,
-    info: Option<DatabaseInfo>,
+    properties: Properties,
     sessions: manager::Stats,
     sizes: DataSizes,
     /// Live sessions by the day of their creation, and those of the days before.
@@ -53,24 +52,23 @@ struct Report {
 
 impl Report {
     fn new(
-        store: &SqliteStore,
+        database: &dyn Database,
         context: &CliContext,
         now: Timestamp,
         utc: bool,
     ) -> CliResult<Self> {
-        let admin = store.admin();
-        let sessions = index(store)?.stats(now)?;
+        let sessions = database.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
         let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
-        let counts = admin.count_created_since(&moments, now)?;
+        let (counts, sizes) = database.counts(&moments, now)?;
         let days: Vec<_> = names.into_iter().zip(counts).collect();
         let listed: u64 = days.iter().map(|(_, count)| count).sum();
         Ok(Report {
             at: now,
-            table: store.table().to_owned(),
-            info: store.path().map(|_| admin.info()).transpose()?,
+            table: database.table().to_owned(),
+            properties: database.properties()?,
             sessions,
-            sizes: admin.sizes()?,
+            sizes,
             days,
             // Another process may have ended some in between.
             earlier: sessions.live.saturating_sub(listed),
@@ -84,13 +82,11 @@ impl Report {
         }
         let style = &context.style;
         let mut line = |name: &str, value: String| writeln!(out, "{}", style.line(9, name, &value));
-        if let Some(info) = &self.info {
-            line("file", info.path.display().to_string())?;
+        for (name, value) in &self.properties.place {
+            line(name, value.clone())?;
         }
-        let version = match self.info.as_ref().map(|info| &info.schema) {
-            Some(Ok(version)) => format!(", schema version {version}"),
-            _ => String::new(),
-        };
+        let version = self.properties.schema.map(|version| format!(", schema version {version}"));
+        let version = version.unwrap_or_default();
         line("table", format!("{}{version}", self.table))?;
         let sessions = &self.sessions;
         let manager::Stats { live, expired, oldest, newest, .. } = *sessions;
@@ -106,11 +102,8 @@ impl Report {
             let (average, most) = (HumanBytes(average), HumanBytes(largest));
             line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
         }
-        if let Some(info) = &self.info {
-            let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
-            let (bytes, log) = (HumanBytes(info.bytes), HumanBytes(info.log_bytes));
-            line("size", format!("{bytes}, {free} of it free; log {log}"))?;
-            line("journal", info.journal.clone())?;
+        for (name, value) in &self.properties.size {
+            line(name, value.clone())?;
         }
         for (at, (day, count)) in self.days.iter().enumerate() {
             let name = if at == 0 { "by day" } else { "" };
@@ -128,7 +121,7 @@ impl Report {
             .iter()
             .map(|(day, sessions)| json!({ "day": day, "sessions": sessions }))
             .collect();
-        json!({
+        let mut answer = json!({
             "at": output::json_time(self.at),
             "table": self.table,
             "live": self.sessions.live,
@@ -144,8 +137,11 @@ impl Report {
                 "average": self.sizes.average,
                 "largest": self.sizes.largest,
             },
-            "file": self.info.as_ref().map(info_json),
-        })
+        });
+        if let (Json::Object(answer), Some((name, value))) = (&mut answer, &self.properties.json) {
+            answer.insert((*name).to_owned(), value.clone());
+        }
+        answer
     }
 }
 
@@ -153,18 +149,4 @@ impl Report {
 fn by_user(all: u64, signed_in: u64, anonymous: u64) -> String {
     let [all, signed_in, anonymous] = [all, signed_in, anonymous].map(HumanCount);
     format!("{all}: {signed_in} signed in, {anonymous} anonymous")
-}
-
-fn info_json(info: &DatabaseInfo) -> Json {
-    json!({
-        "path": info.path.display().to_string(),
-        "bytes": info.bytes,
-        "log_bytes": info.log_bytes,
-        "page_size": info.page_size,
-        "pages": info.pages,
-        "free_pages": info.free_pages,
-        "journal": info.journal,
-        "schema": info.schema.as_ref().ok(),
-        "other_tables": info.other_tables,
-    })
 }

@@ -14,7 +14,7 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
     let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
-    let ended = context.admin()?.sweep_all(context.now, limit, interrupt.watch(&bar));
+    let ended = context.location()?.open()?.sweep(context.now, limit, interrupt.watch(&bar));
     // The bar counts also where it is hidden, and keeps what was swept before a failure.
     let swept = bar.position();
     bar.finish_and_clear();
@@ -30,7 +30,7 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
             if swept > 0 {
                 writeln!(out, "swept {}", count_of_sessions(swept))?;
             }
-            return Err(error.into());
+            return Err(error);
         }
     }
     Ok(())

@@ -1,16 +1,23 @@
 //! The database that the commands work on.
 
+use std::path::Path;
+
 use cloakroom::SqliteStore;
+#[cfg(feature = "postgres")]
+use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command, StoreOptions};
+use crate::database::Location;
 use crate::error::{CliError, CliResult};
+use crate::postgres;
 
 /// The database that the commands work on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Target {
-    /// The one that `--db` and `--table` name, or the environment variable `CLOAKROOM_DB`.
+    /// The one that `--store`, or `--db`, and `--table` name, or the environment variables
+    /// `CLOAKROOM_STORE` and `CLOAKROOM_DB`.
     Arguments,
     /// The application's own settings. Commands open the file when they need it, so that `setup`
     /// and `doctor` also work where the store would not open; only `setup` and `migrate` create or
@@ -18,32 +25,51 @@ pub enum Target {
     Builder(SqliteStoreBuilder),
     /// A store that is open.
     Sqlite(SqliteStore),
+    /// The application's own settings of a store in PostgreSQL; as [`Builder`](Self::Builder).
+    #[cfg(feature = "postgres")]
+    Postgres(Box<PostgresStoreBuilder>),
 }
 
-/// Returns the operator's calls on the database, if one was named.
-pub(crate) fn admin(target: Target, arguments: &Arguments) -> CliResult<Option<Admin>> {
-    Ok(match target {
-        Target::Sqlite(store) => Some(store.admin()),
-        Target::Builder(settings) => Some(Admin::new(settings)),
-        Target::Arguments => match &arguments.db {
-            None => None,
-            Some(path) => {
-                let mut settings = SqliteStore::builder(path);
-                if let Some(table) = &arguments.table {
-                    settings = settings.table(table);
-                }
-                // Here the arguments are wrong, not the file.
-                settings.validate().map_err(|error| CliError::usage(error.to_string()))?;
-                Some(Admin::new(settings))
-            }
+/// Returns the place of the database, if one was named.
+pub(crate) fn location(
+    target: Target,
+    arguments: &Arguments,
+) -> CliResult<Option<Box<dyn Location>>> {
+    Ok(Some(match target {
+        Target::Sqlite(store) => Box::new(store.admin()),
+        Target::Builder(settings) => Box::new(Admin::new(settings)),
+        #[cfg(feature = "postgres")]
+        Target::Postgres(settings) => Box::new(postgres::PostgresLocation(*settings)),
+        Target::Arguments => match (&arguments.db, &arguments.store) {
+            _ if matches!(arguments.command, Command::Copy(_)) => return Ok(None),
+            (Some(path), _) => file(path, &arguments.options)?,
+            (None, Some(name)) => named(name, &arguments.options)?,
+            (None, None) => return Ok(None),
         },
-    })
+    }))
 }
 
-/// Returns the table's name for questions and answers.
-pub(crate) fn name(store: &SqliteStore) -> String {
-    match store.path() {
-        Some(path) => format!("table {} in {}", store.table(), path.display()),
-        None => format!("table {} in memory", store.table()),
+/// Returns the place that `name` names: a URL of PostgreSQL, or a file.
+pub(crate) fn named(name: &str, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
+    match is_url(name) {
+        true => postgres::location(name, options),
+        false => file(Path::new(name), options),
     }
+}
+
+fn is_url(name: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| name.starts_with(scheme))
+}
+
+fn file(path: &Path, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
+    if path.to_str().is_some_and(is_url) {
+        return Err(CliError::usage("--db names a file; give a URL with --store"));
+    }
+    let mut settings = SqliteStore::builder(path);
+    if let Some(table) = &options.table {
+        settings = settings.table(table);
+    }
+    // Here the arguments are wrong, not the file.
+    settings.validate().map_err(|error| CliError::usage(error.to_string()))?;
+    Ok(Box::new(Admin::new(settings)))
 }

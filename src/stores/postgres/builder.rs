@@ -101,6 +101,16 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { table: name.into(), ..self }
     }
 
+    /// Sets the password, in place of one in the URL, so that it can come from elsewhere than the
+    /// URL: a secret of the deployment, or `~/.pgpass`. Defaults to that of the URL.
+    pub fn password(self, password: impl AsRef<[u8]>) -> Self {
+        let with_password = |mut config: Config| {
+            config.password(password);
+            config
+        };
+        PostgresStoreBuilder { config: self.config.map(with_password), ..self }
+    }
+
     /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only
     /// if it proves by one of these certificates that it has the name or address in the URL, which
     /// a Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
@@ -171,15 +181,8 @@ impl PostgresStoreBuilder {
     /// - [`ErrorKind::Busy`]: another migration took longer than the statement timeout, or the
     ///   server has too many connections.
     pub fn open(self) -> Result<PostgresStore> {
-        self.validate()?;
-        let config = self.config.clone()?;
-        let server = server_name(&config);
-        let pool = ConnectionPool::new(self.pool_settings(config)?);
-        let schema = match &self.schema {
-            Some(schema) => schema.clone(),
-            None => pool.call("find the schema", migrate::current_schema)?,
-        };
-        let names = TableNames::new(&schema, &self.table)?;
+        let (pool, names) = self.connect()?;
+        let server = self.server()?;
         let sql = Statements::new(&names);
         let locks = AdvisoryLocks::new(&names);
         let migrated_from =
@@ -194,6 +197,25 @@ impl PostgresStoreBuilder {
         self.events.raise(&Event::StoreOpened { store: &store });
         let (events, clock_ahead) = (self.events, AtomicI64::new(0));
         Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, clock_ahead })))
+    }
+
+    /// Returns the connections, and the names of the tables.
+    pub(super) fn connect(&self) -> Result<(ConnectionPool, TableNames)> {
+        self.validate()?;
+        let pool = ConnectionPool::new(self.pool_settings(self.config.clone()?)?);
+        let schema = match &self.schema {
+            Some(schema) => schema.clone(),
+            None => pool.call("find the schema", migrate::current_schema)?,
+        };
+        Ok((pool, TableNames::new(&schema, &self.table)?))
+    }
+
+    /// Returns the hosts and the database, without the user and the password.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the URL is malformed.
+    pub fn server(&self) -> Result<String> {
+        Ok(server_name(&self.config.clone()?))
     }
 
     fn pool_settings(&self, mut config: Config) -> Result<PoolSettings> {

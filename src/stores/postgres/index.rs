@@ -21,7 +21,7 @@ use crate::stores::sql::{self, with_condition};
 use crate::sync::instant;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
-fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
+pub(super) fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
     let mut equals = |column: &str, value: Param<'f>| {
         params.push(value);
         format!("{column} = ${}", params.len())
@@ -44,7 +44,7 @@ fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> 
 
 impl PostgresInner {
     /// Executes a transaction during which no user signs in.
-    fn revocation<T: Send>(
+    pub(super) fn revocation<T: Send>(
         &self,
         time: CallTime,
         operation: &'static str,
@@ -188,7 +188,7 @@ impl SessionIndex for PostgresInner {
     }
 }
 
-fn concerns_all(filter: &SessionFilter<'_>) -> bool {
+pub(super) fn concerns_all(filter: &SessionFilter<'_>) -> bool {
     match filter {
         SessionFilter::All => true,
         SessionFilter::InRealm(_, filter) => concerns_all(filter),
@@ -196,7 +196,7 @@ fn concerns_all(filter: &SessionFilter<'_>) -> bool {
     }
 }
 
-fn count(row: Option<&Row>, column: &str) -> Result<u64, CallFailure> {
+pub(super) fn count(row: Option<&Row>, column: &str) -> Result<u64, CallFailure> {
     let Some(row) = row else { return Ok(0) };
     Ok(u64::try_from(get::<i64>(row, column)?).unwrap_or(0))
 }

@@ -21,11 +21,17 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 /// The suffixes of the tables and the view that the migrations create.
-const SUFFIXES: [&str; 4] = ["", "_meta", "_replaced", "_readable"];
+pub(super) const SUFFIXES: [&str; 4] = ["", "_meta", "_replaced", "_readable"];
 
 /// Returns the newest schema version of this program.
 pub(super) fn newest() -> u32 {
     migration::newest(MIGRATIONS)
+}
+
+/// Returns the versions and the names of the migrations after `version`.
+pub(super) fn pending(version: u32) -> Vec<(u32, &'static str)> {
+    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
+    missing.map(|migration| (migration.version, migration.name)).collect()
 }
 
 /// Returns the schema in which the server creates tables by default.
@@ -91,7 +97,7 @@ fn foreign(why: String) -> CallFailure {
 }
 
 /// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.
-async fn version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallFailure> {
+pub(super) async fn version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallFailure> {
     let found = existing(trips, names).await?;
     let recorded = match found.iter().any(|name| name == HISTORY) {
         true => recorded_version(trips, names).await?,
@@ -109,7 +115,10 @@ async fn version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallF
 }
 
 /// Returns those tables and views of the migrations that exist, and the history if it does.
-async fn existing(trips: &mut Trips<'_>, names: &TableNames) -> Result<Vec<String>, CallFailure> {
+pub(super) async fn existing(
+    trips: &mut Trips<'_>,
+    names: &TableNames,
+) -> Result<Vec<String>, CallFailure> {
     let sql = "SELECT c.relname::text AS name FROM pg_catalog.pg_class AS c \
                JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = ANY($2)";
@@ -157,12 +166,7 @@ async fn apply(trips: &mut Trips<'_>, names: &TableNames, from: u32) -> Result<(
         );
         trips.execute_script(&create).await?;
     } else if from == 0 {
-        for name in found.iter().filter(|name| *name != HISTORY) {
-            let table = names.in_schema(name);
-            trips.execute_script(&format!("DROP TABLE {table}")).await?;
-        }
-        let forget = format!("DELETE FROM {history} WHERE table_name = $1");
-        trips.query(Query::new(&forget, [names.table.as_str().into()])).await?;
+        remove(trips, names, &found).await?;
     }
     let record = format!("INSERT INTO {history} VALUES ($1, $2, $3, $4, $5, $6)");
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
@@ -178,6 +182,25 @@ async fn apply(trips: &mut Trips<'_>, names: &TableNames, from: u32) -> Result<(
         ];
         trips.query(Query::new(&record, params)).await?;
     }
+    Ok(())
+}
+
+/// Removes the tables and their history within the open transaction. The caller has called
+/// [`version`] before, which checks that they are ours.
+pub(super) async fn remove(
+    trips: &mut Trips<'_>,
+    names: &TableNames,
+    found: &[String],
+) -> Result<(), CallFailure> {
+    let view = format!("{}_readable", names.table);
+    let tables = found.iter().filter(|name| *name != HISTORY && **name != view);
+    let tables: Vec<_> = tables.map(|name| names.in_schema(name)).collect();
+    trips.execute_script(&format!("DROP VIEW IF EXISTS {}", names.in_schema(&view))).await?;
+    if !tables.is_empty() {
+        trips.execute_script(&format!("DROP TABLE {}", tables.join(", "))).await?;
+    }
+    let forget = format!("DELETE FROM {} WHERE table_name = $1", names.history());
+    trips.query(Query::new(&forget, [names.table.as_str().into()])).await?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! The modules import downwards only, as `tests/tidy.rs` checks:
 //!
 //! ```text
+//! admin                  operators' calls
 //! builder, index         settings and opening; lists and revocations
 //! store                  PostgresStore
 //! commit, migrate
@@ -15,6 +16,7 @@
 //! error, tls
 //! ```
 
+mod admin;
 mod builder;
 mod commit;
 mod connection;
@@ -31,6 +33,7 @@ mod tls;
 #[cfg(feature = "postgres-rustls")]
 mod tls;
 
+pub use admin::{DatabaseServer, PostgresAdmin, SessionCounts};
 pub use builder::PostgresStoreBuilder;
 pub use store::PostgresStore;
 pub use tokio_postgres;

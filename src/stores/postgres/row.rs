@@ -131,7 +131,7 @@ fn optional_time(row: &Row, column: &str) -> Result<Option<Timestamp>> {
 }
 
 /// Reads a column of a fixed number of bytes, which the table checks.
-fn bytes<const N: usize>(row: &Row, column: &'static str) -> Result<[u8; N]> {
+pub(super) fn bytes<const N: usize>(row: &Row, column: &'static str) -> Result<[u8; N]> {
     get::<&[u8]>(row, column)?.try_into().map_err(|_| malformed(column))
 }
 
@@ -222,7 +222,7 @@ pub(super) fn replaced_id(row: &Row) -> Result<Option<ReplacedId>> {
 }
 
 /// Decodes a record. A malformed value is [`ErrorKind::Undecodable`].
-fn decode(row: &Row, public_id: PublicId) -> Result<Record> {
+pub(super) fn decode(row: &Row, public_id: PublicId) -> Result<Record> {
     let format: i64 = get(row, "format")?;
     record::check_format(u32::try_from(format).unwrap_or(u32::MAX))?;
     let Ok(data) = str::from_utf8(get(row, "data")?) else { return Err(malformed("data")) };

@@ -129,8 +129,7 @@ statements! {
         let replaced_columns = REPLACED.join(", ");
         let replaced_values = parameters(REPLACED.len());
         let current_id = REPLACED.len() + 1;
-        // A session has columns of some of the same names.
-        let r_columns = REPLACED.map(|name| format!("r.{name} AS replaced_{name}")).join(", ");
+        let r_columns = renamed_replaced_columns();
         // A list needs no more of the data than its size.
         let summary = columns.replace("data", "length(data)::bigint AS data");
     }
@@ -167,8 +166,8 @@ statements! {
     update:
         "UPDATE {t} SET ({columns}, sweep_at) = ROW({values}, LEAST(sweep_at, ${deadline})) \
          WHERE id = ${id_after_values}";
-    // A merge changes neither limits nor ids; `sweep_at` may stay early. The condition holds only
-    // for the session that the decision was made from.
+    // A merge of data changes neither limits nor ids; `sweep_at` may stay early. The condition
+    // holds only for the session that the decision was made from.
     update_basis:
         "UPDATE {t} SET data = $4, revision = $5, seen = $6, deadline = $7, format = $8 \
          WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
@@ -247,8 +246,14 @@ statements! {
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
 }
 
+/// Returns the columns of a replaced id in the row `r`, renamed because a session has some of the
+/// same names.
+pub(super) fn renamed_replaced_columns() -> String {
+    REPLACED.map(|name| format!("r.{name} AS replaced_{name}")).join(", ")
+}
+
 /// Returns a list of `count` parameters.
-fn parameters(count: usize) -> String {
+pub(super) fn parameters(count: usize) -> String {
     (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
 }
 

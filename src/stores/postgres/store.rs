@@ -50,7 +50,8 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 /// [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
 ///
 /// A store belongs to the process that opened it. In a process forked from that, every call fails
-/// with [`Unavailable`](crate::ErrorKind::Unavailable); open another store there.
+/// with [`Unavailable`](crate::ErrorKind::Unavailable). A program that forks opens its stores after
+/// that, because locks in memory stay in the state that they had at the fork.
 ///
 /// [call timeout]: crate::stores::postgres::PostgresStoreBuilder::call_timeout
 #[derive(Clone, Debug)]

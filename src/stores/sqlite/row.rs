@@ -87,7 +87,7 @@ fn by_replaced_id(
 }
 
 /// Decodes the columns of a replaced id.
-fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
+pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
     Ok(ReplacedId {
         id_hash: SessionIdHash::from_bytes(row.get(replaced::id_hash)?),
         successor: SessionIdHash::from_bytes(row.get(replaced::successor)?),

@@ -1,15 +1,19 @@
-//! The program `cloakroom`, run as a process.
+//! The program `cloakroom`, run as a process. With the feature `postgres` also on PostgreSQL.
 
 mod backup;
 mod bad_files;
 mod cache;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
+#[cfg(feature = "postgres")]
+mod copy;
 mod doctor;
 mod embedded;
 mod files;
 mod fixture;
 mod live;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod reading;
 mod realms;
 mod replaced;

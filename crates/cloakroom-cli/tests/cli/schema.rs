@@ -33,6 +33,14 @@ fn a_table_of_another_name_is_set_up_and_used() {
     fails(&folder, &["stats"], 3);
 }
 
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_program_without_postgres_names_the_feature() {
+    let folder = Folder::new();
+    let said = fails(&folder, &["stats", "--store", "postgres://app@localhost/app"], 2);
+    assert!(said.contains("--features postgres-rustls"), "{said}");
+}
+
 #[test]
 fn the_journal_mode_is_kept_on_request() {
     let folder = Folder::new();

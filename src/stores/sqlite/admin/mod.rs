@@ -1,10 +1,11 @@
 //! Operators' calls on the database, one file for each kind: `tables` creates and removes the
 //! tables, `info` and `check` read the file, `inspect` reads sessions, `maintenance` sweeps and
-//! compacts, `backup` and `restore` make and use copies. `report` has what they return. Called
-//! by the operators' program and by applications.
+//! compacts, `backup` and `restore` make and use copies, `copy` moves sessions from one store to
+//! another. `report` has what they return. Called by the operators' program and by applications.
 
 mod backup;
 mod check;
+mod copy;
 mod info;
 mod inspect;
 mod maintenance;

@@ -133,6 +133,8 @@ impl Restore<'_> {
         drop(source);
         let prepared = Access::read_write(&partial.0).connect().map_err(failed())?;
         distrust(&prepared).map_err(failed())?;
+        // Off by default in the system's SQLite; rows of the application go with their sessions.
+        prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(failed())?;
         if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }

@@ -17,8 +17,8 @@ const BATCH: usize = 64;
 /// The maximum number of rows that are read to find a batch.
 const MAX_ROWS: i64 = 2048;
 
-/// The pages that are always reserved, if that is at most half of the file: a sign-in may split a page
-/// of each table and index.
+/// The pages that are always reserved, if that is at most half of the file: a sign-in may split a
+/// page of each table and index.
 const MIN_PAGES: i64 = 16;
 
 /// The maximum size of a file, and the position of the next eviction in it.

@@ -1,0 +1,184 @@
+//! The command `copy`: moves all sessions from one store to another.
+//!
+//! It compares both stores in the order of positions, and changes the target where it differs. So a
+//! run after a kill continues, and a run after the service has changed the source copies the
+//! changes and removes what has ended. The target keeps a checksum of its sessions, which every
+//! batch changes with them: if it does not fit, another program has changed the target.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use cloakroom::backend::{CopyBatch, CopyMark, CopySum, StoreIdentity, StoredSession};
+use cloakroom::clock::Timestamp;
+use cloakroom::id::PublicId;
+use indicatif::{HumanCount, ProgressBar};
+
+use crate::CliContext;
+use crate::arguments::{CopyArgs, StoreOptions};
+use crate::database::Database;
+use crate::error::{CliError, CliResult};
+use crate::output::count_of_sessions;
+use crate::progress::bar;
+use crate::signals::Interrupt;
+use crate::target::named;
+
+/// The number of sessions that are read, and changed in one transaction, at a time.
+const PAGE: usize = 200;
+
+/// What a run has done.
+#[derive(Debug, Default)]
+struct Copied {
+    stored: u64,
+    removed: u64,
+    /// The sessions of the source that do not decode, and the public id of one of them.
+    undecodable: u64,
+    example: Option<PublicId>,
+}
+
+pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
+    let options = &context.options;
+    let to_options = StoreOptions {
+        table: args.to_table.clone().or_else(|| options.table.clone()),
+        schema: args.to_schema.clone().or_else(|| options.schema.clone()),
+        root_certificates: options.root_certificates.clone(),
+    };
+    let source = &*named(&args.from, options)?.open_for_reading()?;
+    let target = &*named(&args.to, &to_options)?.open()?;
+    let identity = source.identity()?;
+    if identity == target.identity()? {
+        return Err(CliError::usage("--from and --to are the same store"));
+    }
+    let interrupt = Interrupt::listen()?;
+    let mut mark = begin(source, identity, target, &interrupt)?;
+    let mut copied = Copied::default();
+    copy_changes(source, target, &mut mark, &mut copied, &interrupt)?;
+    let (stored, removed) = (count_of_sessions(copied.stored), HumanCount(copied.removed));
+    writeln!(out, "copied {stored}, removed {removed} that had ended")?;
+    if let Some(example) = copied.example {
+        let count = count_of_sessions(copied.undecodable);
+        writeln!(out, "not copied, because they do not decode: {count}, such as {example}")?;
+    }
+    let in_source = sum(source, "comparing", &interrupt)?.0;
+    let in_target = sum(target, "comparing", &interrupt)?.0;
+    if in_target != mark.sum {
+        return Err(CliError::new(
+            "another program has changed the target meanwhile: stop the service that uses it, \
+             `clear` the target, and run the command again",
+        ));
+    }
+    if in_source != in_target {
+        return Err(CliError::new(
+            "the source has changed meanwhile: stop the service that uses it, and run the same \
+             command again",
+        ));
+    }
+    let (sessions, checksum) = (count_of_sessions(in_target.sessions()), in_target.checksum());
+    Ok(writeln!(out, "source and target are equal: {sessions}, checksum {checksum}")?)
+}
+
+/// Returns the mark of the target, which must be empty or an unfinished copy of this source.
+fn begin(
+    source: &dyn Database,
+    identity: StoreIdentity,
+    target: &dyn Database,
+    interrupt: &Interrupt,
+) -> CliResult<CopyMark> {
+    let (found, undecodable) = sum(target, "checking the target", interrupt)?;
+    let mark = target.copy_mark()?;
+    if found.sessions() + undecodable == 0 {
+        return target.begin_copy(mark.as_ref(), identity);
+    }
+    let why = match mark {
+        None => "it has sessions of its own",
+        Some(mark) if mark.source != identity => "it is a copy of another store",
+        Some(mark) if mark.sum != found || undecodable > 0 => {
+            "it is a copy of that store, and another program has changed it since"
+        }
+        Some(mark) => return Ok(mark),
+    };
+    let (from, to) = (source.name(), target.name());
+    Err(CliError::new(format!(
+        "cannot copy {from} to {to}: {why}; nothing was changed: choose another target, or `clear` \
+         this one, which ends its sessions"
+    )))
+}
+
+/// Changes the target where it differs from the source.
+fn copy_changes(
+    source: &dyn Database,
+    target: &dyn Database,
+    mark: &mut CopyMark,
+    copied: &mut Copied,
+    interrupt: &Interrupt,
+) -> CliResult {
+    let bar = bar_for(source, "copying")?;
+    let mut after = i64::MIN;
+    loop {
+        let (from, to) = (source.export(after, PAGE)?, target.export(after, PAGE)?);
+        // Both pages are complete up to here.
+        let end = from.last.unwrap_or(i64::MAX).min(to.last.unwrap_or(i64::MAX));
+        let of_page = |sessions: Vec<StoredSession>| -> BTreeMap<i64, StoredSession> {
+            let sessions = sessions.into_iter().filter(|stored| stored.position <= end);
+            sessions.map(|stored| (stored.position, stored)).collect()
+        };
+        if from.last.unwrap_or(i64::MAX) == end {
+            copied.undecodable += from.undecodable.len() as u64;
+            copied.example = copied.example.or(from.undecodable.first().map(|(id, _)| *id));
+        }
+        let (wanted, present) = (of_page(from.sessions), of_page(to.sessions));
+        let ended = present.keys().filter(|position| !wanted.contains_key(position));
+        let ended: Vec<_> = ended.copied().collect();
+        bar.inc(wanted.len() as u64);
+        let differs = |stored: &StoredSession| present.get(&stored.position) != Some(stored);
+        let sessions: Vec<_> = wanted.into_values().filter(differs).collect();
+        if !sessions.is_empty() || !ended.is_empty() {
+            let batch = CopyBatch { sessions, ended };
+            *mark = target.import(&batch, mark)?;
+            copied.stored += batch.sessions.len() as u64;
+            copied.removed += batch.ended.len() as u64;
+        }
+        if end == i64::MAX {
+            break;
+        }
+        if interrupt.is_set() {
+            return Err(CliError::interrupted(format!(
+                "the target has {}; run the same command again to continue",
+                count_of_sessions(mark.sum.sessions())
+            )));
+        }
+        after = end;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Returns the sum of all sessions, and the number of those that do not decode.
+fn sum(
+    database: &dyn Database,
+    operation: &'static str,
+    interrupt: &Interrupt,
+) -> CliResult<(CopySum, u64)> {
+    let bar = bar_for(database, operation)?;
+    let (mut sum, mut undecodable) = (CopySum::default(), 0);
+    let mut after = Some(i64::MIN);
+    while let Some(from) = after {
+        let page = database.export(from, PAGE)?;
+        page.sessions.iter().for_each(|stored| sum.add(stored));
+        undecodable += page.undecodable.len() as u64;
+        bar.inc(page.sessions.len() as u64);
+        after = page.last;
+        if interrupt.is_set() {
+            return Err(CliError::interrupted("run the same command again to continue"));
+        }
+    }
+    bar.finish_and_clear();
+    Ok((sum, undecodable))
+}
+
+/// Returns a progress bar for all sessions, expired ones included.
+fn bar_for(database: &dyn Database, operation: &'static str) -> CliResult<ProgressBar> {
+    let stats = database.stats(Timestamp::MAX)?;
+    let bar = bar(operation, "sessions");
+    bar.set_length(stats.live + stats.expired);
+    Ok(bar)
+}

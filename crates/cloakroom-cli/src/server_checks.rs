@@ -1,0 +1,131 @@
+//! The checks of `doctor` on a PostgreSQL server.
+
+use cloakroom::stores::postgres::DatabaseServer;
+use indicatif::{HumanBytes, HumanCount};
+
+use crate::doctor::Findings;
+use crate::error::CliError;
+
+/// The largest difference to the server's clock that is no problem. A machine that is further ahead
+/// does not sweep.
+pub(crate) const MAX_CLOCK_SKEW_MILLIS: i64 = 5_000;
+
+/// The number of dead rows that is no problem in a table of any size.
+const MAX_DEAD_ROWS: u64 = 10_000;
+
+/// Checks the server and the tables. Returns whether the sessions can be read.
+pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
+    findings.ok("server", format!("{}, PostgreSQL {}", info.server, info.version));
+    match info.is_remote && !info.is_encrypted {
+        true => findings.problem(
+            "encryption",
+            "the connection crosses a network and is not encrypted",
+            "give --root-certificates (PGSSLROOTCERT) here and `root_certificates` in the service, \
+             or use a tunnel",
+        ),
+        false if info.is_encrypted => findings.ok("encryption", "the connection is encrypted"),
+        false => findings.ok("encryption", "the server is on this machine"),
+    }
+    match info.is_read_only {
+        true => findings.problem(
+            "access",
+            "the server is a replica, or its transactions only read",
+            "use the primary: its URL, or several hosts with target_session_attrs=read-write",
+        ),
+        false => findings.ok("access", "the server can be written"),
+    }
+    let is_set_up = check_tables(findings, info);
+    match info.missing_rights.is_empty() {
+        true => findings.ok("rights", format!("{} has all that the service needs", info.user)),
+        false => findings.problem(
+            "rights",
+            format!("{} has not: {}", info.user, info.missing_rights.join(", ")),
+            "GRANT them to the service's user; if that is another one, connect as it",
+        ),
+    }
+    match info.foreign_objects.is_empty() {
+        true => findings.ok("objects", "no trigger, rule or policy is on the tables"),
+        false => findings.problem(
+            "objects",
+            info.foreign_objects.join(", "),
+            "examine and drop them: they run with every change, can keep or bring back ended \
+             sessions, and hide live ones; a foreign key needs ON DELETE CASCADE",
+        ),
+    }
+    check_server(findings, info);
+    is_set_up && !info.missing_rights.iter().any(|right| right.starts_with("SELECT"))
+}
+
+fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
+    match &info.schema_version {
+        Ok(version) if *version == info.newest_schema => {
+            let (schema, table, bytes) = (&info.schema, &info.table, HumanBytes(info.bytes));
+            findings.ok("tables", format!("{schema}.{table}, schema version {version}, {bytes}"));
+            return true;
+        }
+        Ok(0) => findings.problem(
+            "tables",
+            format!("there is no table {} in the schema {}", info.table, info.schema),
+            "check the URL, --schema and --table; run `setup`",
+        ),
+        Ok(version) => findings.problem(
+            "tables",
+            format!("schema version {version}, this program has {}", info.newest_schema),
+            "run `migrate`, or start the service's new version",
+        ),
+        Err(error) => findings.failed("tables", &CliError::Server(error.clone())),
+    }
+    false
+}
+
+fn check_server(findings: &mut Findings, info: &DatabaseServer) {
+    match info.has_fsync {
+        true => findings.ok("fsync", "on"),
+        false => findings.problem(
+            "fsync",
+            "off: a crash of the server's machine can damage the database",
+            "set fsync = on",
+        ),
+    }
+    if info.synchronous_commit == "off" {
+        findings.note(
+            "durability",
+            "synchronous_commit = off: a crash of the server loses the last changes of programs \
+             that do not set it themselves, as cloakroom does",
+            "set synchronous_commit = on, unless your own tables may lose changes",
+        );
+    } else {
+        findings.ok("durability", format!("synchronous_commit = {}", info.synchronous_commit));
+    }
+    let (dead, live) = (HumanCount(info.dead_rows), HumanCount(info.live_rows));
+    let found = format!("{dead} dead rows beside {live} live ones");
+    if !info.has_autovacuum {
+        findings.problem(
+            "vacuum",
+            format!("autovacuum is off; {found}"),
+            "set autovacuum = on, for the table too (ALTER TABLE … RESET (autovacuum_enabled)): \
+             every change leaves a dead row",
+        );
+    } else if info.dead_rows > info.live_rows.max(MAX_DEAD_ROWS) {
+        findings.problem(
+            "vacuum",
+            found,
+            "autovacuum removes them within minutes; if they stay, end long transactions \
+             (`pg_stat_activity`), VACUUM the table, and lower its autovacuum_vacuum_scale_factor",
+        );
+    } else {
+        findings.ok("vacuum", found);
+    }
+    match info.clock_ahead {
+        ahead if ahead.abs() > MAX_CLOCK_SKEW_MILLIS => {
+            let (seconds, way) = (ahead.abs() / 1000, if ahead > 0 { "ahead" } else { "behind" });
+            findings.problem(
+                "server clock",
+                format!("the clock of this machine is {seconds} s {way} of the server's"),
+                "correct the clocks (NTP): limits depend on them, and a machine that is ahead does \
+                 not sweep",
+            );
+        }
+        _ => findings.ok("server clock", "agrees with this machine's"),
+    }
+}

@@ -1,0 +1,229 @@
+//! Operators' calls that read whole sessions and write them, for a copy into another store.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+
+use crate::backend::{
+    CopyBatch, CopyMark, LiveSession, ReplacedId, StoreIdentity, StoredPage, StoredSession,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::PublicId;
+use crate::stores::postgres::admin::PostgresAdmin;
+use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::error::CallFailure;
+use crate::stores::postgres::pool::CallTime;
+use crate::stores::postgres::row::{
+    self, DEADLINE, REPLACED, SESSION, get, replaced_values, session_values,
+};
+use crate::stores::postgres::sql::{TableNames, parameters, renamed_replaced_columns};
+use crate::stores::sql::statements;
+
+const OPERATION: &str = "copy sessions";
+
+statements! {
+    PostgresCopySql(names: &TableNames) {
+        let t = names.qualified("");
+        let t_literal = t.replace('\'', "''");
+        let replaced = names.qualified("_replaced");
+        let meta = names.qualified("_meta");
+        let columns = SESSION.join(", ");
+        let values_and_id = parameters(SESSION.len() + 1);
+        let deadline = DEADLINE + 1;
+        let replaced_columns = REPLACED.join(", ");
+        let replaced_values_and_session = parameters(REPLACED.len() + 1);
+        let r_columns = renamed_replaced_columns();
+    }
+
+    after: "SELECT {columns}, id FROM {t} WHERE id > $1 ORDER BY id LIMIT $2";
+    in_the_way:
+        "SELECT {columns}, id FROM {t} WHERE id IN (SELECT unnest($1) \
+         UNION SELECT id FROM {t} WHERE id_hash = ANY($2) \
+         UNION SELECT id FROM {t} WHERE public_id = ANY($3) \
+         UNION SELECT session FROM {replaced} WHERE id_hash = ANY($2)) \
+         ORDER BY id FOR UPDATE";
+    replaced_of:
+        "SELECT r.session, {r_columns} FROM {replaced} AS r WHERE r.session = ANY($1) \
+         ORDER BY r.id";
+    delete: "DELETE FROM {t} WHERE id = ANY($1)";
+    // Also those of sessions that have ended.
+    delete_replaced:
+        "DELETE FROM {replaced} WHERE session = ANY($1) OR id_hash = ANY($2)";
+    insert:
+        "INSERT INTO {t} ({columns}, id, sweep_at) OVERRIDING SYSTEM VALUE \
+         VALUES ({values_and_id}, ${deadline})";
+    insert_replaced:
+        "INSERT INTO {replaced} ({replaced_columns}, session) \
+         VALUES ({replaced_values_and_session})";
+    // New sessions come after the copied ones.
+    set_sequence:
+        "SELECT setval(pg_get_serial_sequence('{t_literal}', 'id'), max(id)) FROM {t} \
+         HAVING max(id) IS NOT NULL";
+    mark: "SELECT value FROM {meta} WHERE name = $1";
+    insert_mark:
+        "INSERT INTO {meta} (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING name";
+    change_mark: "UPDATE {meta} SET value = $2 WHERE name = $1 AND value = $3 RETURNING name";
+}
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl PostgresAdmin {
+    /// Reads at most `limit` whole sessions with positions above `after`, expired ones included.
+    pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
+        let sql = PostgresCopySql::new(self.names());
+        self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
+            let most = i64::try_from(limit).unwrap_or(i64::MAX);
+            let answers =
+                trips.begin(vec![Query::new(&sql.after, [after.into(), most.into()])]).await?;
+            let rows = answers.into_iter().next().unwrap_or_default();
+            let mut page = StoredPage::default();
+            for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {
+                match session {
+                    Ok(session) => page.sessions.push(session),
+                    Err(error) => page.undecodable.push((public_id(row)?, error)),
+                }
+            }
+            if rows.len() == limit {
+                page.last = rows.last().map(|row| get(row, "id")).transpose()?;
+            }
+            Ok(page)
+        })
+    }
+
+    /// Returns the mark of the last copy into this store; `None` if there was none.
+    pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
+        let sql = PostgresCopySql::new(self.names());
+        let rows = self.0.0.pool.call(OPERATION, async |trips| {
+            trips.query(Query::new(&sql.mark, [CopyMark::NAME.into()])).await
+        })?;
+        let mark = rows.first().map(|row| get::<&str>(row, "value")).transpose()?;
+        Ok(mark.and_then(CopyMark::parse))
+    }
+
+    /// Begins a copy of the store `source` into this one, which is empty, and returns its mark.
+    /// `before` is the present mark.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the mark is another one: another copy has begun.
+    pub fn begin_copy(&self, before: Option<&CopyMark>, source: StoreIdentity) -> Result<CopyMark> {
+        self.change(&CopyBatch::default(), before, CopyMark::new(source))
+    }
+
+    /// Applies a batch in one transaction, which raises the epoch. Returns the mark after it;
+    /// `before` is the one before it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the present mark is another one; nothing was changed.
+    pub fn import(&self, batch: &CopyBatch, before: &CopyMark) -> Result<CopyMark> {
+        self.change(batch, Some(before), *before)
+    }
+
+    /// Applies a batch to a store whose sessions have the sum in `mark`.
+    fn change(
+        &self,
+        batch: &CopyBatch,
+        before: Option<&CopyMark>,
+        mark: CopyMark,
+    ) -> Result<CopyMark> {
+        let sql = PostgresCopySql::new(self.names());
+        self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
+            let mut mark = mark;
+            let deleted = in_the_way(batch, trips, &sql).await?;
+            deleted.iter().for_each(|stored| mark.sum.subtract(stored));
+            batch.sessions.iter().for_each(|stored| mark.sum.add(stored));
+            let positions = || Param::Ints(deleted.iter().map(|stored| stored.position).collect());
+            let mut queries = vec![
+                Query::new(&sql.delete_replaced, [positions(), id_hashes(batch)]),
+                Query::new(&sql.delete, [positions()]),
+            ];
+            queries.extend(batch.sessions.iter().flat_map(|new| insertion(new, &sql)));
+            queries.push(Query::new(&sql.set_sequence, []));
+            queries.push(Query::new(&self.0.0.sql.raise_epoch, []));
+            let (name, after) = (CopyMark::NAME.into(), Param::OwnedText(Some(mark.to_string())));
+            queries.push(match before {
+                None => Query::new(&sql.insert_mark, [name, after]),
+                Some(before) => {
+                    let before = Param::OwnedText(Some(before.to_string()));
+                    Query::new(&sql.change_mark, [name, after, before])
+                }
+            });
+            let answers = trips.within(queries).await?;
+            if answers.last().is_none_or(Vec::is_empty) {
+                let why = "another copy runs";
+                return Err(Error::with_source(ErrorKind::Conflict, OPERATION, why).into());
+            }
+            trips.commit(Vec::new()).await?;
+            Ok(mark)
+        })
+    }
+}
+
+fn id_hashes(batch: &CopyBatch) -> Param<'_> {
+    Param::BytesList(batch.id_hashes().map(|id_hash| id_hash.as_bytes().as_slice()).collect())
+}
+
+fn public_id(row: &Row) -> Result<PublicId> {
+    row::bytes(row, "public_id").map(PublicId::from_bytes)
+}
+
+/// Begins the transaction, and returns the sessions that the batch removes or replaces, locked.
+async fn in_the_way(
+    batch: &CopyBatch,
+    trips: &mut Trips<'_>,
+    sql: &PostgresCopySql,
+) -> Result<Vec<StoredSession>, CallFailure> {
+    let positions = batch.sessions.iter().map(|new| new.position);
+    let public_ids = batch.sessions.iter().map(|new| new.session.record.public_id.as_bytes());
+    let params = [
+        Param::Ints(batch.ended.iter().copied().chain(positions).collect()),
+        id_hashes(batch),
+        Param::BytesList(public_ids.map(<[u8; 16]>::as_slice).collect()),
+    ];
+    let answers = trips.begin(vec![Query::new(&sql.in_the_way, params)]).await?;
+    let rows = answers.into_iter().next().unwrap_or_default();
+    Ok(stored(&rows, trips, sql).await?.into_iter().collect::<Result<_>>()?)
+}
+
+/// Decodes the sessions in these rows, with their replaced ids, within the open transaction.
+async fn stored(
+    rows: &[Row],
+    trips: &mut Trips<'_>,
+    sql: &PostgresCopySql,
+) -> Result<Vec<Result<StoredSession>>, CallFailure> {
+    let ids = rows.iter().map(|row| get(row, "id")).collect::<Result<_>>()?;
+    let mut replaced: HashMap<i64, Vec<ReplacedId>> = HashMap::new();
+    for row in &trips.query(Query::new(&sql.replaced_of, [Param::Ints(ids)])).await? {
+        replaced.entry(get(row, "session")?).or_default().extend(row::replaced_id(row)?);
+    }
+    let mut sessions = Vec::new();
+    for row in rows {
+        let position = get(row, "id")?;
+        let (id_hash, deadline) = (row::id_hash(row)?, row::time(row, "deadline")?);
+        let replaced = replaced.remove(&position).unwrap_or_default();
+        let record = match row::decode(row, public_id(row)?) {
+            Err(error) if error.kind() != ErrorKind::Undecodable => return Err(error.into()),
+            record => record,
+        };
+        sessions.push(record.map(|record| {
+            let session = LiveSession { record, id_hash };
+            StoredSession { position, session, deadline, replaced }
+        }));
+    }
+    Ok(sessions)
+}
+
+fn insertion<'q>(
+    new: &'q StoredSession,
+    sql: &'q PostgresCopySql,
+) -> impl Iterator<Item = Query<'q>> {
+    let mut params = Vec::from(session_values(&new.session));
+    if let Some(deadline) = params.get_mut(DEADLINE) {
+        *deadline = new.deadline.as_millis().into();
+    }
+    params.push(new.position.into());
+    let session = Query { sql: &sql.insert, params };
+    [session].into_iter().chain(new.replaced.iter().map(|id| {
+        let mut params = Vec::from(replaced_values(id));
+        params.push(new.position.into());
+        Query { sql: &sql.insert_replaced, params }
+    }))
+}

@@ -1,0 +1,226 @@
+//! Operators' calls that read whole sessions and write them, for a copy into another store.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+
+use crate::backend::{CopyBatch, CopyMark, LiveSession, StoreIdentity, StoredPage, StoredSession};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{PublicId, SessionIdHash};
+use crate::stores::sql::statements;
+use crate::stores::sqlite::admin::Admin;
+use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::row;
+use crate::stores::sqlite::write::JobKind;
+
+const OPERATION: &str = "copy sessions";
+
+statements! {
+    SqliteCopySql(table: &str) {
+        let t = format!("\"{table}\"");
+        let (meta, replaced) = (format!("\"{table}_meta\""), format!("\"{table}_replaced\""));
+        let placeholders = |count: usize| vec!["?"; count].join(", ");
+        let columns = session::NAMES.join(", ");
+        let values = placeholders(session::NAMES.len());
+        let replaced_columns = replaced::NAMES.join(", ");
+        let replaced_values = placeholders(replaced::NAMES.len());
+        // The decoding expects the columns of a session before those of a replaced id.
+        let no_session = vec!["NULL"; ROW_ID + 1].join(", ");
+    }
+
+    after: "SELECT {columns}, id FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2";
+    by_id: "SELECT {columns}, id FROM {t} WHERE id = ?1";
+    replaced_of:
+        "SELECT {no_session}, {replaced_columns} FROM {replaced} \
+         WHERE session = ?1 AND public_id = ?2 ORDER BY id";
+    id_of_id_hash: "SELECT id FROM {t} WHERE id_hash = ?1";
+    // Public ids of anonymous sessions are not unique here.
+    id_of_public_id: "SELECT id FROM {t} WHERE public_id = ?1 AND user_key IS NOT NULL";
+    session_of_replaced:
+        "SELECT s.id FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
+         AND s.public_id = r.public_id WHERE r.id_hash = ?1";
+    insert: "INSERT INTO {t} ({columns}) VALUES ({values})";
+    set_deadline: "UPDATE {t} SET id = ?2, deadline = ?3 WHERE id = ?1";
+    delete: "DELETE FROM {t} WHERE id = ?1";
+    delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
+    delete_replaced: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    insert_replaced: "INSERT INTO {replaced} ({replaced_columns}) VALUES ({replaced_values})";
+    mark: "SELECT value FROM {meta} WHERE name = ?1";
+    insert_mark: "INSERT INTO {meta} (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    change_mark: "UPDATE {meta} SET value = ?3 WHERE name = ?1 AND value = ?2";
+}
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Reads at most `limit` whole sessions with positions above `after`, expired ones included. It
+    /// is one read transaction.
+    pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
+        let store = self.store_for_reading()?;
+        let sql = SqliteCopySql::new(store.table());
+        store.0.query(OPERATION, |connection, _| page(connection, &sql, after, limit))
+    }
+
+    /// Returns the mark of the last copy into this store; `None` if there was none.
+    pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
+        let store = self.store_for_reading()?;
+        let sql = SqliteCopySql::new(store.table());
+        let mark: Option<String> = store.0.query(OPERATION, |connection, _| {
+            connection.query_row(&sql.mark, [CopyMark::NAME], |row| row.get(0)).optional()
+        })?;
+        Ok(mark.and_then(|mark| CopyMark::parse(&mark)))
+    }
+
+    /// Begins a copy of the store `source` into this one, which is empty, and returns its mark.
+    /// `before` is the present mark.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the mark is another one: another copy has begun.
+    pub fn begin_copy(&self, before: Option<&CopyMark>, source: StoreIdentity) -> Result<CopyMark> {
+        let mark = CopyMark::new(source);
+        self.change(&CopyBatch::default(), before.copied(), mark)
+    }
+
+    /// Applies a batch in one transaction, which raises the epoch. Returns the mark after it;
+    /// `before` is the one before it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the present mark is another one; nothing was changed.
+    pub fn import(&self, batch: &CopyBatch, before: &CopyMark) -> Result<CopyMark> {
+        self.change(batch, Some(*before), *before)
+    }
+
+    /// Applies a batch to a store whose sessions have the sum in `mark`.
+    fn change(
+        &self,
+        batch: &CopyBatch,
+        before: Option<CopyMark>,
+        mark: CopyMark,
+    ) -> Result<CopyMark> {
+        let store = self.store()?;
+        let (sql, batch) = (SqliteCopySql::new(store.table()), batch.clone());
+        store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+            let mark = tx.with_connection(|connection| {
+                apply(connection, &sql, &batch, before, mark).map_err(while_doing(OPERATION))?
+            })?;
+            tx.raise_epoch()?;
+            Ok(mark)
+        })
+    }
+}
+
+fn page(
+    connection: &Connection,
+    sql: &SqliteCopySql,
+    after: i64,
+    limit: usize,
+) -> rusqlite::Result<StoredPage> {
+    let snapshot = connection.unchecked_transaction()?;
+    let mut replaced_of = snapshot.prepare_cached(&sql.replaced_of)?;
+    let mut statement = snapshot.prepare_cached(&sql.after)?;
+    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let (mut page, mut last, mut count) = (StoredPage::default(), None, 0);
+    while let Some(row) = rows.next()? {
+        (count, last) = (count + 1, Some(row.get(ROW_ID)?));
+        match stored(row, &mut replaced_of)? {
+            Ok(stored) => page.sessions.push(stored),
+            Err(error) => {
+                let public_id = PublicId::from_bytes(row.get(session::public_id)?);
+                page.undecodable.push((public_id, error));
+            }
+        }
+    }
+    page.last = last.filter(|_| count == limit);
+    Ok(page)
+}
+
+/// Decodes a session with its replaced ids. The outer error is SQLite's.
+fn stored(
+    row: &Row<'_>,
+    replaced_of: &mut CachedStatement<'_>,
+) -> rusqlite::Result<Result<StoredSession>> {
+    let record = match row::decode(row)? {
+        Ok(record) => record,
+        Err(error) => return Ok(Err(error)),
+    };
+    let position = row.get(ROW_ID)?;
+    let replaced = replaced_of
+        .query_map(params![position, record.public_id.as_bytes()], row::replaced_id)?
+        .collect::<rusqlite::Result<_>>()?;
+    let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
+    let deadline = Timestamp::from_millis(row.get(session::deadline)?);
+    let session = LiveSession { record, id_hash };
+    Ok(Ok(StoredSession { position, session, deadline, replaced }))
+}
+
+/// Applies a batch within a transaction. The inner error is not SQLite's.
+fn apply(
+    connection: &Connection,
+    sql: &SqliteCopySql,
+    batch: &CopyBatch,
+    before: Option<CopyMark>,
+    mut mark: CopyMark,
+) -> rusqlite::Result<Result<CopyMark>> {
+    let execute = |text: &str, params: &[&dyn rusqlite::ToSql]| {
+        connection.prepare_cached(text)?.execute(params)
+    };
+    let mut replaced_of = connection.prepare_cached(&sql.replaced_of)?;
+    let mut by_id = connection.prepare_cached(&sql.by_id)?;
+    for id in in_the_way(connection, sql, batch)? {
+        let found = by_id.query_row([id], |row| stored(row, &mut replaced_of)).optional()?;
+        match found {
+            None => continue,
+            Some(Err(error)) => return Ok(Err(error)),
+            Some(Ok(found)) => mark.sum.subtract(&found),
+        }
+        execute(&sql.delete_replaced_of, &[&id])?;
+        execute(&sql.delete, &[&id])?;
+    }
+    for new in &batch.sessions {
+        session::with_values(&new.session, |values| execute(&sql.insert, values))?;
+        let inserted = connection.last_insert_rowid();
+        let deadline = new.deadline.as_millis();
+        execute(&sql.set_deadline, &[&inserted, &new.position, &deadline])?;
+        execute(&sql.delete_replaced_of, &[&new.position])?;
+        for id in &new.replaced {
+            execute(&sql.delete_replaced, &[id.id_hash.as_bytes()])?;
+            replaced::with_values(new.position, &new.session.record.public_id, id, |values| {
+                execute(&sql.insert_replaced, values)
+            })?;
+        }
+        mark.sum.add(new);
+    }
+    let (name, text) = (CopyMark::NAME, mark.to_string());
+    let changed = match before.map(|before| before.to_string()) {
+        None => execute(&sql.insert_mark, &[&name, &text])?,
+        Some(before) => execute(&sql.change_mark, &[&name, &before, &text])?,
+    };
+    Ok(match changed {
+        1 => Ok(mark),
+        _ => Err(Error::with_source(ErrorKind::Conflict, OPERATION, "another copy runs")),
+    })
+}
+
+/// Returns the row ids of the sessions that the batch removes or replaces.
+fn in_the_way(
+    connection: &Connection,
+    sql: &SqliteCopySql,
+    batch: &CopyBatch,
+) -> rusqlite::Result<BTreeSet<i64>> {
+    let mut ids: BTreeSet<i64> = batch.ended.iter().copied().collect();
+    ids.extend(batch.sessions.iter().map(|new| new.position));
+    let mut find = |text: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<()> {
+        let mut statement = connection.prepare_cached(text)?;
+        ids.extend(statement.query_row(params, |row| row.get::<_, i64>(0)).optional()?);
+        Ok(())
+    };
+    for id_hash in batch.id_hashes() {
+        find(&sql.id_of_id_hash, &[id_hash.as_bytes()])?;
+        find(&sql.session_of_replaced, &[id_hash.as_bytes()])?;
+    }
+    for new in batch.sessions.iter().filter(|new| new.session.record.user.is_some()) {
+        find(&sql.id_of_public_id, &[new.session.record.public_id.as_bytes()])?;
+    }
+    Ok(ids)
+}
