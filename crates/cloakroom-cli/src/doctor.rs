@@ -94,7 +94,7 @@ impl Findings {
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
         let remedy = match error {
             CliError::Store(error)
-                if error.kind() == ErrorKind::Corrupt && !Admin::is_not_a_database(error) =>
+                if error.kind() == ErrorKind::Corrupt && Admin::open_failure(error).is_none() =>
             {
                 DAMAGED
             }
