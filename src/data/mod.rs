@@ -4,6 +4,7 @@
 //! and read it back.
 
 mod encode;
+mod finite;
 
 use std::borrow::Cow;
 use std::fmt;

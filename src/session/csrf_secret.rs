@@ -142,13 +142,13 @@ impl Session {
         if let (Some(secret), _) | (None, Some((secret, true))) = known {
             return Ok(secret);
         }
-        if state.closed {
+        if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.loaded {
-            LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
+            LoadState::Live(_) if !state.is_ignored => self.stored_secret(state)?,
             loaded if loaded.has_discarded_changes() => None,
             loaded => Some(self.new_secret(loaded)?),
         };

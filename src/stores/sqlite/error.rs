@@ -134,15 +134,10 @@ fn is_refused(error: &rusqlite::Error) -> bool {
 }
 
 /// Returns whether a deletion failed with this error because of a foreign key or a trigger of the
-/// application, or of a constraint of the table that they change. A trigger can also ignore it.
+/// application, or of a constraint of the table that they change.
 pub(super) fn refuses_deletion(error: &Error) -> bool {
-    match error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>()) {
-        Some(SqliteError(rusqlite::Error::StatementChangedRows(0))) => true,
-        Some(SqliteError(error)) => {
-            error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
-        }
-        None => false,
-    }
+    let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
+    cause.and_then(|cause| cause.0.sqlite_error_code()) == Some(ErrorCode::ConstraintViolation)
 }
 
 /// Repeats an attempt until it is not busy or the deadline has passed; at least one attempt.
