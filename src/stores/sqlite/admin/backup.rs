@@ -145,8 +145,8 @@ pub(super) fn refuse_existing(to: &Path, operation: &'static str) -> Result<()> 
     Ok(())
 }
 
-/// Rejects a missing file whose write-ahead log exists and is not empty. SQLite would remove the log
-/// together with the latest changes of the deleted database.
+/// Rejects a missing file whose write-ahead log exists and is not empty. SQLite would remove the
+/// log, which has the latest changes of the deleted database.
 pub(super) fn refuse_log_of_deleted(path: &Path, operation: &'static str) -> Result<()> {
     let log = with_suffix(path, "-wal");
     let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
