@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::backend::{Action, Committed};
-use crate::data::{Data, Value};
+use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
@@ -21,7 +21,7 @@ use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// The name of the stored secret.
-pub(super) const NAME: &str = "cloakroom.csrf";
+pub(super) const NAME: &str = CSRF_SECRET;
 
 const OPERATION: &str = "make a CSRF token";
 
