@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, Committed, Decision, EndedSession, IdChange, LiveSession, Lookup,
-    Maintenance, Missing, Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport,
+    Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus, SessionIndex, Store,
     Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
@@ -59,7 +59,7 @@ impl Rows {
         if row.deadline <= now {
             return Lookup::Missing(match &record {
                 Ok(record) => Missing::expired(at, record),
-                Err(_) => Missing::Expired { at, reached: None },
+                Err(_) => Missing::Expired { at, expired_by: None },
             });
         }
         // A row that does not decode stays: another version of the program may be able to read it.
@@ -194,7 +194,7 @@ impl Store for OwnStore {
         Ok(())
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         let mut rows = self.rows();
         // The time for which the sweep blocks others, without its own wait for the lock.
         let began = Instant::now();
@@ -210,7 +210,7 @@ impl Store for OwnStore {
             rows.remove(id_hash);
         }
         // For the trail of events, which has those of users.
-        Ok(SweepReport::new(ended.len(), began.elapsed()).with_users_sessions(named))
+        Ok(RemovalReport::new(ended.len(), began.elapsed()).with_user_sessions(named))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

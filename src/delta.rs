@@ -3,16 +3,14 @@
 //! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::data::{Data, Value};
-use crate::id::UserKey;
 use crate::record::Record;
 
-/// The changes of one request: names set and removed, all names cleared, the user replaced or
-/// authenticated again, the idle limit changed.
+/// The changes of one request: names set and removed, all names cleared, the user authenticated
+/// again, the idle limit changed.
 ///
 /// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,10 +19,8 @@ pub struct Delta {
     clear: bool,
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
-    user: Option<Option<UserKey>>,
-    /// The time and the level of another proof of identity, for each user who has given one. That
-    /// of the session's user counts.
-    confirmations: BTreeMap<UserKey, (Timestamp, u16)>,
+    /// The time and the level of another proof of identity by the session's user.
+    confirmation: Option<(Timestamp, u16)>,
     idle_limit: Option<Duration>,
 }
 
@@ -44,9 +40,7 @@ impl Delta {
     /// Makes an empty delta.
     #[must_use]
     pub const fn new() -> Self {
-        let confirmations = BTreeMap::new();
-        let (user, idle_limit) = (None, None);
-        Delta { clear: false, changes: BTreeMap::new(), user, confirmations, idle_limit }
+        Delta { clear: false, changes: BTreeMap::new(), confirmation: None, idle_limit: None }
     }
 
     /// Sets `name`.
@@ -70,16 +64,9 @@ impl Delta {
         self.changes.clear();
     }
 
-    /// Replaces the user. This is not a sign-in: it removes the time, the level and the identity
-    /// provider's session id of the last sign-in, even when the user stays the same.
-    pub fn set_user(&mut self, user: Option<UserKey>) {
-        self.user = Some(user);
-        self.confirmations.clear();
-    }
-
-    /// Sets the time and the level of the authentication, if this user is the session's.
-    pub fn confirm_authentication(&mut self, user: UserKey, at: Timestamp, level: u16) {
-        self.confirmations.insert(user, (at, level));
+    /// Sets the time and the level of the authentication, if the session has a user.
+    pub fn confirm_authentication(&mut self, at: Timestamp, level: u16) {
+        self.confirmation = Some((at, level));
     }
 
     /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
@@ -94,10 +81,10 @@ impl Delta {
         self.idle_limit
     }
 
-    /// Returns this delta for a session that was signed in since: without its clear and its change
-    /// of `name`, and with this idle limit.
+    /// Returns this delta for a session that was signed in since, perhaps another user's: without
+    /// its clear, its change of `name`, and its confirmed authentication, and with this idle limit.
     pub(crate) fn after_sign_in(&self, name: &str, idle_limit: Option<Duration>) -> Self {
-        let mut delta = Delta { clear: false, idle_limit, ..self.clone() };
+        let mut delta = Delta { clear: false, confirmation: None, idle_limit, ..self.clone() };
         delta.changes.remove(name);
         delta
     }
@@ -105,13 +92,13 @@ impl Delta {
     /// Returns whether the delta changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.clear && self.changes.is_empty() && self.is_of_data()
+        !self.clear && self.changes.is_empty() && self.changes_data_only()
     }
 
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
-    pub fn is_of_data(&self) -> bool {
-        self.user.is_none() && self.confirmations.is_empty() && self.idle_limit.is_none()
+    pub fn changes_data_only(&self) -> bool {
+        self.confirmation.is_none() && self.idle_limit.is_none()
     }
 
     /// Returns the change of `name`.
@@ -123,12 +110,6 @@ impl Delta {
             None if self.clear => Change::Removed,
             None => Change::Untouched,
         }
-    }
-
-    /// Returns the new user, or `None` if the delta does not change the user.
-    #[must_use]
-    pub fn user(&self) -> Option<Option<&UserKey>> {
-        self.user.as_ref().map(Option::as_ref)
     }
 
     /// Returns whether the delta removes every name that it does not set.
@@ -154,10 +135,7 @@ impl Delta {
                 None => self.remove(&name),
             }
         }
-        if let Some(user) = next.user {
-            self.set_user(user);
-        }
-        self.confirmations.extend(next.confirmations);
+        self.confirmation = next.confirmation.or(self.confirmation);
         self.idle_limit = next.idle_limit.or(self.idle_limit);
         self
     }
@@ -178,34 +156,12 @@ impl Delta {
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
         let data_changed = self.apply_data(&mut record.data);
-        let user_changed = self.apply_user(record);
-        let idle = self.idle_limit.or(record.limits.idle);
-        let limit_changed = mem::replace(&mut record.limits.idle, idle) != idle;
-        data_changed | user_changed | limit_changed
-    }
-
-    fn apply_user(&self, record: &mut Record) -> bool {
-        if self.is_of_data() {
-            return false;
+        let others = (record.authenticated, record.auth_level, record.limits.idle);
+        if let Some((at, level)) = self.confirmation.filter(|_| record.user.is_some()) {
+            (record.authenticated, record.auth_level) = (Some(at), level);
         }
-        let authentication = |record: &Record| {
-            let Record { user, authenticated, auth_level, idp_session_id, .. } = record;
-            (user.clone(), *authenticated, *auth_level, idp_session_id.clone())
-        };
-        let before = authentication(record);
-        if let Some(user) = &self.user {
-            record.user.clone_from(user);
-            record.authenticated = None;
-            record.auth_level = 0;
-            record.idp_session_id = None;
-        }
-        if let Some(user) = &record.user
-            && let Some((at, level)) = self.confirmations.get(user)
-        {
-            record.authenticated = Some(*at);
-            record.auth_level = *level;
-        }
-        before != authentication(record)
+        record.limits.idle = self.idle_limit.or(record.limits.idle);
+        data_changed || others != (record.authenticated, record.auth_level, record.limits.idle)
     }
 }
 
@@ -214,7 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::PublicId;
+    use crate::id::{PublicId, UserKey};
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
 
@@ -223,8 +179,7 @@ mod tests {
         Set(usize, u8),
         Remove(usize),
         Clear,
-        User(Option<u8>),
-        Confirm(u8, u8),
+        Confirm(u8),
         Idle(u8),
     }
 
@@ -235,8 +190,7 @@ mod tests {
             4 => (0..3_usize, 0..3_u8).prop_map(|(name, value)| Step::Set(name, value)),
             3 => (0..3_usize).prop_map(Step::Remove),
             1 => Just(Step::Clear),
-            1 => prop::option::of(0..2_u8).prop_map(Step::User),
-            1 => (0..2_u8, 0..3_u8).prop_map(|(user, level)| Step::Confirm(user, level)),
+            2 => (0..3_u8).prop_map(Step::Confirm),
             1 => (1..4_u8).prop_map(Step::Idle),
         ];
         prop::collection::vec(step, 0..6)
@@ -249,13 +203,9 @@ mod tests {
                 Step::Set(name, value) => delta.set(NAMES[*name], Value::encode(value).unwrap()),
                 Step::Remove(name) => delta.remove(NAMES[*name]),
                 Step::Clear => delta.clear(),
-                Step::User(user) => {
-                    delta.set_user(user.map(|user| UserKey::new(user.to_string()).unwrap()));
-                }
-                Step::Confirm(user, level) => {
+                Step::Confirm(level) => {
                     let at = Timestamp::from_millis(i64::from(*level));
-                    let user = UserKey::new(user.to_string()).unwrap();
-                    delta.confirm_authentication(user, at, u16::from(*level));
+                    delta.confirm_authentication(at, u16::from(*level));
                 }
                 Step::Idle(hours) => {
                     delta.set_idle_limit(Duration::from_secs(u64::from(*hours) * 3600));
@@ -265,27 +215,28 @@ mod tests {
         delta
     }
 
-    fn record(steps: &[Step]) -> Record {
+    fn record(steps: &[Step], is_users: bool) -> Record {
         let now = Timestamp::from_millis(0);
         let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         new_session.public_id = PublicId::from_bytes([0; 16]);
         new_session.auth_level = 2;
         let mut record = Record::create(&new_session, now);
+        record.user = is_users.then(|| UserKey::new("ada").unwrap());
+        record.authenticated = is_users.then_some(now);
         delta(steps).apply(&mut record);
-        record.authenticated = Some(now);
         record
     }
 
     proptest! {
         #[test]
         fn applying_two_deltas_equals_applying_both_joined(
-            start in steps(), a in steps(), b in steps(),
+            start in steps(), is_users: bool, a in steps(), b in steps(),
         ) {
             let (a, b) = (delta(&a), delta(&b));
-            let mut in_turn = record(&start);
+            let mut in_turn = record(&start, is_users);
             a.apply(&mut in_turn);
             b.apply(&mut in_turn);
-            let mut joined = record(&start);
+            let mut joined = record(&start, is_users);
             a.then(b).apply(&mut joined);
             prop_assert_eq!(in_turn, joined);
         }
@@ -304,8 +255,10 @@ mod tests {
         }
 
         #[test]
-        fn apply_returns_whether_the_record_changed(start in steps(), a in steps()) {
-            let before = record(&start);
+        fn apply_returns_whether_the_record_changed(
+            start in steps(), is_users: bool, a in steps(),
+        ) {
+            let before = record(&start, is_users);
             let mut after = before.clone();
             let changed = delta(&a).apply(&mut after);
             prop_assert_eq!(changed, before != after);
@@ -314,7 +267,7 @@ mod tests {
         #[test]
         fn change_agrees_with_apply_for_every_name(start in steps(), a in steps()) {
             let delta = delta(&a);
-            let before = record(&start);
+            let before = record(&start, false);
             let mut after = before.clone();
             delta.apply(&mut after);
             for name in NAMES {

@@ -167,6 +167,8 @@ impl Error {
     }
 }
 
+// Notes the kind in a thread-local for `described`: an error that contains this one writes it, but
+// may not return it as its source.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if matches!(SEARCH.get(), Search::Looking) {

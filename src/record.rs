@@ -202,8 +202,8 @@ impl Record {
     /// Returns the limit that ends the session of a user; `None` for an anonymous session, whose
     /// visitor need not know.
     #[must_use]
-    pub(crate) fn expiry(&self) -> Option<EndReason> {
-        self.user.as_ref().map(|_| self.limits.first_reached(self.seen))
+    pub(crate) fn expired_by(&self) -> Option<EndReason> {
+        self.user.as_ref().map(|_| self.limits.expired_by(self.seen))
     }
 
     /// Records activity and returns true, or returns false if the touch is not later than the
@@ -344,7 +344,7 @@ pub struct EndedSession {
     /// The user; `None` if the session was anonymous or cannot be read.
     pub user: Option<UserKey>,
     /// The limit that it had reached; `None` if it was live until it was ended.
-    pub expiry: Option<EndReason>,
+    pub expired_by: Option<EndReason>,
 }
 
 impl EndedSession {
@@ -355,7 +355,7 @@ impl EndedSession {
         public_id: Option<PublicId>,
         user: Option<UserKey>,
     ) -> Self {
-        EndedSession { id_hash, public_id, user, expiry: None }
+        EndedSession { id_hash, public_id, user, expired_by: None }
     }
 
     /// Makes the value for the session of `record`, which was live.
@@ -367,13 +367,13 @@ impl EndedSession {
     /// Makes the value for the session of `record`, which has expired.
     #[must_use]
     pub fn expired(id_hash: SessionIdHash, record: &Record) -> Self {
-        EndedSession::of(id_hash, record).with_expiry(record.limits.first_reached(record.seen))
+        EndedSession::of(id_hash, record).with_expired_by(record.limits.expired_by(record.seen))
     }
 
     /// Returns this with the limit that the session had reached.
     #[must_use]
-    pub fn with_expiry(self, expiry: EndReason) -> Self {
-        EndedSession { expiry: Some(expiry), ..self }
+    pub fn with_expired_by(self, limit: EndReason) -> Self {
+        EndedSession { expired_by: Some(limit), ..self }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::backend::SweepReport;
+use crate::backend::RemovalReport;
 
 /// Adapts the number of sessions that one transaction removes to the time for which the
 /// transactions block writers.
@@ -34,7 +34,7 @@ impl BatchPacer {
 
     /// Records a batch that took this long. Returns the pause after it: as long as it blocked
     /// writers.
-    pub(crate) fn pause_after(&mut self, report: &SweepReport, took: Duration) -> Duration {
+    pub(crate) fn pause_after(&mut self, report: &RemovalReport, took: Duration) -> Duration {
         // A store may report too much, but no writer was blocked for longer than the call.
         let blocked_for = report.blocked_for.min(took);
         let limit = self.limit.get();
@@ -55,7 +55,7 @@ mod tests {
     fn a_batch_shrinks_when_it_blocks_for_long_and_grows_again() {
         let mut pacer = BatchPacer::new();
         let mut pause = |blocked_for, took| {
-            let pause = pacer.pause_after(&SweepReport::new(1, blocked_for), took);
+            let pause = pacer.pause_after(&RemovalReport::new(1, blocked_for), took);
             (pause, pacer.limit())
         };
         for _ in 0..9 {

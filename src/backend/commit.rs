@@ -67,12 +67,12 @@ pub enum Action {
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
-    /// | user of the session | replacement of the id | result |
-    /// |---|---|---|
-    /// | this user | by a concurrent sign-in that it repeats | [`Committed::CanJoin`] |
-    /// | this user, or none | any other | the session gets a new id |
-    /// | another user | when the session had a user | a new session begins; the other ends |
-    /// | another user | when the session had no user | a new session begins |
+    /// | session's user | had a user when the id was replaced | replaced by | result |
+    /// |---|---|---|---|
+    /// | this user | any | a concurrent sign-in that this one repeats | [`Committed::CanJoin`] |
+    /// | this user, or none | any | anything else | the session gets a new id |
+    /// | another user | yes | any | a new session begins; the other ends |
+    /// | another user | no | any | a new session begins |
     ///
     /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence
     /// and absolute limit.
@@ -335,10 +335,7 @@ impl Commit {
     /// undo. A durable store then syncs it to the disk before it answers.
     #[must_use]
     pub fn must_survive_power_cut(&self) -> bool {
-        match self.action {
-            Action::Renew { .. } | Action::SignIn { .. } | Action::End => true,
-            Action::Create(_) | Action::Merge => self.delta.user().is_some(),
-        }
+        !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
@@ -385,7 +382,7 @@ impl Commit {
     #[must_use]
     pub fn merged_basis(&self) -> Option<MergedBasis<'_>> {
         let basis = self.basis.as_deref()?;
-        let is_merge = matches!(self.action, Action::Merge) && self.delta.is_of_data();
+        let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
         if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
             return None;
         }

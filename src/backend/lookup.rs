@@ -72,12 +72,12 @@ pub enum Missing<P = ()> {
         /// Its position.
         at: P,
         /// The limit that the session of a user had reached.
-        reached: Option<EndReason>,
+        expired_by: Option<EndReason>,
     },
     /// There is no such session.
     NotFound {
         /// The limit that the session of a user had reached, if it is still stored.
-        reached: Option<EndReason>,
+        expired_by: Option<EndReason>,
     },
 }
 
@@ -102,13 +102,13 @@ impl<P> Missing<P> {
     /// Makes the result for an id under which nothing is stored.
     #[must_use]
     pub const fn not_found() -> Self {
-        Missing::NotFound { reached: None }
+        Missing::NotFound { expired_by: None }
     }
 
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
     pub fn expired(at: P, record: &Record) -> Self {
-        Missing::Expired { at, reached: record.expiry() }
+        Missing::Expired { at, expired_by: record.expired_by() }
     }
 
     /// Returns the answer to a load or a commit: without a position, and not found if expired.
@@ -119,8 +119,8 @@ impl<P> Missing<P> {
             Missing::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error, at: () }
             }
-            Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
-                Missing::NotFound { reached }
+            Missing::Expired { expired_by, .. } | Missing::NotFound { expired_by } => {
+                Missing::NotFound { expired_by }
             }
         }
     }

@@ -74,7 +74,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport>;
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
     /// store with an index gets commits with a [limit per user](SessionLimit).
@@ -143,7 +143,7 @@ pub trait SessionIndex: Debug + Send + Sync {
 
     /// Ends those of these sessions that are anonymous and still have the id hash. A session that
     /// was signed in meanwhile has another one.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport>;
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport>;
 }
 
 /// A random number that a store draws when its tables are made, and again when they are restored
@@ -181,14 +181,14 @@ pub trait Maintenance: Debug + Send + Sync {
     fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>);
 }
 
-/// The optional guarantees of a store, and what a review of its settings says.
+/// The optional guarantees of a store, and a risk of its settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// No guarantee, but a risk that a review of the settings reports: another application with the
-    /// same default settings has its sessions in the same place.
+    /// Another application with the same default settings has its sessions in the same place. A
+    /// review of the settings reports this risk.
     pub shared_by_default: bool,
     /// Anonymous sessions never take the whole room of the store, so that their number needs no
     /// limit.
@@ -224,7 +224,7 @@ impl Capabilities {
 /// The result of one sweep, or of one eviction of anonymous sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SweepReport {
+pub struct RemovalReport {
     /// The number of removed sessions.
     pub removed: usize,
     /// The time for which it blocked other writers. The cleaner adapts the size of the next sweep
@@ -234,20 +234,20 @@ pub struct SweepReport {
     pub blocked_for: Duration,
     /// Those of the removed sessions that had a user, with the limit that each had reached. A store
     /// that does not know them returns none, and the trail of events has gaps.
-    pub users_sessions: Vec<EndedSession>,
+    pub user_sessions: Vec<EndedSession>,
 }
 
-impl SweepReport {
+impl RemovalReport {
     /// Makes a report of `removed` sessions and a blocking time of `blocked_for`.
     #[must_use]
     pub const fn new(removed: usize, blocked_for: Duration) -> Self {
-        SweepReport { removed, blocked_for, users_sessions: Vec::new() }
+        RemovalReport { removed, blocked_for, user_sessions: Vec::new() }
     }
 
     /// Returns this report with those of `removed` that had a user.
     #[must_use]
-    pub fn with_users_sessions(self, removed: impl IntoIterator<Item = EndedSession>) -> Self {
-        let users_sessions = removed.into_iter().filter(|ended| ended.user.is_some()).collect();
-        SweepReport { users_sessions, ..self }
+    pub fn with_user_sessions(self, removed: impl IntoIterator<Item = EndedSession>) -> Self {
+        let user_sessions = removed.into_iter().filter(|ended| ended.user.is_some()).collect();
+        RemovalReport { user_sessions, ..self }
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -83,7 +83,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     }
 
     /// Replaces [`Store::sweep`].
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.wrapped().sweep(now, limit)
     }
 
@@ -120,7 +120,7 @@ impl<W: StoreWrapper> Store for W {
         self.on_touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.on_sweep(now, limit)
     }
 

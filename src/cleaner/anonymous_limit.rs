@@ -6,7 +6,7 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{BatchPacer, SweepReport};
+use crate::backend::{BatchPacer, RemovalReport};
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -158,7 +158,7 @@ impl Evictions {
     /// Returns the number of ended sessions if that is the end, which an error is too.
     pub(super) fn batch_done(
         &mut self,
-        result: Result<SweepReport>,
+        result: Result<RemovalReport>,
         began: Instant,
         ended: Instant,
     ) -> Option<u64> {
@@ -270,12 +270,12 @@ mod tests {
         let Some(EvictionStep::End(mut first)) = evictions.due_step(now) else { panic!() };
         first.reverse();
         assert_eq!(first, ids(1000));
-        let (end, report) = (now + MILLI * 9, SweepReport::new(1000, MILLI * 5));
+        let (end, report) = (now + MILLI * 9, RemovalReport::new(1000, MILLI * 5));
         assert_eq!(evictions.batch_done(Ok(report), now, end), None);
         assert!(evictions.due_step(end + MILLI * 4).is_none(), "a pause");
         let Some(EvictionStep::End(rest)) = evictions.due_step(end + MILLI * 5) else { panic!() };
         assert_eq!(rest.len(), 200);
-        assert_eq!(evictions.batch_done(Ok(SweepReport::new(199, MILLI)), now, end), Some(1199));
+        assert_eq!(evictions.batch_done(Ok(RemovalReport::new(199, MILLI)), now, end), Some(1199));
         assert_eq!(evictions.next_due(), None);
     }
 

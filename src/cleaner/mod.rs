@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Store, SweepReport};
+use crate::backend::{RemovalReport, Store};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
@@ -304,7 +304,7 @@ impl Worker {
         let began = instant();
         let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
         if let Ok(report) = &mut swept {
-            mem::take(&mut report.users_sessions).iter().for_each(&self.on_expired);
+            mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
@@ -336,7 +336,7 @@ impl Worker {
                 let began = instant();
                 let ended = self.caller.call(Task::Evict, |store| match store.index() {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
-                    None => Ok(SweepReport::new(0, Duration::ZERO)),
+                    None => Ok(RemovalReport::new(0, Duration::ZERO)),
                 });
                 self.evictions.batch_done(ended, began, instant())
             }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::backend::{BatchPacer, SweepReport};
+use crate::backend::{BatchPacer, RemovalReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
@@ -88,7 +88,7 @@ impl SweepSchedule {
     /// a pause as long as it blocked writers. Any other batch, and an error, ends the sweep.
     pub(super) fn batch_done(
         &mut self,
-        result: Result<SweepReport>,
+        result: Result<RemovalReport>,
         began: Instant,
         ended: Instant,
     ) -> Option<FinishedSweep> {
@@ -134,8 +134,8 @@ mod tests {
         Timestamp::from_millis(second * 1000)
     }
 
-    fn full(blocked_for: Duration) -> Result<SweepReport> {
-        Ok(SweepReport::new(usize::MAX, blocked_for))
+    fn full(blocked_for: Duration) -> Result<RemovalReport> {
+        Ok(RemovalReport::new(usize::MAX, blocked_for))
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         // A pause is never longer than the call.
         assert!(schedule.batch_done(full(MINUTE), start, start + MILLI).is_none());
         assert!(schedule.due_batch(start + MILLI * 2).is_some());
-        let last = schedule.batch_done(Ok(SweepReport::new(7, MILLI)), start, end).unwrap();
+        let last = schedule.batch_done(Ok(RemovalReport::new(7, MILLI)), start, end).unwrap();
         assert_eq!(last.removed.unwrap(), usize::MAX);
         assert_eq!(schedule.due_batch(end + MINUTE), None);
     }

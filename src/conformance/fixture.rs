@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, ReplacedId, SessionFilter,
-    SessionIndex, Store, SweepReport,
+    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, RemovalReport, ReplacedId,
+    SessionFilter, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -406,7 +406,7 @@ impl Fixture {
     /// for a store without an index that removed none, because its server expires them by itself.
     pub(super) fn sweep(&self, limit: NonZeroUsize) -> Passed<Option<usize>> {
         let began = instant();
-        let SweepReport { removed, blocked_for, .. } = self.store.sweep(self.now, limit)?;
+        let RemovalReport { removed, blocked_for, .. } = self.store.sweep(self.now, limit)?;
         let took = instant().saturating_duration_since(began);
         ensure!(
             blocked_for <= took,

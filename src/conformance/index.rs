@@ -2,10 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Page, SessionFilter};
+use crate::backend::{Action, Page, SessionFilter};
 use crate::conformance::fixture::*;
-use crate::delta::Delta;
-use crate::id::{PublicId, Realm};
+use crate::id::{PublicId, Realm, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Client, NewSession, Record, Stats, Summary};
 
@@ -134,19 +133,24 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
 }
 
 pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passed {
-    let session = fixture.session()?;
+    let mut id_hash = fixture.session()?.id_hash;
     let (first, second) = (user("u")?, user("u1")?);
-    for owner in [Some(&first), Some(&second), None] {
-        let mut delta = Delta::new();
-        delta.set_user(owner.cloned());
-        done(fixture.merge(&session.id_hash, &delta)?, "a merge of a user")?;
+    let is_listed = |owner: Option<&UserKey>, what: &str| {
         for name in [&first, &second] {
             let listed = fixture.list(&SessionFilter::User(name))?.len();
             let wanted = usize::from(owner == Some(name));
-            ensure!(listed == wanted, "after a merge of its user a session is listed wrongly")?;
+            ensure!(listed == wanted, "after {what} a session is listed wrongly")?;
         }
+        Ok(())
+    };
+    for owner in [&first, &second] {
+        let (to, signed_in) = fixture.sign_in(&id_hash, owner)?;
+        done(signed_in, "a sign-in")?;
+        is_listed(Some(owner), "a sign-in")?;
+        id_hash = to;
     }
-    Ok(())
+    fixture.commit(&id_hash, Action::End, &nothing())?;
+    is_listed(None, "its end")
 }
 
 pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Passed {

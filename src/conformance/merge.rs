@@ -1,10 +1,10 @@
 //! Checks that a delta is merged into the session as it is stored at the commit.
 
 use crate::backend::{Action, Commit, Committed};
+use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::data::Value;
 use crate::delta::Delta;
-use crate::id::UserKey;
 
 pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
@@ -133,10 +133,10 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> P
     ensure!(renewed == wanted, "a renewal gave revision {renewed}, not {wanted}")
 }
 
-/// Compares the effects of deltas with those of [`Delta::apply`]. A store that keeps names or users
+/// Compares the effects of deltas with those of [`Delta::apply`]. A store that keeps names or times
 /// in another form must have the same effect.
 pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Passed {
-    let session = fixture.session()?;
+    let session = fixture.session_of(&user("u")?)?;
     let mut model = session.record.clone();
     let mut random = PseudoRandom(4);
     for step in 0..300 {
@@ -162,8 +162,8 @@ fn random_delta(random: &mut PseudoRandom) -> Passed<Delta> {
             5..=7 => delta.remove(name),
             8 => delta.clear(),
             _ => {
-                let user = ["u", "u1"].get(random.below(3)).copied();
-                delta.set_user(user.map(UserKey::new).transpose()?);
+                let level = u16::try_from(random.below(3)).unwrap_or_default();
+                delta.confirm_authentication(Timestamp::from_millis(level.into()), level);
             }
         }
     }

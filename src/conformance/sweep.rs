@@ -56,18 +56,18 @@ pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
     let end = fixture.later(IDLE);
-    let Lookup::Missing(Missing::NotFound { reached, .. }) = end.load(&mine.id_hash)? else {
+    let Lookup::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
         return Err(Violation("a session is live at its deadline".to_owned()));
     };
     let idle = EndReason::Idle(IDLE);
     // A cache, or the server of the store, may have forgotten it.
-    ensure!(reached.is_none_or(|limit| limit == idle), "a load says that {reached:?} was reached")?;
+    ensure!(expired_by.is_none_or(|limit| limit == idle), "a load names {expired_by:?}")?;
     let report = fixture.store.sweep(end.now, ALL)?;
     if report.removed == 0 && fixture.store.index().is_none() {
         return Ok(());
     }
-    let wanted = [mine.to_ended().with_expiry(idle)];
-    let named = report.users_sessions;
+    let wanted = [mine.to_ended().with_expired_by(idle)];
+    let named = report.user_sessions;
     ensure!(named == wanted, "a sweep named {named:?}, not {wanted:?}")
 }
 

@@ -4,6 +4,7 @@
 //! and read it back.
 
 mod encode;
+mod finite;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,6 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the flash messages, which have a separate size limit.
 pub(crate) const FLASHES: &str = "cloakroom.flash";
+
+/// The name of the CSRF secret.
+pub(crate) const CSRF_SECRET: &str = "cloakroom.csrf";
 
 /// One value of a session, as JSON text. It owns the text or borrows it from the [`Data`] that
 /// contains it. Cloning is cheap.
@@ -239,6 +243,17 @@ impl Data {
     fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
         let object = self.0.as_deref().into_iter();
         object.flat_map(|object| object.names.iter().map(|(name, at)| (&**name, object.value(at))))
+    }
+
+    /// Returns the data as a JSON object for operators, with `"(masked)"` in place of the CSRF
+    /// secret, with which a reader could forge requests of the user. All other values are as they
+    /// are stored; their control characters are not escaped.
+    #[must_use]
+    pub fn to_masked_json(&self) -> String {
+        let masked =
+            |(name, value)| (name, if name == CSRF_SECRET { "\"(masked)\"" } else { value });
+        let entries: Vec<_> = self.entries().map(masked).collect();
+        Data::of(&entries).as_json().to_owned()
     }
 
     /// Returns the number of names.

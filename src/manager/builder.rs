@@ -191,11 +191,12 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the longest idle limit that a handler can give a session with
-    /// [`Session::set_idle_limit`](crate::Session::set_idle_limit). Defaults to the idle limit of
-    /// the session's lifetime, or to its absolute limit if it has no idle limit, so that a handler
-    /// can only shorten it. The absolute limit holds in any case.
+    /// [`Session::set_idle_limit`](crate::Session::set_idle_limit) or
+    /// [`Authentication::idle_limit`](crate::Authentication::idle_limit). Defaults to the idle
+    /// limit of the session's lifetime, or to its absolute limit if it has no idle limit, so that a
+    /// handler can only shorten it. The absolute limit holds in any case.
     ///
-    /// At least the idle limit of every lifetime of this manager.
+    /// Building the manager fails if this is below the idle limit of one of its lifetimes.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
     }
@@ -217,20 +218,20 @@ impl SessionManagerBuilder {
 
     /// Sets how long the old id stays valid after [`Session::renew`](crate::Session::renew), for
     /// concurrent requests. At most one minute, because a renewal may be meant to invalidate a
-    /// stolen id. Defaults to none. A sign-in has no grace.
+    /// stolen id. Defaults to none. A sign-in has no grace, and a renewal by age
+    /// ([`renew_every`](Self::renew_every)) always has one minute.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))
     }
 
     /// Renews the id of a session when it is older than `age`, at the end of the next request that
     /// reads or changes the session, so that a stolen id is of use for a limited time (OWASP:
-    /// renewal timeout). At least one minute; a day or an hour is common. Defaults to no renewal by
-    /// age.
+    /// renewal timeout). At least one minute; an hour is common. Defaults to no renewal by age.
     ///
-    /// Such a renewal is the one change that a request makes which only reads its session. The
-    /// request does not fail if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is
-    /// raised, and the next request tries again. No id is renewed by a prefetch, by a request that
-    /// [ignores](crate::Session::ignore) its session, or by a handler that fails.
+    /// A request that only reads its session writes nothing but such a renewal, and does not fail
+    /// if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request
+    /// tries again. A prefetch renews no id, nor does a request that
+    /// [ignores](crate::Session::ignore) its session, or whose handler fails.
     ///
     /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
     /// says, so that concurrent requests find their session. A client that did not receive the
@@ -522,7 +523,7 @@ impl SessionManagerBuilder {
             let realm = self.settings.realm.clone();
             let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession| {
-                let reason = ended.expiry.unwrap_or(EndReason::Absolute);
+                let reason = ended.expired_by.unwrap_or(EndReason::Absolute);
                 trail.report(ended, reason, None, None);
             });
             Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)

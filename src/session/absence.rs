@@ -12,7 +12,7 @@ use crate::session::load::LoadState;
 use crate::session::recently_ended::EndedSinceOpen;
 use crate::session::{Session, SignOut, State};
 
-/// The reasons why a request finds no session.
+/// A request without a session: why it finds none, and what becomes of its changes.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
     /// Whether it was ended from elsewhere since this request was opened.
@@ -86,7 +86,7 @@ impl Session {
     /// request, has ended the session that it has read.
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.state();
-        if !state.closed && state.loaded.session().is_some_and(has_ended) {
+        if !state.is_closed && state.loaded.session().is_some_and(has_ended) {
             state.reset(SignOut::Done);
         }
     }
@@ -99,9 +99,9 @@ impl Session {
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
-            (Missing::NotFound { reached, .. }, Some(session)) => {
+            (Missing::NotFound { expired_by, .. }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = reached.or_else(reason);
+                state.ending.reason = expired_by.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.

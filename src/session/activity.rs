@@ -35,7 +35,7 @@ impl Session {
     /// cleaner, the request writes it. A request that [ignores](Session::ignore) its session is no
     /// activity, nor is a prefetch, of which the user may know nothing.
     pub(super) fn activity(&self, state: &State) -> Option<Touch> {
-        state.first_use.filter(|_| !state.ignored && !self.prefetch).map(Touch::at)
+        state.first_use.filter(|_| !state.is_ignored && !self.is_prefetch).map(Touch::at)
     }
 
     /// Touches the session that the first read has loaded, if it may reach its idle limit before

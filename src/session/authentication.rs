@@ -161,13 +161,12 @@ impl Session {
         let mut state = self.writable(OPERATION)?;
         self.read(&mut state)?;
         state.check_readable(OPERATION)?;
-        let session = state.loaded.session();
-        let Some(user) = session.and_then(|session| session.record.user.clone()) else {
+        if state.loaded.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
-        };
+        }
         let now = self.context.now();
-        state.changes.edit(|delta| delta.confirm_authentication(user.clone(), now, level));
+        state.changes.edit(|delta| delta.confirm_authentication(now, level));
         state.changes.renew = state.loaded.issued().is_none();
         self.store_now(&mut state)
     }

@@ -46,7 +46,7 @@ impl Session {
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.lock(CLOSE)?;
-        if std::mem::replace(&mut state.closed, true) {
+        if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
         let headers = self.store_at_close(&mut state, outcome);
@@ -58,7 +58,7 @@ impl Session {
     }
 
     fn store_at_close(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
-        if state.ignored {
+        if state.is_ignored {
             state.changes = Changes::default();
             state.ending.to_destroy.clear();
             state.ending.sign_out = SignOut::NotRequested;
@@ -185,7 +185,7 @@ impl Session {
     /// Returns the presented id of the session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
-        let LiveSession { id_hash, .. } = state.loaded.session().filter(|_| !state.ignored)?;
+        let LiveSession { id_hash, .. } = state.loaded.session().filter(|_| !state.is_ignored)?;
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.

@@ -29,7 +29,7 @@ impl Session {
     /// The store's errors. The changes are then kept, and the end of the request tries again.
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.writable("commit the session")?;
-        if state.ignored {
+        if state.is_ignored {
             return Ok(CommitOutcome::Stored);
         }
         self.store_now(&mut state)
@@ -294,8 +294,8 @@ pub(super) enum DeltaKind<'p> {
     All,
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
-    /// All without what concerns the session before the sign-in that is joined: a clear and the
-    /// CSRF secret.
+    /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
+    /// secret, and a confirmed authentication. With this idle limit.
     Join {
         idle_limit: Option<Duration>,
     },

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::backend::{Action, Committed};
-use crate::data::{Data, Value};
+use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
@@ -21,7 +21,7 @@ use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// The name of the stored secret.
-pub(super) const NAME: &str = "cloakroom.csrf";
+pub(super) const NAME: &str = CSRF_SECRET;
 
 const OPERATION: &str = "make a CSRF token";
 
@@ -142,13 +142,13 @@ impl Session {
         if let (Some(secret), _) | (None, Some((secret, true))) = known {
             return Ok(secret);
         }
-        if state.closed {
+        if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.loaded {
-            LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
+            LoadState::Live(_) if !state.is_ignored => self.stored_secret(state)?,
             loaded if loaded.has_discarded_changes() => None,
             loaded => Some(self.new_secret(loaded)?),
         };

@@ -36,8 +36,8 @@ pub(super) struct Live {
     pub(super) issued: Option<SessionId>,
 }
 
-/// If the presented id was replaced, updates run on empty data. 0 is no session's revision, so a
-/// sign-in that finds the session recomputes them on its data.
+/// The revision of the empty data on which updates run if the presented id was replaced. No session
+/// has the revision 0, so a sign-in that finds the session recomputes the updates on its data.
 const NO_REVISION: u64 = 0;
 
 impl LoadState {
@@ -169,8 +169,8 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::Expired { reached, .. } | Missing::NotFound { reached } => {
-                    let reason = || reached.or_else(|| self.context.end_trail.reason(&id_hash));
+                Missing::Expired { expired_by, .. } | Missing::NotFound { expired_by } => {
+                    let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
                     let recently_ended = &self.context.recently_ended;
                     let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;

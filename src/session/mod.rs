@@ -80,14 +80,13 @@ pub struct Session {
     ended_at_open: EndedCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// The browsers that reject the cookie of the response; `None` if that of this request accepts
-    /// it.
+    /// The browsers that reject the cookie of the response, if one of them sent this request.
     cookie_rejected_by: Option<RejectedBy>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
     /// Whether the browser prefetches the page.
-    prefetch: bool,
+    is_prefetch: bool,
     /// The client, if the settings say that sessions record it.
     client: Option<Client>,
     state: Mutex<State>,
@@ -104,10 +103,10 @@ struct State {
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
     ending: Ending,
-    ignored: bool,
+    is_ignored: bool,
     /// A request to an exempt path may begin a session.
     cross_site_allowed: bool,
-    closed: bool,
+    is_closed: bool,
     response: ResponseFacts,
     /// The time of the first use of the session, which is its activity.
     first_use: Option<Timestamp>,
@@ -159,7 +158,7 @@ impl State {
         self.set_absent(Absence::default());
         self.changes = Changes::default();
         self.ending.sign_out = self.ending.sign_out.max(sign_out);
-        self.ignored = false;
+        self.is_ignored = false;
         self.response.varies = true;
     }
 
@@ -220,7 +219,7 @@ impl Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().ignore_poison();
-        let done = state.closed || state.ignored;
+        let done = state.is_closed || state.is_ignored;
         if !done
             && (!state.changes.is_empty()
                 || !state.ending.to_destroy.is_empty()
@@ -264,7 +263,7 @@ impl Session {
             cookie_rejected_by,
             address,
             origin_check,
-            prefetch: head.prefetch,
+            is_prefetch: head.prefetch,
             client,
             state: Mutex::default(),
             running_update: OnceLock::new(),
@@ -280,7 +279,7 @@ impl Session {
 
     /// Returns whether the browser prefetches the page, and may never show it.
     pub(crate) fn is_prefetch(&self) -> bool {
-        self.prefetch
+        self.is_prefetch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -323,7 +322,7 @@ impl Session {
     /// Locks the state. Fails after the end of the request.
     fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let state = self.lock(operation)?;
-        if state.closed {
+        if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
         }
         Ok(state)
@@ -419,7 +418,7 @@ impl Session {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
-        let new_limit = state.changes.delta().idle_limit().filter(|_| !state.ignored);
+        let new_limit = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
         let limits = Limits::new(new_limit.or(record.limits.idle), record.limits.absolute);
         // An activity that is not due is not recorded; a change of the limit is.
         let activity = self.activity(&state).map(|touch| touch.seen);
@@ -576,7 +575,7 @@ impl Session {
     #[must_use]
     pub fn is_changed(&self) -> bool {
         match self.lock("look at a session") {
-            Ok(state) => !state.closed && !state.changes.is_empty(),
+            Ok(state) => !state.is_closed && !state.changes.is_empty(),
             Err(error) => error.kind() != ErrorKind::CrossOrigin,
         }
     }
@@ -594,7 +593,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        self.lock_open("ignore the session")?.ignored = true;
+        self.lock_open("ignore the session")?.is_ignored = true;
         Ok(())
     }
 }

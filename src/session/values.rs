@@ -218,7 +218,7 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        if self.writable(UPDATE)?.ignored {
+        if self.writable(UPDATE)?.is_ignored {
             return Ok(None);
         }
         let update = self.record_update(name, f)?;

@@ -13,7 +13,7 @@ use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant, spin_until}
 pub(crate) struct Handoff<T> {
     state: Mutex<HandoffState<T>>,
     changed: Condvar,
-    /// Whether the value comes so soon that the receiver spins before it sleeps.
+    /// Whether the sender has announced the value: the receiver then spins before it sleeps.
     is_near: AtomicBool,
     /// Whether a value was sent. Read without the lock while spinning.
     is_sent: AtomicBool,
@@ -49,7 +49,8 @@ impl<T> Handoff<T> {
         self.wake(state);
     }
 
-    /// Announces that the value comes soon. The receiver wakes up, so that this takes no time then.
+    /// Announces that the value comes soon. A receiver that sleeps wakes up and spins, so that it
+    /// receives the value without the delay of waking up.
     pub(crate) fn announce(&self) {
         if !self.is_near.swap(true, Ordering::Relaxed) {
             self.wake(self.state());

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{Commit, Committed, Lookup, Store, StoreWrapper, SweepReport, TouchError};
+use crate::backend::{Commit, Committed, Lookup, RemovalReport, Store, StoreWrapper, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -209,7 +209,7 @@ impl<S: Store> StoreWrapper for PausingStore<S> {
         self.run(Call::Touch, |store| store.touch(batch, now))
     }
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.run(Call::Sweep, |store| store.sweep(now, limit))
     }
 }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Instant;
 
 use crate::common::KillOnDrop;
 use crate::common::chromium::{Chromium, Page, Programs};
@@ -41,6 +42,22 @@ impl Site {
             }
         }
         panic!("the example does not start");
+    }
+
+    /// Waits until both machines use the cache, two seconds after their start.
+    fn until_cached(&self, browser: &HttpClient) {
+        let hits = || self.memcached.raw().statistic("get_hits").parse::<u64>().unwrap();
+        let is_hit = |address| {
+            let before = hits();
+            reads_as_signed_in(browser, address) && hits() > before
+        };
+        let deadline = Instant::now() + PATIENCE;
+        for address in self.addresses {
+            // Not every hit is that of a session.
+            while !(0..5).all(|_| is_hit(address)) {
+                assert!(Instant::now() < deadline, "the cache is not used");
+            }
+        }
     }
 
     /// The process of a machine.
@@ -120,21 +137,36 @@ fn sign_in(address: SocketAddr) -> HttpClient {
     browser
 }
 
-/// Signs in at the first machine and out at the second. Returns the cookie as it was recorded.
+/// Signs in at the first machine and out at the second, when both have read the session. Returns
+/// the cookie as it was recorded.
 fn signed_out([first, second]: [SocketAddr; 2]) -> HttpClient {
     let mut browser = sign_in(first);
     let recorded = browser.clone();
     browser.address = second;
-    assert_is_signed_in(&browser, second);
+    // The first read takes the message of the sign-in out of the session.
+    for address in [first, first, second] {
+        assert!(reads_as_signed_in(&browser, address));
+    }
     submit(&mut browser, "/sign-out", "");
     recorded
 }
 
+/// Asks for a page that only reads the session, perhaps from the cache.
+fn reads_as_signed_in(browser: &HttpClient, address: SocketAddr) -> bool {
+    let mut browser = HttpClient { address, ..browser.clone() };
+    let response = browser.get("/sessions");
+    assert!([200, 303].contains(&response.status), "{}", response.text());
+    response.status == 200
+}
+
+/// Asks for a page that only reads the session, and for one that changes it.
 fn is_signed_in(browser: &HttpClient, address: SocketAddr) -> bool {
+    let reads = reads_as_signed_in(browser, address);
     let mut browser = HttpClient { address, ..browser.clone() };
     let response = browser.get("/");
     assert_eq!(response.status, 200, "{}", response.text());
-    response.text().contains("Signed in as <strong>ada</strong>")
+    assert_eq!(response.text().contains("Signed in as <strong>ada</strong>"), reads);
+    reads
 }
 
 #[track_caller]
@@ -160,6 +192,7 @@ fn no_outage_loses_a_sign_in_or_revives_a_session() {
     let site = Site::start();
     let both @ [one, other] = site.addresses;
     let mut signed_in = vec![sign_in(one), sign_in(other)];
+    site.until_cached(&signed_in[0]);
     let mut ended = vec![signed_out([one, other]), signed_out([other, one])];
     assert_all(&both, &signed_in, &ended);
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use cloakroom::backend::{Cache, SweepReport, TouchError};
+use cloakroom::backend::{Cache, RemovalReport, TouchError};
 use cloakroom::{Error, ErrorKind, Result};
 
 use super::gate::{Gate, GateControl};
@@ -214,8 +214,8 @@ impl Hook for Faults {
     fn sweep(
         &self,
         limit: usize,
-        work: impl FnOnce() -> Result<SweepReport>,
-    ) -> Result<SweepReport> {
+        work: impl FnOnce() -> Result<RemovalReport>,
+    ) -> Result<RemovalReport> {
         self.limits.lock().unwrap().push(limit);
         let swept = self.around(Call::Sweep, work)?;
         let (count, held) = &mut *self.full_sweeps.lock().unwrap();
@@ -223,6 +223,6 @@ impl Hook for Faults {
             return Ok(swept);
         }
         *count -= 1;
-        Ok(SweepReport::new(limit, *held))
+        Ok(RemovalReport::new(limit, *held))
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Lookup,
-    Maintenance, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch,
+    TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -58,8 +59,8 @@ pub trait Hook: Debug + Send + Sync + 'static {
     fn sweep(
         &self,
         _limit: usize,
-        work: impl FnOnce() -> Result<SweepReport>,
-    ) -> Result<SweepReport> {
+        work: impl FnOnce() -> Result<RemovalReport>,
+    ) -> Result<RemovalReport> {
         self.around(Call::Sweep, work)
     }
 }
@@ -106,7 +107,7 @@ impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
         self.hook.touch(batch.len(), || self.inner.touch(batch, now))
     }
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.hook.sweep(limit.get(), || self.inner.sweep(now, limit))
     }
 
@@ -175,7 +176,7 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
         self.hook.around(Call::List, || self.listing().idle_anonymous(realm, keep, limit))
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
         self.hook.around(Call::Sweep, || self.listing().end_anonymous(id_hashes, now))
     }
 }

@@ -21,8 +21,6 @@ pub enum Change {
     Create { session: String, id_hash: SessionIdHash, brief: bool },
     /// `n` is set.
     Merge { session: String, n: u64 },
-    /// `n` is set, and the user, or none.
-    Bind { session: String, n: u64, user: Option<String> },
     /// Activity is recorded at this time.
     Touch { session: String, seen: i64 },
     /// The session gets a new id; the one before goes on for a while, or not.
@@ -43,7 +41,6 @@ impl Change {
         match self {
             Change::Create { session, .. }
             | Change::Merge { session, .. }
-            | Change::Bind { session, .. }
             | Change::Touch { session, .. }
             | Change::Renew { session, .. }
             | Change::Sweep { session } => vec![session],
@@ -61,8 +58,7 @@ impl Change {
             | Change::Merge { .. }
             | Change::Touch { .. }
             | Change::Sweep { .. } => false,
-            Change::Bind { .. }
-            | Change::Renew { .. }
+            Change::Renew { .. }
             | Change::SignIn { .. }
             | Change::End { .. }
             | Change::Everyone => true,
@@ -77,9 +73,6 @@ impl Display for Change {
                 write!(f, "create {session} {} {brief}", hex(id_hash))
             }
             Change::Merge { session, n } => write!(f, "merge {session} {n}"),
-            Change::Bind { session, n, user } => {
-                write!(f, "bind {session} {n} {}", user.as_deref().unwrap_or_default())
-            }
             Change::Touch { session, seen } => write!(f, "touch {session} {seen}"),
             Change::Renew { session, id_hash, grace } => {
                 write!(f, "renew {session} {} {grace}", hex(id_hash))
@@ -109,11 +102,6 @@ impl FromStr for Change {
             ["merge", session, n] => {
                 Change::Merge { session: session.to_owned(), n: n.parse().map_err(drop)? }
             }
-            ["bind", session, n, ref user @ ..] => Change::Bind {
-                session: session.to_owned(),
-                n: n.parse().map_err(drop)?,
-                user: user.first().map(|user| (*user).to_owned()),
-            },
             ["touch", session, seen] => {
                 Change::Touch { session: session.to_owned(), seen: seen.parse().map_err(drop)? }
             }
@@ -139,7 +127,7 @@ impl FromStr for Change {
 
 /// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum WorkerMessage {
     /// The change comes next.
     Begins(Change),
     /// The change it began was acknowledged.
@@ -150,32 +138,32 @@ pub enum Said {
     Failed,
 }
 
-impl Display for Said {
+impl Display for WorkerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Said::Begins(change) => write!(f, "begins {change}"),
-            Said::Done => f.write_str("done"),
-            Said::Gone => f.write_str("gone"),
-            Said::Failed => f.write_str("failed"),
+            WorkerMessage::Begins(change) => write!(f, "begins {change}"),
+            WorkerMessage::Done => f.write_str("done"),
+            WorkerMessage::Gone => f.write_str("gone"),
+            WorkerMessage::Failed => f.write_str("failed"),
         }
     }
 }
 
-impl FromStr for Said {
+impl FromStr for WorkerMessage {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
-            "done" => Ok(Said::Done),
-            "gone" => Ok(Said::Gone),
-            "failed" => Ok(Said::Failed),
-            _ => text.strip_prefix("begins ").ok_or(())?.parse().map(Said::Begins),
+            "done" => Ok(WorkerMessage::Done),
+            "gone" => Ok(WorkerMessage::Gone),
+            "failed" => Ok(WorkerMessage::Failed),
+            _ => text.strip_prefix("begins ").ok_or(())?.parse().map(WorkerMessage::Begins),
         }
     }
 }
 
 #[derive(Clone, Debug)]
-struct Now {
+struct Expected {
     id_hash: SessionIdHash,
     n: u64,
     /// The time of its last activity, if that is known.
@@ -186,17 +174,17 @@ struct Now {
 #[derive(Clone, Debug, Default)]
 struct TrackedSession {
     /// `None` when it has ended.
-    now: Option<Now>,
+    now: Option<Expected>,
     /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in
     /// which it finds the session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
     /// Id hashes in their grace that a store need not remember: so many later ones were replaced.
     /// It may, where a sweep has made room.
-    beyond: Vec<SessionIdHash>,
+    evicted_graces: Vec<SessionIdHash>,
     /// Id hashes that must find nothing.
     ended: Vec<SessionIdHash>,
     /// Another process may have ended it.
-    doubtful: bool,
+    maybe_ended: bool,
     /// Any sweep may end it.
     brief: bool,
 }
@@ -204,9 +192,9 @@ struct TrackedSession {
 impl TrackedSession {
     fn end(&mut self) {
         self.ended.extend(self.replaced.drain(..).map(|(id_hash, _)| id_hash));
-        self.ended.append(&mut self.beyond);
+        self.ended.append(&mut self.evicted_graces);
         self.ended.extend(self.now.take().map(|now| now.id_hash));
-        self.doubtful = false;
+        self.maybe_ended = false;
     }
 
     /// The difference between it and the store, if there is one.
@@ -227,7 +215,7 @@ impl TrackedSession {
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
             }
         }
-        for id_hash in &self.beyond {
+        for id_hash in &self.evicted_graces {
             match store.load(id_hash, NOW).unwrap() {
                 Lookup::Live { session: LiveSession { id_hash, .. }, .. }
                     if id_hash == now.id_hash => {}
@@ -256,10 +244,10 @@ type TrackedSessions = HashMap<String, TrackedSession>;
 fn apply(change: &Change, sessions: &mut TrackedSessions) {
     match change {
         Change::Create { session, id_hash, brief } => {
-            let now = Now { id_hash: *id_hash, n: 0, seen: None, user: None };
+            let now = Expected { id_hash: *id_hash, n: 0, seen: None, user: None };
             let begun = TrackedSession {
                 now: Some(now),
-                doubtful: *brief,
+                maybe_ended: *brief,
                 brief: *brief,
                 ..TrackedSession::default()
             };
@@ -268,11 +256,6 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
         Change::Merge { session, n } => {
             if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
                 now.n = *n;
-            }
-        }
-        Change::Bind { session, n, user } => {
-            if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
-                (now.n, now.user) = (*n, user.clone());
             }
         }
         Change::Touch { session, seen } => {
@@ -286,7 +269,7 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
                 session.replaced.push_back((std::mem::replace(&mut now.id_hash, *id_hash), *grace));
                 if session.replaced.len() > ReplacedId::MAX {
                     match session.replaced.pop_front() {
-                        Some((id_hash, true)) => session.beyond.push(id_hash),
+                        Some((id_hash, true)) => session.evicted_graces.push(id_hash),
                         Some((id_hash, false)) => session.ended.push(id_hash),
                         None => {}
                     }
@@ -297,7 +280,7 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
             let session = sessions.entry(session.clone()).or_default();
             session.end();
             session.now =
-                Some(Now { id_hash: *id_hash, n: *n, seen: None, user: Some(user.clone()) });
+                Some(Expected { id_hash: *id_hash, n: *n, seen: None, user: Some(user.clone()) });
             for other in ends {
                 sessions.entry(other.clone()).or_default().end();
             }
@@ -338,14 +321,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn hear(&mut self, worker: &str, said: &Said) {
+    pub fn hear(&mut self, worker: &str, said: &WorkerMessage) {
         let open = match said {
-            Said::Begins(change) => return self.begin(worker, change),
+            WorkerMessage::Begins(change) => return self.begin(worker, change),
             _ => self.open.remove(worker).expect("a change that was begun"),
         };
         match said {
-            Said::Begins(_) => {}
-            Said::Done => {
+            WorkerMessage::Begins(_) => {}
+            WorkerMessage::Done => {
                 self.acknowledged += 1;
                 self.revocations += u64::from(open.change.is_revocation());
                 apply(&open.change, &mut self.sessions);
@@ -353,18 +336,18 @@ impl Ledger {
                     self.sessions.get_mut(session).unwrap().end();
                 }
                 for session in open.change.sessions() {
-                    self.sessions.get_mut(session).unwrap().doubtful |= open.overlapped;
+                    self.sessions.get_mut(session).unwrap().maybe_ended |= open.overlapped;
                 }
             }
-            Said::Gone => {
+            WorkerMessage::Gone => {
                 for session in open.change.sessions() {
                     let session = self.sessions.get_mut(session).unwrap();
-                    let ended = session.doubtful || session.now.is_none();
+                    let ended = session.maybe_ended || session.now.is_none();
                     assert!(ended, "{}: no process ended {session:?}", open.change);
                     session.end();
                 }
             }
-            Said::Failed => self.unknown.push(open),
+            WorkerMessage::Failed => self.unknown.push(open),
         }
     }
 
@@ -383,9 +366,9 @@ impl Ledger {
                 self.sessions.iter_mut().filter(|(_, session)| session.now.is_some())
             {
                 if !busy.contains(&name) {
-                    everyone.push((name.clone(), !session.doubtful));
+                    everyone.push((name.clone(), !session.maybe_ended));
                 }
-                session.doubtful = true;
+                session.maybe_ended = true;
             }
         }
         let open = Open { change: change.clone(), everyone, overlapped };
@@ -415,10 +398,10 @@ impl Ledger {
         }
         for (name, session) in &mut self.sessions {
             let Some(wrong) = session.wrong(store) else {
-                session.doubtful = session.brief;
+                session.maybe_ended = session.brief;
                 continue;
             };
-            assert!(session.doubtful, "{name}: {wrong}");
+            assert!(session.maybe_ended, "{name}: {wrong}");
             session.end();
             assert_eq!(session.wrong(store), None, "{name}");
         }
@@ -460,9 +443,9 @@ impl Ledger {
         } else if not_made {
             self.sessions.extend(before);
         } else {
-            let doubtful = before.values().any(|session| session.doubtful);
+            let maybe_ended = before.values().any(|session| session.maybe_ended);
             assert!(
-                doubtful,
+                maybe_ended,
                 "{change} is half made: not before ({:?}), not after ({:?})",
                 wrong(&before),
                 wrong(&after)
@@ -470,7 +453,7 @@ impl Ledger {
             for (name, before) in before {
                 let after = after.remove(&name).unwrap();
                 let session = if after.wrong(store).is_none() { after } else { before };
-                self.sessions.insert(name, TrackedSession { doubtful: true, ..session });
+                self.sessions.insert(name, TrackedSession { maybe_ended: true, ..session });
             }
         }
     }

@@ -15,7 +15,7 @@ use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;
-use crate::common::ledger::{Change, Said};
+use crate::common::ledger::{Change, WorkerMessage};
 use crate::common::{HOUR, NOW, new_id_hash, new_session, setting};
 
 /// The most sessions of one worker at a time.
@@ -28,7 +28,7 @@ const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 pub struct Worker<'w> {
     name: String,
     store: &'w dyn Store,
-    say: &'w (dyn Fn(&str, &Said) + Sync),
+    say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     dice: Dice,
     sessions: Vec<Own>,
     begun: u64,
@@ -63,7 +63,7 @@ impl<'w> Worker<'w> {
         name: impl Into<String>,
         store: &'w dyn Store,
         dice: Dice,
-        say: &'w (dyn Fn(&str, &Said) + Sync),
+        say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     ) -> Self {
         let (name, sessions) = (name.into(), vec![]);
         Worker { name, store, say, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
@@ -78,8 +78,7 @@ impl<'w> Worker<'w> {
         }
         let at = self.dice.roll(self.sessions.len());
         match roll {
-            0..40 => self.merge(at),
-            40..46 => self.bind(at),
+            0..46 => self.merge(at),
             46..54 => self.touch(at),
             54..66 => self.renew(at),
             66..82 => self.sign_in(at),
@@ -95,16 +94,16 @@ impl<'w> Worker<'w> {
         change: &Change,
         work: impl FnOnce(&mut Self) -> Result<Answer>,
     ) -> Result<()> {
-        (self.say)(&self.name, &Said::Begins(change.clone()));
+        (self.say)(&self.name, &WorkerMessage::Begins(change.clone()));
         let result = work(self);
         let said = match &result {
-            Ok(Answer::Done) => Said::Done,
-            Ok(Answer::Gone) => Said::Gone,
-            Err(_) => Said::Failed,
+            Ok(Answer::Done) => WorkerMessage::Done,
+            Ok(Answer::Gone) => WorkerMessage::Gone,
+            Err(_) => WorkerMessage::Failed,
         };
         (self.say)(&self.name, &said);
-        self.failed += u64::from(said == Said::Failed);
-        if said != Said::Done {
+        self.failed += u64::from(said == WorkerMessage::Failed);
+        if said != WorkerMessage::Done {
             self.sessions.retain(|own| !change.sessions().contains(&&own.session));
         }
         result.map(drop)
@@ -168,22 +167,6 @@ impl<'w> Worker<'w> {
                 false => own.id_hash,
             };
             let merged = worker.store.commit(&Commit::new(&id_hash, Action::Merge, delta, NOW))?;
-            Ok(answer(&merged))
-        })
-    }
-
-    fn bind(&mut self, at: usize) -> Result<()> {
-        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
-        let user = self.dice.chance(50).then(|| self.user());
-        let name = user.as_ref().map(|user| user.as_str().to_owned());
-        self.carry_out(&Change::Bind { session, n, user: name }, |worker| {
-            let own = &mut worker.sessions[at];
-            // Whom the provider authenticated is another matter from here on.
-            (own.n, own.user, own.idp_session_id) = (n, user.clone(), None);
-            let mut delta = setting("n", n);
-            delta.set_user(user);
-            let merge = Commit::new(&own.id_hash, Action::Merge, delta.clone(), NOW);
-            let merged = worker.store.commit(&merge)?;
             Ok(answer(&merged))
         })
     }

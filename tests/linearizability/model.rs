@@ -154,10 +154,10 @@ impl Session {
                 Change::Set(name, value) => drop(self.data.insert(*name, *value)),
                 Change::Remove(name) => drop(self.data.remove(name)),
                 Change::Clear => self.data.clear(),
-                Change::User(user) => {
-                    (self.user, self.authenticated) = (*user, None);
-                    (self.level, self.idp_session_id) = (0, None);
+                Change::Confirm(at, level) if self.user.is_some() => {
+                    (self.authenticated, self.level) = (Some(*at), *level);
                 }
+                Change::Confirm(..) => {}
             }
         }
         *self != before
@@ -354,10 +354,7 @@ impl Sessions {
                         false => stores = without,
                     }
                 }
-                stores
-                    .into_iter()
-                    .map(|(store, swept)| (store, Answer::SweepReport(swept)))
-                    .collect()
+                stores.into_iter().map(|(store, swept)| (store, Answer::Swept(swept))).collect()
             }
             Call::List(who) => {
                 let rows = store.rows.iter().rev().map(|row| &row.session);

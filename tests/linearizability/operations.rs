@@ -16,7 +16,8 @@ pub enum Change {
     Set(Number, Number),
     Remove(Number),
     Clear,
-    User(Option<Number>),
+    /// The user has authenticated again, at this time and level.
+    Confirm(Moment, u16),
 }
 
 /// The values of a session from its beginning or its sign-in on.
@@ -183,7 +184,7 @@ pub enum Answer {
     Full,
     /// It was done, and there is nothing to say about it.
     Ok,
-    SweepReport(usize),
+    Swept(usize),
     List(Vec<UserSession>),
     Revoked(Vec<Number>),
     RevokedEveryone(Option<u64>),

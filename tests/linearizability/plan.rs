@@ -65,6 +65,9 @@ struct Maker<'c> {
     limit: Option<(u32, AtLimit)>,
 }
 
+/// Never the id of a session.
+const NO_SESSION: Number = 0;
+
 /// Percents of the scale at which operations happen.
 const STILL: &[Moment] = &[0];
 const AROUND: &[Moment] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
@@ -167,12 +170,19 @@ impl Maker<'_> {
         for _ in 0..1 + self.chance.below(2) {
             let (id_hash, begins) = (self.new_id_hash(), self.begins());
             let changes = self.changes();
-            let mut changes: Vec<Change> =
-                changes.into_iter().filter(|change| !matches!(change, Change::User(_))).collect();
-            if self.chance.one_in(3) {
-                changes.push(Change::User(Some(1)));
-            }
-            steps.push(self.at(Call::Create { id_hash, begins, changes }, 0));
+            let call = match self.chance.one_in(3) {
+                // Without a session a sign-in begins one.
+                true => Call::SignIn {
+                    id_hash: NO_SESSION,
+                    to: id_hash,
+                    user: 1,
+                    begins,
+                    changes,
+                    limit: None,
+                },
+                false => Call::Create { id_hash, begins, changes },
+            };
+            steps.push(self.at(call, 0));
         }
         // Sometimes one is already on its second id.
         if self.chance.one_in(3) {
@@ -245,7 +255,7 @@ impl Maker<'_> {
                 0..=7 => Change::Set(name, value),
                 8 | 9 => Change::Remove(name),
                 10 => Change::Clear,
-                _ => Change::User(self.chance.pick(&[None, Some(1), Some(2)])),
+                _ => Change::Confirm(self.now(), self.chance.pick(&[1, 2, 3])),
             });
         }
         changes

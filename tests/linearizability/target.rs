@@ -95,6 +95,21 @@ impl Names {
         numbers
     }
 
+    fn delta(self, changes: &[Change]) -> Delta {
+        let mut delta = Delta::new();
+        for change in changes {
+            match change {
+                Change::Set(name, value) => {
+                    delta.set(&name.to_string(), Value::encode(value).unwrap());
+                }
+                Change::Remove(name) => delta.remove(&name.to_string()),
+                Change::Clear => delta.clear(),
+                Change::Confirm(at, level) => delta.confirm_authentication(self.time(*at), *level),
+            }
+        }
+        delta
+    }
+
     fn new_session(self, begins: &Begins) -> NewSession {
         let idle = begins.idle.map(|idle| Duration::from_millis(idle.unsigned_abs()));
         let limits = Limits::new(idle, begins.absolute.map(|absolute| self.time(absolute)));
@@ -152,12 +167,12 @@ impl Names {
             },
             Call::Create { id_hash, begins, changes } => {
                 let (id_hash, new_session, delta) =
-                    (self.id_hash(*id_hash), self.new_session(begins), delta(changes));
+                    (self.id_hash(*id_hash), self.new_session(begins), self.delta(changes));
                 let commit = Commit::new(&id_hash, Action::Create(new_session), delta, now);
                 self.committed(store.commit(&commit)?)
             }
             Call::Merge { id_hash, changes, if_revision, seen } => {
-                let (id_hash, delta) = (self.id_hash(*id_hash), delta(changes));
+                let (id_hash, delta) = (self.id_hash(*id_hash), self.delta(changes));
                 let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
                 commit.if_revision = *if_revision;
                 commit.basis = self.remembered(&id_hash);
@@ -166,14 +181,14 @@ impl Names {
             }
             Call::Renew { id_hash, to, grace_until, changes } => {
                 let (id_hash, to, delta) =
-                    (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
+                    (self.id_hash(*id_hash), self.id_hash(*to), self.delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
                 let action = Action::Renew { to, realm: Realm::default(), grace_until };
                 self.committed(store.commit(&Commit::new(&id_hash, action, delta, now))?)
             }
             Call::SignIn { id_hash, to, user, begins, changes, limit } => {
                 let (id_hash, to, delta) =
-                    (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
+                    (self.id_hash(*id_hash), self.id_hash(*to), self.delta(changes));
                 let (user, new_session) = (name_of_user(*user), self.new_session(begins));
                 let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
                 let action = Action::SignIn { to, user, new_session, join_salt };
@@ -190,7 +205,7 @@ impl Names {
                 store.touch(&[(self.id_hash(*id_hash), Touch::at(self.time(*seen)))], now)?;
                 Answer::Ok
             }
-            Call::Sweep => Answer::SweepReport(store.sweep(now, MANY)?.removed),
+            Call::Sweep => Answer::Swept(store.sweep(now, MANY)?.removed),
             Call::List(who) => {
                 let list =
                     self.which(who, |which| index(store).list(which, Page::first(MANY), now))?;
@@ -281,21 +296,6 @@ fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
         AtLimit::EndOthers => manager::AtLimit::EndOthers,
     };
     SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
-}
-
-fn delta(changes: &[Change]) -> Delta {
-    let mut delta = Delta::new();
-    for change in changes {
-        match change {
-            Change::Set(name, value) => {
-                delta.set(&name.to_string(), Value::encode(value).unwrap());
-            }
-            Change::Remove(name) => delta.remove(&name.to_string()),
-            Change::Clear => delta.clear(),
-            Change::User(user) => delta.set_user(user.map(name_of_user)),
-        }
-    }
-    delta
 }
 
 /// Only a server that is away, or too slow, leaves anything open here.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::dice::Dice;
 use crate::common::integrity::assert_integrity;
-use crate::common::ledger::{Ledger, Said};
+use crate::common::ledger::{Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, HOUR, KillOnDrop, NOW, child, create, role, setting};
 use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
@@ -25,7 +25,7 @@ const WORKERS: usize = 6;
 const KILLS_OF_A_FILE: u64 = 20;
 
 /// Says it in one write: a reader of the pipe sees all of a line or nothing.
-fn say(worker: &str, said: &Said) {
+fn say(worker: &str, said: &WorkerMessage) {
     std::io::stdout().write_all(format!("\nsay {worker} {said}\n").as_bytes()).unwrap();
 }
 
@@ -80,7 +80,7 @@ fn child_process() {
 /// A child at work, and what it says.
 struct Worked {
     process: KillOnDrop,
-    said: Receiver<(String, Said)>,
+    said: Receiver<(String, WorkerMessage)>,
     listener: JoinHandle<()>,
 }
 
@@ -188,7 +188,7 @@ fn a_killed_writer_keeps_no_process_out() {
     let folder = Folder::new();
     let mut writer = Worked::start("normal", &folder, "w", 1);
     // The other process is known to be writing.
-    while writer.said.recv().unwrap().1 != Said::Done {}
+    while writer.said.recv().unwrap().1 != WorkerMessage::Done {}
     let store = open(&folder, Durability::Normal);
     for n in 0..100 {
         if n == 50 {

@@ -51,7 +51,7 @@ fn a_sign_in_restarts_both_clocks_of_an_anonymous_session() {
 }
 
 #[test]
-fn anonymous_sets_a_lifetime_longer_or_shorter_than_a_users() {
+fn an_anonymous_lifetime_may_be_longer_or_shorter_than_a_users() {
     let limits = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
     let configure = |builder: SessionManagerBuilder| builder.anonymous(limits);
     on_both_stores(configure, |app| {

@@ -205,7 +205,7 @@ fn a_confirmation_in_an_ignored_request_is_no_activity() {
 }
 
 #[test]
-fn a_write_moves_the_end_only_when_activity_is_due() {
+fn a_write_extends_a_session_only_when_activity_is_due() {
     on_both_stores(idle(HOUR), |app| {
         let mut browser = app.visitor(0);
         let mut write = |n: u32| {

@@ -132,7 +132,7 @@ fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
 }
 
 #[test]
-fn an_update_that_fits_no_longer_changes_nothing() {
+fn an_update_of_a_value_whose_type_has_changed_is_discarded() {
     on_both_stores(defaults, |app| {
         let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
@@ -157,7 +157,7 @@ fn a_write_of_the_stored_value_does_not_raise_the_revision() {
 }
 
 #[test]
-fn a_sign_in_overtaken_by_a_write_takes_that_along() {
+fn a_sign_in_recomputes_its_update_on_a_newer_write() {
     on_both_stores(defaults, |app| {
         let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();

@@ -59,7 +59,7 @@ fn managers_of_one_realm_share_their_sessions() {
 }
 
 #[test]
-fn equal_names_with_other_realms_are_apart() {
+fn equal_cookie_names_in_two_realms_share_no_session() {
     on_every_store(defaults, |app| {
         for (transport, configure) in TRANSPORTS {
             let of = |realm: &'static str| {
@@ -79,7 +79,7 @@ fn equal_names_with_other_realms_are_apart() {
 }
 
 #[test]
-fn lists_limits_and_revocations_act_within_a_realm() {
+fn lists_limits_and_revocations_concern_one_realm_only() {
     crate::common::app::on_both_stores(defaults, |app: App| {
         let limited = |name: &'static str| {
             app.another(move |builder| {

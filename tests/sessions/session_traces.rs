@@ -141,7 +141,6 @@ impl Traced {
 }
 
 fn delta_text(delta: &Delta) -> String {
-    let user = delta.user().map(|user| user.map(UserKey::as_str));
     let changes: Vec<String> = delta
         .iter()
         .map(|(name, value)| match value {
@@ -150,7 +149,8 @@ fn delta_text(delta: &Delta) -> String {
             None => format!("-{name}"),
         })
         .collect();
-    format!("clear {} user {user:?} {changes:?}", delta.is_clear())
+    // A delta once had a user; the recorded texts have the place.
+    format!("clear {} user None {changes:?}", delta.is_clear())
 }
 
 fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {

@@ -52,9 +52,9 @@ const ACTIONS: [&str; 7] =
 /// The revision that the commit demands.
 const REVISIONS: [&str; 3] = ["any", "same", "other"];
 
-/// The delta. `user`: it sets the user. `too large`: the data grows beyond the limit. `shrinks`:
+/// The delta. `confirmed`: the user has authenticated again. `too large`: the data grows beyond the limit. `shrinks`:
 /// the data is beyond the limit, before and after.
-const CHANGES: [&str; 5] = ["nothing", "data", "user", "too large", "shrinks"];
+const CHANGES: [&str; 5] = ["nothing", "data", "confirmed", "too large", "shrinks"];
 
 /// Touches of a commit.
 const TOUCHES: [&str; 3] = ["none", "due", "not due"];
@@ -78,6 +78,8 @@ undecodable            | *              | merge            | *        | *       
 replaced               | *              | merge            | *        | *         | *     | replaced
 live                   | *              | merge            | other    | *         | *     | mismatch
 live                   | *              | merge            | *        | too large | *     | too large
+live                   | anonymous      | merge            | *        | confirmed | due   | touch
+live                   | anonymous      | merge            | *        | confirmed | *     | unchanged
 live                   | *              | merge            | *        | nothing   | due   | touch
 live                   | *              | merge            | *        | nothing   | *     | unchanged
 live                   | *              | merge            | *        | *         | *     | update
@@ -89,6 +91,8 @@ replaced               | *              | renew            | *        | *       
 live                   | *              | renew            | other    | *         | *     | mismatch
 live                   | *              | renew            | *        | too large | *     | too large
 current                | *              | renew            | *        | *         | *     | renew
+in grace               | anonymous      | renew            | *        | confirmed | due   | touch
+in grace               | anonymous      | renew            | *        | confirmed | *     | unchanged
 in grace               | *              | renew            | *        | nothing   | due   | touch
 in grace               | *              | renew            | *        | nothing   | *     | unchanged
 in grace               | *              | renew            | *        | *         | *     | update
@@ -244,7 +248,7 @@ impl Case {
         let mut delta = Delta::new();
         match self.change {
             "nothing" => {}
-            "user" => delta.set_user(Some(user("eve"))),
+            "confirmed" => delta.confirm_authentication(NOW - SECOND, LEVEL + 2),
             "shrinks" => delta.remove("removed"),
             "too large" => delta.set("added", text(LIMIT)),
             _ => delta.set("added", text(10)),
@@ -267,7 +271,7 @@ impl Case {
             assert_eq!(*merged.basis, session);
             merged.session
         });
-        let is_merge = matches!(commit.action, Action::Merge) && commit.delta.is_of_data();
+        let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
         match commit.decide(self.found()) {
             Ok(Decision::Update { session, .. }) if is_merge && session.id_hash == PRESENTED => {
                 assert_eq!(merged, Some(session));
@@ -431,7 +435,8 @@ impl Case {
                 self.check_signed_in(record, level);
             }
             false => {
-                assert_eq!(record.user, after.user);
+                let of_user = |it: &Record| (it.user.clone(), it.authenticated, it.auth_level);
+                assert_eq!(of_user(record), of_user(&after));
                 assert_eq!(record.limits, before.limits);
             }
         }

@@ -90,7 +90,7 @@ impl Several {
             delta.clear();
         }
         if self.dice.chance(5) {
-            delta.set_user(Some(self.user()));
+            delta.confirm_authentication(self.now, 2);
         }
         delta
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, EndedSession, LiveSession, Lookup, Missing, NewSession,
-    Record, SessionIndex, Store, StoreIdentity, StoreWrapper, SweepReport, Touch, TouchError,
+    Record, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -347,13 +347,13 @@ impl SessionIndex for UsersByPrefix {
     }
 
     /// Ends what an id leads to, signed in or not.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
         let mut removed = 0;
         for id_hash in id_hashes {
             let end = Commit::new(id_hash, Action::End, Delta::new(), now);
             removed += usize::from(matches!(self.right.commit(&end)?, Committed::Ended(_)));
         }
-        Ok(SweepReport::new(removed, Duration::ZERO))
+        Ok(RemovalReport::new(removed, Duration::ZERO))
     }
 }
 
@@ -434,8 +434,8 @@ struct OverstatesItsHold {
 impl StoreWrapper for OverstatesItsHold {
     wraps_a_right_store!();
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        Ok(SweepReport::new(self.right.sweep(now, limit)?.removed, Duration::MAX))
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
+        Ok(RemovalReport::new(self.right.sweep(now, limit)?.removed, Duration::MAX))
     }
 }
 

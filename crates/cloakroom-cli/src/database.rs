@@ -5,7 +5,9 @@
 use std::ops::ControlFlow;
 
 use cloakroom::Result;
-use cloakroom::backend::{CopyBatch, CopyMark, Record, StoreIdentity, StoredPage};
+use cloakroom::backend::{
+    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
@@ -15,7 +17,7 @@ use serde_json::Value as Json;
 use crate::CliContext;
 use crate::arguments::DoctorArgs;
 use crate::doctor::Findings;
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::signals::Interrupt;
 
 /// The place of a store, which may not exist or not be set up.
@@ -117,6 +119,11 @@ pub(crate) trait Database {
     fn begin_copy(&self, before: Option<&CopyMark>, source: StoreIdentity) -> CliResult<CopyMark>;
 
     fn import(&self, batch: &CopyBatch, before: &CopyMark) -> CliResult<CopyMark>;
+}
+
+/// Returns the lists and revocations of an open store.
+pub(crate) fn index(store: &impl Store) -> CliResult<&dyn SessionIndex> {
+    store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
 }
 
 /// The properties of the place of a store.

@@ -91,10 +91,19 @@ impl Findings {
         self.0.push(DoctorFinding { check, severity, found, remedy });
     }
 
+    /// Adds tables that were not migrated to the newest schema version.
+    pub(crate) fn old_schema(&mut self, version: u32, newest: u32) {
+        self.problem(
+            "tables",
+            format!("schema version {version}, this program has {newest}"),
+            "run `migrate`, or start the service's new version",
+        );
+    }
+
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
         let remedy = match error {
             CliError::Store(error)
-                if error.kind() == ErrorKind::Corrupt && !Admin::is_not_a_database(error) =>
+                if error.kind() == ErrorKind::Corrupt && Admin::open_failure(error).is_none() =>
             {
                 DAMAGED
             }
@@ -248,11 +257,7 @@ fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
             findings.ok("tables", format!("schema version {version}"));
         }
         Ok(0) => findings.problem("tables", "not set up", "check --db and --table; run `setup`"),
-        Ok(version) => findings.problem(
-            "tables",
-            format!("schema version {version}, this program has {}", info.newest_schema),
-            "run `migrate`, or start the service's new version",
-        ),
+        Ok(version) => findings.old_schema(*version, info.newest_schema),
         Err(error) => findings.failed_in_file("tables", error.clone()),
     }
 }

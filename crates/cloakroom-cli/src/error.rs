@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::{Admin, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 
 pub(crate) const FAILED: u8 = 1;
@@ -102,46 +102,36 @@ impl fmt::Display for CliError {
     }
 }
 
-/// Returns whether the error says that the file does not exist.
-fn is_missing(error: &Error) -> bool {
-    error.to_string().ends_with("there is no such file")
-}
-
-/// Returns whether the error says that the path is a link to no file.
-fn is_dangling(error: &Error) -> bool {
-    error.to_string().ends_with("where there is no file")
-}
-
 /// Returns advice to the operator about an error of a SQLite database.
 fn advice(error: &Error) -> Option<&'static str> {
-    Some(match error.kind() {
-        ErrorKind::Busy => {
-            "try again; if it stays, find the program that keeps a transaction open (`fuser -v` on \
-             the file lists those that use it)"
-        }
-        ErrorKind::Unavailable if !is_dangling(error) => {
-            "check the path, and that its file system is mounted"
-        }
-        ErrorKind::ReadOnly => {
-            "run this as the user who owns the file and its folder, where they can be written; if \
-             the service's user does not own them, `chown` both to that user"
-        }
-        ErrorKind::Full => "free space on the disk, outside the database first",
-        ErrorKind::Corrupt if Admin::is_not_a_database(error) => {
-            "check --db; if it was the database, move it away with its -wal and -shm, and \
-             `restore` a copy"
-        }
-        ErrorKind::Corrupt => "run `doctor`; `restore FILE` replaces the database with a copy",
-        ErrorKind::NotSetUp | ErrorKind::Unavailable if is_dangling(error) => {
-            "mount the disk to which the link leads, or correct the link"
-        }
-        ErrorKind::NotSetUp if is_missing(error) => {
+    Some(match (error.kind(), Admin::open_failure(error)) {
+        (_, Some(OpenFailure::Missing)) => {
             "check --db; if a service used this file, do not run `setup`: stop the service and \
              `restore` the last copy; for a new service `setup` creates it"
         }
-        ErrorKind::NotSetUp => "check --db and --table; `setup` creates the file and its tables",
-        ErrorKind::ForeignTable => "check --db; choose another name with --table",
-        ErrorKind::NewerSchema => "use the version of cloakroom that wrote it, or a newer one",
+        (_, Some(OpenFailure::DanglingLink)) => {
+            "mount the disk to which the link leads, or correct the link"
+        }
+        (_, Some(OpenFailure::NotADatabase)) => {
+            "check --db; if it was the database, move it away with its -wal and -shm, and \
+             `restore` a copy"
+        }
+        (ErrorKind::Busy, _) => {
+            "try again; if it stays, find the program that keeps a transaction open (`fuser -v` on \
+             the file lists those that use it)"
+        }
+        (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
+        (ErrorKind::ReadOnly, _) => {
+            "run this as the user who owns the file and its folder, where they can be written; if \
+             the service's user does not own them, `chown` both to that user"
+        }
+        (ErrorKind::Full, _) => "free space on the disk, outside the database first",
+        (ErrorKind::Corrupt, _) => "run `doctor`; `restore FILE` replaces the database with a copy",
+        (ErrorKind::NotSetUp, _) => {
+            "check --db and --table; `setup` creates the file and its tables"
+        }
+        (ErrorKind::ForeignTable, _) => "check --db; choose another name with --table",
+        (ErrorKind::NewerSchema, _) => "use the version of cloakroom that wrote it, or a newer one",
         _ => return None,
     })
 }

@@ -92,19 +92,14 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Returns the path of the file beside the database whose name has this suffix.
-pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// Returns the problems with the permissions of the database's files and their folder.
 pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
-        let path = beside(&info.path, suffix);
+        let mut path = info.path.clone().into_os_string();
+        path.push(suffix);
+        let path = PathBuf::from(path);
         let Ok(file) = fs::metadata(&path) else { continue };
         if file.mode() & 0o077 != 0 {
             let mode = file.mode() & 0o777;

@@ -5,9 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::{env, fs};
 
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{CopyBatch, CopyMark, Record, Store, StoreIdentity, StoredPage};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
@@ -21,7 +19,7 @@ use serde_json::json;
 
 use crate::CliContext;
 use crate::arguments::{DoctorArgs, StoreOptions};
-use crate::database::{Database, Location, Properties};
+use crate::database::{Database, Location, Properties, index};
 use crate::doctor::{self, Findings};
 use crate::error::{CliError, CliResult};
 use crate::signals::Interrupt;
@@ -132,12 +130,6 @@ impl Location for PostgresLocation {
     }
 }
 
-impl OpenStore {
-    fn index(&self) -> CliResult<&dyn SessionIndex> {
-        self.store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
-    }
-}
-
 fn of_server<T>(result: Result<T>) -> CliResult<T> {
     result.map_err(CliError::Server)
 }
@@ -181,7 +173,7 @@ impl Database for OpenStore {
         page: Page,
         now: Timestamp,
     ) -> CliResult<Vec<Summary>> {
-        of_server(self.index()?.list(filter, page, now))
+        of_server(index(&self.store)?.list(filter, page, now))
     }
 
     fn list_expired(
@@ -198,7 +190,7 @@ impl Database for OpenStore {
     }
 
     fn stats(&self, now: Timestamp) -> CliResult<Stats> {
-        of_server(self.index()?.stats(now))
+        of_server(index(&self.store)?.stats(now))
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> CliResult<(Vec<u64>, DataSizes)> {
@@ -254,7 +246,7 @@ impl Database for OpenStore {
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> CliResult<u64> {
-        of_server(self.index()?.revoke_everyone(realm, now))
+        of_server(index(&self.store)?.revoke_everyone(realm, now))
     }
 
     fn sweep(
@@ -300,7 +292,7 @@ impl Database for OpenStore {
     }
 
     fn identity(&self) -> CliResult<StoreIdentity> {
-        of_server(self.index()?.identity())
+        of_server(index(&self.store)?.identity())
     }
 
     fn export(&self, after: i64, limit: usize) -> CliResult<StoredPage> {

@@ -1,20 +1,16 @@
 //! The commands `setup`, `migrate`, `clear` and `drop`.
 
-use std::fs;
 use std::io::{self, Write};
-
-use cloakroom::stores::sqlite::Admin;
 
 use crate::CliContext;
 use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
-use crate::error::{CliError, CliResult};
+use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
 
 pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let location = context.location()?;
-    location.file().map_or(Ok(()), refuse_lost)?;
     let is_set_up = location.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if args.keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?.migrate()?;
@@ -36,22 +32,6 @@ pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write)
         writeln!(io::stderr(), "cloakroom: {note}")?;
     }
     Ok(())
-}
-
-/// Refuses to create a database beside the log of a deleted one, which SQLite would remove.
-fn refuse_lost(admin: &Admin) -> CliResult {
-    let Some(path) = admin.path() else { return Ok(()) };
-    let log = host_checks::beside(path, "-wal");
-    let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-    if fs::exists(path).unwrap_or(true) || !has_log {
-        return Ok(());
-    }
-    Err(CliError::new(format!(
-        "cannot set up {}: {} exists, the log of a deleted database: stop the service, move the \
-         log and -shm away, and `restore` the last copy",
-        path.display(),
-        log.display()
-    )))
 }
 
 pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {

@@ -68,11 +68,7 @@ fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
             format!("there is no table {} in the schema {}", info.table, info.schema),
             "check the URL, --schema and --table; run `setup`",
         ),
-        Ok(version) => findings.problem(
-            "tables",
-            format!("schema version {version}, this program has {}", info.newest_schema),
-            "run `migrate`, or start the service's new version",
-        ),
+        Ok(version) => findings.old_schema(*version, info.newest_schema),
         Err(error) => findings.failed("tables", &CliError::Server(error.clone())),
     }
     false

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Data, Value};
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
 use cloakroom::manager::{Client, Page, SessionFilter, Summary};
 use indicatif::HumanCount;
@@ -224,7 +223,7 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
     let data = match (&record, args.data) {
-        (Ok(record), true) => Some(masked(&record.data)),
+        (Ok(record), true) => Some(record.data.to_masked_json()),
         _ => None,
     };
     let data = data.as_deref();
@@ -274,16 +273,6 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
         writeln!(out, "{}", output::json_text(data, true))?;
     }
     Ok(())
-}
-
-/// Returns the data as JSON without the secret of CSRF tokens, with which a reader of this output
-/// could forge requests of the user.
-fn masked(data: &Data) -> String {
-    let value = |(name, value): (&str, Value<'_>)| {
-        let text = if name == "cloakroom.csrf" { "\"(masked)\"" } else { value.as_json() };
-        format!("{}:{text}", Json::from(name))
-    };
-    format!("{{{}}}", data.iter().map(value).collect::<Vec<_>>().join(","))
 }
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {

@@ -2,9 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{CopyBatch, CopyMark, Record, StoreIdentity, StoredPage};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
@@ -15,9 +13,9 @@ use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::DoctorArgs;
-use crate::database::{Database, Location, Properties};
+use crate::database::{Database, Location, Properties, index};
 use crate::doctor::{self, Findings};
-use crate::error::{CliError, CliResult};
+use crate::error::CliResult;
 use crate::signals::Interrupt;
 
 impl Location for Admin {
@@ -55,10 +53,6 @@ impl Location for Admin {
     fn file(&self) -> Option<&Admin> {
         Some(self)
     }
-}
-
-fn index(store: &SqliteStore) -> CliResult<&dyn SessionIndex> {
-    store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
 }
 
 impl Database for SqliteStore {

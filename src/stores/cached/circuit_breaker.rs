@@ -45,7 +45,7 @@ pub(super) struct CircuitBreaker {
     retry_after: Duration,
     state: Mutex<BreakerState>,
     /// Whether the state is `Closed`; readable without the lock.
-    closed: AtomicBool,
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl CircuitBreaker {
         CircuitBreaker {
             retry_after,
             state: Mutex::new(BreakerState::Closed(None)),
-            closed: AtomicBool::new(true),
+            is_closed: AtomicBool::new(true),
         }
     }
 
@@ -76,7 +76,7 @@ impl CircuitBreaker {
 
     /// Returns whether reads may use the shard.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// Returns whether invalidations must be sent. If not, a probe will invalidate the whole shard.
@@ -106,7 +106,7 @@ impl CircuitBreaker {
         match state {
             BreakerState::Closed(_) => {
                 *state = BreakerState::Open { next_probe: at + self.retry_after };
-                self.closed.store(false, Ordering::SeqCst);
+                self.is_closed.store(false, Ordering::SeqCst);
                 return true;
             }
             BreakerState::HalfOpen => *state = BreakerState::Probing,
@@ -144,7 +144,7 @@ impl CircuitBreaker {
         } else {
             BreakerState::Open { next_probe: at + self.retry_after }
         };
-        self.closed.store(closes, Ordering::SeqCst);
+        self.is_closed.store(closes, Ordering::SeqCst);
         closes
     }
 }

@@ -5,7 +5,9 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity, SweepReport};
+use crate::backend::{
+    Cache, Page, RemovalReport, SessionFilter, SessionIndex, Store, StoreIdentity,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -91,7 +93,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
         self.0.freshness.observe(now);
         let _changing = self.0.in_flight.begin();
         let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);

@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, SessionIndex, Store, StoreIdentity, SweepReport, TouchError,
+    LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -178,14 +179,12 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             // would turn the cache off whenever the backing store is full or busy.
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
-            Action::Merge if commit.delta.user().is_none() => {
-                match self.0.backing.load(&presented, now) {
-                    Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
-                    Ok(_) => {}
-                    Err(_) => self.0.mark_entries_stale(now, began),
-                }
-            }
-            // It may have ended sessions, or bound one to a user, whose id hashes are unknown.
+            Action::Merge => match self.0.backing.load(&presented, now) {
+                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                Ok(_) => {}
+                Err(_) => self.0.mark_entries_stale(now, began),
+            },
+            // It may have ended sessions whose id hashes are unknown.
             _ => self.0.mark_entries_stale(now, began),
         }
         self.invalidate_sessions(id_hashes, now);
@@ -400,7 +399,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         touched
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.0.process.check()?;
         // A delayed request must not find sessions in the cache that this call removes.
         self.0.freshness.observe(now);

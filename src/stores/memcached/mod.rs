@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -156,8 +156,8 @@ impl Store for MemcachedStore {
     }
 
     /// Removes nothing: memcached removes expired items itself.
-    fn sweep(&self, _now: Timestamp, _limit: NonZeroUsize) -> Result<SweepReport> {
-        Ok(SweepReport::new(0, Duration::ZERO))
+    fn sweep(&self, _now: Timestamp, _limit: NonZeroUsize) -> Result<RemovalReport> {
+        Ok(RemovalReport::new(0, Duration::ZERO))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -13,8 +13,8 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, SessionLimit, Store,
-    StoreIdentity, SweepReport, TouchError,
+    Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, SessionLimit,
+    Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -425,7 +425,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         let mut sessions = self.write();
         let began = instant();
         let all = sessions.rows.iter();
@@ -433,8 +433,8 @@ impl Store for MemoryStore {
         let expired: Vec<EndedSession> =
             expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
         sessions.remove_all(&ids_of(&expired));
-        let report = SweepReport::new(expired.len(), instant().saturating_duration_since(began));
-        Ok(report.with_users_sessions(expired))
+        let report = RemovalReport::new(expired.len(), instant().saturating_duration_since(began));
+        Ok(report.with_user_sessions(expired))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -535,7 +535,7 @@ impl SessionIndex for MemoryStore {
         Ok(self.read().idle_longest(Some(realm), keep, limit.get()))
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
         let (began, before) = (instant(), sessions.rows.len());
         for id_hash in id_hashes {
@@ -544,7 +544,7 @@ impl SessionIndex for MemoryStore {
             }
         }
         let removed = before - sessions.rows.len();
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
     }
 }
 

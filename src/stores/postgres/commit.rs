@@ -42,7 +42,7 @@ pub(super) async fn apply(
     locks: &AdvisoryLocks,
 ) -> Result<Committed, CallFailure> {
     if let Action::Create(_) = commit.action {
-        return create(commit, trips, sql, locks).await;
+        return create(commit, trips, sql).await;
     }
     if let Some(merged) = commit.merged_basis()
         && update_basis(&merged, trips, sql).await?
@@ -138,7 +138,6 @@ async fn create(
     commit: &Commit,
     trips: &mut Trips<'_>,
     sql: &Statements,
-    locks: &AdvisoryLocks,
 ) -> Result<Committed, CallFailure> {
     match commit.decide(Lookup::<RowPosition>::not_found())? {
         Decision::Insert {
@@ -148,10 +147,7 @@ async fn create(
             supersedes: None,
         } => {
             let insert = Query::new(&sql.insert, session_values(&session));
-            let sign_in_lock = sign_in_lock(commit, sql, locks);
-            let answers =
-                trips.transaction(sign_in_lock.into_iter().chain([insert]).collect()).await?;
-            if answers.last().is_none_or(Vec::is_empty) {
+            if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
             }
             Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
@@ -160,17 +156,14 @@ async fn create(
     }
 }
 
-/// Returns the statement by which a commit that gives a session a user waits for the user's others.
+/// Returns the statement by which a sign-in waits for the user's others.
 fn sign_in_lock<'q>(
     commit: &Commit,
     sql: &'q Statements,
     locks: &AdvisoryLocks,
 ) -> Option<Query<'q>> {
-    let user = match &commit.action {
-        Action::SignIn { user, .. } => Some(user),
-        _ => commit.delta.user().flatten(),
-    };
-    let params = [locks.revocation.into(), locks.of_user(user?).into()];
+    let Action::SignIn { user, .. } = &commit.action else { return None };
+    let params = [locks.revocation.into(), locks.of_user(user).into()];
     Some(Query::new(&sql.sign_in_lock, params))
 }
 

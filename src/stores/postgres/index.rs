@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use tokio_postgres::Row;
 
-use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
+use crate::backend::{Page, RemovalReport, SessionFilter, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -155,7 +155,7 @@ impl SessionIndex for PostgresInner {
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let began = instant();
         let removed = self.pool.call("evict anonymous sessions", async |trips| {
             let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
@@ -164,7 +164,7 @@ impl SessionIndex for PostgresInner {
             let answers = trips.transaction(vec![end]).await?;
             Ok(answers.iter().map(Vec::len).sum())
         })?;
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

@@ -157,7 +157,7 @@ pub(super) fn swept(row: &Row) -> Result<Option<EndedSession>> {
     }
     let idle = get::<Option<i64>>(row, "idle")?.and_then(|idle| u64::try_from(idle).ok());
     let limits = Limits::new(idle.map(Duration::from_millis), optional_time(row, "absolute")?);
-    Ok(Some(ended(row)?.with_expiry(limits.first_reached(time(row, "seen")?))))
+    Ok(Some(ended(row)?.with_expired_by(limits.expired_by(time(row, "seen")?))))
 }
 
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the
@@ -182,7 +182,7 @@ pub(super) fn lookup(
     if time(row, "deadline")? <= now {
         return Ok(Lookup::Missing(match decode(row, public_id) {
             Ok(record) => Missing::expired(at, &record),
-            Err(_) => Missing::Expired { at, reached: None },
+            Err(_) => Missing::Expired { at, expired_by: None },
         }));
     }
     let session = match decode(row, public_id) {

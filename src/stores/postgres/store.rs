@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -125,15 +125,15 @@ impl Store for PostgresStore {
         }
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         if self.0.is_clock_ahead() {
             // The sessions that this clock takes as expired are live on other machines.
-            return Ok(SweepReport::new(0, Duration::ZERO));
+            return Ok(RemovalReport::new(0, Duration::ZERO));
         }
         let began = instant();
         let (removed, of_users) = self.0.sweep(now, limit)?;
-        let report = SweepReport::new(removed, instant().saturating_duration_since(began));
-        Ok(report.with_users_sessions(of_users))
+        let report = RemovalReport::new(removed, instant().saturating_duration_since(began));
+        Ok(report.with_user_sessions(of_users))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

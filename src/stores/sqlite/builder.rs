@@ -324,7 +324,7 @@ impl SqliteStoreBuilder {
             read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
-            kept: AtomicU64::default(),
+            referenced: AtomicU64::default(),
             record_cache,
             _in_use: in_use,
         })))

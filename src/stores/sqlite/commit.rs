@@ -68,7 +68,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
         }
         Decision::Update { at, session } => {
             let retired_ids = tx.make_room(&session.record, Some(at.id))?;
-            match commit.delta.is_of_data() {
+            match commit.delta.changes_data_only() {
                 true => tx.update_data(at, &session.record)?,
                 false => tx.update_all(at, &session)?,
             }

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::error;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
@@ -36,6 +37,52 @@ impl fmt::Display for SqliteError {
 }
 
 impl error::Error for SqliteError {}
+
+/// The error for a path at which there is no file.
+#[derive(Debug)]
+pub(super) struct NoFile {
+    /// Where the path leads, if it is a symbolic link.
+    pub(super) link_target: Option<PathBuf>,
+}
+
+impl fmt::Display for NoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.link_target {
+            None => f.write_str("there is no such file"),
+            Some(target) => {
+                write!(f, "it is a link to {}, where there is no file", target.display())
+            }
+        }
+    }
+}
+
+impl error::Error for NoFile {}
+
+/// A reason why a database cannot be opened, where a remedy depends on more than the
+/// [`ErrorKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenFailure {
+    /// There is no file at the path.
+    Missing,
+    /// The path is a symbolic link to a file that does not exist.
+    DanglingLink,
+    /// The file is not a SQLite database.
+    NotADatabase,
+}
+
+impl OpenFailure {
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        let cause = error.cause()?;
+        if let Some(NoFile { link_target }) = cause.downcast_ref() {
+            let is_link = link_target.is_some();
+            return Some(if is_link { OpenFailure::DanglingLink } else { OpenFailure::Missing });
+        }
+        let SqliteError(error) = cause.downcast_ref()?;
+        let is_foreign = error.sqlite_error_code() == Some(ErrorCode::NotADatabase);
+        is_foreign.then_some(OpenFailure::NotADatabase)
+    }
+}
 
 /// Converts an error of SQLite to an [`Error`] of `operation`.
 pub(super) fn while_doing(
@@ -87,15 +134,10 @@ fn is_refused(error: &rusqlite::Error) -> bool {
 }
 
 /// Returns whether a deletion failed with this error because of a foreign key or a trigger of the
-/// application, or of a constraint of the table that they change. A trigger can also ignore it.
+/// application, or of a constraint of the table that they change.
 pub(super) fn refuses_deletion(error: &Error) -> bool {
-    match error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>()) {
-        Some(SqliteError(rusqlite::Error::StatementChangedRows(0))) => true,
-        Some(SqliteError(error)) => {
-            error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
-        }
-        None => false,
-    }
+    let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
+    cause.and_then(|cause| cause.0.sqlite_error_code()) == Some(ErrorCode::ConstraintViolation)
 }
 
 /// Repeats an attempt until it is not busy or the deadline has passed; at least one attempt.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::error::{self, NoFile, while_doing};
 use crate::stores::sqlite::ownership::{
     denial, explain, give_to_owner_of_folder, irregular, with_suffix,
 };
@@ -186,7 +186,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     if purpose == Purpose::Create {
         create_private(path).map_err(|source| failed(path, source))?;
     } else if !fs::exists(path).unwrap_or(true) {
-        let why = "there is no such file";
+        let why = NoFile { link_target: None };
         return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
     }
     let path = fs::canonicalize(path).map_err(|source| failed(path, source))?;
@@ -204,7 +204,7 @@ fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
         Purpose::Create => ErrorKind::Unavailable,
         Purpose::Write | Purpose::Read => ErrorKind::NotSetUp,
     };
-    let why = format!("it is a link to {}, where there is no file", target.display());
+    let why = NoFile { link_target: Some(target) };
     Some(Error::with_source(kind, operation(path), why))
 }
 

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
-use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity, SweepReport};
+use crate::backend::{Page, RemovalReport, SessionFilter, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -129,7 +129,7 @@ impl SessionIndex for SqliteInner {
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<SweepReport> {
+    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         const OPERATION: &str = "evict anonymous sessions";
         let id_hashes = id_hashes.to_vec();
         let (removed, began) = self.writer.write(JobKind::Normal, OPERATION, move |tx| {
@@ -137,7 +137,7 @@ impl SessionIndex for SqliteInner {
             let began = instant();
             Ok((tx.delete_anonymous(&id_hashes)?, began))
         })?;
-        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
     }
 }
 

@@ -41,6 +41,7 @@ pub use admin::{
     SessionDetails,
 };
 pub use builder::{Durability, Journal, SqliteStoreBuilder};
+pub use error::OpenFailure;
 pub use migrate::PendingMigration;
 pub use rusqlite;
 pub use store::SqliteStore;

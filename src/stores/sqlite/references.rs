@@ -1,6 +1,6 @@
-//! The foreign keys of other tables that reference the sessions table.
+//! The foreign keys and triggers of the application that act when a session is deleted.
 //!
-//! Called by `WriteTx` before it deletes sessions, and by `admin`.
+//! Called by `WriteTx` before it deletes sessions, by sweeps and by `admin`.
 
 use std::collections::BTreeSet;
 
@@ -8,50 +8,55 @@ use rusqlite::Connection;
 
 use crate::stores::sqlite::sql::ReadSql;
 
-/// A foreign key of another table.
+/// A foreign key of another table to the sessions table.
 #[derive(Debug)]
-struct Reference {
-    table: String,
+pub(super) struct ForeignKey {
+    pub(super) table: String,
     /// Whether a referenced session cannot be deleted.
-    keeps_rows: bool,
+    pub(super) keeps_rows: bool,
     /// Whether the id of a referenced session cannot be replaced, or the column that it references
     /// is no key, which SQLite reports at each deletion.
-    keeps_ids: bool,
+    pub(super) keeps_ids: bool,
     /// The condition that a session is referenced.
     condition: String,
 }
 
-fn all(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Vec<Reference>> {
-    let mut statement = connection.prepare_cached(&sql.references)?;
-    let references = statement.query_map([], |row| {
-        Ok(Reference {
+pub(super) fn foreign_keys(
+    connection: &Connection,
+    sql: &ReadSql,
+) -> rusqlite::Result<Vec<ForeignKey>> {
+    let mut statement = connection.prepare_cached(&sql.foreign_keys)?;
+    let foreign_keys = statement.query_map([], |row| {
+        Ok(ForeignKey {
             table: row.get(0)?,
             keeps_rows: row.get(1)?,
             keeps_ids: row.get(2)?,
             condition: row.get(3)?,
         })
     })?;
-    references.collect()
+    foreign_keys.collect()
 }
 
-/// Returns the condition that a session is referenced by a row that does not go with it; `None` if
-/// no table can have such rows.
-pub(super) fn kept_condition(
+/// Returns the condition that a row of another table references a session and does not go with it;
+/// `None` if the deletion of a session concerns no foreign key and no trigger.
+pub(super) fn referenced_condition(
     connection: &Connection,
     sql: &ReadSql,
 ) -> rusqlite::Result<Option<String>> {
-    let all = all(connection, sql)?.into_iter().filter(|reference| reference.keeps_rows);
-    let conditions: Vec<_> = all.map(|reference| reference.condition).collect();
-    Ok((!conditions.is_empty()).then(|| format!("({})", conditions.join(" OR "))))
+    let foreign_keys = foreign_keys(connection, sql)?;
+    if foreign_keys.is_empty() && !connection.prepare_cached(&sql.has_triggers)?.exists([])? {
+        return Ok(None);
+    }
+    let keeping = foreign_keys.into_iter().filter(|key| key.keeps_rows);
+    let conditions = keeping.map(|key| key.condition).chain(["false".to_owned()]);
+    Ok(Some(format!("({})", conditions.collect::<Vec<_>>().join(" OR "))))
 }
 
-/// Returns the tables whose foreign keys keep sessions, or rows that would go with a session, from
-/// being deleted, or keep sessions from getting a new id.
-pub(super) fn tables(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<Vec<String>> {
-    let all = all(connection, sql)?.into_iter();
-    let direct = all.filter(|reference| reference.keeps_rows || reference.keeps_ids);
-    let mut tables = direct.map(|reference| Ok(reference.table)).collect::<Vec<_>>();
-    let mut chains = connection.prepare(&sql.references_of_chains)?;
-    tables.extend(chains.query_map([], |row| row.get(0))?);
-    tables.into_iter().collect::<rusqlite::Result<BTreeSet<_>>>().map(Vec::from_iter)
+/// Returns the tables whose foreign keys keep sessions from being deleted.
+pub(super) fn keeping_tables(
+    connection: &Connection,
+    sql: &ReadSql,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let keeping = foreign_keys(connection, sql)?.into_iter().filter(|key| key.keeps_rows);
+    Ok(keeping.map(|key| key.table).collect())
 }

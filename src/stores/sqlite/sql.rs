@@ -130,12 +130,14 @@ statements! {
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
     identity: "SELECT value FROM {meta} WHERE name = 'identity'";
-    // The foreign keys of other tables that reference this one: whether they keep a row, whether
-    // they keep an id or name a column that no key can reference, and the condition on a session
-    // that a row references it. A foreign key without columns references the row id. The texts of
-    // the tables are searched first, because SQLite takes some 5 us a table to list its foreign
-    // keys.
-    references:
+    // Each foreign key of another table that references this one:
+    // - its table,
+    // - whether it keeps the row of a session,
+    // - whether it keeps the id of a session, or names a column that no key can reference,
+    // - the condition on a session that a row references it.
+    // A foreign key without columns references the row id. The texts of the tables are searched
+    // first, because SQLite takes some 5 us a table to list its foreign keys.
+    foreign_keys:
         "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
          max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \
          OR lower(coalesce(f.\"to\", 'id')) NOT IN ('id', 'id_hash')), \
@@ -146,19 +148,9 @@ statements! {
          WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
          AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \
          GROUP BY m.name, f.id";
-    // The tables whose rows prevent that rows which would go with a session are deleted, and those
-    // with a column that would become NULL with the session but must not. With DISTINCT SQLite 3.40
-    // finds none.
-    references_of_chains:
-        "SELECT m.name FROM (WITH RECURSIVE gone (name) AS (SELECT trim('{t}', '\"') \
-         UNION SELECT m.name FROM gone, sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
-         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
-         AND f.on_delete = 'CASCADE') SELECT name FROM gone) AS gone, sqlite_schema AS m, \
-         pragma_foreign_key_list(m.name) AS f, pragma_table_info(m.name) AS c \
-         WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE \
-         AND c.name = f.\"from\" COLLATE NOCASE \
-         AND (f.on_delete = 'SET NULL' AND c.\"notnull\" \
-         OR f.on_delete IN ('NO ACTION', 'RESTRICT') AND gone.name <> trim('{t}', '\"'))";
+    has_triggers:
+        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' \
+         AND tbl_name = trim('{t}', '\"') COLLATE NOCASE";
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
-    SweepReport, TouchError,
+    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex,
+    Store, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -69,8 +69,8 @@ pub(super) struct SqliteInner {
     pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
-    /// The number of expired sessions that other tables keep, at the last sweep.
-    pub(super) kept: AtomicU64,
+    /// The number of expired sessions that rows of other tables reference, at the last sweep.
+    pub(super) referenced: AtomicU64,
     /// Declared after the connections, so that they are closed before the wal-index file.
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// Declared last, so that all connections are closed before the file counts as unused.
@@ -267,21 +267,22 @@ impl Store for SqliteStore {
         TouchError::check(failed)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let (removed, began, kept) =
+        let (removed, began, referenced) =
             self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.
                 let began = instant();
-                Ok((tx.sweep(now, limit)?, began, tx.count_kept(now)?))
+                Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
             })?;
-        if kept != self.0.kept.swap(kept, Ordering::Relaxed) && kept > 0 {
-            let tables = self.0.query(OPERATION, references::tables)?.join(", ");
-            self.0.events.raise(&Event::SessionsKept { sessions: kept, tables: &tables });
+        if referenced != self.0.referenced.swap(referenced, Ordering::Relaxed) && referenced > 0 {
+            let tables = self.0.query(OPERATION, references::keeping_tables)?;
+            let tables = Vec::from_iter(tables).join(", ");
+            self.0.events.raise(&Event::SessionsKept { sessions: referenced, tables: &tables });
         }
-        let report = SweepReport::new(removed.len(), instant().saturating_duration_since(began));
-        Ok(report.with_users_sessions(removed))
+        let report = RemovalReport::new(removed.len(), instant().saturating_duration_since(began));
+        Ok(report.with_user_sessions(removed))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -14,7 +14,7 @@ use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 use cloakroom_power_loss::{Fault, Operation, Tape, install};
 use common::dice::Dice;
-use common::ledger::{Ledger, Said};
+use common::ledger::{Ledger, WorkerMessage};
 use common::workload::Worker;
 use common::{Folder, HOUR, NOW, create, setting};
 use integrity::assert_integrity;
@@ -49,7 +49,7 @@ impl Bench {
         self.ledger.lock().unwrap().check(store);
     }
 
-    fn say(&self) -> impl Fn(&str, &Said) + Sync {
+    fn say(&self) -> impl Fn(&str, &WorkerMessage) + Sync {
         |worker, said| self.ledger.lock().unwrap().hear(worker, said)
     }
 }

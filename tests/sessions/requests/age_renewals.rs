@@ -223,7 +223,7 @@ fn a_client_that_lost_the_new_id_gets_another_one() {
 }
 
 #[test]
-fn with_a_grace_for_renewals_of_the_handler_it_gets_none() {
+fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
     let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(MINUTE);
     on_both_stores(grace, |app| {
         let mut stolen = app.visitor(1);
@@ -306,7 +306,7 @@ fn an_id_in_a_header_is_renewed_too() {
 }
 
 #[test]
-fn an_age_below_a_minute_is_refused_when_built() {
+fn a_renewal_age_below_a_minute_is_refused_when_built() {
     let built =
         |age| SessionManager::builder(MemoryStore::new()).renew_every(age).build().map(drop);
     assert!(built(MINUTE).is_ok() && built(Duration::MAX).is_ok());

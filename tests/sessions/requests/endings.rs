@@ -94,7 +94,7 @@ fn a_flash_after_a_sign_out_is_read_anonymously() {
 }
 
 #[test]
-fn a_destroy_and_a_commit_before_the_flash_come_to_the_same() {
+fn a_flash_after_a_committed_destroy_begins_a_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         let headers = browser.request(&app.sessions, |session| {
@@ -123,7 +123,7 @@ fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
 }
 
 #[test]
-fn a_destroy_after_a_sign_in_in_one_request_ends_that_too() {
+fn a_destroy_after_a_sign_in_ends_the_new_session_too() {
     on_both_stores(defaults, |app| {
         for mut browser in [app.visitor(1), Browser::default()] {
             let had_cookie = browser.cookie.is_some();
@@ -444,7 +444,7 @@ fn a_sign_out_through_an_id_replaced_meanwhile_ends_the_session() {
 }
 
 #[test]
-fn a_dead_id_beside_a_renewed_one_removes_no_cookie_either() {
+fn a_dead_id_beside_a_renewed_one_removes_no_cookie() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let old = browser.cookie.clone().unwrap();

@@ -102,7 +102,7 @@ fn unknown_addresses_are_counted_together_for_a_minute() {
 }
 
 #[test]
-fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
+fn repeated_use_of_one_ended_id_does_not_count_as_guessing() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let index = app.store.inner().index().unwrap();

@@ -64,7 +64,7 @@ fn a_write_after_a_read_of_an_unknown_id_begins_a_session() {
 }
 
 #[test]
-fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
+fn a_write_during_the_sign_out_of_its_session_is_discarded() {
     on_both_stores(defaults, |app| {
         for read_before in [true, false] {
             let (browser, late) = app.open_visitor(1);

@@ -85,7 +85,7 @@ fn a_reader_in_flight_that_seals_again_sends_no_replaced_id() {
 }
 
 #[test]
-fn a_bare_id_or_one_that_was_tampered_with_is_refused_unasked() {
+fn a_bare_or_tampered_id_is_refused_without_a_load() {
     for encrypted in [false, true] {
         let configure = |builder: SessionManagerBuilder| builder.cookie(config(encrypted, &[1]));
         on_both_stores(configure, |app| {

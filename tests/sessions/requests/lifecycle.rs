@@ -127,7 +127,7 @@ fn a_written_value_is_read_back_in_the_same_request() {
 }
 
 #[test]
-fn changes_that_come_to_nothing_begin_no_session() {
+fn changes_without_effect_begin_no_session() {
     on_both_stores(defaults, |app| {
         let nothings: [fn(&cloakroom::Session); 4] = [
             |session| session.remove("n").unwrap(),

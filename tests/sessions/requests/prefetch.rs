@@ -75,7 +75,7 @@ fn a_page_fetched_in_advance_does_not_count_as_activity() {
 }
 
 #[test]
-fn a_page_fetched_in_advance_does_not_move_the_deadline() {
+fn a_page_fetched_in_advance_does_not_extend_the_session() {
     let hour = Duration::from_secs(3600);
     let idle = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(hour));
     on_both_stores(idle, |app| {

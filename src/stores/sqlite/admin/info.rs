@@ -1,5 +1,6 @@
 //! The operators' call that describes the file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -18,6 +19,23 @@ use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 const READING: &str = "read the properties of the database";
+
+/// The tables whose rows prevent that rows which would go with a session of the table `?1` are
+/// deleted, and those with a column that would become NULL with the session but must not. With
+/// DISTINCT SQLite 3.40 finds none.
+const CHAINS: &str = "
+    SELECT m.name
+    FROM (WITH RECURSIVE gone (name) AS (SELECT ?1
+            UNION SELECT m.name
+            FROM gone, sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f
+            WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE
+              AND f.on_delete = 'CASCADE')
+          SELECT name FROM gone) AS gone,
+      sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f, pragma_table_info(m.name) AS c
+    WHERE m.type = 'table' AND f.\"table\" = gone.name COLLATE NOCASE
+      AND c.name = f.\"from\" COLLATE NOCASE
+      AND (f.on_delete = 'SET NULL' AND c.\"notnull\"
+        OR f.on_delete IN ('NO ACTION', 'RESTRICT') AND gone.name <> ?1)";
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
@@ -71,10 +89,22 @@ pub(super) fn info(
         owner: owner(path),
         folder_owner: owner(folder(path)),
         second_name: second_name(path),
-        referencing_tables: references::tables(connection, &ReadSql::new(table))
-            .map_err(while_doing(READING))?,
+        referencing_tables: referencing_tables(connection, table).map_err(while_doing(READING))?,
         triggers: migrate::triggers(connection, table).map_err(while_doing(READING))?,
     })
+}
+
+/// Returns the tables whose foreign keys keep sessions, or rows that would go with a session, from
+/// being deleted, or keep sessions from getting a new id.
+fn referencing_tables(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<String>> {
+    let foreign_keys = references::foreign_keys(connection, &ReadSql::new(table))?.into_iter();
+    let direct = foreign_keys.filter(|key| key.keeps_rows || key.keeps_ids);
+    let mut tables: BTreeSet<_> = direct.map(|key| key.table).collect();
+    let mut chains = connection.prepare(CHAINS)?;
+    for table in chains.query_map([table.as_str()], |row| row.get(0))? {
+        tables.insert(table?);
+    }
+    Ok(Vec::from_iter(tables))
 }
 
 pub(super) fn number(connection: &Connection, sql: &str) -> Result<u64> {

@@ -15,11 +15,9 @@ mod tables;
 
 use std::path::Path;
 
-use rusqlite::ErrorCode;
-
 use crate::error::{Error, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
-use crate::stores::sqlite::error::{SqliteError, while_doing};
+use crate::stores::sqlite::error::{OpenFailure, while_doing};
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
@@ -110,14 +108,13 @@ impl Admin {
         }
     }
 
-    /// Returns whether `error` means that the file is not a SQLite database, which is one reason
-    /// for [`Corrupt`](crate::ErrorKind::Corrupt). [`restore`](Self::restore) cannot replace such a
-    /// file.
+    /// Returns why the database could not be opened, if `error` says so and the reason is one for
+    /// which operators have a remedy of its own: for [`Missing`](OpenFailure::Missing)
+    /// [`restore`](Self::restore) or [`setup`](Self::setup); `restore` cannot replace a file that
+    /// is [`NotADatabase`](OpenFailure::NotADatabase).
     #[must_use]
-    pub fn is_not_a_database(error: &Error) -> bool {
-        let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
-        let code = cause.and_then(|SqliteError(error)| error.sqlite_error_code());
-        code == Some(ErrorCode::NotADatabase)
+    pub fn open_failure(error: &Error) -> Option<OpenFailure> {
+        OpenFailure::of(error)
     }
 
     /// Returns the settings of the file.

@@ -11,13 +11,13 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::admin::backup::{
-    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
+    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, refuse_log_of_deleted, transfer,
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder, with_suffix};
+use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -88,15 +88,7 @@ impl Restore<'_> {
             self.refuse_foreign(&connection)?;
             target = Some(connection);
         } else {
-            let log = with_suffix(self.to, "-wal");
-            if fs::symlink_metadata(&log).is_ok() {
-                let why = format!(
-                    "{} exists, the log of a deleted database: stop the service, and move the log \
-                     and -shm away",
-                    log.display()
-                );
-                return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
-            }
+            refuse_log_of_deleted(self.to, RESTORING)?;
             refuse_existing(self.to, RESTORING)?;
         }
         if !fs::exists(self.from).unwrap_or(true) {

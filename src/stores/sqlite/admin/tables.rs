@@ -6,6 +6,7 @@ use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::PublicId;
+use crate::stores::sqlite::admin::backup::refuse_log_of_deleted;
 use crate::stores::sqlite::admin::{Admin, Database, connect};
 use crate::stores::sqlite::builder::Journal;
 use crate::stores::sqlite::error::while_doing;
@@ -15,21 +16,30 @@ use crate::stores::sqlite::migrate::{self, PendingMigration};
 use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::write::JobKind;
 
+const SETTING_UP: &str = "set up the tables";
+
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
     /// Creates the tables, or migrates them to this version. If this was made from settings, opens
     /// the store, which creates a missing file. Returns the store.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the file does not exist, but a write-ahead log for
+    /// it does, which SQLite would remove.
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {
                 let SqliteInner { writer, table, events, busy_timeout, .. } = &*store.0;
                 let deadline = Instant::now() + *busy_timeout;
-                writer.exclusive("set up the tables", |connection| {
+                writer.exclusive(SETTING_UP, |connection| {
                     migrate::migrate(connection, table, events, deadline)
                 })?;
                 Ok(store.clone())
             }
-            Database::Closed(settings) => settings.clone().migrate(true).open(),
+            Database::Closed(settings) => {
+                self.path().map_or(Ok(()), |path| refuse_log_of_deleted(path, SETTING_UP))?;
+                settings.clone().migrate(true).open()
+            }
         }
     }
 

@@ -423,16 +423,16 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_in_and_a_change_of_user_are_cached() {
+    fn a_sign_in_and_a_confirmed_authentication_are_cached() {
         let (_folder, store) = store();
         let (before, to) = (create(&store), unused_id());
         let user = UserKey::new("user").unwrap();
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
         let sign_in = Action::SignIn { to, user, new_session, join_salt: None };
-        let mut sign_out = Delta::new();
-        sign_out.set_user(None);
+        let mut confirmed = Delta::new();
+        confirmed.confirm_authentication(NOW, 2);
         for (id_hash, action, delta) in
-            [(before, sign_in, setting(1)), (to, Action::Merge, sign_out)]
+            [(before, sign_in, setting(1)), (to, Action::Merge, confirmed)]
         {
             let done = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
             let Committed::Done { session, .. } = done else { panic!("{done:?}") };

@@ -30,7 +30,7 @@ statements! {
             (session::NAMES.join(", "), placeholders(session::NAMES));
         let (replaced_names, replaced_values) =
             (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
-        // What `WriteTx::delete_unkept` reads of each session.
+        // What `WriteTx::delete_unreferenced` reads of each session.
         let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }
 

@@ -308,23 +308,18 @@ impl WriteTx<'_> {
         effect: Effect<'_>,
     ) -> Result<()> {
         let WriteSql { delete, delete_all, end, .. } = &self.sql.write;
-        let kept = self.kept_condition()?;
-        let (delete, effect) = match &kept {
-            None if condition == EVERY_SESSION => (delete_all.clone(), effect),
-            None => (with_condition(delete, condition), effect),
-            Some(kept) => {
-                (with_condition(delete, &format!("{condition} AND NOT {kept}")), Effect::Unknown)
-            }
+        let Some(referenced) = self.referenced_condition()? else {
+            let is_all = condition == EVERY_SESSION;
+            let delete = if is_all { delete_all } else { &with_condition(delete, condition) };
+            return self.execute(delete, params, |_| effect).map(drop);
         };
-        let before = self.connection.total_changes();
-        let deleted = self.execute(&delete, params, |_| effect);
-        let changes = self.connection.total_changes().saturating_sub(before);
-        match deleted {
-            // No trigger has run, and no row of another table has changed.
-            Ok(rows) if kept.is_none() && rows as u64 == changes => return Ok(()),
+        // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
+        let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
+        match self.execute(&delete, params, |_| Effect::Unknown) {
             Err(error) if !self.is_refused(&error) => return Err(error),
             Ok(_) | Err(_) => {}
         }
+        // A trigger may have inserted deleted rows again, with their former deadline.
         self.execute(&with_condition(end, condition), params, |_| Effect::Unknown)?;
         self.check_none_left(condition, params)
     }
@@ -350,9 +345,8 @@ impl WriteTx<'_> {
         refuses_deletion(error) && !self.connection.is_autocommit()
     }
 
-    /// Returns the condition on sessions whose rows other tables keep, if there are such tables.
-    fn kept_condition(&self) -> Result<Option<String>> {
-        references::kept_condition(self.connection, &self.sql.read).map_err(self.failed())
+    fn referenced_condition(&self) -> Result<Option<String>> {
+        references::referenced_condition(self.connection, &self.sql.read).map_err(self.failed())
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented.
@@ -414,7 +408,7 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         let params = params![now.as_millis(), user.as_str(), realm.as_str()];
-        match self.delete_unkept(&self.sql.write.delete_expired_of, params) {
+        match self.delete_unreferenced(&self.sql.write.delete_expired_of, params) {
             // Expired sessions do not count, whether or not they are deleted.
             Err(error) if self.is_refused(&error) => Ok(()),
             deleted => deleted.map(drop),
@@ -485,16 +479,16 @@ impl WriteTx<'_> {
     /// sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
-        let removed = self.delete_unkept(&self.sql.write.sweep, params)?;
+        let removed = self.delete_unreferenced(&self.sql.write.sweep, params)?;
         self.forget_replaced(now, limit)?;
         Ok(removed)
     }
 
-    /// Returns the number of expired sessions that no sweep removes, because other tables keep
-    /// their rows.
-    pub(crate) fn count_kept(&self, now: Timestamp) -> Result<u64> {
-        let Some(kept) = self.kept_condition()? else { return Ok(0) };
-        let count = with_condition(&self.sql.read.count_expired_matching, &kept);
+    /// Returns the number of expired sessions that no sweep removes, because rows of other
+    /// tables reference them.
+    pub(crate) fn count_referenced(&self, now: Timestamp) -> Result<u64> {
+        let Some(referenced) = self.referenced_condition()? else { return Ok(0) };
+        let count = with_condition(&self.sql.read.count_expired_matching, &referenced);
         self.count(&count, [now.as_millis()])
     }
 
@@ -520,15 +514,18 @@ impl WriteTx<'_> {
             self.delete(*id, ended.id_hash)?;
         }
         let ended = found.into_iter().map(|(_, ended)| ended);
-        Ok(ended.filter(|ended| ended.expiry.is_none()).collect())
+        Ok(ended.filter(|ended| ended.expired_by.is_none()).collect())
     }
 
-    /// Executes a statement with a `{condition}` that deletes sessions, except those whose rows
-    /// other tables keep. Returns the deleted sessions.
-    fn delete_unkept(&mut self, statement: &str, params: impl Params) -> Result<Vec<EndedSession>> {
-        let kept = self.kept_condition()?;
-        let unkept = kept.map_or_else(|| "true".to_owned(), |kept| format!("NOT {kept}"));
-        let statement = with_condition(statement, &unkept);
+    /// Executes a statement with a `{condition}` that deletes sessions, except referenced
+    /// ones. Returns the deleted sessions.
+    fn delete_unreferenced(
+        &mut self,
+        statement: &str,
+        params: impl Params,
+    ) -> Result<Vec<EndedSession>> {
+        let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
+        let statement = with_condition(statement, &format!("NOT {referenced}"));
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&statement)?;
             statement.query_map(params, row::deleted)?.collect()

@@ -15,7 +15,7 @@ use cloakroom::{ErrorKind, SqliteStore};
 use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
 
 use crate::common::dice::Dice;
-use crate::common::ledger::{Change, Ledger, Said};
+use crate::common::ledger::{Change, Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, NOW};
 
@@ -152,7 +152,7 @@ impl Story {
         Story::recorded(alone, |path, tape| {
             let build = || SqliteStore::builder(path).durability(durability).journal(journal);
             let stores: Vec<SqliteStore> = (0..stores).map(|_| build().open().unwrap()).collect();
-            let say = |worker: &str, said: &Said| tape.mark(format!("{worker} {said}"));
+            let say = |worker: &str, said: &WorkerMessage| tape.mark(format!("{worker} {said}"));
             let left = AtomicUsize::new(STEPS);
             let take =
                 || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
@@ -237,12 +237,12 @@ impl Story {
         for (at, event) in self.tape.iter().enumerate() {
             let Event::Mark(line) = event else { continue };
             let (worker, said) = heard(line);
-            if let Said::Begins(change) = said {
+            if let WorkerMessage::Begins(change) = said {
                 begun.insert(worker, (at, change));
                 continue;
             }
             let (began, change) = begun.remove(&worker).unwrap();
-            if said != Said::Done {
+            if said != WorkerMessage::Done {
                 continue;
             }
             let (first, last) = (self.state_at(began), self.state_at(at));
@@ -250,7 +250,7 @@ impl Story {
                 Change::Create { id_hash, .. }
                 | Change::Renew { id_hash, .. }
                 | Change::SignIn { id_hash, .. } => state.rows.contains_key(id_hash),
-                Change::Merge { session, n } | Change::Bind { session, n, .. } => state
+                Change::Merge { session, n } => state
                     .rows
                     .get(&id_hashes[session])
                     .is_some_and(|row| row.0 >= i64::try_from(*n).unwrap()),
@@ -368,7 +368,7 @@ impl Story {
     }
 }
 
-fn heard(line: &str) -> (String, Said) {
+fn heard(line: &str) -> (String, WorkerMessage) {
     let (worker, said) = line.split_once(' ').unwrap();
     (worker.to_owned(), said.parse().unwrap())
 }
