@@ -82,10 +82,9 @@ impl Delta {
     }
 
     /// Returns this delta for a session that was signed in since, perhaps another user's: without
-    /// its clear, its change of `name`, its confirmed authentication, and its idle limit.
-    pub(crate) fn after_sign_in(&self, name: &str) -> Self {
-        let mut delta =
-            Delta { clear: false, confirmation: None, idle_limit: None, ..self.clone() };
+    /// its clear, its change of `name`, and its confirmed authentication, and with this idle limit.
+    pub(crate) fn after_sign_in(&self, name: &str, idle_limit: Option<Duration>) -> Self {
+        let mut delta = Delta { clear: false, confirmation: None, idle_limit, ..self.clone() };
         delta.changes.remove(name);
         delta
     }

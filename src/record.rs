@@ -395,7 +395,8 @@ pub struct Summary {
     pub created: Timestamp,
     /// The time at which the user last signed in.
     pub authenticated: Option<Timestamp>,
-    /// The time of the last recorded activity.
+    /// The time of the last recorded activity. It may be older than the last request, by up to a
+    /// twentieth of the idle limit (72 minutes by default).
     pub seen: Timestamp,
     /// The time at which the session expires without further activity.
     pub deadline: Timestamp,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use cloakroom::session::CommitOutcome;
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, Row, params};
 use cloakroom::{Session, SignIn, UserKey};
 
@@ -95,6 +96,13 @@ impl Accounts {
 pub fn sign_in(session: &Session, user: &User) -> Result<SignIn> {
     session.set(GENERATION, user.generation)?;
     Ok(session.sign_in(user.key()?)?)
+}
+
+/// Gives the session a new id and the user's new generation, after a change of the password. In
+/// contrast to a sign-in, its limits stay.
+pub fn confirm(session: &Session, user: &User) -> Result<CommitOutcome> {
+    session.set(GENERATION, user.generation)?;
+    Ok(session.confirm_authentication(0)?)
 }
 
 /// Returns the user of the session. Ends the session if its user was deleted, or if the password

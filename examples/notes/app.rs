@@ -211,8 +211,8 @@ impl App {
         let Some(user) = self.accounts.change_password(&self.db, &user, form.get("new"))? else {
             return go(session, "/password", "The password was just changed elsewhere.");
         };
-        // A new id for this session, and the generation that it may use from now on.
-        let _ = accounts::sign_in(session, &user)?;
+        // If the session has ended meanwhile, the next page asks for the new password.
+        let _ = accounts::confirm(session, &user)?;
         self.sessions.revoke_others(session)?;
         go(session, "/", "The password is changed. You are signed out everywhere else.")
     }

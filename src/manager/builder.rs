@@ -191,9 +191,10 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the longest idle limit that a handler can give a session with
-    /// [`Session::set_idle_limit`](crate::Session::set_idle_limit). Defaults to the idle limit of
-    /// the session's lifetime, or to its absolute limit if it has no idle limit, so that a handler
-    /// can only shorten it. The absolute limit holds in any case.
+    /// [`Session::set_idle_limit`](crate::Session::set_idle_limit) or
+    /// [`Authentication::idle_limit`](crate::Authentication::idle_limit). Defaults to the idle
+    /// limit of the session's lifetime, or to its absolute limit if it has no idle limit, so that a
+    /// handler can only shorten it. The absolute limit holds in any case.
     ///
     /// Building the manager fails if this is below the idle limit of one of its lifetimes.
     pub fn max_idle_limit(self, limit: Duration) -> Self {

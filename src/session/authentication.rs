@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
-use crate::session::{CommitOutcome, Session};
+use crate::session::{CommitOutcome, Session, Settings};
 
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///
@@ -30,6 +30,7 @@ pub struct Authentication {
     level: u16,
     idp_session_id: Option<IdpSessionId>,
     ends: Option<Timestamp>,
+    idle_limit: Option<Duration>,
 }
 
 impl Authentication {
@@ -59,16 +60,59 @@ impl Authentication {
         Authentication { ends: Some(at), ..self }
     }
 
-    pub(super) fn apply(&self, new_session: &mut NewSession, now: Timestamp) -> Result<()> {
+    /// Sets the idle limit of this session in place of the manager's, for example a shorter one at
+    /// a public terminal. It is stored in the same step as the sign-in, and holds until the next
+    /// sign-in or [`set_idle_limit`](Session::set_idle_limit). Rounded down to milliseconds; from
+    /// 1 ms to the idle limit of the user's
+    /// [lifetime](crate::manager::SessionManagerBuilder::lifetime), or to
+    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit).
+    ///
+    /// Defaults to the limit that `set_idle_limit` has set earlier in this request, or else to that
+    /// of the lifetime.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cloakroom::{Authentication, Session, SignIn, UserKey};
+    ///
+    /// fn sign_in_at_a_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
+    ///     let how = Authentication::new().idle_limit(Duration::from_secs(5 * 60));
+    ///     session.sign_in_with(user, &how)
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # let ada = UserKey::new("ada")?;
+    /// # assert_eq!(sign_in_at_a_terminal(&session, ada)?, SignIn::Done);
+    /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
+    /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    pub fn idle_limit(self, limit: Duration) -> Self {
+        Authentication { idle_limit: Some(limit), ..self }
+    }
+
+    /// Applies all of it to the new session. `idle_limit` is the one that the handler has set.
+    /// Returns the idle limit that replaces the manager's.
+    pub(super) fn apply(
+        &self,
+        new_session: &mut NewSession,
+        idle_limit: Option<Duration>,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Option<Duration>> {
+        const OPERATION: &str = "sign a user in";
         if self.ends.is_some_and(|ends| ends <= now) {
             let why = "the end of the session is in the past";
-            return Err(Error::with_source(ErrorKind::Invalid, "sign a user in", why));
+            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
+        let lifetime = settings.signed_in_lifetime(new_session.persistent);
+        let checked = |limit| settings.checked_idle_limit(limit, &lifetime, OPERATION);
+        let idle_limit = self.idle_limit.or(idle_limit).map(checked).transpose()?;
+        new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;
         new_session.idp_session_id.clone_from(&self.idp_session_id);
         let ends = new_session.limits.absolute.into_iter().chain(self.ends).min();
         new_session.limits.absolute = ends;
-        Ok(())
+        Ok(idle_limit)
     }
 }
 

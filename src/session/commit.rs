@@ -4,6 +4,7 @@
 //! secret.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
 use crate::delta::Delta;
@@ -294,8 +295,10 @@ pub(super) enum DeltaKind<'p> {
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
     /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
-    /// secret, a confirmed authentication, and an idle limit.
-    Join,
+    /// secret, and a confirmed authentication. With this idle limit.
+    Join {
+        idle_limit: Option<Duration>,
+    },
 }
 
 impl DeltaKind<'_> {
@@ -305,7 +308,9 @@ impl DeltaKind<'_> {
             DeltaKind::SignIn(secret) => {
                 secret.replacing_others(changes.delta(), loaded.data())?.into()
             }
-            DeltaKind::Join => changes.delta().after_sign_in(csrf_secret::NAME).into(),
+            DeltaKind::Join { idle_limit } => {
+                changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()
+            }
         })
     }
 }

@@ -65,6 +65,10 @@ impl Session {
     /// Returns the reason for which the session of a user has ended that this request presented,
     /// for a page that says so; `None` if the request presented the id of a live session or none.
     ///
+    /// Show it on the page that first sees the ended session: once a request writes, a new session
+    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
+    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
+    ///
     /// The reason is known while the expired session is stored, which is until the next sweep, and
     /// for at least an hour if this process has ended or swept the session, unless it has ended
     /// more than 10,000 others since. In other cases the result is `None` too: after a restart,

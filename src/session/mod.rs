@@ -37,8 +37,7 @@ use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::message::RequestHead;
-use crate::policy::humanize;
-use crate::record::{Client, Record, duration_to_millis};
+use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
@@ -472,26 +471,30 @@ impl Session {
     /// absolute limit stays and holds as well.
     ///
     /// The limit counts from this request, is stored with the other changes at its end, and holds
-    /// for the whole session: through activity, renewals and restarts, until it is changed again. A
-    /// sign-in restarts both limits with those of the manager, so call this after
-    /// [`sign_in`](Self::sign_in).
+    /// for the whole session: through activity, renewals and restarts, until it is changed again or
+    /// a user signs in. A [`sign_in`](Self::sign_in) restarts both limits with those of the
+    /// manager; one that follows in the same request stores this limit, and fails if it is above
+    /// the maximum for the user's session.
+    ///
+    /// For a sign-in, [`Authentication::idle_limit`] is better: it is stored in the same step. If
+    /// this is called after the sign-in and the end of the request cannot be stored, the user is
+    /// signed in with the limit of the manager.
     ///
     /// Without a session, the limit applies to one that this request begins. The call alone begins
     /// none.
     ///
     /// ```
     /// use std::time::Duration;
-    /// use cloakroom::{Session, SignIn, UserKey};
+    /// use cloakroom::Session;
     ///
-    /// fn sign_in_at_a_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
-    ///     let signed_in = session.sign_in(user)?;
-    ///     session.set_idle_limit(Duration::from_secs(5 * 60))?;
-    ///     Ok(signed_in)
+    /// /// The user has chosen "sign me out after a break of five minutes".
+    /// fn shorten(session: &Session) -> cloakroom::Result<()> {
+    ///     session.set_idle_limit(Duration::from_secs(5 * 60))
     /// }
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # let ada = UserKey::new("ada")?;
-    /// # assert_eq!(sign_in_at_a_terminal(&session, ada)?, SignIn::Done);
+    /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
+    /// # shorten(&session)?;
     /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
     /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
     /// # Ok::<(), cloakroom::Error>(())
@@ -515,15 +518,7 @@ impl Session {
             true => settings.signed_in_lifetime(persistent),
             false => settings.anonymous_lifetime(persistent),
         };
-        let max = settings.max_idle_limit(&lifetime);
-        let limit = Duration::from_millis(duration_to_millis(limit));
-        if limit.is_zero() || limit > max {
-            let why = format!(
-                "an idle limit of this session is from 1 ms to {}: see max_idle_limit",
-                humanize(max)
-            );
-            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
-        }
+        let limit = settings.checked_idle_limit(limit, &lifetime, OPERATION)?;
         state.changes.edit(|delta| delta.set_idle_limit(limit));
         Ok(())
     }

@@ -10,11 +10,12 @@ use crate::backend::SessionLimit;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
 use crate::cross_origin::CrossOrigin;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Realm, RealmTag, SessionId};
 use crate::lifetime::Lifetime;
 use crate::message::RequestHead;
-use crate::record::Client;
+use crate::policy::humanize;
+use crate::record::{Client, duration_to_millis};
 
 /// The behavior of a request whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,10 +111,25 @@ impl Settings {
         self.anonymous.unwrap_or_else(by_default)
     }
 
-    /// Returns the longest idle limit that a handler can set for a session of this lifetime.
-    pub(crate) fn max_idle_limit(&self, lifetime: &Lifetime) -> Duration {
+    /// Returns the idle limit that a handler sets for a session of this lifetime, in whole
+    /// milliseconds; an error if it is too short or too long.
+    pub(crate) fn checked_idle_limit(
+        &self,
+        limit: Duration,
+        lifetime: &Lifetime,
+        operation: &'static str,
+    ) -> Result<Duration> {
         let own = lifetime.idle_limit().or(lifetime.absolute_limit());
-        self.max_idle_limit.or(own).unwrap_or(Duration::MAX)
+        let max = self.max_idle_limit.or(own).unwrap_or(Duration::MAX);
+        let limit = Duration::from_millis(duration_to_millis(limit));
+        if limit.is_zero() || limit > max {
+            let why = format!(
+                "an idle limit of this session is from 1 ms to {}: see max_idle_limit",
+                humanize(max)
+            );
+            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
+        }
+        Ok(limit)
     }
 
     /// Returns the response header fields that remove the cookies of former names.

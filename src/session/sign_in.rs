@@ -2,6 +2,8 @@
 //!
 //! Uses the commit and the context. Called by the application.
 
+use std::time::Duration;
+
 use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EndReason, Event};
@@ -28,6 +30,8 @@ struct SignInRequest<'r> {
     activity: Option<Touch>,
     user: &'r UserKey,
     new_session: NewSession,
+    /// The idle limit that replaces the manager's.
+    idle_limit: Option<Duration>,
     /// The hash of the id that it replaces.
     from: SessionIdHash,
     /// That id, if this request knows it: other requests that present it can join the sign-in.
@@ -66,7 +70,8 @@ impl Session {
     ///
     /// - A request that was opened at most ten seconds after the first sign-in was stored *joins*
     ///   it: its changes are merged into that session, and its response carries the id that the
-    ///   first one issued. Both must have the same level, persistence and absolute limit.
+    ///   first one issued. Both must have the same level, persistence and absolute limit. An idle
+    ///   limit of its own replaces that of the first.
     /// - A request that was opened later comes from a client that did not receive the first
     ///   response. It gives the session another new id, and the id in the first response no longer
     ///   finds the session.
@@ -80,27 +85,32 @@ impl Session {
     ///
     /// [`set_persistent`](Self::set_persistent) earlier in this request chooses whether the browser
     /// keeps the cookie after it is closed. Otherwise the choice of the session before the sign-in
-    /// stays, or the manager's default applies if there was no session.
+    /// stays, or the manager's default applies if there was no session. An idle limit that
+    /// [`set_idle_limit`](Self::set_idle_limit) has set earlier in this request is stored with the
+    /// sign-in.
     ///
     /// # Errors
-    /// The store's errors; the user is not signed in then. A [`destroy`](Self::destroy) earlier in
-    /// this request may have been carried out.
+    /// [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above the maximum
+    /// for the user's session; the store's errors. The user is not signed in then. A
+    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }
 
-    /// [`sign_in`](Self::sign_in) with the level of the authentication, its end, and the identity
-    /// provider's session.
+    /// [`sign_in`](Self::sign_in) with the level of the authentication, the end and the idle limit
+    /// of the session, and the identity provider's session.
     ///
     /// # Errors
-    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past.
+    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
+    /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
-        how.apply(&mut new_session, self.context.now())?;
+        let (set_before, settings) = (state.changes.delta().idle_limit(), &self.context.settings);
+        let idle_limit = how.apply(&mut new_session, set_before, settings, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
         let activity = self.activity(&state);
@@ -117,8 +127,16 @@ impl Session {
         let (from, known_id) = self.replaced_by_sign_in(loaded)?;
         let others = self.other_sessions(&from, loaded.public_id())?;
         let user = &user;
-        let mut request =
-            SignInRequest { loaded, changes, activity, user, new_session, from, known_id };
+        let mut request = SignInRequest {
+            loaded,
+            changes,
+            activity,
+            user,
+            new_session,
+            idle_limit,
+            from,
+            known_id,
+        };
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
                 Attempt::Retry => {}
@@ -215,7 +233,8 @@ impl Session {
     /// renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
         let id_hash = id.hash(self.realm_tag());
-        let plan = CommitPlan { id_hash: &id_hash, action: Action::Merge, kind: DeltaKind::Join };
+        let kind = DeltaKind::Join { idle_limit: request.idle_limit };
+        let plan = CommitPlan { id_hash: &id_hash, action: Action::Merge, kind };
         let SignInRequest { loaded, changes, activity, .. } = request;
         match self.commit_to(loaded, changes, *activity, plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {

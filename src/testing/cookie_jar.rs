@@ -19,7 +19,7 @@ use crate::session::Session;
 /// ```
 /// use cloakroom::http::RequestHead;
 /// use cloakroom::testing::CookieJar;
-/// use cloakroom::{MemoryStore, SessionManager, UserKey};
+/// use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 /// let phone = || RequestHead::new().user_agent("Phone").peer_addr([192, 0, 2, 7].into());
@@ -28,7 +28,8 @@ use crate::session::Session;
 /// let anonymous = jar.get("__Host-id").map(str::to_owned);
 ///
 /// let ada = UserKey::new("ada")?;
-/// jar.visit(&sessions, phone(), |session| session.sign_in(ada))?;
+/// let signed_in = jar.visit(&sessions, phone(), |session| session.sign_in(ada))?;
+/// assert_eq!(signed_in, SignIn::Done);
 /// assert_ne!(jar.get("__Host-id"), anonymous.as_deref(), "a sign-in renews the id");
 /// let cart = jar.visit(&sessions, phone(), |session| session.get::<u32>("cart"))?;
 /// assert_eq!(cart, Some(3));

@@ -72,12 +72,13 @@ pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
 ///
 /// ```
 /// use cloakroom::testing::with_session;
+/// use cloakroom::SignIn;
 /// # use cloakroom::{MemoryStore, SessionManager, UserKey};
 ///
 /// # let (sessions, ada) = (SessionManager::new(MemoryStore::new())?, UserKey::new("ada")?);
 /// let cookie = with_session(&sessions, |session| {
 ///     session.set("cart", 3)?;
-///     session.sign_in(ada)?;
+///     assert_eq!(session.sign_in(ada)?, SignIn::Done);
 ///     Ok(())
 /// })?;
 /// # let session = sessions.open(Some(cookie.as_str()));
@@ -106,9 +107,9 @@ pub fn with_session(
     })
 }
 
-/// Returns the value of the first field of a form with this `name`, as
-/// [`Session::csrf_field`](crate::Session::csrf_field) writes it: `name="…" value="…"`. The value
-/// is returned as it is in the page, with the escapes of HTML.
+/// Returns the `value` of the first element of a page with this `name` that has one. Attributes may
+/// be in any order, with or without quotes. The value is returned as it is in the page, with the
+/// escapes of HTML. Comments and scripts are read like the rest of the page.
 ///
 /// ```
 /// use cloakroom::csrf::CsrfCheck;
@@ -123,6 +124,69 @@ pub fn with_session(
 /// ```
 #[must_use]
 pub fn field_of_form<'p>(page: &'p str, name: &str) -> Option<&'p str> {
-    let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\""))?;
-    rest.split_once('"').map(|(value, _)| value)
+    page.match_indices('<').find_map(|(start, _)| {
+        let tag = &page[start + 1..];
+        let (mut found, mut value) = (false, None);
+        for (attribute, text) in attributes(tag).filter(|_| tag.starts_with(char::is_alphabetic)) {
+            found |= attribute.eq_ignore_ascii_case("name") && text == name;
+            value = Some(text).filter(|_| attribute.eq_ignore_ascii_case("value")).or(value);
+        }
+        value.filter(|_| found)
+    })
+}
+
+/// Iterates over the attributes of a tag with their values; the name of the tag, and an attribute
+/// without a value, have an empty one.
+fn attributes(mut tag: &str) -> impl Iterator<Item = (&str, &str)> {
+    std::iter::from_fn(move || {
+        tag = tag.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '/');
+        let (name, rest) =
+            tag.split_at(tag.find(|c: char| c.is_ascii_whitespace() || "/=>".contains(c))?);
+        let value = rest.trim_start().strip_prefix('=').map(str::trim_start);
+        let (value, rest) = match (value, value.and_then(|value| value.chars().next())) {
+            (Some(value), Some(quote @ ('"' | '\''))) => value[1..].split_once(quote)?,
+            (Some(value), _) => {
+                value.split_at(value.find(|c: char| c.is_ascii_whitespace() || c == '>')?)
+            }
+            (None, _) => ("", rest),
+        };
+        tag = rest;
+        (!name.is_empty()).then_some((name, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_however_its_tag_is_written() {
+        for tag in [
+            "<input name=\"csrf\" value=\"a=b\">",
+            "<input type=hidden name=csrf value=a=b>",
+            "<INPUT value='a=b' required NAME = 'csrf'/>",
+            "<input\n  value=a=b\n  hidden name=csrf>",
+            "<button title='a > b' name=csrf value=a=b>",
+        ] {
+            let page = format!("<p>1 < 2, name=csrf value=no</p><input name=csrf2 value=no>{tag}");
+            assert_eq!(field_of_form(&page, "csrf"), Some("a=b"), "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_page_without_the_field_has_none() {
+        for page in [
+            "",
+            "name=csrf value=no",
+            "<input name=other value=no>",
+            "<input name=csrf><input value=no>",
+            "<p>name=csrf value=no</p>",
+            "<input data-name=csrf value=no>",
+            "<input name=csrf value=\"no",
+            "<",
+        ] {
+            assert_eq!(field_of_form(page, "csrf"), None, "{page}");
+        }
+        assert_eq!(field_of_form("<input name=csrf value=''>", "csrf"), Some(""));
+    }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use argon2::{Algorithm, Argon2, Params, Version};
 use cloakroom::clock::ManualClock;
 use cloakroom::cross_origin::REFUSED;
-use cloakroom::testing::{field_of_form, with_session};
+use cloakroom::http::RequestHead;
+use cloakroom::testing::{CookieJar, field_of_form, with_session};
 use cloakroom::{CookieConfig, SignIn, SqliteStore};
 
 use crate::common::client::{Request, send};
@@ -411,6 +412,20 @@ fn a_change_of_the_password_renews_the_id_and_ends_the_others() {
     let mut visitor = site.visitor();
     assert_eq!(sign_in(&mut visitor, "ada", PASSWORD).location(), "/sign-in?next=%2F");
     assert_eq!(sign_in(&mut visitor, "ada", NEW_PASSWORD).location(), "/");
+}
+
+#[test]
+fn a_change_of_the_password_keeps_the_idle_limit() {
+    let site = Site::new();
+    let mut ada = site.user("ada");
+    let limit = Duration::from_secs(300);
+    let mut jar = CookieJar::of(&ada.cookie().unwrap());
+    jar.visit(&site.app.sessions, RequestHead::new(), |session| session.set_idle_limit(limit))
+        .unwrap();
+    assert_eq!(change_password(&mut ada, PASSWORD, NEW_PASSWORD).location(), "/");
+    assert!(is_signed_in(&mut ada));
+    site.clock.advance(limit);
+    assert!(!is_signed_in(&mut ada));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use cloakroom::clock::{Clock, Timestamp};
-use cloakroom::http::RequestHead;
+use cloakroom::http::{Adapter, Outcome, RequestHead};
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{ErrorKind, Lifetime, MemoryStore, Session, SessionManager};
+use cloakroom::{
+    Authentication, ErrorKind, Lifetime, MemoryStore, Session, SessionManager, SignIn,
+};
 
 use crate::common::NOW;
 use crate::common::app::{
@@ -117,13 +119,21 @@ fn a_sign_in_restarts_the_limits_of_the_manager() {
             limit(&app, &mut browser, own);
             browser.request(&app.sessions, |session| sign_in(session, "ada"));
             assert_ends_after(&app, &browser, HOUR);
-            // In one request too.
+        }
+    });
+}
+
+#[test]
+fn a_limit_of_the_request_is_that_of_its_sign_in() {
+    on_every_store(up_to_eight_hours, |app| {
+        for own in [MINUTE * 5, HOUR * 8] {
             let mut browser = app.visitor(1);
             browser.request(&app.sessions, |session| {
                 session.set_idle_limit(own).unwrap();
                 sign_in(session, "ada");
+                assert_eq!(deadline(session), app.clock.now() + own);
             });
-            assert_ends_after(&app, &browser, HOUR);
+            assert_ends_after(&app, &browser, own);
             let mut browser = app.visitor(1);
             browser.request(&app.sessions, |session| {
                 sign_in(session, "ada");
@@ -135,12 +145,113 @@ fn a_sign_in_restarts_the_limits_of_the_manager() {
 }
 
 #[test]
-fn a_first_sign_in_restarts_the_limits_too() {
+fn a_limit_set_before_a_first_sign_in_holds_too() {
     on_both_stores(up_to_eight_hours, |app| {
         let browser = app.visitor_after(|session| {
             session.set("n", 1).unwrap();
             session.set_idle_limit(MINUTE).unwrap();
             sign_in(session, "ada");
+        });
+        assert_ends_after(&app, &browser, MINUTE);
+    });
+}
+
+fn sign_in_for(session: &Session, limit: Duration) {
+    let how = Authentication::new().idle_limit(limit);
+    assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
+}
+
+#[test]
+fn a_sign_in_has_the_limit_of_its_authentication() {
+    on_every_store(up_to_eight_hours, |app| {
+        for own in [MINUTE * 5, HOUR * 8] {
+            // Of a visitor with a session, without one, and of another user; it comes before a
+            // limit of the request.
+            for before in [app.visitor(1), Browser::default(), app.signed_in("bob")] {
+                let browser = before.after(&app.sessions, |session| {
+                    session.set_idle_limit(MINUTE).unwrap();
+                    session.set("n", 1).unwrap();
+                    sign_in_for(session, own);
+                });
+                assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+                assert_ends_after(&app, &browser, own);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_failed_end_of_the_request_leaves_no_longer_limit() {
+    on_every_store(up_to_eight_hours, |app| {
+        let ways: [fn(&Session); 2] = [
+            |session| sign_in_for(session, MINUTE * 5),
+            |session| {
+                session.set_idle_limit(MINUTE * 5).unwrap();
+                sign_in(session, "ada");
+            },
+        ];
+        for sign_in in ways {
+            let mut browser = app.visitor(1);
+            let session = browser.open(&app.sessions);
+            sign_in(&session);
+            session.set("theme", "dark").unwrap();
+            app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+            app.sessions.close(&session, Outcome::Completed).unwrap_err();
+            browser.take(&Adapter::new(&app.sessions).headers_on_error(&session));
+            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+            assert_ends_after(&app, &browser, MINUTE * 5);
+        }
+    });
+}
+
+#[test]
+fn a_failed_sign_in_with_a_limit_changes_nothing() {
+    on_both_stores(up_to_eight_hours, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+            let how = Authentication::new().idle_limit(MINUTE);
+            let error = session.sign_in_with(user("ada"), &how).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Busy);
+        });
+        assert_eq!(who(&app.sessions, &browser), None);
+        assert_ends_after(&app, &browser, HOUR);
+    });
+}
+
+#[test]
+fn a_joined_sign_in_gets_the_limit_that_the_later_one_asks_for() {
+    on_every_store(up_to_eight_hours, |app| {
+        let before = app.visitor(1);
+        let second = before.open(&app.sessions);
+        let browser = before.after(&app.sessions, |session| sign_in(session, "ada"));
+        sign_in_for(&second, MINUTE * 5);
+        let joined = before.answered(&complete(&app.sessions, &second));
+        assert_eq!(joined.cookie, browser.cookie);
+        assert_ends_after(&app, &browser, MINUTE * 5);
+    });
+}
+
+#[test]
+fn a_limit_of_a_sign_in_is_at_most_that_of_the_users_lifetime() {
+    let lifetimes = |builder: SessionManagerBuilder| {
+        let user = Lifetime::idle(HOUR).with_absolute(DAY);
+        builder.lifetime(user).anonymous(Lifetime::idle(HOUR * 4).with_absolute(DAY))
+    };
+    on_both_stores(lifetimes, |app| {
+        let browser = app.visitor(1).after(&app.sessions, |session| {
+            for bad in [Duration::ZERO, Duration::from_nanos(999_999), HOUR + MILLI, Duration::MAX]
+            {
+                let how = Authentication::new().idle_limit(bad);
+                let error = session.sign_in_with(user("ada"), &how).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{bad:?}");
+                assert!(error.to_string().contains("max_idle_limit"), "{error}");
+            }
+            // Allowed for the visitor, but not for the user.
+            session.set_idle_limit(HOUR * 4).unwrap();
+            assert_eq!(session.sign_in(user("ada")).unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(session.user().unwrap(), None);
+            sign_in_for(session, HOUR);
         });
         assert_ends_after(&app, &browser, HOUR);
     });
@@ -203,7 +314,7 @@ fn a_change_is_committed_once_and_the_same_one_not_again() {
 fn a_request_that_fails_or_ignores_its_session_changes_no_limit() {
     on_both_stores(up_to_eight_hours, |app| {
         let mut browser = app.visitor(1);
-        for outcome in [cloakroom::http::Outcome::ServerError, cloakroom::http::Outcome::Panicked] {
+        for outcome in [Outcome::ServerError, Outcome::Panicked] {
             let change = |session: &Session| session.set_idle_limit(MINUTE).unwrap();
             browser.try_request(&app.sessions, outcome, change).unwrap();
         }
