@@ -184,6 +184,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
         return Err(error);
     }
     if purpose == Purpose::Create {
+        refuse_log_of_deleted(path, &operation(path))?;
         create_private(path).map_err(|source| failed(path, source))?;
     } else if !fs::exists(path).unwrap_or(true) {
         let why = NoFile { link_target: None };
@@ -191,6 +192,22 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     }
     let path = fs::canonicalize(path).map_err(|source| failed(path, source))?;
     open_at(&path, purpose).map_err(|error| explain(error, &path))
+}
+
+/// Rejects a missing file whose write-ahead log exists and is not empty. SQLite would remove the
+/// log, which has the latest changes of the deleted database.
+pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> {
+    let log = with_suffix(path, "-wal");
+    let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    if !has_log || fs::exists(path).unwrap_or(true) {
+        return Ok(());
+    }
+    let why = format!(
+        "{} exists, the log of a deleted database: stop the service, move the log and -shm away, \
+         and `restore` the last copy",
+        log.display()
+    );
+    Err(Error::with_source(ErrorKind::Invalid, operation.to_owned(), why))
 }
 
 /// Returns the error for a symbolic link to a file that does not exist. No file is created there,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::{ErrorKind, SqliteStore};
 
 use crate::common::Folder;
 use crate::fixture::{
@@ -212,6 +213,11 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
         );
         assert!(!folder.database().exists(), "{command:?}");
     }
+    // A service that starts again refuses too: SQLite would remove the log.
+    let error = SqliteStore::open(folder.database()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("app.db-wal exists, the log of a deleted"), "{error}");
+    assert!(!folder.database().exists());
     assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
     drop(store);
     for name in ["app.db-wal", "app.db-shm"] {

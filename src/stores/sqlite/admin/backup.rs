@@ -145,22 +145,6 @@ pub(super) fn refuse_existing(to: &Path, operation: &'static str) -> Result<()> 
     Ok(())
 }
 
-/// Rejects a missing file whose write-ahead log exists and is not empty. SQLite would remove the
-/// log, which has the latest changes of the deleted database.
-pub(super) fn refuse_log_of_deleted(path: &Path, operation: &'static str) -> Result<()> {
-    let log = with_suffix(path, "-wal");
-    let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-    if fs::exists(path).unwrap_or(true) || !has_log {
-        return Ok(());
-    }
-    let why = format!(
-        "{} exists, the log of a deleted database: stop the service, move the log and -shm away, \
-         and `restore` the last copy",
-        log.display()
-    );
-    Err(Error::with_source(ErrorKind::Invalid, operation, why))
-}
-
 fn already_exists(path: &Path, operation: &'static str) -> Error {
     Error::with_source(
         ErrorKind::Invalid,

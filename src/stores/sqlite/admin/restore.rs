@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::admin::backup::{
-    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, refuse_log_of_deleted, transfer,
+    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
@@ -88,7 +88,7 @@ impl Restore<'_> {
             self.refuse_foreign(&connection)?;
             target = Some(connection);
         } else {
-            refuse_log_of_deleted(self.to, RESTORING)?;
+            file::refuse_log_of_deleted(self.to, RESTORING)?;
             refuse_existing(self.to, RESTORING)?;
         }
         if !fs::exists(self.from).unwrap_or(true) {

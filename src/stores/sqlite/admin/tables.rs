@@ -6,7 +6,6 @@ use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::PublicId;
-use crate::stores::sqlite::admin::backup::refuse_log_of_deleted;
 use crate::stores::sqlite::admin::{Admin, Database, connect};
 use crate::stores::sqlite::builder::Journal;
 use crate::stores::sqlite::error::while_doing;
@@ -36,10 +35,7 @@ impl Admin {
                 })?;
                 Ok(store.clone())
             }
-            Database::Closed(settings) => {
-                self.path().map_or(Ok(()), |path| refuse_log_of_deleted(path, SETTING_UP))?;
-                settings.clone().migrate(true).open()
-            }
+            Database::Closed(settings) => settings.clone().migrate(true).open(),
         }
     }
 
