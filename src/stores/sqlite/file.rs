@@ -198,7 +198,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
 /// log, which has the latest changes of the deleted database.
 pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> {
     let log = with_suffix(path, "-wal");
-    let has_log = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    let has_log = fs::metadata(&log).is_ok_and(|log| log.is_file() && log.len() > 0);
     if !has_log || fs::exists(path).unwrap_or(true) {
         return Ok(());
     }
