@@ -175,7 +175,7 @@ impl Clock for SystemClock {
 /// use std::time::Duration;
 ///
 /// use cloakroom::clock::ManualClock;
-/// use cloakroom::http::Outcome;
+/// use cloakroom::adapter::Outcome;
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
 /// let clock = ManualClock::default();

@@ -1,7 +1,7 @@
 //! The cross-origin check: whether the page of another origin caused a request (CSRF).
 //!
 //! `CrossOrigin::decide` is a function of the request head. The manager calls it when a session is
-//! opened, and raises the event; adapters call it before the handler, through `http::Adapter`.
+//! opened, and raises the event; adapters call it before the handler, through `adapter::Adapter`.
 
 use std::net::Ipv6Addr;
 

@@ -90,7 +90,7 @@ impl Session {
 
     /// Returns the messages and removes them. If a page does not call this, the messages stay for
     /// the next one. A page that the browser [fetches in
-    /// advance](crate::http::RequestHead::purpose) receives the messages without removing them,
+    /// advance](crate::adapter::RequestHead::purpose) receives the messages without removing them,
     /// because the browser may never show it.
     ///
     /// # Errors

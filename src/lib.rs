@@ -6,7 +6,7 @@
 //! [`web`] open and close sessions.
 //!
 //! ```
-//! use cloakroom::http::Outcome;
+//! use cloakroom::adapter::Outcome;
 //! use cloakroom::{SessionManager, SqliteStore};
 //!
 //! let sessions = SessionManager::new(SqliteStore::in_memory()?)?;
@@ -38,16 +38,17 @@
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in PostgreSQL, for several machines | `stores::postgres`, with its feature |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
-//! | errors; early responses of handlers | [`ErrorKind`]; [`http::HandlerError`] |
+//! | errors; early responses of handlers | [`ErrorKind`]; [`adapter::HandlerError`] |
 //! | events for the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |
-//! | an adapter of your own for a web framework | [`http::Adapter`] |
+//! | an adapter of your own for a web framework | [`adapter::Adapter`] |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod adapter;
 pub mod backend;
 mod cleaner;
 pub mod clock;
@@ -61,7 +62,6 @@ mod delta;
 mod error;
 pub mod event;
 mod flash;
-pub mod http;
 pub mod id;
 pub mod lifetime;
 pub mod manager;

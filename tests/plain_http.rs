@@ -3,9 +3,9 @@
 
 mod common;
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::{MemoryStore, SessionManager};
 use common::app::{complete, defaults, on_both_stores, set_cookie};
 use common::child;

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["flash", "csrf"],
     &["manager"],
-    &["http"],
+    &["adapter"],
     &["testing", "web"],
     &["readme_doctests"],
 ];

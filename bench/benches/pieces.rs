@@ -4,9 +4,9 @@
 #[path = "../src/workload.rs"]
 mod workload;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Data, Delta, NewSession, Record, Value};
 use cloakroom::clock::Timestamp;
-use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 use divan::{Bencher, black_box};

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::Outcome;
 use cloakroom::clock::{ManualClock, Timestamp};
-use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
 use crate::ours::{Cookie, KnownSession, fill, warm};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;

@@ -6,9 +6,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Maintenance, Store};
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
-use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
 use crate::ours::{KnownSession, fill};

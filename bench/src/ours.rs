@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::SessionManager;
+use cloakroom::adapter::Outcome;
 use cloakroom::clock::{Clock, ManualClock};
-use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::Store;
 use cloakroom::clock::{ManualClock, Timestamp};
-use cloakroom::http::Outcome;
 use cloakroom::id::SessionId;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 

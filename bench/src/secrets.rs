@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::id::SessionId;
 use cloakroom::{SessionManager, SqliteStore};
 

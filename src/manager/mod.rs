@@ -28,7 +28,7 @@ pub use users::{SessionPage, UserSession};
 /// thread.
 ///
 /// ```
-/// use cloakroom::http::Outcome;
+/// use cloakroom::adapter::Outcome;
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
@@ -107,7 +107,7 @@ impl SessionManager {
     ///
     /// ```
     /// use cloakroom::ErrorKind;
-    /// use cloakroom::http::RequestHead;
+    /// use cloakroom::adapter::RequestHead;
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     ///
     /// let post = || RequestHead::new().method("POST").host("example.org");
@@ -166,8 +166,8 @@ impl SessionManager {
     /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
     /// last [`Session::commit`] or [`Session::sign_in`] were not stored: answer with the
     /// [status](Self::status_of) of the error and with the
-    /// [headers](crate::http::Adapter::headers_on_error) of what was stored before, as
-    /// [`Adapter::run`](crate::http::Adapter::run) does.
+    /// [headers](crate::adapter::Adapter::headers_on_error) of what was stored before, as
+    /// [`Adapter::run`](crate::adapter::Adapter::run) does.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
         session.close(outcome)
     }

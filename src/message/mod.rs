@@ -1,7 +1,7 @@
 //! The parts of a request that sessions read, and the headers that they add to a response.
 //!
-//! These types do not depend on a framework or on the manager. The public module `http` re-exports
-//! them for authors of adapters.
+//! These types do not depend on a framework or on the manager. The public module `adapter`
+//! re-exports them for authors of adapters.
 
 mod host;
 mod outcome;

@@ -10,7 +10,7 @@ use crate::message::small_list::SmallList;
 /// name has many fields. `Debug` shows neither cookies nor ids.
 ///
 /// ```
-/// use cloakroom::http::RequestHead;
+/// use cloakroom::adapter::RequestHead;
 ///
 /// let head = RequestHead::new().cookie("id=abc; theme=dark").host("example.org");
 /// // Where there is at most one Cookie field, that field is enough:
@@ -49,7 +49,7 @@ impl<'r> RequestHead<'r> {
     }
 
     /// Adds the value of a `Cookie` field. All fields are searched, however many: HTTP/2 sends one
-    /// for each cookie (RFC 9113, section 8.2.3). [`Adapter::head`](crate::http::Adapter::head)
+    /// for each cookie (RFC 9113, section 8.2.3). [`Adapter::head`](crate::adapter::Adapter::head)
     /// adds only those that contain the session cookie.
     pub fn cookie(mut self, value: &'r str) -> Self {
         self.cookies.push(value);

@@ -13,7 +13,7 @@ use crate::session::{CommitOutcome, Session, Settings};
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///
 /// ```
-/// use cloakroom::http::Outcome;
+/// use cloakroom::adapter::Outcome;
 /// use cloakroom::{Authentication, MemoryStore, SessionManager, SignIn, UserKey};
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;

@@ -17,7 +17,7 @@ use crate::session::Session;
 /// Without a web framework, [`visit`](Self::visit) opens and closes the session of a request:
 ///
 /// ```
-/// use cloakroom::http::RequestHead;
+/// use cloakroom::adapter::RequestHead;
 /// use cloakroom::testing::CookieJar;
 /// use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
 ///

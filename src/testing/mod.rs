@@ -7,7 +7,7 @@
 //! ```
 //! use std::thread;
 //!
-//! use cloakroom::http::Outcome;
+//! use cloakroom::adapter::Outcome;
 //! use cloakroom::testing::{Call, PausingStore, signed_in};
 //! use cloakroom::{MemoryStore, SessionManager, UserKey};
 //!

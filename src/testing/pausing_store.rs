@@ -33,7 +33,7 @@ pub enum Call {
 /// ```
 /// use std::thread;
 ///
-/// use cloakroom::http::RequestHead;
+/// use cloakroom::adapter::RequestHead;
 /// use cloakroom::testing::{Call, CookieJar, PausingStore, with_session};
 /// use cloakroom::{MemoryStore, SessionManager};
 ///

@@ -1,13 +1,12 @@
 //! Adapters for web frameworks, one module for each.
 //!
 //! An adapter translates a request and a response of its framework;
-//! [`http::Adapter`](crate::http::Adapter) does everything else, also for adapters outside this
-//! crate.
+//! [`Adapter`](crate::adapter::Adapter) does everything else, also for adapters outside this crate.
 
 #[cfg(any(feature = "http", feature = "rouille", feature = "tiny_http"))]
 mod error_page;
 #[cfg(feature = "http")]
-pub mod http;
+pub mod http_types;
 #[cfg(feature = "rocket")]
 pub mod rocket;
 #[cfg(feature = "rouille")]

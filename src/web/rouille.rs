@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 
 use rouille::{Request, Response, try_or_400};
 
-use crate::http::{self, Adapter, Outcome};
+use crate::adapter::{self, Adapter, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
 
-pub use crate::http::HandlerError;
+pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
@@ -149,7 +149,7 @@ pub fn bad_request(error: impl Error) -> HandlerError<Response> {
     HandlerError::response(response(Err(error)))
 }
 
-impl http::Response for Response {
+impl adapter::Response for Response {
     fn status_code(&self) -> u16 {
         self.status_code
     }

@@ -33,12 +33,12 @@ use std::os::fd::OwnedFd;
 
 use ::tiny_http::{Header, Request, Response, ResponseBox, Server};
 
-use crate::http::{self, Adapter};
+use crate::adapter::{self, Adapter};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
 
-pub use crate::http::HandlerError;
+pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseBox>>;
@@ -132,7 +132,7 @@ fn header(name: &str, value: &str) -> Option<Header> {
     Header::from_bytes(name, value).ok()
 }
 
-impl http::Response for ResponseBox {
+impl adapter::Response for ResponseBox {
     fn status_code(&self) -> u16 {
         self.status_code().0
     }
@@ -177,8 +177,8 @@ mod tests {
         let response = response.with_header(header("vary", "Accept"));
         let response = response.with_header(header("Vary", "Origin"));
         let mut response = response.with_chunked_threshold(3).boxed();
-        http::Response::merge_header(&mut response, "Vary", &|values| Some(values.join("+")));
-        http::Response::merge_header(&mut response, "Content-Type", &|_| None);
+        adapter::Response::merge_header(&mut response, "Vary", &|values| Some(values.join("+")));
+        adapter::Response::merge_header(&mut response, "Content-Type", &|_| None);
         let fields =
             response.headers().iter().map(|h| (h.field.as_str().as_str(), h.value.as_str()));
         let content_type = ("Content-Type", "text/plain; charset=UTF-8");

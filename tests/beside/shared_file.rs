@@ -1,6 +1,6 @@
 //! The common part of the programs: cloakroom and the other crate use one file in turns.
 
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::stores::sqlite::rusqlite;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 

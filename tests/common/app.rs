@@ -3,10 +3,10 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
+use cloakroom::adapter::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
-use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::SessionId;
 use cloakroom::manager::{SessionManagerBuilder, Stats};
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};

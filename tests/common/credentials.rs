@@ -1,7 +1,7 @@
 //! The credential of a client, by each transport: a cookie, plain or sealed, or a header.
 
+use cloakroom::adapter::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::cookie::CookieKeys;
-use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, Session, SessionManager};
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::http::HandlerError;
+use cloakroom::adapter::HandlerError;
 use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
 use crate::common::gate::{Gate, GateControl};
@@ -103,7 +103,7 @@ fn on_http(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
         let Ok(request) = http_request(request) else {
             return tiny_http::Response::empty(400).boxed();
         };
-        let response = web::http::session(&app.sessions, request, |session, request| {
+        let response = web::http_types::session(&app.sessions, request, |session, request| {
             act(&app, request.uri().path(), session)?.translated(http_response)
         });
         let (head, body) = response.into_parts();

@@ -10,13 +10,13 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{
     Action, Commit, Data, Delta, Lookup, Missing, NewSession, Record, Store, Value,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
 use cloakroom::csrf::CsrfCheck;
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};

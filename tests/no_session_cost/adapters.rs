@@ -58,7 +58,7 @@ fn in_http(sessions: &SessionManager, fields: &[String]) -> u64 {
     let builder = fields.iter().fold(builder, |builder, field| builder.header("Cookie", field));
     let request = builder.body(()).unwrap();
     let allocations = allocation_counter::measure(|| {
-        drop(cloakroom::web::http::session(sessions, request, |_, request| {
+        drop(cloakroom::web::http_types::session(sessions, request, |_, request| {
             drop(request);
             Ok(http::Response::new("done"))
         }));

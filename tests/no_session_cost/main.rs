@@ -8,7 +8,7 @@ mod adapters;
 mod common;
 
 use crate::common::app::{App, Browser, defaults, on_both_stores};
-use cloakroom::http::{Adapter, Outcome, RequestHead};
+use cloakroom::adapter::{Adapter, Outcome, RequestHead};
 
 /// Allocations and calls of the store from the opening of a session to its end.
 fn cost(app: &App, head: RequestHead<'_>) -> (u64, u64) {

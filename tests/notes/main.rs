@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
+use cloakroom::adapter::RequestHead;
 use cloakroom::clock::ManualClock;
 use cloakroom::cross_origin::REFUSED;
-use cloakroom::http::RequestHead;
 use cloakroom::testing::{CookieJar, field_of_form, with_session};
 use cloakroom::{CookieConfig, SignIn, SqliteStore};
 

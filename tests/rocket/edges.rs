@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use crate::common::client::send;
 use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, cookie, given, memory, pausing};
+use cloakroom::adapter::Outcome;
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
@@ -441,7 +441,7 @@ fn an_update_that_panics_when_it_runs_again_is_a_plain_failure() {
     assert!(pause.is_reached());
     let other = sessions.open(Some(visitor.as_str()));
     other.set("n", 2).unwrap();
-    sessions.close(&other, cloakroom::http::Outcome::Completed).unwrap();
+    sessions.close(&other, cloakroom::adapter::Outcome::Completed).unwrap();
     pause.end();
     let response = exchange.answer().unwrap();
     assert_eq!(response.status, 500);

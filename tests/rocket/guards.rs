@@ -8,8 +8,8 @@ use std::thread;
 use crate::common::client::{Exchange, send};
 use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, cookie, given, memory, pausing};
+use cloakroom::adapter::Adapter;
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::Adapter;
 use cloakroom::testing::{Call, signed_in, with_session};
 use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, guard_outcome};
 use cloakroom::{

@@ -40,7 +40,7 @@ fn an_async_page_beside_a_change_of_password_removes_no_cookie() {
         let sessions = SessionManager::new(MemoryStore::new()).unwrap();
         let session = sessions.open(None);
         let _ = session.sign_in(UserKey::new("ada").unwrap()).unwrap();
-        let headers = sessions.close(&session, cloakroom::http::Outcome::Completed).unwrap();
+        let headers = sessions.close(&session, cloakroom::adapter::Outcome::Completed).unwrap();
         let (_, set) = headers.iter().find(|(name, _)| *name == "Set-Cookie").unwrap();
         let cookie = set.split(';').next().unwrap().to_owned();
         let gate = Arc::new(AsyncGate { reached: Notify::new(), opened: Notify::new() });

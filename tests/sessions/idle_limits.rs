@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use cloakroom::adapter::{Adapter, Outcome, RequestHead};
 use cloakroom::clock::{Clock, Timestamp};
-use cloakroom::http::{Adapter, Outcome, RequestHead};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{
     Authentication, ErrorKind, Lifetime, MemoryStore, Session, SessionManager, SignIn,

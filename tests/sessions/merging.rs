@@ -6,7 +6,7 @@ use std::thread;
 use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
 use cloakroom::Session;
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::id::Realm;
 use cloakroom::session::CommitOutcome;
 

@@ -2,8 +2,8 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use cloakroom::adapter::{Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::id::Realm;
 use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};

@@ -4,11 +4,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::IdpSessionId;
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};

@@ -6,9 +6,9 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::adapter::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::common::NOW;
 use crate::common::dice::Dice;
+use cloakroom::adapter::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store, StoreWrapper,
     Touch, TouchError,
@@ -24,7 +25,6 @@ use cloakroom::backend::{
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, Events, Sink};
-use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::manager::AtLimit;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};

@@ -11,12 +11,12 @@ use crate::common::app::{
 };
 use crate::common::every_store::on_every_store;
 use crate::common::{NOW, events};
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{IdpSessionId, PublicId};
 use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
 use cloakroom::policy::Policy;

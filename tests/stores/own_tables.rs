@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{Folder, create, live, merge, setting, sqlite, value};
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::Delta;
-use cloakroom::http::Outcome;
 use cloakroom::stores::sqlite::rusqlite::{self, Connection, ErrorCode};
 use cloakroom::{ErrorKind, SessionManager, SignIn, SqliteStore, UserKey};
 

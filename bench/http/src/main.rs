@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::{SessionManager, SqliteStore};
 use report::{Goal, Report};
 

@@ -10,8 +10,8 @@ use rocket::http::{Cookie, Status};
 use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 
+use crate::adapter::{Adapter, Outcome, ResponseHeaders};
 use crate::error::{Error, ErrorKind, described};
-use crate::http::{Adapter, Outcome, ResponseHeaders};
 use crate::manager::SessionManager;
 use crate::sync::IgnorePoison;
 use crate::web::rocket::guards;

@@ -11,9 +11,9 @@ use rocket::http::{Cookie, Method};
 use rocket::request::{FromRequest, Outcome};
 use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
+use crate::adapter::{self, Adapter, RequestHead};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::http::{self, Adapter, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::rocket::{ProxyProto, Sessions, error_response};
@@ -33,7 +33,7 @@ impl Drop for OpenedSession {
             self.manager.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
         // An already closed session returns an error.
-        let _ = self.manager.close(&self.session, http::Outcome::Panicked);
+        let _ = self.manager.close(&self.session, adapter::Outcome::Panicked);
     }
 }
 
@@ -86,7 +86,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let session = manager.open_decided(&head, manager.decide_quietly(&head));
         if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
-            let _ = manager.close(&session, http::Outcome::Completed);
+            let _ = manager.close(&session, adapter::Outcome::Completed);
         }
         OpenedSession { session, manager: manager.clone() }
     };

@@ -80,7 +80,7 @@ use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
 use rocket::{Build, Request, Response, Rocket};
 
-use crate::http::{self, Adapter};
+use crate::adapter::{self, Adapter};
 use crate::manager::SessionManager;
 use crate::sync::IgnorePoison;
 use crate::web::rocket::cross_origin::OriginCheck;
@@ -269,7 +269,7 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
     error_response::keep(request, &headers);
 }
 
-impl http::Response for Response<'_> {
+impl adapter::Response for Response<'_> {
     fn status_code(&self) -> u16 {
         self.status().code
     }

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::Admin;

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::{ErrorKind, Session, SessionManager, SqliteStore};
 
 use crate::common::app::{App, Browser, defaults, get, on_both_stores};

@@ -1,7 +1,7 @@
-//! A whole request through `http::Adapter::run`.
+//! A whole request through `adapter::Adapter::run`.
 
+use cloakroom::adapter::{Adapter, HandlerError, RequestHead, Response};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, HandlerError, RequestHead, Response};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};

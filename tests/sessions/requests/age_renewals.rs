@@ -4,9 +4,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager};
 
@@ -290,7 +290,7 @@ fn an_id_in_a_header_is_renewed_too() {
             let session = app.sessions.open(RequestHead::new());
             session.set("n", 1).unwrap();
             let headers = complete(&app.sessions, &session);
-            let id_of = |headers: &cloakroom::http::ResponseHeaders| {
+            let id_of = |headers: &cloakroom::adapter::ResponseHeaders| {
                 let field = headers.iter().find(|(name, _)| *name == "X-Session");
                 field.map(|(_, value)| value.to_owned())
             };

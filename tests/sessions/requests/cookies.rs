@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use cloakroom::adapter::{Adapter, RequestHead};
 use cloakroom::cookie::{CookieConfig, SameSite};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};

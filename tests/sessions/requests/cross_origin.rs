@@ -1,9 +1,9 @@
-//! Requests that pages of other origins send, through `open` and `close` and `http::Adapter::run`.
+//! Requests that pages of other origins send, through `open` and `close` and through `Adapter::run`.
 
 use std::sync::{Arc, Mutex};
 
+use cloakroom::adapter::{Adapter, Outcome, RequestHead, Response};
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::{Adapter, Outcome, RequestHead, Response};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{
     CrossOrigin, ErrorKind, MemoryStore, Result, Session, SessionManager, SignIn, UserKey,

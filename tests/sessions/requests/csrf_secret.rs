@@ -2,9 +2,9 @@
 
 use std::thread;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::manager::{SessionFilter, SessionManagerBuilder};
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use cloakroom::Session;
+use cloakroom::adapter::Outcome;
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 
 use crate::common::app::{App, Browser, defaults, on_both_stores, sign_in};
 

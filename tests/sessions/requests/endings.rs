@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, Outcome};
 use cloakroom::id::PublicId;
 use cloakroom::manager::{AtLimit, SessionFilter, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;

@@ -1,7 +1,7 @@
 //! A store that fails, data that is too large, a row that does not decode.
 
+use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, Outcome};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};

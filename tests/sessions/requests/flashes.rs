@@ -1,7 +1,7 @@
 //! Messages for the next page.
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::Committed;
-use cloakroom::http::Outcome;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Flash, Session};
 
@@ -59,7 +59,7 @@ fn a_page_that_fails_leaves_the_flashes_it_read() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         let read = |session: &Session| assert_eq!(texts(session), ["saved"]);
-        browser.try_request(&app.sessions, cloakroom::http::Outcome::Panicked, read).unwrap();
+        browser.try_request(&app.sessions, cloakroom::adapter::Outcome::Panicked, read).unwrap();
         browser.request(&app.sessions, read);
     });
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 

@@ -1,7 +1,7 @@
 //! Headers that are sent when asked for: what is not to be stored, what is to be forgotten.
 
+use cloakroom::adapter::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
-use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 

@@ -61,7 +61,7 @@ fn a_write_without_a_read_with_an_old_key_is_sealed_again() {
         assert_eq!(late.get("n").unwrap(), Some(2));
         browser.request(&both, |session| sign_in(session, "ada"));
         late.set("n", 3).unwrap();
-        let headers = both.close(&late, cloakroom::http::Outcome::Completed).unwrap();
+        let headers = both.close(&late, cloakroom::adapter::Outcome::Completed).unwrap();
         assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
         let mut stale = stale;
         let headers = stale.request(&both, |s| assert!(!s.contains("x").unwrap()));
@@ -78,7 +78,7 @@ fn a_reader_in_flight_that_seals_again_sends_no_replaced_id() {
         let late = browser.open(&both);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&both, |session| sign_in(session, "ada"));
-        let headers = both.close(&late, cloakroom::http::Outcome::Completed).unwrap();
+        let headers = both.close(&late, cloakroom::adapter::Outcome::Completed).unwrap();
         browser.take(&headers);
         assert_eq!(get(&both, &browser, "n"), Some(1), "the browser keeps the new id");
     });

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::http::{Adapter, RequestHead};
+use cloakroom::adapter::{Adapter, RequestHead};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Lifetime, Session, SessionManager};
 

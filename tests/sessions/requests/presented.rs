@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use cloakroom::adapter::{Adapter, RequestHead};
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Session, SessionManager};

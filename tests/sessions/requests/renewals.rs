@@ -266,7 +266,7 @@ fn a_failed_renewal_leaves_the_old_id_working() {
         let mut browser = app.visitor(1);
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         let failed =
-            browser.try_request(&app.sessions, cloakroom::http::Outcome::Completed, |session| {
+            browser.try_request(&app.sessions, cloakroom::adapter::Outcome::Completed, |session| {
                 session.renew().unwrap()
             });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Busy);

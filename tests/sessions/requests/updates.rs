@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::http::{Adapter, Outcome};
+use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{complete, defaults, get, on_both_stores, user};

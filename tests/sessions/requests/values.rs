@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::fmt;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, Session};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};

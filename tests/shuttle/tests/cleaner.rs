@@ -4,9 +4,9 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Action, Commit, Delta, LiveSession, Lookup, NewSession, Store};
 use cloakroom::clock::{Clock, ManualClock};
-use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};

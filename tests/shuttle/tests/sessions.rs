@@ -1,9 +1,9 @@
 //! The state of a session, which threads of one request may share; the queue of requests that
 //! update one session; and the memory of what has ended.
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{LiveSession, Lookup, Store};
 use cloakroom::clock::Clock;
-use cloakroom::http::Outcome;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;

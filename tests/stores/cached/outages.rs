@@ -5,9 +5,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Committed, Lookup, Missing, Store};
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::clock::ManualClock;
-use cloakroom::http::Outcome;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 

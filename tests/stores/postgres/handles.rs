@@ -48,7 +48,7 @@ fn increments_over_two_handles_are_all_counted() {
         [(); 2].map(|()| SessionManager::new(shared().builder_in(&table).open().unwrap()).unwrap());
     let first = managers[0].open(None);
     first.set("n", 0).unwrap();
-    let headers = managers[0].close(&first, cloakroom::http::Outcome::Completed).unwrap();
+    let headers = managers[0].close(&first, cloakroom::adapter::Outcome::Completed).unwrap();
     let cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie").unwrap().1.to_owned();
     let cookie = cookie.split(';').next().unwrap();
     let next = AtomicUsize::new(0);
@@ -57,7 +57,7 @@ fn increments_over_two_handles_are_all_counted() {
         for _ in 0..EACH {
             let session = manager.open(Some(cookie));
             session.update("n", |n: Option<i64>| n.unwrap_or(0) + 1).unwrap();
-            manager.close(&session, cloakroom::http::Outcome::Completed).unwrap();
+            manager.close(&session, cloakroom::adapter::Outcome::Completed).unwrap();
         }
     });
     let session = managers[1].open(Some(cookie));

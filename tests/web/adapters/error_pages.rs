@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
+use cloakroom::adapter::HandlerError;
 use cloakroom::event::EventKind;
-use cloakroom::http::HandlerError;
 use cloakroom::{Error, ErrorKind, MemoryStore, Session, SessionManager, SignIn, UserKey, web};
 
 use crate::common::faulty::{Call, Faulty};
@@ -59,7 +59,8 @@ fn on_http(sessions: &SessionManager, fails: bool) -> (u16, String, bool) {
         false => Ok(session.set("a", 1).map(|()| Response::new(String::new()))?),
     };
     let page = |status| Response::new(text(status));
-    let response = web::http::session_with_error_page(sessions, Request::new(()), handler, page);
+    let response =
+        web::http_types::session_with_error_page(sessions, Request::new(()), handler, page);
     let sets_cookie = response.headers().contains_key("Set-Cookie");
     (response.status().as_u16(), response.into_body(), sets_cookie)
 }

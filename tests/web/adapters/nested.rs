@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
 use cloakroom::web::rouille::session;
 use cloakroom::{CookieConfig, CrossOrigin, MemoryStore, Session, SessionManager};
 use rouille::{Request, Response};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use cloakroom::adapter::Outcome;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
-use cloakroom::http::Outcome;
 use cloakroom::id::UserKey;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, SessionManager, SignIn, SqliteStore};

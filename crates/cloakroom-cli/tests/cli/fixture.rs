@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Action, Commit, Committed, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
-use cloakroom::http::Outcome;
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
 use cloakroom::manager::Client;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};

@@ -55,7 +55,7 @@ pub(crate) fn sign_in(sessions: &SessionManager, user: &str) -> String {
 
 /// Closes the session, and returns its new cookie, if it has one.
 pub(crate) fn close(sessions: &SessionManager, session: &cloakroom::Session) -> Option<String> {
-    let headers = sessions.close(session, cloakroom::http::Outcome::Completed).unwrap();
+    let headers = sessions.close(session, cloakroom::adapter::Outcome::Completed).unwrap();
     let set = headers.iter().find(|(name, _)| *name == "Set-Cookie")?.1.to_owned();
     Some(set.split(';').next().unwrap().to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::http::Outcome;
+use cloakroom::adapter::Outcome;
 use cloakroom::{SessionManager, SignIn, UserKey};
 
 use crate::common::Folder;

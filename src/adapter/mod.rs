@@ -1,7 +1,14 @@
-//! The common part of the adapters for all web frameworks. [`Adapter::run`] checks the origin of
-//! the request and opens the session ([`open`](Adapter::open)), runs the handler (`run_handler`),
-//! closes the session ([`close`](Adapter::close)), and adds the header fields to the response
-//! (`close_and_respond`).
+//! The interface for authors of adapters for web frameworks.
+//!
+//! An adapter translates a request and a response. [`Adapter`] does everything else:
+//! [`Adapter::run`] checks the origin of the request and opens the session
+//! ([`open`](Adapter::open)), runs the handler, catches its panics, closes the session
+//! ([`close`](Adapter::close)) and adds the header fields to the response.
+//! `src/web/tiny_http.rs` is a short adapter.
+//!
+//! Applications need only [`HandlerError`]; [`web`](crate::web) has the existing adapters.
+
+mod handler_error;
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -11,10 +18,11 @@ use crate::cookie::CookieConfig;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
-use crate::http::handler_error::HandlerError;
 use crate::manager::SessionManager;
-use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
 use crate::session::{Session, Transport};
+
+pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
+pub use handler_error::HandlerError;
 
 /// The runner of a web framework's requests, with sessions of one manager.
 ///
@@ -24,7 +32,7 @@ use crate::session::{Session, Transport};
 /// [`report_panic`](Self::report_panic) and [`close`](Self::close).
 ///
 /// ```
-/// use cloakroom::http::{Adapter, Response};
+/// use cloakroom::adapter::{Adapter, Response};
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
 /// struct Page {
@@ -84,7 +92,7 @@ impl<'m> Adapter<'m> {
     ///
     /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or
     /// panics, or the changes cannot be stored, an event is raised and `error_page` makes the
-    /// response. Its status is that of the [`Error`](crate::Error) of this crate that the handler's
+    /// response. Its status is that of the [`Error`] of this crate that the handler's
     /// error is or contains ([`SessionManager::status_of`]), else 500. Changes of data are then
     /// discarded; a sign-out or revocation is kept. A streamed body is read after all this: it can
     /// read the session, but not change it.
@@ -197,7 +205,7 @@ impl<'m> Adapter<'m> {
     /// Raises an event for an error that the handler has returned, and returns the status of the
     /// response.
     ///
-    /// The status is that of the [`Error`](crate::Error) of this crate that `error` is, contains,
+    /// The status is that of the [`Error`] of this crate that `error` is, contains,
     /// or has among its sources; 500 if there is none.
     pub fn report_error(self, error: &(dyn StdError + Send + Sync + 'static)) -> u16 {
         let events = self.manager.events();

@@ -1,4 +1,4 @@
-//! Sessions for synchronous servers on the types of the [`http`](::http) crate, such as Astra and
+//! Sessions for synchronous servers on the types of the [`http`] crate, such as Astra and
 //! touche. A handler of theirs calls [`session`].
 
 use std::net::SocketAddr;
@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use ::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use ::http::{Request, Response, StatusCode};
 
-use crate::http::{self, Adapter, RequestHead};
+use crate::adapter::{self, Adapter, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
 
-pub use crate::http::HandlerError;
+pub use crate::adapter::HandlerError;
 
 /// The result of a handler whose response has a body of type `B`, and of functions that it calls
 /// with `?`, which converts any error.
@@ -36,7 +36,7 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// ```
 /// use std::net::SocketAddr;
 ///
-/// use cloakroom::web::http::{Result, session};
+/// use cloakroom::web::http_types::{Result, session};
 /// use cloakroom::{MemoryStore, Session, SessionManager};
 /// use http::{Request, Response};
 ///
@@ -66,7 +66,7 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// The same in a closure:
 ///
 /// ```
-/// use cloakroom::web::http::{HandlerError, session};
+/// use cloakroom::web::http_types::{HandlerError, session};
 /// use cloakroom::{MemoryStore, SessionManager};
 /// use http::{Request, Response, StatusCode};
 ///
@@ -138,7 +138,7 @@ fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-impl<B> http::Response for Response<B> {
+impl<B> adapter::Response for Response<B> {
     fn status_code(&self) -> u16 {
         self.status().as_u16()
     }
@@ -207,10 +207,10 @@ mod tests {
     fn a_merged_header_replaces_all_fields_of_its_name() {
         let mut response = Response::new(());
         for (name, value) in [("Vary", "Accept"), ("Set-Cookie", "a=1"), ("vary", "Origin")] {
-            http::Response::append_header(&mut response, name, value);
+            adapter::Response::append_header(&mut response, name, value);
         }
-        http::Response::merge_header(&mut response, "Vary", &|values| Some(values.join("+")));
-        http::Response::merge_header(&mut response, "Set-Cookie", &|_| None);
+        adapter::Response::merge_header(&mut response, "Vary", &|values| Some(values.join("+")));
+        adapter::Response::merge_header(&mut response, "Set-Cookie", &|_| None);
         let fields = response.headers().iter().map(|(name, value)| (name.as_str(), text(value)));
         let expected = [("set-cookie", Some("a=1")), ("vary", Some("Accept+Origin"))];
         assert_eq!(fields.collect::<Vec<_>>(), expected);

@@ -15,7 +15,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// ```
 /// use cloakroom::Session;
-/// use cloakroom::http::HandlerError;
+/// use cloakroom::adapter::HandlerError;
 ///
 /// # struct Page(u16, String);
 /// # impl Page {
