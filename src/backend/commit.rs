@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
+use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -183,7 +183,7 @@ impl SessionLimit {
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
-/// the session. `P` is the position that the [`Lookup`] had.
+/// the session. `P` is the position that [`Found`] has.
 ///
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
@@ -191,7 +191,7 @@ impl SessionLimit {
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
     /// Remove the expired session found, with all its ids. Otherwise a write whose time was taken
-    /// before the deadline could make it live again. Answer [`Missing::NotFound`].
+    /// before the deadline could make it live again. Answer [`Missing::NOT_FOUND`].
     RemoveExpired {
         /// The position of the session.
         at: P,
@@ -339,36 +339,32 @@ impl Commit {
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
-    /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a lookup, because it
-    /// detects a conflict itself.
+    /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
+    /// a conflict itself.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
-    pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
-        match (&self.action, found) {
-            (Action::Create(new_session), _) => {
-                self.begin(self.id_hash, new_session, None, None, None)
-            }
-            (Action::End, Lookup::Missing(Missing::Expired { at, .. })) => {
-                Ok(Decision::RemoveExpired { at })
-            }
-            (Action::End, Lookup::Live { session, at })
-            | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
-                let Record { public_id, user, .. } = session.record;
-                Ok(Decision::End { at, public_id: Some(public_id), user })
-            }
-            (Action::End, Lookup::Missing(Missing::Undecodable { public_id, at, .. })) => {
-                Ok(Decision::End { at, public_id, user: None })
-            }
-            (Action::SignIn { to, user, new_session, join_salt }, found) => {
+    pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
+        match &self.action {
+            Action::Create(new_session) => self.begin(self.id_hash, new_session, None, None, None),
+            Action::Merge | Action::Renew { .. } => match found.into_live() {
+                Ok((session, at)) => self.change(session, at),
+                Err(missing) => Ok(Decision::Answer(Committed::Missing(missing))),
+            },
+            Action::SignIn { to, user, new_session, join_salt } => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
-            (Action::Merge | Action::Renew { .. }, Lookup::Live { session, at }) => {
-                self.change(session, at)
-            }
-            (_, Lookup::Missing(missing)) => {
-                Ok(Decision::Answer(Committed::Missing(missing.without_position())))
-            }
+            Action::End => Ok(match found {
+                Found::Live { session, at } | Found::Replaced { session, at, .. } => {
+                    let Record { public_id, user, .. } = session.record;
+                    Decision::End { at, public_id: Some(public_id), user }
+                }
+                Found::Undecodable { public_id, at, .. } => {
+                    Decision::End { at, public_id, user: None }
+                }
+                Found::Expired { at, .. } => Decision::RemoveExpired { at },
+                Found::Nothing => Decision::Answer(Committed::Missing(Missing::NOT_FOUND)),
+            }),
         }
     }
 
@@ -386,7 +382,7 @@ impl Commit {
         if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Lookup::Live { session: basis.clone(), at: () }) {
+        match self.decide(Found::Live { session: basis.clone(), at: () }) {
             Ok(Decision::Update { session, .. }) => Some(MergedBasis { basis, session }),
             _ => None,
         }
@@ -424,21 +420,21 @@ impl Commit {
 
     fn sign_in<P>(
         &self,
-        found: Lookup<P>,
+        found: Found<P>,
         to: SessionIdHash,
         user: &UserKey,
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<P>> {
         let (session, at, replaced) = match found {
-            Lookup::Live { session, at } => (session, at, None),
-            Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
+            Found::Live { session, at } => (session, at, None),
+            Found::Replaced { id, session, at } => (session, at, Some(id)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Lookup::Missing(Missing::Expired { at, .. }) => {
+            Found::Expired { at, .. } => {
                 return self.begin(to, new_session, Some(user), Some(at), None);
             }
-            Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
+            Found::Nothing | Found::Undecodable { .. } => {
                 return self.begin(to, new_session, Some(user), None, None);
             }
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, RemovalReport, ReplacedId,
+    Action, Commit, Committed, LiveSession, Loaded, Missing, Page, RemovalReport, ReplacedId,
     SessionFilter, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
@@ -157,24 +157,23 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
     }
 }
 
-fn is_same(one: &Lookup, other: &Lookup) -> bool {
+fn is_same(one: &Loaded, other: &Loaded) -> bool {
     match (one, other) {
-        (Lookup::Live { session, .. }, Lookup::Live { session: other, .. }) => session == other,
+        (Loaded::Live(session), Loaded::Live(other)) => session == other,
         (one, other) => found(one) == found(other),
     }
 }
 
-fn found(lookup: &Lookup) -> &'static str {
-    match lookup {
-        Lookup::Live { .. } => "Live",
-        Lookup::Missing(missing) => why(missing),
+fn found(loaded: &Loaded) -> &'static str {
+    match loaded {
+        Loaded::Live(_) => "Live",
+        Loaded::Missing(missing) => why(missing),
     }
 }
 
 fn why(missing: &Missing) -> &'static str {
     match missing {
         Missing::Replaced { .. } => "Replaced",
-        Missing::Expired { .. } => "Expired",
         Missing::NotFound { .. } => "NotFound",
         Missing::Undecodable { .. } => "Undecodable",
     }
@@ -420,7 +419,7 @@ impl Fixture {
     }
 
     pub(super) fn is_live(&self, id_hash: &SessionIdHash) -> Passed<bool> {
-        Ok(matches!(self.load(id_hash)?, Lookup::Live { .. }))
+        Ok(matches!(self.load(id_hash)?, Loaded::Live(_)))
     }
 
     /// Fails with this sentence if a load finds a session by one of these ids.
@@ -436,7 +435,7 @@ impl Fixture {
     }
 
     /// Loads, and fails if `try_load` returns another result.
-    pub(super) fn load(&self, id_hash: &SessionIdHash) -> Passed<Lookup> {
+    pub(super) fn load(&self, id_hash: &SessionIdHash) -> Passed<Loaded> {
         let before = self.store.load(id_hash, self.now)?;
         let immediate = self.store.try_load(id_hash, self.now);
         let after = self.store.load(id_hash, self.now)?;
@@ -452,9 +451,7 @@ impl Fixture {
     /// Loads the session, and fails unless it is live. Its current id hash may be another one.
     pub(super) fn live(&self, id_hash: &SessionIdHash, what: &str) -> Passed<Sample> {
         match self.load(id_hash)? {
-            Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
-                Ok(Sample { id_hash, record })
-            }
+            Loaded::Live(LiveSession { record, id_hash }) => Ok(Sample { id_hash, record }),
             other => {
                 Err(Violation(format!("{what} is not found: a load returns {}", found(&other))))
             }
@@ -482,7 +479,7 @@ impl Fixture {
         what: &str,
     ) -> Passed<ReplacedId> {
         match self.load(id_hash)? {
-            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+            Loaded::Missing(Missing::Replaced { id, session }) => {
                 let LiveSession { record, id_hash: led_to } = session;
                 ensure!(id.id_hash == *id_hash, "{what} is remembered as another id")?;
                 ensure!(led_to == *current, "{what} does not lead to the session's current id")?;

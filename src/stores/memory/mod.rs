@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, SessionLimit,
-    Store, StoreIdentity, TouchError,
+    Capabilities, Commit, Committed, Decision, Found, IdChange, LiveSession, Loaded, Maintenance,
+    Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex,
+    SessionLimit, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,17 +152,17 @@ impl SessionTable {
     }
 
     /// Looks `id_hash` up at `now`. The position is the session's current id.
-    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
+    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let Some((at, row, replaced)) = self.locate(id_hash, now) else {
-            return Lookup::not_found();
+            return Found::Nothing;
         };
         if !row.record.is_live(now) {
-            return Lookup::Missing(Missing::expired(at, &row.record));
+            return Found::expired(at, &row.record);
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
         match replaced {
-            None => Lookup::Live { session, at },
-            Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
+            None => Found::Live { session, at },
+            Some(id) => Found::Replaced { id, session, at },
         }
     }
 
@@ -225,7 +225,7 @@ impl SessionTable {
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                Ok(Committed::Missing(Missing::not_found()))
+                Ok(Committed::Missing(Missing::NOT_FOUND))
             }
             Decision::Insert { session, remove_expired, session_limit, supersedes } => {
                 if let Some(at) = remove_expired {
@@ -398,11 +398,11 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
 }
 
 impl Store for MemoryStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        Ok(self.read().find(id_hash, now).without_position())
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(self.read().find(id_hash, now).into())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.load(id_hash, now).ok()
     }
 
@@ -563,7 +563,7 @@ mod tests {
         sign_in(&store, first, now).unwrap();
         assert_eq!(sign_in(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(create(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
-        assert!(matches!(store.load(&first, now).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live(_)));
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&store, second, now).unwrap();
@@ -592,7 +592,7 @@ mod tests {
             evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[id_hash(n - 100)]);
         }
         assert_eq!((stats(21).anonymous(), stats(21).signed_in), (2, 18));
-        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Loaded::Live(_)));
         // Beside users, anonymous sessions share the room that is left.
         evicts(create(&store, id_hash(50), at(22)).unwrap(), &[id_hash(0)]);
     }

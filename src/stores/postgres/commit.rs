@@ -6,7 +6,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, MergedBasis, Missing,
+    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, MergedBasis, Missing,
     ReplacedId, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
@@ -20,7 +20,7 @@ use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Lookup<RowPosition>,
+    found: Found<RowPosition>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
     /// The sessions to which the limit per user applies, in the order of their sign-ins.
@@ -59,7 +59,7 @@ pub(super) async fn apply(
     match decision {
         Decision::RemoveExpired { at } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Missing(Missing::not_found()))
+            Ok(Committed::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             removed.extend(remove_expired.map(|at| at.id));
@@ -139,7 +139,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<Committed, CallFailure> {
-    match commit.decide(Lookup::<RowPosition>::not_found())? {
+    match commit.decide(Found::<RowPosition>::Nothing)? {
         Decision::Insert {
             session,
             remove_expired: None,
@@ -213,7 +213,7 @@ async fn lock(
             let replaced = replaced_by.first().map(|by| replaced_of(by, row)).transpose()?;
             row::lookup(row, replaced.flatten(), presented, commit.now)?
         }
-        None => Lookup::not_found(),
+        None => Found::Nothing,
     };
     let mut of_user =
         of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;

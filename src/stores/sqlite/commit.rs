@@ -3,7 +3,7 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, SessionLimit,
+    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,13 +20,13 @@ pub(super) fn job_kind(commit: &Commit) -> JobKind {
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> {
     let found = match commit.action {
         // The unique index finds the conflict that a lookup would find.
-        Action::Create(_) => Lookup::not_found(),
+        Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Missing(Missing::not_found()))
+            Ok(Committed::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             if let Some(at) = remove_expired {

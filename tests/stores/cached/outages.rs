@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, Loaded, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
@@ -110,9 +110,9 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     end(&mine, &id_hash).unwrap();
     assert_eq!(n(&mine, &id_hash), None);
     let last = NOW + LIFE - Duration::from_millis(1);
-    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
+    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live(_)), "the one bound");
     let found = theirs.load(&id_hash, NOW + LIFE).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
+    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Loaded, Missing,
     Store, Touch,
 };
 use cloakroom::manager::{Page, SessionFilter};
@@ -183,14 +183,14 @@ fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
         assert_eq!(n(&stage.store, &id_hashes[0]), Some(1), "the entry lives for a minute");
         for id_hash in id_hashes {
             let loaded = stage.store.load(&id_hash, NOW + SECOND).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
         // And what begins from then on is served from the cache again.
         let later = NOW + SECOND * 2;
         let id_hash = create(&stage.store, &setting("n", 2)).unwrap();
-        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         let loads = stage.loads();
-        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         assert_eq!(stage.loads(), loads);
     });
 }
@@ -230,7 +230,7 @@ fn activity_once_seen_stays_seen_during_its_invalidation() {
                 listed.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), later).unwrap();
             assert_eq!(listed[0].seen, later);
             match stage.store.load(&id_hash, later).unwrap() {
-                Lookup::Live { session: LiveSession { record, .. }, .. } => {
+                Loaded::Live(LiveSession { record, .. }) => {
                     assert_eq!(record.seen, later)
                 }
                 other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, ReplacedBy, Store, Touch,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, ReplacedBy, Store, Touch,
 };
 use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -97,8 +97,7 @@ impl Stopped {
     fn alive(&self, id_hashes: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
         let mut alive = Vec::new();
         for asked in id_hashes {
-            if let Lookup::Live { session: LiveSession { id_hash, .. }, .. } =
-                self.store.load(asked, NOW).unwrap()
+            if let Loaded::Live(LiveSession { id_hash, .. }) = self.store.load(asked, NOW).unwrap()
                 && !alive.contains(&id_hash)
             {
                 alive.push(id_hash);
@@ -137,7 +136,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 if alive == [to] && act.moves() && act != Act::RenewWithGrace {
                     let old = stopped.store.load(&id_hash, NOW).unwrap();
                     assert!(
-                        matches!(old, Lookup::Missing(Missing::Replaced { .. })),
+                        matches!(old, Loaded::Missing(Missing::Replaced { .. })),
                         "{what}: {old:?}"
                     );
                 }
@@ -271,10 +270,10 @@ fn a_request_with_either_id_finishes_a_move() {
         let (id_hash, to) = on_its_way(&stopped, act);
         let graced = act == Act::RenewWithGrace;
         match stopped.store.load(&id_hash, NOW).unwrap() {
-            Lookup::Live { session: LiveSession { id_hash, .. }, .. } if graced => {
+            Loaded::Live(LiveSession { id_hash, .. }) if graced => {
                 assert_eq!(id_hash, to)
             }
-            Lookup::Missing(Missing::Replaced { .. }) if !graced => {}
+            Loaded::Missing(Missing::Replaced { .. }) if !graced => {}
             other => panic!("{act:?}: by the old id {other:?}"),
         }
         assert!(is_live(&stopped.store, &to));
@@ -424,7 +423,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         assert!(matches!(stopped.through.commit(&commit).unwrap(), Committed::Done { .. }));
         stopped.proxy.plan(Plan::Pass);
         match stopped.store.load(&id_hash, loaded).unwrap() {
-            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+            Loaded::Missing(Missing::Replaced { id, session }) => {
                 assert_eq!(session.id_hash, to);
                 assert_eq!((id.id_hash, id.replaced_at), (id_hash, signed_in));
                 let salt = Some(JoinSalt::from_bytes([7; 32]));
@@ -435,8 +434,8 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         // The id between them was not presented.
         let between = stopped.store.load(&renewed, loaded).unwrap();
         match (over_another, between) {
-            (true, Lookup::Missing(Missing::NotFound { .. })) => {}
-            (false, Lookup::Missing(Missing::Replaced { id, .. })) => {
+            (true, Loaded::Missing(Missing::NotFound { .. })) => {}
+            (false, Loaded::Missing(Missing::Replaced { id, .. })) => {
                 assert_eq!(id.by, ReplacedBy::SignIn { salt: None });
             }
             (_, other) => panic!("{act:?}: {other:?}"),
