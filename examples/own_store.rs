@@ -138,19 +138,18 @@ impl Store for OwnStore {
                 }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let (mut replaced, mut retired_ids, mut ended) = (vec![], vec![], vec![]);
+                let (mut replaced_ids, mut ended) = (vec![], vec![]);
                 if let Some(superseded) = supersedes {
                     rows.remove(&superseded.at);
-                    replaced.push(superseded.presented);
-                    retired_ids.push(superseded.at);
+                    replaced_ids.push(superseded.presented);
                     ended.push(superseded.ended);
                 }
-                rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, retired_ids, ended })
+                rows.put(session.id_hash, &session.record, replaced_ids);
+                Ok(Committed::Done { session, replaced: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Ok(Committed::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, presented_again } = id_change;
@@ -166,7 +165,7 @@ impl Store for OwnStore {
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, retired_ids: vec![at], ended: Vec::new() })
+                Ok(Committed::Done { session, replaced: Some(at), ended: vec![], evicted: vec![] })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);

@@ -103,13 +103,14 @@ pub enum Committed {
         /// The session as stored. After a renewal through an id within its grace, its id is not the
         /// one that the commit named.
         session: LiveSession,
-        /// The id hashes that were current before the commit and no longer are: the replaced one,
-        /// and those of sessions that it ended, by the session limit or to make room. Caches and
-        /// other requests may still use them.
-        retired_ids: Vec<SessionIdHash>,
+        /// The hash of the session's previous id, if the commit gave it a new one.
+        replaced: Option<SessionIdHash>,
         /// The sessions that it ended: those above the limit per user, and the one that the new
-        /// session replaces. Anonymous ones that it ended to make room are not among them.
+        /// session replaces.
         ended: Vec<EndedSession>,
+        /// The id hashes of the anonymous sessions that a bounded store removed to make room. For
+        /// a request of such a session that is what a sweep is, so they are not among `ended`.
+        evicted: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
@@ -129,6 +130,29 @@ pub enum Committed {
     },
     /// No session can be read by the id; nothing was changed.
     Missing(Missing),
+}
+
+impl Committed {
+    /// Makes the answer [`Done`](Committed::Done) to a commit that has replaced no id and ended no
+    /// other session.
+    #[must_use]
+    pub const fn done(session: LiveSession) -> Self {
+        Committed::Done { session, replaced: None, ended: Vec::new(), evicted: Vec::new() }
+    }
+
+    /// Returns the id hashes that were current before a commit that is [`Done`](Committed::Done)
+    /// and no longer are: the replaced one, and those of ended and evicted sessions. A cache
+    /// invalidates them. For any other answer there are none.
+    pub fn former_ids(&self) -> impl Iterator<Item = SessionIdHash> {
+        let (replaced, ended, evicted) = match self {
+            Committed::Done { replaced, ended, evicted, .. } => {
+                (*replaced, ended.as_slice(), evicted.as_slice())
+            }
+            _ => (None, [].as_slice(), [].as_slice()),
+        };
+        let ended = ended.iter().map(|ended| ended.id_hash);
+        replaced.into_iter().chain(ended).chain(evicted.iter().copied())
+    }
 }
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.

@@ -255,8 +255,10 @@ impl Names {
             self.remember(session);
         }
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
-                let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
+            Committed::Done { session: LiveSession { record, id_hash }, .. } => {
+                let retired_ids: Vec<SessionIdHash> = committed.former_ids().collect();
+                let (id_hash, retired_ids) =
+                    (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {

@@ -199,9 +199,9 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. }) => {
+        Ok(answer @ Committed::Done { session: LiveSession { record, id_hash }, .. }) => {
             let mut retired_ids: Vec<String> =
-                retired_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
+                answer.former_ids().map(|id_hash| trace.id_hash(&id_hash)).collect();
             retired_ids.sort();
             format!(
                 "done {} {} ended {retired_ids:?}",

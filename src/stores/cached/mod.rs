@@ -364,10 +364,10 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
-            Committed::Done { session, retired_ids, .. } => {
+            Committed::Done { evicted, .. } if is_new && evicted.is_empty() => {}
+            Committed::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
-                self.invalidate_sessions(live.chain(retired_ids.iter().copied()), now);
+                self.invalidate_sessions(live.chain(answer.former_ids()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

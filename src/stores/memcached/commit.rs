@@ -138,7 +138,7 @@ impl Attempts<'_> {
                     return Ok(None);
                 }
                 self.begin(&session)?;
-                Some(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Some(Committed::done(session))
             }
             Decision::Insert { session, supersedes: Some(superseded), .. } => {
                 let Superseded { presented, at, ended } = superseded;
@@ -146,8 +146,8 @@ impl Attempts<'_> {
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, session, presented)?;
                 moved.map(|answer| match answer {
-                    Committed::Done { session, retired_ids, .. } => {
-                        Committed::Done { session, retired_ids, ended: vec![ended] }
+                    Committed::Done { session, evicted, .. } => {
+                        Committed::Done { session, replaced: None, ended: vec![ended], evicted }
                     }
                     other => other,
                 })
@@ -162,8 +162,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                let (retired_ids, ended) = (Vec::new(), Vec::new());
-                written.is_stored().then_some(Committed::Done { session, retired_ids, ended })
+                written.is_stored().then_some(Committed::done(session))
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -244,8 +243,8 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        let retired_ids = vec![old.id_hash];
-        Ok(Some(Committed::Done { session, retired_ids, ended: Vec::new() }))
+        let (replaced, ended, evicted) = (Some(old.id_hash), Vec::new(), Vec::new());
+        Ok(Some(Committed::Done { session, replaced, ended, evicted }))
     }
 
     fn reserve(

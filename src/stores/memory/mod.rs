@@ -241,28 +241,28 @@ impl SessionTable {
                     ended.push(superseded.ended);
                     superseded.presented
                 });
-                let mut retired_ids = ids_of(&ended);
-                let is_full = self.rows.len().saturating_sub(retired_ids.len()) >= capacity;
+                let is_full = self.rows.len().saturating_sub(ended.len()) >= capacity;
                 let is_anonymous = session.record.user.is_none();
+                let mut evicted = Vec::new();
                 if is_full || is_anonymous && self.anonymous >= capacity - capacity / 10 {
-                    let evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
+                    evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
                     if is_full && evicted.is_empty() {
                         return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                     }
-                    retired_ids.extend(evicted);
                 }
-                self.remove_all(&retired_ids);
+                self.remove_all(&ids_of(&ended));
+                self.remove_all(&evicted);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids, ended })
+                Ok(Committed::Done { session, replaced: None, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let row = self.remove(&at).ok_or_else(missing)?;
                 self.insert(at, Row { record: session.record.clone(), ..row });
-                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Ok(Committed::done(session))
             }
             Decision::Move { at, session, id_change, session_limit } => {
                 self.check_free(&session.id_hash)?;
@@ -271,9 +271,7 @@ impl SessionTable {
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                let mut retired_ids = ids_of(&ended);
-                self.remove_all(&retired_ids);
-                retired_ids.push(at);
+                self.remove_all(&ids_of(&ended));
                 let mut row = self.remove(&at).ok_or_else(missing)?;
                 row.record = session.record.clone();
                 let IdChange { replaced, presented_again } = id_change;
@@ -281,7 +279,7 @@ impl SessionTable {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids, ended })
+                Ok(Committed::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -580,7 +578,7 @@ mod tests {
         store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
         let begun = create(&store, id_hash(18), at(21)).unwrap();
         let evicts = |begun, ids: &[SessionIdHash]| match begun {
-            Committed::Done { retired_ids, .. } => assert_eq!(retired_ids, ids),
+            Committed::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
         };
         evicts(begun, &[id_hash(1)]);

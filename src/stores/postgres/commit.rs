@@ -48,7 +48,7 @@ pub(super) async fn apply(
         && update_basis(&merged, trips, sql).await?
     {
         let session = merged.session;
-        return Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() });
+        return Ok(Committed::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
@@ -78,12 +78,11 @@ pub(super) async fn apply(
             }
             trips.commit(queries).await?;
             ended.extend(supersedes.map(|superseded| superseded.ended));
-            let retired_ids = ended.iter().map(|ended| ended.id_hash).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
@@ -95,9 +94,8 @@ pub(super) async fn apply(
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            let others = ended.iter().map(|ended| ended.id_hash);
-            let retired_ids = others.chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            let replaced = Some(at.id_hash);
+            Ok(Committed::Done { session, replaced, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
@@ -150,7 +148,7 @@ async fn create(
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
             }
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
     }

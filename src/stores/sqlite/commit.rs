@@ -49,8 +49,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 tx.replace_remembered(id, &session.record.public_id, presented)?;
                 ended.push(superseded.ended);
             }
-            let retired_ids = ended.iter().map(|ended| ended.id_hash).chain(evicted).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
             check_free(tx, &session.id_hash)?;
@@ -62,17 +61,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             let evicted = tx.make_room(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            let others = ended.iter().map(|ended| ended.id_hash);
-            let retired_ids = others.chain(evicted).chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
-            let retired_ids = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.changes_data_only() {
                 true => tx.update_data(at, &session.record)?,
                 false => tx.update_all(at, &session)?,
             }
-            Ok(Committed::Done { session, retired_ids, ended: Vec::new() })
+            Ok(Committed::Done { session, replaced: None, ended: Vec::new(), evicted })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
