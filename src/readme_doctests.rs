@@ -4,6 +4,7 @@
 #![doc = include_str!("../docs/getting-started.md")]
 #![doc = include_str!("../docs/signing-in.md")]
 #![doc = include_str!("../docs/values.md")]
+#![doc = include_str!("../docs/configuration.md")]
 #![doc = include_str!("../docs/forms.md")]
 #![doc = include_str!("../docs/errors.md")]
 #![doc = include_str!("../docs/cookies.md")]
