@@ -41,7 +41,7 @@ impl fmt::Display for Event<'_> {
                  database: {reason}",
                 path.display()
             ),
-            Event::SessionsKept { sessions, tables } => write!(
+            Event::EndedSessionsKept { sessions, tables } => write!(
                 f,
                 "{sessions} ended sessions cannot be removed, because of foreign keys without ON \
                  DELETE CASCADE: {tables}"

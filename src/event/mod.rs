@@ -93,7 +93,7 @@ pub enum Event<'a> {
     },
     /// A sweep left sessions that have ended, because rows of other tables reference them by a
     /// foreign key without `ON DELETE CASCADE`. Raised when the number changes.
-    SessionsKept {
+    EndedSessionsKept {
         /// The number of sessions.
         sessions: u64,
         /// The names of those tables.
@@ -428,7 +428,7 @@ event_kinds! {
     FileLost, "file_lost", Warn;
     FileRecovered, "file_recovered", Warn;
     FileAliased, "file_aliased", Warn;
-    SessionsKept, "sessions_kept", Warn;
+    EndedSessionsKept, "ended_sessions_kept", Warn;
     Swept, "swept", Debug;
     AnonymousEvicted, "anonymous_evicted", Warn;
     CleanerFailed, "cleaner_failed", Warn;

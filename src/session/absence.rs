@@ -78,7 +78,7 @@ impl Session {
         let (recently_ended, since) = (&self.context.recently_ended, self.ended_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.run_blocking(|| recently_ended.await_ended(&id_hash, since))?)
+            Ok(ended || self.blocking.run(|| recently_ended.await_ended(&id_hash, since))?)
         })
     }
 
@@ -130,7 +130,7 @@ impl Session {
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
-            id: self.known_id(issued, &id.id_hash),
+            id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
             concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,

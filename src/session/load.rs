@@ -127,9 +127,9 @@ impl Session {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store.get()?;
             // A store that knows the session in memory needs no call of the hook.
-            let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
+            let immediate = self.blocking.hook.and_then(|_| store.try_load(id_hash, now));
             let found =
-                immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
+                immediate.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok);
             Ok(match found? {
                 Lookup::Live { session, .. } => {
                     state.loaded.set_session(session, id_hash);

@@ -48,8 +48,8 @@ use running_update::RunningUpdate;
 
 pub use crate::event::EndReason;
 pub use authentication::{Authentication, RecentAuth};
+pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
-pub(crate) use blocking_hook::run_blocking;
 pub(crate) use close::AGE_RENEWAL_GRACE;
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
@@ -74,7 +74,7 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// raised.
 pub struct Session {
     context: Arc<Context>,
-    blocking_hook: Option<BlockingHook>,
+    blocking: BlockingCalls,
     presented: Presented,
     /// How many sessions this process had ended when the request was opened.
     ended_at_open: EndedCount,
@@ -235,7 +235,7 @@ impl Session {
     /// no cookie.
     pub(crate) fn new(
         context: Arc<Context>,
-        blocking_hook: Option<BlockingHook>,
+        blocking: BlockingCalls,
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
@@ -256,7 +256,7 @@ impl Session {
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
-            blocking_hook,
+            blocking,
             presented,
             ended_at_open,
             opened_at,
@@ -312,11 +312,6 @@ impl Session {
     /// Returns the realm of the ids that this session issues.
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
-    }
-
-    /// Makes a call that may block, inside the blocking hook if there is one.
-    fn run_blocking<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        run_blocking(self.blocking_hook, call)
     }
 
     /// Locks the state. Fails after the end of the request.

@@ -126,7 +126,7 @@ fn head<'r, Q>(adapter: Adapter<'_>, request: &'r Request<Q>) -> RequestHead<'r>
     let fields = request.headers().iter().filter(|(name, _)| is_read(name));
     let fields = fields.filter_map(|(name, value)| Some((name.as_str(), text(value)?)));
     let head = adapter.head(request.method().as_str(), request.uri().path(), fields.chain(host));
-    let head = head.secure(request.uri().scheme_str() == Some("https"));
+    let head = head.secure_if(request.uri().scheme_str() == Some("https"));
     match request.extensions().get::<SocketAddr>() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,

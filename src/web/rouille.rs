@@ -101,7 +101,7 @@ pub fn session_with_error_page(
     let peer = *request.remote_addr();
     // `Request::header` returns only the first of several fields of one name.
     let head = adapter.head(request.method(), request.raw_url(), request.headers());
-    let head = head.secure(request.is_secure()).peer_addr(peer.ip());
+    let head = head.secure_if(request.is_secure()).peer_addr(peer.ip());
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.

@@ -101,7 +101,7 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
     let fields = request.headers().iter();
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(request.method().as_str(), request.url(), fields);
-    let head = head.secure(request.secure());
+    let head = head.secure_if(request.secure());
     let opened = adapter.open(&match request.remote_addr() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,

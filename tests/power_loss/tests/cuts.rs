@@ -72,7 +72,7 @@ fn full_durability_loses_nothing_with_a_rollback_journal() {
 
 /// Everything an operator can do to all sessions at once, each with a mark when it was
 /// acknowledged.
-fn operate(path: &Path, say: &dyn Fn(&str)) {
+fn operate(path: &Path, report: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
     let watch = || -> cloakroom::stores::sqlite::ProgressFn {
         Box::new(|_| std::ops::ControlFlow::Continue(()))
@@ -83,9 +83,9 @@ fn operate(path: &Path, say: &dyn Fn(&str)) {
         }
     };
     let ended = |work: &dyn Fn()| {
-        say("operator begins everyone");
+        report("operator begins everyone");
         work();
-        say("operator done");
+        report("operator done");
     };
     let copy = path.with_file_name("copy.db");
     let store = open();

@@ -12,7 +12,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::cached::stage::{ENDINGS, LIFE, RETRY, Stage, backing, n, until_back};
-use crate::common::app::{Browser, get, sign_in, who};
+use crate::common::app::{Browser, get, sign_in, user_of};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
@@ -177,7 +177,7 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
                     browser.request(sessions, |session| sign_in(session, &name));
                     let mut visits = 0_u32;
                     while !stop.load(Ordering::SeqCst) {
-                        assert_eq!(who(sessions, &browser).as_ref(), Some(&name));
+                        assert_eq!(user_of(sessions, &browser).as_ref(), Some(&name));
                         visits += 1;
                         browser
                             .try_request(sessions, Outcome::Completed, |session| {

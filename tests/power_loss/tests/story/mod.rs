@@ -152,7 +152,7 @@ impl Story {
         Story::recorded(alone, |path, tape| {
             let build = || SqliteStore::builder(path).durability(durability).journal(journal);
             let stores: Vec<SqliteStore> = (0..stores).map(|_| build().open().unwrap()).collect();
-            let say = |worker: &str, said: &WorkerMessage| tape.mark(format!("{worker} {said}"));
+            let report = |worker: &str, said: &WorkerMessage| tape.mark(format!("{worker} {said}"));
             let left = AtomicUsize::new(STEPS);
             let take =
                 || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
@@ -160,7 +160,7 @@ impl Story {
                 for (at, store) in stores.iter().enumerate() {
                     for number in 0..threads {
                         let name = format!("s{at}t{number}");
-                        let mut worker = Worker::new(name, store, dice.fork(), &say);
+                        let mut worker = Worker::new(name, store, dice.fork(), &report);
                         worker.ends_everyone = at == 0 && number == 0;
                         let take = &take;
                         scope.spawn(move || {
@@ -345,7 +345,7 @@ impl Story {
         for event in &self.tape[..place] {
             if let Event::Mark(line) = event {
                 let (worker, said) = heard(line);
-                ledger.hear(&worker, &said);
+                ledger.record(&worker, &said);
             }
         }
         let found = image.reopened(&ledger)?;
