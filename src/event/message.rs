@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{EndReason, Event, RejectedBy};
+use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, UserKey};
+use crate::lifetime::EndReason;
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

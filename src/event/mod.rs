@@ -1,7 +1,7 @@
 //! Events for operators, as typed values with a counter for each kind.
 //!
-//! Uses `error` and `id`. Managers, stores and caches raise events through [`Events`], which passes
-//! them to a [`Sink`]; `message` holds their texts, `log` the default sink.
+//! Uses `error`, `id` and `lifetime`. Managers, stores and caches raise events through [`Events`],
+//! which passes them to a [`Sink`]; `message` holds their texts, `log` the default sink.
 
 mod log;
 mod message;
@@ -15,31 +15,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::id::{PublicId, UserKey};
+use crate::lifetime::EndReason;
 
 pub use self::log::LogSink;
-
-/// The reason for which a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EndReason {
-    /// A request ended it with [`destroy`](crate::Session::destroy).
-    SignedOut,
-    /// A sign-in took its place: of another user, or while the request presented it as a second
-    /// session.
-    Superseded,
-    /// A call of the manager ended it.
-    Revoked,
-    /// A sign-in of the same user reached the limit per user.
-    Limit,
-    /// A request presented a replaced id of it, and the manager is
-    /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
-    /// sessions.
-    ReplacedId,
-    /// It had no activity for this long, its idle limit.
-    Idle(Duration),
-    /// It reached its absolute limit.
-    Absolute,
-}
 
 /// An event for the operator. No event contains a session id.
 #[derive(Clone, Debug)]

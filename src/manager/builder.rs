@@ -13,9 +13,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event, Events};
+use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::Lifetime;
+use crate::lifetime::{EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
@@ -224,22 +224,26 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.grace = Some(grace))
     }
 
-    /// Renews the id of a session when it is older than `age`, at the end of the next request that
-    /// reads or changes the session, so that a stolen id is of use for a limited time (OWASP:
-    /// renewal timeout). At least one minute; an hour is common. Defaults to no renewal by age.
+    /// Sets the age at which the id of a session is renewed, so that a stolen id is of use for a
+    /// limited time (OWASP: renewal timeout). At least one minute; an hour is common. Defaults to
+    /// no renewal by age.
     ///
-    /// A request that only reads its session writes nothing but such a renewal, and does not fail
-    /// if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request
-    /// tries again. A prefetch renews no id, nor does a request that
-    /// [ignores](crate::Session::ignore) its session, or whose handler fails.
+    /// The first request that uses the session after that renews the id at its end. The limits of
+    /// the session and its CSRF tokens stay. If the renewal fails, the request does not:
+    /// [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request tries again. A
+    /// prefetch renews no id, nor does a request that [ignores](crate::Session::ignore) its
+    /// session, or whose handler fails.
     ///
     /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
-    /// says, so that concurrent requests find their session. A client that did not receive the
-    /// response with the new id gets another one if it sends a request in that minute, but more
-    /// than ten seconds after the renewal; not if `renewal_grace` is set, because the replaced id
-    /// may then be a stolen one that a handler has replaced. After the minute it has lost the
-    /// session ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). The limits of the session and its CSRF
-    /// tokens stay.
+    /// says, and then finds the session no more ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). What
+    /// a request with the replaced id gets depends on the time after the renewal:
+    ///
+    /// | opened after | the request | reason |
+    /// |---|---|---|
+    /// | 10 seconds at most | uses the session | it is concurrent with the renewal |
+    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have the first |
+    /// | 10 to 60 seconds, with `renewal_grace` set | uses the session | a handler may have replaced the id because it was stolen |
+    /// | more than a minute | finds no session | |
     pub fn renew_every(self, age: Duration) -> Self {
         self.with(|settings| settings.renew_every = Some(age))
     }

@@ -16,7 +16,9 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{BlockingCalls, BlockingHook, Context, Session};
 
-pub use crate::backend::{AtLimit, Client, Cursor, Page, SessionFilter, Stats, Summary};
+pub use crate::backend::commit::AtLimit;
+pub use crate::backend::list::{Page, SessionFilter};
+pub use crate::record::{Client, Cursor, Stats, Summary};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

@@ -7,8 +7,9 @@ use std::num::NonZeroUsize;
 
 use crate::backend::{LiveSession, Page, SessionFilter, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{IdpSessionId, PublicId, UserKey};
+use crate::lifetime::EndReason;
 use crate::manager::SessionManager;
 use crate::record::{Cursor, Stats, Summary};
 use crate::session::Session;

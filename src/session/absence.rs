@@ -5,8 +5,9 @@
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::recently_ended::EndedSinceOpen;

@@ -1,8 +1,7 @@
-//! The state of a request's session: unread, live, absent or unreadable; and the load, which ends
-//! the first of them.
+//! Whether a request has found its session, and the load, which looks for it.
 //!
-//! Uses the store and the context. Called by every method that reads the session, and by commits,
-//! which find a session.
+//! Uses the store and the context. Called by every method that reads the session. A commit records
+//! here too what it has found.
 
 use crate::backend::{LiveSession, Lookup, Missing};
 use crate::clock::Timestamp;

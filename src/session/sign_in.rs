@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::backend::{Action, Committed, Lookup, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
+use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::{CommitPlan, DeltaKind};

@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use ::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use ::http::{Request, Response, StatusCode};
 
-use crate::adapter::{self, Adapter, RequestHead};
+use crate::adapter::{self, Adapter, HandlerError, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler whose response has a body of type `B`, and of functions that it calls
 /// with `?`, which converts any error.
@@ -66,7 +64,8 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// The same in a closure:
 ///
 /// ```
-/// use cloakroom::web::http_types::{HandlerError, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::http_types::session;
 /// use cloakroom::{MemoryStore, SessionManager};
 /// use http::{Request, Response, StatusCode};
 ///

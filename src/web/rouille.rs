@@ -11,12 +11,10 @@ use std::net::SocketAddr;
 
 use rouille::{Request, Response, try_or_400};
 
-use crate::adapter::{self, Adapter, Outcome};
+use crate::adapter::{self, Adapter, HandlerError, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
@@ -43,7 +41,8 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 /// changes of data are discarded, even if the outer one returns a success.
 ///
 /// ```no_run
-/// use cloakroom::web::rouille::{HandlerError, Result, bad_request, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::rouille::{Result, bad_request, session};
 /// use cloakroom::{MemoryStore, Session, SessionManager};
 /// use rouille::{Request, Response, post_input};
 ///
