@@ -64,8 +64,8 @@
 //! | `testing` | no | the module `testing`, for the tests of an application |
 //! | `conformance` | no | the module `conformance`, for the tests of a store of your own |
 //!
-//! Only `bundled` needs a C compiler. [`MemoryStore`] and [`stores::cached::CachedStore`] need no
-//! feature.
+//! `bundled` and `postgres-rustls` need a C compiler. [`MemoryStore`] and
+//! [`stores::cached::CachedStore`] need no feature.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
