@@ -17,7 +17,7 @@ use cloakroom::stores::memcached::MemcachedStore;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting};
-use crate::memcached::given::{create_at, is_absent, is_live, renew};
+use crate::memcached::operations::{create_at, is_absent, is_live, renew};
 
 #[test]
 fn a_clear_holds_for_every_process_at_once() {

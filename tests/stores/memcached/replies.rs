@@ -14,7 +14,7 @@ use cloakroom::{ErrorKind, Result};
 
 use crate::common::memcached::{Memcached, Raw};
 use crate::common::{NOW, create, new_id_hash, setting, value};
-use crate::memcached::given::{SOON, all_fail, is_absent, is_live, renew};
+use crate::memcached::operations::{SOON, assert_all_fail, is_absent, is_live, renew};
 
 /// Changes a reply. The second argument is the reply before it on the same connection.
 type Change = Box<dyn FnMut(Vec<u8>, &[u8]) -> Vec<u8> + Send>;
@@ -79,7 +79,7 @@ fn versions_before_1_6_18_are_refused_and_nothing_is_sent() {
     for old in ["1.4.39", "1.5.22", "1.6.0", "1.6.12", "1.6.17"] {
         proxy.set(move |_, _| format!("VERSION {old}\r\n").into_bytes());
         let store = proxy.store("old");
-        all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
+        assert_all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
         let words = create(&store, &Delta::new()).unwrap_err().to_string();
         assert!(words.contains("1.6.18") && words.contains(old), "{words}");
     }
@@ -229,7 +229,7 @@ fn other_programs_on_the_port_are_unavailable() {
     ] {
         proxy.set(move |_, _| reply.as_bytes().to_vec());
         let store = proxy.store("other");
-        all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
+        assert_all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
         let words = create(&store, &Delta::new()).unwrap_err().to_string();
         assert!(words.contains("not memcached") && words.contains(expected), "{words}");
     }
@@ -332,7 +332,7 @@ fn a_server_that_demands_authentication_is_refused_in_words() {
     std::fs::write(file.path(), "user:secret\n").unwrap();
     let server = Memcached::with(&["-Y", file.path().to_str().unwrap()]);
     let store = server.store();
-    all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
+    assert_all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
     let words = create(&store, &Delta::new()).unwrap_err().to_string();
     assert!(words.contains("-Y"), "{words}");
 }

@@ -17,7 +17,7 @@ use crate::common::memcached::{Memcached, shared};
 use crate::common::{
     HOUR, NOW, create, end, live, merge, new_id_hash, new_session, setting, value,
 };
-use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
+use crate::memcached::operations::{create_at, is_absent, is_live, renew, sign_in, user};
 
 #[test]
 fn a_limit_per_user_is_refused_when_the_manager_is_built() {
