@@ -44,8 +44,8 @@
 //! | a store of your own | [`backend::Store`], `conformance` |
 //! | an adapter of your own for a web framework | [`adapter::Adapter`] |
 //!
-//! The repository has pages on getting started, signing in, forms, configuration, stores, deployment
-//! and operations, in its folder `docs`; `docs/README.md` lists them.
+//! The folder `docs` of the repository, and of this package, has pages on getting started, signing
+//! in, forms, configuration, stores, deployment and operations; `docs/README.md` lists them.
 //!
 //! # Features
 //!
