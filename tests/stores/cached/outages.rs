@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, Loaded, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
@@ -114,11 +114,11 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     assert_eq!(stored_n(&mine, &id_hash), None);
     let last = NOW + ENTRY_LIFE - Duration::from_millis(1);
     assert!(
-        matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }),
+        matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live(_)),
         "stale, within the life of an entry"
     );
     let found = theirs.load(&id_hash, NOW + ENTRY_LIFE).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
