@@ -10,7 +10,7 @@ use rusqlite::{
     params_from_iter,
 };
 
-use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedId};
+use crate::backend::{Found, IdChange, LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -210,15 +210,15 @@ fn execute_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// Reads within the transaction.
 impl WriteTx<'_> {
     /// Looks `id_hash` up at `now`, as a current or as a replaced id.
-    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Lookup<FoundRow>> {
+    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Found<FoundRow>> {
         let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
         let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
         Ok(match record.is_live(now) {
-            true => Lookup::Live { session: LiveSession { record, id_hash }, at },
-            false => Lookup::Missing(Missing::expired(at, &record)),
+            true => Found::Live { session: LiveSession { record, id_hash }, at },
+            false => Found::expired(at, &record),
         })
     }
 
@@ -317,7 +317,7 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         match self.find(id_hash, now)? {
-            Lookup::Live { mut session, at } if at.seen < touch.seen => {
+            Found::Live { mut session, at } if at.seen < touch.seen => {
                 session.record.seen = touch.seen;
                 self.update_seen(at, &session)
             }
@@ -392,13 +392,13 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented_again }: &IdChange,
+        IdChange { replaced, replaced_earlier }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
-        match presented_again {
+        match replaced_earlier {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
