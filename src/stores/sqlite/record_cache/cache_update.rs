@@ -72,17 +72,15 @@ impl<'c> CacheUpdate<'c> {
         state.has_open_transaction = false;
         let is_only_commit = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,
-            (Some(before), Some(after), Some(frames)) => {
-                let follows = after.follows(before, frames);
-                if before == after {
-                    cache.disable();
-                } else {
-                    state.is_verified |= follows;
-                }
-                follows
-            }
+            (Some(before), Some(after), Some(frames)) => after.follows(before, frames),
             _ => false,
         };
+        if frames.is_some() {
+            state.is_verified |= is_only_commit;
+            if before.is_some() && before == after {
+                cache.disable();
+            }
+        }
         let is_usable = state.is_verified && !cache.is_disabled();
         if !is_only_commit || self.removes_all || !is_usable {
             return CacheState::clear(state, after.filter(|_| is_only_commit));
