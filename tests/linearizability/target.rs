@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, NewSession, Record,
     SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -153,17 +153,17 @@ impl Names {
         let now = self.time(operation.now);
         Ok(match &operation.call {
             Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
-                Lookup::Live { session, .. } => {
+                Loaded::Live(session) => {
                     self.remember(&session);
                     Answer::Live {
                         session: self.session(&session.record),
                         id_hash: self.id_number(&session.id_hash),
                     }
                 }
-                Lookup::Missing(Missing::Replaced { session, .. }) => {
+                Loaded::Missing(Missing::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
-                Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+                Loaded::Missing(Missing::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
             Call::Create { id_hash, initial, changes } => {
@@ -260,8 +260,10 @@ impl Names {
             self.remember(session);
         }
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
-                let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
+            Committed::Done { session: LiveSession { record, id_hash }, .. } => {
+                let retired_ids: Vec<SessionIdHash> = committed.former_ids().collect();
+                let (id_hash, retired_ids) =
+                    (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {

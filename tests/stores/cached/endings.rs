@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Delta, Lookup, Missing, SessionLimit, Store};
+use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::cached::CachedStore;
@@ -132,16 +132,16 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache,
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
         control.wait_until_reached();
-        assert!(matches!(store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         control.open();
         failing.join().unwrap();
     });
     assert!(
-        matches!(backing.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
+        matches!(backing.load(&id_hash, later).unwrap(), Loaded::Missing(Missing::NotFound { .. })),
         "it was done"
     );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Lookup::Missing(Missing::NotFound { .. })), "{served:?}");
+    assert!(matches!(served, Loaded::Missing(Missing::NotFound { .. })), "{served:?}");
 }
 
 #[test]

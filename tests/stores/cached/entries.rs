@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store, Touch,
+    Action, Commit, Committed, Delta, Loaded, Missing, NewSession, SessionLimit, Store, Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
@@ -116,7 +116,7 @@ fn an_entry_expires_after_its_life_despite_touches() {
             "stale, within the life of an entry"
         );
         let half = NOW + ENTRY_LIFE / 2;
-        assert!(matches!(fixture.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(fixture.store.load(&id_hash, half).unwrap(), Loaded::Live(_)));
         fixture.backing.touch(&[(id_hash, Touch::at(half))], half).unwrap();
         let record =
             live_at(&fixture.store, &id_hash, NOW + ENTRY_LIFE).unwrap().expect("it lives");
@@ -191,7 +191,7 @@ fn a_process_ignores_entries_from_before_its_start() {
         let begun = NOW + Duration::from_millis(1);
         for now in [begun, begun + SECOND * 2] {
             let loaded = restarted.load(&id_hash, now).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
     });
 }
@@ -259,7 +259,7 @@ fn a_process_that_starts_after_a_restore_waits_for_the_others() {
     // The old process has not noticed it: what it invalidates is the entry from before.
     let later = |milliseconds| NOW + Duration::from_millis(milliseconds);
     let new = open();
-    let is_live = |now| matches!(new.load(&id_hash, now).unwrap(), Lookup::Live { .. });
+    let is_live = |now| matches!(new.load(&id_hash, now).unwrap(), Loaded::Live(_));
     assert!(is_live(later(100)) && is_live(later(200)));
     end(&old, &id_hash).unwrap();
     for milliseconds in [300, 2100, 2200] {

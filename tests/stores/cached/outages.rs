@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, Loaded, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
@@ -14,7 +14,7 @@ use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 use crate::cached::fixture::{
     CachedFixture, ENDINGS, ENTRY_LIFE, RETRY_AFTER, backing, stored_n, wait_for_recovery,
 };
-use crate::common::app::{Browser, get, sign_in, who};
+use crate::common::app::{Browser, get, sign_in, user_of};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
@@ -114,11 +114,11 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     assert_eq!(stored_n(&mine, &id_hash), None);
     let last = NOW + ENTRY_LIFE - Duration::from_millis(1);
     assert!(
-        matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }),
+        matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live(_)),
         "stale, within the life of an entry"
     );
     let found = theirs.load(&id_hash, NOW + ENTRY_LIFE).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
                     browser.request(sessions, |session| sign_in(session, &name));
                     let mut visits = 0_u32;
                     while !stop.load(Ordering::SeqCst) {
-                        assert_eq!(who(sessions, &browser).as_ref(), Some(&name));
+                        assert_eq!(user_of(sessions, &browser).as_ref(), Some(&name));
                         visits += 1;
                         browser
                             .try_request(sessions, Outcome::Completed, |session| {

@@ -5,7 +5,7 @@ use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
+    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Loaded, Missing,
     Store, Touch,
 };
 use cloakroom::manager::{Page, SessionFilter};
@@ -193,14 +193,14 @@ fn a_revocation_without_the_cache_is_seen_in_a_second() {
         );
         for id_hash in id_hashes {
             let loaded = fixture.store.load(&id_hash, NOW + SECOND).unwrap();
-            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
         // Later sessions are served from the cache again.
         let later = NOW + SECOND * 2;
         let id_hash = create(&fixture.store, &setting("n", 2)).unwrap();
-        assert!(matches!(fixture.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(fixture.store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         let loads = fixture.loads();
-        assert!(matches!(fixture.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(fixture.store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         assert_eq!(fixture.loads(), loads);
     });
 }
@@ -240,7 +240,7 @@ fn activity_once_seen_stays_seen_during_its_invalidation() {
                 listed.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), later).unwrap();
             assert_eq!(listed[0].seen, later);
             match fixture.store.load(&id_hash, later).unwrap() {
-                Lookup::Live { session: LiveSession { record, .. }, .. } => {
+                Loaded::Live(LiveSession { record, .. }) => {
                     assert_eq!(record.seen, later)
                 }
                 other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, ReplacedBy, Store, Touch,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, ReplacedBy, Store, Touch,
 };
 use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -97,8 +97,7 @@ impl StoppableRequests {
     fn live_ids(&self, id_hashes: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
         let mut live_ids = Vec::new();
         for asked in id_hashes {
-            if let Lookup::Live { session: LiveSession { id_hash, .. }, .. } =
-                self.store.load(asked, NOW).unwrap()
+            if let Loaded::Live(LiveSession { id_hash, .. }) = self.store.load(asked, NOW).unwrap()
                 && !live_ids.contains(&id_hash)
             {
                 live_ids.push(id_hash);
@@ -140,7 +139,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 {
                     let old = requests.store.load(&id_hash, NOW).unwrap();
                     assert!(
-                        matches!(old, Lookup::Missing(Missing::Replaced { .. })),
+                        matches!(old, Loaded::Missing(Missing::Replaced { .. })),
                         "{what}: {old:?}"
                     );
                 }
@@ -288,10 +287,10 @@ fn a_request_with_either_id_finishes_a_move() {
         let (id_hash, to) = interrupted_move(&requests, operation);
         let graced = operation == Operation::RenewWithGrace;
         match requests.store.load(&id_hash, NOW).unwrap() {
-            Lookup::Live { session: LiveSession { id_hash, .. }, .. } if graced => {
+            Loaded::Live(LiveSession { id_hash, .. }) if graced => {
                 assert_eq!(id_hash, to)
             }
-            Lookup::Missing(Missing::Replaced { .. }) if !graced => {}
+            Loaded::Missing(Missing::Replaced { .. }) if !graced => {}
             other => panic!("{operation:?}: by the old id {other:?}"),
         }
         assert!(is_live(&requests.store, &to));
@@ -449,7 +448,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         assert!(matches!(requests.through.commit(&commit).unwrap(), Committed::Done { .. }));
         requests.proxy.plan(Plan::Pass);
         match requests.store.load(&id_hash, loaded).unwrap() {
-            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+            Loaded::Missing(Missing::Replaced { id, session }) => {
                 assert_eq!(session.id_hash, to);
                 assert_eq!((id.id_hash, id.replaced_at), (id_hash, signed_in));
                 let salt = Some(JoinSalt::from_bytes([7; 32]));
@@ -460,8 +459,8 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         // The id between them was not presented.
         let between = requests.store.load(&renewed, loaded).unwrap();
         match (over_another, between) {
-            (true, Lookup::Missing(Missing::NotFound { .. })) => {}
-            (false, Lookup::Missing(Missing::Replaced { id, .. })) => {
+            (true, Loaded::Missing(Missing::NotFound { .. })) => {}
+            (false, Loaded::Missing(Missing::Replaced { id, .. })) => {
                 assert_eq!(id.by, ReplacedBy::SignIn { salt: None });
             }
             (_, other) => panic!("{operation:?}: {other:?}"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -43,7 +43,7 @@ pub(crate) fn sign_in(
 }
 
 pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
-    matches!(store.load(id_hash, NOW).unwrap(), Lookup::Missing(Missing::NotFound { .. }))
+    matches!(store.load(id_hash, NOW).unwrap(), Loaded::Missing(Missing::NotFound { .. }))
 }
 
 pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {

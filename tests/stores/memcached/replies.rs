@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Lookup, Missing, Store};
+use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Loaded, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
@@ -114,7 +114,7 @@ fn alternate(store: &MemcachedStore, [ada, bob]: [SessionIdHash; 2]) -> (u32, u3
     let (mut right, mut failed) = (0, 0);
     for (id_hash, number) in [(ada, 1), (bob, 2)].into_iter().cycle().take(80) {
         match store.load(&id_hash, NOW) {
-            Ok(Lookup::Live { session, .. }) => {
+            Ok(Loaded::Live(session)) => {
                 assert_eq!(value(&session.record, "n"), Some(number), "the other user's session");
                 right += 1;
             }
@@ -305,7 +305,7 @@ fn a_call_that_gets_no_connection_in_time_fails() {
     let store = server.builder().connections(1).io_timeout(patience).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     server.freeze();
-    let failures: Vec<Result<Lookup>> = thread::scope(|scope| {
+    let failures: Vec<Result<Loaded>> = thread::scope(|scope| {
         let load = || store.load(&id_hash, NOW);
         let threads: Vec<_> = (0..6).map(|_| scope.spawn(load)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -343,7 +343,7 @@ fn an_entry_of_another_session_is_a_miss() {
     let store = server.builder_in("entries").open().unwrap();
     let [ada, bob] = [1, 2].map(|n| CacheKey::from_bytes([n; 32]));
     let of_ada = create(&store, &setting("n", 1)).unwrap();
-    let Lookup::Live { session, .. } = store.load(&of_ada, NOW).unwrap() else { panic!() };
+    let Loaded::Live(session) = store.load(&of_ada, NOW).unwrap() else { panic!() };
     let entry = cloakroom::backend::CacheEntry::new(session.record, NOW);
     let CacheLookup::Miss(Some(lease)) = store.fetch(&ada, NOW).unwrap() else { panic!() };
     assert!(store.fill(&ada, lease, &entry, NOW + SOON, NOW).unwrap());
@@ -354,7 +354,7 @@ fn an_entry_of_another_session_is_a_miss() {
     raw.set(&to, &value);
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
     let missing = store.load(&SessionIdHash::from_bytes([2; 32]), NOW).unwrap();
-    assert!(matches!(missing, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(missing, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    Committed, Delta, LiveSession, Lookup, Missing, Store, Touch, TouchError,
+    Committed, Delta, LiveSession, Loaded, Missing, Store, Touch, TouchError,
 };
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
@@ -142,7 +142,7 @@ fn the_loss_of_one_server_loses_its_sessions_only() {
     assert!((20..80).contains(&found), "{found} of 100 are on one of two servers");
     for (id_hash, alive) in id_hashes.iter().zip(&alive) {
         match store.load(id_hash, NOW) {
-            Ok(loaded) => assert!(matches!(loaded, Lookup::Live { .. })),
+            Ok(loaded) => assert!(matches!(loaded, Loaded::Live(_))),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
         }
         let written = merge(&store, id_hash, &setting("n", 0));
@@ -183,10 +183,8 @@ fn a_kill_under_load_fails_requests_and_answers_none() {
                         match create(&store, &setting("n", n)) {
                             Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Lookup::Missing(Missing::NotFound { .. })) => {}
-                                Ok(Lookup::Live {
-                                    session: LiveSession { record, .. }, ..
-                                }) => {
+                                Ok(Loaded::Missing(Missing::NotFound { .. })) => {}
+                                Ok(Loaded::Live(LiveSession { record, .. })) => {
                                     assert_eq!(value(&record, "n"), Some(n));
                                 }
                                 Ok(other) => panic!("{other:?}"),
