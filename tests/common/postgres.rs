@@ -163,8 +163,8 @@ impl Postgres {
         );
     }
 
-    /// Accepts encrypted connections too, with this certificate and key in PEM.
-    pub fn offer_encryption(&self, certificate: &str, key: &str) {
+    /// Accepts encrypted connections only, with this certificate and key in PEM.
+    pub fn require_encryption(&self, certificate: &str, key: &str) {
         for (setting, text) in [("ssl_cert_file", certificate), ("ssl_key_file", key)] {
             let file = self.folder.path(setting);
             fs::write(&file, text).unwrap();
@@ -174,15 +174,8 @@ impl Postgres {
             }
             self.sql(&format!("ALTER SYSTEM SET {setting} = '{}'", file.display()));
         }
-        self.set("ssl", "on");
-    }
-
-    /// Refuses connections that are not encrypted.
-    pub fn require_encryption(&self) {
         let rules = self.folder.path("data").join("pg_hba.conf");
         fs::write(rules, "hostssl all all 127.0.0.1/32 trust\n").unwrap();
-        // The server reads the rules before it offers encryption again.
-        self.set("ssl", "off");
         self.set("ssl", "on");
     }
 
