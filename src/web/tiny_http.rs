@@ -36,12 +36,10 @@ use std::os::windows::io::OwnedSocket;
 
 use ::tiny_http::{Header, Request, Response, ResponseBox, Server};
 
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, Adapter, HandlerError};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseBox>>;
@@ -58,7 +56,8 @@ pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseB
 /// [boxed](Response::boxed).
 ///
 /// ```
-/// use cloakroom::web::tiny_http::{HandlerError, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::tiny_http::session;
 /// use cloakroom::{MemoryStore, SessionManager};
 /// use tiny_http::{Request, Response, TestRequest};
 ///
@@ -104,7 +103,7 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
     let fields = request.headers().iter();
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(request.method().as_str(), request.url(), fields);
-    let head = head.secure(request.secure());
+    let head = head.secure_if(request.secure());
     let opened = adapter.open(&match request.remote_addr() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,
