@@ -117,6 +117,16 @@ fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
     }
 }
 
+#[test]
+fn a_file_that_was_emptied_is_written_to_no_more() {
+    let folder = Folder::new();
+    let (store, events) = open(&folder.database());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    fs::write(folder.database(), "").unwrap();
+    assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
+    assert_eq!(events.count(EventKind::FileLost), 1);
+}
+
 /// Nothing has happened in the folder for an hour, by its own account.
 fn let_it_rest(folder: &Path) {
     let long_ago = SystemTime::now() - Duration::from_secs(3600);

@@ -11,6 +11,11 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_SET_UP: u8 = 3;
 pub(crate) const NOTHING_MATCHED: u8 = 4;
 
+/// The remedy for a damaged SQLite database.
+pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal and -shm \
+                                  elsewhere, and `restore` the last copy; without one see \
+                                  \"Damage without a copy\" in docs/operating.md";
+
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.
@@ -109,8 +114,16 @@ fn advice(error: &Error) -> Option<&'static str> {
             "check --db; if a service used this file, do not run `setup`: stop the service and \
              `restore` the last copy; for a new service `setup` creates it"
         }
+        (_, Some(OpenFailure::Empty)) => {
+            "check --db; if a service used this file, do not run `setup`: stop the service and \
+             `restore` the last copy; for a new service `setup` creates the tables"
+        }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link"
+        }
+        (_, Some(OpenFailure::ReadOnlyFileSystem)) => {
+            "mount it read-write; if it was, its disk may have failed: see the system's log \
+             (`dmesg`)"
         }
         (_, Some(OpenFailure::NotADatabase)) => {
             "check --db; if it was the database, move it away with its -wal and -shm, and \
@@ -122,11 +135,11 @@ fn advice(error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {
-            "run this as the user who owns the file and its folder, where they can be written; if \
-             the service's user does not own them, `chown` both to that user"
+            "run this as the user who owns the file and its folder; if that is not the service's \
+             user, `chown` both to it; `chmod u+rw` the file, `chmod u+rwx` the folder"
         }
         (ErrorKind::Full, _) => "free space on the disk, outside the database first",
-        (ErrorKind::Corrupt, _) => "run `doctor`; `restore FILE` replaces the database with a copy",
+        (ErrorKind::Corrupt, _) => DAMAGED,
         (ErrorKind::NotSetUp, _) => {
             "check --db and --table; `setup` creates the file and its tables"
         }
