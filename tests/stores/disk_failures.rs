@@ -15,8 +15,9 @@ use crate::common::{
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::SessionIdHash;
+use cloakroom::stores::sqlite::Journal;
+use cloakroom::stores::sqlite::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
-use cloakroom::stores::sqlite::{Admin, Journal, ProgressFn};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 
 #[derive(Debug)]

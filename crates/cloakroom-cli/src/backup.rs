@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
@@ -85,6 +85,6 @@ fn restore_failure(error: Error) -> CliError {
             let advice = "check --db and --table, and that this is the copy you mean";
             CliError::Message(NOT_SET_UP, format!("{error}; {advice}"))
         }
-        _ => CliError::Store(error),
+        _ => CliError::Sqlite(error),
     }
 }

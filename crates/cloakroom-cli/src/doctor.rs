@@ -11,7 +11,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
 use cloakroom::manager::{Page, SessionFilter};
-use cloakroom::stores::sqlite::{Admin, DatabaseInfo, OpenFailure};
+use cloakroom::stores::sqlite::admin::{Admin, DatabaseInfo, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
@@ -108,7 +108,7 @@ impl Findings {
 
     /// Adds an error of a SQLite database.
     fn failed_in_file(&mut self, check: &'static str, error: Error) {
-        self.failed(check, &CliError::Store(error));
+        self.failed(check, &CliError::Sqlite(error));
     }
 }
 

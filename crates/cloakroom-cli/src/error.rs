@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use cloakroom::stores::sqlite::{Admin, OpenFailure};
+use cloakroom::stores::sqlite::admin::{Admin, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 
 pub(crate) const FAILED: u8 = 1;
@@ -24,10 +24,10 @@ pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
     /// An error of a SQLite database.
-    Store(Error),
+    Sqlite(Error),
     /// An error of a PostgreSQL database.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "no call has it then"))]
-    Server(Error),
+    Postgres(Error),
     Output(io::Error),
 }
 
@@ -60,7 +60,7 @@ impl CliError {
     /// Returns the kind of the error, if it is one of the store.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
         match self {
-            CliError::Store(error) | CliError::Server(error) => Some(error.kind()),
+            CliError::Sqlite(error) | CliError::Postgres(error) => Some(error.kind()),
             CliError::Message(..) | CliError::Output(_) => None,
         }
     }
@@ -68,8 +68,8 @@ impl CliError {
     /// Returns advice to the operator about an error of the store.
     pub(crate) fn advice(&self) -> Option<&'static str> {
         match self {
-            CliError::Store(error) => advice(error),
-            CliError::Server(error) => server_advice(error.kind()),
+            CliError::Sqlite(error) => advice(error),
+            CliError::Postgres(error) => server_advice(error.kind()),
             CliError::Message(..) | CliError::Output(_) => None,
         }
     }
@@ -78,7 +78,7 @@ impl CliError {
     pub(crate) fn reason(&self) -> String {
         match self {
             CliError::Message(_, message) => message.clone(),
-            CliError::Store(error) | CliError::Server(error) => error.to_string(),
+            CliError::Sqlite(error) | CliError::Postgres(error) => error.to_string(),
             CliError::Output(error) => format!("cannot write the output: {error}"),
         }
     }
@@ -90,7 +90,7 @@ impl CliError {
 
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        CliError::Store(error)
+        CliError::Sqlite(error)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cloakroom::stores::sqlite::DatabaseInfo;
+use cloakroom::stores::sqlite::admin::DatabaseInfo;
 
 /// Kinds of network file systems, which do not share locks reliably between machines.
 const NETWORK: [&str; 19] = [

@@ -18,13 +18,15 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
-use crate::stores::sqlite::error::{OpenFailure, while_doing};
+use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::ownership::with_suffix;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 
+pub use crate::stores::sqlite::error::OpenFailure;
+pub use crate::stores::sqlite::migrate::PendingMigration;
 pub use report::{
     CompactMode, DataSizes, DatabaseInfo, Progress, ProgressFn, RestoreReport, ScanReport,
     SessionDetails,
