@@ -300,7 +300,7 @@ pub struct IdChange {
     pub replaced: ReplacedId,
     /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
     /// earlier entry, so that another sign-in through it can join.
-    pub presented_again: Option<ReplacedId>,
+    pub replaced_earlier: Option<ReplacedId>,
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -492,7 +492,7 @@ impl Commit {
         let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
             replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented_again: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
+            replaced_earlier: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -544,7 +544,7 @@ impl Commit {
                 let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
                 session.id_hash = successor;
                 let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
-                Some(IdChange { replaced, presented_again: None })
+                Some(IdChange { replaced, replaced_earlier: None })
             }
             _ => None,
         };

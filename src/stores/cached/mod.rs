@@ -52,13 +52,17 @@ pub use builder::CachedStoreBuilder;
 /// from the backing store. Until a change is acknowledged, another process may see first the new
 /// state and then the old one again.
 ///
-/// If an invalidation is lost, processes may serve the old state of the session until the cache
-/// entry expires, after 60 seconds by default. This concerns other processes when this process
-/// cannot reach the cache or ends between the commit and the invalidation. It concerns all
-/// processes when the backing store is changed without this type, as by the sqlite3 shell or by a
-/// program that uses the backing store alone, and an anonymous session that a bounded backing store
-/// evicts to make room, if that change fails with an unknown outcome. A revocation of all sessions
-/// takes effect within a second in any case, by the backing store's
+/// If an entry is not invalidated, processes may serve the old state of the session until the entry
+/// expires, after 60 seconds by default:
+///
+/// | not invalidated, because | processes that may serve the old state |
+/// |---|---|
+/// | the process that made the change cannot reach the cache | the others |
+/// | that process ends between the commit and the invalidation | the others |
+/// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
+/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
+///
+/// A revocation of all sessions takes effect within a second in any case, by the backing store's
 /// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized; their difference adds
 /// to these bounds.
 ///

@@ -296,7 +296,7 @@ fn remember_id_change<'q>(
     sql: &'q Statements,
     at: RowPosition,
     current: &'q SessionIdHash,
-    IdChange { replaced, presented_again }: &'q IdChange,
+    IdChange { replaced, replaced_earlier }: &'q IdChange,
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
@@ -307,7 +307,7 @@ fn remember_id_change<'q>(
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());
     queries.push(remember(sql, replaced, current));
-    if let Some(presented) = presented_again {
+    if let Some(presented) = replaced_earlier {
         queries.push(forget_one(sql, presented));
         queries.push(forget_oldest());
         queries.push(remember(sql, presented, current));

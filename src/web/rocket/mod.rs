@@ -153,8 +153,8 @@ struct IdTransports(Mutex<Vec<String>>);
 /// `proxy_proto_header`.
 struct ProxyProto(String);
 
-/// Makes a call that may block, on one of Rocket's threads.
-fn run_blocking(call: &mut dyn FnMut()) {
+/// Makes a call that may block, in `block_in_place` where Tokio allows that.
+fn run_in_place(call: &mut dyn FnMut()) {
     // An application can also use the manager on its own thread, or in a task of a `LocalSet`.
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panic_watch::block_for(call) {
@@ -206,7 +206,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
                 );
                 return Err(rocket);
             }
-            manager.with_blocking_hook(run_blocking)
+            manager.with_blocking_hook(run_in_place)
         };
         if rocket.state::<IdTransports>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);

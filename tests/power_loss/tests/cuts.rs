@@ -73,7 +73,7 @@ fn full_durability_loses_nothing_with_a_rollback_journal() {
 }
 
 /// All operator's commands on all sessions, each with a mark when it was acknowledged.
-fn operate(path: &Path, say: &dyn Fn(&str)) {
+fn operate(path: &Path, report: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
     let watch = || -> cloakroom::stores::sqlite::ProgressFn {
         Box::new(|_| std::ops::ControlFlow::Continue(()))
@@ -84,9 +84,9 @@ fn operate(path: &Path, say: &dyn Fn(&str)) {
         }
     };
     let ended = |work: &dyn Fn()| {
-        say("operator begins everyone");
+        report("operator begins everyone");
         work();
-        say("operator done");
+        report("operator done");
     };
     let copy = path.with_file_name("copy.db");
     let store = open();

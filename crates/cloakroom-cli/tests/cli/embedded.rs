@@ -26,7 +26,7 @@ pub(crate) fn play() {
             let cookie = CookieConfig::insecure_http();
             let builder = SessionManager::builder(MemoryStore::new()).cookie(cookie);
             let endless = Lifetime::idle(Duration::from_secs(3600));
-            let builder = builder.lifetime(endless).anonymous(endless);
+            let builder = builder.lifetime(endless).anonymous_lifetime(endless);
             let builder = builder.cross_origin(CrossOrigin::report_only());
             let review = builder.build().unwrap().review();
             let target = Target::Sqlite(SqliteStore::open(path).unwrap());

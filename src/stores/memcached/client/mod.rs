@@ -214,8 +214,9 @@ impl ServerClient {
 
     fn at(&self, server_index: usize) -> Result<&Server> {
         let why = "there is none";
-        let none = || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
-        self.servers.get(server_index).ok_or_else(none)
+        let unknown_server =
+            || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
+        self.servers.get(server_index).ok_or_else(unknown_server)
     }
 
     fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {

@@ -19,8 +19,8 @@ pub(crate) enum Effect<'e> {
     Seen(SessionIdHash, Timestamp),
     /// No row has this id any more, or its row must be read again.
     Forget(SessionIdHash),
-    /// No row of the sessions table has changed.
-    NoSession,
+    /// Only rows of tables other than that of the sessions have changed.
+    OtherTable,
     /// Any session may have changed.
     Unknown,
 }
@@ -91,7 +91,7 @@ impl<'c> PendingEffects<'c> {
             }
             Effect::Seen(id_hash, seen) => self.changes.push((id_hash, RecordChange::Seen(seen))),
             Effect::Forget(id_hash) => self.changes.push((id_hash, RecordChange::Forget)),
-            Effect::NoSession => {}
+            Effect::OtherTable => {}
             Effect::Unknown => self.is_unknown = true,
         }
     }

@@ -353,13 +353,13 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented_again }: &IdChange,
+        IdChange { replaced, replaced_earlier }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
-            self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::NoSession)?;
+            self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::OtherTable)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
-        match presented_again {
+        match replaced_earlier {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
@@ -373,7 +373,7 @@ impl WriteTx<'_> {
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.write.forget_replaced_one, params, |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.forget_replaced_one, params, |_| Effect::OtherTable)?;
         self.remember(session, public_id, id)
     }
 
@@ -383,10 +383,10 @@ impl WriteTx<'_> {
     fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
         let params = params![session, public_id.as_bytes(), others];
-        self.execute(&self.sql.write.forget_replaced_of, params, |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.forget_replaced_of, params, |_| Effect::OtherTable)?;
         self.forget_replaced(id.replaced_at, 2)?;
         replaced::with_values(session, public_id, id, |columns| {
-            self.execute(&self.sql.write.remember_replaced, columns, |_| Effect::NoSession)
+            self.execute(&self.sql.write.remember_replaced, columns, |_| Effect::OtherTable)
         })
         .map(drop)
     }
@@ -394,7 +394,7 @@ impl WriteTx<'_> {
     /// Deletes at most `limit` outdated replaced ids.
     fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
-        self.execute(&self.sql.write.forget_replaced, params, |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.forget_replaced, params, |_| Effect::OtherTable).map(drop)
     }
 }
 
@@ -455,7 +455,7 @@ impl WriteTx<'_> {
             }
             for (id, id_hash) in batch {
                 self.delete(id, id_hash)?;
-                self.execute(&self.sql.write.delete_replaced_of, [id], |_| Effect::NoSession)?;
+                self.execute(&self.sql.write.delete_replaced_of, [id], |_| Effect::OtherTable)?;
                 evicted.push(id_hash);
             }
         }
@@ -562,7 +562,7 @@ impl WriteTx<'_> {
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
         self.delete_or_end(EVERY_SESSION, [], Effect::Unknown)?;
-        self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::OtherTable)?;
         self.raise_epoch()?;
         self.check_none_left(EVERY_SESSION, [])?;
         Ok(live)
@@ -590,16 +590,16 @@ impl WriteTx<'_> {
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
         let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
         let above = own.max(other).saturating_add(1).to_string();
-        self.execute(&self.sql.write.set_epoch, [above], |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.set_epoch, [above], |_| Effect::OtherTable).map(drop)
     }
 
     /// Gives a copy of the tables another identity than the original's.
     pub(crate) fn draw_identity(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.draw_identity, [], |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.draw_identity, [], |_| Effect::OtherTable).map(drop)
     }
 
     /// Raises the epoch, so that every process with a cache reads all sessions again.
     pub(crate) fn raise_epoch(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::OtherTable).map(drop)
     }
 }
