@@ -47,7 +47,7 @@ struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     /// The session as this holder or an earlier one stored it, if one did. Without it the first
-    /// attempt of the next holder would fail by its revision: twice as many commits for each update.
+    /// attempt of the next holder would fail by its revision, and each update cost two commits.
     newest: Option<Record>,
 }
 

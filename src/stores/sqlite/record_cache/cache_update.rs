@@ -66,8 +66,7 @@ impl<'c> CacheUpdate<'c> {
     pub(crate) fn publish(&mut self, frames: Option<u32>) {
         let Some((cache, before)) = self.cache.take() else { return };
         let mut state = cache.state();
-        // Read under the lock: no entry is added meanwhile, and the entries added before are
-        // older.
+        // Read under the lock, so that no entry is added meanwhile.
         let after = cache.wal_index.read();
         state.has_open_transaction = false;
         let is_only_commit = match (&before, &after, frames) {
