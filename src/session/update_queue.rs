@@ -46,8 +46,8 @@ pub(super) struct UpdateAttempts<'q> {
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this holder or an earlier one stored it, if one did: the next holder need not
-    /// ask the store for it.
+    /// The session as this holder or an earlier one stored it, if one did. Without it the first
+    /// attempt of the next holder would fail by its revision, and each update cost two commits.
     newest: Option<Record>,
 }
 
