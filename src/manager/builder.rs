@@ -22,7 +22,7 @@ use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::{
-    AGE_RENEWAL_GRACE, Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings,
+    AGE_RENEWAL_GRACE, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds, Settings,
     Transport,
 };
 
@@ -536,7 +536,7 @@ impl SessionManagerBuilder {
             events: self.events,
             cleaner,
             settings: self.settings,
-            recently_ended: RecentlyEnded::default(),
+            retired_ids: RetiredIds::default(),
             end_trail,
             guess_detector: ProcessBound::default(),
             unclosed_reported_at: ProcessBound::default(),

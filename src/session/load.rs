@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, Replaced};
-use crate::session::recently_ended::EndedSinceOpen;
+use crate::session::retired_ids::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.
@@ -172,10 +172,10 @@ impl Session {
                 Missing::NotFound { expired_by } => {
                     let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
-                    let recently_ended = &self.context.recently_ended;
-                    let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;
-                    absence.ended_since_open = absence.ended_since_open.max(ended);
-                    if ended != EndedSinceOpen::Yes {
+                    let retired_ids = &self.context.retired_ids;
+                    let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
+                    absence.retired_since_open = absence.retired_since_open.max(retired);
+                    if retired != RetiredSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
                         self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                     }
