@@ -28,7 +28,7 @@ pub use crate::record::{Client, Cursor, EndedSession, NewSession, Record, Stats,
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
-    Action, AtLimit, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
+    Action, AtLimit, Commit, Committed, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};

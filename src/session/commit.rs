@@ -233,7 +233,7 @@ impl Session {
         let CommitPlan { id_hash, action, kind } = plan;
         let queues = self.context.update_queues.get()?;
         let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
-        let newest = attempts.start(changes.base_revision)?;
+        let newest = attempts.start(changes.expected)?;
         // A request that has found no session must not compute with the data of one.
         if let Some(newest) = newest
             && loaded.session().is_some()
@@ -246,7 +246,7 @@ impl Session {
         commit.touch = activity;
         loop {
             commit.delta = kind.delta(changes, loaded)?;
-            commit.if_revision = changes.base_revision;
+            commit.expected = changes.expected;
             commit.basis = loaded.session().cloned().map(Arc::new);
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();

@@ -4,7 +4,7 @@
 //! Uses the store and the context. Called by every method that reads the session, and by commits,
 //! which find a session.
 
-use crate::backend::{LiveSession, Loaded, Missing};
+use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, Result};
@@ -35,10 +35,6 @@ pub(super) struct Live {
     /// The id that this request has issued for it; the response carries it.
     pub(super) issued: Option<SessionId>,
 }
-
-/// The revision of the empty data on which updates run if the presented id was replaced. No session
-/// has the revision 0, so a sign-in that finds the session recomputes the updates on its data.
-const NO_REVISION: u64 = 0;
 
 impl LoadState {
     /// Returns the session of an id that this request issues.
@@ -95,10 +91,14 @@ impl LoadState {
         }
     }
 
-    /// Returns the revision on which an update is computed.
-    pub(super) fn revision(&self) -> Option<u64> {
-        let revision = self.session().map(|session| session.record.revision);
-        revision.or_else(|| self.replaced().map(|_| NO_REVISION))
+    /// Returns what an update is computed on. If the presented id was replaced, a sign-in can find
+    /// its session, and recomputes the updates on that.
+    pub(super) fn expected(&self) -> Expected {
+        match (self.session(), self.replaced()) {
+            (Some(session), _) => Expected::Revision(session.record.revision),
+            (None, Some(_)) => Expected::NoSession,
+            (None, None) => Expected::Anything,
+        }
     }
 }
 
