@@ -123,11 +123,12 @@ pub enum Committed {
         /// The sessions that it ended: those above the limit per user, and the one that the new
         /// session replaces.
         ended: Vec<EndedSession>,
-        /// The id hashes of the anonymous sessions that a bounded store removed to make room. For
-        /// a request of such a session that is what a sweep is, so they are not among `ended`.
+        /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
+        /// are not among `ended`: for a request of such a session it is as after a sweep.
         evicted: Vec<SessionIdHash>,
     },
-    /// The delta changed nothing. A touch was recorded if it was due.
+    /// The delta changed nothing, so the session keeps its revision. A touch was recorded if it was
+    /// due.
     Unchanged(LiveSession),
     /// The commit ended this session.
     Ended(EndedSession),
@@ -244,7 +245,7 @@ pub enum Decision<P = ()> {
         remove_expired: Option<P>,
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
-        /// The live session found, if the new one replaces it.
+        /// The live session found, if it ends; `remove_expired` is `None` then.
         supersedes: Option<Superseded<P>>,
     },
     /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
@@ -265,7 +266,8 @@ pub enum Decision<P = ()> {
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
     },
-    /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
+    /// Store only the record's `seen` and deadline, because nothing else has changed. Answer
+    /// [`Committed::Unchanged`].
     Touch {
         /// The position of the session.
         at: P,
@@ -301,11 +303,11 @@ pub struct Superseded<P> {
 /// store fails with [`Conflict`](ErrorKind::Conflict) if any session has or had the new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The replaced id. Remember it beside the earlier ones, at most [`ReplacedId::MAX`] in all; if
-    /// [it ends graces](ReplacedId::ends_graces), end theirs.
+    /// The id that was current until now. Remember it beside the earlier ones, at most
+    /// [`ReplacedId::MAX`] in all; if [it ends graces](ReplacedId::ends_graces), end theirs.
     pub replaced: ReplacedId,
-    /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
-    /// earlier entry, so that another sign-in through it can join.
+    /// The presented id of a sign-in, if it was replaced before and is not the current one. Remember
+    /// this in place of the earlier entry, so that another sign-in through it can join.
     pub presented_again: Option<ReplacedId>,
 }
 

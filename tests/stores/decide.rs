@@ -52,8 +52,8 @@ const ACTIONS: [&str; 7] =
 /// The revision that the commit expects. `none`: no session.
 const REVISIONS: [&str; 4] = ["any", "same", "other", "none"];
 
-/// The delta. `confirmed`: the user has authenticated again. `too large`: the data grows beyond the limit. `shrinks`:
-/// the data is beyond the limit, before and after.
+/// The delta. `confirmed`: the user has authenticated again. `too large`: the data grows beyond the
+/// limit. `shrinks`: the data is beyond the limit, before and after.
 const CHANGES: [&str; 5] = ["nothing", "data", "confirmed", "too large", "shrinks"];
 
 /// Touches of a commit.
