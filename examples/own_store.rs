@@ -152,14 +152,14 @@ impl Store for OwnStore {
                 Ok(Committed::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, presented_again } = id_change;
+                let IdChange { replaced, replaced_earlier } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if replaced.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(replaced), presented_again].into_iter().flatten() {
+                for id in [Some(replaced), replaced_earlier].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);
                 }

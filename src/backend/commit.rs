@@ -306,9 +306,9 @@ pub struct IdChange {
     /// The id that was current until now. Remember it beside the earlier ones, at most
     /// [`ReplacedId::MAX`] in all; if [it ends graces](ReplacedId::ends_graces), end theirs.
     pub replaced: ReplacedId,
-    /// The presented id of a sign-in, if it was replaced before and is not the current one. Remember
-    /// this in place of the earlier entry, so that another sign-in through it can join.
-    pub presented_again: Option<ReplacedId>,
+    /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
+    /// earlier entry, so that another sign-in through it can join.
+    pub replaced_earlier: Option<ReplacedId>,
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -500,7 +500,7 @@ impl Commit {
         let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
             replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented_again: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
+            replaced_earlier: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -552,7 +552,7 @@ impl Commit {
                 let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
                 session.id_hash = successor;
                 let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
-                Some(IdChange { replaced, presented_again: None })
+                Some(IdChange { replaced, replaced_earlier: None })
             }
             _ => None,
         };

@@ -4,8 +4,8 @@
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
-use crate::event::EndReason;
 use crate::id::{PublicId, SessionIdHash};
+use crate::lifetime::EndReason;
 use crate::record::{EndedSession, Record};
 
 /// A live session.

@@ -1,14 +1,15 @@
 //! The interface of stores, which may change in a minor version. A store implements [`Store`],
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
-//! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
+//! sessions or have background work; their types for lists are in [`manager`](crate::manager).
+//! [`Commit::decide`] decides for all stores what a commit does.
 
 mod batch_pacer;
 mod cache;
-mod commit;
+pub(crate) mod commit;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod copy;
-mod list;
+pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod touch_error;
@@ -24,15 +25,17 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::record::{Client, Cursor, EndedSession, NewSession, Record, Stats, Summary, Touch};
+pub use crate::record::{EndedSession, NewSession, Record, Touch};
+pub(crate) use crate::record::{Stats, Summary};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
+pub(crate) use commit::AtLimit;
 pub use commit::{
-    Action, AtLimit, Commit, Committed, Decision, Expected, IdChange, SessionLimit, Superseded,
+    Action, Commit, Committed, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
-pub use list::{Page, SessionFilter};
+pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub use touch_error::TouchError;

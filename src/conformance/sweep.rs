@@ -5,8 +5,7 @@ use std::num::NonZeroUsize;
 use crate::backend::{Loaded, Missing};
 use crate::conformance::Violation;
 use crate::conformance::fixture::*;
-use crate::event::EndReason;
-use crate::lifetime::Lifetime;
+use crate::lifetime::{EndReason, Lifetime};
 
 pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
     let end = fixture.later(IDLE);

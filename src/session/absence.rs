@@ -5,8 +5,9 @@
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::retired_ids::RetiredSinceOpen;
@@ -78,7 +79,7 @@ impl Session {
         let (retired_ids, since) = (&self.context.retired_ids, self.retired_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |retired, id_hash| {
-            Ok(retired || self.run_blocking(|| retired_ids.await_retired(&id_hash, since))?)
+            Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)
         })
     }
 
@@ -130,7 +131,7 @@ impl Session {
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
-            id: self.known_id(issued, &id.id_hash),
+            id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
             concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,

@@ -1,8 +1,7 @@
-//! The state of a request's session: unread, live, absent or unreadable; and the load, which ends
-//! the first of them.
+//! Whether a request has found its session, and the load, which looks for it.
 //!
-//! Uses the store and the context. Called by every method that reads the session, and by commits,
-//! which find a session.
+//! Uses the store and the context. Called by every method that reads the session. A commit records
+//! here too what it has found.
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
@@ -127,9 +126,9 @@ impl Session {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store.get()?;
             // A store that knows the session in memory needs no call of the hook.
-            let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
+            let immediate = self.blocking.hook.and_then(|_| store.try_load(id_hash, now));
             let found =
-                immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
+                immediate.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok);
             Ok(match found? {
                 Loaded::Live(session) => {
                     state.loaded.set_session(session, id_hash);

@@ -319,7 +319,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn hear(&mut self, worker: &str, said: &WorkerMessage) {
+    pub fn record(&mut self, worker: &str, said: &WorkerMessage) {
         let open = match said {
             WorkerMessage::Begins(change) => return self.begin(worker, change),
             _ => self.open.remove(worker).expect("a change that was begun"),

@@ -431,7 +431,7 @@ impl TracedSite {
         let mut builder = SessionManager::builder(store)
             .clock(clock.clone())
             .events(Events::new(TracedEvents(trace.clone())))
-            .anonymous(Lifetime::default())
+            .anonymous_lifetime(Lifetime::default())
             .without_cleaner();
         if dice.chance(30) {
             builder = builder.renewal_grace(Duration::from_secs(10));
@@ -454,7 +454,10 @@ impl TracedSite {
         }
         match dice.roll(10) {
             0 => builder = builder.header("X-Session"),
-            1 => builder = builder.cookie(CookieConfig::new().name("__Host-sid")).also_read("old"),
+            1 => {
+                builder =
+                    builder.cookie(CookieConfig::new().name("__Host-sid")).former_cookie_name("old")
+            }
             2 => builder = builder.max_bytes(300),
             _ => {}
         }

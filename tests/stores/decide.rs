@@ -341,11 +341,11 @@ impl Case {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
-                    IdChange { replaced, presented_again: None } => {
+                    IdChange { replaced, replaced_earlier: None } => {
                         assert_eq!(replaced, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    IdChange { replaced, presented_again: Some(presented) } => {
+                    IdChange { replaced, replaced_earlier: Some(presented) } => {
                         assert_eq!(replaced, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"

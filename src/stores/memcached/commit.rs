@@ -153,12 +153,12 @@ impl Attempts<'_> {
                 })
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, presented_again } = id_change;
-                let redirect = match &presented_again {
+                let IdChange { replaced, replaced_earlier } = id_change;
+                let redirect = match &replaced_earlier {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                self.move_session(at, &redirect, session, presented_again)?
+                self.move_session(at, &redirect, session, replaced_earlier)?
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;

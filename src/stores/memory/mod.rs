@@ -274,8 +274,8 @@ impl SessionTable {
                 self.remove_all(&ids_of(&ended));
                 let mut row = self.remove(&at).ok_or_else(missing)?;
                 row.record = session.record.clone();
-                let IdChange { replaced, presented_again } = id_change;
-                for id in [Some(replaced), presented_again].into_iter().flatten() {
+                let IdChange { replaced, replaced_earlier } = id_change;
+                for id in [Some(replaced), replaced_earlier].into_iter().flatten() {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);

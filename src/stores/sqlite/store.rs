@@ -279,7 +279,9 @@ impl Store for SqliteStore {
         if referenced != self.0.referenced.swap(referenced, Ordering::Relaxed) && referenced > 0 {
             let tables = self.0.query(OPERATION, references::keeping_tables)?;
             let tables = Vec::from_iter(tables).join(", ");
-            self.0.events.raise(&Event::SessionsKept { sessions: referenced, tables: &tables });
+            self.0
+                .events
+                .raise(&Event::EndedSessionsKept { sessions: referenced, tables: &tables });
         }
         let report = RemovalReport::new(removed.len(), instant().saturating_duration_since(began));
         Ok(report.with_user_sessions(removed))

@@ -49,8 +49,8 @@ impl Bench {
         self.ledger.lock().unwrap().check(store);
     }
 
-    fn say(&self) -> impl Fn(&str, &WorkerMessage) + Sync {
-        |worker, said| self.ledger.lock().unwrap().hear(worker, said)
+    fn recorder(&self) -> impl Fn(&str, &WorkerMessage) + Sync {
+        |worker, said| self.ledger.lock().unwrap().record(worker, said)
     }
 }
 
@@ -76,8 +76,8 @@ fn fail_everywhere(
         let after = if number < 4 { number } else { dice.roll(most) };
         let bench = Bench::new();
         let store = bench.open(durability, journal).unwrap();
-        let say = bench.say();
-        let mut worker = Worker::new("w", &store, dice.fork(), &say);
+        let report = bench.recorder();
+        let mut worker = Worker::new("w", &store, dice.fork(), &report);
         worker.ends_everyone = true;
         (0..12).for_each(|_| worker.step().unwrap());
         let witness = create(&store, &setting("n", 1)).unwrap();
@@ -181,8 +181,8 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
                 bench.recording.stop_failing();
                 let store = bench.open(Durability::Normal, Journal::Wal).unwrap();
                 bench.check(&store);
-                let say = bench.say();
-                let mut worker = Worker::new(format!("{is_new}"), &store, dice.fork(), &say);
+                let report = bench.recorder();
+                let mut worker = Worker::new(format!("{is_new}"), &store, dice.fork(), &report);
                 (0..6).for_each(|_| worker.step().unwrap());
                 // Never closed, so that its log is left as it is.
                 std::mem::forget(store);

@@ -14,7 +14,7 @@ use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 use crate::cached::fixture::{
     CachedFixture, ENDINGS, ENTRY_LIFE, RETRY_AFTER, backing, stored_n, wait_for_recovery,
 };
-use crate::common::app::{Browser, get, sign_in, who};
+use crate::common::app::{Browser, get, sign_in, user_of};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
@@ -183,7 +183,7 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
                     browser.request(sessions, |session| sign_in(session, &name));
                     let mut visits = 0_u32;
                     while !stop.load(Ordering::SeqCst) {
-                        assert_eq!(who(sessions, &browser).as_ref(), Some(&name));
+                        assert_eq!(user_of(sessions, &browser).as_ref(), Some(&name));
                         visits += 1;
                         browser
                             .try_request(sessions, Outcome::Completed, |session| {

@@ -152,7 +152,7 @@ impl RecordedRun {
         RecordedRun::recorded(alone, |path, recording| {
             let build = || SqliteStore::builder(path).durability(durability).journal(journal);
             let stores: Vec<SqliteStore> = (0..stores).map(|_| build().open().unwrap()).collect();
-            let say =
+            let report =
                 |worker: &str, said: &WorkerMessage| recording.mark(format!("{worker} {said}"));
             let left = AtomicUsize::new(STEPS);
             let take =
@@ -161,7 +161,7 @@ impl RecordedRun {
                 for (at, store) in stores.iter().enumerate() {
                     for number in 0..threads {
                         let name = format!("s{at}t{number}");
-                        let mut worker = Worker::new(name, store, dice.fork(), &say);
+                        let mut worker = Worker::new(name, store, dice.fork(), &report);
                         worker.ends_everyone = at == 0 && number == 0;
                         let take = &take;
                         scope.spawn(move || {
@@ -346,7 +346,7 @@ impl RecordedRun {
         for event in &self.events[..place] {
             if let Event::Mark(line) = event {
                 let (worker, said) = heard(line);
-                ledger.hear(&worker, &said);
+                ledger.record(&worker, &said);
             }
         }
         let found = image.reopened(&ledger)?;
