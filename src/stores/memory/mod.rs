@@ -44,7 +44,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct SessionTable {
     rows: HashMap<SessionIdHash, Row>,
-    /// The remembered replaced ids, with the current id of each session.
+    /// The current id of the session for each replaced id that a row remembers. Kept up to date by
+    /// `insert` and `remove`.
     replaced: HashMap<SessionIdHash, SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     /// The number of sessions without a user.
