@@ -229,7 +229,11 @@ impl MemcachedInner {
     }
 
     /// Returns the result of a batch with this number of touches, of which these have failed.
-    fn touch_result(&self, touches: usize, failed: FailedTouches) -> Result<(), TouchError> {
+    fn touch_result(
+        &self,
+        touches: usize,
+        failed: Vec<((SessionIdHash, Touch), Error)>,
+    ) -> Result<(), TouchError> {
         let outages = failed.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
         let down: HashSet<usize> =
             outages.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
@@ -251,5 +255,3 @@ enum TouchStep {
     /// A lookup, because the id was replaced.
     Find,
 }
-
-type FailedTouches = Vec<((SessionIdHash, Touch), Error)>;
