@@ -42,7 +42,8 @@ fn child_process() {
     }
 }
 
-/// Every thread changes a session of its own and begins others, until the time is over.
+/// On every thread, changes one session and creates others for `time`. Returns the number of
+/// changes.
 fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration) -> u64 {
     let end = Instant::now() + time;
     let written = AtomicU64::new(0);
@@ -93,15 +94,15 @@ fn two_processes_write(maintenance: bool) {
         (watch.join().unwrap(), written)
     });
     assert!(process.0.wait().unwrap().success(), "the other process never gets Busy");
-    let mut words = String::new();
-    output.read_to_string(&mut words).unwrap();
-    let others: u64 = words
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    let others: u64 = text
         .lines()
         .find_map(|line| line.strip_prefix("written "))
         .and_then(|number| number.parse().ok())
         .unwrap();
     println!(
-        "{written} merges here, {others} there, log at most {} KiB, upkeep {maintenance}",
+        "{written} merges here, {others} there, log at most {} KiB, maintenance {maintenance}",
         longest >> 10
     );
     assert!(written > 0 && others > 0);
