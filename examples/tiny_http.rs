@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::thread;
 
 use app::Answer;
-use cloakroom::web::tiny_http::{self as web, HandlerError, Result};
+use cloakroom::adapter::HandlerError;
+use cloakroom::web::tiny_http::{self as web, Result};
 use cloakroom::{Session, SessionManager};
 use tiny_http::{Header, Method, Request, Response, ResponseBox};
 

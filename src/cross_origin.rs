@@ -417,7 +417,7 @@ mod tests {
         ] {
             let head = post().host(host).origin(origin);
             assert_eq!(decide(&head), plain, "{origin:?} {host:?}");
-            assert_eq!(decide(&head.secure(true)), secure, "{origin:?} {host:?}, encrypted");
+            assert_eq!(decide(&head.secure_if(true)), secure, "{origin:?} {host:?}, encrypted");
         }
     }
 

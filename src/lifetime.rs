@@ -1,14 +1,13 @@
 //! The idle and the absolute limit of sessions: the deadline that follows from them, and when
-//! activity is due to be recorded.
+//! activity is due to be recorded. Also the reasons for which sessions end.
 //!
-//! Uses only `clock`, `error` and `event`. The session, the cleaner and every store compute
+//! Uses only `clock` and `error`. The session, the cleaner and every store compute
 //! deadlines here.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EndReason;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -102,6 +101,29 @@ impl Default for Lifetime {
     fn default() -> Self {
         Lifetime::idle(DAY).with_absolute(DAY * 30)
     }
+}
+
+/// The reason for which a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// A request ended it with [`destroy`](crate::Session::destroy).
+    SignedOut,
+    /// A sign-in took its place: of another user, or while the request presented it as a second
+    /// session.
+    Superseded,
+    /// A call of the manager ended it.
+    Revoked,
+    /// A sign-in of the same user reached the limit per user.
+    Limit,
+    /// A request presented a replaced id of it, and the manager is
+    /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
+    /// sessions.
+    ReplacedId,
+    /// It had no activity for this long, its idle limit.
+    Idle(Duration),
+    /// It reached its absolute limit.
+    Absolute,
 }
 
 /// The limits of one session, as they are stored with it.

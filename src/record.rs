@@ -1,7 +1,7 @@
 //! The stored session: the record, its summary in lists, its counts, and its encoding as JSON.
 //!
-//! Uses `clock`, `data`, `event`, `id` and `lifetime`. The backends store and return records; the
-//! session reads them.
+//! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
+//! reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,9 +12,8 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::data::{Data, describe_json_error, undecodable};
 use crate::error::Result;
-use crate::event::EndReason;
 use crate::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
-use crate::lifetime::Limits;
+use crate::lifetime::{EndReason, Limits};
 
 /// The version of the record format that this crate writes. A record of a higher version was
 /// written by a newer version of the crate and is [`Undecodable`](crate::ErrorKind::Undecodable)

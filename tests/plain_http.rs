@@ -18,7 +18,7 @@ fn a_secure_cookie_over_plain_http_is_reported_once() {
         let insecure = app.another(|builder| builder.cookie(CookieConfig::insecure_http()));
         let header = app.another(|builder| builder.header("X-Session"));
         let fine = [
-            (&app.sessions, far().secure(true)),
+            (&app.sessions, far().secure_if(true)),
             (&app.sessions, RequestHead::new().host("localhost:8000")),
             (&app.sessions, RequestHead::new().host("127.0.0.1")),
             (&app.sessions, RequestHead::new()),
@@ -40,7 +40,7 @@ fn a_secure_cookie_over_plain_http_is_reported_once() {
     let local = |agent| RequestHead::new().host("localhost:8000").user_agent(agent);
     let reported = std::cell::Cell::new(0);
     on_both_stores(defaults, |app| {
-        for head in [local(chromium), local(webkit).secure(true)] {
+        for head in [local(chromium), local(webkit).secure_if(true)] {
             let session = app.sessions.open(head);
             session.set("n", 1).unwrap();
             complete(&app.sessions, &session);

@@ -18,7 +18,7 @@ mod pages;
 use std::env;
 
 use cloakroom::clock::{Clock, SystemClock};
-use cloakroom::session::EndReason;
+use cloakroom::lifetime::EndReason;
 use cloakroom::{
     CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
 };

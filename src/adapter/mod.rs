@@ -228,7 +228,7 @@ impl<'m> Adapter<'m> {
     /// Makes the request head from the method, the target (path and query), and the names and
     /// values of all header fields. An adapter adds only the client's
     /// [address](RequestHead::peer_addr), whether its connection is
-    /// [encrypted](RequestHead::secure) and, for HTTP/2, the [host](RequestHead::host).
+    /// [encrypted](RequestHead::secure_if) and, for HTTP/2, the [host](RequestHead::host).
     pub fn head<'r>(
         self,
         method: &'r str,
@@ -268,7 +268,7 @@ impl<'m> Adapter<'m> {
                 head = head.id(value);
             }
         }
-        head.secure(protocol.is_some_and(|first| first.trim().eq_ignore_ascii_case("https")))
+        head.secure_if(protocol.is_some_and(|first| first.trim().eq_ignore_ascii_case("https")))
     }
 
     /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that

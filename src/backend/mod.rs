@@ -1,14 +1,15 @@
 //! The interface of stores, which may change in a minor version. A store implements [`Store`],
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
-//! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
+//! sessions or have background work; their types for lists are in [`manager`](crate::manager).
+//! [`Commit::decide`] decides for all stores what a commit does.
 
 mod batch_pacer;
 mod cache;
-mod commit;
+pub(crate) mod commit;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod copy;
-mod list;
+pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod touch_error;
@@ -24,16 +25,18 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
-pub use crate::record::{Client, Cursor, EndedSession, NewSession, Record, Stats, Summary, Touch};
+pub use crate::record::{EndedSession, NewSession, Record, Touch};
+pub(crate) use crate::record::{Stats, Summary};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
+pub(crate) use commit::AtLimit;
 pub use commit::{
-    Action, AtLimit, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
+    Action, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
-pub use list::{Page, SessionFilter};
-pub use lookup::{LiveSession, Lookup, Missing};
+pub(crate) use list::{Page, SessionFilter};
+pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
@@ -51,12 +54,12 @@ pub use wrapper::StoreWrapper;
 #[allow(clippy::missing_errors_doc)] // once for all methods, above
 pub trait Store: Debug + Send + Sync + 'static {
     /// Finds a live session. Writes nothing.
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup>;
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded>;
 
     /// Returns the answer of [`load`](Self::load) if that needs no waiting for a disk, another
     /// machine or a writer; else `None`. An asynchronous server can make this call on a thread that
     /// must not block.
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup>;
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded>;
 
     /// Executes a commit, in one atomic step. When it returns [`Committed::Done`] or
     /// [`Committed::Ended`], every later call sees the change.

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The store is first asked after at most so many new sessions, because the process does not know
-/// how many there are when it starts.
+/// The maximum number of new sessions before the first check. A process that starts does not know
+/// how many sessions the store has.
 const FIRST_CHECK: u64 = 1000;
 
 /// The maximum number of sessions that are listed at once: 3 MB.
@@ -45,7 +45,8 @@ impl AnonymousLimit {
 pub(super) struct AnonymousCounter {
     /// The number of begun sessions between two checks; `u64::MAX` without a limit.
     step: u64,
-    /// The number of begun sessions. It starts at most [`FIRST_CHECK`] below a multiple of `step`.
+    /// The number of begun sessions. Each multiple of `step` is the time for a check. It does not
+    /// start at 0, but at most [`FIRST_CHECK`] before the first multiple.
     begun: AtomicU64,
     /// The number of sessions that the store has evicted since the last event.
     evicted: AtomicU64,

@@ -2,11 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Lookup, Missing};
+use crate::backend::{Loaded, Missing};
 use crate::conformance::Violation;
 use crate::conformance::fixture::*;
-use crate::event::EndReason;
-use crate::lifetime::Lifetime;
+use crate::lifetime::{EndReason, Lifetime};
 
 pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
     let end = fixture.later(IDLE);
@@ -56,7 +55,7 @@ pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
     let end = fixture.later(IDLE);
-    let Lookup::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
+    let Loaded::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
         return Err(Violation("a session is live at its deadline".to_owned()));
     };
     let idle = EndReason::Idle(IDLE);

@@ -88,8 +88,8 @@ impl Debug for Unsealed {
 ///
 /// A cookie belongs to a host and not to a port: applications on one host, such as localhost, need
 /// cookies of different [names](Self::name). Renaming the cookie of an application signs out all
-/// its users, unless its manager [also reads](crate::manager::SessionManagerBuilder::also_read) the
-/// old name.
+/// its users, unless its manager also reads the [former
+/// name](crate::manager::SessionManagerBuilder::former_cookie_name).
 ///
 /// All `Cookie` fields of a request are searched for the name. Of the cookies with that name, the
 /// first 256 are examined and the first 16 different ids are looked up; of signed or encrypted

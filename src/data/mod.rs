@@ -435,6 +435,21 @@ mod tests {
     }
 
     #[test]
+    fn only_the_csrf_secret_is_masked_for_operators() {
+        let data = |csrf| {
+            let text =
+                format!("{{\"a\":\"text\",\"cloakroom.csrf\":\"{csrf}\",\"cloakroom.flash\":[1]}}");
+            Data::from_json(&text).unwrap()
+        };
+        let secret = data("c2VjcmV0");
+        assert!(secret.get(CSRF_SECRET).is_some());
+        assert_eq!(secret.to_masked_json(), data("(masked)").as_json());
+        let without = Data::from_json("{\"csrf\":\"c2VjcmV0\"}").unwrap();
+        assert_eq!(without.to_masked_json(), without.as_json());
+        assert_eq!(Data::default().to_masked_json(), "{}");
+    }
+
+    #[test]
     fn json_len_does_not_count_flash_messages() {
         let length = |text| Data::from_json(text).unwrap().json_len();
         assert_eq!(length("{\"cloakroom.flash\":[1,2]}"), "{}".len());

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{EndReason, Event, RejectedBy};
+use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, UserKey};
+use crate::lifetime::EndReason;
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,7 +42,7 @@ impl fmt::Display for Event<'_> {
                  database: {reason}",
                 path.display()
             ),
-            Event::SessionsKept { sessions, tables } => write!(
+            Event::EndedSessionsKept { sessions, tables } => write!(
                 f,
                 "{sessions} ended sessions cannot be removed, because of foreign keys without ON \
                  DELETE CASCADE: {tables}"

@@ -1,7 +1,7 @@
 //! Events for operators, as typed values with a counter for each kind.
 //!
-//! Uses `error` and `id`. Managers, stores and caches raise events through [`Events`], which passes
-//! them to a [`Sink`]; `message` holds their texts, `log` the default sink.
+//! Uses `error`, `id` and `lifetime`. Managers, stores and caches raise events through [`Events`],
+//! which passes them to a [`Sink`]; `message` holds their texts, `log` the default sink.
 
 mod log;
 mod message;
@@ -15,31 +15,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::id::{PublicId, UserKey};
+use crate::lifetime::EndReason;
 
 pub use self::log::LogSink;
-
-/// The reason for which a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EndReason {
-    /// A request ended it with [`destroy`](crate::Session::destroy).
-    SignedOut,
-    /// A sign-in took its place: of another user, or while the request presented it as a second
-    /// session.
-    Superseded,
-    /// A call of the manager ended it.
-    Revoked,
-    /// A sign-in of the same user reached the limit per user.
-    Limit,
-    /// A request presented a replaced id of it, and the manager is
-    /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
-    /// sessions.
-    ReplacedId,
-    /// It had no activity for this long, its idle limit.
-    Idle(Duration),
-    /// It reached its absolute limit.
-    Absolute,
-}
 
 /// An event for the operator. No event contains a session id.
 #[derive(Clone, Debug)]
@@ -93,7 +71,7 @@ pub enum Event<'a> {
     },
     /// A sweep left sessions that have ended, because rows of other tables reference them by a
     /// foreign key without `ON DELETE CASCADE`. Raised when the number changes.
-    SessionsKept {
+    EndedSessionsKept {
         /// The number of sessions.
         sessions: u64,
         /// The names of those tables.
@@ -428,7 +406,7 @@ event_kinds! {
     FileLost, "file_lost", Warn;
     FileRecovered, "file_recovered", Warn;
     FileAliased, "file_aliased", Warn;
-    SessionsKept, "sessions_kept", Warn;
+    EndedSessionsKept, "ended_sessions_kept", Warn;
     Swept, "swept", Debug;
     AnonymousEvicted, "anonymous_evicted", Warn;
     CleanerFailed, "cleaner_failed", Warn;

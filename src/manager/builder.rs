@@ -13,17 +13,17 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event, Events};
+use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::Lifetime;
+use crate::lifetime::{EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::{
-    AGE_RENEWAL_GRACE, Context, EndTrail, FormerCookie, OnLoadFailure, RecentlyEnded, Settings,
-    Transport,
+    AGE_RENEWAL_GRACE, BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure,
+    RecentlyEnded, Settings, Transport,
 };
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
@@ -62,7 +62,7 @@ pub struct SessionManagerBuilder {
     events: Events,
     sweep_every: Option<Duration>,
     realm: Option<String>,
-    also_read: Vec<String>,
+    former_cookie_names: Vec<String>,
     /// `None` for the default of the transport.
     cross_origin: Option<CrossOrigin>,
     settings: Settings,
@@ -84,7 +84,7 @@ impl SessionManagerBuilder {
             events: Events::default(),
             sweep_every: Some(Duration::from_secs(60)),
             realm: None,
-            also_read: Vec::new(),
+            former_cookie_names: Vec::new(),
             cross_origin: None,
             settings: Settings {
                 transport: Transport::Cookie(CookieConfig::new()),
@@ -108,7 +108,7 @@ impl SessionManagerBuilder {
                 record_address: false,
                 record_user_agent: false,
                 no_store_when_signed_in: false,
-                form_pages_no_store: true,
+                no_store_with_csrf_token: true,
                 end_session_on_replaced_id: false,
                 clear_site_data: false,
                 cross_origin: CrossOrigin::refuse(),
@@ -119,9 +119,9 @@ impl SessionManagerBuilder {
     /// Sets the session cookie. Defaults to [`CookieConfig::new`]. Replaces a
     /// [`header`](Self::header).
     ///
-    /// Renaming the cookie signs out all users, unless [`also_read`](Self::also_read) names the old
-    /// one. Applications on one host need cookies of different names, because cookies do not
-    /// distinguish ports.
+    /// Renaming the cookie signs out all users, unless
+    /// [`former_cookie_name`](Self::former_cookie_name) names the old one. Applications on one host
+    /// need cookies of different names, because cookies do not distinguish ports.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
         self.with(|settings| settings.transport = Transport::Cookie(cookie))
     }
@@ -149,8 +149,8 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { realm: Some(name.into()), ..self }
     }
 
-    /// Also reads the cookie `name`, the former name of the session cookie. A visitor whose browser
-    /// has only that cookie keeps the session. The next change that is stored moves the session to
+    /// Adds a former name of the session cookie: a visitor whose browser has only that cookie keeps
+    /// the session. The next change that is stored moves the session to
     /// the current name, with a new id. A sign-out removes both cookies. Can be called for several
     /// names, and for cookies only.
     ///
@@ -159,8 +159,8 @@ impl SessionManagerBuilder {
     /// current ones.
     ///
     /// Keep this setting for the lifetime of sessions: 30 days with the default.
-    pub fn also_read(mut self, name: impl Into<String>) -> Self {
-        self.also_read.push(name.into());
+    pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
+        self.former_cookie_names.push(name.into());
         self
     }
 
@@ -186,7 +186,7 @@ impl SessionManagerBuilder {
     ///
     /// Anyone can begin an anonymous session, so a long lifetime fills the store. An application
     /// whose visitors fill a cart without an account may want a longer one.
-    pub fn anonymous(self, lifetime: Lifetime) -> Self {
+    pub fn anonymous_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.anonymous = Some(lifetime))
     }
 
@@ -224,22 +224,26 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.grace = Some(grace))
     }
 
-    /// Renews the id of a session when it is older than `age`, at the end of the next request that
-    /// reads or changes the session, so that a stolen id is of use for a limited time (OWASP:
-    /// renewal timeout). At least one minute; an hour is common. Defaults to no renewal by age.
+    /// Sets the age at which the id of a session is renewed, so that a stolen id is of use for a
+    /// limited time (OWASP: renewal timeout). At least one minute; an hour is common. Defaults to
+    /// no renewal by age.
     ///
-    /// A request that only reads its session writes nothing but such a renewal, and does not fail
-    /// if the renewal does: [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request
-    /// tries again. A prefetch renews no id, nor does a request that
-    /// [ignores](crate::Session::ignore) its session, or whose handler fails.
+    /// The first request that uses the session after that renews the id at its end. The limits of
+    /// the session and its CSRF tokens stay. If the renewal fails, the request does not:
+    /// [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request tries again. A
+    /// prefetch renews no id, nor does a request that [ignores](crate::Session::ignore) its
+    /// session, or whose handler fails.
     ///
     /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
-    /// says, so that concurrent requests find their session. A client that did not receive the
-    /// response with the new id gets another one if it sends a request in that minute, but more
-    /// than ten seconds after the renewal; not if `renewal_grace` is set, because the replaced id
-    /// may then be a stolen one that a handler has replaced. After the minute it has lost the
-    /// session ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). The limits of the session and its CSRF
-    /// tokens stay.
+    /// says, and then finds the session no more ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). What
+    /// a request with the replaced id gets depends on the time after the renewal:
+    ///
+    /// | opened after | the request | reason |
+    /// |---|---|---|
+    /// | 10 seconds at most | uses the session | it is concurrent with the renewal |
+    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have the first |
+    /// | 10 to 60 seconds, with `renewal_grace` set | uses the session | a handler may have replaced the id because it was stolen |
+    /// | more than a minute | finds no session | |
     pub fn renew_every(self, age: Duration) -> Self {
         self.with(|settings| settings.renew_every = Some(age))
     }
@@ -344,8 +348,8 @@ impl SessionManagerBuilder {
     /// One case in Chromium's back/forward cache is not covered: the page that followed a sign-in
     /// may be restored after a sign-out whose response begins no new session. That requires
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
-    pub fn form_pages_no_store(self, no_store: bool) -> Self {
-        self.with(|settings| settings.form_pages_no_store = no_store)
+    pub fn no_store_with_csrf_token(self, no_store: bool) -> Self {
+        self.with(|settings| settings.no_store_with_csrf_token = no_store)
     }
 
     /// Sets whether the response to a sign-out carries `Clear-Site-Data: "cache", "storage"`. The
@@ -406,13 +410,13 @@ impl SessionManagerBuilder {
         settings.realm = named.clone().map_or_else(|| Realm::new(default), Ok)?;
         settings.realm_tag = settings.realm.tag();
         let Transport::Cookie(cookie) = &settings.transport else {
-            if self.also_read.is_empty() {
+            if self.former_cookie_names.is_empty() {
                 return Ok(());
             }
             let why = "only a cookie has former names, a header has none";
             return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
         };
-        for name in self.also_read.drain(..) {
+        for name in self.former_cookie_names.drain(..) {
             if name == cookie.name_text() {
                 let why = "that is the current name of the cookie";
                 return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
@@ -542,6 +546,6 @@ impl SessionManagerBuilder {
             unclosed_reported_at: ProcessBound::default(),
             update_queues: ProcessBound::default(),
         });
-        Ok(SessionManager { context, blocking_hook: None })
+        Ok(SessionManager { context, blocking: BlockingCalls::default() })
     }
 }

@@ -14,9 +14,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
-use crate::session::{BlockingHook, Context, Session, run_blocking};
+use crate::session::{BlockingCalls, BlockingHook, Context, Session};
 
-pub use crate::backend::{AtLimit, Client, Cursor, Page, SessionFilter, Stats, Summary};
+pub use crate::backend::commit::AtLimit;
+pub use crate::backend::list::{Page, SessionFilter};
+pub use crate::record::{Client, Cursor, Stats, Summary};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};
@@ -45,7 +47,7 @@ pub use users::{SessionPage, UserSession};
 #[derive(Clone)]
 pub struct SessionManager {
     pub(crate) context: Arc<Context>,
-    blocking_hook: Option<BlockingHook>,
+    blocking: BlockingCalls,
 }
 
 impl Debug for SessionManager {
@@ -73,7 +75,8 @@ impl SessionManager {
     /// handlers on such threads use it.
     #[must_use]
     pub fn with_blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
-        SessionManager { context: self.context.clone(), blocking_hook: Some(blocking_hook) }
+        let blocking = BlockingCalls { hook: Some(blocking_hook) };
+        SessionManager { context: self.context.clone(), blocking }
     }
 
     /// Opens the session of a request. Does no I/O.
@@ -98,7 +101,7 @@ impl SessionManager {
             OriginDecision::Refuse(_) => &nothing,
             _ => head,
         };
-        Session::new(self.context.clone(), self.blocking_hook, head, decision)
+        Session::new(self.context.clone(), self.blocking, head, decision)
     }
 
     /// Checks that no page of another origin sent a request that can change something
@@ -179,7 +182,7 @@ impl SessionManager {
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn sweep_now(&self) -> Result<usize> {
         let cleaner = self.cleaner("sweep expired sessions")?;
-        run_blocking(self.blocking_hook, || cleaner.sweep_now())
+        self.blocking.run(|| cleaner.sweep_now())
     }
 
     /// Waits until the cleaner has written all activity that requests have recorded so far.
@@ -188,12 +191,13 @@ impl SessionManager {
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn flush(&self) -> Result<()> {
         let cleaner = self.cleaner("write pending activity")?;
-        run_blocking(self.blocking_hook, || cleaner.flush())
+        self.blocking.run(|| cleaner.flush())
     }
 
     fn cleaner(&self, operation: &'static str) -> Result<&Cleaner> {
-        let none = || Error::with_source(ErrorKind::Unsupported, operation, "there is no cleaner");
-        self.context.cleaner.as_ref().ok_or_else(none)
+        let no_cleaner =
+            || Error::with_source(ErrorKind::Unsupported, operation, "there is no cleaner");
+        self.context.cleaner.as_ref().ok_or_else(no_cleaner)
     }
 
     /// Returns the events of this manager, with their counters.

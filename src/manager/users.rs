@@ -7,11 +7,12 @@ use std::num::NonZeroUsize;
 
 use crate::backend::{LiveSession, Page, SessionFilter, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{IdpSessionId, PublicId, UserKey};
+use crate::lifetime::EndReason;
 use crate::manager::SessionManager;
 use crate::record::{Cursor, Stats, Summary};
-use crate::session::{Session, run_blocking};
+use crate::session::Session;
 
 /// The number of sessions in a list of one user's sessions.
 const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
@@ -87,7 +88,7 @@ impl SessionManager {
         // One more than requested shows whether there is a next page.
         let one_more = Page { limit: page.limit.saturating_add(1), ..page };
         let mut sessions =
-            run_blocking(self.blocking_hook, || index.list(&filter, one_more, self.context.now()))?;
+            self.blocking.run(|| index.list(&filter, one_more, self.context.now()))?;
         let has_more = sessions.len() > page.limit.get();
         sessions.truncate(page.limit.get());
         let next = sessions.last().filter(|_| has_more).map(|last| last.cursor);
@@ -117,7 +118,7 @@ impl SessionManager {
     /// The store's errors.
     pub fn stats(&self) -> Result<Stats> {
         let index = self.index("count sessions")?;
-        run_blocking(self.blocking_hook, || index.stats(self.context.now()))
+        self.blocking.run(|| index.stats(self.context.now()))
     }
 
     /// Ends the session `public_id` if it belongs to `user`, and returns whether there was one. The
@@ -197,7 +198,7 @@ impl SessionManager {
             return Ok(0);
         }
         let rename = || index.rename_user(self.realm(), (from, to), self.context.now());
-        let sessions = run_blocking(self.blocking_hook, rename)?.len();
+        let sessions = self.blocking.run(rename)?.len();
         self.context.events.raise(&Event::UserRenamed { from, to, sessions });
         Ok(sessions)
     }
@@ -226,7 +227,7 @@ impl SessionManager {
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let recently_ended = &self.context.recently_ended;
         let ended = recently_ended.while_ending(
-            || run_blocking(self.blocking_hook, revoke),
+            || self.blocking.run(revoke),
             |_| recently_ended.record_revocation_of_all(),
         )?;
         if let Some(current) = current {
@@ -249,7 +250,7 @@ impl SessionManager {
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
         let recently_ended = &self.context.recently_ended;
         let ended = recently_ended.while_ending(
-            || run_blocking(self.blocking_hook, revoke),
+            || self.blocking.run(revoke),
             |ended| recently_ended.record(ended.iter().map(|ended| ended.id_hash)),
         )?;
         if let Some(current) = current {
@@ -273,11 +274,11 @@ impl SessionManager {
     }
 
     pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
-        let none = || {
+        let no_index = || {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)
         };
-        self.context.store.get()?.index().ok_or_else(none)
+        self.context.store.get()?.index().ok_or_else(no_index)
     }
 }
 

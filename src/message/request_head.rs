@@ -108,9 +108,9 @@ impl<'r> RequestHead<'r> {
     }
 
     /// Marks the client's connection as encrypted if `secure`: by TLS in this program, or by a
-    /// proxy that sends `X-Forwarded-Proto: https`. Then a page over plain HTTP has another origin.
-    /// Otherwise it decides about a warning only.
-    pub fn secure(self, secure: bool) -> Self {
+    /// proxy that sends `X-Forwarded-Proto: https`. With false, an earlier mark stays. With the
+    /// mark, a page over plain HTTP has another origin; without it, a warning may be logged.
+    pub fn secure_if(self, secure: bool) -> Self {
         RequestHead { secure: self.secure || secure, ..self }
     }
 

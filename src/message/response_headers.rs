@@ -25,8 +25,8 @@ pub struct ResponseHeaders {
     /// Whether a shared cache may store the response.
     pub sharing: Sharing,
     /// No cache, the browser's included, may store the response:
-    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in)
-    /// or [`form_pages_no_store`](crate::manager::SessionManagerBuilder::form_pages_no_store).
+    /// `no_store_when_signed_in` or `no_store_with_csrf_token` of the
+    /// [builder](crate::manager::SessionManagerBuilder).
     pub no_store: bool,
     /// The browser should delete everything that it stores of this site except cookies:
     /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).

@@ -5,8 +5,9 @@
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::recently_ended::EndedSinceOpen;
@@ -78,7 +79,7 @@ impl Session {
         let (recently_ended, since) = (&self.context.recently_ended, self.ended_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.run_blocking(|| recently_ended.await_ended(&id_hash, since))?)
+            Ok(ended || self.blocking.run(|| recently_ended.await_ended(&id_hash, since))?)
         })
     }
 
@@ -99,7 +100,7 @@ impl Session {
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
-            (Missing::NotFound { expired_by, .. }, Some(session)) => {
+            (Missing::NotFound { expired_by }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
                 state.ending.reason = expired_by.or_else(reason);
             }
@@ -108,7 +109,7 @@ impl Session {
                 let issued = state.loaded.issued().filter(|_| !discards);
                 absence.replaced = Some(self.new_replaced(issued, id, &session.record));
             }
-            (Missing::Undecodable { public_id, error, .. }, _) => {
+            (Missing::Undecodable { public_id, error }, _) => {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error });
             }
@@ -130,7 +131,7 @@ impl Session {
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
-            id: self.known_id(issued, &id.id_hash),
+            id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
             concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,

@@ -72,7 +72,8 @@ impl Session {
         let written = match &self.context.cleaner {
             Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
             _ => self
-                .run_blocking(|| Ok(self.context.store.get()?.touch(&[(*id_hash, touch)], now)?)),
+                .blocking
+                .run(|| Ok(self.context.store.get()?.touch(&[(*id_hash, touch)], now)?)),
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {

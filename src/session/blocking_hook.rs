@@ -8,16 +8,23 @@ use crate::error::{Error, ErrorKind, Result};
 /// A function that makes a blocking call. It receives the call and must run it exactly once.
 pub type BlockingHook = fn(&mut dyn FnMut());
 
-/// Makes a call that may block, through the hook if there is one.
-pub(crate) fn run_blocking<T>(
-    hook: Option<BlockingHook>,
-    call: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let Some(hook) = hook else { return call() };
-    let (mut call, mut result) = (Some(call), None);
-    hook(&mut || result = call.take().map(|call| call()));
-    let none = || {
-        Error::with_source(ErrorKind::Unexpected, "make a blocking call", "the hook did not run it")
-    };
-    result.ok_or_else(none)?
+/// The way in which a manager and its sessions make calls that may block: through the hook, if
+/// there is one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BlockingCalls {
+    pub(crate) hook: Option<BlockingHook>,
+}
+
+impl BlockingCalls {
+    /// Makes a call that may block.
+    pub(crate) fn run<T>(self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(hook) = self.hook else { return call() };
+        let (mut call, mut result) = (Some(call), None);
+        hook(&mut || result = call.take().map(|call| call()));
+        let not_run = || {
+            let why = "the hook did not run it";
+            Error::with_source(ErrorKind::Unexpected, "make a blocking call", why)
+        };
+        result.ok_or_else(not_run)?
+    }
 }

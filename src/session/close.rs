@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Lookup, ReplacedId};
+use crate::backend::{LiveSession, Loaded, ReplacedId};
 use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
@@ -131,7 +131,7 @@ impl Session {
             state.response.may_read_later && matches!(state.loaded, LoadState::Unread);
         let may_see_user = state.has_seen_user() || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
-        let is_form = settings.form_pages_no_store && has_token;
+        let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;
         let sharing = match varies {
             _ if is_personal => Sharing::Never,
@@ -189,8 +189,8 @@ impl Session {
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
-        match self.run_blocking(|| self.context.store.get()?.load(id_hash, self.context.now())) {
-            Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
+        match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
+            Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
-use crate::lifetime::Lifetime;
+use crate::lifetime::{EndReason, Lifetime};
 use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
@@ -77,27 +77,28 @@ impl Session {
     /// Makes a commit, and records which sessions it has ended.
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
-        let call = || self.run_blocking(|| store.commit(commit));
+        let call = || self.blocking.run(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
-            Committed::Done { retired_ids, .. } => {
-                recently_ended.record(retired_ids.iter().copied())
+            // Not the evicted ones: as after a sweep, a request that uses one of them begins
+            // another session.
+            Committed::Done { replaced, ended, .. } => {
+                recently_ended.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
             }
             Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        match commit.action {
+        let committed = match commit.action {
             Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
             Action::Renew { .. } => call().inspect(record),
-            // The retired ids are those of evicted sessions. As after a sweep, a request that uses
-            // one of them begins another session.
-            Action::Create(_) | Action::Merge => call().inspect(|committed| {
-                if let (Committed::Done { retired_ids, .. }, Some(cleaner)) =
-                    (committed, &self.context.cleaner)
-                {
-                    cleaner.sessions_evicted(retired_ids.len());
-                }
-            }),
+            // They end no session and replace no id.
+            Action::Create(_) | Action::Merge => call(),
+        }?;
+        if let (Committed::Done { evicted, .. }, Some(cleaner)) =
+            (&committed, &self.context.cleaner)
+        {
+            cleaner.sessions_evicted(evicted.len());
         }
+        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -137,7 +138,7 @@ impl Session {
     ) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let is_asked =
-            state.changes.renew && self.known_id(state.loaded.issued(), id_hash).is_some();
+            state.changes.renew && self.find_id(state.loaded.issued(), id_hash).is_some();
         let renews = by_age || is_asked || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
@@ -231,7 +232,7 @@ impl Session {
     ) -> Result<Committed> {
         let CommitPlan { id_hash, action, kind } = plan;
         let queues = self.context.update_queues.get()?;
-        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking_hook);
+        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking);
         let newest = attempts.start(changes.base_revision)?;
         // A request that has found no session must not compute with the data of one.
         if let Some(newest) = newest

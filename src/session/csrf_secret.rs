@@ -113,9 +113,9 @@ impl Session {
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id within its grace, the current id is not known.
-            _ => loaded
-                .session()
-                .and_then(|session| self.known_id(loaded.issued(), &session.id_hash)),
+            _ => {
+                loaded.session().and_then(|session| self.find_id(loaded.issued(), &session.id_hash))
+            }
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -188,8 +188,8 @@ impl Session {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.set_session(session, &id_hash);
-                let none = || Error::new(ErrorKind::Unexpected, OPERATION);
-                secret.map(Some).ok_or_else(none)
+                let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
+                secret.map(Some).ok_or_else(unstored)
             }
             Committed::Missing(missing) => {
                 self.leave_session(state, &missing);

@@ -1,17 +1,16 @@
 //! The trail of ended sessions: an event for each, and the reasons that this process knows.
 //!
-//! Called by sessions, the manager and the cleaner when a session has ended, and by
-//! [`Session::ended`].
+//! Called by sessions, the manager and the cleaner when a session has ended, and by sessions that
+//! look for the reason.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::event::{EndReason, Event, Events};
+use crate::event::{Event, Events};
 use crate::id::{SessionIdHash, UserKey};
+use crate::lifetime::EndReason;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
-use crate::session::Session;
 use crate::session::generations::Generations;
 use crate::sync::{IgnorePoison, Mutex, instant};
 
@@ -58,46 +57,6 @@ impl EndTrail {
     pub(super) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
         let reasons = self.reasons.get().ok()?.lock().ignore_poison();
         reasons.get(id_hash).copied()
-    }
-}
-
-impl Session {
-    /// Returns the reason for which the session of a user has ended that this request presented,
-    /// for a page that says so; `None` if the request presented the id of a live session or none.
-    ///
-    /// Show it on the page that first sees the ended session: once a request writes, a new session
-    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
-    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
-    ///
-    /// The reason is known while the expired session is stored, which is until the next sweep, and
-    /// for at least an hour if this process has ended or swept the session, unless it has ended
-    /// more than 10,000 others since. In other cases the result is `None` too: after a restart,
-    /// after [`revoke_everyone`](crate::SessionManager::revoke_everyone), or if another process, or
-    /// memcached itself, has removed the session.
-    ///
-    /// ```
-    /// use cloakroom::{Session, session::EndReason};
-    ///
-    /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
-    ///     Ok(session.ended()?.map(|reason| match reason {
-    ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
-    ///         EndReason::SignedOut => "You are signed out.",
-    ///         _ => "Please sign in again.",
-    ///     }))
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn ended(&self) -> Result<Option<EndReason>> {
-        let mut state = self.lock("look at a session")?;
-        self.read(&mut state)?;
-        Ok(state.ending.reason)
-    }
-
-    /// Reports a session that this request has ended.
-    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
-        self.context.end_trail.report(ended, reason, None, self.address);
     }
 }
 

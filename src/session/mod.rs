@@ -35,9 +35,9 @@ use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
 use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
-use crate::lifetime::Limits;
+use crate::lifetime::{EndReason, Limits};
 use crate::message::RequestHead;
-use crate::record::{Client, Record};
+use crate::record::{Client, EndedSession, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
@@ -46,10 +46,9 @@ use presented::Presented;
 use recently_ended::EndedCount;
 use running_update::RunningUpdate;
 
-pub use crate::event::EndReason;
 pub use authentication::{Authentication, RecentAuth};
+pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
-pub(crate) use blocking_hook::run_blocking;
 pub(crate) use close::AGE_RENEWAL_GRACE;
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
@@ -74,7 +73,7 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// raised.
 pub struct Session {
     context: Arc<Context>,
-    blocking_hook: Option<BlockingHook>,
+    blocking: BlockingCalls,
     presented: Presented,
     /// How many sessions this process had ended when the request was opened.
     ended_at_open: EndedCount,
@@ -235,7 +234,7 @@ impl Session {
     /// no cookie.
     pub(crate) fn new(
         context: Arc<Context>,
-        blocking_hook: Option<BlockingHook>,
+        blocking: BlockingCalls,
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
@@ -256,7 +255,7 @@ impl Session {
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
-            blocking_hook,
+            blocking,
             presented,
             ended_at_open,
             opened_at,
@@ -312,11 +311,6 @@ impl Session {
     /// Returns the realm of the ids that this session issues.
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
-    }
-
-    /// Makes a call that may block, inside the blocking hook if there is one.
-    fn run_blocking<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        run_blocking(self.blocking_hook, call)
     }
 
     /// Locks the state. Fails after the end of the request.
@@ -401,6 +395,39 @@ impl Session {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
+    /// Returns the reason for which the session of a user has ended that this request presented,
+    /// for a page that says so; `None` if the request presented the id of a live session or none.
+    ///
+    /// Show it on the page that first sees the ended session: once a request writes, a new session
+    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
+    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
+    ///
+    /// The reason is known while the expired session is stored, which is until the next sweep, and
+    /// for at least an hour if this process has ended or swept the session, unless it has ended
+    /// more than 10,000 others since. In other cases the result is `None` too: after a restart,
+    /// after [`revoke_everyone`](crate::SessionManager::revoke_everyone), or if another process, or
+    /// memcached itself, has removed the session.
+    ///
+    /// ```
+    /// use cloakroom::{Session, lifetime::EndReason};
+    ///
+    /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
+    ///     Ok(session.ended()?.map(|reason| match reason {
+    ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
+    ///         EndReason::SignedOut => "You are signed out.",
+    ///         _ => "Please sign in again.",
+    ///     }))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn ended(&self) -> Result<Option<EndReason>> {
+        let mut state = self.lock("look at a session")?;
+        self.read(&mut state)?;
+        Ok(state.ending.reason)
+    }
+
     /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
     /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
     #[must_use]
@@ -428,6 +455,11 @@ impl Session {
         };
         let deadline = limits.deadline(recorded.map_or(record.seen, |seen| seen.max(record.seen)));
         Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
+    }
+
+    /// Reports a session that this request has ended.
+    fn report_end(&self, ended: &EndedSession, reason: EndReason) {
+        self.context.end_trail.report(ended, reason, None, self.address);
     }
 
     /// Returns the signed-in user and the public id of the session.

@@ -155,7 +155,7 @@ impl Settings {
 
 impl Session {
     /// Returns the id of this hash, if it was presented or is the one that this request issued.
-    pub(super) fn known_id(
+    pub(super) fn find_id(
         &self,
         issued: Option<&SessionId>,
         id_hash: &SessionIdHash,

@@ -81,7 +81,7 @@ pub(crate) struct Settings {
     pub(crate) record_address: bool,
     pub(crate) record_user_agent: bool,
     pub(crate) no_store_when_signed_in: bool,
-    pub(crate) form_pages_no_store: bool,
+    pub(crate) no_store_with_csrf_token: bool,
     pub(crate) end_session_on_replaced_id: bool,
     pub(crate) clear_site_data: bool,
     pub(crate) cross_origin: CrossOrigin,

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Committed, Lookup, ReplacedBy};
+use crate::backend::{Action, Committed, Loaded, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
+use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::{CommitPlan, DeltaKind};
@@ -35,7 +36,7 @@ struct SignInRequest<'r> {
     /// The hash of the id that it replaces.
     from: SessionIdHash,
     /// That id, if this request knows it: other requests that present it can join the sign-in.
-    known_id: Option<SessionId>,
+    from_id: Option<SessionId>,
 }
 
 /// The result of one attempt.
@@ -124,7 +125,7 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, known_id) = self.replaced_by_sign_in(loaded)?;
+        let (from, from_id) = self.replaced_by_sign_in(loaded)?;
         let others = self.other_sessions(&from, loaded.public_id())?;
         let user = &user;
         let mut request = SignInRequest {
@@ -135,7 +136,7 @@ impl Session {
             new_session,
             idle_limit,
             from,
-            known_id,
+            from_id,
         };
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
@@ -172,10 +173,10 @@ impl Session {
     ) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match loaded {
             LoadState::Live(live) => {
-                match self.known_id(live.issued.as_ref(), &live.session.id_hash) {
+                match self.find_id(live.issued.as_ref(), &live.session.id_hash) {
                     // A replaced id within its grace has found the session. The current id is not
                     // known, and no request could join a sign-in through it.
-                    None => (live.found_by, self.known_id(live.issued.as_ref(), &live.found_by)),
+                    None => (live.found_by, self.find_id(live.issued.as_ref(), &live.found_by)),
                     id => (live.session.id_hash, id),
                 }
             }
@@ -189,8 +190,8 @@ impl Session {
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
     fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<Attempt> {
-        let join_salt = request.known_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
-        let id = match (&request.known_id, &join_salt) {
+        let join_salt = request.from_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
+        let id = match (&request.from_id, &join_salt) {
             (Some(known), Some(salt)) => known.derive(salt),
             _ => SessionId::generate()?,
         };
@@ -213,12 +214,12 @@ impl Session {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,
                 };
-                let joined = request.known_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
+                let joined = request.from_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                 // A manager of another realm may have issued that id, which this one must not.
                 match joined.filter(|joined| joined.hash(self.realm_tag()) == session.id_hash) {
                     Some(joined) => self.join(request, joined),
                     None => {
-                        request.known_id = None;
+                        request.from_id = None;
                         Ok(Attempt::Retry)
                     }
                 }
@@ -258,8 +259,8 @@ impl Session {
         for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
-            let found = self.run_blocking(|| self.context.store.get()?.load(&id_hash, now))?;
-            if let Lookup::Live { session, .. } = found
+            let found = self.blocking.run(|| self.context.store.get()?.load(&id_hash, now))?;
+            if let Loaded::Live(session) = found
                 && Some(session.record.public_id) != own
             {
                 others.push(session.id_hash);

@@ -12,7 +12,7 @@ use crate::backend::LiveSession;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::blocking_hook::{BlockingHook, run_blocking};
+use crate::session::blocking_hook::BlockingCalls;
 use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
 
 /// The maximum number of requests that wait for one session.
@@ -35,7 +35,7 @@ type Waiter = Handoff<Option<Record>>;
 pub(super) struct UpdateAttempts<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    blocking_hook: Option<BlockingHook>,
+    blocking: BlockingCalls,
     deadline: Instant,
     turn: Option<Turn<'q>>,
 }
@@ -137,10 +137,10 @@ impl<'q> UpdateAttempts<'q> {
     pub(super) fn new(
         queues: &'q UpdateQueues,
         id_hash: &SessionIdHash,
-        blocking_hook: Option<BlockingHook>,
+        blocking: BlockingCalls,
     ) -> Self {
         let deadline = instant() + MAX_WAIT;
-        UpdateAttempts { queues, id_hash: *id_hash, blocking_hook, deadline, turn: None }
+        UpdateAttempts { queues, id_hash: *id_hash, blocking, deadline, turn: None }
     }
 
     /// Before the first attempt of a commit that depends on the revision `base`: waits for the turn
@@ -169,7 +169,7 @@ impl<'q> UpdateAttempts<'q> {
 
     fn wait(&mut self) -> Result<&mut Turn<'q>> {
         let turn = || self.queues.turn(&self.id_hash, self.deadline);
-        Ok(self.turn.insert(run_blocking(self.blocking_hook, turn)?))
+        Ok(self.turn.insert(self.blocking.run(turn)?))
     }
 
     /// Wakes the next waiter, because the turn ends with the attempt that begins now. Waking a

@@ -279,8 +279,8 @@ impl Session {
 
 /// Returns the result of an update when it was last computed.
 fn updated<T: DeserializeOwned>(name: &str, update: &UpdateResult) -> Result<T> {
-    let none = || Error::new(ErrorKind::Unexpected, UPDATE);
-    update.value().ok_or_else(none)?.decode_named(name)
+    let not_computed = || Error::new(ErrorKind::Unexpected, UPDATE);
+    update.value().ok_or_else(not_computed)?.decode_named(name)
 }
 
 /// Decodes the value as a `T`; `None` for a null that is no `T`.

@@ -96,11 +96,11 @@ pub fn with_session(
     let session = sessions.open(None);
     prepare(&session)?;
     let headers = sessions.close(&session, Outcome::Completed)?;
-    let none = || {
+    let no_value = || {
         let why = "no value was set";
         Error::with_source(ErrorKind::Invalid, "begin a test's session", why)
     };
-    let (name, value) = headers.id_fields.into_iter().next().ok_or_else(none)?;
+    let (name, value) = headers.id_fields.into_iter().next().ok_or_else(no_value)?;
     Ok(match &*name {
         "Set-Cookie" => value.split(';').next().unwrap_or_default().to_owned(),
         _ => value,

@@ -1,17 +1,15 @@
-//! Sessions for synchronous servers on the types of the [`http`] crate, such as Astra and
-//! touche. A handler of theirs calls [`session`].
+//! Sessions for synchronous servers that use the types of the [`http`] crate, such as Astra and
+//! touche. Their handlers call [`session`].
 
 use std::net::SocketAddr;
 
 use ::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use ::http::{Request, Response, StatusCode};
 
-use crate::adapter::{self, Adapter, RequestHead};
+use crate::adapter::{self, Adapter, HandlerError, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler whose response has a body of type `B`, and of functions that it calls
 /// with `?`, which converts any error.
@@ -66,7 +64,8 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// The same in a closure:
 ///
 /// ```
-/// use cloakroom::web::http_types::{HandlerError, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::http_types::session;
 /// use cloakroom::{MemoryStore, SessionManager};
 /// use http::{Request, Response, StatusCode};
 ///
@@ -126,7 +125,7 @@ fn head<'r, Q>(adapter: Adapter<'_>, request: &'r Request<Q>) -> RequestHead<'r>
     let fields = request.headers().iter().filter(|(name, _)| is_read(name));
     let fields = fields.filter_map(|(name, value)| Some((name.as_str(), text(value)?)));
     let head = adapter.head(request.method().as_str(), request.uri().path(), fields.chain(host));
-    let head = head.secure(request.uri().scheme_str() == Some("https"));
+    let head = head.secure_if(request.uri().scheme_str() == Some("https"));
     match request.extensions().get::<SocketAddr>() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,

@@ -1,8 +1,8 @@
 //! Sessions for rouille.
 //!
-//! rouille's server delays the body of most responses above 1 KiB by some 40 ms on a connection
-//! that the client has kept open. rouille has no setting for it; the adapter for tiny_http avoids
-//! it.
+//! On a connection that the client has kept open, rouille's server delays the body of most
+//! responses above 1 KiB by some 40 ms. rouille has no setting against this delay; the adapter for
+//! tiny_http avoids it.
 
 use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};
@@ -11,12 +11,10 @@ use std::net::SocketAddr;
 
 use rouille::{Request, Response, try_or_400};
 
-use crate::adapter::{self, Adapter, Outcome};
+use crate::adapter::{self, Adapter, HandlerError, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
@@ -43,7 +41,8 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 /// changes of data are discarded, even if the outer one returns a success.
 ///
 /// ```no_run
-/// use cloakroom::web::rouille::{HandlerError, Result, bad_request, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::rouille::{Result, bad_request, session};
 /// use cloakroom::{MemoryStore, Session, SessionManager};
 /// use rouille::{Request, Response, post_input};
 ///
@@ -101,7 +100,7 @@ pub fn session_with_error_page(
     let peer = *request.remote_addr();
     // `Request::header` returns only the first of several fields of one name.
     let head = adapter.head(request.method(), request.raw_url(), request.headers());
-    let head = head.secure(request.is_secure()).peer_addr(peer.ip());
+    let head = head.secure_if(request.is_secure()).peer_addr(peer.ip());
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.

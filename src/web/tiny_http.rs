@@ -29,16 +29,17 @@
 use std::error::Error;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::fd::OwnedFd as OwnedSocket;
+#[cfg(windows)]
+use std::os::windows::io::OwnedSocket;
 
 use ::tiny_http::{Header, Request, Response, ResponseBox, Server};
 
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, Adapter, HandlerError};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::error_page;
-
-pub use crate::adapter::HandlerError;
 
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseBox>>;
@@ -55,7 +56,8 @@ pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseB
 /// [boxed](Response::boxed).
 ///
 /// ```
-/// use cloakroom::web::tiny_http::{HandlerError, session};
+/// use cloakroom::adapter::HandlerError;
+/// use cloakroom::web::tiny_http::session;
 /// use cloakroom::{MemoryStore, SessionManager};
 /// use tiny_http::{Request, Response, TestRequest};
 ///
@@ -101,7 +103,7 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
     let fields = request.headers().iter();
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(request.method().as_str(), request.url(), fields);
-    let head = head.secure(request.secure());
+    let head = head.secure_if(request.secure());
     let opened = adapter.open(&match request.remote_addr() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,
@@ -124,7 +126,7 @@ pub fn listen(
     let listener = TcpListener::bind(address)?;
     // A connection inherits the option of its listener, for which the standard library has no
     // method: a second handle of the socket, with the type of a connection, has one.
-    TcpStream::from(OwnedFd::from(listener.try_clone()?)).set_nodelay(true)?;
+    TcpStream::from(OwnedSocket::from(listener.try_clone()?)).set_nodelay(true)?;
     Server::from_listener(listener, None)
 }
 

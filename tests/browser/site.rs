@@ -105,7 +105,7 @@ pub(crate) fn serve(server: &str) -> ! {
             sessions.no_store_when_signed_in(true)
         }
         setting if setting == format!("{:?}", Setting::FormPagesKept) => {
-            sessions.form_pages_no_store(false)
+            sessions.no_store_with_csrf_token(false)
         }
         _ => sessions,
     };

@@ -152,7 +152,7 @@ impl App {
     }
 
     /// The value `n` of the session of this cookie.
-    pub fn n(&self, browser: &Browser) -> Option<u32> {
+    pub fn stored_n(&self, browser: &Browser) -> Option<u32> {
         get(&self.sessions, browser, "n")
     }
 }
@@ -178,7 +178,7 @@ pub fn get<T: serde::de::DeserializeOwned>(
     value
 }
 
-pub fn who(sessions: &SessionManager, browser: &Browser) -> Option<String> {
+pub fn user_of(sessions: &SessionManager, browser: &Browser) -> Option<String> {
     let session = browser.open(sessions);
     let user = session.user().unwrap();
     sessions.close(&session, Outcome::Completed).unwrap();

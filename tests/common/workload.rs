@@ -28,7 +28,7 @@ const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 pub struct Worker<'w> {
     name: String,
     store: &'w dyn Store,
-    say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
+    report: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     dice: Dice,
     sessions: Vec<Own>,
     begun: u64,
@@ -63,10 +63,10 @@ impl<'w> Worker<'w> {
         name: impl Into<String>,
         store: &'w dyn Store,
         dice: Dice,
-        say: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
+        report: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     ) -> Self {
         let (name, sessions) = (name.into(), vec![]);
-        Worker { name, store, say, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
+        Worker { name, store, report, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
     }
 
     /// One change, acknowledged or failed. The sessions of a change that failed are left alone
@@ -94,16 +94,16 @@ impl<'w> Worker<'w> {
         change: &Change,
         work: impl FnOnce(&mut Self) -> Result<Answer>,
     ) -> Result<()> {
-        (self.say)(&self.name, &WorkerMessage::Begins(change.clone()));
+        (self.report)(&self.name, &WorkerMessage::Begins(change.clone()));
         let result = work(self);
-        let said = match &result {
+        let message = match &result {
             Ok(Answer::Done) => WorkerMessage::Done,
             Ok(Answer::Gone) => WorkerMessage::Gone,
             Err(_) => WorkerMessage::Failed,
         };
-        (self.say)(&self.name, &said);
-        self.failed += u64::from(said == WorkerMessage::Failed);
-        if said != WorkerMessage::Done {
+        (self.report)(&self.name, &message);
+        self.failed += u64::from(message == WorkerMessage::Failed);
+        if message != WorkerMessage::Done {
             self.sessions.retain(|own| !change.sessions().contains(&&own.session));
         }
         result.map(drop)

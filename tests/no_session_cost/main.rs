@@ -34,7 +34,7 @@ fn an_ignored_request_without_our_cookie_costs_nothing() {
             none().cookie(others),
             (0..100).fold(none(), |head, _| head.cookie(others)),
             none().cookie("__Host-id=").peer_addr(peer),
-            none().cookie(others).host("example.org").secure(true).peer_addr(peer),
+            none().cookie(others).host("example.org").secure_if(true).peer_addr(peer),
             none().id("not looked at"),
         ] {
             assert_eq!(cost(&app, head.clone()), (0, 0), "{head:?}");

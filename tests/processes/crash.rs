@@ -13,7 +13,7 @@ use crate::common::ledger::{Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, HOUR, KillOnDrop, NOW, child, create, role, setting};
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
+use cloakroom::backend::{Loaded, Maintenance, Missing, Store};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::Durability;
@@ -25,8 +25,8 @@ const WORKERS: usize = 6;
 const KILLS_OF_A_FILE: u64 = 20;
 
 /// Says it in one write: a reader of the pipe sees all of a line or nothing.
-fn say(worker: &str, said: &WorkerMessage) {
-    std::io::stdout().write_all(format!("\nsay {worker} {said}\n").as_bytes()).unwrap();
+fn report(worker: &str, said: &WorkerMessage) {
+    std::io::stdout().write_all(format!("\nreport {worker} {said}\n").as_bytes()).unwrap();
 }
 
 fn open(folder: &Folder, durability: Durability) -> SqliteStore {
@@ -59,7 +59,7 @@ fn child_process() {
     let mut dice = Dice::new(std::env::var("SEED").unwrap().parse().unwrap());
     std::thread::scope(|scope| {
         for number in 0..WORKERS {
-            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.fork(), &say);
+            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.fork(), &report);
             // The lines of two processes have no order, and this needs one.
             worker.ends_everyone = number == 0 && role.ends_with("alone");
             scope.spawn(move || {
@@ -94,7 +94,7 @@ impl Worked {
         let listener = std::thread::spawn(move || {
             for line in lines {
                 let line = line.unwrap();
-                let Some(line) = line.strip_prefix("say ") else { continue };
+                let Some(line) = line.strip_prefix("report ") else { continue };
                 let (worker, said) = line.split_once(' ').unwrap();
                 sender.send((worker.to_owned(), said.parse().unwrap())).unwrap();
             }
@@ -107,7 +107,7 @@ impl Worked {
         // Some die while they open the file, or recover what the one before has left.
         let lines = if dice.chance(20) { 0 } else { 1 + dice.roll(1500) };
         for (worker, said) in self.said.iter().take(lines) {
-            ledger.hear(&worker, &said);
+            ledger.record(&worker, &said);
         }
         let most = if lines == 0 { 40_000 } else { 2_000 };
         let moment = Instant::now() + Duration::from_micros(dice.roll(most) as u64);
@@ -118,7 +118,7 @@ impl Worked {
         let status = self.process.0.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "the child ended by itself: {status}");
         for (worker, said) in self.said {
-            ledger.hear(&worker, &said);
+            ledger.record(&worker, &said);
         }
         self.listener.join().unwrap();
     }
@@ -278,11 +278,11 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {
         let loaded = store.load(&id.hash(Realm::default().tag()), twentieth_early).unwrap();
-        assert!(matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
+        assert!(matches!(loaded, Loaded::Live(_)), "{loaded:?}");
         let loaded =
             store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
         assert!(
-            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            matches!(loaded, Loaded::Missing(Missing::NotFound { .. })),
             "never late: {loaded:?}"
         );
     }

@@ -24,7 +24,7 @@ fn lives_for(app: &App, browser: &mut Browser, days: u32) -> bool {
         });
         app.sessions.flush().unwrap();
     }
-    app.n(browser).is_some()
+    app.stored_n(browser).is_some()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn an_anonymous_session_in_use_ends_after_seven_days() {
         assert!(!lives_for(&app, &mut browser, 1));
         let browser = app.visitor(2);
         app.clock.advance(DAY);
-        assert_eq!(app.n(&browser), None, "idle for a day");
+        assert_eq!(app.stored_n(&browser), None, "idle for a day");
     });
 }
 
@@ -53,26 +53,27 @@ fn a_sign_in_restarts_both_clocks_of_an_anonymous_session() {
 #[test]
 fn an_anonymous_lifetime_may_be_longer_or_shorter_than_a_users() {
     let limits = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
-    let configure = |builder: SessionManagerBuilder| builder.anonymous(limits);
+    let configure = |builder: SessionManagerBuilder| builder.anonymous_lifetime(limits);
     on_both_stores(configure, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR - SECOND);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         app.sessions.flush().unwrap();
         app.clock.advance(HOUR - SECOND);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         app.sessions.flush().unwrap();
         app.clock.advance(SECOND * 2);
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&browser), None);
     });
-    let configure =
-        |builder: SessionManagerBuilder| builder.lifetime(limits).anonymous(Lifetime::fixed(DAY));
+    let configure = |builder: SessionManagerBuilder| {
+        builder.lifetime(limits).anonymous_lifetime(Lifetime::fixed(DAY))
+    };
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(DAY - SECOND);
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(HOUR);
-        assert_eq!(app.n(&browser), None, "a user's limits");
+        assert_eq!(app.stored_n(&browser), None, "a user's limits");
     });
 }
 
@@ -88,9 +89,9 @@ fn by_default_an_anonymous_session_lives_no_longer_than_a_users() {
             session.set("n", 1).unwrap();
         });
         app.clock.advance(HOUR / 2);
-        assert_eq!((app.n(&kept), app.n(&dropped)), (Some(1), None));
+        assert_eq!((app.stored_n(&kept), app.stored_n(&dropped)), (Some(1), None));
         app.clock.advance(HOUR / 2);
-        assert_eq!(app.n(&kept), None);
+        assert_eq!(app.stored_n(&kept), None);
     });
 }
 
@@ -137,12 +138,12 @@ fn above_the_limit_the_longest_idle_end() {
             visitors.push(app.visitor(n));
         }
         wait_for_limit(&app, 64);
-        let live: Vec<u32> = visitors.iter().filter_map(|browser| app.n(browser)).collect();
+        let live: Vec<u32> = visitors.iter().filter_map(|browser| app.stored_n(browser)).collect();
         // All were idle since they began. As many as a check is apart are evicted at once.
         assert!((60..=64).contains(&live.len()), "{}", live.len());
         let newest = 201 - u32::try_from(live.len()).unwrap()..=200;
         assert_eq!(live, newest.collect::<Vec<_>>());
-        assert!(users.iter().all(|browser| app.n(browser) == Some(0)));
+        assert!(users.iter().all(|browser| app.stored_n(browser) == Some(0)));
         assert!(app.count(EventKind::AnonymousEvicted) > 0);
     });
 }
@@ -174,16 +175,36 @@ fn a_request_of_an_evicted_session_does_not_bring_it_back() {
         app.clock.advance(SECOND);
         app.visitor(2);
         wait_for_limit(&app, 1);
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&browser), None);
         reads.set("late", true).unwrap();
         complete(&app.sessions, &reads);
         assert_eq!(app.count(EventKind::ChangesDiscarded), 1, "it had read what ended");
         // One that had not read begins a session of its own, as after a sweep.
         writes.set("late", true).unwrap();
         let later = browser.answered(&complete(&app.sessions, &writes));
-        assert_eq!(app.n(&later), None, "without the values from before");
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&later), None, "without the values from before");
+        assert_eq!(app.stored_n(&browser), None);
     });
+}
+
+#[test]
+fn a_request_of_a_session_that_a_sign_in_evicts_begins_anew() {
+    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), defaults);
+    let browser = app.visitor(0);
+    app.clock.advance(SECOND);
+    (1..9).for_each(|n| drop(app.visitor(n)));
+    let user = |name| Browser::default().after(&app.sessions, |session| sign_in(session, name));
+    user("ada");
+    let request = browser.open(&app.sessions);
+    request.set("late", true).unwrap();
+    // The store is full: this sign-in evicts the session that was idle longest.
+    user("bob");
+    assert_eq!(app.stored_n(&browser), None);
+    let later = browser.answered(&complete(&app.sessions, &request));
+    assert!(later.open(&app.sessions).contains("late").unwrap());
+    assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
+    app.sessions.sweep_now().unwrap();
+    assert_eq!(app.count(EventKind::AnonymousEvicted), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user, who};
+use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user, user_of};
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW, cached_store};
@@ -200,7 +200,7 @@ fn a_confirmation_in_an_ignored_request_is_no_activity() {
         });
         app.sessions.flush().unwrap();
         app.clock.advance(HOUR / 2);
-        assert_eq!(who(&app.sessions, &browser), None, "an hour after the sign-in");
+        assert_eq!(user_of(&app.sessions, &browser), None, "an hour after the sign-in");
     });
 }
 
@@ -438,7 +438,7 @@ fn a_clock_that_steps_back_and_forth_breaks_nothing() {
             assert!(!complete(&app.sessions, &session).discarded);
         }
         app.sessions.flush().unwrap();
-        assert_eq!((app.n(&browser), app.count(EventKind::CleanerFailed)), (Some(200), 0));
+        assert_eq!((app.stored_n(&browser), app.count(EventKind::CleanerFailed)), (Some(200), 0));
     });
 }
 
@@ -475,7 +475,8 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
 #[test]
 fn limits_that_end_never_or_at_once() {
     let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless).anonymous(endless);
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(endless).anonymous_lifetime(endless);
     on_both_stores(configure, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR * 24 * 365 * 1000);

@@ -11,7 +11,7 @@ use cloakroom::{
 
 use crate::common::NOW;
 use crate::common::app::{
-    App, Browser, complete, defaults, issued, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, complete, defaults, issued, on_both_stores, set_cookie, sign_in, user, user_of,
 };
 use crate::common::every_store::on_every_store;
 use crate::common::faulty::Call;
@@ -25,7 +25,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Idle one hour and absolute one day, for all; a handler may set up to eight hours.
 fn up_to_eight_hours(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     let lifetime = Lifetime::idle(HOUR).with_absolute(DAY);
-    builder.lifetime(lifetime).anonymous(lifetime).max_idle_limit(HOUR * 8).sweep_every(HOUR)
+    builder
+        .lifetime(lifetime)
+        .anonymous_lifetime(lifetime)
+        .max_idle_limit(HOUR * 8)
+        .sweep_every(HOUR)
 }
 
 fn limit(app: &App, browser: &mut Browser, limit: Duration) {
@@ -173,7 +177,7 @@ fn a_sign_in_has_the_limit_of_its_authentication() {
                     session.set("n", 1).unwrap();
                     sign_in_for(session, own);
                 });
-                assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+                assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
                 assert_ends_after(&app, &browser, own);
             }
         }
@@ -198,7 +202,7 @@ fn a_failed_end_of_the_request_leaves_no_longer_limit() {
             app.store.fail(Call::Commit, 1, ErrorKind::Busy);
             app.sessions.close(&session, Outcome::Completed).unwrap_err();
             browser.take(&Adapter::new(&app.sessions).headers_on_error(&session));
-            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
             assert_ends_after(&app, &browser, MINUTE * 5);
         }
     });
@@ -214,7 +218,7 @@ fn a_failed_sign_in_with_a_limit_changes_nothing() {
             let error = session.sign_in_with(user("ada"), &how).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Busy);
         });
-        assert_eq!(who(&app.sessions, &browser), None);
+        assert_eq!(user_of(&app.sessions, &browser), None);
         assert_ends_after(&app, &browser, HOUR);
     });
 }
@@ -236,7 +240,7 @@ fn a_joined_sign_in_gets_the_limit_that_the_later_one_asks_for() {
 fn a_limit_of_a_sign_in_is_at_most_that_of_the_users_lifetime() {
     let lifetimes = |builder: SessionManagerBuilder| {
         let user = Lifetime::idle(HOUR).with_absolute(DAY);
-        builder.lifetime(user).anonymous(Lifetime::idle(HOUR * 4).with_absolute(DAY))
+        builder.lifetime(user).anonymous_lifetime(Lifetime::idle(HOUR * 4).with_absolute(DAY))
     };
     on_both_stores(lifetimes, |app| {
         let browser = app.visitor(1).after(&app.sessions, |session| {
@@ -402,7 +406,7 @@ fn two_requests_change_value_and_limit_at_once() {
         second.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         complete(&app.sessions, &first);
         complete(&app.sessions, &second);
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
         assert_ends_after(&app, &browser, MINUTE * 5);
     });
 }
@@ -418,7 +422,7 @@ fn assert_invalid(session: &Session, limit: Duration) {
 fn a_limit_is_at_most_that_of_the_lifetime_by_default() {
     let lifetimes = |builder: SessionManagerBuilder| {
         let user = Lifetime::idle(HOUR * 4).with_absolute(DAY);
-        builder.lifetime(user).anonymous(Lifetime::idle(HOUR).with_absolute(DAY))
+        builder.lifetime(user).anonymous_lifetime(Lifetime::idle(HOUR).with_absolute(DAY))
     };
     on_both_stores(lifetimes, |app| {
         let mut browser = app.visitor(1);
@@ -449,7 +453,7 @@ fn without_an_idle_limit_the_absolute_one_bounds_it() {
                 session.set_idle_limit(HOUR).unwrap();
             });
             app.clock.advance(HOUR);
-            assert_eq!(who(&app.sessions, &browser), None);
+            assert_eq!(user_of(&app.sessions, &browser), None);
         },
     );
     on_both_stores(
@@ -458,7 +462,7 @@ fn without_an_idle_limit_the_absolute_one_bounds_it() {
             let mut browser = app.signed_in("ada");
             limit(&app, &mut browser, DAY * 365);
             app.clock.advance(DAY * 365 - MILLI);
-            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
         },
     );
 }

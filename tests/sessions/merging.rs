@@ -45,7 +45,7 @@ fn writers_of_different_names_all_keep_their_changes() {
             for number in 0..16 {
                 assert_eq!(get(&app.sessions, &browser, &format!("k{number}")), Some(number));
             }
-            assert_eq!(app.n(&browser), None);
+            assert_eq!(app.stored_n(&browser), None);
         }
     });
 }
@@ -59,7 +59,7 @@ fn of_writers_of_the_same_name_the_last_wins() {
             session.set("n", 100 + number).unwrap();
             session.set(&format!("k{number}"), number).unwrap();
         });
-        assert!((100..116).contains(&app.n(&browser).unwrap()));
+        assert!((100..116).contains(&app.stored_n(&browser).unwrap()));
         for number in 0..16 {
             assert_eq!(get(&app.sessions, &browser, &format!("k{number}")), Some(number));
         }
@@ -69,7 +69,7 @@ fn of_writers_of_the_same_name_the_last_wins() {
         first.set("n", 1).unwrap();
         complete(&app.sessions, &first);
         complete(&app.sessions, &last);
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -91,7 +91,7 @@ fn concurrent_increments_lose_none() {
                 });
             }
         });
-        assert_eq!(app.n(&browser), Some(3200));
+        assert_eq!(app.stored_n(&browser), Some(3200));
     });
 }
 
@@ -102,7 +102,7 @@ fn increments_that_all_saw_the_same_number_all_count() {
         at_once(&app, &browser, 32, |session, _| {
             session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
         });
-        assert_eq!(app.n(&browser), Some(32));
+        assert_eq!(app.stored_n(&browser), Some(32));
     });
 }
 
@@ -152,7 +152,7 @@ fn a_write_of_the_stored_value_does_not_raise_the_revision() {
         let commits = app.store.calls(Call::Commit);
         complete(&app.sessions, &late);
         assert_eq!(app.store.calls(Call::Commit), commits + 1, "it was not overtaken");
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -164,7 +164,7 @@ fn a_sign_in_recomputes_its_update_on_a_newer_write() {
         browser.request(&app.sessions, |session| session.set("n", 10).unwrap());
         crate::common::app::sign_in(&late, "ada");
         browser.take(&complete(&app.sessions, &late));
-        assert_eq!(app.n(&browser), Some(11));
+        assert_eq!(app.stored_n(&browser), Some(11));
     });
 }
 
@@ -254,7 +254,7 @@ fn a_destroy_among_writers_ends_the_session_in_any_order() {
                     });
                 }
             });
-            assert_eq!((app.n(&browser), app.rows()), (None, 0));
+            assert_eq!((app.stored_n(&browser), app.rows()), (None, 0));
         }
     });
 }

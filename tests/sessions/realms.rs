@@ -168,7 +168,7 @@ fn a_renamed_cookie_keeps_its_session() {
     {
         on_every_store(defaults, |app| {
             let before = app.another(|builder| configure(builder, "old"));
-            let after = app.another(|builder| configure(builder, "new").also_read("old"));
+            let after = app.another(|builder| configure(builder, "new").former_cookie_name("old"));
             let old = sign_in_as(&before, "ada");
             request(&before, &[("old", &old)], |session| session.set("n", 1).unwrap());
 
@@ -221,8 +221,9 @@ fn a_renamed_cookie_keeps_its_session() {
 fn a_sign_out_after_a_rename_removes_both_cookies() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
-        let after =
-            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        let after = app.another(|builder| {
+            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
+        });
         let (old, new) = (sign_in_as(&before, "ada"), sign_in_as(&after, "ada"));
         for cookies in [&[("old", &old)][..], &[("new", &new)], &[("new", &new), ("old", &old)]] {
             let headers = request(&after, cookies, |session| session.destroy().unwrap());
@@ -238,8 +239,9 @@ fn a_sign_out_after_a_rename_removes_both_cookies() {
 fn the_current_cookie_name_counts_before_former_names() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
-        let after =
-            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        let after = app.another(|builder| {
+            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
+        });
         let (old, new) = (sign_in_as(&before, "zoe"), sign_in_as(&after, "ada"));
         request(&after, &[("old", &old), ("new", &new)], |session| {
             assert_eq!(session.user().unwrap(), Some(user("ada")));
@@ -258,10 +260,10 @@ fn invalid_realms_and_former_names_are_refused() {
         builder().realm(""),
         builder().realm("a\0b"),
         builder().realm(long),
-        builder().also_read("__Host-id"),
-        builder().also_read("a b"),
-        builder().also_read("__Secure-id").cookie(CookieConfig::insecure_http()),
-        builder().also_read("old").header("x-id"),
+        builder().former_cookie_name("__Host-id"),
+        builder().former_cookie_name("a b"),
+        builder().former_cookie_name("__Secure-id").cookie(CookieConfig::insecure_http()),
+        builder().former_cookie_name("old").header("x-id"),
     ] {
         assert_eq!(bad.build().unwrap_err().kind(), ErrorKind::Invalid);
     }

@@ -15,7 +15,7 @@ use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
 use crate::common::app::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, user_of,
 };
 use crate::common::every_store::on_every_store;
 
@@ -36,7 +36,7 @@ fn double_click(
     let first = client.after(&app.sessions, &handler);
     handler(slow);
     let second = client.answered(&complete(&app.sessions, slow));
-    [first, second].map(|browser| who(&app.sessions, &browser))
+    [first, second].map(|browser| user_of(&app.sessions, &browser))
 }
 
 fn sign_in_at(session: &Session, how: &Authentication) {
@@ -67,7 +67,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
         assert_eq!(session.auth_level().unwrap(), 2, "the level it has proved");
         drop(session);
         app.clock.advance(HOUR);
-        assert_eq!(who(&app.sessions, &second), None, "it has ended as the provider said");
+        assert_eq!(user_of(&app.sessions, &second), None, "it has ended as the provider said");
     });
 }
 
@@ -79,7 +79,7 @@ fn a_join_can_be_revoked_by_its_idp_session() {
         client.clone().request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
         let second = client.after(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
         app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap(), None).unwrap();
-        assert_eq!(who(&app.sessions, &second), None);
+        assert_eq!(user_of(&app.sessions, &second), None);
     });
 }
 
@@ -170,7 +170,7 @@ fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
         other.request(&app.sessions, |session| session.renew().unwrap());
         sign_in(&slow, "ada");
         let browser = client.answered(&complete(&app.sessions, &slow));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
 
@@ -179,8 +179,9 @@ fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
 fn a_double_clicked_sign_in_succeeds_during_a_rename() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
-        let after =
-            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        let after = app.another(|builder| {
+            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
+        });
         for (one, other) in [(&before, &after), (&after, &before)] {
             let client = Browser::default().after(&before, |session| session.set("n", 1).unwrap());
             let (first, second) = (client.open(one), client.open(other));
@@ -219,7 +220,7 @@ fn a_request_opened_within_the_grace_ends_no_session() {
         slow.set("n", 2).unwrap();
         app.clock.advance(SECOND * 2);
         complete(&app.sessions, &slow);
-        assert_eq!(who(&app.sessions, &new).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &new).as_deref(), Some("ada"));
     });
 }
 
@@ -239,7 +240,7 @@ fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
             sign_in(session, "ada");
         });
         let browser = changes.answered(&complete(&app.sessions, &read));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
 
@@ -262,7 +263,7 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
     let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
     assert!(std::panic::catch_unwind(signs_in).is_err());
     browser.take(&loud.close(&session, Outcome::Panicked).unwrap());
-    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did is kept");
+    assert_eq!(user_of(&quiet, &browser).as_deref(), Some("ada"), "what it did is kept");
 }
 
 /// A planted replaced id comes before the user's own, which was just replaced.
@@ -340,7 +341,7 @@ fn an_id_of_another_client_ends_no_session_of_the_next_user() {
         let mut other = old.after(&app.sessions, |session| session.renew().unwrap());
         let bob = old.after(&app.sessions, |session| sign_in(session, "bob"));
         other.request(&app.sessions, |session| session.destroy().unwrap());
-        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
     });
 }
 
@@ -370,9 +371,9 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
             }
         };
         let before = app.another(named("old"));
-        let after = app.another(|builder| named("new")(builder).also_read("old"));
+        let after = app.another(|builder| named("new")(builder).former_cookie_name("old"));
         let ada = Browser::default().after(&before, |session| sign_in(session, "ada"));
-        assert_eq!(who(&after, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&after, &ada).as_deref(), Some("ada"));
     });
 }
 
@@ -411,7 +412,7 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
             zoe.request(&app.sessions, |session| session.destroy().unwrap());
             session.flash("info", "The password is changed.").unwrap();
         });
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
         assert_eq!(app.live(), 1);
     });
 }

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use crate::common::app::{App, Browser, complete, defaults, sign_in, user, who};
+use crate::common::app::{App, Browser, complete, defaults, sign_in, user, user_of};
 use crate::common::every_store::{on_every_store, with_ticking_clock};
 use cloakroom::Session;
 
@@ -103,8 +103,8 @@ fn a_sign_in_beside_renewals_and_pages_holds() {
                 let client = app.visitor(1);
                 let browsers =
                     at_once(&app, &client, &[&reads_and_signs_in, &renew, &page, &renew]);
-                assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
-                assert_eq!(app.n(&browsers[0]), Some(1), "{round}");
+                assert_eq!(user_of(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
+                assert_eq!(app.stored_n(&browsers[0]), Some(1), "{round}");
             }
         });
     }
@@ -118,7 +118,7 @@ fn two_sign_ins_and_pages_end_in_one_id() {
                 let client = app.visitor(1);
                 let browsers = at_once(&app, &client, &[&ada, &reads_and_signs_in, &page, &page]);
                 assert_eq!(browsers[0].cookie, browsers[1].cookie, "{round}");
-                assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
+                assert_eq!(user_of(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
             }
         });
     }

@@ -13,7 +13,8 @@ use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{
-    App, Browser, REMOVAL, assert_new_id, complete, defaults, get, set_cookie, sign_in, user, who,
+    App, Browser, REMOVAL, assert_new_id, complete, defaults, get, set_cookie, sign_in, user,
+    user_of,
 };
 use crate::common::credentials::{Credential, TRANSPORTS};
 use crate::common::dice::Dice;
@@ -86,7 +87,7 @@ fn assert_reads_nothing(app: &App, old: &Browser, case: &str) {
 }
 
 fn assert_untouched(app: &App, new: &Browser, by: By, case: &str) {
-    assert_eq!((app.n(new), who(&app.sessions, new)), (Some(1), by.user()), "{case}");
+    assert_eq!((app.stored_n(new), user_of(&app.sessions, new)), (Some(1), by.user()), "{case}");
 }
 
 #[test]
@@ -157,9 +158,9 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
                     if is_new {
                         assert_new_id(&headers);
                         assert_ne!(old.cookie, presented, "{case}");
-                        assert_eq!(who(&app.sessions, &old), None, "{case}");
+                        assert_eq!(user_of(&app.sessions, &old), None, "{case}");
                         let n = (index != 2).then_some(2);
-                        assert_eq!(app.n(&old), n, "nothing of the session: {case}");
+                        assert_eq!(app.stored_n(&old), n, "nothing of the session: {case}");
                     } else {
                         assert_eq!(set_cookie(&headers), None, "{case}");
                     }
@@ -184,7 +185,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
                 session.set("n", 2).unwrap();
             });
             assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
-            assert_eq!((app.n(&old), app.n(&new)), (Some(2), Some(2)), "{by:?}");
+            assert_eq!((app.stored_n(&old), app.stored_n(&new)), (Some(2), Some(2)), "{by:?}");
             let verified = new.open(&app.sessions).verify_csrf(&token).unwrap();
             assert_eq!(verified, CsrfCheck::Valid, "the token is the session's");
             app.clock.advance(MILLI);
@@ -293,7 +294,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
                     assert!(!headers.discarded, "{case}");
                     assert_eq!(old.cookie, None, "{case}");
                     match ends {
-                        true => assert_eq!(app.n(&new), None, "{case}"),
+                        true => assert_eq!(app.stored_n(&new), None, "{case}"),
                         false => assert_untouched(&app, &new, by, &case),
                     }
                 }
@@ -303,7 +304,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
     on_every_store(with_grace, |app| {
         let (mut old, new) = By::RenewalOfAda.replace(&app);
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
-        assert_eq!((set_cookie(&headers), app.n(&new)), (Some(REMOVAL), None));
+        assert_eq!((set_cookie(&headers), app.stored_n(&new)), (Some(REMOVAL), None));
     });
 }
 
@@ -322,7 +323,7 @@ fn a_sign_out_three_renewals_back_ends_the_session() {
                     new.request(&app.sessions, |session| session.renew().unwrap());
                 }
                 first.clone().request(&app.sessions, |session| session.destroy().unwrap());
-                assert_eq!(who(&app.sessions, &new), None, "{back} renewals back");
+                assert_eq!(user_of(&app.sessions, &new), None, "{back} renewals back");
             }
         });
     }
@@ -351,8 +352,8 @@ fn a_double_clicked_sign_in_keeps_user_and_cart() {
             for elapsed in [Duration::ZERO, HOUR] {
                 app.clock.advance(elapsed);
                 for browser in &answers {
-                    assert_eq!(who(&app.sessions, browser).as_deref(), Some("ada"));
-                    assert_eq!(app.n(browser), Some(1), "the cart is kept");
+                    assert_eq!(user_of(&app.sessions, browser).as_deref(), Some("ada"));
+                    assert_eq!(app.stored_n(browser), Some(1), "the cart is kept");
                 }
             }
             if lists(&app) {
@@ -406,7 +407,7 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
         });
         sign_in(&late, "ada");
         assert_eq!(first.cookie, client.answered(&complete(&app.sessions, &late)).cookie);
-        assert_eq!(app.n(&first), Some(12), "both changes count");
+        assert_eq!(app.stored_n(&first), Some(12), "both changes count");
     });
 }
 
@@ -435,8 +436,8 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
             });
             let case = format!("{after:?}, has read: {has_read}");
             assert_eq!(first.cookie, second.cookie, "{case}");
-            assert_eq!(who(&app.sessions, &first).as_deref(), Some("ada"), "{case}");
-            assert_eq!(app.n(&second), Some(1), "{case}");
+            assert_eq!(user_of(&app.sessions, &first).as_deref(), Some("ada"), "{case}");
+            assert_eq!(app.stored_n(&second), Some(1), "{case}");
             assert_eq!(app.count(EventKind::ChangesDiscarded), 0, "{case}");
             second.clone().request(&app.sessions, |session| session.destroy().unwrap());
         }
@@ -452,11 +453,11 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
             app.clock.advance(after);
             let mut again = client.after(&app.sessions, |session| sign_in(session, "ada"));
             let case = format!("after {after:?}");
-            assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
-            assert_eq!(app.n(&again), Some(1), "{case}");
+            assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
+            assert_eq!(app.stored_n(&again), Some(1), "{case}");
             let joined = after <= CONCURRENT;
             assert_eq!(lost.cookie == again.cookie, joined, "{case}");
-            assert_eq!(who(&app.sessions, &lost).is_some(), joined, "one id lives: {case}");
+            assert_eq!(user_of(&app.sessions, &lost).is_some(), joined, "one id lives: {case}");
             again.request(&app.sessions, |session| session.destroy().unwrap());
         }
         // When the id is forgotten, it is a new session.
@@ -465,7 +466,7 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
         app.clock.advance(FORGOTTEN);
         let mut again = client;
         again.request(&app.sessions, |session| sign_in(session, "ada"));
-        assert_eq!((app.n(&again), app.n(&lost)), (None, Some(1)));
+        assert_eq!((app.stored_n(&again), app.stored_n(&lost)), (None, Some(1)));
     });
 }
 
@@ -492,8 +493,8 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 client.clone().request(&app.sessions, submit);
                 app.clock.advance(after);
                 let again = client.after(&app.sessions, submit);
-                assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
-                assert_eq!(app.n(&again), Some(2), "{after:?}");
+                assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
+                assert_eq!(app.stored_n(&again), Some(2), "{after:?}");
                 assert!(!verify(&app, &again, &shown), "a token from before the sign-in");
                 assert!(!verify(&app, &Browser::default(), &shown), "with no id");
                 if lists(&app) {
@@ -516,10 +517,14 @@ fn a_sign_in_by_a_renewed_id_moves_the_session() {
                 app.clock.advance(after);
                 let again = old.after(&app.sessions, |session| sign_in(session, "ada"));
                 let case = format!("{by:?} after {after:?}");
-                assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
-                assert_eq!(app.n(&again), Some(1), "{case}");
+                assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
+                assert_eq!(app.stored_n(&again), Some(1), "{case}");
                 assert_ne!(again.cookie, new.cookie, "{case}");
-                assert_eq!((app.n(&new), app.n(&old)), (None, None), "the other ids end: {case}");
+                assert_eq!(
+                    (app.stored_n(&new), app.stored_n(&old)),
+                    (None, None),
+                    "the other ids end: {case}"
+                );
             }
         }
     });
@@ -535,10 +540,10 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
                 app.clock.advance(after);
                 let zoe = old.after(&app.sessions, |session| sign_in(session, "zoe"));
                 let case = format!("{by:?} after {after:?}");
-                assert_eq!(who(&app.sessions, &zoe).as_deref(), Some("zoe"), "{case}");
-                assert_eq!(app.n(&zoe), None, "nothing of ada's: {case}");
+                assert_eq!(user_of(&app.sessions, &zoe).as_deref(), Some("zoe"), "{case}");
+                assert_eq!(app.stored_n(&zoe), None, "nothing of ada's: {case}");
                 match ends && after != FORGOTTEN {
-                    true => assert_eq!(app.n(&new), None, "{case}"),
+                    true => assert_eq!(app.stored_n(&new), None, "{case}"),
                     false => assert_untouched(&app, &new, by, &case),
                 }
             }
@@ -552,7 +557,7 @@ fn sign_ins_without_a_common_id_are_two_sessions() {
         let answers = double_click(&app, &Browser::default(), ["ada", "ada"]);
         assert_ne!(answers[0].cookie, answers[1].cookie);
         for browser in &answers {
-            assert_eq!(who(&app.sessions, browser).as_deref(), Some("ada"));
+            assert_eq!(user_of(&app.sessions, browser).as_deref(), Some("ada"));
         }
     });
 }
@@ -565,7 +570,7 @@ fn after_a_join_and_a_renewal_a_third_sign_in_moves() {
         first.request(&app.sessions, |session| session.renew().unwrap());
         let third = client.after(&app.sessions, |session| sign_in(session, "ada"));
         assert_ne!(third.cookie, first.cookie);
-        assert_eq!((app.n(&third), app.n(&first)), (Some(1), None));
+        assert_eq!((app.stored_n(&third), app.stored_n(&first)), (Some(1), None));
     });
 }
 
@@ -582,7 +587,7 @@ fn a_thief_who_renewed_an_id_is_signed_out_by_the_user() {
                 app.clock.advance(GRACE);
             }
             victim.request(&app.sessions, act);
-            assert_eq!(who(&app.sessions, &thief), None);
+            assert_eq!(user_of(&app.sessions, &thief), None);
         }
     });
 }
@@ -602,7 +607,7 @@ fn a_stale_id_ends_the_session_where_that_is_asked_for() {
                     app.clock.advance(after);
                     let headers = old.request(&app.sessions, act);
                     let case = format!("{by:?}, {index}, after {after:?}");
-                    assert_eq!(app.n(&new), (!ends).then_some(1), "{case}");
+                    assert_eq!(app.stored_n(&new), (!ends).then_some(1), "{case}");
                     let begins = index == 1 && after > CONCURRENT;
                     assert_eq!(set_cookie(&headers).is_some(), begins, "{case}");
                 }
@@ -661,10 +666,10 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
             let (ada, zoe) = race(|| sign("ada"), || sign("zoe"));
             let mut carts = Vec::new();
             for (browser, name) in [(&ada, "ada"), (&zoe, "zoe")] {
-                assert_eq!(who(&app.sessions, browser).as_deref(), Some(name), "round {round}");
+                assert_eq!(user_of(&app.sessions, browser).as_deref(), Some(name), "round {round}");
                 let mine: Option<String> = get(&app.sessions, browser, "mine");
                 assert_eq!(mine.as_deref(), Some(name), "round {round}");
-                carts.push(app.n(browser));
+                carts.push(app.stored_n(browser));
             }
             carts.sort_unstable();
             assert_eq!(carts, [None, Some(1)], "one of them has the cart: round {round}");
@@ -681,7 +686,7 @@ fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
                 let sign = || client.after(&app.sessions, |session| sign_in(session, "ada"));
                 let (one, other) = race(sign, sign);
                 assert_eq!(one.cookie, other.cookie, "round {round}");
-                assert_eq!(app.n(&one), Some(1), "round {round}");
+                assert_eq!(app.stored_n(&one), Some(1), "round {round}");
             }
         });
     }
@@ -699,7 +704,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
                 );
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "round {round}");
                 for browser in [&client, &renewed] {
-                    assert_eq!(who(&app.sessions, browser), None, "round {round}");
+                    assert_eq!(user_of(&app.sessions, browser), None, "round {round}");
                 }
             }
         });
@@ -720,7 +725,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         let second = client.answered(&Adapter::new(&app.sessions).headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
-        assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &second).as_deref(), Some("ada"));
     });
 }
 
@@ -837,8 +842,8 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
                 let (a, b) = race(|| sign(one), || sign(other));
                 assert_eq!(a.cookie, b.cookie, "round {round}");
                 for app in [one, other] {
-                    assert_eq!(who(&app.sessions, &a).as_deref(), Some("ada"), "round {round}");
-                    assert_eq!(app.n(&a), Some(1), "round {round}");
+                    assert_eq!(user_of(&app.sessions, &a).as_deref(), Some("ada"), "round {round}");
+                    assert_eq!(app.stored_n(&a), Some(1), "round {round}");
                 }
             }
         });
@@ -858,8 +863,8 @@ fn a_sign_out_by_another_store_ends_a_renewed_session() {
                     },
                 );
                 for app in [one, other] {
-                    assert_eq!(who(&app.sessions, &renewed), None, "round {round}");
-                    assert_eq!(who(&app.sessions, &client), None, "round {round}");
+                    assert_eq!(user_of(&app.sessions, &renewed), None, "round {round}");
+                    assert_eq!(user_of(&app.sessions, &client), None, "round {round}");
                 }
             }
         });

@@ -19,7 +19,7 @@ use crate::common::NOW;
 use crate::common::dice::Dice;
 use cloakroom::adapter::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store, StoreWrapper,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, Record, Store, StoreWrapper,
     Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
@@ -153,17 +153,17 @@ fn delta_text(delta: &Delta) -> String {
     format!("clear {} user None {changes:?}", delta.is_clear())
 }
 
-fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {
+fn loaded_text(trace: &mut Trace, loaded: &Result<Loaded>) -> String {
     match loaded {
-        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
+        Ok(Loaded::Live(LiveSession { record, id_hash })) => {
             format!("live {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Lookup::Missing(Missing::Replaced { id, session, .. })) => {
+        Ok(Loaded::Missing(Missing::Replaced { id, session })) => {
             let LiveSession { record, id_hash } = session;
             let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
             format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Lookup::Missing(Missing::NotFound { .. })) => "absent".into(),
+        Ok(Loaded::Missing(Missing::NotFound { .. })) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
@@ -199,9 +199,9 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. }) => {
+        Ok(answer @ Committed::Done { session: LiveSession { record, id_hash }, .. }) => {
             let mut retired_ids: Vec<String> =
-                retired_ids.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
+                answer.former_ids().map(|id_hash| trace.id_hash(&id_hash)).collect();
             retired_ids.sort();
             format!(
                 "done {} {} ended {retired_ids:?}",
@@ -218,7 +218,7 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
         }
         Ok(
             Committed::CanJoin { id, session }
-            | Committed::Missing(Missing::Replaced { id, session, .. }),
+            | Committed::Missing(Missing::Replaced { id, session }),
         ) => {
             let of = trace.id_hash(&id.id_hash);
             format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
@@ -237,7 +237,7 @@ impl StoreWrapper for Traced {
         &self.inner
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let loaded = self.call(true, || self.inner.load(id_hash, now));
         self.write(|trace| {
             format!("load {}: {}", trace.id_hash(id_hash), loaded_text(trace, &loaded))
@@ -245,7 +245,7 @@ impl StoreWrapper for Traced {
         loaded
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.inner.try_load(id_hash, now)
     }
 
@@ -427,7 +427,7 @@ impl TracedSite {
         let mut builder = SessionManager::builder(store)
             .clock(clock.clone())
             .events(Events::new(TracedEvents(trace.clone())))
-            .anonymous(Lifetime::default())
+            .anonymous_lifetime(Lifetime::default())
             .without_cleaner();
         if dice.chance(30) {
             builder = builder.renewal_grace(Duration::from_secs(10));
@@ -450,7 +450,10 @@ impl TracedSite {
         }
         match dice.roll(10) {
             0 => builder = builder.header("X-Session"),
-            1 => builder = builder.cookie(CookieConfig::new().name("__Host-sid")).also_read("old"),
+            1 => {
+                builder =
+                    builder.cookie(CookieConfig::new().name("__Host-sid")).former_cookie_name("old")
+            }
             2 => builder = builder.max_bytes(300),
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, on_both_stores, set_cookie,
-    sign_in, user, who,
+    sign_in, user, user_of,
 };
 use crate::common::every_store::on_every_store;
 use crate::common::{NOW, events};
@@ -158,8 +158,8 @@ fn a_session_is_revoked_by_its_public_id_and_its_owner_only() {
         assert!(app.sessions.revoke(&user("ada"), &phones, None).unwrap());
         assert!(!app.sessions.revoke(&user("ada"), &phones, None).unwrap(), "it has gone");
         assert!(is_out(&app, &mut phone));
-        assert_eq!(who(&app.sessions, &laptop).as_deref(), Some("ada"));
-        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(user_of(&app.sessions, &laptop).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
         assert_eq!(app.count(EventKind::Revoked), 1);
     });
 }
@@ -174,22 +174,22 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 0);
         });
         assert!(others.iter_mut().all(|other| is_out(&app, other)));
-        assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
-        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(user_of(&app.sessions, &current).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
         // In the request that changed the password and signed in again.
         app.signed_in("ada");
         current.request(&app.sessions, |session| {
             sign_in(session, "ada");
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 1);
         });
-        assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &current).as_deref(), Some("ada"));
         // While another request of the same browser gives the session a new id.
         app.signed_in("ada");
         let changes_the_password = current.open(&app.sessions);
         assert!(changes_the_password.user().unwrap().is_some());
         current.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(app.sessions.revoke_others(&changes_the_password).unwrap(), 1);
-        assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &current).as_deref(), Some("ada"));
         // An anonymous request has no others.
         app.visitor(1).request(&app.sessions, |session| {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 0);
@@ -241,7 +241,10 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
                 assert_ne!(ada.cookie, old.cookie, "a new id: {case}");
                 let flashes = ada.open(&app.sessions).flashes().unwrap();
                 assert_eq!(flashes.len(), 1, "{case}");
-                assert_eq!((who(&app.sessions, &ada), who(&app.sessions, &old)), (None, None));
+                assert_eq!(
+                    (user_of(&app.sessions, &ada), user_of(&app.sessions, &old)),
+                    (None, None)
+                );
 
                 // Without another word the cookie is removed, as by a sign-out.
                 let mut again = app.signed_in("ada");
@@ -249,7 +252,7 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
                     app.sessions.revoke_everyone(Some(session)).unwrap();
                 });
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "{case}");
-                assert_eq!(who(&app.sessions, &other), None, "{case}");
+                assert_eq!(user_of(&app.sessions, &other), None, "{case}");
             }
         }
     });
@@ -310,7 +313,7 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
         let late = complete(&app.sessions, &session);
         assert!(late.discarded && set_cookie(&late).is_none());
         assert!(is_out(&app, &mut current) && is_out(&app, &mut other));
-        assert_eq!(app.n(&visitor), Some(1));
+        assert_eq!(app.stored_n(&visitor), Some(1));
 
         assert_eq!(app.sessions.revoke_everyone(None).unwrap(), 1);
         assert!(is_out(&app, &mut visitor));
@@ -351,7 +354,7 @@ fn every_revocation_is_final_for_requests_in_flight() {
                 let headers = complete(&app.sessions, &in_flight);
                 assert!(headers.discarded, "kind {kind}, reads {reads}: it learns it");
                 assert_eq!(set_cookie(&headers), None);
-                assert_eq!(who(&app.sessions, &ada), None);
+                assert_eq!(user_of(&app.sessions, &ada), None);
                 assert_eq!(get::<bool>(&app.sessions, &ada, "late"), None);
                 app.sessions.revoke_everyone(None).unwrap();
                 assert_eq!(app.live(), 0);
@@ -370,7 +373,7 @@ fn a_renewal_or_sign_in_meets_a_revocation_which_is_final() {
         app.sessions.revoke_all(&user("ada"), None).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         ada.take(&complete(&app.sessions, &session));
-        assert_eq!((who(&app.sessions, &ada), app.live()), (None, 0));
+        assert_eq!((user_of(&app.sessions, &ada), app.live()), (None, 0));
     });
 }
 
@@ -477,12 +480,12 @@ fn renewals_and_sign_ins_of_one_session_are_never_refused() {
         let mut ada = app.signed_in("ada");
         ada.request(&app.sessions, |session| session.renew().unwrap());
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
         assert_eq!(app.count(EventKind::SignInRefused), 0);
         Browser::default().request(&app.sessions, |session| {
             assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
         });
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
     });
 }
 
@@ -525,7 +528,7 @@ fn a_step_up_raises_the_level_under_a_new_id() {
             assert_eq!(session.auth_level().unwrap(), 2);
         });
         assert_eq!((level(&ada), public_id(&app, &ada)), (2, handle_before));
-        assert_eq!(who(&app.sessions, &before), None);
+        assert_eq!(user_of(&app.sessions, &before), None);
         assert_eq!(
             app.sessions.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.auth_level,
             2
@@ -553,10 +556,10 @@ fn a_session_ends_with_the_identity_providers_at_the_latest() {
         let deadline = listed[0].summary.deadline;
         assert_eq!(deadline, app.clock.now() + HOUR * 24, "the idle limit of ours");
         app.clock.advance(HOUR - Duration::from_millis(1));
-        assert!(who(&app.sessions, &short).is_some());
+        assert!(user_of(&app.sessions, &short).is_some());
         app.clock.advance(Duration::from_millis(1));
-        assert!(who(&app.sessions, &short).is_none());
-        assert!(who(&app.sessions, &long).is_some());
+        assert!(user_of(&app.sessions, &short).is_none());
+        assert!(user_of(&app.sessions, &long).is_some());
 
         let session: Session = app.sessions.open(None);
         let past = Authentication::new().ends(app.clock.now());
@@ -587,7 +590,7 @@ fn policies_have_the_figures_of_the_standard() {
         let headers = ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert!(!set_cookie(&headers).unwrap().contains("Max-Age"), "the browser forgets it");
         app.clock.advance(Duration::from_secs(15 * 60));
-        assert_eq!(who(&app.sessions, &ada), None);
+        assert_eq!(user_of(&app.sessions, &ada), None);
     });
 }
 
@@ -667,14 +670,16 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         ("ASVS 7.1.2", Box::new(|b| b), "max_sessions_per_user"),
         ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "Lifetime::idle"),
         ("ASVS 7.3.2", Box::new(|b| b.lifetime(Lifetime::idle(HOUR))), "with_absolute"),
-        ("anonymous", Box::new(|b| b.anonymous(Lifetime::idle(HOUR))), "absolute limit"),
+        ("anonymous", Box::new(|b| b.anonymous_lifetime(Lifetime::idle(HOUR))), "absolute limit"),
         ("anonymous", Box::new(|b| b.max_anonymous(9).without_cleaner()), "without_cleaner"),
         ("ASVS 16.3.1", Box::new(|b| b), "level info"),
         ("renewal", Box::new(|b| b), "set renew_every"),
         (
             "NIST AAL3",
             Box::new(|b| {
-                b.policy(Policy::aal3()).anonymous(Lifetime::fixed(HOUR)).max_idle_limit(HOUR)
+                b.policy(Policy::aal3())
+                    .anonymous_lifetime(Lifetime::fixed(HOUR))
+                    .max_idle_limit(HOUR)
             }),
             "a handler can set up to 1 h idle",
         ),
@@ -767,9 +772,9 @@ fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
             assert_eq!(session.deadline().unwrap(), Some(ends), "the provider's end stays");
         });
         assert_eq!(public_id(&app, &browser), public_id_before);
-        assert_eq!(who(&app.sessions, &before), None, "the id was replaced");
+        assert_eq!(user_of(&app.sessions, &before), None, "the id was replaced");
         app.clock.set(ends);
-        assert_eq!(who(&app.sessions, &browser), None);
+        assert_eq!(user_of(&app.sessions, &browser), None);
     });
 }
 
@@ -788,7 +793,7 @@ fn a_confirmation_needs_a_user_and_a_live_session() {
         other.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(session.confirm_authentication(1).unwrap(), CommitOutcome::Discarded);
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
-        assert_eq!(who(&app.sessions, &browser), None);
+        assert_eq!(user_of(&app.sessions, &browser), None);
     });
 }
 
@@ -852,7 +857,7 @@ fn a_user_signs_out_everywhere() {
         assert_eq!(set_cookie(&headers), Some(REMOVAL));
         assert!(is_out(&app, &mut there));
         assert_eq!(here.cookie, None);
-        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
     });
 }
 
@@ -866,17 +871,17 @@ fn a_renamed_user_stays_signed_in() {
             assert_eq!(rename().unwrap_err().kind(), ErrorKind::Unsupported);
             return;
         }
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@old"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada@old"));
         let during = ada.open(&app.sessions);
         assert!(during.user().unwrap().is_some());
         assert_eq!(rename().unwrap(), 1);
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada@new"));
         // A request that began before stores its changes all the same.
         during.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
         ada.take(&complete(&app.sessions, &during));
-        assert_eq!(app.n(&ada), Some(1));
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada@new"));
-        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+        assert_eq!(app.stored_n(&ada), Some(1));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada@new"));
+        assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
         assert_eq!(app.sessions.count_for_user(&user("ada@old")).unwrap(), 0);
         assert_eq!(rename().unwrap(), 0);
         assert_eq!(app.count(EventKind::UserRenamed), 2);

@@ -11,7 +11,7 @@ use cloakroom::backend::{Action, Commit, Committed, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::manager::SessionFilter;
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, SqliteStore, UserKey};
 
@@ -111,7 +111,7 @@ fn a_sweep_skips_rows_that_another_table_keeps() {
         let few = NonZeroUsize::new(5).unwrap();
         let swept: Vec<_> = (0..4).map(|_| store.sweep(NOW, few).unwrap().removed).collect();
         assert_eq!(swept, [5, 5, 0, 0], "{foreign_key}");
-        let kept = raised.try_iter().filter(|kind| *kind == EventKind::SessionsKept).count();
+        let kept = raised.try_iter().filter(|kind| *kind == EventKind::EndedSessionsKept).count();
         assert_eq!(kept, 1, "{foreign_key}: reported once");
         connection.execute("DELETE FROM visits", []).unwrap();
         assert_eq!(store.sweep(NOW, MANY).unwrap().removed, 20, "{foreign_key}");

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
+    LiveSession, Loaded, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::backing_version::{BackingVersion, Version};
+use crate::stores::cached::backing_version::{BackingVersion, CacheUse, StoreVersion};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, CircuitBreakers};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
@@ -52,13 +52,17 @@ pub use builder::CachedStoreBuilder;
 /// from the backing store. Until a change is acknowledged, another process may see first the new
 /// state and then the old one again.
 ///
-/// If an invalidation is lost, processes may serve the old state of the session until the cache
-/// entry expires, after 60 seconds by default. This concerns other processes when this process
-/// cannot reach the cache or ends between the commit and the invalidation. It concerns all
-/// processes when the backing store is changed without this type, as by the sqlite3 shell or by a
-/// program that uses the backing store alone, and an anonymous session that a bounded backing store
-/// evicts to make room, if that change fails with an unknown outcome. A revocation of all sessions
-/// takes effect within a second in any case, by the backing store's
+/// If an entry is not invalidated, processes may serve the old state of the session until the entry
+/// expires, after 60 seconds by default:
+///
+/// | not invalidated, because | processes that may serve the old state |
+/// |---|---|
+/// | the process that made the change cannot reach the cache | the others |
+/// | that process ends between the commit and the invalidation | the others |
+/// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
+/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
+///
+/// A revocation of all sessions takes effect within a second in any case, by the backing store's
 /// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized; their difference adds
 /// to these bounds.
 ///
@@ -126,7 +130,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let inner = self.0.clone();
         let probe = move || inner.repair(shard, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            circuit_breaker.end_probe(false, instant());
+            circuit_breaker.abort_probe(instant());
         }
     }
 
@@ -149,8 +153,9 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         now: Timestamp,
     ) {
         // Read again, because this process may have read nothing since a restore.
-        let (Some(identity), _) = self.0.refresh_version(now) else {
-            return self.invalidate_all(now);
+        let identity = match self.0.cache_use(now) {
+            CacheUse::ReadAndInvalidate(identity) | CacheUse::Invalidate(identity) => identity,
+            CacheUse::InvalidateAll => return self.invalidate_all(now),
         };
         let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
         for id_hash in id_hashes {
@@ -180,7 +185,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
             Action::Merge => match self.0.backing.load(&presented, now) {
-                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                Ok(Loaded::Live(session)) => id_hashes.push(session.id_hash),
                 Ok(_) => {}
                 Err(_) => self.0.mark_entries_stale(now, began),
             },
@@ -236,30 +241,32 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
-        let probe = Probe(self.circuit_breakers.of(shard));
-        let invalidate = || self.cache.invalidate_shard(shard, now).is_ok();
-        // The first invalidation shows that the shard works: half-open, changes would wait for it.
-        // The second includes what they have not sent until then.
-        let is_invalidated = invalidate() && {
-            probe.0.half_open();
+        let circuit_breaker = self.circuit_breakers.of(shard);
+        let _probe = Probe(circuit_breaker);
+        let invalidate = || self.cache.invalidate_shard(shard, now);
+        // Changes send no invalidations until the first one here has shown that the shard works,
+        // so that they do not wait for a shard that is down. The second one includes theirs.
+        let invalidated = invalidate().and_then(|()| {
+            circuit_breaker.half_open();
             invalidate()
-        };
-        if probe.0.end_probe(is_invalidated, instant()) {
+        });
+        if invalidated.is_err() {
+            circuit_breaker.abort_probe(instant());
+        } else if circuit_breaker.complete_probe(instant()) {
             let (shard, shards) = (shard + 1, self.cache.shards().get());
             self.events.raise(&Event::CacheRecovered { shard, shards });
         }
     }
 
-    /// Reads the backing store's version if that is due, and makes older entries stale if it has
-    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache
-    /// may be read at `now`.
-    fn refresh_version(&self, now: Timestamp) -> (Option<StoreIdentity>, bool) {
+    /// Returns how a call at `now` may use the cache. Reads the backing store's version if that is
+    /// due, and makes older entries stale if it has changed.
+    fn cache_use(&self, now: Timestamp) -> CacheUse {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.
-            return (Some(StoreIdentity::from_bytes([0; 16])), true);
+            return CacheUse::ReadAndInvalidate(StoreIdentity::from_bytes([0; 16]));
         };
-        let changed = || self.freshness.mark_stale_until(now);
-        self.backing_version.refresh(now, || Version::read(index), changed)
+        let on_change = || self.freshness.mark_stale_until(now);
+        self.backing_version.refresh(now, || StoreVersion::read(index), on_change)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
@@ -270,13 +277,13 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 }
 
-/// A running probe of the shard with this breaker. A panic of the cache ends it.
+/// Ends the probe of the shard with this breaker if the cache panics.
 struct Probe<'b>(&'b CircuitBreaker);
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.end_probe(false, instant());
+            self.0.abort_probe(instant());
         }
     }
 }
@@ -299,28 +306,28 @@ fn is_uncertain(error: &Error) -> bool {
 }
 
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.process.check()?;
         self.0.freshness.observe(now);
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let (identity, may_read_cache) = self.0.refresh_version(now);
-        let Some(key) = identity.map(|identity| identity.cache_key(id_hash)) else {
+        let CacheUse::ReadAndInvalidate(identity) = self.0.cache_use(now) else {
             return self.0.backing.load(id_hash, now);
         };
+        let key = identity.cache_key(id_hash);
         let shard = self.0.cache.shard_of(&key);
         if !self.0.circuit_breakers.of(shard).is_closed() {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
-        if is_changing || !may_read_cache {
+        if is_changing {
             return self.0.backing.load(id_hash, now);
         }
         let lease = match self.0.fetch(&key, now) {
             Ok(CacheLookup::Hit(CacheEntry { record, .. })) => {
                 let session = LiveSession { record, id_hash: *id_hash };
-                return Ok(Lookup::Live { session, at: () });
+                return Ok(Loaded::Live(session));
             }
             Ok(CacheLookup::Miss(lease)) => lease,
             Err(error) => {
@@ -331,7 +338,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let found = self.0.backing.load(id_hash, now)?;
         // An entry under a replaced id would never be invalidated, because invalidations name
         // current ids.
-        if let (Some(lease), Lookup::Live { session, .. }) = (lease, &found)
+        if let (Some(lease), Loaded::Live(session)) = (lease, &found)
             && session.id_hash == *id_hash
         {
             self.0.fill(&key, lease, &session.record, now);
@@ -340,7 +347,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     /// Always `None`: a load may have to wait for the cache or for the backing store.
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -364,10 +371,10 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
-            Committed::Done { session, retired_ids, .. } => {
+            Committed::Done { evicted, .. } if is_new && evicted.is_empty() => {}
+            Committed::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
-                self.invalidate_sessions(live.chain(retired_ids.iter().copied()), now);
+                self.invalidate_sessions(live.chain(answer.former_ids()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

@@ -1,12 +1,13 @@
-//! Commits: one trip that locks the session and reads it, [`Commit::decide`], and one trip that
-//! writes and commits. A merge of data into a session that the request has loaded is one trip.
+//! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
+//! and the second one writes and commits. A creation, and a merge of data into a session that the
+//! request has loaded, need one trip.
 //!
 //! Uses `sql` and `row`. Called by `store`.
 
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, MergedBasis, Missing,
+    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, MergedBasis, Missing,
     ReplacedId, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
@@ -20,7 +21,7 @@ use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Lookup<RowPosition>,
+    found: Found<RowPosition>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
     /// The sessions to which the limit per user applies, in the order of their sign-ins.
@@ -48,7 +49,7 @@ pub(super) async fn apply(
         && update_basis(&merged, trips, sql).await?
     {
         let session = merged.session;
-        return Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() });
+        return Ok(Committed::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
@@ -59,7 +60,7 @@ pub(super) async fn apply(
     match decision {
         Decision::RemoveExpired { at } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Missing(Missing::not_found()))
+            Ok(Committed::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             removed.extend(remove_expired.map(|at| at.id));
@@ -78,12 +79,11 @@ pub(super) async fn apply(
             }
             trips.commit(queries).await?;
             ended.extend(supersedes.map(|superseded| superseded.ended));
-            let retired_ids = ended.iter().map(|ended| ended.id_hash).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
@@ -95,9 +95,8 @@ pub(super) async fn apply(
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            let others = ended.iter().map(|ended| ended.id_hash);
-            let retired_ids = others.chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            let replaced = Some(at.id_hash);
+            Ok(Committed::Done { session, replaced, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
@@ -139,7 +138,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<Committed, CallFailure> {
-    match commit.decide(Lookup::<RowPosition>::not_found())? {
+    match commit.decide(Found::<RowPosition>::Nothing)? {
         Decision::Insert {
             session,
             remove_expired: None,
@@ -150,7 +149,7 @@ async fn create(
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
             }
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
     }
@@ -205,7 +204,7 @@ async fn lock(
             let replaced = by.first().map(|by| replaced_of(by, row)).transpose()?;
             row::lookup(row, replaced.flatten(), presented, commit.now)?
         }
-        None => Lookup::not_found(),
+        None => Found::Nothing,
     };
     let mut of_user =
         of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;
@@ -289,7 +288,7 @@ fn remember_id_change<'q>(
     sql: &'q Statements,
     at: RowPosition,
     current: &'q SessionIdHash,
-    IdChange { replaced, presented_again }: &'q IdChange,
+    IdChange { replaced, replaced_earlier }: &'q IdChange,
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
@@ -300,7 +299,7 @@ fn remember_id_change<'q>(
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());
     queries.push(remember(sql, replaced, current));
-    if let Some(presented) = presented_again {
+    if let Some(presented) = replaced_earlier {
         queries.push(forget_one(sql, presented));
         queries.push(forget_oldest());
         queries.push(remember(sql, presented, current));

@@ -121,8 +121,8 @@ pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) ->
     let head = authority(request).into_iter().fold(head, RequestHead::host);
     let proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
     let proto = request.rocket().state().and_then(proto).unwrap_or_default();
-    let head = head.secure(request.rocket().config().tls_enabled());
-    let head = head.secure(proto.trim().eq_ignore_ascii_case("https"));
+    let head = head.secure_if(request.rocket().config().tls_enabled());
+    let head = head.secure_if(proto.trim().eq_ignore_ascii_case("https"));
     // Not `client_ip`, which trusts a header that any client can send.
     match request.remote() {
         Some(remote) => head.peer_addr(remote.ip()),

@@ -1,8 +1,9 @@
 //! Distinguishes a handler's panic from a 500.
 //!
 //! Rocket answers both in the same way, and a guard that is a reference is not dropped when the
-//! handler unwinds. Therefore a panic hook records which request has panicked, by its task, or for
-//! Rocket's local client by its thread, and calls the program's hook.
+//! handler unwinds. A panic hook therefore records which request has panicked and calls the
+//! program's hook. It identifies the request by its task or, for Rocket's local client, by its
+//! thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -34,13 +35,18 @@ fn requests() -> MutexGuard<'static, HashMap<Executor, Option<String>>> {
     REQUESTS.lock().ignore_poison()
 }
 
+thread_local! {
+    /// Whether a panic of this thread is that of [`block_for`], which the hook ignores.
+    static TOKIO_MAY_PANIC: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Installs the hook, once per process.
 pub(super) fn install_hook() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !IS_PROBING.get() {
+            if !TOKIO_MAY_PANIC.get() {
                 record(info);
                 before(info);
             }
@@ -48,25 +54,20 @@ pub(super) fn install_hook() {
     });
 }
 
-thread_local! {
-    /// True while this thread tests if it may block. Tokio panics in that test if it may not.
-    static IS_PROBING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Makes a call during which this thread may block, and returns true. Where Tokio does not allow
-/// that, as in a task of a `LocalSet`, makes no call and returns false: Tokio panics there, and has
-/// no other test.
+/// Makes a call in Tokio's `block_in_place`, and returns true. Where this thread must not block, as
+/// in a task of a `LocalSet`, makes no call and returns false: `block_in_place` panics there before
+/// the call, and Tokio has no function that says so without a panic.
 pub(super) fn block_for(call: &mut dyn FnMut()) -> bool {
     let mut made = false;
-    IS_PROBING.set(true);
+    TOKIO_MAY_PANIC.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         block_in_place(|| {
-            IS_PROBING.set(false);
+            TOKIO_MAY_PANIC.set(false);
             made = true;
             call();
         });
     }));
-    IS_PROBING.set(false);
+    TOKIO_MAY_PANIC.set(false);
     match outcome {
         Err(panic) if made => resume_unwind(panic),
         Ok(()) | Err(_) => made,

@@ -134,7 +134,7 @@ fn a_failed_or_panicking_handler_discards_its_changes() {
             });
             assert_eq!(answer.status, status);
             assert!(answer.header_values("Set-Cookie").is_empty());
-            assert_eq!((app.n(&browser), app.count(kind)), (Some(1), before + 1));
+            assert_eq!((app.stored_n(&browser), app.count(kind)), (Some(1), before + 1));
         }
     });
 }
@@ -148,7 +148,7 @@ fn a_handler_that_signs_out_and_panics_has_signed_out() {
             panic!("as planned")
         });
         assert_eq!((answer.status, answer.header_values("Set-Cookie")), (500, vec![REMOVAL]));
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&browser), None);
     });
 }
 

@@ -13,7 +13,7 @@ use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager};
 use crate::common::HOUR;
 use crate::common::app::{
     App, Browser, assert_new_id, complete, defaults, get, issued, on_both_stores, set_cookie,
-    sign_in, who,
+    sign_in, user_of,
 };
 use crate::common::every_store::on_every_store;
 use crate::common::faulty::Call;
@@ -54,7 +54,7 @@ fn an_id_is_renewed_at_its_age_by_a_read_or_a_write() {
             let old = browser.id();
             let headers = browser.request(&app.sessions, handler);
             assert_ne!(issued(&headers).0, old);
-            assert_eq!(app.n(&browser), Some(1));
+            assert_eq!(app.stored_n(&browser), Some(1));
             app.clock.advance(HOUR - MILLI);
             assert_eq!(set_cookie(&browser.request(&app.sessions, handler)), None);
             app.clock.advance(MILLI);
@@ -189,7 +189,7 @@ fn of_two_threads_that_race_to_renew_neither_loses_the_session() {
             assert_eq!(issued, 1);
             assert!(!answers.iter().any(|headers| headers.discarded));
             let [first, second] = answers.each_ref().map(|headers| browser.answered(headers));
-            assert_eq!((app.n(&first), app.n(&second)), (Some(1), Some(1)));
+            assert_eq!((app.stored_n(&first), app.stored_n(&second)), (Some(1), Some(1)));
         }
     });
 }
@@ -204,7 +204,7 @@ fn the_replaced_id_finds_the_session_for_a_minute() {
         session.ignore().unwrap();
         read(&session);
         app.clock.advance(MILLI);
-        assert_eq!((app.n(&old), app.n(&browser)), (None, Some(1)));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser)), (None, Some(1)));
     });
 }
 
@@ -217,7 +217,7 @@ fn a_client_that_lost_the_new_id_gets_another_one() {
         let headers = browser.request(&app.sessions, read);
         assert_new_id(&headers);
         app.clock.advance(MINUTE);
-        assert_eq!((app.n(&browser), app.n(&lost)), (Some(1), None));
+        assert_eq!((app.stored_n(&browser), app.stored_n(&lost)), (Some(1), None));
         assert_eq!(app.count(EventKind::Renewed), 2);
     });
 }
@@ -231,7 +231,7 @@ fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
         app.clock.advance(SECOND * 11);
         assert_eq!(set_cookie(&stolen.request(&app.sessions, read)), None);
         app.clock.advance(MINUTE);
-        assert_eq!((app.n(&stolen), app.n(&browser)), (None, Some(1)));
+        assert_eq!((app.stored_n(&stolen), app.stored_n(&browser)), (None, Some(1)));
     });
 }
 
@@ -240,7 +240,7 @@ fn a_renewal_by_the_handler_has_the_grace_of_its_setting() {
     on_both_stores(hourly, |app| {
         let old = due(&app);
         let browser = old.after(&app.sessions, |session| session.renew().unwrap());
-        assert_eq!((app.n(&old), app.n(&browser)), (None, Some(1)));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser)), (None, Some(1)));
         assert_eq!(app.count(EventKind::Renewed), 1);
     });
 }
@@ -253,7 +253,7 @@ fn a_sign_in_needs_no_renewal_by_age() {
         assert_eq!(app.count(EventKind::Renewed), 0);
         app.clock.advance(HOUR - MILLI);
         assert_eq!(set_cookie(&browser.request(&app.sessions, read)), None);
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
 
@@ -265,7 +265,7 @@ fn a_read_succeeds_if_its_renewal_fails_and_the_next_renews() {
         let headers = browser.request(&app.sessions, read);
         assert_eq!((set_cookie(&headers), app.count(EventKind::RenewalFailed)), (None, 1));
         assert_new_id(&browser.request(&app.sessions, read));
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 

@@ -85,7 +85,7 @@ fn an_unknown_id_is_never_adopted() {
             assert_ne!(issued(&headers).0.reveal(), planted);
             assert_eq!(app.count(EventKind::UnknownId), unknown + 1);
             let victim = Browser::with(format!("__Host-id={planted}"));
-            assert_eq!((app.n(&victim), app.n(&browser)), (None, Some(1)));
+            assert_eq!((app.stored_n(&victim), app.stored_n(&browser)), (None, Some(1)));
         }
         assert_eq!(app.rows(), 2);
     });
@@ -132,7 +132,7 @@ fn an_id_counts_only_as_the_value_of_our_cookie() {
             id.clone(),
         ];
         for cookie in wrong {
-            assert_eq!(app.n(&Browser::with(cookie.clone())), None, "{cookie}");
+            assert_eq!(app.stored_n(&Browser::with(cookie.clone())), None, "{cookie}");
         }
         let session = app.sessions.open(RequestHead::new().id(&id).host(&id));
         assert_eq!(session.get::<u32>("n").unwrap(), None, "not from a header in cookie mode");
@@ -142,7 +142,7 @@ fn an_id_counts_only_as_the_value_of_our_cookie() {
             format!("a=b;__Host-id={id};c=d"),
             format!(";;=; \t__Host-id={id}\t;"),
         ] {
-            assert_eq!(app.n(&Browser::with(right.clone())), Some(1), "{right}");
+            assert_eq!(app.stored_n(&Browser::with(right.clone())), Some(1), "{right}");
         }
     });
 }
@@ -175,8 +175,8 @@ fn of_several_cookies_the_first_live_one_wins() {
         let mut browser = Browser::with(format!("{dead}; {bad}; {two}; {one}"));
         let headers = browser.request(&app.sessions, |session| session.set("n", 3).unwrap());
         assert_eq!(set_cookie(&headers), None);
-        assert_eq!(app.n(&Browser::with(two)), Some(3));
-        assert_eq!(app.n(&Browser::with(one)), Some(1));
+        assert_eq!(app.stored_n(&Browser::with(two)), Some(3));
+        assert_eq!(app.stored_n(&Browser::with(one)), Some(1));
         assert_eq!(app.rows(), 2);
     });
 }
@@ -224,8 +224,8 @@ fn many_and_large_cookie_headers_do_no_harm() {
         let session = app.sessions.open((0..100).fold(head, |head, _| head.cookie("a=b")));
         assert_eq!(session.get("n").unwrap(), Some(1));
         let many = "other=value; ".repeat(100_000) + &live;
-        assert_eq!(app.n(&Browser::with(many)), Some(1));
-        assert_eq!(app.n(&Browser::with(";".repeat(1 << 20))), None);
+        assert_eq!(app.stored_n(&Browser::with(many)), Some(1));
+        assert_eq!(app.stored_n(&Browser::with(";".repeat(1 << 20))), None);
     });
 }
 
@@ -337,12 +337,12 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
         let (mut forgotten, attributes) = begin(Some(false));
         assert_eq!(attributes, format!("Path=/; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(599));
-        assert_eq!(app.n(&forgotten), Some(1));
+        assert_eq!(app.stored_n(&forgotten), Some(1));
         // A renewal keeps what it is.
         let headers = forgotten.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(issued(&headers).1, format!("Path=/; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(600));
-        assert_eq!((app.n(&forgotten), app.n(&kept)), (None, Some(1)));
+        assert_eq!((app.stored_n(&forgotten), app.stored_n(&kept)), (None, Some(1)));
 
         // A sign-in may choose again: remember me.
         let (mut browser, _) = begin(Some(false));
@@ -354,7 +354,7 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
         let later = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:33:19 GMT";
         assert_eq!(issued(&headers).1, format!("Path=/; {later}; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(601));
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -385,7 +385,7 @@ fn max_age_is_the_rest_of_the_absolute_limit_up_to_400_days() {
     ];
     for (lifetime, at_first, an_hour_later) in ages {
         let configure =
-            |builder: SessionManagerBuilder| builder.anonymous(lifetime).without_cleaner();
+            |builder: SessionManagerBuilder| builder.anonymous_lifetime(lifetime).without_cleaner();
         on_both_stores(configure, |app| {
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
@@ -479,7 +479,7 @@ fn a_stored_hash_is_not_accepted_as_an_id() {
         }
     }
     assert!(SessionId::parse(&text).is_some(), "{text}");
-    assert_eq!(app.n(&Browser::with(format!("__Host-id={text}"))), None);
+    assert_eq!(app.stored_n(&Browser::with(format!("__Host-id={text}"))), None);
 
     let id = browser.id().reveal();
     drop(other);

@@ -9,7 +9,7 @@ use cloakroom::{
     CrossOrigin, ErrorKind, MemoryStore, Result, Session, SessionManager, SignIn, UserKey,
 };
 
-use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie, who};
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie, user_of};
 use crate::common::cross_origin::{HOST, cases};
 
 /// A `POST` that the page of another site sends, without a cookie.
@@ -51,7 +51,7 @@ fn open_and_close_decide_as_the_adapters_do() {
     on_both_stores(defaults, |app| {
         for case in cases() {
             let head = RequestHead::new().method(case.method).target("/").host(HOST);
-            let head = head.secure(case.encrypted);
+            let head = head.secure_if(case.encrypted);
             let head = case.origin.into_iter().fold(head, RequestHead::origin);
             let head = case.sec_fetch_site.into_iter().fold(head, RequestHead::sec_fetch_site);
             assert_eq!(app.sessions.check_origin(&head).is_ok(), case.passes, "{case:?}");
@@ -91,7 +91,7 @@ fn a_refused_request_can_neither_use_nor_close_its_session() {
         assert_eq!(app.count(EventKind::CrossOrigin), 2);
         assert_eq!(app.count(EventKind::MalformedId), 0);
         assert_eq!(app.count(EventKind::SessionNotClosed), 0);
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
     });
 }
 
@@ -249,7 +249,7 @@ fn a_request_to_an_exempt_path_begins_a_session_when_allowed() {
         assert_eq!(session.sign_in(UserKey::new("ada").unwrap()).unwrap(), SignIn::Done);
         let mut browser = Browser::default();
         browser.take(&complete(&app.sessions, &session));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
         assert_eq!(session.allow_cross_site().unwrap_err().kind(), ErrorKind::Closed);
     });
 }
@@ -265,7 +265,7 @@ fn an_exempt_request_with_a_session_or_of_no_site_may_write() {
         let visitor = app.visitor(1);
         let with_cookie = foreign().cookie(visitor.cookie.as_deref().unwrap());
         assert_eq!(set_cookie(&write(&app, with_cookie)), None);
-        assert_eq!(app.n(&visitor), Some(2), "a cookie that is SameSite=None");
+        assert_eq!(app.stored_n(&visitor), Some(2), "a cookie that is SameSite=None");
         let server = RequestHead::new().method("POST").target("/pay");
         assert!(set_cookie(&write(&app, server.clone())).is_some());
         assert!(set_cookie(&write(&app, server.sec_fetch_site("same-origin"))).is_some());

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::common::app::{
-    App, Browser, assert_new_id, complete, defaults, issued, on_both_stores, sign_in, user, who,
+    App, Browser, assert_new_id, complete, defaults, issued, on_both_stores, sign_in, user, user_of,
 };
 use crate::common::faulty::Call;
 
@@ -272,7 +272,7 @@ fn a_token_is_not_carried_to_another_user() {
                 sign_in(session, "ben");
                 after = session.csrf_token().unwrap();
             });
-            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ben"));
             assert!(!holds(&app, &browser, &of_ada) && holds(&app, &browser, &after));
         }
     });
@@ -295,7 +295,7 @@ fn a_refused_or_failed_sign_in_leaves_the_tokens_as_they_were() {
             session.sign_in(user("ben")).unwrap_err();
             session.set("n", 3).unwrap();
         });
-        assert_eq!(app.n(&browser), Some(3));
+        assert_eq!(app.stored_n(&browser), Some(3));
         assert!(holds(&app, &browser, &token));
     });
 }
@@ -314,7 +314,7 @@ fn after_a_destroy_a_token_belongs_to_the_new_anonymous_session() {
         });
         assert_ne!(issued(&headers).0, old.id());
         assert!(holds(&app, &browser, &after) && !holds(&app, &browser, &before));
-        assert_eq!((who(&app.sessions, &browser), app.rows()), (None, 1));
+        assert_eq!((user_of(&app.sessions, &browser), app.rows()), (None, 1));
     });
 }
 

@@ -10,7 +10,7 @@ use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, who,
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user_of,
 };
 use crate::common::faulty::{Call, Fault};
 use crate::requests::csrf::{holds, token, visitor_with_token};
@@ -24,7 +24,7 @@ fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
         let page = token(&app, &mut browser.clone());
         sign_in(&session, "ada");
         let ada = browser.answered(&complete(&app.sessions, &session));
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
         assert!(!holds(&app, &ada, &page));
     });
 }
@@ -86,7 +86,7 @@ fn a_secret_stored_at_once_carries_no_other_change() {
         assert_eq!(verified, CsrfCheck::Valid, "already, under the id from before");
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
-        assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
+        assert_eq!((app.stored_n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
         assert!(holds(&app, &browser, &token));
     });
 }
@@ -101,7 +101,7 @@ fn a_secret_stored_at_once_survives_a_failed_request() {
                 token = session.csrf_token().unwrap();
             };
             browser.try_request(&app.sessions, outcome, act).unwrap();
-            assert_eq!(app.n(&browser), Some(1));
+            assert_eq!(app.stored_n(&browser), Some(1));
             assert!(holds(&app, &browser, &token));
             // Where no session was, none begins.
             let mut new = Browser::default();
@@ -149,7 +149,7 @@ fn an_update_from_before_the_secret_is_recomputed() {
             });
             add(&session, 1000);
             browser.take(&complete(&app.sessions, &session));
-            assert_eq!(app.n(&browser), Some(1111));
+            assert_eq!(app.stored_n(&browser), Some(1111));
         }
     });
 }
@@ -172,7 +172,7 @@ fn an_update_from_before_an_unstored_secret_is_not_lost() {
             assert_eq!(page.join().unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
         });
         complete(&app.sessions, &session);
-        assert_eq!(app.n(&browser), Some(111));
+        assert_eq!(app.stored_n(&browser), Some(111));
     });
 }
 
@@ -185,7 +185,7 @@ fn an_update_after_the_secret_needs_no_second_try() {
         let commits = app.store.calls(Call::Commit);
         complete(&app.sessions, &session);
         assert_eq!(app.store.calls(Call::Commit), commits + 1);
-        assert_eq!(app.n(&browser), Some(11));
+        assert_eq!(app.stored_n(&browser), Some(11));
     });
 }
 
@@ -274,7 +274,7 @@ fn an_old_id_in_its_grace_makes_the_sessions_secret() {
         let token = old.csrf_token().unwrap();
         assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
         assert!(holds(&app, &browser, &token));
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -288,7 +288,7 @@ fn a_clear_removes_the_secret_unless_a_token_follows() {
             second = session.csrf_token().unwrap();
             assert_eq!(session.verify_csrf(&second).unwrap(), CsrfCheck::Valid);
         });
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&browser), None);
         assert!(holds(&app, &browser, &first) && holds(&app, &browser, &second));
         // Where there was none before, two that clear in parallel still agree.
         let cleared = app.visitor(1);
@@ -297,7 +297,7 @@ fn a_clear_removes_the_secret_unless_a_token_follows() {
         let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
         pages.iter().for_each(|page| drop(complete(&app.sessions, page)));
         assert!(tokens.iter().all(|token| holds(&app, &cleared, token)));
-        assert_eq!(app.n(&cleared), None);
+        assert_eq!(app.stored_n(&cleared), None);
         // And without a token it goes with the rest.
         browser.request(&app.sessions, |session| session.clear().unwrap());
         assert!(!holds(&app, &browser, &first));
@@ -397,6 +397,6 @@ fn a_session_that_is_full_says_so() {
         browser.request(&app.sessions, |session| {
             assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }

@@ -111,6 +111,6 @@ fn a_session_that_a_panic_drops_raises_an_event() {
         };
         assert!(catch_unwind(AssertUnwindSafe(request)).is_err());
         assert_eq!(app.count(EventKind::SessionNotClosed), 1);
-        assert_eq!(app.n(&browser), Some(1), "nothing was ended");
+        assert_eq!(app.stored_n(&browser), Some(1), "nothing was ended");
     });
 }

@@ -11,7 +11,7 @@ use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, issued, on_both_stores,
-    set_cookie, sign_in, user, who,
+    set_cookie, sign_in, user, user_of,
 };
 use crate::common::faulty::Call;
 
@@ -35,7 +35,7 @@ fn a_destroyed_session_is_gone_and_its_cookie_removed() {
             assert_eq!(set_cookie(&headers), Some(REMOVAL));
             let guard = ("Cache-Control", "private, no-cache=\"Set-Cookie\"");
             assert!(headers.iter().any(|header| header == guard));
-            assert_eq!((browser.cookie, app.n(&recorded), app.rows()), (None, None, 0));
+            assert_eq!((browser.cookie, app.stored_n(&recorded), app.rows()), (None, None, 0));
         }
         assert_eq!(app.count(EventKind::Ended), 2);
         assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
@@ -65,10 +65,10 @@ fn a_cookie_from_before_a_sign_out_is_signed_in_nowhere() {
     on_both_stores(defaults, |app| {
         let recorded = app.signed_in("ada");
         recorded.clone().request(&app.sessions, |session| session.destroy().unwrap());
-        assert_eq!(who(&app.sessions, &recorded), None);
+        assert_eq!(user_of(&app.sessions, &recorded), None);
         let headers = recorded.clone().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert_ne!(issued(&headers).0, recorded.id());
-        assert_eq!(who(&app.sessions, &recorded), None);
+        assert_eq!(user_of(&app.sessions, &recorded), None);
         assert_eq!(get::<u32>(&app.sessions, &recorded, "n"), None);
     });
 }
@@ -83,7 +83,7 @@ fn a_flash_after_a_sign_out_is_read_anonymously() {
             session.flash("info", "See you soon").unwrap();
         });
         assert_ne!(issued(&headers).0, old.id());
-        assert_eq!((who(&app.sessions, &old), app.rows()), (None, 1));
+        assert_eq!((user_of(&app.sessions, &old), app.rows()), (None, 1));
         browser.request(&app.sessions, |session| {
             assert_eq!(session.user().unwrap(), None);
             let flashes = session.flashes().unwrap();
@@ -104,7 +104,7 @@ fn a_flash_after_a_committed_destroy_begins_a_session() {
             session.flash("info", "bye").unwrap();
         });
         assert_new_id(&headers);
-        assert_eq!((who(&app.sessions, &browser), app.rows()), (None, 1));
+        assert_eq!((user_of(&app.sessions, &browser), app.rows()), (None, 1));
     });
 }
 
@@ -117,8 +117,8 @@ fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
             session.destroy().unwrap();
             sign_in(session, "ben");
         });
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
-        assert_eq!((app.n(&browser), app.n(&old), app.rows()), (None, None, 1));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ben"));
+        assert_eq!((app.stored_n(&browser), app.stored_n(&old), app.rows()), (None, None, 1));
     });
 }
 
@@ -157,7 +157,7 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
             session.set("own", 5).unwrap();
             sign_in(session, "ben");
         });
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ben"));
         assert_ne!(public_id(&browser), first);
         browser.request(&app.sessions, |session| {
             assert_eq!(session.get::<String>("secret").unwrap(), None);
@@ -167,7 +167,7 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
                 session.flashes().unwrap().into_iter().map(|flash| flash.text).collect();
             assert_eq!(texts, ["Welcome, Ben"]);
         });
-        assert_eq!((who(&app.sessions, &ada), app.rows()), (None, 1));
+        assert_eq!((user_of(&app.sessions, &ada), app.rows()), (None, 1));
     });
 }
 
@@ -180,9 +180,9 @@ fn a_session_with_another_user_meanwhile_leaks_nothing() {
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&session, "ben");
         let late = Browser::default().answered(&complete(&app.sessions, &session));
-        assert_eq!(who(&app.sessions, &late).as_deref(), Some("ben"));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
-        assert_eq!(app.n(&browser), Some(41));
+        assert_eq!(user_of(&app.sessions, &late).as_deref(), Some("ben"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(app.stored_n(&browser), Some(41));
     });
 }
 
@@ -273,7 +273,7 @@ fn a_writer_in_flight_revives_no_ended_session() {
             let headers = complete(&app.sessions, &session);
             assert!(headers.discarded);
             assert_eq!((set_cookie(&headers), app.live()), (None, 0));
-            assert_eq!(app.n(&browser), None);
+            assert_eq!(app.stored_n(&browser), None);
         }
     });
 }
@@ -340,7 +340,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
         browser.request(&app.sessions, |session| session.destroy().unwrap());
         let late = old.after(&app.sessions, |session| session.set("m", 2).unwrap());
         assert_ne!(late.id(), old.id());
-        assert_eq!((who(&app.sessions, &late), app.n(&late)), (None, None));
+        assert_eq!((user_of(&app.sessions, &late), app.stored_n(&late)), (None, None));
         assert_eq!(get(&app.sessions, &late, "m"), Some(2));
         assert_eq!(app.rows(), 1);
     });
@@ -384,7 +384,7 @@ fn responses_in_flight_for_a_replaced_id_carry_no_cookie() {
                         let case = format!("{index} {read_before} {act_before}");
                         assert_eq!(set_cookie(&headers), None, "{case}");
                         assert_eq!(app.rows(), rows, "{case}");
-                        assert_eq!(app.n(&browser), Some(1), "the new id lives on: {case}");
+                        assert_eq!(app.stored_n(&browser), Some(1), "the new id lives on: {case}");
                         // A request with changes learns that they were not stored.
                         assert!(headers.discarded || !changes_values, "{case}");
                     }
@@ -425,7 +425,7 @@ fn a_sign_out_through_an_id_replaced_meanwhile_ends_the_session() {
                         sign_out(&late);
                     }
                     let headers = complete(&app.sessions, &late);
-                    assert_eq!(app.n(&browser), None, "{case}");
+                    assert_eq!(app.stored_n(&browser), None, "{case}");
                     assert!(!headers.discarded, "{case}");
                     match index {
                         0 => {
@@ -484,7 +484,7 @@ fn a_request_in_flight_never_removes_a_newer_id() {
                 act(&session);
                 let headers = complete(&app.sessions, &session);
                 assert_eq!(set_cookie(&headers), None);
-                assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+                assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
                 browser.request(&app.sessions, |session| session.destroy().unwrap());
                 assert_eq!(app.rows(), 0, "nothing was begun");
             }
@@ -502,7 +502,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_close_fails() {
         let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         browser.take(&Adapter::new(&app.sessions).headers_on_error(&session));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
 
         // Where nothing was done before, no cookie of either kind goes out.
         let session = browser.open(&app.sessions);
@@ -549,8 +549,8 @@ fn a_sign_in_ends_the_other_live_sessions_that_came_with_it() {
             let ids = [first.id().reveal(), other.id().reveal()];
             let mut browser = Browser::with(ids.map(|id| format!("__Host-id={id}")).join("; "));
             browser.request(&app.sessions, |session| way(&app, session));
-            assert_eq!(who(&app.sessions, &other), None, "{how}");
-            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"), "{how}");
+            assert_eq!(user_of(&app.sessions, &other), None, "{how}");
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"), "{how}");
             assert_eq!(app.rows(), 1, "{how}");
         });
     }

@@ -8,7 +8,7 @@ use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
-    user, who,
+    user, user_of,
 };
 use crate::common::faulty::{Call, Fault};
 
@@ -39,7 +39,7 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
         app.store.fail(Call::Commit, 1, ErrorKind::Full);
         let set = |session: &Session| session.set("n", 2).unwrap();
         browser.try_request(&app.sessions, Outcome::Completed, set).unwrap_err();
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -60,7 +60,7 @@ fn a_destroy_that_fails_is_an_error_and_keeps_the_cookie() {
         let destroy = |session: &Session| session.destroy().unwrap();
         let error = browser.try_request(&app.sessions, Outcome::Panicked, destroy).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -74,7 +74,7 @@ fn a_commit_that_fails_is_tried_again_at_the_end() {
             assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(session.get("n").unwrap(), Some(2));
         });
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
         // And a destroy.
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         let headers = browser.request(&app.sessions, |session| {
@@ -97,7 +97,7 @@ fn a_store_that_panics_in_a_request_breaks_nothing_for_the_next() {
                 complete(&app.sessions, &session);
             }));
             assert!(caught.is_err());
-            assert_eq!(app.n(&browser), Some(1));
+            assert_eq!(app.stored_n(&browser), Some(1));
         }
     });
 }
@@ -126,8 +126,8 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.vary_on.as_deref()), (None, Some("Cookie")));
         }
-        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
-        assert_eq!(who(&app.sessions, &browser), None);
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(1), 1));
+        assert_eq!(user_of(&app.sessions, &browser), None);
     });
 }
 
@@ -162,7 +162,11 @@ fn treat_as_anonymous_sees_nothing_and_refuses_every_change() {
         assert_eq!(set_cookie(&headers), None);
         assert_eq!(app.count(EventKind::TreatedAsAnonymous), 1, "once a request");
         assert_eq!(app.store.calls(Call::Commit), commits);
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"), "the next one is fine");
+        assert_eq!(
+            user_of(&app.sessions, &browser).as_deref(),
+            Some("ada"),
+            "the next one is fine"
+        );
     });
 }
 
@@ -181,7 +185,7 @@ fn treat_as_anonymous_refuses_a_change_as_the_first_load() {
             assert_eq!(change(&session).unwrap_err().kind(), ErrorKind::Unavailable);
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         }
-        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(1), 1));
     });
 }
 
@@ -201,7 +205,7 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
         let closed = browser.try_request(&app.sessions, Outcome::ServerError, set_then_read);
         assert_eq!(set_cookie(&closed.unwrap()), None);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -215,7 +219,7 @@ fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
             assert_eq!(error.kind(), ErrorKind::TooLarge);
             session.set("n", 2).unwrap();
         });
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
 
         // Each value is small enough, all of them are not: in an old session and in a new one.
         for mut browser in [browser.clone(), Browser::default()] {
@@ -235,7 +239,7 @@ fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
                 browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);
         }
-        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(2), 1));
 
         // One byte decides: {"a":"…"} has 8 besides the value.
         let fits = |len: usize| {
@@ -299,7 +303,7 @@ fn an_undecodable_row_stays_beside_a_new_session() {
         });
         assert_ne!(issued(&headers).0, old.id());
         assert!(!headers.discarded);
-        assert_eq!((app.n(&browser), app.count(EventKind::Undecodable)), (Some(1), 2));
+        assert_eq!((app.stored_n(&browser), app.count(EventKind::Undecodable)), (Some(1), 2));
         app.sessions.flush().unwrap();
         assert_eq!(app.sessions.sweep_now().unwrap(), 0);
         assert_eq!(row(&app), before);
@@ -309,7 +313,7 @@ fn an_undecodable_row_stays_beside_a_new_session() {
         assert_eq!(app.count(EventKind::Undecodable), 2);
         app.clock.advance(crate::common::HOUR * 23);
         assert_eq!(app.sessions.sweep_now().unwrap(), 1);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     }
 }
 
@@ -320,7 +324,7 @@ fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
     let old = browser.clone();
     spoil(&app);
     browser.request(&app.sessions, |session| sign_in(session, "ada"));
-    assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     assert_eq!(row(&app).0, "no JSON");
     let headers = old.clone().request(&app.sessions, |session| session.destroy().unwrap());
     assert_eq!((set_cookie(&headers), app.rows()), (Some(REMOVAL), 1));

@@ -7,7 +7,7 @@ use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
     Browser, REMOVAL, assert_new_id, complete, defaults, on_both_stores, set_cookie, set_cookies,
-    sign_in, who,
+    sign_in, user_of,
 };
 use crate::common::faulty::Call;
 
@@ -107,7 +107,7 @@ fn a_request_that_destroyed_nothing_clears_nothing() {
         let both = format!("{}; {}", first.cookie.unwrap(), other.cookie.clone().unwrap());
         let mut browser = Browser::with(both);
         let headers = browser.request(&app.sessions, |session| sign_in(session, "ada"));
-        assert_eq!(who(&app.sessions, &other), None);
+        assert_eq!(user_of(&app.sessions, &other), None);
         assert!(!clears(&headers));
     });
 }
@@ -239,7 +239,7 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
         let odd = [EventKind::MalformedId, EventKind::UnknownId, EventKind::IdGuessing];
         assert!(odd.into_iter().all(|kind| app.count(kind) == 0));
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-        assert_eq!(app.n(&browser), Some(1), "a session can begin");
+        assert_eq!(app.stored_n(&browser), Some(1), "a session can begin");
     });
 }
 
@@ -251,7 +251,7 @@ fn a_page_with_a_csrf_token_is_not_cached_by_default() {
     ];
     for (is_asked, configure) in [
         (true, defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder),
-        (false, |b| b.form_pages_no_store(false)),
+        (false, |b| b.no_store_with_csrf_token(false)),
     ] {
         on_both_stores(configure, |app| {
             for page in pages {
@@ -277,7 +277,7 @@ fn a_page_with_a_csrf_token_is_not_cached_by_default() {
 #[test]
 fn an_answer_that_depends_on_the_session_is_private() {
     on_both_stores(
-        |b| b.form_pages_no_store(false),
+        |b| b.no_store_with_csrf_token(false),
         |app| {
             let public = |headers: &ResponseHeaders| {
                 headers.cache_control(Some("public, max-age=60")).is_none()

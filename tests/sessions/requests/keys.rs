@@ -98,10 +98,10 @@ fn a_bare_or_tampered_id_is_refused_without_a_load() {
             let swapped = format!("{}{bare}", &sealed[..sealed.len() - 43]);
             let long = format!("__Host-id={}", "A".repeat(1 << 20));
             for wrong in [format!("__Host-id={bare}"), tampered, swapped, long] {
-                assert_eq!(app.n(&Browser::with(wrong)), None);
+                assert_eq!(app.stored_n(&Browser::with(wrong)), None);
             }
             assert_eq!(app.store.calls(Call::Load), 0);
-            assert_eq!(app.n(&browser), Some(1));
+            assert_eq!(app.stored_n(&browser), Some(1));
         });
     }
 }
@@ -113,7 +113,7 @@ fn a_sealed_id_in_quotes_is_the_id() {
         on_both_stores(configure, |app| {
             let sealed = app.visitor(1).cookie.unwrap();
             let quoted = sealed.replacen('=', "=\"", 1) + "\"";
-            assert_eq!(app.n(&Browser::with(quoted)), Some(1));
+            assert_eq!(app.stored_n(&Browser::with(quoted)), Some(1));
         });
     }
 }
@@ -128,16 +128,16 @@ fn sixteen_sealed_values_of_a_request_are_opened() {
             let value = sealed.split_once('=').unwrap().1;
             let forged = |n: usize| format!("__Host-id={n:03}{}; ", &value[3..]);
             let behind = |many: usize| (0..many).map(forged).collect::<String>() + &sealed;
-            assert_eq!(app.n(&Browser::with(behind(15))), Some(1));
+            assert_eq!(app.stored_n(&Browser::with(behind(15))), Some(1));
             assert_eq!(app.count(EventKind::TooManyIds), 0);
-            assert_eq!(app.n(&Browser::with(behind(16))), None);
+            assert_eq!(app.stored_n(&Browser::with(behind(16))), None);
             assert_eq!(app.count(EventKind::TooManyIds), 1);
 
             // The same value again is opened once.
             let repeated = forged(0).repeat(200) + &sealed;
-            assert_eq!(app.n(&Browser::with(repeated)), Some(1));
+            assert_eq!(app.stored_n(&Browser::with(repeated)), Some(1));
             let loads = app.store.calls(Call::Load);
-            assert_eq!(app.n(&Browser::with(behind((1 << 20) / sealed.len()))), None);
+            assert_eq!(app.stored_n(&Browser::with(behind((1 << 20) / sealed.len()))), None);
             assert_eq!(app.store.calls(Call::Load), loads, "a megabyte of them");
             assert_eq!(app.count(EventKind::TooManyIds), 2);
         });
@@ -154,7 +154,7 @@ fn an_id_sealed_in_another_way_or_with_another_key_is_malformed() {
         for sessions in [of(true, 2), of(false, 1), of(false, 2)] {
             assert_eq!(get::<u32>(&sessions, &browser, "n"), None);
         }
-        assert_eq!(app.n(&browser), None, "nor without keys");
+        assert_eq!(app.stored_n(&browser), None, "nor without keys");
         assert_eq!(app.store.calls(Call::Load), loads);
         assert_eq!(app.count(EventKind::MalformedId), 4);
         assert_eq!(get(&of(true, 1), &browser, "n"), Some(1));

@@ -11,7 +11,7 @@ use cloakroom::{ErrorKind, Lifetime, Session};
 
 use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, WEEK, assert_new_id, complete, defaults, get, issued,
-    on_both_stores, set_cookie, sign_in, who,
+    on_both_stores, set_cookie, sign_in, user_of,
 };
 use crate::common::faulty::Call;
 
@@ -102,7 +102,10 @@ fn a_change_of_an_existing_session_keeps_its_id() {
             headers.iter().collect::<Vec<_>>(),
             [("Cache-Control", "private"), ("Vary", "Cookie")]
         );
-        assert_eq!((browser.cookie.clone(), app.n(&browser), app.rows()), (before, Some(2), 1));
+        assert_eq!(
+            (browser.cookie.clone(), app.stored_n(&browser), app.rows()),
+            (before, Some(2), 1)
+        );
     });
 }
 
@@ -129,7 +132,7 @@ fn a_written_value_is_read_back_in_the_same_request() {
 #[test]
 fn changes_without_effect_begin_no_session() {
     on_both_stores(defaults, |app| {
-        let nothings: [fn(&cloakroom::Session); 4] = [
+        let without_effect: [fn(&cloakroom::Session); 4] = [
             |session| session.remove("n").unwrap(),
             |session| session.clear().unwrap(),
             |session| {
@@ -138,8 +141,8 @@ fn changes_without_effect_begin_no_session() {
             },
             |session| session.set_persistent(false).unwrap(),
         ];
-        for nothing in nothings {
-            let headers = Browser::default().request(&app.sessions, nothing);
+        for change in without_effect {
+            let headers = Browser::default().request(&app.sessions, change);
             assert_eq!(set_cookie(&headers), None);
         }
         assert_eq!(app.rows(), 0);
@@ -186,7 +189,7 @@ fn a_second_close_is_an_error_and_so_is_a_later_change() {
         closed(session.set_persistent(true));
         closed(session.commit().map(drop));
         closed(session.sign_in(crate::common::app::user("ada")).map(drop));
-        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(2), 1));
     });
 }
 
@@ -200,7 +203,7 @@ fn a_session_dropped_unclosed_stores_nothing() {
         let session = browser.open(&app.sessions);
         session.destroy().unwrap();
         drop(session);
-        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(1), 1));
     });
 }
 
@@ -229,7 +232,7 @@ fn an_ignored_request_leaves_everything_as_it_was() {
             }
         }
         assert_eq!(app.store.calls(Call::Commit), commits);
-        assert_eq!((browser.cookie.clone(), app.n(&browser)), (cookie, Some(1)));
+        assert_eq!((browser.cookie.clone(), app.stored_n(&browser)), (cookie, Some(1)));
 
         let mut stranger = Browser::default();
         let headers = stranger.request(&app.sessions, |session| {
@@ -265,15 +268,15 @@ fn an_ignore_does_not_undo_commits_and_sign_ins() {
             session.ignore().unwrap();
         });
         assert!(set_cookie(&headers).is_some(), "the browser needs the id of what was stored");
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         let headers = browser.request(&app.sessions, |session| {
             sign_in(session, "ada");
             session.set("n", 3).unwrap();
             session.ignore().unwrap();
         });
         assert!(set_cookie(&headers).is_some());
-        assert_eq!(app.n(&browser), Some(1));
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(app.stored_n(&browser), Some(1));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
 
@@ -286,10 +289,10 @@ fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
         sign_in(&session, "ada");
         app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
         assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Unavailable);
-        assert_eq!(app.n(&other), Some(2));
+        assert_eq!(app.stored_n(&other), Some(2));
         session.ignore().unwrap();
         complete(&app.sessions, &session);
-        assert_eq!(app.n(&other), None);
+        assert_eq!(app.stored_n(&other), None);
     });
 }
 
@@ -299,11 +302,11 @@ fn a_commit_is_visible_before_the_request_ends() {
         let (mut browser, session) = app.open_visitor(1);
         session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
         let commits = app.store.calls(Call::Commit);
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored, "nothing is left to do");
         browser.take(&complete(&app.sessions, &session));
-        assert_eq!((app.store.calls(Call::Commit), app.n(&browser)), (commits, Some(2)));
+        assert_eq!((app.store.calls(Call::Commit), app.stored_n(&browser)), (commits, Some(2)));
     });
 }
 
@@ -317,13 +320,13 @@ fn a_sign_in_is_stored_before_the_response_is_sent() {
         assert_eq!(app.stats().signed_in, 1);
         let headers = complete(&app.sessions, &session);
         browser.take(&headers);
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
         assert_eq!(get(&app.sessions, &browser, "cart"), Some(3));
     });
 }
 
 /// Checks which changes of a handler are kept although it failed.
-fn failing(app: &App, outcome: Outcome) {
+fn changes_kept_after(app: &App, outcome: Outcome) {
     // Data changes are discarded, in a new session and in an old one.
     let headers = Browser::default()
         .try_request(&app.sessions, outcome, |session| session.set("n", 1).unwrap())
@@ -335,7 +338,7 @@ fn failing(app: &App, outcome: Outcome) {
         session.update("m", |m: Option<u32>| m.unwrap_or(7)).unwrap();
     };
     browser.try_request(&app.sessions, outcome, change).unwrap();
-    assert_eq!(app.n(&browser), Some(1));
+    assert_eq!(app.stored_n(&browser), Some(1));
     assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
 
     // Committed changes are kept.
@@ -345,7 +348,7 @@ fn failing(app: &App, outcome: Outcome) {
         session.set("n", 4).unwrap();
     };
     browser.try_request(&app.sessions, outcome, commit).unwrap();
-    assert_eq!(app.n(&browser), Some(3));
+    assert_eq!(app.stored_n(&browser), Some(3));
 
     // So does a sign-in, and the browser learns the id.
     let headers = browser
@@ -355,7 +358,10 @@ fn failing(app: &App, outcome: Outcome) {
         })
         .unwrap();
     assert_new_id(&headers);
-    assert_eq!((app.n(&browser), who(&app.sessions, &browser).as_deref()), (Some(3), Some("ada")));
+    assert_eq!(
+        (app.stored_n(&browser), user_of(&app.sessions, &browser).as_deref()),
+        (Some(3), Some("ada"))
+    );
 
     // A destroy is done, and what comes after it discarded.
     let headers = browser
@@ -370,12 +376,12 @@ fn failing(app: &App, outcome: Outcome) {
 
 #[test]
 fn a_server_error_discards_data_but_not_what_was_made_final() {
-    on_both_stores(defaults, |app| failing(&app, Outcome::of_status(500)));
+    on_both_stores(defaults, |app| changes_kept_after(&app, Outcome::of_status(500)));
 }
 
 #[test]
 fn a_panic_discards_data_but_not_what_was_made_final() {
-    on_both_stores(defaults, |app| failing(&app, Outcome::Panicked));
+    on_both_stores(defaults, |app| changes_kept_after(&app, Outcome::Panicked));
 }
 
 #[test]
@@ -389,10 +395,10 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
         };
         let headers = browser.try_request(&app.sessions, Outcome::Panicked, renew).unwrap();
         assert_eq!(set_cookie(&headers), None);
-        assert_eq!(app.n(&old), Some(1));
+        assert_eq!(app.stored_n(&old), Some(1));
         let headers = browser.try_request(&app.sessions, Outcome::ServerError, renew).unwrap();
         assert_ne!(issued(&headers).0, old.id());
-        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (None, Some(1), 1));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser), app.rows()), (None, Some(1), 1));
     });
 }
 
@@ -403,9 +409,9 @@ fn changes_of_a_server_error_can_be_kept_but_not_of_a_panic() {
         let mut browser = app.visitor(1);
         let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
         browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
         browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -430,9 +436,9 @@ fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
         assert!(panic.is_err());
         assert_eq!(session.get("n").unwrap(), Some(2), "as before the call that panicked");
         browser.take(&app.sessions.close(&session, Outcome::Panicked).unwrap());
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         browser.request(&app.sessions, |session| session.set("n", 3).unwrap());
-        assert_eq!(app.n(&browser), Some(3));
+        assert_eq!(app.stored_n(&browser), Some(3));
     });
 }
 
@@ -534,7 +540,7 @@ fn renewed_after(app: &App) -> Option<u32> {
 #[test]
 fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
-    let configure = |builder: SessionManagerBuilder| builder.anonymous(idle);
+    let configure = |builder: SessionManagerBuilder| builder.anonymous_lifetime(idle);
     on_both_stores(configure, |app| {
         assert_eq!(renewed_after(&app), Some(200));
         assert_eq!(app.count(EventKind::Renewed), 1);
@@ -553,23 +559,25 @@ fn an_id_is_renewed_before_its_cookie_expires() {
         assert_eq!(days, [200, 400, 600]);
     });
     let configure =
-        |builder: SessionManagerBuilder| builder.anonymous(idle.with_absolute(DAY * 401));
+        |builder: SessionManagerBuilder| builder.anonymous_lifetime(idle.with_absolute(DAY * 401));
     on_both_stores(configure, |app| assert_eq!(renewed_after(&app), Some(200)));
     // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
     // the next session.
     let configure =
-        |builder: SessionManagerBuilder| builder.anonymous(idle.with_absolute(DAY * 400));
+        |builder: SessionManagerBuilder| builder.anonymous_lifetime(idle.with_absolute(DAY * 400));
     on_both_stores(configure, |app| {
         assert_eq!(renewed_after(&app), Some(400));
         assert_eq!(app.count(EventKind::Renewed), 0);
     });
-    let configure = |builder: SessionManagerBuilder| builder.anonymous(idle).persistent(false);
+    let configure =
+        |builder: SessionManagerBuilder| builder.anonymous_lifetime(idle).persistent(false);
     on_both_stores(configure, |app| assert_eq!(renewed_after(&app), None));
 }
 
 #[test]
 fn a_request_without_its_session_renews_no_id() {
-    let configure = |builder: SessionManagerBuilder| builder.anonymous(Lifetime::idle(DAY * 400));
+    let configure =
+        |builder: SessionManagerBuilder| builder.anonymous_lifetime(Lifetime::idle(DAY * 400));
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(DAY * 300);

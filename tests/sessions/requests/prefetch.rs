@@ -70,7 +70,7 @@ fn a_page_fetched_in_advance_does_not_count_as_activity() {
         }
         app.sessions.flush().unwrap();
         app.clock.advance(hour.mul_f64(0.1));
-        assert_eq!(app.n(&visitor), None, "an hour after the visit");
+        assert_eq!(app.stored_n(&visitor), None, "an hour after the visit");
     });
 }
 

@@ -67,7 +67,7 @@ fn a_write_behind_many_cookie_fields_begins_no_session() {
             let session = app.sessions.open(head);
             session.set("n", n).unwrap();
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
-            assert_eq!((app.n(&browser), app.rows()), (Some(n), 1));
+            assert_eq!((app.stored_n(&browser), app.rows()), (Some(n), 1));
         }
     });
 }
@@ -129,7 +129,7 @@ fn a_quoted_id_is_the_id() {
             let mut quoted = Browser::with(cookie);
             let headers = quoted.request(&app.sessions, |session| session.set("n", 1).unwrap());
             assert_eq!(set_cookie(&headers), None, "no new session at every request");
-            assert_eq!(app.n(&quoted), Some(1));
+            assert_eq!(app.stored_n(&quoted), Some(1));
         }
         assert_eq!((app.rows(), app.count(EventKind::MalformedId)), (1, 0));
     });
@@ -150,11 +150,11 @@ fn quotes_that_are_no_pair_make_no_id() {
             "\"\"\"".to_owned(),
         ] {
             let malformed = app.count(EventKind::MalformedId);
-            assert_eq!(app.n(&Browser::with(format!("__Host-id={value}"))), None, "{value}");
+            assert_eq!(app.stored_n(&Browser::with(format!("__Host-id={value}"))), None, "{value}");
             assert_eq!(app.count(EventKind::MalformedId), malformed + 1, "{value}");
         }
         // As a removal leaves it in some clients.
-        assert_eq!(app.n(&Browser::with("__Host-id=\"\"")), None);
+        assert_eq!(app.stored_n(&Browser::with("__Host-id=\"\"")), None);
         assert_eq!(app.count(EventKind::MalformedId), 8);
     });
 }
@@ -208,9 +208,9 @@ fn many_malformed_cookies_of_our_name_are_not_all_looked_at() {
     on_both_stores(defaults, |app| {
         let cookie = app.visitor(1).cookie.unwrap();
         let behind = |many: usize| "__Host-id=garbage; ".repeat(many) + &cookie;
-        assert_eq!(app.n(&Browser::with(behind(255))), Some(1));
+        assert_eq!(app.stored_n(&Browser::with(behind(255))), Some(1));
         assert_eq!(app.count(EventKind::TooManyIds), 0);
-        assert_eq!(app.n(&Browser::with(behind(256))), None);
+        assert_eq!(app.stored_n(&Browser::with(behind(256))), None);
         assert_eq!(app.count(EventKind::TooManyIds), 1);
     });
 }
@@ -221,12 +221,12 @@ fn a_megabyte_of_our_name_in_any_shape_is_no_harm() {
         let live = app.visitor(1).cookie.unwrap();
         for part in ["__Host-id", "__Host-id=", "__Host-id =", "__Host-id;", "=__Host-id", "\"; "] {
             let other = format!("{}; {live}", part.repeat((1 << 20) / part.len()));
-            let n = app.n(&Browser::with(other));
+            let n = app.stored_n(&Browser::with(other));
             // Only the second and the third are cookies of our name, each one malformed.
             assert_eq!(n, Some(1), "{part}");
         }
         let blanks = format!("__Host-id{} = x; {live}", " ".repeat(1 << 20));
-        assert_eq!(app.n(&Browser::with(blanks)), Some(1));
+        assert_eq!(app.stored_n(&Browser::with(blanks)), Some(1));
         assert_eq!(app.count(EventKind::TooManyIds), 0);
     });
 }

@@ -10,7 +10,7 @@ use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{
     App, Browser, assert_new_id, complete, defaults, get, issued, on_both_stores, set_cookie,
-    sign_in, user, who,
+    sign_in, user, user_of,
 };
 use crate::common::faulty::Call;
 use crate::common::{HOUR, NOW};
@@ -44,9 +44,9 @@ fn a_renewal_gives_the_session_a_new_id() {
                 session.set("m", 2).unwrap();
             });
             assert_ne!(issued(&headers).0, old.id());
-            assert_eq!((app.n(&browser), app.n(&old)), (Some(1), None));
+            assert_eq!((app.stored_n(&browser), app.stored_n(&old)), (Some(1), None));
             assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
-            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
             assert_eq!(public_ids_of(&app, "ada"), before, "one entry, the same public id");
             browser.request(&app.sessions, |session| session.destroy().unwrap());
         }
@@ -65,7 +65,7 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
             session.set("n", 1).unwrap();
         });
         assert_new_id(&headers);
-        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(1), 1));
     });
 }
 
@@ -80,12 +80,12 @@ fn the_old_id_works_within_the_grace_and_not_after_it() {
             session.set("n", 2).unwrap();
         });
         assert_eq!(set_cookie(&headers), None);
-        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(2), 1));
         app.clock.advance(SECOND);
-        assert_eq!((app.n(&old), app.n(&browser)), (None, Some(2)));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser)), (None, Some(2)));
         let headers = old.request(&app.sessions, |session| session.set("n", 3).unwrap());
         assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
-        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+        assert_eq!((app.stored_n(&browser), app.rows()), (Some(2), 1));
     });
 }
 
@@ -104,7 +104,7 @@ fn a_renewal_through_an_id_in_its_grace_only_merges() {
             });
             assert_eq!(set_cookie(&headers), None, "read before: {read_before}");
             app.clock.advance(SECOND * 11);
-            assert_eq!((app.n(&browser), app.n(&old)), (Some(2), None));
+            assert_eq!((app.stored_n(&browser), app.stored_n(&old)), (Some(2), None));
         }
     });
 }
@@ -117,9 +117,9 @@ fn a_sign_in_and_a_destroy_end_the_grace() {
         for end in ends {
             let first = app.visitor(1);
             let mut browser = first.after(&app.sessions, |session| session.renew().unwrap());
-            assert_eq!(app.n(&first), Some(1));
+            assert_eq!(app.stored_n(&first), Some(1));
             browser.request(&app.sessions, end);
-            assert_eq!(app.n(&first), None);
+            assert_eq!(app.stored_n(&first), None);
         }
     });
 }
@@ -135,10 +135,10 @@ fn each_of_three_renewals_has_a_grace_of_its_own() {
             app.clock.advance(SECOND * 4);
         }
         // Replaced twelve, eight and four seconds ago.
-        let lives: Vec<_> = ids.iter().map(|old| app.n(old)).collect();
+        let lives: Vec<_> = ids.iter().map(|old| app.stored_n(old)).collect();
         assert_eq!(lives, [None, Some(1), Some(1)]);
         let headers = ids[1].request(&app.sessions, |session| session.set("n", 2).unwrap());
-        assert_eq!((set_cookie(&headers), app.n(&browser), app.rows()), (None, Some(2), 1));
+        assert_eq!((set_cookie(&headers), app.stored_n(&browser), app.rows()), (None, Some(2), 1));
     });
 }
 
@@ -149,13 +149,13 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
         let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_new_id(&headers);
-        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (Some(1), None, 1));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser), app.rows()), (Some(1), None, 1));
 
         let mut old = app.visitor(1);
         let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
-        assert_eq!(app.n(&browser), None);
+        assert_eq!(app.stored_n(&browser), None);
     });
 }
 
@@ -176,11 +176,15 @@ fn only_a_sign_in_restarts_the_absolute_limit() {
             assert_eq!(at, Some(app.clock.now()));
         }
         app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
-        assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
+        assert_eq!((app.stored_n(&renewed), app.stored_n(&signed_in)), (Some(1), Some(1)));
         app.clock.set(NOW + HOUR * 2);
-        assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+        assert_eq!((app.stored_n(&renewed), app.stored_n(&signed_in)), (None, Some(1)));
         app.clock.advance(half);
-        assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
+        assert_eq!(
+            app.stored_n(&signed_in),
+            Some(1),
+            "idle limits are counted from the sign-in too"
+        );
     });
 }
 
@@ -197,7 +201,7 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
             assert_eq!(session.get("m").unwrap(), Some(2));
         });
         assert_ne!(issued(&headers).0, old.id());
-        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (None, Some(1), 1));
+        assert_eq!((app.stored_n(&old), app.stored_n(&browser), app.rows()), (None, Some(1), 1));
         assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
         assert_eq!(public_ids_of(&app, "ada").len(), 1);
 
@@ -206,7 +210,7 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(public_ids_of(&app, "ada"), before.0);
         assert_ne!(browser.id(), before.1);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -225,8 +229,8 @@ fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
             assert_eq!(session.user().unwrap(), None);
         });
         assert_eq!(set_cookie(&headers), None);
-        assert_eq!((app.n(&before), app.rows()), (Some(2), 2), "other changes are stored");
-        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!((app.stored_n(&before), app.rows()), (Some(2), 2), "other changes are stored");
+        assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
 
         // Nor does a refusal as another user spoil the changes to the session that goes on.
         let mut ben = app.signed_in("ben");
@@ -236,7 +240,10 @@ fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
             assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
             assert_eq!(session.get("n").unwrap(), Some(2));
         });
-        assert_eq!((app.n(&ben), who(&app.sessions, &ben).as_deref()), (Some(2), Some("ben")));
+        assert_eq!(
+            (app.stored_n(&ben), user_of(&app.sessions, &ben).as_deref()),
+            (Some(2), Some("ben"))
+        );
         assert_eq!(app.count(EventKind::SignInRefused), 2);
     });
 }
@@ -255,7 +262,7 @@ fn at_the_limit_the_oldest_sign_in_ends() {
             })
             .collect();
         let signed_in: Vec<bool> =
-            browsers.iter().map(|browser| who(&app.sessions, browser).is_some()).collect();
+            browsers.iter().map(|browser| user_of(&app.sessions, browser).is_some()).collect();
         assert_eq!(signed_in, [false, true, true]);
     });
 }
@@ -270,14 +277,14 @@ fn a_failed_renewal_leaves_the_old_id_working() {
                 session.renew().unwrap()
             });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         let headers = browser.request(&app.sessions, |session| {
             let error = session.sign_in(UserKey::new("ada").unwrap()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Busy);
         });
-        assert_eq!((set_cookie(&headers), app.n(&browser)), (None, Some(1)));
-        assert_eq!(who(&app.sessions, &browser), None);
+        assert_eq!((set_cookie(&headers), app.stored_n(&browser)), (None, Some(1)));
+        assert_eq!(user_of(&app.sessions, &browser), None);
     });
 }
 
@@ -302,7 +309,7 @@ fn a_clock_set_back_does_not_bring_an_old_id_back() {
         app.clock.advance(HOUR);
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.set(NOW);
-        assert_eq!(who(&app.sessions, &old), None);
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(user_of(&app.sessions, &old), None);
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }

@@ -85,7 +85,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
             []
         );
         complete(&app.sessions, &session);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -105,7 +105,7 @@ fn an_update_computed_again_gets_an_error_of_its_own_session() {
         complete(&app.sessions, &session);
         let errors: Vec<_> = received.try_iter().collect();
         assert_eq!(errors, [ErrorKind::Invalid; 2], "once at once, and once at the end");
-        assert_eq!(app.n(&browser), Some(11));
+        assert_eq!(app.stored_n(&browser), Some(11));
     });
 }
 
@@ -203,7 +203,7 @@ fn a_session_is_usable_after_an_update_that_panicked() {
         std::panic::catch_unwind(update).unwrap_err();
         assert_eq!(session.update("n", add_one).unwrap(), 2);
         complete(&app.sessions, &session);
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -259,7 +259,7 @@ fn update_now_returns_what_it_stored_over_a_parallel_change() {
         assert!(!session.is_changed());
         assert_eq!(get(&app.sessions, &browser, "before"), Some(1), "it is stored with it");
         app.sessions.close(&session, Outcome::Panicked).unwrap();
-        assert_eq!(app.n(&browser), Some(11));
+        assert_eq!(app.stored_n(&browser), Some(11));
     });
 }
 
@@ -270,7 +270,7 @@ fn update_now_begins_a_session_where_there_is_none() {
             assert_eq!(session.update_now("n", add_one).unwrap(), Some(1));
             assert_eq!(app.rows(), 1);
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -295,7 +295,7 @@ fn update_now_of_a_session_that_was_renewed_returns_none() {
         browser.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(late.update_now("n", add_one).unwrap(), None);
         complete(&app.sessions, &late);
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -307,7 +307,7 @@ fn update_now_of_an_ignored_session_returns_none() {
             session.ignore().unwrap();
             assert_eq!(session.update_now("n", add_one).unwrap(), None);
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 
@@ -322,7 +322,7 @@ fn update_now_that_is_not_stored_is_not_stored_later() {
             assert_eq!(session.update_now("n", add_one).unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(session.get("n").unwrap(), Some(11), "the update before it goes on");
         });
-        assert_eq!(app.n(&browser), Some(11));
+        assert_eq!(app.stored_n(&browser), Some(11));
         assert_eq!(get(&app.sessions, &browser, "other"), Some(1));
     });
 }
@@ -336,7 +336,7 @@ fn update_now_alone_that_is_not_stored_leaves_no_change() {
             session.update_now("n", add_one).unwrap_err();
             assert!(!session.is_changed());
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 

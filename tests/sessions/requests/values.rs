@@ -71,14 +71,14 @@ fn assert_refused<T: fmt::Debug>(
             assert_eq!(session.get::<u32>("n").unwrap(), Some(1));
             assert!(!session.is_changed());
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
         // Also where there is a change already.
         browser.request(&app.sessions, |session| {
             session.set("n", 2).unwrap();
             assert_eq!(change(session).unwrap_err().kind(), kind);
             assert_eq!(session.get::<u32>("n").unwrap(), Some(2));
         });
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -242,7 +242,7 @@ fn an_update_that_panics_changes_nothing() {
             assert!(!session.is_changed());
             assert_eq!(session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap(), 2);
         });
-        assert_eq!(app.n(&browser), Some(2));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -282,7 +282,7 @@ fn an_update_of_a_null_gets_none() {
             let n = session.update("n", |n: Option<u32>| n.map_or(7, |n| n + 1)).unwrap();
             assert_eq!(n, 7);
         });
-        assert_eq!(app.n(&browser), Some(7));
+        assert_eq!(app.stored_n(&browser), Some(7));
         browser.request(&app.sessions, |session| {
             let n = session.update("n", |n: Option<Option<u32>>| n.flatten().filter(|n| *n > 9));
             assert_eq!(n.unwrap(), None, "a null is stored by a type that has it");
@@ -324,7 +324,7 @@ fn take_of_a_value_of_a_wrong_type_leaves_it() {
         browser.request(&app.sessions, |session| {
             assert_eq!(session.take::<String>("n").unwrap_err().kind(), ErrorKind::WrongType);
         });
-        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(app.stored_n(&browser), Some(1));
     });
 }
 

@@ -8,7 +8,7 @@ use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::NOW;
-use crate::common::app::{Browser, sign_in, who};
+use crate::common::app::{Browser, sign_in, user_of};
 use crate::common::memcached::Memcached;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -49,15 +49,15 @@ fn a_dead_server_ends_no_session_of_the_others() {
         there.iter_mut().take(1).chain(&mut here).for_each(|browser| drop(read(browser)));
         let _ = sessions.flush();
     }
-    assert!(here.iter().all(|browser| who(&sessions, browser).is_some()), "none ended early");
+    assert!(here.iter().all(|browser| user_of(&sessions, browser).is_some()), "none ended early");
     for browser in &there {
         let failed = browser.open(&sessions).user().unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Unavailable);
     }
 
     servers[0].start_again();
-    assert!(there.iter().all(|browser| who(&sessions, browser).is_none()), "lost with it");
-    assert!(ended.iter_mut().all(|browser| who(&sessions, browser).is_none()), "stay ended");
-    assert!(here.iter().all(|browser| who(&sessions, browser).is_some()));
+    assert!(there.iter().all(|browser| user_of(&sessions, browser).is_none()), "lost with it");
+    assert!(ended.iter_mut().all(|browser| user_of(&sessions, browser).is_none()), "stay ended");
+    assert!(here.iter().all(|browser| user_of(&sessions, browser).is_some()));
     sessions.flush().unwrap();
 }

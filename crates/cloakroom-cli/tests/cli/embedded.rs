@@ -17,16 +17,17 @@ pub(crate) fn play() {
     let args = std::env::var("WORDS").unwrap();
     let args = args.split(' ');
     let code = match role.as_str() {
-        "builder" => {
-            cloakroom_cli::run(args, Target::Builder(SqliteStore::builder(path).table("session")))
-        }
+        "builder" => cloakroom_cli::run(
+            args,
+            Target::SqliteBuilder(SqliteStore::builder(path).table("session")),
+        ),
         "store" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::open(path).unwrap())),
         "memory" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::in_memory().unwrap())),
         "insecure" => {
             let cookie = CookieConfig::insecure_http();
             let builder = SessionManager::builder(MemoryStore::new()).cookie(cookie);
             let endless = Lifetime::idle(Duration::from_secs(3600));
-            let builder = builder.lifetime(endless).anonymous(endless);
+            let builder = builder.lifetime(endless).anonymous_lifetime(endless);
             let builder = builder.cross_origin(CrossOrigin::report_only());
             let review = builder.build().unwrap().review();
             let target = Target::Sqlite(SqliteStore::open(path).unwrap());

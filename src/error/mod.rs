@@ -1,8 +1,9 @@
 //! The error type: a kind to match on, the operation, and the reason.
 
+mod kind_search;
+
 use std::any::Any;
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::error;
 use std::fmt;
 use std::sync::Arc;
@@ -167,13 +168,9 @@ impl Error {
     }
 }
 
-// Notes the kind in a thread-local for `described`: an error that contains this one writes it, but
-// may not return it as its source.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if matches!(SEARCH.get(), Search::Looking) {
-            SEARCH.set(Search::Found(self.0.kind));
-        }
+        kind_search::note(self.0.kind);
         write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
             Some(source) => f.write_str(&sentence(source.as_ref())),
@@ -205,32 +202,10 @@ fn sentence(error: &(dyn error::Error + 'static)) -> String {
     sentence
 }
 
-/// The search for this crate's first error in an application's error, while that is written.
-#[derive(Clone, Copy)]
-enum Search {
-    Off,
-    Looking,
-    Found(ErrorKind),
-}
-
-thread_local! {
-    static SEARCH: Cell<Search> = const { Cell::new(Search::Off) };
-}
-
 /// An application's error with its sources, on one line; and the kind of this crate's error in it,
 /// if it contains one.
-///
-/// A search of the sources does not find every such error. `anyhow` in a `Box`, a transparent
-/// variant of an enum, and `std::io::Error::other` return the sources of the error that they
-/// contain and not the error itself. Each of them writes that error, whose `Display` notes its
-/// kind.
 pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option<ErrorKind>) {
-    let outer = SEARCH.replace(Search::Looking);
-    let sentence = sentence(error);
-    match SEARCH.replace(outer) {
-        Search::Found(kind) => (sentence, Some(kind)),
-        Search::Off | Search::Looking => (sentence, None),
-    }
+    kind_search::find_kind(|| sentence(error))
 }
 
 /// The message of a panic, if it has one.
