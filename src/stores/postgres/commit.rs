@@ -1,5 +1,6 @@
-//! Commits: one trip that locks the session and reads it, [`Commit::decide`], and one trip that
-//! writes and commits. A merge of data into a session that the request has loaded is one trip.
+//! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
+//! and the second one writes and commits. A creation, and a merge of data into a session that the
+//! request has loaded, need one trip.
 //!
 //! Uses `sql` and `row`. Called by `store`.
 

@@ -1,4 +1,4 @@
-//! Operators' calls that read whole sessions and write them, for a copy into another store.
+//! The operators' calls that read and write whole sessions, to copy them into another store.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,5 @@
-//! Operators' calls on the database: here those on sessions and tables; `info` describes the
-//! server, `copy` reads and writes whole sessions. Called by the operators' program and by
-//! applications.
+//! The operators' calls on sessions and tables. `info` describes the server, and `copy` reads and
+//! writes whole sessions. Called by the command line and by applications.
 
 mod copy;
 mod info;
