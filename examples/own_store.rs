@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, Committed, Decision, EndedSession, IdChange, LiveSession, Lookup,
+    Capabilities, Commit, Committed, Decision, EndedSession, Found, IdChange, LiveSession, Loaded,
     Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus, SessionIndex, Store,
     Touch, TouchError,
 };
@@ -46,35 +46,33 @@ impl OwnStore {
 
 impl Rows {
     /// Looks `id_hash` up at `now`; the position is the current id hash of the session.
-    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
+    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
-        let Some(row) = self.by_key.get(&at) else { return Lookup::not_found() };
+        let Some(row) = self.by_key.get(&at) else { return Found::Nothing };
         let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
         let status = replaced.map(|id| id.status(now));
         if status == Some(ReplacedIdStatus::Forgotten) {
-            return Lookup::not_found();
+            return Found::Nothing;
         }
         // A session ends at its deadline, whether or not a sweep has removed it.
         let record = Record::from_json(&row.json);
         if row.deadline <= now {
-            return Lookup::Missing(match &record {
-                Ok(record) => Missing::expired(at, record),
-                Err(_) => Missing::Expired { at, expired_by: None },
-            });
+            return match &record {
+                Ok(record) => Found::expired(at, record),
+                Err(_) => Found::Expired { expired_by: None, at },
+            };
         }
         // A row that does not decode stays: another version of the program may be able to read it.
         let record = match record {
             Ok(record) => record,
-            Err(error) => {
-                return Lookup::Missing(Missing::Undecodable { public_id: None, error, at });
-            }
+            Err(error) => return Found::Undecodable { public_id: None, error, at },
         };
         let session = LiveSession { record, id_hash: at };
         match replaced {
             Some(id) if status == Some(ReplacedIdStatus::Remembered) => {
-                Lookup::Missing(Missing::Replaced { id: *id, session, at })
+                Found::Replaced { id: *id, session, at }
             }
-            _ => Lookup::Live { session, at },
+            _ => Found::Live { session, at },
         }
     }
 
@@ -113,11 +111,11 @@ impl Rows {
 }
 
 impl Store for OwnStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        Ok(self.rows().find(id_hash, now).without_position())
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(self.rows().find(id_hash, now).into())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         // The lock is held only briefly.
         self.load(id_hash, now).ok()
     }
@@ -131,7 +129,7 @@ impl Store for OwnStore {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
-                Ok(Committed::Missing(Missing::not_found()))
+                Ok(Committed::Missing(Missing::NOT_FOUND))
             }
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, remove_expired, session_limit: _, supersedes } => {
@@ -140,19 +138,18 @@ impl Store for OwnStore {
                 }
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
-                let (mut replaced, mut retired_ids, mut ended) = (vec![], vec![], vec![]);
+                let (mut replaced_ids, mut ended) = (vec![], vec![]);
                 if let Some(superseded) = supersedes {
                     rows.remove(&superseded.at);
-                    replaced.push(superseded.presented);
-                    retired_ids.push(superseded.at);
+                    replaced_ids.push(superseded.presented);
                     ended.push(superseded.ended);
                 }
-                rows.put(session.id_hash, &session.record, replaced);
-                Ok(Committed::Done { session, retired_ids, ended })
+                rows.put(session.id_hash, &session.record, replaced_ids);
+                Ok(Committed::Done { session, replaced: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Ok(Committed::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, replaced_earlier } = id_change;
@@ -168,7 +165,7 @@ impl Store for OwnStore {
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, retired_ids: vec![at], ended: Vec::new() })
+                Ok(Committed::Done { session, replaced: Some(at), ended: vec![], evicted: vec![] })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);
@@ -185,7 +182,7 @@ impl Store for OwnStore {
         let mut rows = self.rows();
         for (id_hash, touch) in batch {
             // Read the record again under the lock: a touch must not write back an older record.
-            if let Lookup::Live { mut session, at } = rows.find(id_hash, now)
+            if let Found::Live { mut session, at } = rows.find(id_hash, now)
                 && session.record.touch(*touch)
             {
                 rows.replace(&at, &session.record);

@@ -43,10 +43,40 @@
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |
 //! | an adapter of your own for a web framework | [`adapter::Adapter`] |
+//!
+//! The folder `docs` of the repository, and of this package, has pages on getting started, signing
+//! in, forms, configuration, stores, deployment and operations; `docs/README.md` lists them.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `sqlite` | yes | [`SqliteStore`]; on Unix systems only |
+//! | `bundled` | yes | SQLite itself, compiled into the program; else the system's is linked, 3.37 or newer |
+//! | `rouille` | no | the module `web::rouille` |
+//! | `rocket` | no | the module `web::rocket` |
+//! | `tiny_http` | no | the module `web::tiny_http` |
+//! | `http` | no | the module `web::http_types`, for servers on the types of the crate `http` |
+//! | `postgres` | no | the module `stores::postgres` |
+//! | `postgres-rustls` | no | encrypted connections to PostgreSQL |
+//! | `memcached` | no | the module `stores::memcached` |
+//! | `cookie-keys` | no | signed and encrypted cookies: `cookie::CookieKeys` |
+//! | `testing` | no | the module `testing`, for the tests of an application |
+//! | `conformance` | no | the module `conformance`, for the tests of a store of your own |
+//!
+//! `bundled` and `postgres-rustls` need a C compiler. [`MemoryStore`] and
+//! [`stores::cached::CachedStore`] need no feature.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+#[cfg(all(feature = "sqlite", not(unix)))]
+compile_error!(
+    "The feature `sqlite` of cloakroom needs a Unix system, whose file identities and locks it \
+     uses. Switch it off with `default-features = false`, and use another store."
+);
 
 pub mod adapter;
 pub mod backend;
@@ -95,5 +125,5 @@ pub use session::{Authentication, RecentAuth, Session, SignIn};
 pub use stores::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use stores::postgres::PostgresStore;
-#[cfg(feature = "sqlite")]
+#[cfg(all(feature = "sqlite", unix))]
 pub use stores::sqlite::SqliteStore;

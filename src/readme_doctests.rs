@@ -1,6 +1,16 @@
 //! Compiles the code in README.md and in pages of docs, and runs it unless it is marked `no_run`.
 
 #![doc = include_str!("../README.md")]
-#![doc = include_str!("../docs/guide.md")]
-#![doc = include_str!("../docs/moving.md")]
+#![doc = include_str!("../docs/getting-started.md")]
+#![doc = include_str!("../docs/signing-in.md")]
+#![doc = include_str!("../docs/values.md")]
+#![doc = include_str!("../docs/configuration.md")]
+#![doc = include_str!("../docs/forms.md")]
+#![doc = include_str!("../docs/errors.md")]
+#![doc = include_str!("../docs/cookies.md")]
+#![doc = include_str!("../docs/servers.md")]
+#![doc = include_str!("../docs/testing.md")]
 #![doc = include_str!("../docs/own-tables.md")]
+#![doc = include_str!("../docs/moving.md")]
+#![doc = include_str!("../docs/stores.md")]
+#![doc = include_str!("../docs/events.md")]

@@ -1,5 +1,8 @@
 //! Rules for the source tree that a program can check.
 
+#[path = "tidy/pages.rs"]
+mod pages;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,7 +149,9 @@ fn conditional_compilation_is_only_on_modules_and_imports() {
                     "#[cfg(test)]" => item == "mod tests {" || item == "mod tests;",
                     _ => {
                         line.starts_with("#[cfg(")
-                            && (item.starts_with("mod ") || item.starts_with("use "))
+                            && ["mod ", "use ", "compile_error!("]
+                                .iter()
+                                .any(|start| item.starts_with(start))
                     }
                 }
             } else {

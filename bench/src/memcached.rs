@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Store, Touch, Value,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
@@ -74,7 +74,7 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionIdHash> {
 
 fn load(store: &impl Store, id_hash: &SessionIdHash) {
     let loaded = store.load(id_hash, NOW).expect("it loads");
-    assert!(matches!(black_box(loaded), Lookup::Live { .. }));
+    assert!(matches!(black_box(loaded), Loaded::Live(_)));
 }
 
 fn merge(store: &impl Store, id_hash: &SessionIdHash, n: u64) {
@@ -103,9 +103,7 @@ pub fn run(quick: bool, report: &mut Report) {
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
     // A value as long as the store's.
     let (record, _) = match store.load(&ids[0], NOW) {
-        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
-            (record.to_json(), id_hash)
-        }
+        Ok(Loaded::Live(LiveSession { record, id_hash })) => (record.to_json(), id_hash),
         _ => panic!("it is there"),
     };
     let names: Vec<String> = ids.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Store, Touch, Value,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
@@ -293,7 +293,7 @@ impl Bench {
 
 fn load(store: &PostgresStore, id_hash: &SessionIdHash) -> LiveSession {
     match store.load(id_hash, NOW) {
-        Ok(Lookup::Live { session, .. }) => black_box(session),
+        Ok(Loaded::Live(session)) => black_box(session),
         other => panic!("{other:?}"),
     }
 }

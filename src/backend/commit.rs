@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
+use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -103,13 +103,14 @@ pub enum Committed {
         /// The session as stored. After a renewal through an id within its grace, its id is not the
         /// one that the commit named.
         session: LiveSession,
-        /// The id hashes that were current before the commit and no longer are: the replaced one,
-        /// and those of sessions that it ended, by the session limit or to make room. Caches and
-        /// other requests may still use them.
-        retired_ids: Vec<SessionIdHash>,
+        /// The hash of the session's previous id, if the commit gave it a new one.
+        replaced: Option<SessionIdHash>,
         /// The sessions that it ended: those above the limit per user, and the one that the new
-        /// session replaces. Anonymous ones that it ended to make room are not among them.
+        /// session replaces.
         ended: Vec<EndedSession>,
+        /// The id hashes of the anonymous sessions that a bounded store removed to make room. For
+        /// a request of such a session that is what a sweep is, so they are not among `ended`.
+        evicted: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
@@ -129,6 +130,29 @@ pub enum Committed {
     },
     /// No session can be read by the id; nothing was changed.
     Missing(Missing),
+}
+
+impl Committed {
+    /// Makes the answer [`Done`](Committed::Done) to a commit that has replaced no id and ended no
+    /// other session.
+    #[must_use]
+    pub const fn done(session: LiveSession) -> Self {
+        Committed::Done { session, replaced: None, ended: Vec::new(), evicted: Vec::new() }
+    }
+
+    /// Returns the id hashes that were current before a commit that is [`Done`](Committed::Done)
+    /// and no longer are: the replaced one, and those of ended and evicted sessions. A cache
+    /// invalidates them. For any other answer there are none.
+    pub fn former_ids(&self) -> impl Iterator<Item = SessionIdHash> {
+        let (replaced, ended, evicted) = match self {
+            Committed::Done { replaced, ended, evicted, .. } => {
+                (*replaced, ended.as_slice(), evicted.as_slice())
+            }
+            _ => (None, [].as_slice(), [].as_slice()),
+        };
+        let ended = ended.iter().map(|ended| ended.id_hash);
+        replaced.into_iter().chain(ended).chain(evicted.iter().copied())
+    }
 }
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
@@ -183,7 +207,7 @@ impl SessionLimit {
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
-/// the session. `P` is the position that the [`Lookup`] had.
+/// the session. `P` is the position that [`Found`] has.
 ///
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
@@ -191,7 +215,7 @@ impl SessionLimit {
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
     /// Remove the expired session found, with all its ids. Otherwise a write whose time was taken
-    /// before the deadline could make it live again. Answer [`Missing::NotFound`].
+    /// before the deadline could make it live again. Answer [`Missing::NOT_FOUND`].
     RemoveExpired {
         /// The position of the session.
         at: P,
@@ -339,36 +363,32 @@ impl Commit {
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
-    /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a lookup, because it
-    /// detects a conflict itself.
+    /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
+    /// a conflict itself.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
-    pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
-        match (&self.action, found) {
-            (Action::Create(new_session), _) => {
-                self.begin(self.id_hash, new_session, None, None, None)
-            }
-            (Action::End, Lookup::Missing(Missing::Expired { at, .. })) => {
-                Ok(Decision::RemoveExpired { at })
-            }
-            (Action::End, Lookup::Live { session, at })
-            | (Action::End, Lookup::Missing(Missing::Replaced { session, at, .. })) => {
-                let Record { public_id, user, .. } = session.record;
-                Ok(Decision::End { at, public_id: Some(public_id), user })
-            }
-            (Action::End, Lookup::Missing(Missing::Undecodable { public_id, at, .. })) => {
-                Ok(Decision::End { at, public_id, user: None })
-            }
-            (Action::SignIn { to, user, new_session, join_salt }, found) => {
+    pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
+        match &self.action {
+            Action::Create(new_session) => self.begin(self.id_hash, new_session, None, None, None),
+            Action::Merge | Action::Renew { .. } => match found.into_live() {
+                Ok((session, at)) => self.change(session, at),
+                Err(missing) => Ok(Decision::Answer(Committed::Missing(missing))),
+            },
+            Action::SignIn { to, user, new_session, join_salt } => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
-            (Action::Merge | Action::Renew { .. }, Lookup::Live { session, at }) => {
-                self.change(session, at)
-            }
-            (_, Lookup::Missing(missing)) => {
-                Ok(Decision::Answer(Committed::Missing(missing.without_position())))
-            }
+            Action::End => Ok(match found {
+                Found::Live { session, at } | Found::Replaced { session, at, .. } => {
+                    let Record { public_id, user, .. } = session.record;
+                    Decision::End { at, public_id: Some(public_id), user }
+                }
+                Found::Undecodable { public_id, at, .. } => {
+                    Decision::End { at, public_id, user: None }
+                }
+                Found::Expired { at, .. } => Decision::RemoveExpired { at },
+                Found::Nothing => Decision::Answer(Committed::Missing(Missing::NOT_FOUND)),
+            }),
         }
     }
 
@@ -386,7 +406,7 @@ impl Commit {
         if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Lookup::Live { session: basis.clone(), at: () }) {
+        match self.decide(Found::Live { session: basis.clone(), at: () }) {
             Ok(Decision::Update { session, .. }) => Some(MergedBasis { basis, session }),
             _ => None,
         }
@@ -424,21 +444,21 @@ impl Commit {
 
     fn sign_in<P>(
         &self,
-        found: Lookup<P>,
+        found: Found<P>,
         to: SessionIdHash,
         user: &UserKey,
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<P>> {
         let (session, at, replaced) = match found {
-            Lookup::Live { session, at } => (session, at, None),
-            Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
+            Found::Live { session, at } => (session, at, None),
+            Found::Replaced { id, session, at } => (session, at, Some(id)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Lookup::Missing(Missing::Expired { at, .. }) => {
+            Found::Expired { at, .. } => {
                 return self.begin(to, new_session, Some(user), Some(at), None);
             }
-            Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
+            Found::Nothing | Found::Undecodable { .. } => {
                 return self.begin(to, new_session, Some(user), None, None);
             }
         };

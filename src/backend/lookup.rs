@@ -1,4 +1,6 @@
-//! The results of lookups, which loads, commits and the session of a request share.
+//! What stores find under an id hash, and what they answer to a load.
+//!
+//! Stores make a [`Found`]; the answers to loads and commits follow from it.
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
@@ -23,14 +25,22 @@ impl LiveSession {
     }
 }
 
-/// The result of a lookup of an id hash in a store.
+/// What a store has found under an id hash. The first row that applies decides:
+///
+/// | stored under the id hash | found |
+/// |---|---|
+/// | nothing, or a [forgotten](crate::backend::ReplacedIdStatus::Forgotten) replaced id | `Nothing` |
+/// | a session whose deadline has passed | `Expired` |
+/// | a session that cannot be decoded | `Undecodable` |
+/// | a replaced id that is only [remembered](crate::backend::ReplacedIdStatus::Remembered) | `Replaced` |
+/// | the current id of a session, or one in its [grace](crate::backend::ReplacedIdStatus::InGrace) | `Live` |
 ///
 /// `P` is the position of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
-/// can change only the session that it found. In the answer to a load it is `()`.
+/// can change only the session that it found. For a load, convert it into [`Loaded`].
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Lookup<P = ()> {
+pub enum Found<P> {
     /// A live session, found by its current id or by one within its grace.
     Live {
         /// The session.
@@ -38,26 +48,16 @@ pub enum Lookup<P = ()> {
         /// Its position.
         at: P,
     },
-    /// No live session can be read by this id.
-    Missing(Missing<P>),
-}
-
-/// The reason why a request must not read a session by an id.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-#[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Missing<P = ()> {
-    /// A renewal or a sign-in replaced the id less than [`ReplacedId::REMEMBERED`] ago. A request
-    /// with this id may end the session or sign in, and must not read the session.
+    /// A live session, found by an id that was replaced and has no grace any more.
     Replaced {
         /// The replaced id.
         id: ReplacedId,
-        /// The live session.
+        /// The session.
         session: LiveSession,
         /// Its position.
         at: P,
     },
-    /// The stored session cannot be decoded. It stays in place until its deadline.
+    /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
         /// Its public id, if that can be read.
         public_id: Option<PublicId>,
@@ -66,62 +66,86 @@ pub enum Missing<P = ()> {
         /// Its position.
         at: P,
     },
-    /// The deadline of the session has passed. In the answer to a load or a commit this is
-    /// [`NotFound`](Self::NotFound).
+    /// A session whose deadline has passed.
     Expired {
-        /// Its position.
-        at: P,
         /// The limit that the session of a user had reached.
         expired_by: Option<EndReason>,
+        /// Its position.
+        at: P,
     },
-    /// There is no such session.
+    /// No session.
+    Nothing,
+}
+
+/// The answer to a load.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
+pub enum Loaded {
+    /// A live session, found by its current id or by one within its grace.
+    Live(LiveSession),
+    /// No session can be read by this id.
+    Missing(Missing),
+}
+
+/// The reason why a request must not read a session by an id.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
+pub enum Missing {
+    /// A renewal or a sign-in replaced the id less than [`ReplacedId::REMEMBERED`] ago. A request
+    /// with this id may end the session or sign in, and must not read the session.
+    Replaced {
+        /// The replaced id.
+        id: ReplacedId,
+        /// The live session.
+        session: LiveSession,
+    },
+    /// The stored session cannot be decoded. It stays in place until its deadline.
+    Undecodable {
+        /// Its public id, if that can be read.
+        public_id: Option<PublicId>,
+        /// The reason.
+        error: Error,
+    },
+    /// There is no such session, or its deadline has passed.
     NotFound {
         /// The limit that the session of a user had reached, if it is still stored.
         expired_by: Option<EndReason>,
     },
 }
 
-impl<P> Lookup<P> {
-    /// Makes the result for an id under which nothing is stored.
-    #[must_use]
-    pub const fn not_found() -> Self {
-        Lookup::Missing(Missing::not_found())
-    }
-
-    /// Returns the answer to a load.
-    #[must_use]
-    pub fn without_position(self) -> Lookup {
-        match self {
-            Lookup::Live { session, .. } => Lookup::Live { session, at: () },
-            Lookup::Missing(missing) => Lookup::Missing(missing.without_position()),
-        }
-    }
-}
-
-impl<P> Missing<P> {
-    /// Makes the result for an id under which nothing is stored.
-    #[must_use]
-    pub const fn not_found() -> Self {
-        Missing::NotFound { expired_by: None }
-    }
-
+impl<P> Found<P> {
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
     pub fn expired(at: P, record: &Record) -> Self {
-        Missing::Expired { at, expired_by: record.expired_by() }
+        Found::Expired { expired_by: record.expired_by(), at }
     }
 
-    /// Returns the answer to a load or a commit: without a position, and not found if expired.
-    #[must_use]
-    pub fn without_position(self) -> Missing {
-        match self {
-            Missing::Replaced { id, session, .. } => Missing::Replaced { id, session, at: () },
-            Missing::Undecodable { public_id, error, .. } => {
-                Missing::Undecodable { public_id, error, at: () }
+    /// Returns the session if it can be read, with its position; else the reason.
+    #[allow(clippy::result_large_err)] // one per request, on the stack
+    pub(super) fn into_live(self) -> Result<(LiveSession, P), Missing> {
+        Err(match self {
+            Found::Live { session, at } => return Ok((session, at)),
+            Found::Replaced { id, session, .. } => Missing::Replaced { id, session },
+            Found::Undecodable { public_id, error, .. } => {
+                Missing::Undecodable { public_id, error }
             }
-            Missing::Expired { expired_by, .. } | Missing::NotFound { expired_by } => {
-                Missing::NotFound { expired_by }
-            }
+            Found::Expired { expired_by, .. } => Missing::NotFound { expired_by },
+            Found::Nothing => Missing::NOT_FOUND,
+        })
+    }
+}
+
+impl Missing {
+    /// There is no such session, and none has expired.
+    pub const NOT_FOUND: Missing = Missing::NotFound { expired_by: None };
+}
+
+impl<P> From<Found<P>> for Loaded {
+    fn from(found: Found<P>) -> Self {
+        match found.into_live() {
+            Ok((session, _)) => Loaded::Live(session),
+            Err(missing) => Loaded::Missing(missing),
         }
     }
 }

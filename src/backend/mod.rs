@@ -36,7 +36,7 @@ pub use commit::{
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
 pub(crate) use list::{Page, SessionFilter};
-pub use lookup::{LiveSession, Lookup, Missing};
+pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
@@ -54,12 +54,12 @@ pub use wrapper::StoreWrapper;
 #[allow(clippy::missing_errors_doc)] // once for all methods, above
 pub trait Store: Debug + Send + Sync + 'static {
     /// Finds a live session. Writes nothing.
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup>;
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded>;
 
     /// Returns the answer of [`load`](Self::load) if that needs no waiting for a disk, another
     /// machine or a writer; else `None`. An asynchronous server can make this call on a thread that
     /// must not block.
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup>;
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded>;
 
     /// Executes a commit, in one atomic step. When it returns [`Committed::Done`] or
     /// [`Committed::Ended`], every later call sees the change.

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
+    Capabilities, Commit, Committed, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -63,12 +63,12 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     fn wrapped(&self) -> &Self::Wrapped;
 
     /// Replaces [`Store::load`].
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.wrapped().load(id_hash, now)
     }
 
     /// Replaces [`Store::try_load`]. Answers `None` by default.
-    fn on_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -104,11 +104,11 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
 }
 
 impl<W: StoreWrapper> Store for W {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.on_load(id_hash, now)
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.on_try_load(id_hash, now)
     }
 
@@ -144,7 +144,7 @@ impl<S: Store + ?Sized> StoreWrapper for Box<S> {
         self
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.wrapped().try_load(id_hash, now)
     }
 }
@@ -156,7 +156,7 @@ impl<S: Store + ?Sized> StoreWrapper for Arc<S> {
         self
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.wrapped().try_load(id_hash, now)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, RemovalReport, ReplacedId,
+    Action, Commit, Committed, LiveSession, Loaded, Missing, Page, RemovalReport, ReplacedId,
     SessionFilter, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
@@ -140,7 +140,8 @@ impl Sample {
 pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
-    pub(super) retired_ids: Vec<SessionIdHash>,
+    pub(super) former_ids: Vec<SessionIdHash>,
+    pub(super) replaced: Option<SessionIdHash>,
     pub(super) ended: Vec<EndedSession>,
 }
 
@@ -157,24 +158,23 @@ pub(super) fn name_of(answer: &Committed) -> &'static str {
     }
 }
 
-fn is_same(one: &Lookup, other: &Lookup) -> bool {
+fn is_same(one: &Loaded, other: &Loaded) -> bool {
     match (one, other) {
-        (Lookup::Live { session, .. }, Lookup::Live { session: other, .. }) => session == other,
+        (Loaded::Live(session), Loaded::Live(other)) => session == other,
         (one, other) => found(one) == found(other),
     }
 }
 
-fn found(lookup: &Lookup) -> &'static str {
-    match lookup {
-        Lookup::Live { .. } => "Live",
-        Lookup::Missing(missing) => why(missing),
+fn found(loaded: &Loaded) -> &'static str {
+    match loaded {
+        Loaded::Live(_) => "Live",
+        Loaded::Missing(missing) => why(missing),
     }
 }
 
 fn why(missing: &Missing) -> &'static str {
     match missing {
         Missing::Replaced { .. } => "Replaced",
-        Missing::Expired { .. } => "Expired",
         Missing::NotFound { .. } => "NotFound",
         Missing::Undecodable { .. } => "Undecodable",
     }
@@ -210,11 +210,10 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
+    let former_ids = answer.former_ids().collect();
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, retired_ids, ended } => {
-            let is_retired = |ended: &EndedSession| retired_ids.contains(&ended.id_hash);
-            ensure!(ended.iter().all(is_retired), "{what} ended a session of no retired id")?;
-            Ok(Done { record, id_hash, retired_ids, ended })
+        Committed::Done { session: LiveSession { record, id_hash }, replaced, ended, .. } => {
+            Ok(Done { record, id_hash, former_ids, replaced, ended })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -239,10 +238,11 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, retired_ids, .. } = done(answer, what)?;
+    let Done { record, id_hash, former_ids, replaced, .. } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
-    ensure!(retired_ids == [session.id_hash], "{what} did not name the id that it ended")?;
+    ensure!(replaced == Some(session.id_hash), "{what} did not name the id that it replaced")?;
+    ensure!(former_ids == [session.id_hash], "{what} ended a session")?;
     Ok(Sample { id_hash, record })
 }
 
@@ -420,7 +420,7 @@ impl Fixture {
     }
 
     pub(super) fn is_live(&self, id_hash: &SessionIdHash) -> Passed<bool> {
-        Ok(matches!(self.load(id_hash)?, Lookup::Live { .. }))
+        Ok(matches!(self.load(id_hash)?, Loaded::Live(_)))
     }
 
     /// Fails with this sentence if a load finds a session by one of these ids.
@@ -436,7 +436,7 @@ impl Fixture {
     }
 
     /// Loads, and fails if `try_load` returns another result.
-    pub(super) fn load(&self, id_hash: &SessionIdHash) -> Passed<Lookup> {
+    pub(super) fn load(&self, id_hash: &SessionIdHash) -> Passed<Loaded> {
         let before = self.store.load(id_hash, self.now)?;
         let immediate = self.store.try_load(id_hash, self.now);
         let after = self.store.load(id_hash, self.now)?;
@@ -452,9 +452,7 @@ impl Fixture {
     /// Loads the session, and fails unless it is live. Its current id hash may be another one.
     pub(super) fn live(&self, id_hash: &SessionIdHash, what: &str) -> Passed<Sample> {
         match self.load(id_hash)? {
-            Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
-                Ok(Sample { id_hash, record })
-            }
+            Loaded::Live(LiveSession { record, id_hash }) => Ok(Sample { id_hash, record }),
             other => {
                 Err(Violation(format!("{what} is not found: a load returns {}", found(&other))))
             }
@@ -482,7 +480,7 @@ impl Fixture {
         what: &str,
     ) -> Passed<ReplacedId> {
         match self.load(id_hash)? {
-            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+            Loaded::Missing(Missing::Replaced { id, session }) => {
                 let LiveSession { record, id_hash: led_to } = session;
                 ensure!(id.id_hash == *id_hash, "{what} is remembered as another id")?;
                 ensure!(led_to == *current, "{what} does not lead to the session's current id")?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread;
 
-use crate::backend::{Committed, LiveSession, Lookup, SessionFilter};
+use crate::backend::{Committed, LiveSession, Loaded, SessionFilter};
 use crate::conformance::fixture::*;
 use crate::id::{PublicId, SessionIdHash};
 use crate::sync::IgnorePoison;
@@ -47,7 +47,7 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
     let ended = shared.ended.lock().ignore_poison();
     ensure!(!ended.is_empty(), "under load no ending found a session")?;
     for id_hash in shared.id_hashes.lock().ignore_poison().iter() {
-        if let Lookup::Live { session, .. } = fixture.store.load(id_hash, fixture.now)? {
+        if let Loaded::Live(session) = fixture.store.load(id_hash, fixture.now)? {
             let is_back = ended.contains(&session.record.public_id);
             ensure!(!is_back, "after the load an ended session is live again")?;
         }
@@ -108,7 +108,7 @@ impl StressRun<'_> {
     fn load(&self, id_hash: &SessionIdHash) -> Passed {
         // A session that had ended before the load begins must not be found by it.
         let ended = self.ended.lock().ignore_poison().clone();
-        if let Lookup::Live { session: LiveSession { record, .. }, .. } =
+        if let Loaded::Live(LiveSession { record, .. }) =
             self.fixture.store.load(id_hash, self.fixture.now)?
         {
             let is_back = ended.contains(&record.public_id);

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Lookup, Missing};
+use crate::backend::{Loaded, Missing};
 use crate::conformance::Violation;
 use crate::conformance::fixture::*;
 use crate::lifetime::{EndReason, Lifetime};
@@ -55,7 +55,7 @@ pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
     let end = fixture.later(IDLE);
-    let Lookup::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
+    let Loaded::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
         return Err(Violation("a session is live at its deadline".to_owned()));
     };
     let idle = EndReason::Idle(IDLE);

@@ -100,7 +100,7 @@ impl Session {
         let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
         match (missing, state.loaded.session()) {
-            (Missing::NotFound { expired_by, .. }, Some(session)) => {
+            (Missing::NotFound { expired_by }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
                 state.ending.reason = expired_by.or_else(reason);
             }
@@ -109,7 +109,7 @@ impl Session {
                 let issued = state.loaded.issued().filter(|_| !discards);
                 absence.replaced = Some(self.new_replaced(issued, id, &session.record));
             }
-            (Missing::Undecodable { public_id, error, .. }, _) => {
+            (Missing::Undecodable { public_id, error }, _) => {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error });
             }

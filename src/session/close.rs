@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Lookup, ReplacedId};
+use crate::backend::{LiveSession, Loaded, ReplacedId};
 use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
@@ -190,7 +190,7 @@ impl Session {
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
-            Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
+            Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
     }

@@ -79,25 +79,26 @@ impl Session {
         let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.blocking.run(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
-            Committed::Done { retired_ids, .. } => {
-                recently_ended.record(retired_ids.iter().copied())
+            // Not the evicted ones: as after a sweep, a request that uses one of them begins
+            // another session.
+            Committed::Done { replaced, ended, .. } => {
+                recently_ended.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
             }
             Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        match commit.action {
+        let committed = match commit.action {
             Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
             Action::Renew { .. } => call().inspect(record),
-            // The retired ids are those of evicted sessions. As after a sweep, a request that uses
-            // one of them begins another session.
-            Action::Create(_) | Action::Merge => call().inspect(|committed| {
-                if let (Committed::Done { retired_ids, .. }, Some(cleaner)) =
-                    (committed, &self.context.cleaner)
-                {
-                    cleaner.sessions_evicted(retired_ids.len());
-                }
-            }),
+            // They end no session and replace no id.
+            Action::Create(_) | Action::Merge => call(),
+        }?;
+        if let (Committed::Done { evicted, .. }, Some(cleaner)) =
+            (&committed, &self.context.cleaner)
+        {
+            cleaner.sessions_evicted(evicted.len());
         }
+        Ok(committed)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.

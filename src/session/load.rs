@@ -3,7 +3,7 @@
 //! Uses the store and the context. Called by every method that reads the session. A commit records
 //! here too what it has found.
 
-use crate::backend::{LiveSession, Lookup, Missing};
+use crate::backend::{LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, Result};
@@ -130,11 +130,11 @@ impl Session {
             let found =
                 immediate.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok);
             Ok(match found? {
-                Lookup::Live { session, .. } => {
+                Loaded::Live(session) => {
                     state.loaded.set_session(session, id_hash);
                     None
                 }
-                Lookup::Missing(missing) => Some(missing),
+                Loaded::Missing(missing) => Some(missing),
             })
         };
         self.try_presented_ids(state, attempt).map(drop)
@@ -155,7 +155,7 @@ impl Session {
                 return Ok(true);
             };
             match missing {
-                Missing::Replaced { id, session, .. } => {
+                Missing::Replaced { id, session } => {
                     let new = self.new_replaced(None, &id, &session.record);
                     // One that was replaced concurrently comes first, so that a planted id does not
                     // hide it.
@@ -164,11 +164,11 @@ impl Session {
                         absence.replaced = Some(new);
                     }
                 }
-                Missing::Undecodable { public_id, error, .. } => {
+                Missing::Undecodable { public_id, error } => {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::Expired { expired_by, .. } | Missing::NotFound { expired_by } => {
+                Missing::NotFound { expired_by } => {
                     let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
                     let recently_ended = &self.context.recently_ended;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Committed, Lookup, ReplacedBy};
+use crate::backend::{Action, Committed, Loaded, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -260,7 +260,7 @@ impl Session {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
             let found = self.blocking.run(|| self.context.store.get()?.load(&id_hash, now))?;
-            if let Lookup::Live { session, .. } = found
+            if let Loaded::Live(session) = found
                 && Some(session.record.public_id) != own
             {
                 others.push(session.id_hash);

@@ -11,5 +11,5 @@ mod migration;
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
-#[cfg(feature = "sqlite")]
+#[cfg(all(feature = "sqlite", unix))]
 pub mod sqlite;

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{Commit, Committed, Lookup, RemovalReport, Store, StoreWrapper, TouchError};
+use crate::backend::{Commit, Committed, Loaded, RemovalReport, Store, StoreWrapper, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -197,7 +197,7 @@ impl<S: Store> StoreWrapper for PausingStore<S> {
         &self.store
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.run(Call::Load, |store| store.load(id_hash, now))
     }
 

@@ -29,7 +29,10 @@
 use std::error::Error;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::fd::OwnedFd as OwnedSocket;
+#[cfg(windows)]
+use std::os::windows::io::OwnedSocket;
 
 use ::tiny_http::{Header, Request, Response, ResponseBox, Server};
 
@@ -123,7 +126,7 @@ pub fn listen(
     let listener = TcpListener::bind(address)?;
     // A connection inherits the option of its listener, for which the standard library has no
     // method: a second handle of the socket, with the type of a connection, has one.
-    TcpStream::from(OwnedFd::from(listener.try_clone()?)).set_nodelay(true)?;
+    TcpStream::from(OwnedSocket::from(listener.try_clone()?)).set_nodelay(true)?;
     Server::from_listener(listener, None)
 }
 

@@ -47,8 +47,18 @@ impl Dice {
         usize::try_from((self.next() >> 33) % u64::try_from(sides.max(1)).unwrap()).unwrap()
     }
 
-    /// True in so many of a hundred cases.
-    pub fn chance(&mut self, of_a_hundred: usize) -> bool {
-        self.roll(100) < of_a_hundred
+    /// Whether something happens that has this chance, in percent.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.roll(100) < percent
+    }
+
+    /// Whether something happens that has the chance of one in `n`.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.roll(n) == 0
+    }
+
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Lookup,
+    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Loaded,
     Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch,
     TouchError,
 };
@@ -95,7 +95,7 @@ impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
         &self.inner
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.hook.around(Call::Load, || self.inner.load(id_hash, now))
     }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use cloakroom::backend::{LiveSession, Lookup, Missing, ReplacedId, Store};
+use cloakroom::backend::{LiveSession, Loaded, Missing, ReplacedId, Store};
 use cloakroom::id::SessionIdHash;
 
 use crate::common::{NOW, hex, id_hash_of, value};
@@ -202,29 +202,27 @@ impl TrackedSession {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
             match store.load(id_hash, NOW).unwrap() {
-                Lookup::Missing(Missing::NotFound { .. })
-                | Lookup::Missing(Missing::Replaced { .. }) => {}
+                Loaded::Missing(Missing::NotFound { .. })
+                | Loaded::Missing(Missing::Replaced { .. }) => {}
                 found => return Some(format!("an ended id finds {found:?}")),
             }
         }
         let now = self.now.as_ref()?;
         for (grace, _) in self.replaced.iter().filter(|(_, grace)| *grace) {
             match store.load(grace, NOW).unwrap() {
-                Lookup::Live { session: LiveSession { id_hash, .. }, .. }
-                    if id_hash == now.id_hash => {}
+                Loaded::Live(LiveSession { id_hash, .. }) if id_hash == now.id_hash => {}
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
             }
         }
         for id_hash in &self.evicted_graces {
             match store.load(id_hash, NOW).unwrap() {
-                Lookup::Live { session: LiveSession { id_hash, .. }, .. }
-                    if id_hash == now.id_hash => {}
-                Lookup::Missing(Missing::NotFound { .. }) => {}
+                Loaded::Live(LiveSession { id_hash, .. }) if id_hash == now.id_hash => {}
+                Loaded::Missing(Missing::NotFound { .. }) => {}
                 found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }
         match store.load(&now.id_hash, NOW).unwrap() {
-            Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
+            Loaded::Live(LiveSession { record, id_hash }) => {
                 let n = value::<u64>(&record, "n");
                 let user = record.user.as_ref().map(|user| user.as_str().to_owned());
                 let seen = record.seen.as_millis();

@@ -65,7 +65,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Cache, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Record, Store, Value,
+    Action, Cache, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Record, Store, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -182,7 +182,7 @@ pub fn live_at(
     now: Timestamp,
 ) -> Result<Option<Record>> {
     Ok(match store.load(id_hash, now)? {
-        Lookup::Live { session: LiveSession { record, .. }, .. } => Some(record),
+        Loaded::Live(LiveSession { record, .. }) => Some(record),
         _ => None,
     })
 }

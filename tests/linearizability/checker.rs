@@ -1,7 +1,7 @@
 //! Checks that a history is linearizable: that every operation takes effect at one moment between
 //! its beginning and its end, with the answer of the model.
 //!
-//! The search is Wing and Gong's, with Lowe's memory of the configurations that lead nowhere.
+//! The search is that of Wing and Gong, with Lowe's set of the configurations that lead to no order.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -26,25 +26,25 @@ pub trait Model {
 /// One operation of a history.
 pub struct HistoryEntry<'h, O, A> {
     pub operation: &'h O,
-    /// None if it is not known whether it was done: then it may be done at any later time, or
-    /// never.
+    /// `None` if it is not known whether it was done: it may be done at any later time, or never.
     pub answer: Option<&'h A>,
     pub start: u64,
     pub end: u64,
 }
 
-/// There is no order.
+/// The history has no order.
 #[derive(Debug)]
 pub struct NoOrder<S> {
-    /// As far as any order leads: the entries in that order, and the state after them.
+    /// The longest order of a part of the entries, and the state after them.
     pub furthest: Vec<usize>,
     pub state: S,
 }
 
+/// A set of operations, one bit each.
 type Done = u128;
 
-/// The most operations of a history.
-pub const MOST: usize = Done::BITS as usize;
+/// The maximum number of operations of a history.
+pub const MAX_OPERATIONS: usize = Done::BITS as usize;
 
 /// Finds an order, if there is one.
 pub fn check<M: Model>(
@@ -52,7 +52,11 @@ pub fn check<M: Model>(
     initial: M::State,
     history: &[HistoryEntry<'_, M::Operation, M::Answer>],
 ) -> Result<(), NoOrder<M::State>> {
-    assert!(history.len() <= MOST, "a history of {} operations is too long", history.len());
+    assert!(
+        history.len() <= MAX_OPERATIONS,
+        "a history of {} operations is too long",
+        history.len()
+    );
     let furthest = NoOrder { furthest: Vec::new(), state: initial.clone() };
     let mut search = Search { model, history, dead: HashSet::new(), path: Vec::new(), furthest };
     match search.from(0, &initial) {

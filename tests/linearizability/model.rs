@@ -3,26 +3,26 @@
 
 use super::checker::{HistoryEntry, Model, check};
 use super::operations::{
-    Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session,
-    UserSession, Who,
+    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation,
+    RecordedOperation, Session, UserSession,
 };
 
 /// The time for which a replaced id hash is remembered, after the later of its replacement and the
 /// end of its grace.
-const REMEMBERED: Moment = 600_000;
+const REMEMBERED_FOR: Millis = 600_000;
 
 /// The maximum number of remembered replaced id hashes of a session.
-const MOST_REPLACED: usize = 8;
+const MAX_REPLACED_IDS: usize = 8;
 
 /// A request that came within this time after its id was replaced counts as concurrent.
-const CONCURRENT: Moment = 10_000;
+const CONCURRENT_FOR: Millis = 10_000;
 
 /// A touch is due after this share of the idle limit.
-const TOUCHES_PER_IDLE_LIMIT: Moment = 40;
+const TOUCHES_PER_IDLE_LIMIT: Millis = 40;
 
 /// The sessions of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Sessions {
+pub struct SessionModel {
     /// Whether a session gets a new id in several steps, as in memcached. A renewal can then store
     /// the session under the new id, and answer that it has ended, because another request ended it
     /// before the last step. A sign-in on an expired session first removes that and then begins
@@ -34,10 +34,10 @@ pub struct Sessions {
     pub reads: Reads,
 }
 
-impl Sessions {
+impl SessionModel {
     /// Those of SQLite.
-    pub const PLAIN: Sessions =
-        Sessions { moves_in_steps: false, sweeps_in_two_steps: false, reads: Reads::Latest };
+    pub const PLAIN: SessionModel =
+        SessionModel { moves_in_steps: false, sweeps_in_two_steps: false, reads: Reads::Latest };
 }
 
 /// The states that a load may read.
@@ -51,11 +51,11 @@ pub enum Reads {
     LatestAcknowledged,
     /// Also what was stored, at the latest, so long before: another process could not invalidate
     /// the cache.
-    Within(Moment),
+    Within(Millis),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct World {
+pub struct ModelState {
     sessions: Store,
     /// Earlier states, the last at the end; only where a load may read them.
     past: Vec<Past>,
@@ -70,15 +70,15 @@ struct Past {
     /// The ids that the cache was made to invalidate by then; all if none are named.
     invalidated: Option<Vec<Number>>,
     /// The latest time that any operation had been given until then.
-    latest: Moment,
+    latest: Millis,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Store {
     /// In the order in which they began.
     rows: Vec<Row>,
-    /// No session may be at these ids after these stamps: its renewal has said that it has ended.
-    said_to_end: Vec<(Number, u64)>,
+    /// After these stamps no session may have these ids: its renewal has answered that it ended.
+    reported_ended: Vec<(Number, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +93,8 @@ struct Row {
 struct Replaced {
     id_hash: Number,
     to: Number,
-    at: Moment,
-    grace_until: Option<Moment>,
+    at: Millis,
+    grace_until: Option<Millis>,
     by: By,
     had_user: bool,
 }
@@ -102,15 +102,15 @@ struct Replaced {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
     Renewal,
-    /// Others can join it who come with the same id.
+    /// Another sign-in that presents the same id can join it.
     SignIn,
-    /// The same, remembered in place of what was remembered of the id before; and whether another
-    /// session began by it.
-    SignInAnew {
-        begins: bool,
+    /// A sign-in that presented an id which had been replaced before: this is remembered of that id
+    /// from now on. A sign-in of another user begins a new session.
+    SignInAgain {
+        new_session: bool,
     },
-    /// The id that it replaced was never presented.
-    SignInThroughAnotherKey,
+    /// The current id of that session, which the sign-in replaced without its being presented.
+    SignInByReplacedId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,26 +122,26 @@ enum Found {
 }
 
 impl Session {
-    fn deadline(&self) -> Moment {
-        let idle = self.idle.map_or(Moment::MAX, |idle| self.seen + idle);
-        idle.min(self.absolute.unwrap_or(Moment::MAX))
+    fn deadline(&self) -> Millis {
+        let idle = self.idle.map_or(Millis::MAX, |idle| self.seen + idle);
+        idle.min(self.absolute.unwrap_or(Millis::MAX))
     }
 
-    fn lives(&self, now: Moment) -> bool {
+    fn is_live(&self, now: Millis) -> bool {
         now < self.deadline()
     }
 
-    fn born(begins: &Begins, now: Moment) -> Session {
+    fn new(initial: &InitialFields, now: Millis) -> Session {
         Session {
-            public_id: begins.public_id,
+            public_id: initial.public_id,
             user: None,
-            idp_session_id: begins.idp_session_id,
-            level: begins.level,
+            idp_session_id: initial.idp_session_id,
+            level: initial.level,
             created: now,
             authenticated: None,
             seen: now,
-            idle: begins.idle,
-            absolute: begins.absolute,
+            idle: initial.idle,
+            absolute: initial.absolute,
             revision: 1,
             data: Default::default(),
         }
@@ -163,25 +163,25 @@ impl Session {
         *self != before
     }
 
-    fn sign_in(&mut self, user: Number, begins: &Begins, now: Moment) {
-        (self.user, self.authenticated, self.level) = (Some(user), Some(now), begins.level);
-        self.idp_session_id = begins.idp_session_id.or(self.idp_session_id);
+    fn sign_in(&mut self, user: Number, initial: &InitialFields, now: Millis) {
+        (self.user, self.authenticated, self.level) = (Some(user), Some(now), initial.level);
+        self.idp_session_id = initial.idp_session_id.or(self.idp_session_id);
     }
 
-    fn touch_is_due(&self, seen: Moment) -> bool {
+    fn touch_is_due(&self, seen: Millis) -> bool {
         let passed = |idle| seen - self.seen >= idle / TOUCHES_PER_IDLE_LIMIT;
         seen > self.seen && self.idle.is_some_and(passed)
     }
 
-    fn is_of(&self, who: &Who) -> bool {
-        match who {
-            Who::All => true,
-            Who::User(user) => self.user == Some(*user),
-            Who::PublicId(public_id) => self.public_id == *public_id,
-            Who::OfUser(user, public_id) => {
+    fn matches(&self, filter: &Filter) -> bool {
+        match filter {
+            Filter::All => true,
+            Filter::User(user) => self.user == Some(*user),
+            Filter::PublicId(public_id) => self.public_id == *public_id,
+            Filter::OfUser(user, public_id) => {
                 self.user == Some(*user) && self.public_id == *public_id
             }
-            Who::IdpSession(id) => self.idp_session_id == Some(*id),
+            Filter::IdpSession(id) => self.idp_session_id == Some(*id),
         }
     }
 }
@@ -190,8 +190,8 @@ type Outcomes = Vec<(Store, Answer)>;
 
 impl Store {
     /// Looks `id_hash` up.
-    fn find(&self, id_hash: Number, now: Moment) -> Found {
-        let at = |index: usize| match self.rows[index].session.lives(now) {
+    fn find(&self, id_hash: Number, now: Millis) -> Found {
+        let at = |index: usize| match self.rows[index].session.is_live(now) {
             true => Found::Live(index),
             false => Found::Expired(index),
         };
@@ -205,7 +205,8 @@ impl Store {
         else {
             return Found::Nothing;
         };
-        let remembered = replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED;
+        let remembered =
+            replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED_FOR;
         let is_in_grace = replaced.grace_until.is_some_and(|until| now < until);
         match at(index) {
             found if is_in_grace => found,
@@ -215,15 +216,15 @@ impl Store {
         }
     }
 
-    fn move_to(&mut self, at: usize, left: Replaced) {
+    fn move_to(&mut self, at: usize, replaced_id: Replaced) {
         let row = &mut self.rows[at];
-        row.id_hash = left.to;
-        if left.by != By::Renewal {
+        row.id_hash = replaced_id.to;
+        if replaced_id.by != By::Renewal {
             row.replaced.iter_mut().for_each(|replaced| replaced.grace_until = None);
         }
-        row.replaced.retain(|replaced| replaced.id_hash != left.id_hash);
-        row.replaced.push(left);
-        let excess = row.replaced.len().saturating_sub(MOST_REPLACED);
+        row.replaced.retain(|replaced| replaced.id_hash != replaced_id.id_hash);
+        row.replaced.push(replaced_id);
+        let excess = row.replaced.len().saturating_sub(MAX_REPLACED_IDS);
         row.replaced.drain(..excess);
     }
 
@@ -245,9 +246,9 @@ impl Store {
         let (id_hash, which) = match &operation.call {
             Call::Delete { id_hash } => (Some(*id_hash), None),
             Call::SignIn { id_hash, user, limit, .. } => {
-                (Some(*id_hash), limit.map(|_| Who::User(*user)))
+                (Some(*id_hash), limit.map(|_| Filter::User(*user)))
             }
-            Call::Revoke(who) => (None, Some(*who)),
+            Call::Revoke(filter) => (None, Some(*filter)),
             _ => return self,
         };
         let found = id_hash.map(|id_hash| self.find(id_hash, now));
@@ -255,8 +256,8 @@ impl Store {
             Some(Found::Expired(at)) => Some(self.rows[at].id_hash),
             _ => None,
         };
-        let is_meant = |row: &Row| which.is_some_and(|who| row.session.is_of(&who));
-        self.end(|row| !row.session.lives(now) && (Some(row.id_hash) == found || is_meant(row)));
+        let is_meant = |row: &Row| which.is_some_and(|filter| row.session.matches(&filter));
+        self.end(|row| !row.session.is_live(now) && (Some(row.id_hash) == found || is_meant(row)));
         self
     }
 }
@@ -266,15 +267,16 @@ fn sorted(mut numbers: Vec<Number>) -> Vec<Number> {
     numbers
 }
 
-impl Sessions {
-    /// Everything that the operation may do and answer.
+impl SessionModel {
+    /// Everything that the operation may do and answer, as states and answers.
     fn outcomes(self, store: &Store, operation: &Operation) -> Outcomes {
         let now = operation.now;
         let each = |store: &Store, id_hash: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
             let found = store.find(id_hash, now);
             let mut outcomes = then(store.clone(), found);
-            // Until the id is remembered anew it leads to a session that is not there any more.
-            if let Found::Replaced(_, Replaced { by: By::SignInAnew { begins: true }, .. }) = found
+            // Until the new memory of the id is stored, it leads to a session that no longer exists.
+            if let Found::Replaced(_, Replaced { by: By::SignInAgain { new_session: true }, .. }) =
+                found
                 && self.moves_in_steps
             {
                 outcomes.extend(then(store.clone(), Found::Nothing));
@@ -293,12 +295,12 @@ impl Sessions {
                 };
                 vec![(store, answer)]
             }),
-            Call::Create { id_hash, begins, changes } => {
+            Call::Create { id_hash, initial, changes } => {
                 let mut store = store.clone();
                 if store.is_taken(*id_hash) {
                     return Vec::new();
                 }
-                let mut session = Session::born(begins, now);
+                let mut session = Session::new(initial, now);
                 session.apply(changes);
                 store.rows.push(Row {
                     id_hash: *id_hash,
@@ -309,18 +311,18 @@ impl Sessions {
             }
             Call::Merge { id_hash, changes, if_revision, seen } => {
                 each(store, *id_hash, &|store, found| {
-                    let change = Merged { changes, if_revision: *if_revision, seen: *seen };
-                    vec![self.go_on(store, found, &change, None)]
+                    let change = MergeChange { changes, if_revision: *if_revision, seen: *seen };
+                    vec![self.merge(store, found, &change, None)]
                 })
             }
             Call::Renew { id_hash, to, grace_until, changes } => {
                 each(store, *id_hash, &|store, found| {
-                    let change = Merged { changes, if_revision: None, seen: None };
+                    let change = MergeChange { changes, if_revision: None, seen: None };
                     let (id_hash, to, grace_until) = (*id_hash, *to, *grace_until);
                     // The lookup determines whether it had a user.
                     let (by, had_user) = (By::Renewal, false);
-                    let left = Replaced { id_hash, to, at: now, grace_until, by, had_user };
-                    vec![self.go_on(store, found, &change, Some(left))]
+                    let replaced_id = Replaced { id_hash, to, at: now, grace_until, by, had_user };
+                    vec![self.merge(store, found, &change, Some(replaced_id))]
                 })
             }
             Call::SignIn { id_hash, .. } => {
@@ -344,7 +346,7 @@ impl Sessions {
             }),
             Call::Sweep => {
                 let mut stores = vec![(store.clone(), 0)];
-                for row in store.rows.iter().filter(|row| !row.session.lives(now)) {
+                for row in store.rows.iter().filter(|row| !row.session.is_live(now)) {
                     let mut without = stores.clone();
                     for (store, swept) in &mut without {
                         *swept += store.end(|other| other.id_hash == row.id_hash).len();
@@ -356,41 +358,42 @@ impl Sessions {
                 }
                 stores.into_iter().map(|(store, swept)| (store, Answer::Swept(swept))).collect()
             }
-            Call::List(who) => {
+            Call::List(filter) => {
                 let rows = store.rows.iter().rev().map(|row| &row.session);
-                let rows = rows.filter(|session| session.lives(now) && session.is_of(who));
+                let rows = rows.filter(|session| session.is_live(now) && session.matches(filter));
                 let list = rows.map(|session| {
                     let Session { public_id, user, seen, .. } = *session;
                     UserSession { public_id, user, seen }
                 });
                 vec![(store.clone(), Answer::List(list.collect()))]
             }
-            Call::Revoke(who) => {
+            Call::Revoke(filter) => {
                 let mut store = store.clone();
-                let revoked = store.end(|row| row.session.lives(now) && row.session.is_of(who));
+                let revoked =
+                    store.end(|row| row.session.is_live(now) && row.session.matches(filter));
                 vec![(store, Answer::Revoked(revoked))]
             }
             Call::RevokeEveryone => {
-                let live = store.rows.iter().filter(|row| row.session.lives(now)).count();
+                let live = store.rows.iter().filter(|row| row.session.is_live(now)).count();
                 let empty = Store { rows: Vec::new(), ..store.clone() };
                 vec![(empty, Answer::RevokedEveryone(Some(live as u64)))]
             }
             Call::Stats => {
                 let (live, expired): (Vec<&Row>, Vec<&Row>) =
-                    store.rows.iter().partition(|row| row.session.lives(now));
+                    store.rows.iter().partition(|row| row.session.is_live(now));
                 let signed_in = live.iter().filter(|row| row.session.user.is_some()).count() as u64;
                 let (live, expired) = (live.len() as u64, expired.len() as u64);
                 vec![(store.clone(), Answer::Counts { live, expired, signed_in })]
             }
-            Call::Lose => vec![(Store::default(), Answer::Ok)],
+            Call::LoseAll => vec![(Store::default(), Answer::Ok)],
         }
     }
 
-    fn go_on(
+    fn merge(
         self,
         mut store: Store,
         found: Found,
-        change: &Merged<'_>,
+        change: &MergeChange<'_>,
         renewal: Option<Replaced>,
     ) -> (Store, Answer) {
         let at = match found {
@@ -408,13 +411,13 @@ impl Sessions {
         }
         // Through an id within its grace nothing moves.
         let had_user = row.session.user.is_some();
-        let renewal = renewal.filter(|left| left.id_hash == row.id_hash);
-        let renewal = renewal.map(|left| Replaced { had_user, ..left });
+        let renewal = renewal.filter(|replaced_id| replaced_id.id_hash == row.id_hash);
+        let renewal = renewal.map(|replaced_id| Replaced { had_user, ..replaced_id });
         let changed = row.session.apply(change.changes);
         if let Some(seen) = change.seen.filter(|seen| row.session.touch_is_due(*seen)) {
             row.session.seen = seen;
         }
-        let Some(left) = renewal else {
+        let Some(replaced_id) = renewal else {
             row.session.revision += u64::from(changed);
             let Row { id_hash, session, .. } = row.clone();
             return (
@@ -427,28 +430,35 @@ impl Sessions {
         };
         row.session.revision += 1;
         let session = row.session.clone();
-        store.move_to(at, left);
-        (store, Answer::Done { session, id_hash: left.to, retired_ids: vec![left.id_hash] })
+        store.move_to(at, replaced_id);
+        (
+            store,
+            Answer::Done {
+                session,
+                id_hash: replaced_id.to,
+                retired_ids: vec![replaced_id.id_hash],
+            },
+        )
     }
 
     fn sign_in(self, store: Store, found: Found, operation: &Operation) -> Outcomes {
-        let Call::SignIn { user, begins, .. } = &operation.call else { return Vec::new() };
+        let Call::SignIn { user, initial, .. } = &operation.call else { return Vec::new() };
         let (from, replaced) = match found {
             Found::Live(at) => (Some(store.rows[at].clone()), None),
             Found::Replaced(at, replaced) => (Some(store.rows[at].clone()), Some(replaced)),
             _ => (None, None),
         };
-        // That an id is remembered anew is a step of its own there, which can fail: then it is
-        // remembered as before.
+        // Memcached stores the new memory of an id in a step of its own, which can fail: then the
+        // former one remains.
         let may_be_as_before = self.moves_in_steps
-            && replaced.is_some_and(|it| matches!(it.by, By::SignInAnew { .. }));
+            && replaced.is_some_and(|it| matches!(it.by, By::SignInAgain { .. }));
         let mut outcomes = Vec::new();
         if let (Some(row), Some(replaced)) = (&from, replaced)
             && row.session.user == Some(*user)
-            && matches!(replaced.by, By::SignIn | By::SignInAnew { .. })
+            && matches!(replaced.by, By::SignIn | By::SignInAgain { .. })
             && replaced.to == row.id_hash
-            && operation.now <= replaced.at + CONCURRENT
-            && says_the_same(begins, &row.session)
+            && operation.now <= replaced.at + CONCURRENT_FOR
+            && claims_the_same(initial, &row.session)
         {
             let id_hash = row.id_hash;
             outcomes.push((store.clone(), Answer::Replaced { id_hash }));
@@ -468,7 +478,8 @@ impl Sessions {
     }
 
     fn sign_in_from(self, mut store: Store, from: Option<Row>, operation: &Operation) -> Outcomes {
-        let Call::SignIn { id_hash: asked, to, user, begins, changes, limit } = &operation.call
+        let Call::SignIn { id_hash: presented_id, to, user, initial, changes, limit } =
+            &operation.call
         else {
             return Vec::new();
         };
@@ -478,7 +489,7 @@ impl Sessions {
         if let Some((limit, at_limit)) = limit {
             let others = store.rows.iter().filter(|row| {
                 let is_it = from.as_ref().is_some_and(|from| from.id_hash == row.id_hash);
-                !is_it && row.session.lives(now) && row.session.user == Some(*user)
+                !is_it && row.session.is_live(now) && row.session.user == Some(*user)
             });
             let mut others: Vec<_> =
                 others.map(|row| (row.session.authenticated, row.id_hash)).collect();
@@ -498,9 +509,9 @@ impl Sessions {
         }
         let id_hash = *to;
         let Some(from) = from else {
-            let mut session = Session::born(begins, now);
+            let mut session = Session::new(initial, now);
             session.apply(changes);
-            session.sign_in(*user, begins, now);
+            session.sign_in(*user, initial, now);
             store.rows.push(Row { id_hash, replaced: Vec::new(), session: session.clone() });
             return vec![(
                 store,
@@ -509,30 +520,30 @@ impl Sessions {
         };
         retired_ids.push(from.id_hash);
         let had_user = from.session.user.is_some();
-        let leave = |left, by| Replaced {
-            id_hash: left,
-            to: id_hash,
+        let replaced_by = |id_hash: Number, by| Replaced {
+            id_hash,
+            to: *to,
             at: now,
             grace_until: None,
             by,
             had_user,
         };
-        let (left, anew) = match from.id_hash == *asked {
-            true => (leave(from.id_hash, By::SignIn), None),
+        let (current, presented) = match from.id_hash == *presented_id {
+            true => (replaced_by(from.id_hash, By::SignIn), None),
             false => {
-                let left = leave(from.id_hash, By::SignInThroughAnotherKey);
-                let anew = By::SignInAnew { begins: is_others(&from) };
-                (left, Some(leave(*asked, anew)))
+                let current = replaced_by(from.id_hash, By::SignInByReplacedId);
+                let by = By::SignInAgain { new_session: is_others(&from) };
+                (current, Some(replaced_by(*presented_id, by)))
             }
         };
         let at =
             store.rows.iter().position(|row| row.id_hash == from.id_hash).expect("it is there");
         if is_others(&from) {
             store.rows.remove(at);
-            let mut session = Session::born(begins, now);
+            let mut session = Session::new(initial, now);
             session.apply(changes);
-            session.sign_in(*user, begins, now);
-            let replaced = vec![anew.unwrap_or(left)];
+            session.sign_in(*user, initial, now);
+            let replaced = vec![presented.unwrap_or(current)];
             store.rows.push(Row { id_hash, replaced, session: session.clone() });
             return vec![(
                 store,
@@ -541,78 +552,79 @@ impl Sessions {
         }
         let session = &mut store.rows[at].session;
         session.apply(changes);
-        session.sign_in(*user, begins, now);
-        (session.idle, session.absolute) = (begins.idle, begins.absolute);
+        session.sign_in(*user, initial, now);
+        (session.idle, session.absolute) = (initial.idle, initial.absolute);
         session.seen = session.seen.max(now);
         session.revision += 1;
         let session = session.clone();
-        store.move_to(at, left);
-        if let Some(anew) = anew {
-            store.move_to(at, anew);
+        store.move_to(at, current);
+        if let Some(presented) = presented {
+            store.move_to(at, presented);
         }
         vec![(store, Answer::Done { session, id_hash, retired_ids: sorted(retired_ids) })]
     }
 }
 
 /// A sign-in joins one that said the same of its user. Their idle limits may differ.
-fn says_the_same(begins: &Begins, session: &Session) -> bool {
-    let end = |absolute: Option<Moment>| absolute.unwrap_or(Moment::MAX);
-    begins.level == session.level
-        && (begins.idp_session_id.is_none() || begins.idp_session_id == session.idp_session_id)
-        && end(begins.absolute).saturating_add(CONCURRENT) >= end(session.absolute)
+fn claims_the_same(initial: &InitialFields, session: &Session) -> bool {
+    let end = |absolute: Option<Millis>| absolute.unwrap_or(Millis::MAX);
+    initial.level == session.level
+        && (initial.idp_session_id.is_none() || initial.idp_session_id == session.idp_session_id)
+        && end(initial.absolute).saturating_add(CONCURRENT_FOR) >= end(session.absolute)
 }
 
-struct Merged<'c> {
+struct MergeChange<'c> {
     changes: &'c [Change],
     if_revision: Option<u64>,
-    seen: Option<Moment>,
+    seen: Option<Millis>,
 }
 
-fn agree(said: &Answer, expected: &Answer) -> bool {
-    match (said, expected) {
-        // Not every store counts whom it has cleared.
+fn answers_match(given: &Answer, expected: &Answer) -> bool {
+    match (given, expected) {
+        // Not every store counts the sessions that it clears.
         (Answer::RevokedEveryone(None), Answer::RevokedEveryone(_)) => true,
-        _ => said == expected,
+        _ => given == expected,
     }
 }
 
-impl Sessions {
-    /// Everything that a load may answer.
-    fn found(&self, world: &World, load: &Happened) -> Vec<Answer> {
+impl SessionModel {
+    /// All answers that a load may give.
+    fn found(&self, world: &ModelState, load: &RecordedOperation) -> Vec<Answer> {
         let answers = |store| {
             let outcomes = self.outcomes(store, &load.operation).into_iter();
             outcomes.map(|(_, answer)| answer).collect::<Vec<Answer>>()
         };
         let mut found = answers(&world.sessions);
         let id_hash = load.operation.call.id_hash().unwrap_or_default();
-        let mut is_untold = false;
+        let mut lacks_invalidation = false;
         for past in world.past.iter().rev() {
-            // Whatever the cache has under this id, it has from before this invalidation.
+            // The cache has nothing under this id that is older than this invalidation.
             if past.invalidated.as_ref().is_none_or(|invalidated| invalidated.contains(&id_hash)) {
-                let may_be_untold = match self.reads {
+                let may_lack_invalidation = match self.reads {
                     Reads::Latest => false,
                     Reads::LatestAcknowledged => {
                         past.changed_until > load.start && past.changed_by != load.process
                     }
                     Reads::Within(life) => load.operation.now < past.latest + life,
                 };
-                if !may_be_untold {
+                if !may_lack_invalidation {
                     break;
                 }
-                is_untold = true;
+                lacks_invalidation = true;
             }
             let earlier = answers(&past.sessions).into_iter();
             found.extend(
-                earlier.filter(|answer| is_untold && matches!(answer, Answer::Live { .. })),
+                earlier
+                    .filter(|answer| lacks_invalidation && matches!(answer, Answer::Live { .. })),
             );
         }
         found
     }
 
     /// The ids that the cache is made to invalidate; none if it is all of them.
-    fn invalidated(happened: &Happened) -> Option<Vec<Number>> {
-        let asked = happened.operation.call.id_hash().into_iter();
-        Some(match &happened.answer {
+    fn invalidated(recorded: &RecordedOperation) -> Option<Vec<Number>> {
+        let asked = recorded.operation.call.id_hash().into_iter();
+        Some(match &recorded.answer {
             Answer::Done { id_hash, retired_ids, .. } => {
                 asked.chain([*id_hash]).chain(retired_ids.iter().copied()).collect()
             }
@@ -625,33 +637,43 @@ impl Sessions {
         })
     }
 
-    fn after(&self, world: &World, sessions: Store, happened: &Happened) -> World {
+    fn after(
+        &self,
+        world: &ModelState,
+        sessions: Store,
+        recorded: &RecordedOperation,
+    ) -> ModelState {
         let mut past = world.past.clone();
         if sessions != world.sessions && !matches!(self.reads, Reads::Latest) {
             past.push(Past {
                 sessions: world.sessions.clone(),
-                changed_by: happened.process,
-                changed_until: happened.end,
-                invalidated: Self::invalidated(happened),
-                latest: happened.latest,
+                changed_by: recorded.process,
+                changed_until: recorded.end,
+                invalidated: Self::invalidated(recorded),
+                latest: recorded.latest,
             });
         }
-        World { sessions, past }
+        ModelState { sessions, past }
     }
 }
 
-impl Model for Sessions {
-    type State = World;
-    type Operation = Happened;
+impl Model for SessionModel {
+    type State = ModelState;
+    type Operation = RecordedOperation;
     type Answer = Answer;
 
-    fn step(&self, world: &World, happened: &Happened, answer: Option<&Answer>) -> Vec<World> {
-        let mut after = self.step_from(world, happened, answer);
+    fn step(
+        &self,
+        world: &ModelState,
+        recorded: &RecordedOperation,
+        answer: Option<&Answer>,
+    ) -> Vec<ModelState> {
+        let mut after = self.step_from(world, recorded, answer);
         if self.moves_in_steps {
-            let mut sooner = world.clone();
-            sooner.sessions.end(|row| !row.session.lives(happened.latest));
-            if sooner != *world {
-                after.extend(self.step_from(&sooner, happened, answer));
+            let mut without_expired = world.clone();
+            without_expired.sessions.end(|row| !row.session.is_live(recorded.latest));
+            if without_expired != *world {
+                after.extend(self.step_from(&without_expired, recorded, answer));
             }
         }
         after.dedup();
@@ -659,18 +681,23 @@ impl Model for Sessions {
     }
 }
 
-impl Sessions {
-    fn step_from(&self, world: &World, happened: &Happened, answer: Option<&Answer>) -> Vec<World> {
-        let operation = &happened.operation;
-        let agrees = |expected: &Answer| answer.is_none_or(|said| agree(said, expected));
-        let lives_on = |(id_hash, end): &(Number, u64)| {
-            *end < happened.start && world.sessions.rows.iter().any(|row| row.id_hash == *id_hash)
+impl SessionModel {
+    fn step_from(
+        &self,
+        world: &ModelState,
+        recorded: &RecordedOperation,
+        answer: Option<&Answer>,
+    ) -> Vec<ModelState> {
+        let operation = &recorded.operation;
+        let agrees = |expected: &Answer| answer.is_none_or(|given| answers_match(given, expected));
+        let is_still_there = |(id_hash, end): &(Number, u64)| {
+            *end < recorded.start && world.sessions.rows.iter().any(|row| row.id_hash == *id_hash)
         };
-        if world.sessions.said_to_end.iter().any(lives_on) {
+        if world.sessions.reported_ended.iter().any(is_still_there) {
             return Vec::new();
         }
         if let Call::Load { .. } = operation.call {
-            let found = self.found(world, happened).iter().any(agrees);
+            let found = self.found(world, recorded).iter().any(agrees);
             return found.then(|| world.clone()).into_iter().collect();
         }
         let sessions = world.sessions.clone().without_expired(operation);
@@ -682,29 +709,30 @@ impl Sessions {
                         && to == id_hash
                         && answer == Some(&Answer::NotFound) =>
                 {
-                    store.said_to_end.push((*to, happened.end));
+                    store.reported_ended.push((*to, recorded.end));
                     Some((store, expected))
                 }
                 _ => agrees(&expected).then_some((store, expected)),
             });
-        // An operation that failed half-way has gone no further than that.
-        let half_way = Some(&sessions).filter(|half| answer.is_none() && **half != world.sessions);
-        let after = agreeing.map(|(store, _)| store).chain(half_way.cloned());
-        after.map(|store| self.after(world, store, happened)).collect()
+        // An operation that failed may have removed the expired sessions, and done nothing else.
+        let removed_expired =
+            Some(&sessions).filter(|sessions| answer.is_none() && **sessions != world.sessions);
+        let after = agreeing.map(|(store, _)| store).chain(removed_expired.cloned());
+        after.map(|store| self.after(world, store, recorded)).collect()
     }
 }
 
-impl Sessions {
-    /// Checks that the history has an order; the error is the longest one that was found.
-    pub fn judge(&self, history: &[Happened]) -> Result<(), String> {
-        let entries = history.iter().map(|happened| HistoryEntry {
-            operation: happened,
-            answer: (!happened.is_open()).then_some(&happened.answer),
-            start: happened.start,
-            end: happened.end,
+impl SessionModel {
+    /// Checks that the history has an order; the error shows the longest order of a part of it.
+    pub fn check_history(&self, history: &[RecordedOperation]) -> Result<(), String> {
+        let entries = history.iter().map(|recorded| HistoryEntry {
+            operation: recorded,
+            answer: (!recorded.has_unknown_outcome()).then_some(&recorded.answer),
+            start: recorded.start,
+            end: recorded.end,
         });
         let entries: Vec<_> = entries.collect();
-        check(self, World::default(), &entries).map_err(|none| {
+        check(self, ModelState::default(), &entries).map_err(|none| {
             let order: Vec<u64> = none.furthest.iter().map(|at| history[*at].start).collect();
             format!("It has no order. The furthest begins {order:?} and leads to {:#?}", none.state)
         })

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub type Number = u8;
 
 /// Milliseconds since the beginning of the history.
-pub type Moment = i64;
+pub type Millis = i64;
 
 /// One change of a delta, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,17 +17,17 @@ pub enum Change {
     Remove(Number),
     Clear,
     /// The user has authenticated again, at this time and level.
-    Confirm(Moment, u16),
+    Confirm(Millis, u16),
 }
 
-/// The values of a session from its beginning or its sign-in on.
+/// The fields that a session gets when it begins or is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Begins {
+pub struct InitialFields {
     pub public_id: Number,
     pub idp_session_id: Option<Number>,
     pub level: u16,
-    pub idle: Option<Moment>,
-    pub absolute: Option<Moment>,
+    pub idle: Option<Millis>,
+    pub absolute: Option<Millis>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub enum AtLimit {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Who {
+pub enum Filter {
     All,
     User(Number),
     PublicId(Number),
@@ -53,26 +53,26 @@ pub enum Call {
     },
     Create {
         id_hash: Number,
-        begins: Begins,
+        initial: InitialFields,
         changes: Vec<Change>,
     },
     Merge {
         id_hash: Number,
         changes: Vec<Change>,
         if_revision: Option<u64>,
-        seen: Option<Moment>,
+        seen: Option<Millis>,
     },
     Renew {
         id_hash: Number,
         to: Number,
-        grace_until: Option<Moment>,
+        grace_until: Option<Millis>,
         changes: Vec<Change>,
     },
     SignIn {
         id_hash: Number,
         to: Number,
         user: Number,
-        begins: Begins,
+        initial: InitialFields,
         changes: Vec<Change>,
         limit: Option<(u32, AtLimit)>,
     },
@@ -81,19 +81,19 @@ pub enum Call {
     },
     Touch {
         id_hash: Number,
-        seen: Moment,
+        seen: Millis,
     },
     Sweep,
-    List(Who),
-    Revoke(Who),
+    List(Filter),
+    Revoke(Filter),
     RevokeEveryone,
     Stats,
-    /// A volatile store loses all it has: its server was started again.
-    Lose,
+    /// A store in memory loses all its sessions, because its server was restarted.
+    LoseAll,
 }
 
 impl Call {
-    /// The id it goes to, if it goes to one.
+    /// The id that it names, if it names one.
     pub fn id_hash(&self) -> Option<Number> {
         match self {
             Call::Load { id_hash }
@@ -111,18 +111,20 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Operation {
     pub call: Call,
-    pub now: Moment,
+    pub now: Millis,
 }
 
 impl Operation {
-    /// The same at another time, with the times that are counted from it.
-    pub fn at(&self, now: Moment) -> Operation {
+    /// Returns the same operation at another time, with all times that count from it.
+    pub fn at(&self, now: Millis) -> Operation {
         let (mut call, later) = (self.call.clone(), now - self.now);
         match &mut call {
             Call::Merge { seen: Some(time), .. }
             | Call::Touch { seen: time, .. }
             | Call::Renew { grace_until: Some(time), .. }
-            | Call::SignIn { begins: Begins { absolute: Some(time), .. }, .. } => *time += later,
+            | Call::SignIn { initial: InitialFields { absolute: Some(time), .. }, .. } => {
+                *time += later
+            }
             _ => {}
         }
         Operation { call, now }
@@ -136,11 +138,11 @@ pub struct Session {
     pub user: Option<Number>,
     pub idp_session_id: Option<Number>,
     pub level: u16,
-    pub created: Moment,
-    pub authenticated: Option<Moment>,
-    pub seen: Moment,
-    pub idle: Option<Moment>,
-    pub absolute: Option<Moment>,
+    pub created: Millis,
+    pub authenticated: Option<Millis>,
+    pub seen: Millis,
+    pub idle: Option<Millis>,
+    pub absolute: Option<Millis>,
     pub revision: u64,
     pub data: BTreeMap<Number, Number>,
 }
@@ -150,7 +152,7 @@ pub struct Session {
 pub struct UserSession {
     pub public_id: Number,
     pub user: Option<Number>,
-    pub seen: Moment,
+    pub seen: Millis,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -182,7 +184,7 @@ pub enum Answer {
         id_hash: Number,
     },
     Full,
-    /// It was done, and there is nothing to say about it.
+    /// It was done; the answer has no value.
     Ok,
     Swept(usize),
     List(Vec<UserSession>),
@@ -193,15 +195,15 @@ pub enum Answer {
         expired: u64,
         signed_in: u64,
     },
-    /// It failed in a way that leaves open what was done.
+    /// It failed, and may have been done.
     Unknown(String),
-    /// It failed in a way in which nothing here should.
+    /// It failed in a way that no test expects.
     Failed(String),
 }
 
-/// An operation as it happened. Who began after another had ended came after it.
+/// An operation with its answer. One that began after another had ended came after it.
 #[derive(Clone, Debug)]
-pub struct Happened {
+pub struct RecordedOperation {
     pub thread: usize,
     pub process: usize,
     pub operation: Operation,
@@ -209,22 +211,22 @@ pub struct Happened {
     pub start: u64,
     pub end: u64,
     /// The latest time that any operation had been given at its end.
-    pub latest: Moment,
+    pub latest: Millis,
 }
 
-impl Happened {
-    /// Returns true if it may have been executed, may still be, or may never be.
-    pub fn is_open(&self) -> bool {
+impl RecordedOperation {
+    /// Whether it may have been executed, may still be, or may never be.
+    pub fn has_unknown_outcome(&self) -> bool {
         matches!(self.answer, Answer::Unknown(_))
     }
 }
 
-/// A history, one operation a line, in the order of their beginnings.
-pub fn readable(history: &[Happened]) -> String {
-    let mut sorted: Vec<&Happened> = history.iter().collect();
-    sorted.sort_by_key(|happened| happened.start);
-    let line = |happened: &&Happened| {
-        let Happened { thread, operation, answer, start, end, .. } = happened;
+/// Formats a history, one operation a line, in the order of their beginnings.
+pub fn readable(history: &[RecordedOperation]) -> String {
+    let mut sorted: Vec<&RecordedOperation> = history.iter().collect();
+    sorted.sort_by_key(|recorded| recorded.start);
+    let line = |recorded: &&RecordedOperation| {
+        let RecordedOperation { thread, operation, answer, start, end, .. } = recorded;
         let Operation { call, now } = operation;
         format!(
             "  [{start:>3}..{end:>3}] thread {thread} at {now} ms: {call:?}\n      {answer:?}\n"

@@ -5,16 +5,16 @@ use std::thread;
 
 use cloakroom::id::{Realm, SessionId};
 
-use super::chance::Chance;
+use super::common::dice::Dice;
 
 pub fn pause() {
     thread_local! {
-        static CHANCE: RefCell<Chance> = RefCell::new({
+        static CHANCE: RefCell<Dice> = RefCell::new({
             let [first, second, ..] = *SessionId::generate().unwrap().hash(Realm::default().tag()).as_bytes();
-            Chance::new(u64::from(first) << 8 | u64::from(second))
+            Dice::new(u64::from(first) << 8 | u64::from(second))
         });
     }
-    let (kind, length) = CHANCE.with_borrow_mut(|chance| (chance.below(8), chance.below(400)));
+    let (kind, length) = CHANCE.with_borrow_mut(|dice| (dice.roll(8), dice.roll(400)));
     match kind {
         0..=3 => {}
         4 | 5 => (0..length / 40).for_each(|_| thread::yield_now()),

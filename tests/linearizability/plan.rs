@@ -1,17 +1,17 @@
 //! The operations of the threads of a history: chosen at random, and shrunk while the history
 //! fails.
 
-use super::chance::Chance;
-use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
+use super::common::dice::Dice;
+use super::operations::{AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation};
 
 /// The capabilities of a history's subject.
 #[derive(Clone, Copy, Debug)]
-pub struct Abilities {
-    /// It lists, revokes, and obeys limits per user.
+pub struct Capabilities {
+    /// The store lists and revokes, and applies limits per user.
     pub lists: bool,
     /// The number of threads that call it.
     pub threads: usize,
-    /// The threads take so long that something can happen to a server meanwhile.
+    /// Operations pause so long that a server can be stopped meanwhile.
     pub slow: bool,
 }
 
@@ -21,22 +21,22 @@ pub struct PlannedStep {
     pub operation: Operation,
     /// A merge on the condition that the session is as this thread saw it last.
     pub conditional: bool,
-    /// A conditional merge that counts this name up from what was seen.
-    pub counts_up: Option<Number>,
-    /// So long it spins before.
+    /// A conditional merge that adds one to the value of this name that this thread saw last.
+    pub increments: Option<Number>,
+    /// The number of turns of a spin loop before it.
     pub pause: u32,
 }
 
 #[derive(Clone, Debug)]
 pub struct HistoryPlan {
     /// One after the other, before the threads begin.
-    pub before: Vec<PlannedStep>,
+    pub setup: Vec<PlannedStep>,
     pub threads: Vec<Vec<PlannedStep>>,
     /// The threads wait for each other before every operation, not only before the first.
     pub in_rounds: bool,
 }
 
-/// The operations that a history mostly has: few kinds meet more often than many do.
+/// The kinds of operations that a history mostly has. Few kinds conflict more often than many.
 #[derive(Clone, Copy, Debug)]
 enum Theme {
     Data,
@@ -48,33 +48,33 @@ enum Theme {
     Anything,
 }
 
-struct Maker<'c> {
-    chance: &'c mut Chance,
-    abilities: Abilities,
+struct PlanBuilder<'c> {
+    dice: &'c mut Dice,
+    capabilities: Capabilities,
     theme: Theme,
-    /// Keys that were given to some session of the plan.
+    /// The ids that some session of the plan gets.
     ids: Vec<Number>,
     /// The number of ids that are in use before the threads begin.
-    given_out: usize,
+    known_ids: usize,
     next_id: Number,
     next_public_id: Number,
     /// The limit that times are chosen around.
-    scale: Moment,
-    times: &'static [Moment],
-    /// One way to treat a limit in a history: an application has one.
+    scale: Millis,
+    times: &'static [Millis],
+    /// The limit per user of the whole history, as an application has one.
     limit: Option<(u32, AtLimit)>,
 }
 
 /// Never the id of a session.
 const NO_SESSION: Number = 0;
 
-/// Percents of the scale at which operations happen.
-const STILL: &[Moment] = &[0];
-const AROUND: &[Moment] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
+/// The times of operations, in percent of the scale.
+const AT_ONE_TIME: &[Millis] = &[0];
+const AROUND_THE_LIMIT: &[Millis] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
 
 impl HistoryPlan {
-    pub fn by(chance: &mut Chance, abilities: Abilities) -> HistoryPlan {
-        let theme = match chance.below(if abilities.lists { 7 } else { 6 }) {
+    pub fn random(dice: &mut Dice, capabilities: Capabilities) -> HistoryPlan {
+        let theme = match dice.roll(if capabilities.lists { 7 } else { 6 }) {
             0 => Theme::Data,
             1 => Theme::Reading,
             2 => Theme::Renewals,
@@ -83,44 +83,44 @@ impl HistoryPlan {
             5 => Theme::Anything,
             _ => Theme::Limits,
         };
-        let scale = chance.pick(&[1000, 1000, 40, 60_000, 600_000]);
+        let scale = dice.pick(&[1000, 1000, 40, 60_000, 600_000]);
         let times = match theme {
-            Theme::Time => AROUND,
-            Theme::Anything if chance.one_in(2) => AROUND,
+            Theme::Time => AROUND_THE_LIMIT,
+            Theme::Anything if dice.one_in(2) => AROUND_THE_LIMIT,
             // A missed invalidation ends with the life of the entry.
-            _ if abilities.slow && chance.one_in(2) => AROUND,
-            _ => STILL,
+            _ if capabilities.slow && dice.one_in(2) => AROUND_THE_LIMIT,
+            _ => AT_ONE_TIME,
         };
-        let at_limit = chance.pick(&[AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers]);
-        let limit = 1 + u32::try_from(chance.below(2)).unwrap();
-        let limited = abilities.lists && (matches!(theme, Theme::Limits) || chance.one_in(3));
+        let at_limit = dice.pick(&[AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers]);
+        let limit = 1 + u32::try_from(dice.roll(2)).unwrap();
+        let limited = capabilities.lists && (matches!(theme, Theme::Limits) || dice.one_in(3));
         let limit = limited.then_some((limit, at_limit));
-        let (ids, given_out, next_id, next_public_id) = (Vec::new(), 0, 0, 0);
-        let mut maker = Maker {
-            chance,
-            abilities,
+        let (ids, known_ids, next_id, next_public_id) = (Vec::new(), 0, 0, 0);
+        let mut builder = PlanBuilder {
+            dice,
+            capabilities,
             theme,
             ids,
-            given_out,
+            known_ids,
             next_id,
             next_public_id,
             scale,
             times,
             limit,
         };
-        let before = maker.before();
-        maker.given_out = maker.ids.len();
+        let setup = builder.setup();
+        builder.known_ids = builder.ids.len();
         let (fewest, most) = (3, 6);
-        let threads = (0..abilities.threads).map(|_| {
-            let length = fewest + maker.chance.below(most - fewest + 1);
-            (0..length).map(|_| maker.step()).collect()
+        let threads = (0..capabilities.threads).map(|_| {
+            let length = fewest + builder.dice.roll(most - fewest + 1);
+            (0..length).map(|_| builder.step()).collect()
         });
         let threads = threads.collect();
-        HistoryPlan { before, threads, in_rounds: maker.chance.one_in(2) }
+        HistoryPlan { setup, threads, in_rounds: builder.dice.one_in(2) }
     }
 
     pub fn operations(&self) -> usize {
-        self.before.len() + self.threads.iter().map(Vec::len).sum::<usize>()
+        self.setup.len() + self.threads.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Smaller plans, the smallest first: without a thread, and without one operation.
@@ -136,8 +136,8 @@ impl HistoryPlan {
                 with(&|plan| plan.threads[thread].clear());
             }
         }
-        for at in 0..self.before.len() {
-            with(&|plan| drop(plan.before.remove(at)));
+        for at in 0..self.setup.len() {
+            with(&|plan| drop(plan.setup.remove(at)));
         }
         for thread in 0..self.threads.len() {
             for at in 0..self.threads[thread].len() {
@@ -148,50 +148,50 @@ impl HistoryPlan {
     }
 }
 
-impl Maker<'_> {
+impl PlanBuilder<'_> {
     fn new_id_hash(&mut self) -> Number {
         self.next_id += 1;
         self.ids.push(self.next_id);
         self.next_id
     }
 
-    fn begins(&mut self) -> Begins {
+    fn initial(&mut self) -> InitialFields {
         self.next_public_id += 1;
-        let idle = (!self.chance.one_in(4)).then_some(self.scale);
-        let absolute = self.chance.one_in(3).then_some(self.scale * 3 / 2);
+        let idle = (!self.dice.one_in(4)).then_some(self.scale);
+        let absolute = self.dice.one_in(3).then_some(self.scale * 3 / 2);
         let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
-        let idp_session_id = self.chance.one_in(4).then_some(1);
-        let level = if self.chance.one_in(3) { 2 } else { 0 };
-        Begins { public_id: self.next_public_id, idp_session_id, level, idle, absolute }
+        let idp_session_id = self.dice.one_in(4).then_some(1);
+        let level = if self.dice.one_in(3) { 2 } else { 0 };
+        InitialFields { public_id: self.next_public_id, idp_session_id, level, idle, absolute }
     }
 
-    fn before(&mut self) -> Vec<PlannedStep> {
+    fn setup(&mut self) -> Vec<PlannedStep> {
         let mut steps = Vec::new();
-        for _ in 0..1 + self.chance.below(2) {
-            let (id_hash, begins) = (self.new_id_hash(), self.begins());
+        for _ in 0..1 + self.dice.roll(2) {
+            let (id_hash, initial) = (self.new_id_hash(), self.initial());
             let changes = self.changes();
-            let call = match self.chance.one_in(3) {
+            let call = match self.dice.one_in(3) {
                 // Without a session a sign-in begins one.
                 true => Call::SignIn {
                     id_hash: NO_SESSION,
                     to: id_hash,
                     user: 1,
-                    begins,
+                    initial,
                     changes,
                     limit: None,
                 },
-                false => Call::Create { id_hash, begins, changes },
+                false => Call::Create { id_hash, initial, changes },
             };
             steps.push(self.at(call, 0));
         }
-        // Sometimes one is already on its second id.
-        if self.chance.one_in(3) {
-            let (id_hash, call) = (self.ids[0], self.chance.below(3));
+        // Sometimes a session already has its second id.
+        if self.dice.one_in(3) {
+            let (id_hash, call) = (self.ids[0], self.dice.roll(3));
             let to = self.new_id_hash();
-            let begins = self.begins();
+            let initial = self.initial();
             let call = match call {
                 0 => {
-                    Call::SignIn { id_hash, to, user: 1, begins, changes: Vec::new(), limit: None }
+                    Call::SignIn { id_hash, to, user: 1, initial, changes: Vec::new(), limit: None }
                 }
                 n => {
                     let grace_until = (n == 1).then_some(self.scale);
@@ -203,66 +203,66 @@ impl Maker<'_> {
         steps
     }
 
-    fn at(&mut self, call: Call, now: Moment) -> PlannedStep {
-        let pause = self.chance.pick(match self.abilities.slow {
+    fn at(&mut self, call: Call, now: Millis) -> PlannedStep {
+        let pause = self.dice.pick(match self.capabilities.slow {
             true => &[0, 200, 20_000, 50_000, 100_000],
             false => &[0, 0, 20, 200, 2000],
         });
         let operation = Operation { call, now };
-        PlannedStep { operation, conditional: false, counts_up: None, pause }
+        PlannedStep { operation, conditional: false, increments: None, pause }
     }
 
     fn id_hash(&mut self) -> Number {
         // Mostly those that the history begins with, on which all threads meet.
-        match self.chance.one_in(3) {
-            true => self.chance.pick(&self.ids),
-            false => self.ids[self.chance.below(self.ids.len().min(3))],
+        match self.dice.one_in(3) {
+            true => self.dice.pick(&self.ids),
+            false => self.ids[self.dice.roll(self.ids.len().min(3))],
         }
     }
 
-    /// This id, or one that a client can know. Memcached begins or moves a session in several
-    /// steps. They are as good as one as long as its new id is unused before they are done; and no
-    /// client knows it by then.
-    fn key_given_out(&mut self, id_hash: Number) -> Number {
-        match self.abilities.lists {
+    /// This id; for memcached, one that a client can know. It begins or moves a session in several
+    /// steps, which look like one as long as no request uses the new id before they are done. No
+    /// client knows the id by then.
+    fn known_id_hash(&mut self, id_hash: Number) -> Number {
+        match self.capabilities.lists {
             true => id_hash,
-            false => self.ids[self.chance.below(self.given_out)],
+            false => self.ids[self.dice.roll(self.known_ids)],
         }
     }
 
     fn user(&mut self) -> Number {
-        self.chance.pick(&[1, 1, 1, 2])
+        self.dice.pick(&[1, 1, 1, 2])
     }
 
-    fn who(&mut self) -> Who {
+    fn filter(&mut self) -> Filter {
         let user = self.user();
-        let public_id = Number::try_from(1 + self.chance.below(3)).unwrap();
-        match self.chance.below(7) {
-            0 => Who::All,
-            1 | 2 => Who::User(user),
-            3 | 4 => Who::PublicId(public_id),
-            5 => Who::OfUser(user, public_id),
-            _ => Who::IdpSession(1),
+        let public_id = Number::try_from(1 + self.dice.roll(3)).unwrap();
+        match self.dice.roll(7) {
+            0 => Filter::All,
+            1 | 2 => Filter::User(user),
+            3 | 4 => Filter::PublicId(public_id),
+            5 => Filter::OfUser(user, public_id),
+            _ => Filter::IdpSession(1),
         }
     }
 
     fn changes(&mut self) -> Vec<Change> {
-        let number = |chance: &mut Chance, end| Number::try_from(chance.below(end)).unwrap();
+        let number = |dice: &mut Dice, end| Number::try_from(dice.roll(end)).unwrap();
         let mut changes = Vec::new();
-        for _ in 0..1 + self.chance.below(2) {
-            let (name, value) = (number(self.chance, 3), number(self.chance, 100));
-            changes.push(match self.chance.below(12) {
+        for _ in 0..1 + self.dice.roll(2) {
+            let (name, value) = (number(self.dice, 3), number(self.dice, 100));
+            changes.push(match self.dice.roll(12) {
                 0..=7 => Change::Set(name, value),
                 8 | 9 => Change::Remove(name),
                 10 => Change::Clear,
-                _ => Change::Confirm(self.now(), self.chance.pick(&[1, 2, 3])),
+                _ => Change::Confirm(self.now(), self.dice.pick(&[1, 2, 3])),
             });
         }
         changes
     }
 
-    fn now(&mut self) -> Moment {
-        self.scale * self.chance.pick(self.times) / 100
+    fn now(&mut self) -> Millis {
+        self.scale * self.dice.pick(self.times) / 100
     }
 
     fn step(&mut self) -> PlannedStep {
@@ -277,7 +277,7 @@ impl Maker<'_> {
             Theme::Time => [30, 15, 5, 15, 5, 5, 20, 5],
             Theme::Anything => [20, 15, 10, 15, 10, 10, 10, 10],
         };
-        let mut at = self.chance.below(weights.iter().sum());
+        let mut at = self.dice.roll(weights.iter().sum());
         let mut kind = 0;
         while at >= weights[kind] {
             at -= weights[kind];
@@ -285,45 +285,45 @@ impl Maker<'_> {
         }
         let id_hash = self.id_hash();
         let mut conditional = false;
-        let mut counts_up = None;
+        let mut increments = None;
         let call = match kind {
             0 => Call::Load { id_hash },
             1 => {
-                conditional = self.chance.one_in(3);
-                let seen = self.chance.one_in(2).then_some(now);
-                let empty = self.chance.one_in(4);
+                conditional = self.dice.one_in(3);
+                let seen = self.dice.one_in(2).then_some(now);
+                let empty = self.dice.one_in(4);
                 let changes = if empty { Vec::new() } else { self.changes() };
                 Call::Merge { id_hash, changes, if_revision: None, seen }
             }
             2 => {
-                (conditional, counts_up) = (true, Some(0));
+                (conditional, increments) = (true, Some(0));
                 Call::Merge { id_hash, changes: Vec::new(), if_revision: None, seen: Some(now) }
             }
             3 => {
-                let grace = self.chance.one_in(2);
-                let grace_until = grace.then(|| now + self.scale / self.chance.pick(&[1, 2]));
-                let changes = if self.chance.one_in(2) { self.changes() } else { Vec::new() };
+                let grace = self.dice.one_in(2);
+                let grace_until = grace.then(|| now + self.scale / self.dice.pick(&[1, 2]));
+                let changes = if self.dice.one_in(2) { self.changes() } else { Vec::new() };
                 Call::Renew { id_hash, to: self.new_id_hash(), grace_until, changes }
             }
             4 => {
-                let id_hash = self.key_given_out(id_hash);
-                let (user, mut begins, limit) = (self.user(), self.begins(), self.limit);
+                let id_hash = self.known_id_hash(id_hash);
+                let (user, mut initial, limit) = (self.user(), self.initial(), self.limit);
                 // From the sign-in on.
-                begins.absolute = begins.absolute.map(|absolute| now + absolute);
-                let changes = if self.chance.one_in(3) { self.changes() } else { Vec::new() };
-                Call::SignIn { id_hash, to: self.new_id_hash(), user, begins, changes, limit }
+                initial.absolute = initial.absolute.map(|absolute| now + absolute);
+                let changes = if self.dice.one_in(3) { self.changes() } else { Vec::new() };
+                Call::SignIn { id_hash, to: self.new_id_hash(), user, initial, changes, limit }
             }
-            5 => Call::Delete { id_hash: self.key_given_out(id_hash) },
-            6 if self.abilities.lists && self.chance.one_in(4) => Call::Sweep,
+            5 => Call::Delete { id_hash: self.known_id_hash(id_hash) },
+            6 if self.capabilities.lists && self.dice.one_in(4) => Call::Sweep,
             6 => Call::Touch { id_hash, seen: now },
-            _ => match self.chance.below(10) {
+            _ => match self.dice.roll(10) {
                 0 => Call::RevokeEveryone,
-                _ if !self.abilities.lists => Call::Load { id_hash },
-                1..=3 => Call::List(self.who()),
+                _ if !self.capabilities.lists => Call::Load { id_hash },
+                1..=3 => Call::List(self.filter()),
                 4 => Call::Stats,
-                _ => Call::Revoke(self.who()),
+                _ => Call::Revoke(self.filter()),
             },
         };
-        PlannedStep { conditional, counts_up, ..self.at(call, now) }
+        PlannedStep { conditional, increments, ..self.at(call, now) }
     }
 }

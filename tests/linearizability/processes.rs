@@ -1,5 +1,5 @@
-//! Several processes on one store. Each is this test program again; its threads carry out what the
-//! threads of the history hand them over a socket.
+//! Several processes on one store. Each is this test program again. Its threads execute the
+//! operations that the threads of the history send over a socket.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,27 +9,27 @@ use cloakroom::backend::Store;
 use cloakroom::{PostgresStore, SqliteStore};
 use serde::{Deserialize, Serialize};
 
-use super::chance::Chance;
 use super::common::client::PATIENCE;
+use super::common::dice::Dice;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
 use super::common::postgres::{Postgres, fresh_table};
 use super::common::{Folder, KillOnDrop, NOW, cached_store, child, on_threads};
-use super::model::{Reads, Sessions};
+use super::model::{Reads, SessionModel};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;
-use super::plan::Abilities;
+use super::plan::Capabilities;
 use super::search::{Caller, Subject};
-use super::subjects::wait;
+use super::subjects::yield_for;
 use super::target::Names;
 
 const PROCESSES: usize = 2;
 const THREADS: usize = 2;
 
 /// The role of the processes.
-pub const ROLE: &str = "carry out";
+pub const ROLE: &str = "operations of a history";
 
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct Request {
     history: u64,
     operation: Operation,
 }
@@ -37,7 +37,7 @@ struct Order {
 struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    fn over(stream: TcpStream) -> Connection {
+    fn new(stream: TcpStream) -> Connection {
         stream.set_nodelay(true).unwrap();
         Connection(BufReader::new(stream))
     }
@@ -47,7 +47,7 @@ impl Connection {
         self.0.get_mut().write_all(line.as_bytes())
     }
 
-    /// None at the end.
+    /// Returns `None` when the connection has ended.
     fn receive<T: for<'d> Deserialize<'d>>(&mut self) -> Option<T> {
         let mut line = String::new();
         self.0.read_line(&mut line).ok()?;
@@ -55,15 +55,15 @@ impl Connection {
     }
 }
 
-/// A process at work until its parent is gone.
-pub fn carry_out() {
-    let given = |name: &str| std::env::var(name).unwrap();
+/// Executes operations until the parent process ends.
+pub fn run_operations() {
+    let variable = |name: &str| std::env::var(name).unwrap();
     let backing: Box<dyn Store> = match std::env::var("TABLE") {
         Ok(table) => {
-            let builder = PostgresStore::builder(&given("DATABASE")).table(table);
+            let builder = PostgresStore::builder(&variable("DATABASE")).table(table);
             Box::new(builder.connect_timeout(PATIENCE).call_timeout(PATIENCE).open().unwrap())
         }
-        Err(_) => Box::new(SqliteStore::open(given("DATABASE")).unwrap()),
+        Err(_) => Box::new(SqliteStore::open(variable("DATABASE")).unwrap()),
     };
     let store: Box<dyn Store> = match std::env::var("MEMCACHED") {
         Ok(address) => {
@@ -77,10 +77,10 @@ pub fn carry_out() {
         }
         Err(_) => backing,
     };
-    let parent: SocketAddr = given("PARENT").parse().unwrap();
+    let parent: SocketAddr = variable("PARENT").parse().unwrap();
     on_threads(THREADS, || {
-        let mut connection = Connection::over(TcpStream::connect(parent).unwrap());
-        while let Some(Order { history, operation }) = connection.receive() {
+        let mut connection = Connection::new(TcpStream::connect(parent).unwrap());
+        while let Some(Request { history, operation }) = connection.receive() {
             let answer = Names { history }.call(&store, &operation);
             connection.send(&answer).unwrap();
         }
@@ -104,7 +104,7 @@ impl Backing<'_> {
     }
 }
 
-/// What ends in every history.
+/// What is killed once in every history.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kills {
     Nothing,
@@ -112,32 +112,32 @@ enum Kills {
     AProcessOrTheServer,
 }
 
-/// Processes on one store, with one memcached in front of it or none.
-pub struct Several<'m> {
+/// Two processes on one store, with or without one memcached in front of it.
+pub struct Processes<'m> {
     backing: Backing<'m>,
     memcached: Option<&'m Memcached>,
     listener: TcpListener,
     children: Mutex<Vec<KillOnDrop>>,
-    /// Those of each thread; none while its process is dead.
+    /// The connection of each thread; none while its process is dead.
     connections: Vec<Mutex<Option<Connection>>>,
     kills: Kills,
 }
 
-impl<'m> Several<'m> {
+impl<'m> Processes<'m> {
     pub fn on_sqlite(memcached: Option<&'m Memcached>) -> Self {
         let folder = Folder::new();
         let store = SqliteStore::open(folder.database()).unwrap();
-        Several::on(Backing::Sqlite(folder, store), memcached)
+        Processes::on(Backing::Sqlite(folder, store), memcached)
     }
 
     pub fn on_postgres(server: &'m Postgres, memcached: Option<&'m Memcached>) -> Self {
         let table = fresh_table();
         let store = server.builder_in(&table).open().unwrap();
-        Several::on(Backing::Postgres(server, table, store), memcached)
+        Processes::on(Backing::Postgres(server, table, store), memcached)
     }
 
     fn on(backing: Backing<'m>, memcached: Option<&'m Memcached>) -> Self {
-        let several = Several {
+        let processes = Processes {
             backing,
             memcached,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -146,18 +146,18 @@ impl<'m> Several<'m> {
             kills: Kills::Nothing,
         };
         for process in 0..PROCESSES {
-            let child = several.start(process);
-            several.children.lock().unwrap().push(child);
+            let child = processes.start(process);
+            processes.children.lock().unwrap().push(child);
         }
-        several
+        processes
     }
 
-    pub fn of_which_one_is_killed() -> Self {
-        Several { kills: Kills::AProcess, ..Several::on_sqlite(None) }
+    pub fn with_kills() -> Self {
+        Processes { kills: Kills::AProcess, ..Processes::on_sqlite(None) }
     }
 
-    pub fn of_which_one_or_the_server_is_killed(server: &'m Postgres) -> Self {
-        Several { kills: Kills::AProcessOrTheServer, ..Several::on_postgres(server, None) }
+    pub fn with_kills_and_server_kills(server: &'m Postgres) -> Self {
+        Processes { kills: Kills::AProcessOrTheServer, ..Processes::on_postgres(server, None) }
     }
 
     fn start(&self, process: usize) -> KillOnDrop {
@@ -176,7 +176,7 @@ impl<'m> Several<'m> {
         let child = KillOnDrop(command.spawn().unwrap());
         for thread in 0..THREADS {
             let (stream, _) = self.listener.accept().unwrap();
-            let connection = Connection::over(stream);
+            let connection = Connection::new(stream);
             *self.connections[process * THREADS + thread].lock().unwrap() = Some(connection);
         }
         child
@@ -184,30 +184,30 @@ impl<'m> Several<'m> {
 
     fn call(&self, thread: usize, names: Names, operation: &Operation) -> Answer {
         let mut slot = self.connections[thread].lock().unwrap();
-        let order = Order { history: names.history, operation: operation.clone() };
+        let request = Request { history: names.history, operation: operation.clone() };
         let answer = slot.as_mut().and_then(|connection| {
-            connection.send(&order).ok()?;
+            connection.send(&request).ok()?;
             connection.receive()
         });
         answer.unwrap_or_else(|| {
             *slot = None;
-            Answer::Unknown("the process is dead".to_owned())
+            Answer::Unknown("the process was killed".to_owned())
         })
     }
 }
 
-impl Subject for Several<'_> {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: true, threads: PROCESSES * THREADS, slow: self.may_fail() }
+impl Subject for Processes<'_> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: true, threads: PROCESSES * THREADS, slow: self.may_fail() }
     }
 
-    fn model(&self) -> Sessions {
+    fn model(&self) -> SessionModel {
         let reads = match self.memcached {
             Some(_) => Reads::LatestAcknowledged,
             None => Reads::Latest,
         };
         let sweeps_in_two_steps = matches!(self.backing, Backing::Postgres(..));
-        Sessions { reads, sweeps_in_two_steps, ..Sessions::PLAIN }
+        SessionModel { reads, sweeps_in_two_steps, ..SessionModel::PLAIN }
     }
 
     fn threads_per_process(&self) -> usize {
@@ -226,18 +226,18 @@ impl Subject for Several<'_> {
         (0..PROCESSES * THREADS).map(caller).collect()
     }
 
-    fn disturb(&self, chance: &mut Chance) -> bool {
+    fn disturb(&self, dice: &mut Dice) -> bool {
         if self.kills != Kills::Nothing {
-            wait(chance.below(3000));
+            yield_for(dice.roll(3000));
             if let (Kills::AProcessOrTheServer, Backing::Postgres(server, ..)) =
                 (self.kills, &self.backing)
-                && chance.one_in(2)
+                && dice.one_in(2)
             {
                 server.kill();
                 server.start_again();
                 return false;
             }
-            let process = chance.below(PROCESSES);
+            let process = dice.roll(PROCESSES);
             let mut children = self.children.lock().unwrap();
             children[process].0.kill().unwrap();
             children[process].0.wait().unwrap();

@@ -1,7 +1,6 @@
 //! The stores that histories are made on.
 
 use std::sync::{Arc, Mutex};
-
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Cache, Store};
@@ -10,15 +9,15 @@ use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{PostgresStore, SqliteStore};
 
-use super::chance::Chance;
+use super::common::dice::Dice;
 use super::common::faulty::FaultyCache;
 use super::common::memcached::Memcached;
 use super::common::postgres::{Postgres, fresh_table};
 use super::common::{Folder, NOW, settled};
-use super::model::{Reads, Sessions};
+use super::model::{Reads, SessionModel};
 use super::operations::{Answer, Call, Operation};
 use super::pausing::pausing;
-use super::plan::Abilities;
+use super::plan::Capabilities;
 use super::search::{Caller, Subject};
 use super::target::{Names, failed};
 
@@ -29,8 +28,8 @@ fn callers<'s>(call: impl Fn(&Operation) -> Answer + Clone + Send + 's) -> Vec<C
     (0..THREADS).map(|_| -> Caller<'s> { Box::new(call.clone()) }).collect()
 }
 
-/// Lets the others work so long.
-pub fn wait(micros: usize) {
+/// Lets other threads work for this time.
+pub fn yield_for(micros: usize) {
     let until = Instant::now() + Duration::from_micros(micros as u64);
     while Instant::now() < until {
         std::thread::yield_now();
@@ -38,17 +37,17 @@ pub fn wait(micros: usize) {
 }
 
 /// A new store for every history.
-pub struct Fresh<F> {
+pub struct NewStores<F> {
     pub make: F,
 }
 
-impl<S: Store, F: Fn() -> S + Sync> Subject for Fresh<F> {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: true, threads: THREADS, slow: false }
+impl<S: Store, F: Fn() -> S + Sync> Subject for NewStores<F> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: true, threads: THREADS, slow: false }
     }
 
-    fn model(&self) -> Sessions {
-        Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN }
+    fn model(&self) -> SessionModel {
+        SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN }
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
@@ -71,12 +70,12 @@ impl Sqlite {
 }
 
 impl Subject for Sqlite {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: true, threads: THREADS, slow: false }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: true, threads: THREADS, slow: false }
     }
 
-    fn model(&self) -> Sessions {
-        Sessions::PLAIN
+    fn model(&self) -> SessionModel {
+        SessionModel::PLAIN
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
@@ -87,29 +86,29 @@ impl Subject for Sqlite {
 
 /// One table for all histories, with a handle for each half of the threads, as two machines have
 /// them.
-pub struct InPostgres<'s> {
+pub struct PostgresSubject<'s> {
     server: &'s Postgres,
     handles: [PostgresStore; 2],
-    /// In every history connections end.
+    /// Whether the server ends all connections once in every history.
     terminates: bool,
 }
 
-impl<'s> InPostgres<'s> {
+impl<'s> PostgresSubject<'s> {
     pub fn on(server: &'s Postgres, terminates: bool) -> Self {
         let table = fresh_table();
         let handles = [(); 2].map(|()| server.builder_in(&table).open().unwrap());
-        InPostgres { server, handles, terminates }
+        PostgresSubject { server, handles, terminates }
     }
 }
 
-impl Subject for InPostgres<'_> {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: true, threads: THREADS, slow: self.terminates }
+impl Subject for PostgresSubject<'_> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: true, threads: THREADS, slow: self.terminates }
     }
 
-    fn model(&self) -> Sessions {
-        // A sweep leaves the sessions to others that those have locked.
-        Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN }
+    fn model(&self) -> SessionModel {
+        // A sweep skips the sessions that other operations have locked.
+        SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN }
     }
 
     fn threads_per_process(&self) -> usize {
@@ -129,9 +128,9 @@ impl Subject for InPostgres<'_> {
         (0..THREADS).map(caller).collect()
     }
 
-    fn disturb(&self, chance: &mut Chance) -> bool {
+    fn disturb(&self, dice: &mut Dice) -> bool {
         if self.terminates {
-            wait(chance.below(2000));
+            yield_for(dice.roll(2000));
             self.server.terminate_connections();
         }
         false
@@ -139,23 +138,23 @@ impl Subject for InPostgres<'_> {
 }
 
 /// A new cached store for every history, in front of one file for all of them.
-pub struct Before<F> {
+pub struct CachedSqlite<F> {
     backing: Sqlite,
     make_cache: F,
 }
 
-impl<C: Cache, F: Fn() -> C + Sync> Before<F> {
-    pub fn sqlite(make_cache: F) -> Self {
-        Before { backing: Sqlite::new(), make_cache }
+impl<C: Cache, F: Fn() -> C + Sync> CachedSqlite<F> {
+    pub fn new(make_cache: F) -> Self {
+        CachedSqlite { backing: Sqlite::new(), make_cache }
     }
 }
 
-impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
-    fn abilities(&self) -> Abilities {
-        self.backing.abilities()
+impl<C: Cache, F: Fn() -> C + Sync> Subject for CachedSqlite<F> {
+    fn capabilities(&self) -> Capabilities {
+        self.backing.capabilities()
     }
 
-    fn model(&self) -> Sessions {
+    fn model(&self) -> SessionModel {
         self.backing.model()
     }
 
@@ -169,14 +168,14 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
     }
 }
 
-/// A memcached that nothing happens to.
-pub struct InMemcached {
+/// A memcached that does not fail.
+pub struct MemcachedSubject {
     store: MemcachedStore,
 }
 
-impl InMemcached {
+impl MemcachedSubject {
     pub fn on(server: &Memcached) -> Self {
-        InMemcached { store: server.store() }
+        MemcachedSubject { store: server.store() }
     }
 }
 
@@ -190,13 +189,13 @@ fn call_memcached(store: &MemcachedStore, names: Names, operation: &Operation) -
     }
 }
 
-impl Subject for InMemcached {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: false, threads: THREADS, slow: false }
+impl Subject for MemcachedSubject {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: false, threads: THREADS, slow: false }
     }
 
-    fn model(&self) -> Sessions {
-        Sessions { moves_in_steps: true, ..Sessions::PLAIN }
+    fn model(&self) -> SessionModel {
+        SessionModel { moves_in_steps: true, ..SessionModel::PLAIN }
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
@@ -204,36 +203,36 @@ impl Subject for InMemcached {
     }
 }
 
-/// A memcached that is started again, or frozen for a while. It is never flushed: that also
-/// takes what is stored within the same second, after the answer.
-pub struct Failing {
+/// A memcached that is restarted, or frozen for a while. It is never flushed: a flush also removes
+/// what is stored in the same second, after its answer.
+pub struct FailingMemcached {
     pub server: Memcached,
 }
 
-impl Failing {
+impl FailingMemcached {
     pub fn new() -> Self {
-        Failing { server: Memcached::start() }
+        FailingMemcached { server: Memcached::start() }
     }
 
-    /// A store that does not wait for it long.
+    /// A store with short timeouts.
     pub fn store(&self) -> MemcachedStore {
         let timeout = Duration::from_millis(25);
         self.server.builder().connect_timeout(timeout).io_timeout(timeout).open().unwrap()
     }
 
-    /// True if it has lost what it had.
-    fn disturb(&self, chance: &mut Chance) -> bool {
-        wait(chance.below(1000));
-        match chance.below(3) {
+    /// Restarts or freezes it. Returns true if all items were lost.
+    fn disturb(&self, dice: &mut Dice) -> bool {
+        yield_for(dice.roll(1000));
+        match dice.roll(3) {
             0 => {
                 self.server.freeze();
-                wait(chance.below(60_000));
+                yield_for(dice.roll(60_000));
                 self.server.thaw();
                 false
             }
             _ => {
                 self.server.kill();
-                wait(chance.below(2000));
+                yield_for(dice.roll(2000));
                 self.server.start_again();
                 true
             }
@@ -241,26 +240,26 @@ impl Failing {
     }
 }
 
-/// Sessions in a memcached that fails.
-pub struct InFailing {
-    failing: Failing,
+/// SessionModel in a memcached that fails.
+pub struct FailingMemcachedSubject {
+    failing: FailingMemcached,
     store: MemcachedStore,
 }
 
-impl InFailing {
+impl FailingMemcachedSubject {
     pub fn new() -> Self {
-        let failing = Failing::new();
-        InFailing { store: failing.store(), failing }
+        let failing = FailingMemcached::new();
+        FailingMemcachedSubject { store: failing.store(), failing }
     }
 }
 
-impl Subject for InFailing {
-    fn abilities(&self) -> Abilities {
-        Abilities { lists: false, threads: THREADS, slow: true }
+impl Subject for FailingMemcachedSubject {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists: false, threads: THREADS, slow: true }
     }
 
-    fn model(&self) -> Sessions {
-        Sessions { moves_in_steps: true, ..Sessions::PLAIN }
+    fn model(&self) -> SessionModel {
+        SessionModel { moves_in_steps: true, ..SessionModel::PLAIN }
     }
 
     fn may_fail(&self) -> bool {
@@ -271,38 +270,38 @@ impl Subject for InFailing {
         callers(move |operation| call_memcached(&self.store, names, operation))
     }
 
-    fn disturb(&self, chance: &mut Chance) -> bool {
-        self.failing.disturb(chance)
+    fn disturb(&self, dice: &mut Dice) -> bool {
+        self.failing.disturb(dice)
     }
 }
 
-/// A memcached that fails, before SQLite: no operation fails.
-pub struct BehindFailing<'f, F> {
-    pub failing: &'f Failing,
-    pub before: Before<F>,
+/// A memcached that fails, in front of SQLite: no operation fails.
+pub struct CachedInFailingMemcached<'f, F> {
+    pub failing: &'f FailingMemcached,
+    pub cached: CachedSqlite<F>,
 }
 
-impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
-    fn abilities(&self) -> Abilities {
-        Abilities { slow: true, ..self.before.abilities() }
+impl<C: Cache, F: Fn() -> C + Sync> Subject for CachedInFailingMemcached<'_, F> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { slow: true, ..self.cached.capabilities() }
     }
 
-    fn model(&self) -> Sessions {
-        self.before.model()
+    fn model(&self) -> SessionModel {
+        self.cached.model()
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.before.begin(names)
+        self.cached.begin(names)
     }
 
-    fn disturb(&self, chance: &mut Chance) -> bool {
-        self.failing.disturb(chance);
+    fn disturb(&self, dice: &mut Dice) -> bool {
+        self.failing.disturb(dice);
         false
     }
 }
 
-/// Two stores that share a database and a cache, as two processes do. From the cache the first one
-/// is cut off now and then, if it is to be.
+/// Two cached stores that share a database and a cache, as two processes do. With `outages`, the
+/// first one loses its connection to the cache now and then.
 pub struct TwoInstances {
     backing: Sqlite,
     outages: bool,
@@ -310,8 +309,8 @@ pub struct TwoInstances {
 }
 
 impl TwoInstances {
-    /// The lifetime of an entry: so short that histories go beyond it.
-    const LIFE: Duration = Duration::from_secs(1);
+    /// The lifetime of an entry, short enough that histories outlast it.
+    const ENTRY_LIFE: Duration = Duration::from_secs(1);
 
     pub fn new(outages: bool) -> Self {
         TwoInstances { backing: Sqlite::new(), outages, first: Mutex::default() }
@@ -319,16 +318,16 @@ impl TwoInstances {
 }
 
 impl Subject for TwoInstances {
-    fn abilities(&self) -> Abilities {
-        Abilities { slow: self.outages, ..self.backing.abilities() }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { slow: self.outages, ..self.backing.capabilities() }
     }
 
-    fn model(&self) -> Sessions {
+    fn model(&self) -> SessionModel {
         let reads = match self.outages {
-            true => Reads::Within(Self::LIFE.as_millis() as i64),
+            true => Reads::Within(Self::ENTRY_LIFE.as_millis() as i64),
             false => Reads::LatestAcknowledged,
         };
-        Sessions { reads, ..Sessions::PLAIN }
+        SessionModel { reads, ..SessionModel::PLAIN }
     }
 
     fn threads_per_process(&self) -> usize {
@@ -342,7 +341,7 @@ impl Subject for TwoInstances {
             let link = FaultyCache::cache(cache.clone());
             let backing = pausing(self.backing.store.clone());
             let store = CachedStore::builder(pausing(link.clone()), backing);
-            let store = store.entry_life(Self::LIFE).retry_after(Duration::from_millis(1));
+            let store = store.entry_life(Self::ENTRY_LIFE).retry_after(Duration::from_millis(1));
             (link, settled(store.build().unwrap()))
         };
         let ((link, first), (_, second)) = (instance(), instance());
@@ -354,15 +353,15 @@ impl Subject for TwoInstances {
         (0..THREADS).map(caller).collect()
     }
 
-    fn disturb(&self, chance: &mut Chance) -> bool {
+    fn disturb(&self, dice: &mut Dice) -> bool {
         if let Some(link) = &*self.first.lock().unwrap()
             && self.outages
         {
-            wait(chance.below(300));
+            yield_for(dice.roll(300));
             link.set_down(true);
-            wait(chance.below(5000));
-            // Sometimes it stays so until the end of the history.
-            link.set_down(chance.one_in(2));
+            yield_for(dice.roll(5000));
+            // Sometimes the connection stays lost until the end of the history.
+            link.set_down(dice.one_in(2));
         }
         false
     }

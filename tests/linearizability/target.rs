@@ -1,4 +1,4 @@
-//! Operations carried out on a real store, and its answers in numbers.
+//! Executes operations on a real store, and translates its answers into numbers.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Record,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, NewSession, Record,
     SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -18,10 +18,11 @@ use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
 use super::operations::{
-    Answer, AtLimit, Begins, Call, Change, Moment, Number, Operation, Session, UserSession, Who,
+    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation, Session,
+    UserSession,
 };
 
-/// The most that a sweep removes or a list shows at once: more than any history has.
+/// The limit of a sweep and of a page of a list: more sessions than any history has.
 const MANY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
 /// The ids and times of one history. No two histories share an id or a moment, so that one store
@@ -32,8 +33,8 @@ pub struct Names {
 }
 
 thread_local! {
-    /// What this thread has last read of each session of a history. A merge has it as its basis,
-    /// however outdated it is by then.
+    /// Each session of a history as this thread read it last. A merge takes it as its basis, however
+    /// outdated it is by then.
     static LOADED: RefCell<(u64, HashMap<SessionIdHash, Arc<LiveSession>>)> = RefCell::default();
 }
 
@@ -53,21 +54,21 @@ impl Names {
         })
     }
 
-    /// The history begins at this time: after all those before it.
+    /// The time at which the history begins: after all earlier histories.
     fn beginning(self) -> Timestamp {
         NOW + Duration::from_secs(10_000) * u32::try_from(self.history).unwrap()
     }
 
-    fn time(self, moment: Moment) -> Timestamp {
+    fn time(self, moment: Millis) -> Timestamp {
         Timestamp::from_millis(self.beginning().as_millis() + moment)
     }
 
-    fn moment(self, time: Timestamp) -> Moment {
+    fn moment(self, time: Timestamp) -> Millis {
         time.as_millis() - self.beginning().as_millis()
     }
 
     fn id_hash(self, number: Number) -> SessionIdHash {
-        // Spread over all bytes, as hashes are: caches and servers choose places by them.
+        // Spread over all bytes, as hashes are: caches and servers choose a place by the first bytes.
         let word = (self.history << 8 | u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&word.to_be_bytes());
@@ -110,13 +111,13 @@ impl Names {
         delta
     }
 
-    fn new_session(self, begins: &Begins) -> NewSession {
-        let idle = begins.idle.map(|idle| Duration::from_millis(idle.unsigned_abs()));
-        let limits = Limits::new(idle, begins.absolute.map(|absolute| self.time(absolute)));
+    fn new_session(self, initial: &InitialFields) -> NewSession {
+        let idle = initial.idle.map(|idle| Duration::from_millis(idle.unsigned_abs()));
+        let limits = Limits::new(idle, initial.absolute.map(|absolute| self.time(absolute)));
         let mut new_session = NewSession::new(limits).unwrap();
-        new_session.public_id = self.public_id(begins.public_id);
-        new_session.auth_level = begins.level;
-        new_session.idp_session_id = begins.idp_session_id.map(idp_session_id);
+        new_session.public_id = self.public_id(initial.public_id);
+        new_session.auth_level = initial.level;
+        new_session.idp_session_id = initial.idp_session_id.map(idp_session_id);
         new_session
     }
 
@@ -124,7 +125,7 @@ impl Names {
         let Record { public_id, user, idp_session_id, limits, data, .. } = record;
         let number = public_id.as_bytes()[15];
         assert_eq!(*public_id, self.public_id(number), "a public id of another history");
-        let idle = limits.idle.map(|idle| Moment::try_from(idle.as_millis()).unwrap());
+        let idle = limits.idle.map(|idle| Millis::try_from(idle.as_millis()).unwrap());
         Session {
             public_id: number,
             user: user.as_ref().map(|user| user.as_str().parse().unwrap()),
@@ -143,7 +144,7 @@ impl Names {
         }
     }
 
-    /// Carries the operation out.
+    /// Executes the operation.
     pub fn call(self, store: &impl Store, operation: &Operation) -> Answer {
         self.try_call(store, operation).unwrap_or_else(|error| failed(&error))
     }
@@ -152,22 +153,22 @@ impl Names {
         let now = self.time(operation.now);
         Ok(match &operation.call {
             Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
-                Lookup::Live { session, .. } => {
+                Loaded::Live(session) => {
                     self.remember(&session);
                     Answer::Live {
                         session: self.session(&session.record),
                         id_hash: self.id_number(&session.id_hash),
                     }
                 }
-                Lookup::Missing(Missing::Replaced { session, .. }) => {
+                Loaded::Missing(Missing::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
-                Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+                Loaded::Missing(Missing::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
-            Call::Create { id_hash, begins, changes } => {
+            Call::Create { id_hash, initial, changes } => {
                 let (id_hash, new_session, delta) =
-                    (self.id_hash(*id_hash), self.new_session(begins), self.delta(changes));
+                    (self.id_hash(*id_hash), self.new_session(initial), self.delta(changes));
                 let commit = Commit::new(&id_hash, Action::Create(new_session), delta, now);
                 self.committed(store.commit(&commit)?)
             }
@@ -186,10 +187,10 @@ impl Names {
                 let action = Action::Renew { to, realm: Realm::default(), grace_until };
                 self.committed(store.commit(&Commit::new(&id_hash, action, delta, now))?)
             }
-            Call::SignIn { id_hash, to, user, begins, changes, limit } => {
+            Call::SignIn { id_hash, to, user, initial, changes, limit } => {
                 let (id_hash, to, delta) =
                     (self.id_hash(*id_hash), self.id_hash(*to), self.delta(changes));
-                let (user, new_session) = (name_of_user(*user), self.new_session(begins));
+                let (user, new_session) = (name_of_user(*user), self.new_session(initial));
                 let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
                 let action = Action::SignIn { to, user, new_session, join_salt };
                 let mut commit = Commit::new(&id_hash, action, delta, now);
@@ -206,9 +207,10 @@ impl Names {
                 Answer::Ok
             }
             Call::Sweep => Answer::Swept(store.sweep(now, MANY)?.removed),
-            Call::List(who) => {
-                let list =
-                    self.which(who, |which| index(store).list(which, Page::first(MANY), now))?;
+            Call::List(filter) => {
+                let list = self.with_filter(filter, |filter| {
+                    index(store).list(filter, Page::first(MANY), now)
+                })?;
                 let listed = list.iter().map(|summary| UserSession {
                     public_id: summary.public_id.as_bytes()[15],
                     user: summary.user.as_ref().map(|user| user.as_str().parse().unwrap()),
@@ -216,8 +218,9 @@ impl Names {
                 });
                 Answer::List(listed.collect())
             }
-            Call::Revoke(who) => {
-                let ended = self.which(who, |which| index(store).revoke(which, None, now))?;
+            Call::Revoke(filter) => {
+                let ended =
+                    self.with_filter(filter, |filter| index(store).revoke(filter, None, now))?;
                 let id_hashes: Vec<_> = ended.iter().map(|ended| ended.id_hash).collect();
                 Answer::Revoked(self.id_hashes(&id_hashes))
             }
@@ -229,20 +232,22 @@ impl Names {
                 let (live, expired, signed_in) = (stats.live, stats.expired, stats.signed_in);
                 Answer::Counts { live, expired, signed_in }
             }
-            Call::Lose => unreachable!("no store loses its content on demand"),
+            Call::LoseAll => unreachable!("no store loses its content on demand"),
         })
     }
 
-    fn which<T>(self, who: &Who, then: impl FnOnce(&SessionFilter<'_>) -> T) -> T {
-        match who {
-            Who::All => then(&SessionFilter::All),
-            Who::User(user) => then(&SessionFilter::User(&name_of_user(*user))),
-            Who::PublicId(public_id) => then(&SessionFilter::PublicId(&self.public_id(*public_id))),
-            Who::OfUser(user, public_id) => then(&SessionFilter::PublicIdOfUser(
+    fn with_filter<T>(self, filter: &Filter, then: impl FnOnce(&SessionFilter<'_>) -> T) -> T {
+        match filter {
+            Filter::All => then(&SessionFilter::All),
+            Filter::User(user) => then(&SessionFilter::User(&name_of_user(*user))),
+            Filter::PublicId(public_id) => {
+                then(&SessionFilter::PublicId(&self.public_id(*public_id)))
+            }
+            Filter::OfUser(user, public_id) => then(&SessionFilter::PublicIdOfUser(
                 &name_of_user(*user),
                 &self.public_id(*public_id),
             )),
-            Who::IdpSession(id) => then(&SessionFilter::IdpSession(&idp_session_id(*id))),
+            Filter::IdpSession(id) => then(&SessionFilter::IdpSession(&idp_session_id(*id))),
         }
     }
 
@@ -255,8 +260,10 @@ impl Names {
             self.remember(session);
         }
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, retired_ids, .. } => {
-                let (id_hash, retired_ids) = (self.id_number(id_hash), self.id_hashes(retired_ids));
+            Committed::Done { session: LiveSession { record, id_hash }, .. } => {
+                let retired_ids: Vec<SessionIdHash> = committed.former_ids().collect();
+                let (id_hash, retired_ids) =
+                    (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {
@@ -298,7 +305,7 @@ fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
     SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
 }
 
-/// Only a server that is away, or too slow, leaves anything open here.
+/// Translates an error. Only a server that is stopped, or too slow, makes an outcome unknown.
 pub fn failed(error: &Error) -> Answer {
     let words = error.to_string();
     match error.kind() {

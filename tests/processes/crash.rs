@@ -13,7 +13,7 @@ use crate::common::ledger::{Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, HOUR, KillOnDrop, NOW, child, create, role, setting};
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
+use cloakroom::backend::{Loaded, Maintenance, Missing, Store};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::Durability;
@@ -278,11 +278,11 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {
         let loaded = store.load(&id.hash(Realm::default().tag()), twentieth_early).unwrap();
-        assert!(matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
+        assert!(matches!(loaded, Loaded::Live(_)), "{loaded:?}");
         let loaded =
             store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
         assert!(
-            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            matches!(loaded, Loaded::Missing(Missing::NotFound { .. })),
             "never late: {loaded:?}"
         );
     }

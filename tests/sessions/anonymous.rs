@@ -188,6 +188,26 @@ fn a_request_of_an_evicted_session_does_not_bring_it_back() {
 }
 
 #[test]
+fn a_request_of_a_session_that_a_sign_in_evicts_begins_anew() {
+    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), defaults);
+    let browser = app.visitor(0);
+    app.clock.advance(SECOND);
+    (1..9).for_each(|n| drop(app.visitor(n)));
+    let user = |name| Browser::default().after(&app.sessions, |session| sign_in(session, name));
+    user("ada");
+    let request = browser.open(&app.sessions);
+    request.set("late", true).unwrap();
+    // The store is full: this sign-in evicts the session that was idle longest.
+    user("bob");
+    assert_eq!(app.stored_n(&browser), None);
+    let later = browser.answered(&complete(&app.sessions, &request));
+    assert!(later.open(&app.sessions).contains("late").unwrap());
+    assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
+    app.sessions.sweep_now().unwrap();
+    assert_eq!(app.count(EventKind::AnonymousEvicted), 1);
+}
+
+#[test]
 fn two_processes_keep_the_limit_on_one_file() {
     let folder = Folder::new();
     let store = || SqliteStore::open(folder.database()).unwrap();

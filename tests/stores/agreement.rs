@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Capabilities, Commit, Committed, Delta, LiveSession, Lookup, Maintenance, Missing,
+    Action, Capabilities, Commit, Committed, Delta, LiveSession, Loaded, Maintenance, Missing,
     NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -49,7 +49,7 @@ impl<S: Store> StoreWrapper for Two<S> {
         self.next()
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.next().try_load(id_hash, now)
     }
 
@@ -73,14 +73,14 @@ fn answer_text(answer: &cloakroom::Result<Committed>) -> String {
 
 fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+        Loaded::Missing(Missing::Replaced { id, session }) => {
             let LiveSession { record, id_hash } = session;
             format!("{id:?} {record:?} {:?}", id_hash.as_bytes())
         }
-        Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
+        Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {:?}", id_hash.as_bytes())
         }
-        Lookup::Missing(Missing::NotFound { .. }) => "not found".to_owned(),
+        Loaded::Missing(Missing::NotFound { .. }) => "not found".to_owned(),
         other => format!("{other:?}"),
     }
 }

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
+    Action, Commit, Committed, Decision, Delta, Found, IdChange, LiveSession, Missing, NewSession,
     Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -229,18 +229,18 @@ impl Case {
     }
 
     /// The position is the id under which the session is stored.
-    fn found(&self) -> Lookup<SessionIdHash> {
+    fn found(&self) -> Found<SessionIdHash> {
         let (session, at) = (self.session(), self.position());
         match self.found {
-            "current" | "in grace" => Lookup::Live { session, at },
-            "not found" => Lookup::not_found(),
-            "expired" => Lookup::Missing(Missing::expired(at, &session.record)),
+            "current" | "in grace" => Found::Live { session, at },
+            "not found" => Found::Nothing,
+            "expired" => Found::expired(at, &session.record),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);
-                Lookup::Missing(Missing::Undecodable { public_id, error, at })
+                Found::Undecodable { public_id, error, at }
             }
-            _ => Lookup::Missing(Missing::Replaced { id: self.replaced(), session, at }),
+            _ => Found::Replaced { id: self.replaced(), session, at },
         }
     }
 
@@ -265,7 +265,7 @@ impl Case {
     /// Checks that a merge into the session as loaded is the decision after a lookup that finds it
     /// unchanged.
     fn check_basis(&self, commit: &mut Commit) {
-        let Lookup::Live { session, .. } = self.found() else { return };
+        let Found::Live { session, .. } = self.found() else { return };
         commit.basis = Some(session.clone().into());
         let merged = commit.merged_basis().map(|merged| {
             assert_eq!(*merged.basis, session);
@@ -390,7 +390,7 @@ impl Case {
                 "mismatch"
             }
             Committed::CanJoin { id, session }
-            | Committed::Missing(Missing::Replaced { id, session, .. }) => {
+            | Committed::Missing(Missing::Replaced { id, session }) => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }

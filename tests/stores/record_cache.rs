@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, SessionLimit,
+    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, NewSession, SessionLimit,
     Store, Touch,
 };
 use cloakroom::clock::Timestamp;
@@ -25,10 +25,10 @@ fn watch() -> ProgressFn {
 /// The result of a load as text, for comparisons.
 fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
+        Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {} {:?}", record.data.as_json(), id_hash.as_bytes())
         }
-        Lookup::Missing(Missing::Undecodable { public_id, .. }) => {
+        Loaded::Missing(Missing::Undecodable { public_id, .. }) => {
             format!("undecodable {public_id:?}")
         }
         other => format!("{other:?}"),
@@ -291,7 +291,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
     let first = sign_in(NOW);
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
-    assert!(matches!(store.load(&first, NOW), Ok(Lookup::Missing(Missing::NotFound { .. }))));
+    assert!(matches!(store.load(&first, NOW), Ok(Loaded::Missing(Missing::NotFound { .. }))));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
         }
         .unwrap();
         let found = store.load(&id_hash, NOW);
-        assert!(!matches!(found, Ok(Lookup::Live { .. })), "{way}: {found:?}");
+        assert!(!matches!(found, Ok(Loaded::Live(_))), "{way}: {found:?}");
     }
 }
 
@@ -343,7 +343,7 @@ fn a_deadline_that_an_operator_has_set_takes_effect() {
     let minute = NOW + Duration::from_secs(60);
     let sql = "UPDATE cloakroom_sessions SET deadline = ?1";
     others.execute(sql, [minute.as_millis()]).unwrap();
-    let is_live = |now| matches!(store.load(&id_hash, now), Ok(Lookup::Live { .. }));
+    let is_live = |now| matches!(store.load(&id_hash, now), Ok(Loaded::Live(_)));
     assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
     // A change of the data leaves the deadline alone.
     merge(&store, &id_hash, &setting("n", 2)).unwrap();
@@ -358,5 +358,5 @@ fn a_store_that_keeps_no_sessions_works_the_same() {
     assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(Committed::Done { .. })));
     assert_eq!(value::<u64>(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(2));
     let late = new_session().limits.deadline(NOW);
-    assert!(matches!(store.load(&id_hash, late), Ok(Lookup::Missing(Missing::NotFound { .. }))));
+    assert!(matches!(store.load(&id_hash, late), Ok(Loaded::Missing(Missing::NotFound { .. }))));
 }

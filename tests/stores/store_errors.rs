@@ -12,7 +12,7 @@ use crate::common::{
     Folder, NOW, child, create, end, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::{Page, SessionFilter};
@@ -126,7 +126,7 @@ fn a_damaged_page_fails_its_own_sessions_only() {
     let mut damaged = 0;
     for id_hash in &id_hashes {
         match store.load(id_hash, NOW) {
-            Ok(Lookup::Live { .. }) => {}
+            Ok(Loaded::Live(_)) => {}
             Ok(other) => panic!("a damaged session is an error, not {other:?}"),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
@@ -178,7 +178,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         let before = row();
 
         let found = store.load(&id_hash, NOW).unwrap();
-        let Lookup::Missing(Missing::Undecodable { public_id: Some(public_id), error, .. }) = found
+        let Loaded::Missing(Missing::Undecodable { public_id: Some(public_id), error, .. }) = found
         else {
             panic!("{spoil} decodes");
         };
@@ -227,7 +227,7 @@ fn without_grace_the_old_id_is_dead_at_any_time() {
         commit(&id_hash, Action::Create(new_session.clone()));
         commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
         let found = store.load(&id_hash, before_1970).unwrap();
-        assert!(matches!(found, Lookup::Missing(Missing::Replaced { .. })));
+        assert!(matches!(found, Loaded::Missing(Missing::Replaced { .. })));
     }
 }
 
@@ -440,7 +440,7 @@ fn no_byte_of_an_id_is_in_the_files() {
     // The id hash in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
     let loaded = store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap();
-    assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -520,6 +520,6 @@ fn a_session_without_any_limit_in_time_never_ends() {
     let new_session = cloakroom::backend::NewSession::new(endless).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let in_ages = NOW + Duration::from_secs(3_000_000_000);
-    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Lookup::Live { .. }));
+    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Loaded::Live(_)));
     assert_eq!(store.sweep(in_ages, MANY).unwrap().removed, 0);
 }

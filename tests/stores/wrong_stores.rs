@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, EndedSession, LiveSession, Lookup, Missing, NewSession,
+    Action, Commit, Committed, Delta, EndedSession, LiveSession, Loaded, Missing, NewSession,
     Record, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
@@ -81,7 +81,7 @@ impl StoreWrapper for DeleteThenCreate {
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         let Action::Renew { to, .. } = commit.action else { return self.right.commit(commit) };
-        let Lookup::Live { session, .. } = self.right.load(&commit.id_hash, commit.now)? else {
+        let Loaded::Live(session) = self.right.load(&commit.id_hash, commit.now)? else {
             return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
@@ -148,7 +148,7 @@ struct NoExpiryAtRead {
 impl StoreWrapper for NoExpiryAtRead {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, _: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, _: Timestamp) -> Result<Loaded> {
         self.right.load(id_hash, Timestamp::default())
     }
 }
@@ -196,15 +196,13 @@ struct StaleTryLoad {
 impl StoreWrapper for StaleTryLoad {
     wraps_a_right_store!();
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         let mut known = self.known.lock().unwrap();
-        if let Ok(Lookup::Live { session: LiveSession { record, .. }, .. }) =
-            self.right.load(id_hash, now)
-        {
+        if let Ok(Loaded::Live(LiveSession { record, .. })) = self.right.load(id_hash, now) {
             known.entry(*id_hash).or_insert(record);
         }
         let record = known.get(id_hash)?.clone();
-        Some(Lookup::Live { session: LiveSession { record, id_hash: *id_hash }, at: () })
+        Some(Loaded::Live(LiveSession { record, id_hash: *id_hash }))
     }
 }
 
@@ -232,9 +230,9 @@ impl TouchWritesData {
 impl StoreWrapper for TouchWritesData {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let loaded = self.right.load(id_hash, now)?;
-        if let Lookup::Live { session: LiveSession { record, .. }, .. } = &loaded {
+        if let Loaded::Live(LiveSession { record, .. }) = &loaded {
             self.read().insert(*id_hash, record.clone());
         }
         Ok(loaded)
@@ -386,9 +384,9 @@ struct ForgetsReplacedIds {
 impl StoreWrapper for ForgetsReplacedIds {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         Ok(match self.right.load(id_hash, now)? {
-            Lookup::Missing(Missing::Replaced { .. }) => Lookup::not_found(),
+            Loaded::Missing(Missing::Replaced { .. }) => Loaded::Missing(Missing::NOT_FOUND),
             found => found,
         })
     }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
+    LiveSession, Loaded, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -184,7 +184,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
             Action::Merge => match self.0.backing.load(&presented, now) {
-                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                Ok(Loaded::Live(session)) => id_hashes.push(session.id_hash),
                 Ok(_) => {}
                 Err(_) => self.0.mark_entries_stale(now, began),
             },
@@ -303,7 +303,7 @@ fn is_uncertain(error: &Error) -> bool {
 }
 
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.process.check()?;
         self.0.freshness.observe(now);
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
@@ -324,7 +324,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let lease = match self.0.fetch(&key, now) {
             Ok(CacheLookup::Hit(CacheEntry { record, .. })) => {
                 let session = LiveSession { record, id_hash: *id_hash };
-                return Ok(Lookup::Live { session, at: () });
+                return Ok(Loaded::Live(session));
             }
             Ok(CacheLookup::Miss(lease)) => lease,
             Err(error) => {
@@ -335,7 +335,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let found = self.0.backing.load(id_hash, now)?;
         // An entry under a replaced id would never be invalidated, because invalidations name
         // current ids.
-        if let (Some(lease), Lookup::Live { session, .. }) = (lease, &found)
+        if let (Some(lease), Loaded::Live(session)) = (lease, &found)
             && session.id_hash == *id_hash
         {
             self.0.fill(&key, lease, &session.record, now);
@@ -344,7 +344,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     /// Always `None`: a load may have to wait for the cache or for the backing store.
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -368,10 +368,10 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { retired_ids, .. } if is_new && retired_ids.is_empty() => {}
-            Committed::Done { session, retired_ids, .. } => {
+            Committed::Done { evicted, .. } if is_new && evicted.is_empty() => {}
+            Committed::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
-                self.invalidate_sessions(live.chain(retired_ids.iter().copied()), now);
+                self.invalidate_sessions(live.chain(answer.former_ids()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
+    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
     Superseded,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -81,7 +81,7 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<()> {
         loop {
-            let Lookup::Live { mut session, at } = self.find(id_hash, call)? else {
+            let Found::Live { mut session, at } = self.find(id_hash, call)? else {
                 return Ok(());
             };
             if !session.record.touch(touch) {
@@ -121,7 +121,7 @@ impl Attempts<'_> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
             // Its id was made for it: storing it shows whether the id is taken.
-            Action::Create(_) => Lookup::not_found(),
+            Action::Create(_) => Found::Nothing,
             _ => inner.find(&commit.id_hash, call)?,
         };
         Ok(match commit.decide(found)? {
@@ -129,7 +129,7 @@ impl Attempts<'_> {
             Decision::RemoveExpired { at } => inner
                 .client
                 .remove(call.target, at)?
-                .then_some(Committed::Missing(Missing::not_found())),
+                .then_some(Committed::Missing(Missing::NOT_FOUND)),
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, remove_expired, supersedes: None, .. } => {
                 if let Some(at) = remove_expired
@@ -138,7 +138,7 @@ impl Attempts<'_> {
                     return Ok(None);
                 }
                 self.begin(&session)?;
-                Some(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Some(Committed::done(session))
             }
             Decision::Insert { session, supersedes: Some(superseded), .. } => {
                 let Superseded { presented, at, ended } = superseded;
@@ -146,8 +146,8 @@ impl Attempts<'_> {
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, session, presented)?;
                 moved.map(|answer| match answer {
-                    Committed::Done { session, retired_ids, .. } => {
-                        Committed::Done { session, retired_ids, ended: vec![ended] }
+                    Committed::Done { session, evicted, .. } => {
+                        Committed::Done { session, replaced: None, ended: vec![ended], evicted }
                     }
                     other => other,
                 })
@@ -162,8 +162,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                let (retired_ids, ended) = (Vec::new(), Vec::new());
-                written.is_stored().then_some(Committed::Done { session, retired_ids, ended })
+                written.is_stored().then_some(Committed::done(session))
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -235,7 +234,7 @@ impl Attempts<'_> {
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(Some(Committed::Missing(Missing::not_found())));
+                return Ok(Some(Committed::Missing(Missing::NOT_FOUND)));
             }
             Ok(Written::Missing) => {}
         }
@@ -244,8 +243,8 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        let retired_ids = vec![old.id_hash];
-        Ok(Some(Committed::Done { session, retired_ids, ended: Vec::new() }))
+        let (replaced, ended, evicted) = (Some(old.id_hash), Vec::new(), Vec::new());
+        Ok(Some(Committed::Done { session, replaced, ended, evicted }))
     }
 
     fn reserve(

@@ -2,7 +2,7 @@
 //!
 //! Uses `client` and `value`. Called by loads, commits and touches.
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -58,12 +58,12 @@ impl MemcachedInner {
         &self,
         id_hash: &SessionIdHash,
         call: StoreCall,
-    ) -> Result<Lookup<ItemVersion>> {
+    ) -> Result<Found<ItemVersion>> {
         let mut path =
             RedirectPath { requested: *id_hash, at: *id_hash, replaced: None, redirects: 0 };
         for _ in 0..MAX_READS {
             let Some(item) = self.client.get(call.target, &path.at)? else {
-                return Ok(Lookup::not_found());
+                return Ok(Found::Nothing);
             };
             let leads_on = match self.read(&item) {
                 Ok(None) => false,
@@ -77,12 +77,11 @@ impl MemcachedInner {
                 }
                 Ok(Some(ItemState::Reserved(from))) => self.is_moving(&from, &path.at, call)?,
                 Err(error) => {
-                    let undecodable = Missing::Undecodable { public_id: None, error, at: item.at };
-                    return Ok(Lookup::Missing(undecodable));
+                    return Ok(Found::Undecodable { public_id: None, error, at: item.at });
                 }
             };
             if !leads_on {
-                return Ok(Lookup::not_found());
+                return Ok(Found::Nothing);
             }
         }
         Err(Error::with_source(ErrorKind::Busy, call.target.operation, "its id keeps changing"))
@@ -184,16 +183,14 @@ fn lookup_at(
     record: Record,
     replaced: Option<ReplacedId>,
     now: Timestamp,
-) -> Lookup<ItemVersion> {
+) -> Found<ItemVersion> {
     if !record.is_live(now) {
-        return Lookup::Missing(Missing::expired(at, &record));
+        return Found::expired(at, &record);
     }
     let session = LiveSession { record, id_hash: at.id_hash };
     match replaced.map(|id| (id.status(now), id)) {
-        Some((ReplacedIdStatus::Forgotten, _)) => Lookup::not_found(),
-        Some((ReplacedIdStatus::Remembered, id)) => {
-            Lookup::Missing(Missing::Replaced { id, session, at })
-        }
-        Some((ReplacedIdStatus::InGrace, _)) | None => Lookup::Live { session, at },
+        Some((ReplacedIdStatus::Forgotten, _)) => Found::Nothing,
+        Some((ReplacedIdStatus::Remembered, id)) => Found::Replaced { id, session, at },
+        Some((ReplacedIdStatus::InGrace, _)) | None => Found::Live { session, at },
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
+    Capabilities, Commit, Committed, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -139,11 +139,11 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
 }
 
 impl Store for MemcachedStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.0.find(id_hash, self.0.call(now, "load a session")).map(Lookup::without_position)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.0.find(id_hash, self.0.call(now, "load a session")).map(Loaded::from)
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 

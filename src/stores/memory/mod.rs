@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, SessionLimit,
-    Store, StoreIdentity, TouchError,
+    Capabilities, Commit, Committed, Decision, Found, IdChange, LiveSession, Loaded, Maintenance,
+    Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex,
+    SessionLimit, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,17 +152,17 @@ impl SessionTable {
     }
 
     /// Looks `id_hash` up at `now`. The position is the session's current id.
-    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
+    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let Some((at, row, replaced)) = self.locate(id_hash, now) else {
-            return Lookup::not_found();
+            return Found::Nothing;
         };
         if !row.record.is_live(now) {
-            return Lookup::Missing(Missing::expired(at, &row.record));
+            return Found::expired(at, &row.record);
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
         match replaced {
-            None => Lookup::Live { session, at },
-            Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
+            None => Found::Live { session, at },
+            Some(id) => Found::Replaced { id, session, at },
         }
     }
 
@@ -225,7 +225,7 @@ impl SessionTable {
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                Ok(Committed::Missing(Missing::not_found()))
+                Ok(Committed::Missing(Missing::NOT_FOUND))
             }
             Decision::Insert { session, remove_expired, session_limit, supersedes } => {
                 if let Some(at) = remove_expired {
@@ -241,28 +241,28 @@ impl SessionTable {
                     ended.push(superseded.ended);
                     superseded.presented
                 });
-                let mut retired_ids = ids_of(&ended);
-                let is_full = self.rows.len().saturating_sub(retired_ids.len()) >= capacity;
+                let is_full = self.rows.len().saturating_sub(ended.len()) >= capacity;
                 let is_anonymous = session.record.user.is_none();
+                let mut evicted = Vec::new();
                 if is_full || is_anonymous && self.anonymous >= capacity - capacity / 10 {
-                    let evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
+                    evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
                     if is_full && evicted.is_empty() {
                         return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                     }
-                    retired_ids.extend(evicted);
                 }
-                self.remove_all(&retired_ids);
+                self.remove_all(&ids_of(&ended));
+                self.remove_all(&evicted);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids, ended })
+                Ok(Committed::Done { session, replaced: None, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let row = self.remove(&at).ok_or_else(missing)?;
                 self.insert(at, Row { record: session.record.clone(), ..row });
-                Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+                Ok(Committed::done(session))
             }
             Decision::Move { at, session, id_change, session_limit } => {
                 self.check_free(&session.id_hash)?;
@@ -271,9 +271,7 @@ impl SessionTable {
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                let mut retired_ids = ids_of(&ended);
-                self.remove_all(&retired_ids);
-                retired_ids.push(at);
+                self.remove_all(&ids_of(&ended));
                 let mut row = self.remove(&at).ok_or_else(missing)?;
                 row.record = session.record.clone();
                 let IdChange { replaced, replaced_earlier } = id_change;
@@ -281,7 +279,7 @@ impl SessionTable {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, retired_ids, ended })
+                Ok(Committed::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -398,11 +396,11 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
 }
 
 impl Store for MemoryStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        Ok(self.read().find(id_hash, now).without_position())
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(self.read().find(id_hash, now).into())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.load(id_hash, now).ok()
     }
 
@@ -563,7 +561,7 @@ mod tests {
         sign_in(&store, first, now).unwrap();
         assert_eq!(sign_in(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(create(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
-        assert!(matches!(store.load(&first, now).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live(_)));
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&store, second, now).unwrap();
@@ -580,7 +578,7 @@ mod tests {
         store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
         let begun = create(&store, id_hash(18), at(21)).unwrap();
         let evicts = |begun, ids: &[SessionIdHash]| match begun {
-            Committed::Done { retired_ids, .. } => assert_eq!(retired_ids, ids),
+            Committed::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
         };
         evicts(begun, &[id_hash(1)]);
@@ -592,7 +590,7 @@ mod tests {
             evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[id_hash(n - 100)]);
         }
         assert_eq!((stats(21).anonymous(), stats(21).signed_in), (2, 18));
-        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Loaded::Live(_)));
         // Beside users, anonymous sessions share the room that is left.
         evicts(create(&store, id_hash(50), at(22)).unwrap(), &[id_hash(0)]);
     }

@@ -6,7 +6,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, MergedBasis, Missing,
+    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, MergedBasis, Missing,
     ReplacedId, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
@@ -20,7 +20,7 @@ use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Lookup<RowPosition>,
+    found: Found<RowPosition>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
     /// The sessions to which the limit per user applies, in the order of their sign-ins.
@@ -48,7 +48,7 @@ pub(super) async fn apply(
         && update_basis(&merged, trips, sql).await?
     {
         let session = merged.session;
-        return Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() });
+        return Ok(Committed::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
@@ -59,7 +59,7 @@ pub(super) async fn apply(
     match decision {
         Decision::RemoveExpired { at } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Missing(Missing::not_found()))
+            Ok(Committed::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             removed.extend(remove_expired.map(|at| at.id));
@@ -78,12 +78,11 @@ pub(super) async fn apply(
             }
             trips.commit(queries).await?;
             ended.extend(supersedes.map(|superseded| superseded.ended));
-            let retired_ids = ended.iter().map(|ended| ended.id_hash).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
@@ -95,9 +94,8 @@ pub(super) async fn apply(
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            let others = ended.iter().map(|ended| ended.id_hash);
-            let retired_ids = others.chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            let replaced = Some(at.id_hash);
+            Ok(Committed::Done { session, replaced, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
@@ -139,7 +137,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<Committed, CallFailure> {
-    match commit.decide(Lookup::<RowPosition>::not_found())? {
+    match commit.decide(Found::<RowPosition>::Nothing)? {
         Decision::Insert {
             session,
             remove_expired: None,
@@ -150,7 +148,7 @@ async fn create(
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
             }
-            Ok(Committed::Done { session, retired_ids: Vec::new(), ended: Vec::new() })
+            Ok(Committed::done(session))
         }
         _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
     }
@@ -213,7 +211,7 @@ async fn lock(
             let replaced = replaced_by.first().map(|by| replaced_of(by, row)).transpose()?;
             row::lookup(row, replaced.flatten(), presented, commit.now)?
         }
-        None => Lookup::not_found(),
+        None => Found::Nothing,
     };
     let mut of_user =
         of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -167,7 +167,7 @@ pub(super) fn lookup(
     replaced: Option<ReplacedId>,
     presented: &SessionIdHash,
     now: Timestamp,
-) -> Result<Lookup<RowPosition>> {
+) -> Result<Found<RowPosition>> {
     let at = position(row)?;
     let status = match replaced {
         // The current id finds the session, as one in its grace does.
@@ -176,28 +176,26 @@ pub(super) fn lookup(
         None => ReplacedIdStatus::Forgotten,
     };
     if status == ReplacedIdStatus::Forgotten {
-        return Ok(Lookup::not_found());
+        return Ok(Found::Nothing);
     }
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
     if time(row, "deadline")? <= now {
-        return Ok(Lookup::Missing(match decode(row, public_id) {
-            Ok(record) => Missing::expired(at, &record),
-            Err(_) => Missing::Expired { at, expired_by: None },
-        }));
+        return Ok(match decode(row, public_id) {
+            Ok(record) => Found::expired(at, &record),
+            Err(_) => Found::Expired { expired_by: None, at },
+        });
     }
     let session = match decode(row, public_id) {
         Ok(record) => LiveSession { record, id_hash: at.id_hash },
         Err(error) if error.kind() == ErrorKind::Undecodable => {
             let public_id = Some(public_id);
-            return Ok(Lookup::Missing(Missing::Undecodable { public_id, error, at }));
+            return Ok(Found::Undecodable { public_id, error, at });
         }
         Err(error) => return Err(error),
     };
     Ok(match (status, replaced) {
-        (ReplacedIdStatus::Remembered, Some(id)) => {
-            Lookup::Missing(Missing::Replaced { id, session, at })
-        }
-        _ => Lookup::Live { session, at },
+        (ReplacedIdStatus::Remembered, Some(id)) => Found::Replaced { id, session, at },
+        _ => Found::Live { session, at },
     })
 }
 

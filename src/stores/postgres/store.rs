@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Lookup, Maintenance, RemovalReport, SessionIndex, Store,
-    TouchError,
+    Capabilities, Commit, Committed, Found, Loaded, Maintenance, RemovalReport, SessionIndex,
+    Store, TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{ErrorKind, Result};
@@ -83,7 +83,7 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let PostgresInner { pool, sql, .. } = &*self.0;
         let found = pool.call("load a session", async |trips| {
             let find = |sql| Query::new(sql, [id_hash.as_bytes().into()]);
@@ -91,13 +91,13 @@ impl Store for PostgresStore {
                 return Ok(row::lookup(row, None, id_hash, now)?);
             }
             let rows = trips.query(find(&sql.load_by_replaced)).await?;
-            let Some(row) = rows.first() else { return Ok(Lookup::not_found()) };
+            let Some(row) = rows.first() else { return Ok(Found::Nothing) };
             Ok(row::lookup(row, row::replaced_id(row)?, id_hash, now)?)
         })?;
-        Ok(found.without_position())
+        Ok(found.into())
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 

@@ -3,7 +3,7 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, SessionLimit,
+    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,13 +20,13 @@ pub(super) fn job_kind(commit: &Commit) -> JobKind {
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> {
     let found = match commit.action {
         // The unique index finds the conflict that a lookup would find.
-        Action::Create(_) => Lookup::not_found(),
+        Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Missing(Missing::not_found()))
+            Ok(Committed::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, remove_expired, session_limit, supersedes } => {
             if let Some(at) = remove_expired {
@@ -49,8 +49,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 tx.replace_remembered(id, &session.record.public_id, presented)?;
                 ended.push(superseded.ended);
             }
-            let retired_ids = ended.iter().map(|ended| ended.id_hash).chain(evicted).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
             check_free(tx, &session.id_hash)?;
@@ -62,17 +61,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             let evicted = tx.make_room(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            let others = ended.iter().map(|ended| ended.id_hash);
-            let retired_ids = others.chain(evicted).chain([at.id_hash]).collect();
-            Ok(Committed::Done { session, retired_ids, ended })
+            Ok(Committed::Done { session, replaced: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
-            let retired_ids = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.changes_data_only() {
                 true => tx.update_data(at, &session.record)?,
                 false => tx.update_all(at, &session)?,
             }
-            Ok(Committed::Done { session, retired_ids, ended: Vec::new() })
+            Ok(Committed::Done { session, replaced: None, ended: Vec::new(), evicted })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row};
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::Result;
@@ -44,13 +44,13 @@ pub(super) fn find(
     sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> Result<Lookup<FoundRow>> {
+) -> Result<Found<FoundRow>> {
     let failed = || while_doing("look a session up");
     if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(failed())? {
         return Ok(found);
     }
     let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(failed())?;
-    Ok(replaced.unwrap_or(Lookup::not_found()))
+    Ok(replaced.unwrap_or(Found::Nothing))
 }
 
 fn by_id_hash(
@@ -58,7 +58,7 @@ fn by_id_hash(
     sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
+) -> rusqlite::Result<Option<Found<FoundRow>>> {
     let mut statement = connection.prepare_cached(&sql.by_id_hash)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     rows.next()?.map(|row| lookup(row, now)).transpose()
@@ -69,7 +69,7 @@ fn by_replaced_id(
     sql: &ReadSql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
+) -> rusqlite::Result<Option<Found<FoundRow>>> {
     let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -79,8 +79,8 @@ fn by_replaced_id(
         return Ok(None);
     }
     Ok(Some(match lookup(row, now)? {
-        Lookup::Live { session, at } if status == ReplacedIdStatus::Remembered => {
-            Lookup::Missing(Missing::Replaced { id, session, at })
+        Found::Live { session, at } if status == ReplacedIdStatus::Remembered => {
+            Found::Replaced { id, session, at }
         }
         found => found,
     }))
@@ -103,19 +103,17 @@ pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
 }
 
 /// Decodes the session in a row.
-fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
+fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let public_id = PublicId::from_bytes(row.get(session::public_id)?);
     let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
-        return Ok(Lookup::Missing(Missing::expired(at, &without_data(row, &mut None)?)));
+        return Ok(Found::expired(at, &without_data(row, &mut None)?));
     }
     Ok(match decode(row)? {
-        Ok(record) => Lookup::Live { session: LiveSession { record, id_hash }, at },
-        Err(error) => {
-            Lookup::Missing(Missing::Undecodable { public_id: Some(public_id), error, at })
-        }
+        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },
+        Err(error) => Found::Undecodable { public_id: Some(public_id), error, at },
     })
 }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, RemovalReport, SessionIndex,
-    Store, TouchError,
+    Capabilities, Commit, Committed, Found, LiveSession, Loaded, Maintenance, RemovalReport,
+    SessionIndex, Store, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -210,13 +210,13 @@ fn concerns_one_row(error: &Error) -> bool {
 }
 
 impl Store for SqliteStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.writer.process().check()?;
         let record_cache = self.0.record_cache.as_deref();
         let miss = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
             Some(Ok(record)) => {
                 let session = LiveSession { record, id_hash: *id_hash };
-                return Ok(Lookup::Live { session, at: () });
+                return Ok(Loaded::Live(session));
             }
             Some(Err(miss)) => Some(miss),
             None => None,
@@ -224,20 +224,20 @@ impl Store for SqliteStore {
         let found = self.0.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
+        if let (Found::Live { session, at }, Some(record_cache), Some(miss)) =
             (&found, record_cache, miss)
             && at.agrees_with(&session.record)
         {
             record_cache.add(miss, at.id_hash, at.id, &session.record);
         }
-        Ok(found.without_position())
+        Ok(found.into())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.0.writer.process().check().ok()?;
         let record = self.0.record_cache.as_deref()?.find(id_hash, now).ok()?;
         let session = LiveSession { record, id_hash: *id_hash };
-        Some(Lookup::Live { session, at: () })
+        Some(Loaded::Live(session))
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {

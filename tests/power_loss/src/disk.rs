@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::tape::Event;
+use crate::recording::Event;
 
 const SECTOR: usize = 512;
 
@@ -41,16 +41,16 @@ enum Change {
 #[derive(Clone, Debug, Default)]
 struct File {
     synced: Vec<u8>,
-    /// With the places on the tape.
+    /// With the numbers of their events.
     since: Vec<(usize, Change)>,
 }
 
-/// A disk that a recording is played to.
+/// The state of the disk after a part of a recording.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: HashMap<usize, File>,
     folder: HashMap<String, usize>,
-    /// The changes of names since the folder was synced, with the places on the tape.
+    /// The changes of names since the folder was synced, with the numbers of their events.
     renamed: Vec<(usize, String, Option<usize>)>,
     at: usize,
     /// It says that it has synced, and has not.
@@ -75,15 +75,15 @@ impl Change {
 }
 
 impl Disk {
-    /// The length of the tape that was played.
+    /// The number of events that were played.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Plays the tape up to this place.
-    pub fn play(&mut self, tape: &[Event], until: usize) {
+    /// Plays the recording up to this event.
+    pub fn play(&mut self, recording: &[Event], until: usize) {
         while self.at < until {
-            self.happen(&tape[self.at]);
+            self.happen(&recording[self.at]);
             self.at += 1;
         }
     }
@@ -161,15 +161,15 @@ impl File {
             match (loss, change) {
                 (Loss::Nothing, change) => change.apply(&mut content),
                 (Loss::Everything, _) => {}
-                (Loss::Writes(of_a_hundred), change) => match roll(100) < of_a_hundred {
+                (Loss::Writes(percent), change) => match roll(100) < percent {
                     true => grow(&mut content, change, roll),
                     false => change.apply(&mut content),
                 },
-                (Loss::Sectors(of_a_hundred) | Loss::Garbage(of_a_hundred), _) => {
+                (Loss::Sectors(percent) | Loss::Garbage(percent), _) => {
                     let garbage = matches!(loss, Loss::Garbage(_));
                     for part in change.sectors() {
                         match roll(100) {
-                            roll if roll >= of_a_hundred => part.apply(&mut content),
+                            roll if roll >= percent => part.apply(&mut content),
                             other if garbage && other % 2 == 0 => {
                                 part.garbage(roll).apply(&mut content);
                             }

@@ -1,4 +1,4 @@
-//! The file system in front of SQLite's own: it forwards everything and records it on the tape.
+//! The file system in front of SQLite's own. It forwards and records every operation.
 
 #![allow(non_snake_case, reason = "the names are SQLite's")]
 
@@ -10,7 +10,7 @@ use std::sync::{Arc, Once, OnceLock};
 
 use cloakroom::stores::sqlite::rusqlite::ffi;
 
-use crate::tape::{Event, Operation, Tape};
+use crate::recording::{Event, Operation, Recording};
 
 /// One open file, as SQLite sees it. That of its own file system follows it in the same memory.
 #[repr(C)]
@@ -21,7 +21,7 @@ struct File {
 }
 
 struct Recorded {
-    tape: Arc<Tape>,
+    recording: Arc<Recording>,
     file: usize,
 }
 
@@ -85,8 +85,8 @@ unsafe extern "C" fn notice_directory(path: *const c_char, out: *mut c_int) -> c
     let code = unsafe { (real().open_directory)(path, out) };
     if code == ffi::SQLITE_OK {
         // SAFETY: a path that ends with a NUL.
-        if let Some(tape) = unsafe { tape_of(path) } {
-            tape.folder_synced();
+        if let Some(recording) = unsafe { tape_of(path) } {
+            recording.folder_synced();
         }
     }
     code
@@ -97,12 +97,12 @@ unsafe fn path_of<'p>(name: *const c_char) -> &'p Path {
     Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()))
 }
 
-unsafe fn tape_of(name: *const c_char) -> Option<Arc<Tape>> {
+unsafe fn tape_of(name: *const c_char) -> Option<Arc<Recording>> {
     if name.is_null() {
         return None;
     }
     // SAFETY: not null, so it is a path.
-    Tape::for_path(unsafe { path_of(name) })
+    Recording::for_path(unsafe { path_of(name) })
 }
 
 /// The real file, in the memory behind ours.
@@ -141,8 +141,10 @@ unsafe extern "C" fn open(
             | ffi::SQLITE_OPEN_MAIN_JOURNAL
             | ffi::SQLITE_OPEN_WAL
             | ffi::SQLITE_OPEN_SUPER_JOURNAL;
-        let tape = if flags & kept == 0 { None } else { tape_of(name) };
-        if let Some(code) = tape.as_ref().and_then(|tape| tape.strike(Operation::Open)) {
+        let recording = if flags & kept == 0 { None } else { tape_of(name) };
+        if let Some(code) =
+            recording.as_ref().and_then(|recording| recording.take_failure(Operation::Open))
+        {
             return code;
         }
         let real = behind(file);
@@ -155,9 +157,9 @@ unsafe extern "C" fn open(
             }
             return code;
         }
-        if let Some(tape) = tape {
-            let number = tape.file(path_of(name));
-            (*ours).recorded = Box::into_raw(Box::new(Recorded { tape, file: number }));
+        if let Some(recording) = recording {
+            let number = recording.file(path_of(name));
+            (*ours).recorded = Box::into_raw(Box::new(Recorded { recording, file: number }));
         }
         (*ours).base.pMethods = &METHODS;
         code
@@ -169,13 +171,13 @@ unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, name: *const c_char, sync:
     unsafe {
         let vfs = real().vfs;
         let delete = (*vfs).xDelete.expect("a method");
-        let Some(tape) = tape_of(name) else { return delete(vfs, name, 0) };
-        if let Some(code) = tape.strike(Operation::Delete) {
+        let Some(recording) = tape_of(name) else { return delete(vfs, name, 0) };
+        if let Some(code) = recording.take_failure(Operation::Delete) {
             return code;
         }
-        let code = tape.deleted(path_of(name), || delete(vfs, name, 0));
+        let code = recording.deleted(path_of(name), || delete(vfs, name, 0));
         if code == ffi::SQLITE_OK && sync != 0 {
-            tape.folder_synced();
+            recording.folder_synced();
         }
         code
     }
@@ -224,7 +226,7 @@ unsafe extern "C" fn read(
     offset: i64,
 ) -> c_int {
     unsafe {
-        if let Some(code) = recorded(file).and_then(|r| r.tape.strike(Operation::Read)) {
+        if let Some(code) = recorded(file).and_then(|r| r.recording.take_failure(Operation::Read)) {
             // As SQLite's own does it: what is not there reads as zeros.
             if code == ffi::SQLITE_IOERR_SHORT_READ {
                 ptr::write_bytes(to.cast::<u8>(), 0, usize::try_from(length).unwrap());
@@ -250,36 +252,36 @@ unsafe extern "C" fn write(
             let offset = usize::try_from(offset).unwrap();
             Event::Write { file: recorded.file, offset, bytes: bytes.into() }
         };
-        if let Some(code) = recorded.tape.strike(Operation::Write) {
+        if let Some(code) = recorded.recording.take_failure(Operation::Write) {
             // A write that fails has written one half.
             let half = length / 2;
             let done = || forward!(file, xWrite, from, half, offset);
-            recorded.tape.record(|| event(half), done);
+            recorded.recording.record(|| event(half), done);
             return code;
         }
-        recorded.tape.record(|| event(length), || forward!(file, xWrite, from, length, offset))
+        recorded.recording.record(|| event(length), || forward!(file, xWrite, from, length, offset))
     }
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, length: i64) -> c_int {
     unsafe {
         let Some(recorded) = recorded(file) else { return forward!(file, xTruncate, length) };
-        if let Some(code) = recorded.tape.strike(Operation::Truncate) {
+        if let Some(code) = recorded.recording.take_failure(Operation::Truncate) {
             return code;
         }
         let event =
             || Event::Truncate { file: recorded.file, length: usize::try_from(length).unwrap() };
-        recorded.tape.record(event, || forward!(file, xTruncate, length))
+        recorded.recording.record(event, || forward!(file, xTruncate, length))
     }
 }
 
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     unsafe {
         let Some(recorded) = recorded(file) else { return ffi::SQLITE_OK };
-        if let Some(code) = recorded.tape.strike(Operation::Sync) {
+        if let Some(code) = recorded.recording.take_failure(Operation::Sync) {
             return code;
         }
-        recorded.tape.sync(recorded.file, || forward!(file, xSync, flags))
+        recorded.recording.sync(recorded.file, || forward!(file, xSync, flags))
     }
 }
 

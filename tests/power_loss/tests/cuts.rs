@@ -1,8 +1,9 @@
-//! Power cuts at any moment: what ends sessions stays done, the rest is lost from the end only.
+//! Power cuts at random moments: a change that ends sessions survives, and of the other changes
+//! only the latest are lost.
 
 #[path = "../../common/mod.rs"]
 mod common;
-mod story;
+mod recorded_run;
 
 use std::path::Path;
 
@@ -12,66 +13,66 @@ use cloakroom::stores::sqlite::{Admin, CompactMode, Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use common::dice::Dice;
 use common::{Folder, NOW, create, setting};
-use story::{Promise, Story};
+use recorded_run::{Promise, RecordedRun};
 
 /// The number of cuts of one test.
 fn cuts() -> usize {
     usize::try_from(common::dice::number("CLOAKROOM_CUTS").unwrap_or(60)).unwrap()
 }
 
-/// Several stories with other numbers, where there are many cuts.
-fn in_stories(story_of: impl Fn(&mut Dice) -> Story, promise: Promise) {
+/// Checks the cuts in several runs: at most 400 cuts of one run.
+fn check_runs(make_run: impl Fn(&mut Dice) -> RecordedRun, promise: Promise) {
     let mut dice = Dice::new(common::dice::seed());
     let mut left = cuts();
-    let mut tried = story::Tried::default();
+    let mut results = recorded_run::CutResults::default();
     while left > 0 {
         let some = left.min(400);
-        let story = story_of(&mut dice);
-        tried.add(&story.cut(promise, some, &mut dice, false));
+        let run = make_run(&mut dice);
+        results.add(&run.cut(promise, some, &mut dice, false));
         left -= some;
     }
-    println!("{tried}");
-    assert_eq!(tried.wrong, Vec::<String>::new());
-    assert!(tried.lost > 0 || promise == Promise::Full, "nothing was ever lost: {tried}");
+    println!("{results}");
+    assert_eq!(results.wrong, Vec::<String>::new());
+    assert!(results.lost > 0 || promise == Promise::Full, "nothing was ever lost: {results}");
 }
 
-fn in_stories_of_workers(durability: Durability, journal: Journal, stores: usize, threads: usize) {
-    let story_of = |dice: &mut Dice| Story::of_workers(durability, journal, stores, threads, dice);
-    in_stories(story_of, Promise::of(durability));
+fn check_runs_of_workers(durability: Durability, journal: Journal, stores: usize, threads: usize) {
+    let make_run =
+        |dice: &mut Dice| RecordedRun::of_workers(durability, journal, stores, threads, dice);
+    check_runs(make_run, Promise::of(durability));
 }
 
 #[test]
 fn a_cut_revives_no_session_and_loses_only_the_latest_writes() {
-    in_stories_of_workers(Durability::Normal, Journal::Wal, 1, 1);
+    check_runs_of_workers(Durability::Normal, Journal::Wal, 1, 1);
 }
 
 #[test]
 fn the_same_holds_when_many_threads_of_two_stores_write() {
-    in_stories_of_workers(Durability::Normal, Journal::Wal, 2, 4);
+    check_runs_of_workers(Durability::Normal, Journal::Wal, 2, 4);
 }
 
 #[test]
 fn under_full_durability_nothing_acknowledged_is_lost() {
-    in_stories_of_workers(Durability::Full, Journal::Wal, 1, 1);
+    check_runs_of_workers(Durability::Full, Journal::Wal, 1, 1);
 }
 
 #[test]
 fn full_durability_loses_nothing_with_two_stores() {
-    in_stories_of_workers(Durability::Full, Journal::Wal, 2, 2);
+    check_runs_of_workers(Durability::Full, Journal::Wal, 2, 2);
 }
 
 #[test]
 fn under_a_kept_rollback_journal_the_same_holds() {
-    in_stories_of_workers(Durability::Normal, Journal::Keep, 1, 1);
+    check_runs_of_workers(Durability::Normal, Journal::Keep, 1, 1);
 }
 
 #[test]
 fn full_durability_loses_nothing_with_a_rollback_journal() {
-    in_stories_of_workers(Durability::Full, Journal::Keep, 1, 2);
+    check_runs_of_workers(Durability::Full, Journal::Keep, 1, 2);
 }
 
-/// Everything an operator can do to all sessions at once, each with a mark when it was
-/// acknowledged.
+/// All operator's commands on all sessions, each with a mark when it was acknowledged.
 fn operate(path: &Path, report: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
     let watch = || -> cloakroom::stores::sqlite::ProgressFn {
@@ -116,27 +117,27 @@ fn operate(path: &Path, report: &dyn Fn(&str)) {
 
 #[test]
 fn an_operation_on_all_sessions_is_done_or_not() {
-    in_stories(|_| Story::of(operate), Promise::Normal);
+    check_runs(|_| RecordedRun::of(operate), Promise::Normal);
 }
 
 #[test]
-fn a_disk_that_says_it_has_synced_and_has_not_is_found_out() {
+fn a_disk_that_ignores_syncs_is_detected() {
     let mut dice = Dice::new(common::dice::seed());
     for durability in [Durability::Normal, Durability::Full] {
-        let story = Story::of_workers(durability, Journal::Wal, 1, 1, &mut dice);
+        let run = RecordedRun::of_workers(durability, Journal::Wal, 1, 1, &mut dice);
         let promise = Promise::of(durability);
-        let tried = story.cut(promise, 40, &mut dice, true);
-        println!("{durability:?}: {tried}");
-        assert!(tried.wrong.len() > 10, "{tried}");
+        let results = run.cut(promise, 40, &mut dice, true);
+        println!("{durability:?}: {results}");
+        assert!(results.wrong.len() > 10, "{results}");
     }
 }
 
 #[test]
 fn the_default_does_not_keep_the_promise_of_full_durability() {
     let mut dice = Dice::new(common::dice::seed());
-    let story = Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, &mut dice);
-    let tried = story.cut(Promise::Full, 40, &mut dice, false);
-    assert!(!tried.wrong.is_empty(), "{tried}");
+    let run = RecordedRun::of_workers(Durability::Normal, Journal::Wal, 1, 1, &mut dice);
+    let results = run.cut(Promise::Full, 40, &mut dice, false);
+    assert!(!results.wrong.is_empty(), "{results}");
 }
 
 #[test]

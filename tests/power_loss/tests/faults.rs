@@ -12,7 +12,7 @@ use cloakroom::backend::Store;
 use cloakroom::stores::sqlite::rusqlite::ffi;
 use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, Result, SqliteStore};
-use cloakroom_power_loss::{Fault, Operation, Tape, install};
+use cloakroom_power_loss::{Fault, Operation, Recording, install};
 use common::dice::Dice;
 use common::ledger::{Ledger, WorkerMessage};
 use common::workload::Worker;
@@ -27,7 +27,7 @@ fn tries() -> usize {
 /// A store on a disk that can fail, and what it has promised.
 struct Bench {
     folder: Folder,
-    tape: Arc<Tape>,
+    recording: Arc<Recording>,
     ledger: Mutex<Ledger>,
 }
 
@@ -35,8 +35,8 @@ impl Bench {
     fn new() -> Self {
         install();
         let folder = Folder::in_memory();
-        let tape = Tape::of(&folder.path(""));
-        Bench { folder, tape, ledger: Mutex::default() }
+        let recording = Recording::of(&folder.path(""));
+        Bench { folder, recording, ledger: Mutex::default() }
     }
 
     fn open(&self, durability: Durability, journal: Journal) -> Result<SqliteStore> {
@@ -69,7 +69,7 @@ fn fail_everywhere(
 ) {
     let mut dice = Dice::new(common::dice::seed());
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    let mut struck = 0;
+    let mut failures = 0;
     for number in 0..tries() {
         // Reads are few: most pages are in memory.
         let most = if operation == Operation::Read { 12 } else { 90 };
@@ -83,7 +83,7 @@ fn fail_everywhere(
         let witness = create(&store, &setting("n", 1)).unwrap();
 
         let after = u64::try_from(after).unwrap();
-        bench.tape.plan(Fault { operation, after, code, lasting });
+        bench.recording.plan(Fault { operation, after, code, lasting });
         let mut count = |error: &cloakroom::Error| {
             assert!(is_typed(error.kind()), "{operation:?} {after}: {error:?}");
             *kinds.entry(format!("{:?}", error.kind())).or_default() += 1;
@@ -101,7 +101,7 @@ fn fail_everywhere(
                 drop(loaded);
             }
         }
-        struck += bench.tape.heal().min(1);
+        failures += bench.recording.stop_failing().min(1);
 
         // It goes on by itself, and what was not known is one or the other.
         bench.check(&store);
@@ -111,13 +111,13 @@ fn fail_everywhere(
         let store = bench.open(durability, journal).unwrap();
         bench.check(&store);
         assert_integrity(bench.folder.database());
-        bench.tape.take();
+        bench.recording.finish();
     }
     println!(
-        "{operation:?} {code} lasting={lasting} {durability:?} {journal:?}: {struck} of {} struck, {kinds:?}",
+        "{operation:?} {code} lasting={lasting} {durability:?} {journal:?}: {failures} of {} failures, {kinds:?}",
         tries()
     );
-    assert!(struck > 0, "nothing failed");
+    assert!(failures > 0, "nothing failed");
 }
 
 fn fail_in_all_ways(operation: Operation, codes: &[i32]) {
@@ -167,7 +167,7 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
             let bench = Bench::new();
             // Of a new file, and of one that has sessions and, as after a kill, a log.
             for is_new in [true, false] {
-                bench.tape.plan(Fault { operation, after, code, lasting });
+                bench.recording.plan(Fault { operation, after, code, lasting });
                 match bench.open(Durability::Normal, Journal::Wal) {
                     Ok(store) => drop(store),
                     Err(error) => {
@@ -178,7 +178,7 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
                         );
                     }
                 }
-                bench.tape.heal();
+                bench.recording.stop_failing();
                 let store = bench.open(Durability::Normal, Journal::Wal).unwrap();
                 bench.check(&store);
                 let report = bench.recorder();
@@ -187,7 +187,7 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
                 // Never closed, so that its log is left as it is.
                 std::mem::forget(store);
             }
-            bench.tape.take();
+            bench.recording.finish();
         }
     }
     println!("{refused} openings refused");

@@ -16,7 +16,7 @@ use crate::common::{
     setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Loaded, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -149,7 +149,7 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
     on_threads(threads, || {
         for _ in 0..times {
             let found = store.load(id_hash, NOW).unwrap();
-            let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
+            let Loaded::Live(LiveSession { mut record, .. }) = found else {
                 panic!("it lives");
             };
             loop {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cloakroom::UserKey;
 use cloakroom::adapter::{ResponseHeaders, Sharing};
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup};
+use cloakroom::backend::{Action, Commit, Committed, LiveSession, Loaded};
 use cloakroom::event::Event;
 use cloakroom::id::PublicId;
 use cloakroom::{Error, ErrorKind, Result};
@@ -60,8 +60,8 @@ impl Invariants {
         self.requests.get_mut(self.running.last()?)
     }
 
-    pub(super) fn loaded(&mut self, loaded: &Result<Lookup>) {
-        if let Ok(Lookup::Live { session, .. }) = loaded {
+    pub(super) fn loaded(&mut self, loaded: &Result<Loaded>) {
+        if let Ok(Loaded::Live(session)) = loaded {
             self.found_live(session, false);
         }
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use cloakroom::adapter::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::{
-    Action, Commit, Committed, Lookup, Store, StoreWrapper, Touch, TouchError,
+    Action, Commit, Committed, Loaded, Store, StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::event::{Event, Events, Sink};
@@ -99,7 +99,7 @@ impl StoreWrapper for Traced {
         &self.inner
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let loaded = self.call(true, || {
             let loaded = self.inner.load(id_hash, now);
             self.invariants.lock().unwrap().loaded(&loaded);
@@ -109,7 +109,7 @@ impl StoreWrapper for Traced {
         loaded
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.inner.try_load(id_hash, now)
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::hash::Hash;
 
 use cloakroom::adapter::ResponseHeaders;
-use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record};
+use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, Record};
 use cloakroom::event::Event;
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::{Result, UserKey};
@@ -91,10 +91,10 @@ impl Trace {
         }
     }
 
-    pub(super) fn loaded(&mut self, loaded: &Result<Lookup>) -> String {
+    pub(super) fn loaded(&mut self, loaded: &Result<Loaded>) -> String {
         match loaded {
-            Ok(Lookup::Live { session, .. }) => self.session(session),
-            Ok(Lookup::Missing(missing)) => self.missing(missing),
+            Ok(Loaded::Live(session)) => self.session(session),
+            Ok(Loaded::Missing(missing)) => self.missing(missing),
             Err(error) => format!("{:?}", error.kind()),
         }
     }
@@ -137,8 +137,8 @@ impl Trace {
 
     pub(super) fn committed(&mut self, committed: &Result<Committed>) -> String {
         match committed {
-            Ok(Committed::Done { session, retired_ids, .. }) => {
-                let mut retired: Vec<_> = retired_ids.iter().map(|id| self.id_hash(id)).collect();
+            Ok(done @ Committed::Done { session, .. }) => {
+                let mut retired: Vec<_> = done.former_ids().map(|id| self.id_hash(&id)).collect();
                 retired.sort();
                 let retires = if retired.is_empty() { "" } else { ", retires " };
                 format!("done {}{retires}{}", self.session(session), retired.join(" "))

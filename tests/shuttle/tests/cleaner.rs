@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Action, Commit, Delta, LiveSession, Lookup, NewSession, Store};
+use cloakroom::backend::{Action, Commit, Delta, LiveSession, Loaded, NewSession, Store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::SessionManagerBuilder;
@@ -49,9 +49,7 @@ impl Stage {
 
     fn is_touched(&self, id_hash: &SessionIdHash) -> bool {
         match self.store.load(id_hash, self.clock.now()).unwrap() {
-            Lookup::Live { session: LiveSession { record, .. }, .. } => {
-                record.seen == self.clock.now()
-            }
+            Loaded::Live(LiveSession { record, .. }) => record.seen == self.clock.now(),
             other => panic!("{other:?}"),
         }
     }

@@ -1,13 +1,11 @@
-//! The places where threads meet, under a scheduler that tries their orders: each schedule is one
-//! run in which it decides, at every lock, wait, atomic and send, who goes on.
+//! The code in which threads meet, on a scheduler. In each schedule it decides at every lock, wait,
+//! atomic and send which thread continues.
 //!
-//! A schedule in which no thread can continue fails, and so does one after which something is not
-//! as it must be. A failure prints its seed and the schedule.
+//! A schedule fails if no thread can continue, or if an assertion fails. A failure prints its seed
+//! and the schedule.
 
 #![allow(unreachable_pub, dead_code, reason = "the parts of one program, some shared")]
 
-#[path = "../../linearizability/chance.rs"]
-mod chance;
 #[path = "../../linearizability/checker.rs"]
 mod checker;
 mod cleaner;
@@ -49,13 +47,13 @@ mod pause {
     }
 }
 
-/// Tries so many schedules, half of them by chance, and half by chance with few changes from one
-/// thread to another, which finds what needs few. `CLOAKROOM_SCHEDULES` says another number.
+/// Executes this number of random schedules, or that of `CLOAKROOM_SCHEDULES`. Half of them change
+/// rarely from one thread to another, which finds faults that need few changes.
 fn explore(name: &str, schedules: usize, run: impl Fn() + Send + Sync + 'static) {
     let schedules =
         common::dice::number("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
-    let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let seed = common::dice::number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let seed = common::dice::number("CLOAKROOM_SEED").unwrap_or(time);
     println!("{name}: {schedules} schedules from seed {seed}");
     let began = Instant::now();
     let mut config = Config::new();

@@ -2,7 +2,7 @@
 //! update one session; and the memory of what has ended.
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{LiveSession, Lookup, Store};
+use cloakroom::backend::{LiveSession, Loaded, Store};
 use cloakroom::clock::Clock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
@@ -19,7 +19,7 @@ fn stage() -> Stage {
 
 fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
     match stage.store.load(id_hash, stage.clock.now()).unwrap() {
-        Lookup::Live { session: LiveSession { record, .. }, .. } => {
+        Loaded::Live(LiveSession { record, .. }) => {
             record.data.get(name).map(|value| value.decode().unwrap())
         }
         _ => None,

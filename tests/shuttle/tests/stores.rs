@@ -1,5 +1,5 @@
-//! The group commit of SQLite, and the cached store with its breaker: histories, as in the test of
-//! that name, one a schedule.
+//! The group commit of SQLite, and the cached store with its breaker: one history of
+//! `tests/linearizability` in each schedule.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -13,14 +13,16 @@ use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 use shuttle::rand::Rng;
 use shuttle::thread;
 
-use super::chance::Chance;
 use super::common::NOW;
+use super::common::dice::Dice;
 use super::common::hooked::{self, Hook, Hooked};
 use super::explore;
-use super::model::Sessions;
-use super::operations::{Answer, Begins, Call, Change, Happened, Operation, Who, readable};
+use super::model::SessionModel;
+use super::operations::{
+    Answer, Call, Change, Filter, InitialFields, Operation, RecordedOperation, readable,
+};
 use super::pausing::pausing;
-use super::plan::{Abilities, HistoryPlan, PlannedStep};
+use super::plan::{Capabilities, HistoryPlan, PlannedStep};
 use super::target::Names;
 
 const THREADS: usize = 3;
@@ -28,45 +30,45 @@ const THREADS: usize = 3;
 /// A plan that is short enough for many schedules.
 fn short_plan() -> HistoryPlan {
     let seed = shuttle::rand::thread_rng().r#gen();
-    let abilities = Abilities { lists: true, threads: THREADS, slow: false };
-    let mut plan = HistoryPlan::by(&mut Chance::new(seed), abilities);
+    let capabilities = Capabilities { lists: true, threads: THREADS, slow: false };
+    let mut plan = HistoryPlan::random(&mut Dice::new(seed), capabilities);
     plan.threads.iter_mut().for_each(|steps| steps.truncate(3));
     plan
 }
 
 /// A plan of reads and changes of two sessions.
 fn plan_of_reads() -> HistoryPlan {
-    let mut chance = Chance::new(shuttle::rand::thread_rng().r#gen());
+    let mut dice = Dice::new(shuttle::rand::thread_rng().r#gen());
     let step = |call| PlannedStep {
         operation: Operation { call, now: 0 },
         conditional: false,
-        counts_up: None,
+        increments: None,
         pause: 0,
     };
     let create = |id_hash| {
         let (idp_session_id, level, idle, absolute) = (None, 0, Some(1000), None);
-        let begins = Begins { public_id: id_hash, idp_session_id, level, idle, absolute };
-        step(Call::Create { id_hash, begins, changes: Vec::new() })
+        let initial = InitialFields { public_id: id_hash, idp_session_id, level, idle, absolute };
+        step(Call::Create { id_hash, initial, changes: Vec::new() })
     };
     let mut call = || {
-        let id_hash = chance.pick(&[1, 2]);
-        let changes = vec![Change::Set(1, chance.below(100) as u8)];
+        let id_hash = dice.pick(&[1, 2]);
+        let changes = vec![Change::Set(1, dice.roll(100) as u8)];
         let merge = |changes| Call::Merge { id_hash, changes, if_revision: None, seen: None };
-        match chance.below(10) {
+        match dice.roll(10) {
             0..=4 => Call::Load { id_hash },
             5 | 6 => merge(changes),
             7 => Call::Delete { id_hash },
             // These two show what is stored, whatever the cache says.
-            8 => Call::List(Who::All),
+            8 => Call::List(Filter::All),
             _ => merge(Vec::new()),
         }
     };
     let threads = (0..THREADS).map(|_| (0..5).map(|_| step(call())).collect()).collect();
-    HistoryPlan { before: [1, 2].map(create).into(), threads, in_rounds: false }
+    HistoryPlan { setup: [1, 2].map(create).into(), threads, in_rounds: false }
 }
 
-/// Mostly one of reads, because those are what a cache answers.
-fn some_plan() -> HistoryPlan {
+/// A plan that is mostly one of reads, because a cache answers those.
+fn random_plan() -> HistoryPlan {
     match shuttle::rand::thread_rng().gen_ratio(1, 4) {
         true => short_plan(),
         false => plan_of_reads(),
@@ -79,38 +81,43 @@ struct Clock {
     now: AtomicI64,
 }
 
-/// One history of this store; what was refused for want of time was not done.
+/// Checks one history of this store. What failed for lack of time was not done.
 fn has_an_order(
     plan: HistoryPlan,
     store: impl Store + Clone,
-    model: Sessions,
+    model: SessionModel,
     others: impl FnOnce(),
 ) {
     let clock = Arc::new(Clock::default());
-    let mut history = take(&store, &plan.before, 0, &clock);
+    let mut history = execute(&store, &plan.setup, 0, &clock);
     let threads = plan.threads.into_iter().enumerate();
     let threads: Vec<_> = threads
         .map(|(number, steps)| {
             let (store, clock) = (store.clone(), clock.clone());
-            thread::spawn(move || take(&store, &steps, number, &clock))
+            thread::spawn(move || execute(&store, &steps, number, &clock))
         })
         .collect();
     others();
     for thread in threads {
         history.extend(thread.join().unwrap());
     }
-    // The store goes within the schedule, with all that it has begun.
+    // The store's threads must end within the schedule.
     drop(store);
-    for happened in &history {
-        assert!(!matches!(happened.answer, Answer::Failed(_)), "{happened:?}");
+    for recorded in &history {
+        assert!(!matches!(recorded.answer, Answer::Failed(_)), "{recorded:?}");
     }
-    history.retain(|happened| !happened.is_open());
-    if let Err(why) = model.judge(&history) {
+    history.retain(|recorded| !recorded.has_unknown_outcome());
+    if let Err(why) = model.check_history(&history) {
         panic!("{}{why}", readable(&history));
     }
 }
 
-fn take(store: &impl Store, steps: &[PlannedStep], thread: usize, clock: &Clock) -> Vec<Happened> {
+fn execute(
+    store: &impl Store,
+    steps: &[PlannedStep],
+    thread: usize,
+    clock: &Clock,
+) -> Vec<RecordedOperation> {
     let mut history = Vec::new();
     for step in steps {
         let start = clock.stamps.fetch_add(1, Ordering::SeqCst);
@@ -120,7 +127,15 @@ fn take(store: &impl Store, steps: &[PlannedStep], thread: usize, clock: &Clock)
         let answer = Names { history: 0 }.call(store, &operation);
         let end = clock.stamps.fetch_add(1, Ordering::SeqCst);
         let latest = clock.now.load(Ordering::SeqCst);
-        history.push(Happened { thread, process: 0, operation, answer, start, end, latest });
+        history.push(RecordedOperation {
+            thread,
+            process: 0,
+            operation,
+            answer,
+            start,
+            end,
+            latest,
+        });
     }
     history
 }
@@ -128,12 +143,12 @@ fn take(store: &impl Store, steps: &[PlannedStep], thread: usize, clock: &Clock)
 #[test]
 fn every_waiting_writer_is_answered_truthfully() {
     explore("group commit", 1000, || {
-        // In a schedule the time may be over at any wait.
-        has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), Sessions::PLAIN, || ());
+        // In a schedule, any wait can end by its timeout.
+        has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), SessionModel::PLAIN, || ());
     });
 }
 
-/// The store, after the two seconds in which a new process does not use the cache.
+/// Returns the store, after the two seconds in which a new process does not use the cache.
 fn settled<C: Cache, S: Store>(store: CachedStore<C, S>) -> CachedStore<C, S> {
     let id_hash = SessionIdHash::from_bytes([0; 32]);
     store.load(&id_hash, NOW - Duration::from_secs(2)).unwrap();
@@ -144,12 +159,12 @@ fn settled<C: Cache, S: Store>(store: CachedStore<C, S>) -> CachedStore<C, S> {
 fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
         let (cache, backing) = (pausing(MemoryCache::new()), pausing(MemoryStore::new()));
-        let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
-        has_an_order(some_plan(), settled(CachedStore::new(cache, backing)), model, || ());
+        let model = SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN };
+        has_an_order(random_plan(), settled(CachedStore::new(cache, backing)), model, || ());
     });
 }
 
-/// A cache that is down from time to time.
+/// A hook that fails all calls while it is true.
 #[derive(Debug)]
 struct Down(Arc<AtomicBool>);
 
@@ -169,8 +184,8 @@ fn a_cache_that_fails_and_comes_back_hides_nothing() {
         let cache = Hooked::with(Down(is_down.clone()), Arc::new(MemoryCache::new()));
         let builder = CachedStore::builder(pausing(cache), pausing(MemoryStore::new()));
         let store = settled(builder.retry_after(Duration::from_millis(1)).build().unwrap());
-        let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
-        has_an_order(some_plan(), store, model, || {
+        let model = SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN };
+        has_an_order(random_plan(), store, model, || {
             for _ in 0..2 {
                 for _ in 0..shuttle::rand::thread_rng().gen_range(1..40) {
                     thread::yield_now();

@@ -1,35 +1,35 @@
-//! Revocations during other changes, and changes that fail and are done all the same.
+//! Revocations during other changes, and changes that were carried out although they failed.
 
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Delta, Lookup, Missing, SessionLimit, Store};
+use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::manager::{AtLimit, SessionFilter};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, SqliteStore};
 
-use crate::cached::stage::{Backing, backing, n, renew, sign_in, user};
+use crate::cached::fixture::{Backing, backing, renew, sign_in, stored_n, user};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::{HOUR, NOW, cached_store, create, end, live, merge, new_id_hash, setting};
 
-fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
+fn is_live(store: &impl Store, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
 }
 
 type Cached = CachedStore<FaultyCache, SqliteStore>;
 
-/// A session has ended in the store, and its invalidation is still due. Then a revocation of all
-/// the user's sessions is acknowledged: after that none of them is served.
+/// A session has ended in the store and is not yet invalidated in the cache. Then a revocation of
+/// all the user's sessions is acknowledged. From then on none of them must be served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
     let cache = FaultyCache::cache(MemoryCache::new());
     let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let id_hash = sign_in(&store, &new_id_hash(), None);
-    assert!(lives(&store, &id_hash), "it is in the cache from now on");
+    assert!(is_live(&store, &id_hash), "this read fills the cache");
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, || end(&store, &id_hash));
     assert!(!served, "{what}: served after a revocation was acknowledged");
-    assert!(!lives(&store, &id_hash));
+    assert!(!is_live(&store, &id_hash));
 }
 
 /// Returns true if the session is served after a revocation of all sessions of the user that is
@@ -45,7 +45,7 @@ fn is_served_after_a_revocation(
         let first = scope.spawn(end);
         control.wait_until_reached();
         store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
-        let served = lives(store, id_hash);
+        let served = is_live(store, id_hash);
         control.open();
         first.join().unwrap();
         served
@@ -84,7 +84,7 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     let action =
         Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
-    assert!(lives(&store, &id_hash));
+    assert!(is_live(&store, &id_hash));
     let end_old = || drop(end(&store, &old).unwrap());
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, end_old);
     assert!(!served, "served after a revocation was acknowledged");
@@ -105,14 +105,14 @@ fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
         let action =
             Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
-        assert!(lives(&store, &id_hash), "it is in the cache from now on");
+        assert!(is_live(&store, &id_hash), "this read fills the cache");
         let control = cache.hold(Call::Invalidate);
         at_commit.open();
         control.wait_until_reached();
         let revoked =
             store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
         assert_eq!(revoked.len(), 1);
-        let served = lives(&store, &id_hash);
+        let served = is_live(&store, &id_hash);
         control.open();
         first.join().unwrap();
         served
@@ -120,7 +120,8 @@ fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
     assert!(!served, "served after a revocation was acknowledged");
 }
 
-/// It waits for the store while a reader fills the cache, is done then, and says that it failed.
+/// An ending waits in the store while a reader fills the cache; then it is carried out, and its
+/// answer is an error.
 fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache, Backing>) + Sync) {
     let backing = backing();
     let store = cached_store(MemoryCache::new(), backing.clone());
@@ -131,16 +132,16 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache,
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
         control.wait_until_reached();
-        assert!(matches!(store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
+        assert!(matches!(store.load(&id_hash, later).unwrap(), Loaded::Live(_)));
         control.open();
         failing.join().unwrap();
     });
     assert!(
-        matches!(backing.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
+        matches!(backing.load(&id_hash, later).unwrap(), Loaded::Missing(Missing::NotFound { .. })),
         "it was done"
     );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Lookup::Missing(Missing::NotFound { .. })), "{served:?}");
+    assert!(matches!(served, Loaded::Missing(Missing::NotFound { .. })), "{served:?}");
 }
 
 #[test]
@@ -164,20 +165,20 @@ fn a_change_whose_answer_failed_is_served() {
     let store = cached_store(MemoryCache::new(), backing.clone());
     let cached = || {
         let id_hash = create(&store, &setting("n", 1)).unwrap();
-        assert_eq!(n(&store, &id_hash), Some(1));
+        assert_eq!(stored_n(&store, &id_hash), Some(1));
         id_hash
     };
     let (merged, ended, old) = (cached(), cached(), cached());
     let new = renew(&store, &old, Some(NOW + HOUR));
-    assert_eq!(n(&store, &new), Some(1));
+    assert_eq!(stored_n(&store, &new), Some(1));
     backing.set_hides_success(true);
     merge(&store, &merged, &setting("n", 2)).unwrap_err();
-    assert_eq!(n(&store, &merged), Some(2));
+    assert_eq!(stored_n(&store, &merged), Some(2));
     end(&store, &ended).unwrap_err();
-    assert_eq!(n(&store, &ended), None);
-    // Through its grace: the answer with the id of the session is lost.
+    assert_eq!(stored_n(&store, &ended), None);
+    // Through an id in its grace: the answer, which has the current id, is lost.
     end(&store, &old).unwrap_err();
-    assert_eq!(n(&store, &new), None);
+    assert_eq!(stored_n(&store, &new), None);
 }
 
 #[test]
@@ -187,11 +188,11 @@ fn a_merge_through_a_grace_whose_answer_failed_is_served() {
         let store = cached_store(MemoryCache::new(), backing.clone());
         let old = create(&store, &setting("n", 1)).unwrap();
         let id_hash = renew(&store, &old, Some(NOW + HOUR));
-        assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");
+        assert_eq!(stored_n(&store, &id_hash), Some(1), "this read fills the cache");
         backing.set_hides_success(true);
         // In the second round the id of the session cannot be looked up.
         backing.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
         merge(&store, &old, &setting("n", 2)).unwrap_err();
-        assert_eq!(n(&store, &id_hash), Some(2));
+        assert_eq!(stored_n(&store, &id_hash), Some(2));
     }
 }

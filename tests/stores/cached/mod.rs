@@ -3,8 +3,8 @@
 
 mod endings;
 mod entries;
+mod fixture;
 mod outages;
 mod races;
+mod random_outages;
 mod shards;
-mod stage;
-mod storm;

@@ -6,12 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, Loaded, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-use crate::cached::stage::{ENDINGS, LIFE, RETRY, Stage, backing, n, until_back};
+use crate::cached::fixture::{
+    CachedFixture, ENDINGS, ENTRY_LIFE, RETRY_AFTER, backing, stored_n, wait_for_recovery,
+};
 use crate::common::app::{Browser, get, sign_in, user_of};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
@@ -24,27 +26,27 @@ use crate::common::{
 
 #[test]
 fn changes_during_an_outage_of_the_cache_are_never_missed() {
-    Stage::on_each_cache(|stage| {
+    CachedFixture::on_each_cache(|fixture| {
         for (what, end) in ENDINGS {
-            let (id_hash, kept) = (stage.cached(), stage.cached());
-            stage.cache.set_down(true);
-            end(&stage, &id_hash);
-            let changed = merge(&stage.store, &kept, &setting("n", 2)).unwrap();
-            assert_eq!(n(&stage.store, &id_hash), None, "{what}, while it is down");
-            stage.cache.set_down(false);
-            assert_eq!(n(&stage.store, &id_hash), None, "{what}, before it is repaired");
-            stage.until_back();
-            let loads = stage.loads();
-            assert_eq!(n(&stage.store, &id_hash), None, "{what}, after that");
-            assert!(stage.loads() > loads);
+            let (id_hash, kept) = (fixture.cached_session(), fixture.cached_session());
+            fixture.cache.set_down(true);
+            end(&fixture, &id_hash);
+            let changed = merge(&fixture.store, &kept, &setting("n", 2)).unwrap();
+            assert_eq!(stored_n(&fixture.store, &id_hash), None, "{what}, while it is down");
+            fixture.cache.set_down(false);
+            assert_eq!(stored_n(&fixture.store, &id_hash), None, "{what}, before it is repaired");
+            fixture.wait_for_recovery();
+            let loads = fixture.loads();
+            assert_eq!(stored_n(&fixture.store, &id_hash), None, "{what}, after that");
+            assert!(fixture.loads() > loads);
             if matches!(changed, Committed::Done { .. }) {
-                assert_eq!(n(&stage.store, &kept), Some(2), "{what}");
+                assert_eq!(stored_n(&fixture.store, &kept), Some(2), "{what}");
             }
             // Another process, whose connection never failed, sees it from now on as well.
-            assert_eq!(n(&stage.another().store, &id_hash), None, "{what}");
+            assert_eq!(stored_n(&fixture.another().store, &id_hash), None, "{what}");
         }
-        assert_eq!(stage.events.count(EventKind::CacheDown), ENDINGS.len() as u64);
-        assert_eq!(stage.events.count(EventKind::CacheRecovered), ENDINGS.len() as u64);
+        assert_eq!(fixture.events.count(EventKind::CacheDown), ENDINGS.len() as u64);
+        assert_eq!(fixture.events.count(EventKind::CacheRecovered), ENDINGS.len() as u64);
     });
 }
 
@@ -68,12 +70,13 @@ fn a_session_without_room_in_the_cache_is_no_outage() {
 
 #[test]
 fn changes_during_the_repair_of_the_cache_are_invalidated() {
-    Stage::on_each_cache(|stage| {
-        let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
-        stage.cache.set_down(true);
-        end(&stage.store, &first).unwrap();
-        stage.cache.set_down(false);
-        let control = stage.cache.hold(Call::Invalidate);
+    CachedFixture::on_each_cache(|fixture| {
+        let (first, second, third) =
+            (fixture.cached_session(), fixture.cached_session(), fixture.cached_session());
+        fixture.cache.set_down(true);
+        end(&fixture.store, &first).unwrap();
+        fixture.cache.set_down(false);
+        let control = fixture.cache.hold(Call::Invalidate);
         let (reached, is_reached) = channel();
         thread::scope(|scope| {
             let control = scope.spawn(move || {
@@ -82,16 +85,16 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
                 control
             });
             while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
-                stage.store.load(&new_id_hash(), NOW).unwrap();
+                fixture.store.load(&new_id_hash(), NOW).unwrap();
             }
             // The repair invalidates what it found; this comes after that.
-            end(&stage.store, &second).unwrap();
+            end(&fixture.store, &second).unwrap();
             control.join().unwrap().open();
         });
-        stage.until_back();
-        assert_eq!(n(&stage.store, &first), None);
-        assert_eq!(n(&stage.store, &second), None);
-        assert_eq!(n(&stage.store, &third), Some(1));
+        fixture.wait_for_recovery();
+        assert_eq!(stored_n(&fixture.store, &first), None);
+        assert_eq!(stored_n(&fixture.store, &second), None);
+        assert_eq!(stored_n(&fixture.store, &third), Some(1));
     });
 }
 
@@ -105,55 +108,58 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let mine = settled(mine.build().unwrap());
     let theirs = cached_store(server.builder_in("another").open().unwrap(), backing);
     let id_hash = create(&mine, &setting("n", 1)).unwrap();
-    assert_eq!(n(&theirs, &id_hash), Some(1));
+    assert_eq!(stored_n(&theirs, &id_hash), Some(1));
     proxy.plan(Plan::Down);
     end(&mine, &id_hash).unwrap();
-    assert_eq!(n(&mine, &id_hash), None);
-    let last = NOW + LIFE - Duration::from_millis(1);
-    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
-    let found = theirs.load(&id_hash, NOW + LIFE).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
+    assert_eq!(stored_n(&mine, &id_hash), None);
+    let last = NOW + ENTRY_LIFE - Duration::from_millis(1);
+    assert!(
+        matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live(_)),
+        "stale, within the life of an entry"
+    );
+    let found = theirs.load(&id_hash, NOW + ENTRY_LIFE).unwrap();
+    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
 fn an_outage_is_reported_once_and_costs_few_timeouts() {
     let server = Memcached::start();
-    let (events, raised) = events();
+    let (events, event_kinds) = events();
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
     let store = settled(store.events(events).build().unwrap());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
-    assert_eq!(n(&store, &id_hash), Some(1));
+    assert_eq!(stored_n(&store, &id_hash), Some(1));
     server.freeze();
     let began = Instant::now();
     for _ in 0..1000 {
-        assert_eq!(n(&store, &id_hash), Some(1));
+        assert_eq!(stored_n(&store, &id_hash), Some(1));
         merge(&store, &id_hash, &setting("n", 1)).unwrap();
     }
     // Three reads wait for 200 ms each, and not two thousand calls.
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    assert_eq!(raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(event_kinds.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
 }
 
 #[test]
 fn while_the_breaker_is_open_no_request_waits_for_the_cache() {
-    Stage::on_each_cache(|stage| {
-        let id_hash = stage.cached();
-        stage.cache.set_down(true);
+    CachedFixture::on_each_cache(|fixture| {
+        let id_hash = fixture.cached_session();
+        fixture.cache.set_down(true);
         for _ in 0..3 {
-            assert_eq!(n(&stage.store, &id_hash), Some(1));
+            assert_eq!(stored_n(&fixture.store, &id_hash), Some(1));
         }
-        let patient = CachedStore::builder(stage.cache.clone(), stage.backing.clone());
+        let patient = CachedStore::builder(fixture.cache.clone(), fixture.backing.clone());
         let patient = settled(patient.retry_after(HOUR).build().unwrap());
         for _ in 0..3 {
-            assert_eq!(n(&patient, &id_hash), Some(1));
+            assert_eq!(stored_n(&patient, &id_hash), Some(1));
         }
-        let calls = stage.cache.cache_calls();
+        let calls = fixture.cache.cache_calls();
         for n in 0..100 {
             merge(&patient, &id_hash, &setting("n", n)).unwrap();
             assert!(live(&patient, &id_hash).unwrap().is_some());
         }
-        let probes_of_the_other = stage.cache.cache_calls() - calls;
+        let probes_of_the_other = fixture.cache.cache_calls() - calls;
         assert!(probes_of_the_other < 50, "{probes_of_the_other} calls of a cache that is down");
     });
 }
@@ -163,8 +169,8 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
     let server = Memcached::start();
     let folder = Folder::new();
     let backing = SqliteStore::open(folder.database()).unwrap();
-    let (events, raised) = events();
-    let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
+    let (events, event_kinds) = events();
+    let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY_AFTER);
     let store = settled(store.events(events).build().unwrap());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -205,12 +211,12 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
             server.kill();
             more();
             server.start_again();
-            until_back(&store, &raised);
+            wait_for_recovery(&store, &event_kinds);
             more();
             server.freeze();
             more();
             server.thaw();
-            until_back(&store, &raised);
+            wait_for_recovery(&store, &event_kinds);
         }
         stop.store(true, Ordering::SeqCst);
         threads.into_iter().for_each(|thread| thread.join().unwrap());

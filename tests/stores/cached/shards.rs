@@ -1,4 +1,4 @@
-//! Several servers, of which one fails.
+//! Several memcached servers, of which one fails.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{Backing, backing, key, n, new_key};
+use crate::cached::fixture::{Backing, backing, key, new_key, stored_n};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
@@ -38,27 +38,27 @@ fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
     assert!(slow <= 4, "{slow} of 320 reads waited for a timeout, {:?}", began.elapsed());
 }
 
-/// Two servers, of which the second is behind a proxy, and a cached store on both.
-struct Two {
+/// A cached store on two memcached servers, of which the second is behind a proxy.
+struct TwoServers {
     servers: [Memcached; 2],
     proxy: Proxy,
     cache: FaultyCache,
     backing: Backing,
     store: CachedStore<FaultyCache, Backing>,
-    raised: Receiver<EventKind>,
+    event_kinds: Receiver<EventKind>,
 }
 
 const NAMESPACE: &str = "two";
 
-impl Two {
-    fn new(retry: Duration) -> Two {
+impl TwoServers {
+    fn new(retry: Duration) -> TwoServers {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
-        let cache = FaultyCache::cache(Two::cache(&servers, &proxy));
-        let (backing, (events, raised)) = (backing(), events());
+        let cache = FaultyCache::cache(TwoServers::cache(&servers, &proxy));
+        let (backing, (events, event_kinds)) = (backing(), events());
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = settled(store.retry_after(retry).events(events).build().unwrap());
-        Two { servers, proxy, cache, backing, store, raised }
+        TwoServers { servers, proxy, cache, backing, store, event_kinds }
     }
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
@@ -66,12 +66,12 @@ impl Two {
         on(addresses).namespace(NAMESPACE).open().unwrap()
     }
 
-    /// A session of this share that is in the cache.
-    fn cached(&self, shard: usize) -> SessionIdHash {
+    /// Creates a session whose entry is in the cache, on this server.
+    fn cached_on(&self, shard: usize) -> SessionIdHash {
         loop {
             let id_hash = create(&self.store, &setting("n", 1)).unwrap();
             if self.cache.shard_of(&key(&self.store, &id_hash)) == shard {
-                assert_eq!(n(&self.store, &id_hash), Some(1));
+                assert_eq!(stored_n(&self.store, &id_hash), Some(1));
                 assert!(self.is_hit(&id_hash));
                 return id_hash;
             }
@@ -91,48 +91,49 @@ impl Two {
 
 #[test]
 fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
-    let two = Two::new(HOUR);
-    let (here, there) = ([two.cached(0), two.cached(0)], [two.cached(1), two.cached(1)]);
+    let two = TwoServers::new(HOUR);
+    let (here, there) =
+        ([two.cached_on(0), two.cached_on(0)], [two.cached_on(1), two.cached_on(1)]);
     two.proxy.plan(Plan::Down);
     end(&two.store, &there[0]).unwrap();
-    assert_eq!(two.raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
-    assert_eq!(n(&two.store, &there[0]), None);
+    assert_eq!(two.event_kinds.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(stored_n(&two.store, &there[0]), None);
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
     assert!(two.is_hit(&here[0]), "the other one is used as ever");
     // And it is invalidated at once, as another process sees.
-    let theirs = cached_store(Two::cache(&two.servers, &two.proxy), two.backing.clone());
-    assert_eq!(n(&theirs, &here[0]), Some(1));
+    let theirs = cached_store(TwoServers::cache(&two.servers, &two.proxy), two.backing.clone());
+    assert_eq!(stored_n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
     end(&two.store, &here[1]).unwrap();
-    assert_eq!(n(&theirs, &here[0]), Some(2));
-    assert_eq!(n(&theirs, &here[1]), None);
-    assert_eq!(two.raised.try_iter().count(), 0);
+    assert_eq!(stored_n(&theirs, &here[0]), Some(2));
+    assert_eq!(stored_n(&theirs, &here[1]), None);
+    assert_eq!(two.event_kinds.try_iter().count(), 0);
 }
 
 #[test]
 fn pending_invalidations_of_one_server_reach_no_other() {
-    let two = Two::new(Duration::from_millis(1));
-    let id_hashes = [two.cached(0), two.cached(1)];
+    let two = TwoServers::new(Duration::from_millis(1));
+    let id_hashes = [two.cached_on(0), two.cached_on(1)];
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
-    let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
+    let (epoch, here) = (two.epoch_of_the_first(), two.cached_on(0));
     let calls = two.cache.cache_calls();
     let deadline = Instant::now() + PATIENCE;
     // Reads of its share bring on probes, and are no calls of the cache themselves.
     while two.cache.cache_calls() < calls + 3 && Instant::now() < deadline {
-        assert_eq!(n(&two.store, &id_hashes[1]), None);
+        assert_eq!(stored_n(&two.store, &id_hashes[1]), None);
     }
     assert!(two.cache.cache_calls() >= calls + 3, "it is not asked again");
     assert_eq!(two.epoch_of_the_first(), epoch);
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);
     let deadline = Instant::now() + PATIENCE;
-    while !two.raised.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
+    while !two.event_kinds.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
         assert!(Instant::now() < deadline, "the server does not come back");
-        assert_eq!(n(&two.store, &id_hashes[1]), None);
+        assert_eq!(stored_n(&two.store, &id_hashes[1]), None);
     }
-    assert_eq!(n(&two.store, &id_hashes[1]), None);
-    assert!(two.is_hit(&two.cached(1)));
+    assert_eq!(stored_n(&two.store, &id_hashes[1]), None);
+    assert!(two.is_hit(&two.cached_on(1)));
     assert_eq!(two.epoch_of_the_first(), epoch);
     assert!(two.is_hit(&here));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    Action, Cache, CacheKey, Commit, Committed, Delta, Lookup, Missing, Store,
+    Action, Cache, CacheKey, Commit, Committed, Delta, Loaded, Missing, Store,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash};
@@ -17,7 +17,7 @@ use cloakroom::stores::memcached::MemcachedStore;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting};
-use crate::memcached::given::{create_at, is_absent, is_live, renew};
+use crate::memcached::operations::{create_at, is_absent, is_live, renew};
 
 #[test]
 fn a_clear_holds_for_every_process_at_once() {
@@ -142,7 +142,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     proxy.plan(Plan::Pass);
     for asked in [id_hash, to] {
         let loaded = store.load(&asked, NOW).unwrap();
-        let gone = !matches!(loaded, Lookup::Live { .. });
+        let gone = !matches!(loaded, Loaded::Live(_));
         assert!(gone, "held before its command {number}: {answer:?}, and then {loaded:?}");
     }
 }
@@ -220,7 +220,7 @@ fn a_session_that_moves_does_not_escape_a_clear() {
     });
     for id_hash in id_hashes {
         let loaded = clearing.store.load(&id_hash, NOW).unwrap();
-        assert!(!matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
+        assert!(!matches!(loaded, Loaded::Live(_)), "{loaded:?}");
     }
 }
 

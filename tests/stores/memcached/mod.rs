@@ -2,9 +2,9 @@
 
 mod clears;
 mod fleet;
-mod given;
 mod moves;
 mod names;
+mod operations;
 mod replies;
 mod servers;
 mod values;

@@ -13,7 +13,7 @@ use cloakroom::{ErrorKind, MemoryStore};
 
 use crate::common::memcached::{Memcached, on};
 use crate::common::{NOW, cached_store, create, end, live, new_id_hash, setting};
-use crate::memcached::given::{is_absent, is_live};
+use crate::memcached::operations::{is_absent, is_live};
 
 /// The environment variable with the path of the file that is mounted as `/etc/hosts`.
 const HOSTS: &str = "CLOAKROOM_TEST_HOSTS";

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Lookup, Missing, Store};
+use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Loaded, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
 use crate::common::memcached::{Memcached, Raw};
 use crate::common::{NOW, create, new_id_hash, setting, value};
-use crate::memcached::given::{SOON, all_fail, is_absent, is_live, renew};
+use crate::memcached::operations::{SOON, assert_all_fail, is_absent, is_live, renew};
 
 /// Changes a reply. The second argument is the reply before it on the same connection.
 type Change = Box<dyn FnMut(Vec<u8>, &[u8]) -> Vec<u8> + Send>;
@@ -79,7 +79,7 @@ fn versions_before_1_6_18_are_refused_and_nothing_is_sent() {
     for old in ["1.4.39", "1.5.22", "1.6.0", "1.6.12", "1.6.17"] {
         proxy.set(move |_, _| format!("VERSION {old}\r\n").into_bytes());
         let store = proxy.store("old");
-        all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
+        assert_all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
         let words = create(&store, &Delta::new()).unwrap_err().to_string();
         assert!(words.contains("1.6.18") && words.contains(old), "{words}");
     }
@@ -114,7 +114,7 @@ fn alternate(store: &MemcachedStore, [ada, bob]: [SessionIdHash; 2]) -> (u32, u3
     let (mut right, mut failed) = (0, 0);
     for (id_hash, number) in [(ada, 1), (bob, 2)].into_iter().cycle().take(80) {
         match store.load(&id_hash, NOW) {
-            Ok(Lookup::Live { session, .. }) => {
+            Ok(Loaded::Live(session)) => {
                 assert_eq!(value(&session.record, "n"), Some(number), "the other user's session");
                 right += 1;
             }
@@ -229,7 +229,7 @@ fn other_programs_on_the_port_are_unavailable() {
     ] {
         proxy.set(move |_, _| reply.as_bytes().to_vec());
         let store = proxy.store("other");
-        all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
+        assert_all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
         let words = create(&store, &Delta::new()).unwrap_err().to_string();
         assert!(words.contains("not memcached") && words.contains(expected), "{words}");
     }
@@ -305,7 +305,7 @@ fn a_call_that_gets_no_connection_in_time_fails() {
     let store = server.builder().connections(1).io_timeout(patience).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     server.freeze();
-    let failures: Vec<Result<Lookup>> = thread::scope(|scope| {
+    let failures: Vec<Result<Loaded>> = thread::scope(|scope| {
         let load = || store.load(&id_hash, NOW);
         let threads: Vec<_> = (0..6).map(|_| scope.spawn(load)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -332,7 +332,7 @@ fn a_server_that_demands_authentication_is_refused_in_words() {
     std::fs::write(file.path(), "user:secret\n").unwrap();
     let server = Memcached::with(&["-Y", file.path().to_str().unwrap()]);
     let store = server.store();
-    all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
+    assert_all_fail(&store, &new_id_hash(), ErrorKind::Unsupported);
     let words = create(&store, &Delta::new()).unwrap_err().to_string();
     assert!(words.contains("-Y"), "{words}");
 }
@@ -343,7 +343,7 @@ fn an_entry_of_another_session_is_a_miss() {
     let store = server.builder_in("entries").open().unwrap();
     let [ada, bob] = [1, 2].map(|n| CacheKey::from_bytes([n; 32]));
     let of_ada = create(&store, &setting("n", 1)).unwrap();
-    let Lookup::Live { session, .. } = store.load(&of_ada, NOW).unwrap() else { panic!() };
+    let Loaded::Live(session) = store.load(&of_ada, NOW).unwrap() else { panic!() };
     let entry = cloakroom::backend::CacheEntry::new(session.record, NOW);
     let CacheLookup::Miss(Some(lease)) = store.fetch(&ada, NOW).unwrap() else { panic!() };
     assert!(store.fill(&ada, lease, &entry, NOW + SOON, NOW).unwrap());
@@ -354,7 +354,7 @@ fn an_entry_of_another_session_is_a_miss() {
     raw.set(&to, &value);
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
     let missing = store.load(&SessionIdHash::from_bytes([2; 32]), NOW).unwrap();
-    assert!(matches!(missing, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(missing, Loaded::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

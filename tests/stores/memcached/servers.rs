@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    Committed, Delta, LiveSession, Lookup, Missing, Store, Touch, TouchError,
+    Committed, Delta, LiveSession, Loaded, Missing, Store, Touch, TouchError,
 };
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{LONG_TIMEOUT, Memcached, on};
 use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting, value};
-use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
+use crate::memcached::operations::{SOON, assert_all_fail, is_absent, is_live};
 
 #[test]
 fn a_server_that_is_down_is_never_an_empty_session() {
@@ -23,7 +23,7 @@ fn a_server_that_is_down_is_never_an_empty_session() {
     let store = server.store();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     server.kill();
-    all_fail(&store, &id_hash, ErrorKind::Unavailable);
+    assert_all_fail(&store, &id_hash, ErrorKind::Unavailable);
     server.start_again();
     assert!(is_absent(&store, &id_hash), "a restart loses the session as a whole");
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -72,7 +72,7 @@ fn a_server_that_accepts_and_never_answers_is_unavailable() {
     let address = listener.local_addr().unwrap().to_string();
     let timeout = Duration::from_millis(50);
     let builder = MemcachedStore::builder().servers([address]).io_timeout(timeout);
-    all_fail(&builder.open().unwrap(), &new_id_hash(), ErrorKind::Unavailable);
+    assert_all_fail(&builder.open().unwrap(), &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
@@ -86,14 +86,14 @@ fn a_server_that_is_not_memcached_is_unavailable() {
         }
     });
     let store = MemcachedStore::builder().servers([address]).open().unwrap();
-    all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
+    assert_all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
 fn a_wrong_port_is_unavailable() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let store = MemcachedStore::builder().servers([free.to_string()]).open().unwrap();
-    all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
+    assert_all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_loss_of_one_server_loses_its_sessions_only() {
     assert!((20..80).contains(&found), "{found} of 100 are on one of two servers");
     for (id_hash, alive) in id_hashes.iter().zip(&alive) {
         match store.load(id_hash, NOW) {
-            Ok(loaded) => assert!(matches!(loaded, Lookup::Live { .. })),
+            Ok(loaded) => assert!(matches!(loaded, Loaded::Live(_))),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
         }
         let written = merge(&store, id_hash, &setting("n", 0));
@@ -183,10 +183,8 @@ fn a_kill_under_load_fails_requests_and_answers_none() {
                         match create(&store, &setting("n", n)) {
                             Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Lookup::Missing(Missing::NotFound { .. })) => {}
-                                Ok(Lookup::Live {
-                                    session: LiveSession { record, .. }, ..
-                                }) => {
+                                Ok(Loaded::Missing(Missing::NotFound { .. })) => {}
+                                Ok(Loaded::Live(LiveSession { record, .. })) => {
                                     assert_eq!(value(&record, "n"), Some(n));
                                 }
                                 Ok(other) => panic!("{other:?}"),

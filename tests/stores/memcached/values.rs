@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store, Touch,
+    Action, Commit, Committed, Delta, Loaded, Missing, NewSession, ReplacedId, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
@@ -17,7 +17,7 @@ use crate::common::memcached::{Memcached, shared};
 use crate::common::{
     HOUR, NOW, create, end, live, merge, new_id_hash, new_session, setting, value,
 };
-use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
+use crate::memcached::operations::{create_at, is_absent, is_live, renew, sign_in, user};
 
 #[test]
 fn a_limit_per_user_is_refused_when_the_manager_is_built() {
@@ -109,7 +109,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     for newer in [b"\x02Lwho knows", &newer_record[..]] {
         raw.set(&name, newer);
         let found = store.load(&id_hash, NOW).unwrap();
-        assert!(matches!(found, Lookup::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(found, Loaded::Missing(Missing::Undecodable { .. })));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
         let renewed = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
@@ -198,7 +198,7 @@ fn the_injected_clock_decides_about_the_deadline() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
     let found = store.load(&id_hash, deadline).unwrap();
-    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
     assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Loaded, Store};
 use cloakroom::conformance::check;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
@@ -42,7 +42,7 @@ fn a_merge_on_an_outdated_entry_loses_no_change() {
     let [here, there] = without_invalidations();
     let id_hash = create(&here, &setting("n", 1)).unwrap();
     let outdated = there.load(&id_hash, NOW).unwrap();
-    let Lookup::Live { session, .. } = outdated else { panic!("it is live") };
+    let Loaded::Live(session) = outdated else { panic!("it is live") };
     merge(&here, &id_hash, &setting("here", 1)).unwrap();
     let mut commit = Commit::new(&id_hash, Action::Merge, setting("there", 1), NOW);
     commit.basis = Some(session.into());

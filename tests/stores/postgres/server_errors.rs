@@ -119,7 +119,7 @@ fn a_row_that_does_not_decode_is_reported_and_stays() {
         assert!(
             matches!(
                 found,
-                cloakroom::backend::Lookup::Missing(
+                cloakroom::backend::Loaded::Missing(
                     cloakroom::backend::Missing::Undecodable { .. }
                 )
             ),

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 
-use cloakroom::backend::{Action, Commit, Delta, Lookup, NewSession, Store};
+use cloakroom::backend::{Action, Commit, Delta, Loaded, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::{Lifetime, SqliteStore};
@@ -25,7 +25,7 @@ pub(crate) fn arguments(bytes: &[u8]) {
     }
     let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
     let has_it = |store: &SqliteStore| {
-        matches!(store.load(&id_hash, SystemClock.now()), Ok(Lookup::Live { .. }))
+        matches!(store.load(&id_hash, SystemClock.now()), Ok(Loaded::Live(_)))
     };
     // Most command lines do not change the store, so that the next one can use it.
     let store = STORE.take().filter(has_it).unwrap_or_else(|| {

@@ -164,7 +164,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::backend::{Action, Commit, Committed, LiveSession, Lookup, Missing, Store};
+    use crate::backend::{Action, Commit, Committed, Found, LiveSession, Loaded, Missing, Store};
     use crate::data::Value;
     use crate::delta::Delta;
     use crate::error::{Error, ErrorKind};
@@ -299,7 +299,7 @@ mod tests {
         assert!(is_cached(&store, &long) && !is_cached(&store, &short));
         assert!(matches!(
             store.load(&short, NOW).unwrap(),
-            Lookup::Missing(Missing::NotFound { .. })
+            Loaded::Missing(Missing::NotFound { .. })
         ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
@@ -313,7 +313,7 @@ mod tests {
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
-            assert!(matches!(tx.find(id_hash, NOW)?, Lookup::Missing(_)));
+            assert!(matches!(tx.find(id_hash, NOW)?, Found::Nothing));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });
         assert_eq!(swept.unwrap_err().kind(), ErrorKind::Full);
@@ -449,7 +449,7 @@ mod tests {
         for (kind, is_kept) in [(ErrorKind::Full, true), (ErrorKind::Unexpected, false)] {
             let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
                 let found = tx.find(id_hash, NOW)?;
-                let Lookup::Live { mut session, at } = found else { panic!("{found:?}") };
+                let Found::Live { mut session, at } = found else { panic!("{found:?}") };
                 session.record.revision += 1;
                 tx.update_data(at, &session.record)?;
                 Err::<(), _>(Error::new(kind, "test"))

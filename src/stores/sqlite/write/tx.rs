@@ -10,7 +10,7 @@ use rusqlite::{
     Connection, OptionalExtension, Params, Row, ToSql, named_params, params, params_from_iter,
 };
 
-use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedId};
+use crate::backend::{Found, IdChange, LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
@@ -170,15 +170,15 @@ fn execute_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// Reads within the transaction.
 impl WriteTx<'_> {
     /// Looks `id_hash` up at `now`, as a current or as a replaced id.
-    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Lookup<FoundRow>> {
+    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Found<FoundRow>> {
         let Some(CachedSession { id, record }) = self.effects.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
         let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
         Ok(match record.is_live(now) {
-            true => Lookup::Live { session: LiveSession { record, id_hash }, at },
-            false => Lookup::Missing(Missing::expired(at, &record)),
+            true => Found::Live { session: LiveSession { record, id_hash }, at },
+            false => Found::expired(at, &record),
         })
     }
 
@@ -286,7 +286,7 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         match self.find(id_hash, now)? {
-            Lookup::Live { session, at } if at.seen < touch.seen => {
+            Found::Live { session, at } if at.seen < touch.seen => {
                 let deadline = session.record.limits.deadline(touch.seen);
                 self.update_seen(at.id, at.id_hash, touch.seen, deadline)
             }

@@ -1,4 +1,4 @@
-//! A recorded stretch of work, the states that its database went through, and what a cut may leave.
+//! A recorded run of a store, the states of its database, and the states that a power cut may leave.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -6,20 +6,20 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
+use cloakroom::backend::{Loaded, Maintenance, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::types::Value;
 use cloakroom::stores::sqlite::rusqlite::{Connection, Result as SqlResult};
 use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
-use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
+use cloakroom_power_loss::{Disk, Event, Files, Loss, Recording, install, put};
 
 use crate::common::dice::Dice;
 use crate::common::ledger::{Change, Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, NOW};
 
-/// Changes of a story.
+/// The number of changes in a run.
 const STEPS: usize = 260;
 
 /// The changes that must survive.
@@ -88,27 +88,27 @@ impl State {
     }
 }
 
-/// Something that was acknowledged.
+/// A change that was acknowledged.
 #[derive(Debug)]
 struct Acknowledged {
-    /// The place on the tape.
+    /// The number of its event.
     at: usize,
-    /// The state from which on it is there.
+    /// The first state that contains it.
     state: usize,
     is_revocation: bool,
 }
 
-/// A recording, and what it means.
-pub struct Story {
-    tape: Vec<Event>,
-    /// The states in their order, with the place on the tape from which on each is there.
+/// A recording, with the states and acknowledgements in it.
+pub struct RecordedRun {
+    events: Vec<Event>,
+    /// The states in their order, each with the number of the event that led to it.
     states: Vec<(usize, State)>,
     acknowledged: Vec<Acknowledged>,
 }
 
 /// The results of some power cuts.
 #[derive(Debug, Default)]
-pub struct Tried {
+pub struct CutResults {
     cuts: usize,
     /// Cuts that left an older state than the newest.
     pub lost: usize,
@@ -117,8 +117,8 @@ pub struct Tried {
     pub wrong: Vec<String>,
 }
 
-impl Tried {
-    pub fn add(&mut self, other: &Tried) {
+impl CutResults {
+    pub fn add(&mut self, other: &CutResults) {
         self.cuts += other.cuts;
         self.lost += other.lost;
         self.acknowledged += other.acknowledged;
@@ -127,9 +127,9 @@ impl Tried {
     }
 }
 
-impl Display for Tried {
+impl Display for CutResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tried { cuts, lost, acknowledged, states, wrong } = self;
+        let CutResults { cuts, lost, acknowledged, states, wrong } = self;
         write!(
             f,
             "{cuts} cuts in {acknowledged} changes and {states} states: {lost} lost something, \
@@ -139,20 +139,21 @@ impl Display for Tried {
     }
 }
 
-impl Story {
-    /// Workers on stores of their own process each, as far as SQLite can tell.
+impl RecordedRun {
+    /// Workers on stores that SQLite treats like stores of different processes.
     pub fn of_workers(
         durability: Durability,
         journal: Journal,
         stores: usize,
         threads: usize,
         dice: &mut Dice,
-    ) -> Story {
+    ) -> RecordedRun {
         let alone = stores * threads == 1;
-        Story::recorded(alone, |path, tape| {
+        RecordedRun::recorded(alone, |path, recording| {
             let build = || SqliteStore::builder(path).durability(durability).journal(journal);
             let stores: Vec<SqliteStore> = (0..stores).map(|_| build().open().unwrap()).collect();
-            let report = |worker: &str, said: &WorkerMessage| tape.mark(format!("{worker} {said}"));
+            let report =
+                |worker: &str, said: &WorkerMessage| recording.mark(format!("{worker} {said}"));
             let left = AtomicUsize::new(STEPS);
             let take =
                 || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
@@ -170,7 +171,7 @@ impl Story {
                         });
                     }
                 }
-                // The log is copied and begins again beside them.
+                // Checkpoints and restarts of the log run beside the workers.
                 let maintenance: &dyn Maintenance = stores[0].maintenance().unwrap();
                 while left.load(Ordering::SeqCst) > 0 {
                     maintenance.run().unwrap();
@@ -179,29 +180,29 @@ impl Story {
         })
     }
 
-    /// Work on the database at a path, by one thread.
-    pub fn of(work: impl Fn(&Path, &dyn Fn(&str))) -> Story {
-        Story::recorded(true, |path, tape| work(path, &|line| tape.mark(line)))
+    /// Work of one thread on the database at a path.
+    pub fn of(work: impl Fn(&Path, &dyn Fn(&str))) -> RecordedRun {
+        RecordedRun::recorded(true, |path, recording| work(path, &|line| recording.mark(line)))
     }
 
-    fn recorded(alone: bool, work: impl FnOnce(&Path, &Tape)) -> Story {
+    fn recorded(alone: bool, work: impl FnOnce(&Path, &Recording)) -> RecordedRun {
         install();
         let folder = Folder::in_memory();
-        let tape = Tape::of(&folder.path(""));
-        work(&folder.database(), &tape);
-        let mut story = Story { tape: tape.take(), states: vec![], acknowledged: vec![] };
-        story.find_states();
-        story.find_acknowledged(alone);
-        story
+        let recording = Recording::of(&folder.path(""));
+        work(&folder.database(), &recording);
+        let mut run =
+            RecordedRun { events: recording.finish(), states: vec![], acknowledged: vec![] };
+        run.find_states();
+        run.find_acknowledged(alone);
+        run
     }
 
-    /// Looks at the database after everything that can have been a commit, as if nothing could be
-    /// lost.
+    /// Reads the database after every event that can be a commit, as if nothing was ever lost.
     fn find_states(&mut self) {
         let mut disk = Disk::default();
         let mut commit_follows = None;
-        for at in 0..self.tape.len() {
-            let look = match &self.tape[at] {
+        for at in 0..self.events.len() {
+            let look = match &self.events[at] {
                 // The header of a frame with which a transaction ends, and then its page. A
                 // checkpoint can write to the database between the two.
                 Event::Write { file, bytes, .. } => {
@@ -217,7 +218,7 @@ impl Story {
             if !look && at > 0 {
                 continue;
             }
-            disk.play(&self.tape, at + 1);
+            disk.play(&self.events, at + 1);
             let image = Image::of(&disk.files(Loss::Nothing, &mut |_| 0));
             let state = image.state().expect("what was written can be read");
             if self.states.last().is_none_or(|(_, last)| *last != state) {
@@ -226,7 +227,7 @@ impl Story {
         }
     }
 
-    /// The newest state at this place of the tape.
+    /// The newest state at this event.
     fn state_at(&self, at: usize) -> usize {
         self.states.partition_point(|(from, _)| *from <= at).saturating_sub(1)
     }
@@ -234,7 +235,7 @@ impl Story {
     fn find_acknowledged(&mut self, alone: bool) {
         let mut begun: HashMap<String, (usize, Change)> = HashMap::new();
         let mut id_hashes: HashMap<String, SessionIdHash> = HashMap::new();
-        for (at, event) in self.tape.iter().enumerate() {
+        for (at, event) in self.events.iter().enumerate() {
             let Event::Mark(line) = event else { continue };
             let (worker, said) = heard(line);
             if let WorkerMessage::Begins(change) = said {
@@ -263,8 +264,8 @@ impl Story {
                 Change::Sweep { session } => !state.rows.contains_key(&id_hashes[session]),
                 Change::Everyone => state.epoch > self.states[first].1.epoch,
             };
-            // One who is alone knows: it is in the newest state. Of others something can have come
-            // after it, or have undone it.
+            // A change of a single writer is in the newest state. With several writers, another
+            // change can have followed or undone it.
             let state = match alone {
                 true => last,
                 false => (first..=last).find(|at| is_there(&self.states[*at].1)).unwrap_or(first),
@@ -280,17 +281,17 @@ impl Story {
         }
     }
 
-    /// Cuts the power at so many moments, and looks what is left.
+    /// Simulates this number of power cuts, and checks the databases that they leave.
     pub fn cut(
         &self,
         promise: Promise,
         cuts: usize,
         dice: &mut Dice,
         ignores_syncs: bool,
-    ) -> Tried {
+    ) -> CutResults {
         let mut places: Vec<usize> = (0..cuts)
             .map(|cut| match cut % 3 {
-                0 => dice.roll(self.tape.len() + 1),
+                0 => dice.roll(self.events.len() + 1),
                 // Around a sync: before it has ended, and after.
                 1 => self.some(dice, |event| matches!(event, Event::Sync { .. })),
                 // Just acknowledged.
@@ -298,51 +299,51 @@ impl Story {
             })
             .collect();
         places.sort_unstable();
-        let mut tried = Tried {
+        let mut results = CutResults {
             acknowledged: self.acknowledged.len(),
             states: self.states.len(),
-            ..Tried::default()
+            ..CutResults::default()
         };
         let mut disk = Disk::default();
         disk.ignores_syncs = ignores_syncs;
         for place in places {
-            disk.play(&self.tape, place);
-            let of_a_hundred = [5, 30, 60, 95][dice.roll(4)];
+            disk.play(&self.events, place);
+            let percent = [5, 30, 60, 95][dice.roll(4)];
             let loss = match dice.roll(8) {
                 0 => Loss::Nothing,
                 1 | 2 => Loss::Everything,
-                3 | 4 => Loss::Writes(of_a_hundred),
-                5 | 6 => Loss::Sectors(of_a_hundred),
-                _ => Loss::Garbage(of_a_hundred),
+                3 | 4 => Loss::Writes(percent),
+                5 | 6 => Loss::Sectors(percent),
+                _ => Loss::Garbage(percent),
             };
             let seed = dice.next();
             let mut roll = Dice::new(seed);
             let image = Image::of(&disk.files(loss, &mut |sides| roll.roll(sides)));
-            tried.cuts += 1;
-            match self.judge(promise, place, &image) {
-                Ok(lost) => tried.lost += usize::from(lost),
+            results.cuts += 1;
+            match self.check_cut(promise, place, &image) {
+                Ok(lost) => results.lost += usize::from(lost),
                 Err(wrong) => {
-                    let events = self.tape.len();
-                    tried
+                    let events = self.events.len();
+                    results
                         .wrong
                         .push(format!("cut at {place} of {events}, {loss:?} {seed}: {wrong}"));
                 }
             }
         }
-        tried
+        results
     }
 
-    /// The place before an event of this kind, or after it.
+    /// Returns the number of a random event of this kind, or the next number.
     fn some(&self, dice: &mut Dice, kind: impl Fn(&Event) -> bool) -> usize {
-        let start = dice.roll(self.tape.len());
-        let found = (start..self.tape.len()).chain(0..start).find(|at| kind(&self.tape[*at]));
+        let start = dice.roll(self.events.len());
+        let found = (start..self.events.len()).chain(0..start).find(|at| kind(&self.events[*at]));
         found.unwrap_or(start) + dice.roll(2)
     }
 
-    /// Checks that a cut at this place may leave this; returns true if anything was lost.
-    fn judge(&self, promise: Promise, place: usize, image: &Image) -> Result<bool, String> {
+    /// Checks that a cut before this event may leave this image. Returns whether a change was lost.
+    fn check_cut(&self, promise: Promise, place: usize, image: &Image) -> Result<bool, String> {
         let mut ledger = Ledger::default();
-        for event in &self.tape[..place] {
+        for event in &self.events[..place] {
             if let Event::Mark(line) = event {
                 let (worker, said) = heard(line);
                 ledger.record(&worker, &said);
@@ -355,7 +356,7 @@ impl Story {
         };
         let oldest =
             self.acknowledged.iter().filter(counts).map(|done| done.state).max().unwrap_or(0);
-        // Before the tables are there, nothing is.
+        // Before the tables exist, the state is empty.
         let nothing = oldest == 0 && found == State::default();
         match (oldest..=newest).rev().find(|at| self.states[*at].1 == found) {
             Some(at) => Ok(at < newest),
@@ -402,8 +403,8 @@ impl Image {
             Ok(store) => {
                 for id_hash in ledger.ended() {
                     match store.load(id_hash, NOW).map_err(text)? {
-                        Lookup::Missing(Missing::NotFound { .. })
-                        | Lookup::Missing(Missing::Replaced { .. }) => {}
+                        Loaded::Missing(Missing::NotFound { .. })
+                        | Loaded::Missing(Missing::Replaced { .. }) => {}
                         other => return Err(format!("an ended id finds {other:?}")),
                     }
                 }

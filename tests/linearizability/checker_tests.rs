@@ -1,25 +1,31 @@
-//! The checker and the model, on histories that are easy to judge.
+//! The checker and the model, on histories that are easy to check_history.
 
 use std::collections::BTreeMap;
 
-use super::model::{Reads, Sessions};
+use super::model::{Reads, SessionModel};
 use super::operations::{
-    Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session, Who,
+    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation,
+    RecordedOperation, Session,
 };
 
-const IDLE: Moment = 1000;
-const BEGINS: Begins =
-    Begins { public_id: 1, idp_session_id: None, level: 0, idle: Some(IDLE), absolute: None };
+const IDLE: Millis = 1000;
+const INITIAL: InitialFields = InitialFields {
+    public_id: 1,
+    idp_session_id: None,
+    level: 0,
+    idle: Some(IDLE),
+    absolute: None,
+};
 
-/// A history that is being written down.
+/// A history, written by hand.
 #[derive(Default)]
-struct History(Vec<Happened>);
+struct History(Vec<RecordedOperation>);
 
 impl History {
     /// One session under id 1.
     fn of_one_session() -> History {
         let mut history = History::default();
-        let create = Call::Create { id_hash: 1, begins: BEGINS, changes: Vec::new() };
+        let create = Call::Create { id_hash: 1, initial: INITIAL, changes: Vec::new() };
         history.add(0..1, create, done(session(1, &[]), 1, &[]));
         history
     }
@@ -28,19 +34,19 @@ impl History {
         self.add_at(0, time, call, answer);
     }
 
-    fn add_at(&mut self, now: Moment, time: std::ops::Range<u64>, call: Call, answer: Answer) {
+    fn add_at(&mut self, now: Millis, time: std::ops::Range<u64>, call: Call, answer: Answer) {
         let (thread, latest) = (self.0.len(), now);
         let operation = Operation { call, now };
         let (start, end, process) = (time.start, time.end, thread);
-        self.0.push(Happened { thread, process, operation, answer, start, end, latest });
+        self.0.push(RecordedOperation { thread, process, operation, answer, start, end, latest });
     }
 
-    fn has_an_order_by(&self, model: Sessions) -> bool {
-        model.judge(&self.0).is_ok()
+    fn has_an_order_by(&self, model: SessionModel) -> bool {
+        model.check_history(&self.0).is_ok()
     }
 
     fn has_an_order(&self) -> bool {
-        self.has_an_order_by(Sessions::PLAIN)
+        self.has_an_order_by(SessionModel::PLAIN)
     }
 }
 
@@ -128,11 +134,11 @@ fn a_change_in_flight_that_was_seen_stays_seen() {
     history.add(3..4, LOAD, live(new.clone(), 1));
     history.add(5..6, LOAD, live(old.clone(), 1));
     assert!(!history.has_an_order());
-    let acknowledged = Sessions { reads: Reads::LatestAcknowledged, ..Sessions::PLAIN };
+    let acknowledged = SessionModel { reads: Reads::LatestAcknowledged, ..SessionModel::PLAIN };
     assert!(history.has_an_order_by(acknowledged), "by another process, until acknowledged");
     history.add(10..11, LOAD, live(old, 1));
     assert!(!history.has_an_order_by(acknowledged));
-    let within = |life| Sessions { reads: Reads::Within(life), ..Sessions::PLAIN };
+    let within = |life| SessionModel { reads: Reads::Within(life), ..SessionModel::PLAIN };
     assert!(history.has_an_order_by(within(1)));
     assert!(!history.has_an_order_by(within(0)), "the life of an entry is over");
 }
@@ -141,7 +147,7 @@ fn a_change_in_flight_that_was_seen_stays_seen() {
 fn an_ended_session_stays_ended() {
     let gone = [
         (Call::Delete { id_hash: 1 }, Answer::Deleted { id_hash: 1 }),
-        (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![1])),
+        (Call::Revoke(Filter::PublicId(1)), Answer::Revoked(vec![1])),
         (Call::RevokeEveryone, Answer::RevokedEveryone(Some(1))),
     ];
     for (end, answer) in gone {
@@ -168,8 +174,8 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
 
 /// A user signs in at the deadline of the session under id 1, and gets id 2.
 fn sign_in_at_the_deadline() -> (Call, Answer) {
-    let (begins, changes) = (Begins { public_id: 2, ..BEGINS }, Vec::new());
-    let call = Call::SignIn { id_hash: 1, to: 2, user: 1, begins, changes, limit: None };
+    let (initial, changes) = (InitialFields { public_id: 2, ..INITIAL }, Vec::new());
+    let call = Call::SignIn { id_hash: 1, to: 2, user: 1, initial, changes, limit: None };
     let born = Session { public_id: 2, created: IDLE, seen: IDLE, ..session(1, &[]) };
     let begun = Session { user: Some(1), authenticated: Some(IDLE), ..born };
     (call, done(begun, 2, &[]))
@@ -179,7 +185,7 @@ fn sign_in_at_the_deadline() -> (Call, Answer) {
 fn an_expired_session_is_gone_for_operations_of_earlier_times() {
     let ends = [
         (Call::Delete { id_hash: 1 }, Answer::NotFound),
-        (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![])),
+        (Call::Revoke(Filter::PublicId(1)), Answer::Revoked(vec![])),
         sign_in_at_the_deadline(),
     ];
     for (end, answer) in ends {
@@ -202,9 +208,9 @@ fn a_late_read_may_see_both_steps_of_a_sign_in() {
     history.0[2].latest = IDLE;
     history.add_at(IDLE, 5..6, Call::Load { id_hash: 2 }, Answer::NotFound);
     assert!(!history.has_an_order());
-    assert!(history.has_an_order_by(Sessions { moves_in_steps: true, ..Sessions::PLAIN }));
+    assert!(history.has_an_order_by(SessionModel { moves_in_steps: true, ..SessionModel::PLAIN }));
     history.0[2].latest = IDLE - 1;
-    assert!(!history.has_an_order_by(Sessions { moves_in_steps: true, ..Sessions::PLAIN }));
+    assert!(!history.has_an_order_by(SessionModel { moves_in_steps: true, ..SessionModel::PLAIN }));
 }
 
 #[test]
@@ -232,7 +238,7 @@ fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
                 id_hash: 1,
                 to: id_hash,
                 user: 1,
-                begins: Begins { public_id: id_hash, ..BEGINS },
+                initial: InitialFields { public_id: id_hash, ..INITIAL },
                 changes: Vec::new(),
                 limit: Some((1, AtLimit::EndOldest)),
             };
@@ -268,7 +274,7 @@ fn an_unknown_outcome_may_be_late_or_never_but_not_twice() {
 fn a_server_that_was_started_again_has_nothing_from_before() {
     for (time, fine) in [(2..3, true), (6..7, false)] {
         let mut history = History::of_one_session();
-        history.add(4..5, Call::Lose, Answer::Ok);
+        history.add(4..5, Call::LoseAll, Answer::Ok);
         history.add(time, LOAD, live(session(1, &[]), 1));
         assert_eq!(history.has_an_order(), fine);
     }
@@ -276,7 +282,7 @@ fn a_server_that_was_started_again_has_nothing_from_before() {
 
 #[test]
 fn a_renewal_that_says_its_session_has_ended_leaves_none_behind() {
-    let memcached = Sessions { moves_in_steps: true, ..Sessions::PLAIN };
+    let memcached = SessionModel { moves_in_steps: true, ..SessionModel::PLAIN };
     for (answer, fine) in [(Answer::NotFound, false), (unknown(), true)] {
         let mut history = History::of_one_session();
         history.add(2..3, renew(2), answer);

@@ -1,4 +1,4 @@
-//! A record of all operations on the files of one folder, and the planned failures.
+//! A recording of all operations on the files of one folder, and planned failures of them.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -6,22 +6,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Something that happened, to a file that is known by a number from its creation on.
+/// One operation. Files are numbered in the order in which they were created.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A name came to stand for a file, which was there before with this content, or is new.
+    /// A name was created for a file, which is new or was there before with this content.
     Create { name: String, file: usize, content: Vec<u8> },
-    /// Bytes were written.
+    /// Bytes were written to a file.
     Write { file: usize, offset: usize, bytes: Arc<[u8]> },
-    /// The file was cut to this length.
+    /// A file was truncated to this length.
     Truncate { file: usize, length: usize },
-    /// A sync has ended. It covers what had happened when it began, before this event.
+    /// A sync of a file has ended. It covers the events before the number `covers`, at which it
+    /// began.
     Sync { file: usize, covers: usize },
     /// A name was removed.
     Delete { name: String },
-    /// The folder was synced: what had become of names before this event.
+    /// The folder was synced: it covers the changes of names before the event `covers`.
     SyncFolder { covers: usize },
-    /// The one who records says so.
+    /// A note of the test, such as an acknowledgement.
     Mark(String),
 }
 
@@ -40,11 +41,11 @@ pub enum Operation {
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub operation: Operation,
-    /// So many are done before it; 0 fails the next one.
+    /// The number of operations that succeed before it; 0 fails the next one.
     pub after: u64,
-    /// SQLite's code for it.
+    /// The SQLite error code of the failure.
     pub code: c_int,
-    /// From then on all fail, until [`Tape::heal`].
+    /// Whether all later operations fail too, until [`Recording::stop_failing`].
     pub lasting: bool,
 }
 
@@ -57,63 +58,63 @@ struct Recorded {
 
 /// A recording of one folder.
 #[derive(Debug)]
-pub struct Tape {
+pub struct Recording {
     folder: PathBuf,
     recorded: Mutex<Recorded>,
     fault: Mutex<Option<Fault>>,
-    struck: Mutex<u64>,
+    failures: Mutex<u64>,
 }
 
-static TAPES: Mutex<Vec<Arc<Tape>>> = Mutex::new(Vec::new());
+static RECORDINGS: Mutex<Vec<Arc<Recording>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Tape {
-    /// Begins to record what SQLite does in `folder`.
-    pub fn of(folder: &Path) -> Arc<Tape> {
-        let tape = Arc::new(Tape {
+impl Recording {
+    /// Begins to record SQLite's operations in `folder`.
+    pub fn of(folder: &Path) -> Arc<Recording> {
+        let recording = Arc::new(Recording {
             folder: fs::canonicalize(folder).expect("a folder"),
             recorded: Mutex::default(),
             fault: Mutex::default(),
-            struck: Mutex::default(),
+            failures: Mutex::default(),
         });
-        lock(&TAPES).push(tape.clone());
-        tape
+        lock(&RECORDINGS).push(recording.clone());
+        recording
     }
 
-    /// Says something that shall stand between what happened before and after.
+    /// Adds a note between the operations before and after this call.
     pub fn mark(&self, what: impl Into<String>) {
         lock(&self.recorded).events.push(Event::Mark(what.into()));
     }
 
-    /// Ends the recording. What happens from here on happens without it.
-    pub fn take(&self) -> Vec<Event> {
-        lock(&TAPES).retain(|tape| !std::ptr::eq(&**tape, self));
+    /// Ends the recording, and returns its events.
+    pub fn finish(&self) -> Vec<Event> {
+        lock(&RECORDINGS).retain(|recording| !std::ptr::eq(&**recording, self));
         std::mem::take(&mut lock(&self.recorded).events)
     }
 
-    /// Plans a fault, in place of the one before.
+    /// Plans a fault, which replaces the previous one.
     pub fn plan(&self, fault: Fault) {
-        *lock(&self.struck) = 0;
+        *lock(&self.failures) = 0;
         *lock(&self.fault) = Some(fault);
     }
 
-    /// Ends all faults, and says how often one struck.
-    pub fn heal(&self) -> u64 {
+    /// Ends the planned fault, and returns the number of operations that failed.
+    pub fn stop_failing(&self) -> u64 {
         *lock(&self.fault) = None;
-        *lock(&self.struck)
+        *lock(&self.failures)
     }
 
-    /// The tape of the folder that `path` is in.
-    pub(crate) fn for_path(path: &Path) -> Option<Arc<Tape>> {
+    /// The recording of the folder that `path` is in.
+    pub(crate) fn for_path(path: &Path) -> Option<Arc<Recording>> {
         let folder = path.parent()?;
-        lock(&TAPES).iter().find(|tape| tape.folder == folder).cloned()
+        lock(&RECORDINGS).iter().find(|recording| recording.folder == folder).cloned()
     }
 
-    /// The code with which this operation shall fail, if it shall.
-    pub(crate) fn strike(&self, operation: Operation) -> Option<c_int> {
+    /// Returns the error code with which this operation must fail, if it must.
+    pub(crate) fn take_failure(&self, operation: Operation) -> Option<c_int> {
         let mut plan = lock(&self.fault);
         let fault = plan.as_mut().filter(|fault| fault.operation == operation)?;
         if fault.after > 0 {
@@ -124,7 +125,7 @@ impl Tape {
         if !fault.lasting {
             *plan = None;
         }
-        *lock(&self.struck) += 1;
+        *lock(&self.failures) += 1;
         Some(code)
     }
 
@@ -143,8 +144,8 @@ impl Tape {
         file
     }
 
-    /// Does something to a file, and records it if it was done. Everything is in the order in which
-    /// it was recorded.
+    /// Executes an operation on a file, and records it if it succeeded. The lock keeps the order of
+    /// events and operations the same.
     pub(crate) fn record(
         &self,
         event: impl FnOnce() -> Event,
@@ -158,7 +159,7 @@ impl Tape {
         code
     }
 
-    /// Syncs a file. Others go on meanwhile, and what they write then is not covered.
+    /// Syncs a file. What other threads write meanwhile is not covered.
     pub(crate) fn sync(&self, file: usize, work: impl FnOnce() -> c_int) -> c_int {
         let covers = lock(&self.recorded).events.len();
         let code = work();

@@ -1,8 +1,8 @@
-//! Operations of the tests on a store.
+//! Operations of the tests on a memcached store.
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -10,7 +10,7 @@ use cloakroom::{Error, ErrorKind, Result};
 
 use crate::common::{NOW, create, end, live, merge, new_id_hash, new_session, setting};
 
-/// Far more than the timeouts, far less than a client's own patience would be.
+/// An upper bound for a call: far more than the timeouts of the settings.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn user(name: &str) -> UserKey {
@@ -43,15 +43,15 @@ pub(crate) fn sign_in(
 }
 
 pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
-    matches!(store.load(id_hash, NOW).unwrap(), Lookup::Missing(Missing::NotFound { .. }))
+    matches!(store.load(id_hash, NOW).unwrap(), Loaded::Missing(Missing::NotFound { .. }))
 }
 
 pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
 }
 
-/// Every call fails with this kind, and soon.
-pub(crate) fn all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: ErrorKind) {
+/// Asserts that every call fails with this kind, within a bounded time.
+pub(crate) fn assert_all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: ErrorKind) {
     let began = Instant::now();
     let failures = [
         store.load(id_hash, NOW).map(drop),

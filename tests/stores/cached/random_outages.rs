@@ -1,5 +1,5 @@
-//! Everything at once: servers that come and go, readers that fill the cache, and sessions that
-//! change and end under them.
+//! Random outages of two memcached servers, while readers fill the cache and sessions change and
+//! end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,14 +13,16 @@ use cloakroom::manager::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{n, renew, sign_in};
+use crate::cached::fixture::{renew, sign_in, stored_n};
 use crate::common::client::PATIENCE;
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, end, live, merge, setting, settled};
 
-/// So many sessions live and end in the storm, and at least so many times the weather changes.
+/// The number of sessions that begin and end.
 const SESSIONS: u64 = 300;
+
+/// The minimum number of changes between a reachable and an unreachable server.
 const CHANGES: usize = 100;
 
 /// The ids that readers look for.
@@ -41,18 +43,19 @@ impl KnownIds {
     }
 }
 
-/// The life of one session. The ids that lead nowhere after it, and the one that leads to it.
-fn live_and_end(
+/// Begins, changes and ends one session. Returns the ids that must find nothing from then on, and
+/// the one that must find the session, if it has not ended.
+fn use_one_session(
     store: &impl Store,
     known: &KnownIds,
     round: u32,
 ) -> (Vec<SessionIdHash>, Option<SessionIdHash>) {
     let id_hash = create(store, &setting("n", round)).unwrap();
     known.add(id_hash);
-    assert_eq!(n(store, &id_hash), Some(round));
+    assert_eq!(stored_n(store, &id_hash), Some(round));
     merge(store, &id_hash, &setting("n", round + 1)).unwrap();
     for _ in 0..3 {
-        assert_eq!(n(store, &id_hash), Some(round + 1), "a change is lost");
+        assert_eq!(stored_n(store, &id_hash), Some(round + 1), "a change is lost");
     }
     match round % 6 {
         0 => {
@@ -69,9 +72,9 @@ fn live_and_end(
         through_a_grace => {
             let to = renew(store, &id_hash, Some(NOW + HOUR));
             known.add(to);
-            assert_eq!(n(store, &to), Some(round + 1));
+            assert_eq!(stored_n(store, &to), Some(round + 1));
             merge(store, &id_hash, &setting("n", round + 2)).unwrap();
-            assert_eq!(n(store, &to), Some(round + 2), "a change through a grace is lost");
+            assert_eq!(stored_n(store, &to), Some(round + 2), "a change through a grace is lost");
             if through_a_grace == 4 {
                 end(store, &id_hash).unwrap();
                 return (vec![id_hash, to], None);
@@ -82,7 +85,7 @@ fn live_and_end(
 }
 
 #[test]
-fn a_storm_revives_nothing_and_loses_no_change() {
+fn random_outages_revive_nothing_and_lose_no_change() {
     let servers = [Memcached::start(), Memcached::start()];
     let proxies = servers.each_ref().map(|server| Proxy::to(server.address));
     let addresses = proxies.each_ref().map(|proxy| proxy.address.to_string());
@@ -90,13 +93,13 @@ fn a_storm_revives_nothing_and_loses_no_change() {
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
     let store = settled(store.retry_after(Duration::from_millis(2)).build().unwrap());
     let known = KnownIds(Mutex::default());
-    let (sessions, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (sessions, done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for reader in 0..3 {
-            let (known, store, over) = (&known, &store, &over);
+            let (known, store, done) = (&known, &store, &done);
             scope.spawn(move || {
                 for number in (reader..).step_by(7) {
-                    if over.load(Ordering::SeqCst) {
+                    if done.load(Ordering::SeqCst) {
                         break;
                     }
                     if let Some(id_hash) = known.some(number) {
@@ -106,20 +109,20 @@ fn a_storm_revives_nothing_and_loses_no_change() {
             });
         }
         for writer in 0..4 {
-            let (known, store, sessions, over) = (&known, &store, &sessions, &over);
+            let (known, store, sessions, done) = (&known, &store, &sessions, &done);
             scope.spawn(move || {
                 for round in writer.. {
-                    if over.load(Ordering::SeqCst) {
+                    if done.load(Ordering::SeqCst) {
                         break;
                     }
-                    let (ended, lives) = live_and_end(store, known, round);
+                    let (ended, current) = use_one_session(store, known, round);
                     for _ in 0..20 {
                         for id_hash in &ended {
-                            let actual = n(store, id_hash);
+                            let actual = stored_n(store, id_hash);
                             assert_eq!(actual, None, "in round {round} a session is back");
                         }
                         let is_live = |id_hash| live(store, id_hash).unwrap().is_some();
-                        assert!(lives.as_ref().is_none_or(is_live), "in round {round}");
+                        assert!(current.as_ref().is_none_or(is_live), "in round {round}");
                     }
                     sessions.fetch_add(1, Ordering::SeqCst);
                 }
@@ -139,7 +142,7 @@ fn a_storm_revives_nothing_and_loses_no_change() {
             });
             thread::park_timeout(Duration::from_millis(3) * (change % 7) as u32);
         }
-        over.store(true, Ordering::SeqCst);
+        done.store(true, Ordering::SeqCst);
     });
-    assert!(sessions.load(Ordering::SeqCst) >= SESSIONS, "the storm stood still");
+    assert!(sessions.load(Ordering::SeqCst) >= SESSIONS, "too few sessions in the time");
 }

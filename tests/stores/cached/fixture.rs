@@ -1,4 +1,4 @@
-//! A cached store of a test, and what is done to it.
+//! A cached store for tests, and operations on it.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use crate::common::{
     NOW, create, end, events, live, new_id_hash, new_session, setting, settled, value,
 };
 
-pub(crate) const LIFE: Duration = Duration::from_secs(60);
+pub(crate) const ENTRY_LIFE: Duration = Duration::from_secs(60);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-pub(crate) const RETRY: Duration = Duration::from_millis(20);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 pub(crate) type Backing = Faulty<SqliteStore>;
 
@@ -29,42 +29,42 @@ pub(crate) fn backing() -> Backing {
     Faulty::new(SqliteStore::in_memory().unwrap())
 }
 
-/// A cached store of a test, and the layers below it.
-pub(crate) struct Stage {
+/// A cached store, with access to the cache and the backing store below it.
+pub(crate) struct CachedFixture {
     pub(crate) store: CachedStore<FaultyCache, Backing>,
     pub(crate) cache: FaultyCache,
     pub(crate) backing: Backing,
     pub(crate) events: Events,
-    pub(crate) raised: Receiver<EventKind>,
+    pub(crate) event_kinds: Receiver<EventKind>,
 }
 
-impl Stage {
-    pub(crate) fn over(cache: FaultyCache, backing: Backing) -> Stage {
-        let (events, raised) = events();
+impl CachedFixture {
+    pub(crate) fn new(cache: FaultyCache, backing: Backing) -> CachedFixture {
+        let (events, event_kinds) = events();
         let store = CachedStore::builder(cache.clone(), backing.clone());
-        let store = store.retry_after(RETRY).events(events.clone()).build().unwrap();
+        let store = store.retry_after(RETRY_AFTER).events(events.clone()).build().unwrap();
         let store = settled(store);
-        Stage { store, cache, backing, events, raised }
+        CachedFixture { store, cache, backing, events, event_kinds }
     }
 
-    /// One more process with the same cache and the same store.
-    pub(crate) fn another(&self) -> Stage {
-        Stage::over(self.cache.clone(), self.backing.clone())
+    /// Another process with the same cache and the same backing store.
+    pub(crate) fn another(&self) -> CachedFixture {
+        CachedFixture::new(self.cache.clone(), self.backing.clone())
     }
 
-    pub(crate) fn on_each_cache(test: impl Fn(Stage)) {
+    pub(crate) fn on_each_cache(test: impl Fn(CachedFixture)) {
         eprintln!("with MemoryCache in front");
-        test(Stage::over(FaultyCache::cache(MemoryCache::new()), backing()));
+        test(CachedFixture::new(FaultyCache::cache(MemoryCache::new()), backing()));
         eprintln!("with MemcachedStore in front");
-        test(Stage::over(FaultyCache::cache(shared().store()), backing()));
+        test(CachedFixture::new(FaultyCache::cache(shared().store()), backing()));
     }
 
-    /// A session that is in the cache.
-    pub(crate) fn cached(&self) -> SessionIdHash {
+    /// Creates a session and reads it, so that it is in the cache.
+    pub(crate) fn cached_session(&self) -> SessionIdHash {
         let id_hash = create(&self.store, &setting("n", 1)).unwrap();
-        assert_eq!(n(&self.store, &id_hash), Some(1));
+        assert_eq!(stored_n(&self.store, &id_hash), Some(1));
         let loads = self.backing.calls(Call::Load);
-        assert_eq!(n(&self.store, &id_hash), Some(1));
+        assert_eq!(stored_n(&self.store, &id_hash), Some(1));
         assert_eq!(self.backing.calls(Call::Load), loads, "the second read is a hit");
         id_hash
     }
@@ -73,23 +73,23 @@ impl Stage {
         self.backing.calls(Call::Load)
     }
 
-    /// Sends reads until the cache is back. Each may bring on the next probe.
-    pub(crate) fn until_back(&self) {
-        until_back(&self.store, &self.raised);
+    /// Reads until the cache is used again. Each read can cause the next probe.
+    pub(crate) fn wait_for_recovery(&self) {
+        wait_for_recovery(&self.store, &self.event_kinds);
     }
 }
 
-pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
+pub(crate) fn wait_for_recovery(store: &impl Store, event_kinds: &Receiver<EventKind>) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         store.load(&new_id_hash(), NOW).unwrap();
-        while let Ok(kind) = raised.recv_timeout(Duration::from_millis(5)) {
+        while let Ok(kind) = event_kinds.recv_timeout(Duration::from_millis(5)) {
             if kind == EventKind::CacheRecovered {
                 return;
             }
         }
     }
-    panic!("the cache does not come back");
+    panic!("the cache was not used again");
 }
 
 /// The key of a session's entry in the cache.
@@ -101,7 +101,7 @@ pub(crate) fn new_key() -> CacheKey {
     CacheKey::from_bytes(*new_id_hash().as_bytes())
 }
 
-pub(crate) fn n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {
+pub(crate) fn stored_n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {
     live(store, id_hash).unwrap().and_then(|record| value(&record, "n"))
 }
 
@@ -135,22 +135,22 @@ pub(crate) fn sign_in(
     to
 }
 
-/// One way to end a session, or to change it.
-pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
+/// One way to end a session or to change its id.
+pub(crate) type Ending = (&'static str, fn(&CachedFixture, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
-    ("a sign-out", |stage, id_hash| {
-        assert!(matches!(end(&stage.store, id_hash).unwrap(), Committed::Ended(_)));
+    ("a sign-out", |fixture, id_hash| {
+        assert!(matches!(end(&fixture.store, id_hash).unwrap(), Committed::Ended(_)));
     }),
-    ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
-    ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),
-    ("a revocation", |stage, id_hash| {
-        let public_id = live(&stage.backing, id_hash).unwrap().unwrap().public_id;
-        let index = stage.store.index().unwrap();
+    ("a renewal", |fixture, id_hash| _ = renew(&fixture.store, id_hash, None)),
+    ("a sign-in", |fixture, id_hash| _ = sign_in(&fixture.store, id_hash, None)),
+    ("a revocation", |fixture, id_hash| {
+        let public_id = live(&fixture.backing, id_hash).unwrap().unwrap().public_id;
+        let index = fixture.store.index().unwrap();
         let revoked = index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
         assert!(revoked.iter().map(|ended| ended.id_hash).eq([*id_hash]));
     }),
-    ("revoking everyone", |stage, _| {
-        assert!(stage.store.index().unwrap().revoke_everyone(None, NOW).unwrap() > 0);
+    ("revoking everyone", |fixture, _| {
+        assert!(fixture.store.index().unwrap().revoke_everyone(None, NOW).unwrap() > 0);
     }),
 ];
