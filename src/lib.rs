@@ -34,7 +34,7 @@
 //! | the lifetime of sessions | [`Lifetime`], [`policy::Policy`] |
 //! | CSRF protection | [`CrossOrigin`], which is on by default; [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
-//! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
+//! | operating a database | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in PostgreSQL, for several machines | `stores::postgres`, with its feature |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |

@@ -283,7 +283,7 @@ impl Worker {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.touches.retry_failed_at(instant());
+        self.touches.end_pause();
         self.write_touches()
     }
 

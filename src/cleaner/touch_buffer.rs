@@ -2,6 +2,7 @@
 //! buffer in which the cleaner's thread merges them.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,30 +58,34 @@ pub(super) struct TouchBuffer {
     /// Whether the thread was woken since it last emptied the channel. Waking it costs a request
     /// several times as much as sending a touch.
     notified: Arc<AtomicBool>,
+    /// When the touches in the channel are to be written.
     due: Option<Instant>,
-    failed: Option<FailedTouches>,
+    /// The touches that could not be written, one for each session.
+    failed: HashMap<SessionIdHash, Touch>,
+    /// Why the last of them was not written.
+    last_error: Option<Error>,
+    /// When they are to be tried again.
+    retry_at: Option<Instant>,
+    /// How long they wait for that.
+    pause: Duration,
     /// Whether the last attempt failed for the whole store.
     store_fails: bool,
-}
-
-/// The touches that could not be written.
-struct FailedTouches {
-    /// One for each session. Not empty.
-    touches: HashMap<SessionIdHash, Touch>,
-    /// Why the last of them was not written.
-    error: Error,
-    /// The time of the next attempt.
-    retry_at: Instant,
-    /// How long the last pause was.
-    pause: Duration,
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL_CAPACITY);
     let notified = Arc::new(AtomicBool::new(false));
     let sender = TouchSender { channel: sender, notified: notified.clone() };
-    let buffer =
-        TouchBuffer { channel: receiver, notified, due: None, failed: None, store_fails: false };
+    let buffer = TouchBuffer {
+        channel: receiver,
+        notified,
+        due: None,
+        failed: HashMap::new(),
+        last_error: None,
+        retry_at: None,
+        pause: Duration::ZERO,
+        store_fails: false,
+    };
     (sender, buffer)
 }
 
@@ -109,22 +114,19 @@ impl TouchBuffer {
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let retry = self.failed.as_ref().map(|failed| failed.retry_at);
-        [self.due, retry].into_iter().flatten().min()
+        [self.due, self.retry_at].into_iter().flatten().min()
     }
 
     /// Makes the next [`write`](Self::write) try the failed touches again.
-    pub(super) fn retry_failed_at(&mut self, now: Instant) {
-        if let Some(failed) = &mut self.failed {
-            failed.retry_at = now;
-        }
+    pub(super) fn end_pause(&mut self) {
+        self.retry_at = None;
     }
 
     /// Writes, by `write`, the touches sent before this call, and the failed ones if their pause
     /// has ended.
     ///
-    /// A touch that can succeed later is kept, up to a bound; later touches of
-    /// its session wait with it. `on_lost` receives the number of touches that are dropped, and the
+    /// A touch that can succeed later is kept, up to a bound; later touches of its session wait
+    /// with it. `on_lost` receives the number of touches that are dropped, and the
     /// error of one.
     ///
     /// # Errors
@@ -138,14 +140,15 @@ impl TouchBuffer {
         self.due = None;
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
         self.notified.swap(false, Ordering::AcqRel);
-        let (mut touches, mut pause) = (HashMap::new(), Duration::ZERO);
-        if let Some(failed) = self.failed.take_if(|failed| failed.retry_at <= now) {
-            (touches, pause) = (failed.touches, failed.pause);
+        let tries_failed = self.retry_at.is_none_or(|at| at <= now);
+        let mut touches = HashMap::new();
+        if tries_failed {
+            touches = mem::take(&mut self.failed);
         }
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
-            let waiting = self.failed.as_mut().filter(|f| f.touches.contains_key(&id_hash));
-            let all = waiting.map_or(&mut touches, |failed| &mut failed.touches);
-            let latest = all.entry(id_hash).or_insert(touch);
+            let waits = self.failed.contains_key(&id_hash);
+            let latest = if waits { &mut self.failed } else { &mut touches };
+            let latest = latest.entry(id_hash).or_insert(touch);
             latest.seen = latest.seen.max(touch.seen);
         }
         let (mut lost, mut store_failed) = (None, None);
@@ -158,8 +161,11 @@ impl TouchBuffer {
             if let TouchError::Store(_) = &error {
                 store_failed = Some(error.clone());
             }
-            for (touch, error) in error.failures(batch) {
-                if !is_retryable(&error) || !self.keep_for_retry(touch, &error, (now, pause)) {
+            for ((id_hash, touch), error) in error.failures(batch) {
+                if is_retryable(&error) && self.failed.len() < MAX_FAILED {
+                    self.failed.insert(id_hash, touch);
+                    self.last_error = Some(error);
+                } else {
                     lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
                 }
             }
@@ -167,30 +173,16 @@ impl TouchBuffer {
         if !touches.is_empty() {
             self.store_fails = store_failed.is_some();
         }
+        if self.failed.is_empty() {
+            (self.last_error, self.retry_at, self.pause) = (None, None, Duration::ZERO);
+        } else if tries_failed {
+            self.pause = (self.pause * 2).clamp(WAIT, LONGEST_PAUSE);
+            self.retry_at = Some(now + self.pause);
+        }
         if let Some((count, error)) = lost {
             on_lost(count, &error);
         }
-        self.failed.as_ref().map_or(Ok(()), |failed| Err(failed.error.clone()))
-    }
-
-    /// Keeps a touch for another attempt. Returns false if there are too many.
-    fn keep_for_retry(
-        &mut self,
-        (id_hash, touch): IdTouch,
-        error: &Error,
-        (now, pause): (Instant, Duration),
-    ) -> bool {
-        let failed = self.failed.get_or_insert_with(|| {
-            let pause = (pause * 2).clamp(WAIT, LONGEST_PAUSE);
-            let (touches, error) = (HashMap::new(), error.clone());
-            FailedTouches { touches, error, retry_at: now + pause, pause }
-        });
-        let fits = failed.touches.len() < MAX_FAILED;
-        if fits {
-            failed.touches.insert(id_hash, touch);
-            failed.error = error.clone();
-        }
-        fits
+        self.last_error.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -395,7 +387,7 @@ mod tests {
         send(&sender, 1);
         assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
         assert!(buffer.write(now, |_| panic!("not yet"), none_lost).is_err());
-        buffer.retry_failed_at(now);
+        buffer.end_pause();
         buffer.write(now, |_| Ok(()), none_lost).unwrap();
         buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Checks of the session index: lists, revocations and statistics, with exact matching of names.
+//! Checks of the session index: lists, revocations and statistics. Names must match exactly.
 
 use std::num::NonZeroUsize;
 

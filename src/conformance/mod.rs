@@ -9,8 +9,8 @@
 //! # Ok::<(), cloakroom::conformance::Failures>(())
 //! ```
 //!
-//! The checks never sleep. They pass the current time to the store as an argument, which is never
-//! earlier than the start of the run. Lists, revocations and limits per user are checked if the
+//! The checks never sleep. They pass the current time to the store as an argument, and no such time
+//! is earlier than the start of the run. Lists, revocations and limits per user are checked if the
 //! store has an [index](crate::backend::Store::index).
 
 // Each module has the checks of one guarantee, uses `fixture`, and is called by `check` only.

@@ -1,4 +1,4 @@
-//! The error page of adapters for servers that have none.
+//! The error page for servers that have no error page of their own.
 
 use crate::cross_origin::REFUSED;
 

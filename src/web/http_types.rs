@@ -1,5 +1,5 @@
-//! Sessions for synchronous servers on the types of the [`http`] crate, such as Astra and
-//! touche. A handler of theirs calls [`session`].
+//! Sessions for synchronous servers that use the types of the [`http`] crate, such as Astra and
+//! touche. Their handlers call [`session`].
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,8 @@
 //! Sessions for rouille.
 //!
-//! rouille's server delays the body of most responses above 1 KiB by some 40 ms on a connection
-//! that the client has kept open. rouille has no setting for it; the adapter for tiny_http avoids
-//! it.
+//! On a connection that the client has kept open, rouille's server delays the body of most
+//! responses above 1 KiB by some 40 ms. rouille has no setting against this delay; the adapter for
+//! tiny_http avoids it.
 
 use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};

@@ -2,6 +2,7 @@
 //! killed, stopped for a while, started again.
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,14 +33,31 @@ impl Postgres {
         Postgres::run_in(folder)
     }
 
-    /// A replica of this server, which applies its changes.
+    /// A replica of this server, which applies its changes. It begins with a copy of the files, for
+    /// which this server is restarted: not every package has `pg_basebackup`.
     pub fn start_replica(&self) -> Postgres {
         let folder = new_folder();
-        let mut copy = server_program("pg_basebackup");
-        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
-        copy.args(["-R", "--checkpoint=fast", "--no-sync"]);
-        run(copy.arg("-D").arg(folder.path("data")));
+        self.kill();
+        run(Command::new("cp").arg("-a").args([&self.folder, &folder].map(|it| it.path("data"))));
+        self.start_again();
+        let primary = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        let settings = folder.path("data").join("postgresql.auto.conf");
+        let mut settings = fs::OpenOptions::new().append(true).open(settings).unwrap();
+        writeln!(settings, "primary_conninfo = '{primary}'").unwrap();
+        fs::write(folder.path("data").join("standby.signal"), "").unwrap();
         Postgres::run_in(folder)
+    }
+
+    /// Lets this replica become a primary.
+    pub fn promote(&self) {
+        assert_eq!(self.sql("SELECT pg_promote()"), "t");
+    }
+
+    /// Sets a setting that new transactions use.
+    pub fn set(&self, setting: &str, value: &str) {
+        self.sql(&format!("ALTER SYSTEM SET {setting} = '{value}'"));
+        self.sql("SELECT pg_reload_conf()");
+        while self.sql(&format!("SHOW {setting}")) != value {}
     }
 
     fn run_in(folder: Folder) -> Postgres {
@@ -73,7 +91,7 @@ impl Postgres {
                 return false;
             }
             let port = self.port.to_string();
-            let mut ready = server_program("pg_isready");
+            let mut ready = Command::new(debian_programs().join("pg_isready"));
             if ready.args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap().success() {
                 *self.process.lock().unwrap() = Some(process);
                 return true;
@@ -131,7 +149,7 @@ impl Postgres {
 
     /// The client that executes SQL as the superuser.
     pub fn psql(&self) -> Command {
-        let mut psql = Command::new(bin().join("psql"));
+        let mut psql = Command::new(debian_programs().join("psql"));
         psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
         psql
@@ -145,8 +163,8 @@ impl Postgres {
         );
     }
 
-    /// Accepts encrypted connections too, with this certificate and key in PEM.
-    pub fn offer_encryption(&self, certificate: &str, key: &str) {
+    /// Accepts encrypted connections only, with this certificate and key in PEM.
+    pub fn require_encryption(&self, certificate: &str, key: &str) {
         for (setting, text) in [("ssl_cert_file", certificate), ("ssl_key_file", key)] {
             let file = self.folder.path(setting);
             fs::write(&file, text).unwrap();
@@ -156,9 +174,9 @@ impl Postgres {
             }
             self.sql(&format!("ALTER SYSTEM SET {setting} = '{}'", file.display()));
         }
-        self.sql("ALTER SYSTEM SET ssl = on");
-        self.sql("SELECT pg_reload_conf()");
-        while self.sql("SHOW ssl") != "on" {}
+        let rules = self.folder.path("data").join("pg_hba.conf");
+        fs::write(rules, "hostssl all all 127.0.0.1/32 trust\n").unwrap();
+        self.set("ssl", "on");
     }
 
     pub fn port(&self) -> u16 {
@@ -246,9 +264,11 @@ pub fn shared() -> &'static Postgres {
     &SHARED
 }
 
-/// A program of the server's, run as a user that the server accepts.
+/// A program of the server's, run as a user that the server accepts. The environment variable
+/// `CLOAKROOM_POSTGRES_PROGRAMS` names the folder of another server than Debian's.
 fn server_program(name: &str) -> Command {
-    as_accepted_user(&bin().join(name))
+    let other = std::env::var_os("CLOAKROOM_POSTGRES_PROGRAMS").map(PathBuf::from);
+    as_accepted_user(&other.as_deref().unwrap_or(debian_programs()).join(name))
 }
 
 /// A program that refuses to run as root, run as another user then.
@@ -272,8 +292,8 @@ fn other_user() -> Option<&'static str> {
     IS_ROOT.then_some("postgres")
 }
 
-/// The folder of the server's programs: that of Debian's newest package.
-fn bin() -> &'static Path {
+/// The folder of the programs of Debian's newest package. Its clients know other servers too.
+fn debian_programs() -> &'static Path {
     static BIN: LazyLock<PathBuf> = LazyLock::new(|| {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let folders = versions.map(|version| version.path().join("bin"));

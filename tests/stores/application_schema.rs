@@ -11,7 +11,7 @@ use cloakroom::backend::{Action, Commit, Committed, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::manager::SessionFilter;
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, SqliteStore, UserKey};
 

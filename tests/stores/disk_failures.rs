@@ -15,8 +15,9 @@ use crate::common::{
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::SessionIdHash;
+use cloakroom::stores::sqlite::Journal;
+use cloakroom::stores::sqlite::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
-use cloakroom::stores::sqlite::{Admin, Journal, ProgressFn};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 
 #[derive(Debug)]
@@ -115,6 +116,16 @@ fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
         assert_unavailable(create(&store, &setting("n", 2)));
         assert_eq!(events.count(EventKind::FileLost), 1, "{name}");
     }
+}
+
+#[test]
+fn a_file_that_was_emptied_is_written_to_no_more() {
+    let folder = Folder::new();
+    let (store, events) = open(&folder.database());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    fs::write(folder.database(), "").unwrap();
+    assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
+    assert_eq!(events.count(EventKind::FileLost), 1);
 }
 
 /// Nothing has happened in the folder for an hour, by its own account.

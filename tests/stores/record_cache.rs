@@ -14,8 +14,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::manager::{AtLimit, SessionFilter};
+use cloakroom::stores::sqlite::admin::{Admin, CompactMode, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
-use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
 use cloakroom::{Error, Lifetime, SqliteStore, UserKey};
 
 fn watch() -> ProgressFn {

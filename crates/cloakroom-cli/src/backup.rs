@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
 
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
@@ -32,11 +33,11 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
     let admin = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {
-        Ok(info) if info.read_only => {
-            let operation = format!("restore into {}", info.path.display());
-            return Err(Error::new(ErrorKind::ReadOnly, operation).into());
-        }
         Ok(info) => {
+            if info.read_only {
+                // Its error says why.
+                admin.try_write()?;
+            }
             let others = match info.other_tables {
                 0 => String::new(),
                 1 => ", including one other table".to_owned(),
@@ -76,13 +77,14 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
 }
 
 /// Returns the error of a restore. [`ErrorKind::NotSetUp`] concerns the copy here, which `setup`
-/// would not help.
+/// would not help; [`ErrorKind::Corrupt`] has its own advice.
 fn restore_failure(error: Error) -> CliError {
     match error.kind() {
-        ErrorKind::NotSetUp => {
+        ErrorKind::Corrupt => CliError::new(error.to_string()),
+        ErrorKind::NotSetUp if Admin::open_failure(&error).is_none() => {
             let advice = "check --db and --table, and that this is the copy you mean";
             CliError::Message(NOT_SET_UP, format!("{error}; {advice}"))
         }
-        _ => CliError::Store(error),
+        _ => CliError::Sqlite(error),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cloakroom::stores::sqlite::{CompactMode, DatabaseInfo};
+use cloakroom::stores::sqlite::admin::{CompactMode, DatabaseInfo};
 use indicatif::HumanBytes;
 
 use crate::CliContext;

@@ -3,14 +3,17 @@
 //! It compares both stores in the order of positions, and changes the target where it differs. So a
 //! run after a kill continues, and a run after the service has changed the source copies the
 //! changes and removes what has ended. The target keeps a checksum of its sessions, which every
-//! batch changes with them: if it does not fit, another program has changed the target.
+//! batch changes with them: if it does not fit, another program has changed the target. A session
+//! that another program creates there stops the run before the next batch.
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::num::NonZeroUsize;
 
 use cloakroom::backend::{CopyBatch, CopyMark, CopySum, StoreIdentity, StoredSession};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::PublicId;
+use cloakroom::manager::{Page, SessionFilter};
 use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;
@@ -49,9 +52,10 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         return Err(CliError::usage("--from and --to are the same store"));
     }
     let interrupt = Interrupt::listen()?;
+    let highest = highest_position(target)?;
     let mut mark = begin(source, identity, target, &interrupt)?;
     let mut copied = Copied::default();
-    copy_changes(source, target, &mut mark, &mut copied, &interrupt)?;
+    copy_changes(source, (target, highest), &mut mark, &mut copied, &interrupt)?;
     let (stored, removed) = (count_of_sessions(copied.stored), HumanCount(copied.removed));
     writeln!(out, "copied {stored}, removed {removed} that had ended")?;
     if let Some(example) = copied.example {
@@ -61,10 +65,7 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
     let in_source = sum(source, "comparing", &interrupt)?.0;
     let in_target = sum(target, "comparing", &interrupt)?.0;
     if in_target != mark.sum {
-        return Err(CliError::new(
-            "another program has changed the target meanwhile: stop the service that uses it, \
-             `clear` the target, and run the command again",
-        ));
+        return Err(target_changed());
     }
     if in_source != in_target {
         return Err(CliError::new(
@@ -74,6 +75,20 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
     }
     let (sessions, checksum) = (count_of_sessions(in_target.sessions()), in_target.checksum());
     Ok(writeln!(out, "source and target are equal: {sessions}, checksum {checksum}")?)
+}
+
+fn target_changed() -> CliError {
+    CliError::new(
+        "another program has changed the target meanwhile: stop the service that uses it, `clear` \
+         the target, and run the command again",
+    )
+}
+
+/// Returns the position of the newest session. Those of later ones are higher.
+fn highest_position(database: &dyn Database) -> CliResult<i64> {
+    let newest = Page::first(NonZeroUsize::MIN);
+    let newest = database.list(&SessionFilter::All, newest, Timestamp::from_millis(i64::MIN))?;
+    Ok(newest.first().map_or(i64::MIN, |session| session.cursor.position()))
 }
 
 /// Returns the mark of the target, which must be empty or an unfinished copy of this source.
@@ -103,10 +118,10 @@ fn begin(
     )))
 }
 
-/// Changes the target where it differs from the source.
+/// Changes the target where it differs from the source. `highest` is the highest position in it.
 fn copy_changes(
     source: &dyn Database,
-    target: &dyn Database,
+    (target, mut highest): (&dyn Database, i64),
     mark: &mut CopyMark,
     copied: &mut Copied,
     interrupt: &Interrupt,
@@ -114,6 +129,10 @@ fn copy_changes(
     let bar = bar_for(source, "copying")?;
     let mut after = i64::MIN;
     loop {
+        // A service that uses the target creates sessions. Its other changes show at the end.
+        if highest_position(target)? > highest {
+            return Err(target_changed());
+        }
         let (from, to) = (source.export(after, PAGE)?, target.export(after, PAGE)?);
         // Both pages are complete up to here.
         let end = from.last.unwrap_or(i64::MAX).min(to.last.unwrap_or(i64::MAX));
@@ -134,6 +153,8 @@ fn copy_changes(
         if !sessions.is_empty() || !ended.is_empty() {
             let batch = CopyBatch { sessions, ended };
             *mark = target.import(&batch, mark)?;
+            let last = batch.sessions.last().map(|stored| stored.position);
+            highest = highest.max(last.unwrap_or(i64::MIN));
             copied.stored += batch.sessions.len() as u64;
             copied.removed += batch.ended.len() as u64;
         }

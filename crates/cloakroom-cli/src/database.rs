@@ -11,7 +11,7 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
-use cloakroom::stores::sqlite::{Admin, DataSizes, ProgressFn, ScanReport};
+use cloakroom::stores::sqlite::admin::{Admin, DataSizes, ProgressFn, ScanReport};
 use serde_json::Value as Json;
 
 use crate::CliContext;

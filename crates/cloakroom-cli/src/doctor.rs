@@ -11,14 +11,14 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
 use cloakroom::manager::{Page, SessionFilter};
-use cloakroom::stores::sqlite::{Admin, DatabaseInfo};
+use cloakroom::stores::sqlite::admin::{Admin, DatabaseInfo, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult};
+use crate::error::{CliError, CliResult, DAMAGED};
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
@@ -28,18 +28,19 @@ use crate::{CliContext, host_checks};
 /// minute, and pauses for ten minutes after a step of the clock.
 const BACKLOG: Duration = Duration::from_secs(15 * 60);
 
-/// The largest write-ahead log that is no problem; the store resets it at half of this.
-const MAX_LOG_BYTES: u64 = 64 << 20;
+/// The size to which the store lets the write-ahead log grow, unless a long read prevents that it
+/// is reset.
+const LOG_BYTES: u64 = 32 << 20;
 
-/// The free space below which a disk counts as full.
-const MIN_FREE_BYTES: u64 = 256 << 20;
+/// The largest write-ahead log that is no problem.
+const MAX_LOG_BYTES: u64 = 2 * LOG_BYTES;
 
 /// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// The remedy for a database with damaged pages.
-const DAMAGED: &str = "stop the service, keep the file, and `restore` a copy; without one, \
-                       `.recover` of the sqlite3 shell recovers what is readable";
+/// The remedy for tables that keep ended sessions.
+pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
+                                     CASCADE too), or remove it; then `sweep`";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
@@ -101,20 +102,13 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = match error {
-            CliError::Store(error)
-                if error.kind() == ErrorKind::Corrupt && Admin::open_failure(error).is_none() =>
-            {
-                DAMAGED
-            }
-            _ => error.advice().unwrap_or("see the log of the service"),
-        };
+        let remedy = error.advice().unwrap_or("see docs/operating.md, and the log of the service");
         self.problem(check, error.reason(), remedy);
     }
 
     /// Adds an error of a SQLite database.
     fn failed_in_file(&mut self, check: &'static str, error: Error) {
-        self.failed(check, &CliError::Store(error));
+        self.failed(check, &CliError::Sqlite(error));
     }
 }
 
@@ -135,20 +129,25 @@ pub(crate) fn examine_file(
 ) -> CliResult {
     let info = match admin.info() {
         // There is nothing to examine: an error, not a finding.
-        Err(error) if error.kind() == ErrorKind::NotSetUp => return Err(error.into()),
+        Err(error)
+            if error.kind() == ErrorKind::NotSetUp
+                && Admin::open_failure(&error) != Some(OpenFailure::Empty) =>
+        {
+            return Err(error.into());
+        }
         Err(error) => {
             findings.failed_in_file("file", error);
+            if let Some(path) = admin.path() {
+                check_disk(findings, path, LOG_BYTES);
+            }
             None
         }
         Ok(info) => Some(info),
     };
     if let Some(info) = &info {
         findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-        if info.read_only {
-            let remedy = "run this as the service's user to see what the service can do";
-            findings.note("access", "here the file can only be read", remedy);
-        }
         check_host(findings, &info.path, info);
+        check_processes(findings, admin, info);
         check_interference(findings, info);
         check_properties(findings, info);
         let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
@@ -170,7 +169,7 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     }
     for found in wrong {
         let remedy = "chown the folder, the file, its -wal and its -shm to the service's user, \
-                      chmod 600 the files, chmod o-w the folder";
+                      chmod 600 the files, chmod u+rwx,o-w the folder";
         findings.problem("permissions", found, remedy);
     }
     for file in host_checks::unfinished(path) {
@@ -186,15 +185,71 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
         Some(kind) => findings.ok("file system", kind),
         None => findings.note("file system", "unknown", "keep the file on a local disk"),
     }
-    let folder = path.parent().unwrap_or(path);
-    match host_checks::free_bytes(folder) {
-        Ok(free) if free < MIN_FREE_BYTES.max(info.bytes / 10) => findings.problem(
+    let log = LOG_BYTES.saturating_sub(info.log_bytes);
+    check_disk(findings, path, log.max(info.bytes / 10));
+}
+
+/// Checks the free space, of which the database needs so much to grow.
+fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match host_checks::free_and_all_bytes(folder.unwrap_or(Path::new("."))) {
+        // A small volume would never have as much as is needed.
+        Ok((free, all)) if free < needed.min(all / 10) => findings.problem(
             "disk",
             format!("{} left", HumanBytes(free)),
             "free space: on a full disk every change fails, sign-ins included",
         ),
-        Ok(free) => findings.ok("disk", format!("{} left", HumanBytes(free))),
+        Ok((free, _)) if free < needed => findings.note(
+            "disk",
+            format!("{} left", HumanBytes(free)),
+            "watch it: under many changes the log (-wal) can grow to 32 MiB",
+        ),
+        Ok((free, _)) => findings.ok("disk", format!("{} left", HumanBytes(free))),
         Err(error) => findings.note("disk", error.to_string(), "see how much space is left"),
+    }
+}
+
+/// Checks which processes have the file open, and whether a change is possible.
+fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) {
+    let mut can_write_files = true;
+    for process in host_checks::processes(&info.path) {
+        let name = format!("{} (process {})", process.name, process.id);
+        let is_own = process.id == std::process::id();
+        let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
+        if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
+            can_write_files &= !is_own;
+            findings.problem(
+                "file size",
+                format!("files of {name} cannot exceed {}", HumanBytes(limit)),
+                "raise the limit (`ulimit -f`, LimitFSIZE= of systemd): at the limit the service \
+                 is killed",
+            );
+        }
+        match process.is_outdated {
+            true => findings.problem(
+                "in use",
+                format!("{name} has a file open that was deleted, moved or replaced"),
+                "its changes fail: do what \"A deleted database\" in docs/operating.md says",
+            ),
+            false if !is_own => findings.ok("in use", format!("by {name}")),
+            false => {}
+        }
+    }
+    if !can_write_files {
+        return;
+    }
+    match admin.try_write() {
+        Ok(()) => findings.ok("access", "the file and its folder can be written"),
+        // What this user may not do, the service's user may.
+        Err(error)
+            if error.kind() == ErrorKind::ReadOnly
+                && Admin::open_failure(&error).is_none()
+                && !host_checks::is_owner(&info.path) =>
+        {
+            let remedy = "run this as the service's user to see what the service can do";
+            findings.note("access", "here the file can only be read", remedy);
+        }
+        Err(error) => findings.failed_in_file("access", error),
     }
 }
 
@@ -222,8 +277,7 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
         findings.problem(
             "references",
             format!("rows of {} keep ended sessions", info.referencing_tables.join(", ")),
-            "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE CASCADE too), or remove \
-             it; then `sweep`",
+            REFERENCES,
         );
     }
 }
@@ -384,11 +438,15 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
 }
 
 fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &CliContext) {
-    match latest.map(|latest| latest.since(context.now)) {
-        Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
+    match latest {
+        Some(latest) if latest.since(context.now) > MAX_CLOCK_SKEW => findings.problem(
             "clock",
-            format!("a session was used {} s in the future", ahead.as_secs()),
-            "correct the clocks of this machine and of the service (NTP): limits depend on them",
+            format!("a session was used {} s in the future", latest.since(context.now).as_secs()),
+            &format!(
+                "correct the clocks of this machine and of the service (NTP), on which limits \
+                 depend; then this goes away by itself, at the latest at {}",
+                context.style.time(latest)
+            ),
         ),
         _ => findings.ok("clock", "no session is from the future"),
     }

@@ -3,13 +3,18 @@
 use std::fmt;
 use std::io;
 
-use cloakroom::stores::sqlite::{Admin, OpenFailure};
+use cloakroom::stores::sqlite::admin::{Admin, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_SET_UP: u8 = 3;
 pub(crate) const NOTHING_MATCHED: u8 = 4;
+
+/// The remedy for a damaged SQLite database.
+pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal and -shm \
+                                  elsewhere, and `restore` the last copy; without one see \
+                                  \"Damage without a copy\" in docs/operating.md";
 
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
@@ -19,10 +24,10 @@ pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
     /// An error of a SQLite database.
-    Store(Error),
+    Sqlite(Error),
     /// An error of a PostgreSQL database.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "no call has it then"))]
-    Server(Error),
+    Postgres(Error),
     Output(io::Error),
 }
 
@@ -55,7 +60,7 @@ impl CliError {
     /// Returns the kind of the error, if it is one of the store.
     pub(crate) fn kind(&self) -> Option<ErrorKind> {
         match self {
-            CliError::Store(error) | CliError::Server(error) => Some(error.kind()),
+            CliError::Sqlite(error) | CliError::Postgres(error) => Some(error.kind()),
             CliError::Message(..) | CliError::Output(_) => None,
         }
     }
@@ -63,8 +68,8 @@ impl CliError {
     /// Returns advice to the operator about an error of the store.
     pub(crate) fn advice(&self) -> Option<&'static str> {
         match self {
-            CliError::Store(error) => advice(error),
-            CliError::Server(error) => server_advice(error.kind()),
+            CliError::Sqlite(error) => advice(error),
+            CliError::Postgres(error) => server_advice(error.kind()),
             CliError::Message(..) | CliError::Output(_) => None,
         }
     }
@@ -73,7 +78,7 @@ impl CliError {
     pub(crate) fn reason(&self) -> String {
         match self {
             CliError::Message(_, message) => message.clone(),
-            CliError::Store(error) | CliError::Server(error) => error.to_string(),
+            CliError::Sqlite(error) | CliError::Postgres(error) => error.to_string(),
             CliError::Output(error) => format!("cannot write the output: {error}"),
         }
     }
@@ -85,7 +90,7 @@ impl CliError {
 
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        CliError::Store(error)
+        CliError::Sqlite(error)
     }
 }
 
@@ -109,8 +114,16 @@ fn advice(error: &Error) -> Option<&'static str> {
             "check --db; if a service used this file, do not run `setup`: stop the service and \
              `restore` the last copy; for a new service `setup` creates it"
         }
+        (_, Some(OpenFailure::Empty)) => {
+            "check --db; if a service used this file, do not run `setup`: stop the service and \
+             `restore` the last copy; for a new service `setup` creates the tables"
+        }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link"
+        }
+        (_, Some(OpenFailure::ReadOnlyFileSystem)) => {
+            "mount it read-write; if it was, its disk may have failed: see the system's log \
+             (`dmesg`)"
         }
         (_, Some(OpenFailure::NotADatabase)) => {
             "check --db; if it was the database, move it away with its -wal and -shm, and \
@@ -122,11 +135,11 @@ fn advice(error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {
-            "run this as the user who owns the file and its folder, where they can be written; if \
-             the service's user does not own them, `chown` both to that user"
+            "run this as the user who owns the file and its folder; if that is not the service's \
+             user, `chown` both to it; `chmod u+rw` the file, `chmod u+rwx` the folder"
         }
         (ErrorKind::Full, _) => "free space on the disk, outside the database first",
-        (ErrorKind::Corrupt, _) => "run `doctor`; `restore FILE` replaces the database with a copy",
+        (ErrorKind::Corrupt, _) => DAMAGED,
         (ErrorKind::NotSetUp, _) => {
             "check --db and --table; `setup` creates the file and its tables"
         }

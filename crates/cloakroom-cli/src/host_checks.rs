@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cloakroom::stores::sqlite::DatabaseInfo;
+use cloakroom::stores::sqlite::admin::DatabaseInfo;
 
 /// Kinds of network file systems, which do not share locks reliably between machines.
 const NETWORK: [&str; 19] = [
@@ -31,10 +31,12 @@ const NETWORK: [&str; 19] = [
     "virtiofs",
 ];
 
-/// Returns the free bytes of the file system of `path`, without those reserved for root.
-pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+/// Returns the free bytes of the file system of `path`, without those reserved for root, and its
+/// size.
+pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
     let folder = rustix::fs::statvfs(path)?;
-    Ok(folder.f_bavail.saturating_mul(folder.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(folder.f_frsize);
+    Ok((bytes(folder.f_bavail), bytes(folder.f_blocks)))
 }
 
 /// Returns the kind of the file system of `path`, where the operating system lists its mounts.
@@ -92,6 +94,12 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Returns whether the file belongs to the user of this command.
+pub(crate) fn is_owner(path: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    fs::metadata(path).is_ok_and(|file| file.uid() == me)
+}
+
 /// Returns the problems with the permissions of the database's files and their folder.
 pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -110,6 +118,10 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
         if !me.is_root() && file.uid() != me.as_raw() {
             wrong.push(format!("{} belongs to another user", path.display()));
         }
+    }
+    if database.mode() & 0o600 != 0o600 {
+        let mode = database.mode() & 0o777;
+        wrong.push(format!("its owner cannot use {} (mode {mode:03o})", info.path.display()));
     }
     let folder = info.path.parent().unwrap_or(Path::new("/"));
     let Ok(folder_info) = fs::metadata(folder) else { return wrong };
@@ -130,8 +142,69 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
             "{owner} owns the file and cannot create its -wal and -shm in {folder}, which belongs \
              to {folder_owner}"
         ));
+    } else if !is_another && database.uid() != 0 && folder_info.mode() & 0o300 != 0o300 {
+        let mode = folder_info.mode() & 0o777;
+        wrong.push(format!(
+            "{owner} cannot create -wal and -shm in {folder}, which has mode {mode:03o}"
+        ));
     }
     wrong
+}
+
+/// A process that has the database open, or had.
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// Whether it has the database or its log open, and another file is in its place now.
+    pub(crate) is_outdated: bool,
+    /// The size that its files may have, if there is a limit.
+    pub(crate) max_file_bytes: Option<u64>,
+}
+
+/// Returns this process, and the others that have the database at `path` open, as far as this user
+/// may see them.
+pub(crate) fn processes(path: &Path) -> Vec<Process> {
+    let files = ["", "-wal"].map(|suffix| {
+        let mut path = path.to_owned().into_os_string();
+        path.push(suffix);
+        let file = fs::metadata(&path).ok().map(|file| (file.dev(), file.ino()));
+        (path, file)
+    });
+    let database = files.first().and_then(|(_, file)| *file);
+    let own = std::process::id();
+    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter_map(|id| {
+        let folder = PathBuf::from(format!("/proc/{id}"));
+        let (mut uses, mut has_database, mut is_outdated) = (id == own, id == own, false);
+        for open in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
+            let Ok(link) = fs::read_link(open.path()) else { continue };
+            let link = link.as_os_str().as_bytes();
+            let link = link.strip_suffix(b" (deleted)").unwrap_or(link);
+            let opened = fs::metadata(open.path()).ok().map(|file| (file.dev(), file.ino()));
+            has_database |= opened == database;
+            if let Some((_, file)) = files.iter().find(|(path, _)| path.as_bytes() == link) {
+                uses = true;
+                is_outdated |= opened != *file;
+            }
+        }
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        uses.then(|| Process {
+            id,
+            name: name.trim_end().to_owned(),
+            // With its log open a process has the database open too, maybe under a new name.
+            is_outdated: is_outdated || !has_database,
+            max_file_bytes: max_file_bytes(&folder),
+        })
+    })
+    .collect()
+}
+
+fn max_file_bytes(process: &Path) -> Option<u64> {
+    let limits = fs::read_to_string(process.join("limits")).ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
+    // "unlimited", or the bytes.
+    limit.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns the files beside the database that a killed backup or restore has left behind.

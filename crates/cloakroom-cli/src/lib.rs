@@ -13,7 +13,7 @@
 //! fn main() -> ExitCode {
 //!     // myapp sessions list --user ada
 //!     if std::env::args_os().nth(1).is_some_and(|arg| arg == "sessions") {
-//!         let target = Target::Builder(SqliteStore::builder("app.db"));
+//!         let target = Target::SqliteBuilder(SqliteStore::builder("app.db"));
 //!         return cloakroom_cli::run(std::env::args_os().skip(1), target);
 //!     }
 //!     // … the service
@@ -68,7 +68,7 @@ use std::process::ExitCode;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::manager::Review;
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 
 use crate::arguments::{Command, StoreOptions};
 use crate::database::Location;

@@ -12,7 +12,7 @@ use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::stores::postgres::tokio_postgres::Config;
 use cloakroom::stores::postgres::tokio_postgres::config::SslMode;
 use cloakroom::stores::postgres::{DatabaseServer, PostgresStoreBuilder};
-use cloakroom::stores::sqlite::{Admin, DataSizes, Progress, ProgressFn, ScanReport};
+use cloakroom::stores::sqlite::admin::{Admin, DataSizes, Progress, ProgressFn, ScanReport};
 use cloakroom::{PostgresStore, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -76,14 +76,14 @@ pub(crate) fn location(url: &str, options: &StoreOptions) -> CliResult<Box<dyn L
 impl PostgresLocation {
     fn open_with(&self, migrate: bool) -> CliResult<Box<dyn Database>> {
         let settings = &self.0;
-        let store = settings.clone().migrate(migrate).open().map_err(CliError::Server)?;
-        let server = settings.server().map_err(CliError::Server)?;
+        let store = settings.clone().migrate(migrate).open().map_err(CliError::Postgres)?;
+        let server = settings.server().map_err(CliError::Postgres)?;
         let name = format!("table {}.{} in {server}", store.schema(), store.table());
         Ok(Box::new(OpenStore { store, settings: settings.clone(), name }))
     }
 
     fn inspect(&self) -> CliResult<DatabaseServer> {
-        self.0.inspect().map_err(CliError::Server)
+        self.0.inspect().map_err(CliError::Postgres)
     }
 }
 
@@ -102,7 +102,7 @@ impl Location for PostgresLocation {
 
     fn pending_migrations(&self) -> CliResult<Vec<(u32, &'static str)>> {
         let info = self.inspect()?;
-        info.schema_version.map_err(CliError::Server)?;
+        info.schema_version.map_err(CliError::Postgres)?;
         Ok(info.pending)
     }
 
@@ -131,7 +131,7 @@ impl Location for PostgresLocation {
 }
 
 fn of_server<T>(result: Result<T>) -> CliResult<T> {
-    result.map_err(CliError::Server)
+    result.map_err(CliError::Postgres)
 }
 
 impl Database for OpenStore {

@@ -69,7 +69,7 @@ fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
             "check the URL, --schema and --table; run `setup`",
         ),
         Ok(version) => findings.old_schema(*version, info.newest_schema),
-        Err(error) => findings.failed("tables", &CliError::Server(error.clone())),
+        Err(error) => findings.failed("tables", &CliError::Postgres(error.clone())),
     }
     false
 }

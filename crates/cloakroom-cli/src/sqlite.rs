@@ -6,7 +6,7 @@ use cloakroom::backend::{CopyBatch, CopyMark, Record, StoreIdentity, StoredPage}
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
-use cloakroom::stores::sqlite::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
+use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
 use cloakroom::{Result, SqliteStore};
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};

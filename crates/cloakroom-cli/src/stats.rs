@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::manager;
-use cloakroom::stores::sqlite::DataSizes;
+use cloakroom::stores::sqlite::admin::DataSizes;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::CliContext;
 use crate::arguments::SweepArgs;
+use crate::doctor::REFERENCES;
 use crate::error::{CliError, CliResult};
 use crate::output::count_of_sessions;
 use crate::progress::bar;
@@ -19,7 +20,12 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
     let swept = bar.position();
     bar.finish_and_clear();
     match ended {
-        Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", count_of_sessions(swept))?,
+        Ok(ControlFlow::Continue(ended)) => {
+            writeln!(out, "swept {}", count_of_sessions(ended))?;
+            if ended < limit {
+                report_kept(context)?;
+            }
+        }
         Ok(ControlFlow::Break(())) => {
             return Err(CliError::interrupted(format!(
                 "swept {} until then",
@@ -34,4 +40,25 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
         }
     }
     Ok(())
+}
+
+/// Fails if expired sessions have remained because rows of other tables reference them.
+fn report_kept(context: &CliContext) -> CliResult {
+    let location = context.location()?;
+    let Some(admin) = location.file().filter(|admin| admin.path().is_some()) else {
+        return Ok(());
+    };
+    let tables = admin.info()?.referencing_tables;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let kept = location.open_for_reading()?.stats(context.now)?.expired;
+    match kept {
+        0 => Ok(()),
+        _ => Err(CliError::new(format!(
+            "{} ended and cannot be removed, since rows of {} reference them; {REFERENCES}",
+            count_of_sessions(kept),
+            tables.join(", ")
+        ))),
+    }
 }

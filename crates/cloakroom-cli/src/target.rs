@@ -5,7 +5,8 @@ use std::path::Path;
 use cloakroom::SqliteStore;
 #[cfg(feature = "postgres")]
 use cloakroom::stores::postgres::PostgresStoreBuilder;
-use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
+use cloakroom::stores::sqlite::SqliteStoreBuilder;
+use cloakroom::stores::sqlite::admin::Admin;
 
 use crate::arguments::{Arguments, Command, StoreOptions};
 use crate::database::Location;
@@ -22,12 +23,13 @@ pub enum Target {
     /// The application's own settings. Commands open the file when they need it, so that `setup`
     /// and `doctor` also work where the store would not open; only `setup` and `migrate` create or
     /// migrate anything.
-    Builder(SqliteStoreBuilder),
+    SqliteBuilder(SqliteStoreBuilder),
     /// A store that is open.
     Sqlite(SqliteStore),
-    /// The application's own settings of a store in PostgreSQL; as [`Builder`](Self::Builder).
+    /// The application's own settings of a store in PostgreSQL; as
+    /// [`SqliteBuilder`](Self::SqliteBuilder).
     #[cfg(feature = "postgres")]
-    Postgres(Box<PostgresStoreBuilder>),
+    PostgresBuilder(Box<PostgresStoreBuilder>),
 }
 
 /// Returns the place of the database, if one was named.
@@ -37,9 +39,9 @@ pub(crate) fn location(
 ) -> CliResult<Option<Box<dyn Location>>> {
     Ok(Some(match target {
         Target::Sqlite(store) => Box::new(store.admin()),
-        Target::Builder(settings) => Box::new(Admin::new(settings)),
+        Target::SqliteBuilder(settings) => Box::new(Admin::new(settings)),
         #[cfg(feature = "postgres")]
-        Target::Postgres(settings) => Box::new(postgres::PostgresLocation(*settings)),
+        Target::PostgresBuilder(settings) => Box::new(postgres::PostgresLocation(*settings)),
         Target::Arguments => match (&arguments.db, &arguments.store) {
             _ if matches!(arguments.command, Command::Copy(_)) => return Ok(None),
             (Some(path), _) => file(path, &arguments.options)?,

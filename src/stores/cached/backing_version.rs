@@ -15,107 +15,132 @@ use crate::sync::{IgnorePoison, Mutex};
 /// How long a version that was read is taken for the current one.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long the cache is not used after the identity was first read or has changed: until every
+/// How long the cache is not read after the identity was first read or has changed: until every
 /// process has noticed a change. A process that has not yet noticed the change still invalidates
 /// entries under the old identity.
 const SETTLING: Duration = Duration::from_secs(2 * FRESH.as_secs());
 
 /// What the cache entries of a backing store depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct StoreVersion {
     identity: StoreIdentity,
     epoch: u64,
+}
+
+/// The ways in which a call may use the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CacheUse {
+    /// It reads, fills in and invalidates entries, under the keys of this identity.
+    ReadAndInvalidate(StoreIdentity),
+    /// It only invalidates entries, under the keys of this identity.
+    Invalidate(StoreIdentity),
+    /// It only invalidates all entries together, because their keys are unknown.
+    InvalidateAll,
 }
 
 /// The version of the backing store as of the last read.
 #[derive(Debug)]
 pub(super) struct BackingVersion {
-    /// For how long a version counts that cannot be read again.
+    /// How long a version is used that cannot be read again.
     life: Duration,
-    known: Mutex<Known>,
+    known: Mutex<KnownVersion>,
     /// Locked during a read.
     reading: Mutex<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct KnownVersion {
+    /// The time from which the version must be read again before the cache is read.
+    next_read: Timestamp,
     /// `None` before the first read, and while the store has no tables.
-    version: Option<Version>,
-    /// The time from which the version must be read again before the cache is used.
-    due: Timestamp,
-    /// The time from which the cache may be used.
-    usable_from: Timestamp,
+    current: Option<CurrentVersion>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CurrentVersion {
+    version: StoreVersion,
+    /// The time from which the cache may be read.
+    readable_from: Timestamp,
     /// The time from which the version is too old to be used.
     usable_until: Timestamp,
 }
 
-impl Version {
+impl StoreVersion {
     pub(super) fn read(index: &dyn SessionIndex) -> Result<Self> {
-        Ok(Version { identity: index.identity()?, epoch: index.epoch()? })
+        Ok(StoreVersion { identity: index.identity()?, epoch: index.epoch()? })
     }
 }
 
 impl BackingVersion {
     pub(super) fn new(life: Duration) -> Self {
-        let never = Timestamp::from_millis(i64::MIN);
-        let known = Known { version: None, due: never, usable_from: never, usable_until: never };
+        let known = KnownVersion { next_read: Timestamp::from_millis(i64::MIN), current: None };
         BackingVersion { life, known: Mutex::new(known), reading: Mutex::default() }
     }
 
-    fn known(&self) -> Known {
+    fn known(&self) -> KnownVersion {
         *self.known.lock().ignore_poison()
     }
 
-    /// Returns the identity of the backing store, if it is known, and whether the cache may be used
-    /// at `now`. If the last read of the version is older than [`FRESH`], one caller calls `read`;
-    /// concurrent callers get false and use the backing store. If the version has changed,
-    /// `changed` is called before the new one is used. While reads fail, the last version counts
-    /// for its life.
+    /// Returns how a call at `now` may use the cache. If the last read of the version is older than
+    /// [`FRESH`], one caller calls `read`; concurrent callers do not read the cache meanwhile. If
+    /// the version has changed, `on_change` is called before the new one is used. While reads fail,
+    /// the last version is used for its life.
     pub(super) fn refresh(
         &self,
         now: Timestamp,
-        read: impl FnOnce() -> Result<Version>,
-        changed: impl FnOnce(),
-    ) -> (Option<StoreIdentity>, bool) {
+        read: impl FnOnce() -> Result<StoreVersion>,
+        on_change: impl FnOnce(),
+    ) -> CacheUse {
         let mut known = self.known();
-        if known.due <= now {
+        if known.next_read <= now {
             let reading = self.reading.try_lock();
             if let Err(TryLockError::WouldBlock) = reading {
-                return (known.identity(), false);
+                return known.current.map_or(CacheUse::InvalidateAll, |current| {
+                    CacheUse::Invalidate(current.version.identity)
+                });
             }
             // Another caller may have read it meanwhile.
             known = self.known();
-            if known.due <= now {
+            if known.next_read <= now {
                 if known.update(now, read(), self.life) {
-                    changed();
+                    on_change();
                 }
                 *self.known.lock().ignore_poison() = known;
             }
         }
-        let identity = known.identity().filter(|_| now < known.usable_until);
-        (identity, identity.is_some() && known.usable_from <= now)
+        known.cache_use(now)
     }
 }
 
-impl Known {
-    fn identity(&self) -> Option<StoreIdentity> {
-        self.version.map(|version| version.identity)
+impl KnownVersion {
+    fn cache_use(&self, now: Timestamp) -> CacheUse {
+        match self.current {
+            Some(current) if now < current.usable_until => {
+                let identity = current.version.identity;
+                if now < current.readable_from {
+                    CacheUse::Invalidate(identity)
+                } else {
+                    CacheUse::ReadAndInvalidate(identity)
+                }
+            }
+            _ => CacheUse::InvalidateAll,
+        }
     }
 
     /// Records the result of a read. Returns whether the version has changed.
-    fn update(&mut self, now: Timestamp, read: Result<Version>, life: Duration) -> bool {
-        self.due = now + FRESH;
+    fn update(&mut self, now: Timestamp, read: Result<StoreVersion>, life: Duration) -> bool {
+        self.next_read = now + FRESH;
+        let before = self.current;
         match read {
             Ok(version) => {
-                let before = self.version.replace(version);
-                if before.is_none_or(|before| before.identity != version.identity) {
-                    self.usable_from = now + SETTLING;
-                }
-                self.usable_until = now + life;
-                before.is_some_and(|before| before != version)
+                let unchanged = before.filter(|before| before.version.identity == version.identity);
+                let readable_from = unchanged.map_or(now + SETTLING, |before| before.readable_from);
+                let usable_until = now + life;
+                self.current = Some(CurrentVersion { version, readable_from, usable_until });
+                before.is_some_and(|before| before.version != version)
             }
             // The tables were removed.
-            Err(error) if error.kind() == ErrorKind::NotSetUp => self.version.take().is_some(),
+            Err(error) if error.kind() == ErrorKind::NotSetUp => self.current.take().is_some(),
             Err(_) => false,
         }
     }
@@ -132,62 +157,94 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(60);
     const MILLI: Duration = Duration::from_millis(1);
 
-    fn version(identity: u8, epoch: u64) -> Result<Version> {
-        Ok(Version { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
+    fn version(identity: u8, epoch: u64) -> Result<StoreVersion> {
+        Ok(StoreVersion { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
     }
 
-    fn failed() -> Result<Version> {
+    fn failed() -> Result<StoreVersion> {
         Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
     }
 
-    /// Returns one that knows the version and may use the cache at `NOW`.
+    /// Returns one that knows the version and may read the cache at `NOW`.
     fn known() -> BackingVersion {
         let backing = BackingVersion::new(LIFE);
         backing.refresh(NOW - SETTLING, || version(1, 7), || panic!("it is the first"));
-        assert_eq!(ask(&backing, NOW, version(1, 7)), (true, 1, false));
+        assert_eq!(refresh(&backing, NOW, version(1, 7)), READABLE.after_read());
         backing
     }
 
-    /// Calls `refresh` with the result `answer` of a read. Returns whether the cache may be used,
-    /// the number of reads, and whether `changed` was called.
-    fn ask(backing: &BackingVersion, now: Timestamp, answer: Result<Version>) -> (bool, u32, bool) {
-        let (reads, changed) = (Cell::new(0), Cell::new(false));
+    fn is_readable(cache_use: CacheUse) -> bool {
+        matches!(cache_use, CacheUse::ReadAndInvalidate(_))
+    }
+
+    /// The effects of one `refresh`.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Refreshed {
+        /// Whether the cache may be read.
+        is_readable: bool,
+        /// The number of reads of the version.
+        reads: u32,
+        /// Whether `on_change` was called.
+        is_changed: bool,
+    }
+
+    const READABLE: Refreshed = Refreshed { is_readable: true, reads: 0, is_changed: false };
+    const UNREADABLE: Refreshed = Refreshed { is_readable: false, ..READABLE };
+
+    impl Refreshed {
+        const fn after_read(self) -> Self {
+            Refreshed { reads: 1, ..self }
+        }
+
+        const fn after_change(self) -> Self {
+            Refreshed { reads: 1, is_changed: true, ..self }
+        }
+    }
+
+    /// Calls `refresh` with this result of a read.
+    fn refresh(
+        backing: &BackingVersion,
+        now: Timestamp,
+        read_result: Result<StoreVersion>,
+    ) -> Refreshed {
+        let (reads, is_changed) = (Cell::new(0), Cell::new(false));
         let read = || {
             reads.set(reads.get() + 1);
-            answer
+            read_result
         };
-        let (_, is_usable) = backing.refresh(now, read, || changed.set(true));
-        (is_usable, reads.get(), changed.get())
+        let cache_use = backing.refresh(now, read, || is_changed.set(true));
+        let is_readable = is_readable(cache_use);
+        Refreshed { is_readable, reads: reads.get(), is_changed: is_changed.get() }
     }
 
     #[test]
     fn a_version_is_read_once_a_second_and_a_change_reported_once() {
         let backing = known();
-        assert_eq!(ask(&backing, NOW + FRESH - MILLI, version(1, 8)), (true, 0, false));
-        assert_eq!(ask(&backing, NOW + FRESH, version(1, 8)), (true, 1, true));
-        assert_eq!(ask(&backing, NOW + FRESH, version(1, 8)), (true, 0, false));
-        assert_eq!(ask(&backing, NOW + FRESH * 2, version(1, 8)), (true, 1, false));
+        assert_eq!(refresh(&backing, NOW + FRESH - MILLI, version(1, 8)), READABLE);
+        assert_eq!(refresh(&backing, NOW + FRESH, version(1, 8)), READABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + FRESH, version(1, 8)), READABLE);
+        assert_eq!(refresh(&backing, NOW + FRESH * 2, version(1, 8)), READABLE.after_read());
     }
 
     #[test]
     fn a_failed_read_of_the_version_is_repeated() {
         let backing = BackingVersion::new(LIFE);
-        assert_eq!(ask(&backing, NOW - SETTLING, failed()), (false, 1, false));
+        assert_eq!(refresh(&backing, NOW - SETTLING, failed()), UNREADABLE.after_read());
         let backing = known();
-        assert_eq!(ask(&backing, NOW + FRESH, failed()), (true, 1, false));
-        assert_eq!(ask(&backing, NOW + FRESH, failed()), (true, 0, false));
-        assert_eq!(ask(&backing, NOW + FRESH * 2, version(1, 8)), (true, 1, true));
+        assert_eq!(refresh(&backing, NOW + FRESH, failed()), READABLE.after_read());
+        assert_eq!(refresh(&backing, NOW + FRESH, failed()), READABLE);
+        assert_eq!(refresh(&backing, NOW + FRESH * 2, version(1, 8)), READABLE.after_change());
     }
 
     #[test]
     fn a_version_that_cannot_be_read_again_counts_for_its_life() {
         let backing = known();
-        let identity = |now| backing.refresh(now, failed, || ()).0;
-        assert!(ask(&backing, NOW + LIFE - MILLI, failed()).0);
-        assert!(identity(NOW + LIFE - MILLI).is_some());
-        assert!(!ask(&backing, NOW + LIFE, failed()).0);
-        assert_eq!(identity(NOW + LIFE), None, "invalidations remove everything");
-        assert_eq!(ask(&backing, NOW + LIFE * 2, version(1, 7)), (true, 1, false));
+        let cache_use = |now| backing.refresh(now, failed, || ());
+        assert!(refresh(&backing, NOW + LIFE - MILLI, failed()).is_readable);
+        assert!(is_readable(cache_use(NOW + LIFE - MILLI)));
+        assert!(!refresh(&backing, NOW + LIFE, failed()).is_readable);
+        assert_eq!(cache_use(NOW + LIFE), CacheUse::InvalidateAll);
+        assert_eq!(refresh(&backing, NOW + LIFE * 2, version(1, 7)), READABLE.after_read());
     }
 
     #[test]
@@ -195,32 +252,35 @@ mod tests {
         let backing = known();
         let now = NOW + FRESH;
         let read = || {
-            assert!(!backing.refresh(now, || panic!("one is enough"), || ()).1);
+            assert!(!is_readable(backing.refresh(now, || panic!("one is enough"), || ())));
             version(1, 7)
         };
-        assert!(backing.refresh(now, read, || ()).1);
-        assert!(backing.refresh(now, failed, || ()).1);
+        assert!(is_readable(backing.refresh(now, read, || ())));
+        assert!(is_readable(backing.refresh(now, failed, || ())));
     }
 
     #[test]
-    fn after_a_first_or_another_identity_the_cache_is_not_used() {
+    fn after_a_first_or_another_identity_the_cache_is_not_read() {
         let backing = BackingVersion::new(LIFE);
         let mut now = NOW;
         for identity in 1..4 {
-            assert_eq!(ask(&backing, now, version(identity, 7)), (false, 1, identity > 1));
-            assert!(!ask(&backing, now + SETTLING - MILLI, version(identity, 7)).0);
-            assert!(ask(&backing, now + SETTLING, version(identity, 7)).0);
+            let is_changed = identity > 1;
+            let expected = Refreshed { is_changed, ..UNREADABLE.after_read() };
+            assert_eq!(refresh(&backing, now, version(identity, 7)), expected);
+            let settling = now + SETTLING - MILLI;
+            assert!(!refresh(&backing, settling, version(identity, 7)).is_readable);
+            assert!(refresh(&backing, now + SETTLING, version(identity, 7)).is_readable);
             now = now + SETTLING * 2;
         }
     }
 
     #[test]
-    fn while_there_are_no_tables_the_cache_is_not_used() {
+    fn while_there_are_no_tables_the_cache_is_not_read() {
         let backing = known();
         let removed = || Err(Error::new(ErrorKind::NotSetUp, "read the epoch"));
-        assert_eq!(ask(&backing, NOW + FRESH, removed()), (false, 1, true));
-        assert_eq!(ask(&backing, NOW + FRESH * 2, removed()), (false, 1, false));
-        assert_eq!(ask(&backing, NOW + FRESH * 3, version(1, 7)), (false, 1, false));
-        assert!(ask(&backing, NOW + FRESH * 3 + SETTLING, version(1, 7)).0);
+        assert_eq!(refresh(&backing, NOW + FRESH, removed()), UNREADABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + FRESH * 2, removed()), UNREADABLE.after_read());
+        assert_eq!(refresh(&backing, NOW + FRESH * 3, version(1, 7)), UNREADABLE.after_read());
+        assert!(refresh(&backing, NOW + FRESH * 3 + SETTLING, version(1, 7)).is_readable);
     }
 }

@@ -5,7 +5,6 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 
 /// The number of failures within [`FAILURE_WINDOW`] that opens the breaker. A single failure may be
@@ -44,14 +43,12 @@ impl CircuitBreakers {
 pub(super) struct CircuitBreaker {
     retry_after: Duration,
     state: Mutex<BreakerState>,
-    /// Whether the state is `Closed`; readable without the lock.
-    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
 enum BreakerState {
-    /// The time of the first failure in the current window, and the number of failures since.
-    Closed(Option<(Instant, u32)>),
+    /// With the failures of the current window; `None` if there are none.
+    Closed(Option<RecentFailures>),
     Open {
         next_probe: Instant,
     },
@@ -61,13 +58,15 @@ enum BreakerState {
     HalfOpen,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct RecentFailures {
+    first: Instant,
+    count: u32,
+}
+
 impl CircuitBreaker {
     fn new(retry_after: Duration) -> Self {
-        CircuitBreaker {
-            retry_after,
-            state: Mutex::new(BreakerState::Closed(None)),
-            is_closed: AtomicBool::new(true),
-        }
+        CircuitBreaker { retry_after, state: Mutex::new(BreakerState::Closed(None)) }
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {
@@ -76,25 +75,23 @@ impl CircuitBreaker {
 
     /// Returns whether reads may use the shard.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::SeqCst)
+        matches!(*self.state(), BreakerState::Closed(_))
     }
 
     /// Returns whether invalidations must be sent. If not, a probe will invalidate the whole shard.
     pub(super) fn takes_invalidations(&self) -> bool {
-        self.is_closed()
-            || matches!(*self.state(), BreakerState::Closed(_) | BreakerState::HalfOpen)
+        matches!(*self.state(), BreakerState::Closed(_) | BreakerState::HalfOpen)
     }
 
     /// Counts a failed read or fill. Returns true if this failure opened the breaker.
     pub(super) fn record_failure(&self, at: Instant) -> bool {
         let mut state = self.state();
-        let BreakerState::Closed(failures) = &mut *state else { return false };
-        let (first, count) = match *failures {
-            Some((first, count)) if at.duration_since(first) < FAILURE_WINDOW => (first, count + 1),
-            _ => (at, 1),
-        };
-        *failures = Some((first, count));
-        count >= FAILURE_THRESHOLD && self.open(&mut state, at)
+        let BreakerState::Closed(recent) = &mut *state else { return false };
+        let in_window = recent.filter(|recent| at.duration_since(recent.first) < FAILURE_WINDOW);
+        let mut failures = in_window.unwrap_or(RecentFailures { first: at, count: 0 });
+        failures.count += 1;
+        *recent = Some(failures);
+        failures.count >= FAILURE_THRESHOLD && self.open(&mut state, at)
     }
 
     /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
@@ -102,11 +99,11 @@ impl CircuitBreaker {
         self.open(&mut self.state(), at)
     }
 
+    /// Opens the breaker. Returns true if it was closed before.
     fn open(&self, state: &mut BreakerState, at: Instant) -> bool {
         match state {
             BreakerState::Closed(_) => {
-                *state = BreakerState::Open { next_probe: at + self.retry_after };
-                self.is_closed.store(false, Ordering::SeqCst);
+                *state = self.next_probe(at);
                 return true;
             }
             BreakerState::HalfOpen => *state = BreakerState::Probing,
@@ -117,9 +114,6 @@ impl CircuitBreaker {
 
     /// Begins a probe if one is due. If it returns true, the caller must run the probe.
     pub(super) fn begin_probe(&self, at: Instant) -> bool {
-        if self.is_closed() {
-            return false;
-        }
         let mut state = self.state();
         let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= at);
         if is_due {
@@ -133,19 +127,23 @@ impl CircuitBreaker {
         *self.state() = BreakerState::HalfOpen;
     }
 
-    /// Ends a probe. Closes the breaker if the probe has invalidated the whole shard since it was
-    /// half-open, and no other invalidation has failed since; else schedules the next probe.
-    /// Returns whether the breaker is closed.
-    pub(super) fn end_probe(&self, is_invalidated: bool, at: Instant) -> bool {
+    /// Ends a probe that has invalidated the whole shard since the breaker was half-open. Closes
+    /// the breaker and returns true, unless another invalidation has failed since: then schedules
+    /// the next probe.
+    pub(super) fn complete_probe(&self, at: Instant) -> bool {
         let mut state = self.state();
-        let closes = is_invalidated && matches!(*state, BreakerState::HalfOpen);
-        *state = if closes {
-            BreakerState::Closed(None)
-        } else {
-            BreakerState::Open { next_probe: at + self.retry_after }
-        };
-        self.is_closed.store(closes, Ordering::SeqCst);
+        let closes = matches!(*state, BreakerState::HalfOpen);
+        *state = if closes { BreakerState::Closed(None) } else { self.next_probe(at) };
         closes
+    }
+
+    /// Ends a probe that has failed, and schedules the next one.
+    pub(super) fn abort_probe(&self, at: Instant) {
+        *self.state() = self.next_probe(at);
+    }
+
+    fn next_probe(&self, at: Instant) -> BreakerState {
+        BreakerState::Open { next_probe: at + self.retry_after }
     }
 }
 
@@ -192,11 +190,12 @@ mod tests {
         circuit_breaker.half_open();
         assert!(!circuit_breaker.record_missed_invalidation(at));
         assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "it is still running");
-        assert!(!circuit_breaker.end_probe(false, at + RETRY));
+        circuit_breaker.abort_probe(at + RETRY);
+        assert!(!circuit_breaker.is_closed());
         assert!(!circuit_breaker.begin_probe(at + RETRY));
         assert!(circuit_breaker.begin_probe(at + RETRY * 2));
         circuit_breaker.half_open();
-        assert!(circuit_breaker.end_probe(true, at + RETRY * 2));
+        assert!(circuit_breaker.complete_probe(at + RETRY * 2));
         assert!(circuit_breaker.is_closed());
         assert!(!circuit_breaker.begin_probe(at + RETRY * 9));
     }
@@ -212,15 +211,16 @@ mod tests {
         assert!(circuit_breaker.takes_invalidations(), "sent by the caller");
         assert!(!circuit_breaker.record_missed_invalidation(at));
         assert!(!circuit_breaker.takes_invalidations());
-        assert!(!circuit_breaker.end_probe(true, at + RETRY), "that failed");
+        assert!(!circuit_breaker.complete_probe(at + RETRY), "that failed");
         assert!(!circuit_breaker.takes_invalidations() && !circuit_breaker.is_closed());
         assert!(circuit_breaker.begin_probe(at + RETRY * 2));
         circuit_breaker.half_open();
         assert!(!circuit_breaker.is_closed(), "reads still bypass it");
-        assert!(!circuit_breaker.end_probe(false, at + RETRY * 2), "the probe failed");
+        circuit_breaker.abort_probe(at + RETRY * 2);
+        assert!(!circuit_breaker.is_closed(), "the probe failed");
         assert!(circuit_breaker.begin_probe(at + RETRY * 3));
         circuit_breaker.half_open();
-        assert!(circuit_breaker.end_probe(true, at + RETRY * 3));
+        assert!(circuit_breaker.complete_probe(at + RETRY * 3));
         assert!(circuit_breaker.takes_invalidations() && circuit_breaker.is_closed());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::CacheEntry;
 use crate::clock::Timestamp;
-use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{IgnorePoison, Mutex};
 
 /// An entry is fresh if it was read from the backing store after this process started, and no
 /// longer ago than the entry life.
@@ -16,11 +16,15 @@ use crate::sync::atomic::{AtomicI64, Ordering};
 #[derive(Debug)]
 pub(super) struct Freshness {
     life: Duration,
-    /// Entries read before this time are stale. In milliseconds; [`NOT_BEGUN`](Self::NOT_BEGUN)
-    /// until the first call.
-    since: AtomicI64,
+    times: Mutex<ObservedTimes>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ObservedTimes {
+    /// Entries read before this time are stale; `None`, for all entries, until the first call.
+    trusted_from: Option<Timestamp>,
     /// The latest `now` of any call. This process has filled no entry that was read later.
-    latest: AtomicI64,
+    latest: Timestamp,
 }
 
 /// Whether an entry may be served.
@@ -36,30 +40,24 @@ pub(super) enum Verdict {
 }
 
 impl Freshness {
-    const NOT_BEGUN: i64 = i64::MAX;
-
     pub(super) fn new(life: Duration) -> Self {
-        Freshness { life, since: AtomicI64::new(Self::NOT_BEGUN), latest: AtomicI64::new(i64::MIN) }
+        let latest = Timestamp::from_millis(i64::MIN);
+        Freshness { life, times: Mutex::new(ObservedTimes { trusted_from: None, latest }) }
     }
 
     /// Records the time of a call. The first call sets the start of the process.
     pub(super) fn observe(&self, now: Timestamp) {
-        if self.latest.load(Ordering::SeqCst) < now.as_millis() {
-            self.latest.fetch_max(now.as_millis(), Ordering::SeqCst);
-        }
-        if self.since.load(Ordering::SeqCst) == Self::NOT_BEGUN {
-            let (before, begun) = (Self::NOT_BEGUN, now.as_millis());
-            // A concurrent call may have set the start.
-            let _ = self.since.compare_exchange(before, begun, Ordering::SeqCst, Ordering::SeqCst);
-        }
+        let mut times = self.times.lock().ignore_poison();
+        times.latest = times.latest.max(now);
+        times.trusted_from.get_or_insert(now);
     }
 
     /// Makes all entries stale that were read at or before `now`, or the latest time of any call.
     pub(super) fn mark_stale_until(&self, now: Timestamp) {
-        self.observe(now);
-        let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst));
-        let after = latest.max(now) + Duration::from_millis(1);
-        self.since.fetch_max(after.as_millis(), Ordering::SeqCst);
+        let mut times = self.times.lock().ignore_poison();
+        times.latest = times.latest.max(now);
+        let after = times.latest + Duration::from_millis(1);
+        times.trusted_from = times.trusted_from.max(Some(after));
     }
 
     /// Returns when `entry` expires.
@@ -68,10 +66,11 @@ impl Freshness {
     }
 
     pub(super) fn judge(&self, entry: &CacheEntry, now: Timestamp) -> Verdict {
+        let times = *self.times.lock().ignore_poison();
         // A delayed request has a `now` in the past. Sessions that have expired since may have been
         // swept from the backing store without an invalidation.
-        let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst)).max(now);
-        if entry.read.as_millis() < self.since.load(Ordering::SeqCst)
+        let latest = times.latest.max(now);
+        if times.trusted_from.is_none_or(|trusted_from| entry.read < trusted_from)
             || self.expires_at(entry) <= latest
             // An entry does not receive touches, so its deadline may be too early.
             || !entry.record.is_live(latest)

@@ -3,7 +3,6 @@
 //! Called by the manager, if the backing store has an index.
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
 
 use crate::backend::{
     Cache, Page, RemovalReport, SessionFilter, SessionIndex, Store, StoreIdentity,
@@ -21,12 +20,24 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         self.0.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
     }
 
-    /// Makes all entries read so far stale, if a revocation failed with an uncertain outcome.
-    fn distrust_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
-        if answer.as_ref().is_err_and(is_uncertain) {
-            self.0.mark_entries_stale(now, began);
+    /// Changes sessions of the backing store by `change`, and then the cache by `invalidate`. If
+    /// the change fails with an uncertain outcome, makes all entries read so far stale.
+    fn change_by_index<T>(
+        &self,
+        operation: &'static str,
+        now: Timestamp,
+        change: impl FnOnce(&dyn SessionIndex) -> Result<T>,
+        invalidate: impl FnOnce(&T),
+    ) -> Result<T> {
+        self.0.freshness.observe(now);
+        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let result = self.backing_index(operation).and_then(change);
+        match &result {
+            Ok(changed) => invalidate(changed),
+            Err(error) if is_uncertain(error) => self.0.mark_entries_stale(now, began),
+            Err(_) => {}
         }
-        answer
+        result
     }
 }
 
@@ -41,12 +52,12 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        self.0.freshness.observe(now);
-        let (_changing, began) = (self.0.in_flight.begin(), instant());
-        let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
-        let ended = self.distrust_on_error(answer, now, began)?;
-        self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now);
-        Ok(ended)
+        self.change_by_index(
+            "revoke sessions",
+            now,
+            |index| index.revoke(filter, except, now),
+            |ended| self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now),
+        )
     }
 
     fn rename_user(
@@ -55,21 +66,21 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         (from, to): (&UserKey, &UserKey),
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        self.0.freshness.observe(now);
-        let (_changing, began) = (self.0.in_flight.begin(), instant());
-        let answer = self.backing_index("rename a user")?.rename_user(realm, (from, to), now);
-        let id_hashes = self.distrust_on_error(answer, now, began)?;
-        self.invalidate_sessions(id_hashes.iter().copied(), now);
-        Ok(id_hashes)
+        self.change_by_index(
+            "rename a user",
+            now,
+            |index| index.rename_user(realm, (from, to), now),
+            |id_hashes| self.invalidate_sessions(id_hashes.iter().copied(), now),
+        )
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
-        self.0.freshness.observe(now);
-        let (_changing, began) = (self.0.in_flight.begin(), instant());
-        let answer = self.backing_index("revoke everyone")?.revoke_everyone(realm, now);
-        let revoked = self.distrust_on_error(answer, now, began)?;
-        self.invalidate_all(now);
-        Ok(revoked)
+        self.change_by_index(
+            "revoke everyone",
+            now,
+            |index| index.revoke_everyone(realm, now),
+            |_| self.invalidate_all(now),
+        )
     }
 
     fn epoch(&self) -> Result<u64> {

@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::backing_version::{BackingVersion, Version};
+use crate::stores::cached::backing_version::{BackingVersion, CacheUse, StoreVersion};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, CircuitBreakers};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
@@ -130,7 +130,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let inner = self.0.clone();
         let probe = move || inner.repair(shard, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            circuit_breaker.end_probe(false, instant());
+            circuit_breaker.abort_probe(instant());
         }
     }
 
@@ -153,8 +153,9 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         now: Timestamp,
     ) {
         // Read again, because this process may have read nothing since a restore.
-        let (Some(identity), _) = self.0.refresh_version(now) else {
-            return self.invalidate_all(now);
+        let identity = match self.0.cache_use(now) {
+            CacheUse::ReadAndInvalidate(identity) | CacheUse::Invalidate(identity) => identity,
+            CacheUse::InvalidateAll => return self.invalidate_all(now),
         };
         let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
         for id_hash in id_hashes {
@@ -240,30 +241,32 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
-        let probe = Probe(self.circuit_breakers.of(shard));
-        let invalidate = || self.cache.invalidate_shard(shard, now).is_ok();
-        // The first invalidation shows that the shard works: half-open, changes would wait for it.
-        // The second includes what they have not sent until then.
-        let is_invalidated = invalidate() && {
-            probe.0.half_open();
+        let circuit_breaker = self.circuit_breakers.of(shard);
+        let _probe = Probe(circuit_breaker);
+        let invalidate = || self.cache.invalidate_shard(shard, now);
+        // Changes send no invalidations until the first one here has shown that the shard works,
+        // so that they do not wait for a shard that is down. The second one includes theirs.
+        let invalidated = invalidate().and_then(|()| {
+            circuit_breaker.half_open();
             invalidate()
-        };
-        if probe.0.end_probe(is_invalidated, instant()) {
+        });
+        if invalidated.is_err() {
+            circuit_breaker.abort_probe(instant());
+        } else if circuit_breaker.complete_probe(instant()) {
             let (shard, shards) = (shard + 1, self.cache.shards().get());
             self.events.raise(&Event::CacheRecovered { shard, shards });
         }
     }
 
-    /// Reads the backing store's version if that is due, and makes older entries stale if it has
-    /// changed. Returns the store's identity, `None` if it cannot be read, and whether the cache
-    /// may be read at `now`.
-    fn refresh_version(&self, now: Timestamp) -> (Option<StoreIdentity>, bool) {
+    /// Returns how a call at `now` may use the cache. Reads the backing store's version if that is
+    /// due, and makes older entries stale if it has changed.
+    fn cache_use(&self, now: Timestamp) -> CacheUse {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.
-            return (Some(StoreIdentity::from_bytes([0; 16])), true);
+            return CacheUse::ReadAndInvalidate(StoreIdentity::from_bytes([0; 16]));
         };
-        let changed = || self.freshness.mark_stale_until(now);
-        self.backing_version.refresh(now, || Version::read(index), changed)
+        let on_change = || self.freshness.mark_stale_until(now);
+        self.backing_version.refresh(now, || StoreVersion::read(index), on_change)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
@@ -274,13 +277,13 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 }
 
-/// A running probe of the shard with this breaker. A panic of the cache ends it.
+/// Ends the probe of the shard with this breaker if the cache panics.
 struct Probe<'b>(&'b CircuitBreaker);
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.end_probe(false, instant());
+            self.0.abort_probe(instant());
         }
     }
 }
@@ -309,16 +312,16 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let (identity, may_read_cache) = self.0.refresh_version(now);
-        let Some(key) = identity.map(|identity| identity.cache_key(id_hash)) else {
+        let CacheUse::ReadAndInvalidate(identity) = self.0.cache_use(now) else {
             return self.0.backing.load(id_hash, now);
         };
+        let key = identity.cache_key(id_hash);
         let shard = self.0.cache.shard_of(&key);
         if !self.0.circuit_breakers.of(shard).is_closed() {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
-        if is_changing || !may_read_cache {
+        if is_changing {
             return self.0.backing.load(id_hash, now);
         }
         let lease = match self.0.fetch(&key, now) {

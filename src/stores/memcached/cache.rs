@@ -14,14 +14,14 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::MemcachedStore;
-use crate::stores::memcached::client::{ItemVersion, Leased, Replacement, Space, Stamp, Target};
+use crate::stores::memcached::client::{ItemVersion, KeySpace, Leased, Replacement, Stamp, Target};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
 const INVALIDATE: &str = "invalidate entries in memcached";
 
 impl MemcachedStore {
     fn entries(&self, operation: &'static str) -> Target {
-        self.0.client.target(Space::Entries, operation)
+        self.0.client.target(KeySpace::Entries, operation)
     }
 }
 
@@ -84,7 +84,7 @@ impl Cache for MemcachedStore {
         let id_hash = item_id(key);
         let life = until.min(entry.record.deadline()).since(now);
         let at = ItemVersion { id_hash, stamp: Stamp::of(lease) };
-        if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(Space::Entries, at) {
+        if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(KeySpace::Entries, at) {
             return Ok(false);
         }
         let new = Replacement { at, value: encode_entry(entry, &id_hash), life: Some(life) };

@@ -26,7 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
-use crate::stores::memcached::client::{Item, Replacement, ServerClient, Space, Target, Written};
+use crate::stores::memcached::client::{
+    Item, KeySpace, Replacement, ServerClient, Target, Written,
+};
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
@@ -106,14 +108,14 @@ impl MemcachedStore {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
     /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
-        self.0.client.clear(Space::Sessions, "end all sessions in memcached")
+        self.0.client.clear(KeySpace::Sessions, "end all sessions in memcached")
     }
 }
 
 impl MemcachedInner {
     /// Begins a call.
     fn call(&self, now: Timestamp, operation: &'static str) -> StoreCall {
-        StoreCall { now, target: self.client.target(Space::Sessions, operation) }
+        StoreCall { now, target: self.client.target(KeySpace::Sessions, operation) }
     }
 
     /// Decodes an item; `None` if this program has not written it.
@@ -174,62 +176,64 @@ impl Store for MemcachedStore {
 }
 
 impl MemcachedInner {
-    /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
-    /// that conflict with another change, or whose id was replaced, are done one by one like
-    /// commits.
+    /// Replaces each item, in exactly the version that was read, by one with a new `seen`. If
+    /// another change has come in between, or the id was replaced, then looks the session up and
+    /// touches it alone.
     ///
     /// # Errors
     /// [`TouchError::Store`] if each server failed; [`TouchError::Sessions`] if some did.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = self.call(now, "record activity");
-        let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
-        let items = self.client.get_many(call.target, &id_hashes);
-        let (mut failed, mut again, mut touched) = (Vec::new(), Vec::new(), Vec::new());
-        for ((id_hash, touch), item) in batch.iter().zip(items) {
-            let item = match item {
-                Ok(Some(item)) => item,
-                Ok(None) => continue,
-                Err(error) => {
-                    failed.push(((*id_hash, *touch), error));
-                    continue;
-                }
-            };
-            match self.read(&item) {
-                Ok(Some(ItemState::Live(mut record))) if record.is_live(now) => {
-                    if record.touch(*touch) {
-                        let life = life_of(&record, now);
-                        let value = ItemState::Live(record).encode(id_hash);
-                        touched.push((*touch, Replacement { at: item.at, value, life }));
-                    }
-                }
-                Ok(Some(
-                    ItemState::Reserved(_) | ItemState::Moved(..) | ItemState::Redirected(_),
-                )) => {
-                    again.push((*id_hash, *touch));
-                }
-                Ok(Some(ItemState::Live(_)) | None) | Err(_) => {}
+        let items = self.client.get_many(call.target, batch.iter().map(|(id_hash, _)| id_hash));
+        let (mut writes, mut conflicts, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (touch, item) in batch.iter().zip(items) {
+            match item.map(|item| self.touch_step(item, touch.1, now)) {
+                Ok(TouchStep::Nothing) => {}
+                Ok(TouchStep::Replace(new)) => writes.push((*touch, new)),
+                Ok(TouchStep::Find) => conflicts.push(*touch),
+                Err(error) => failed.push((*touch, error)),
             }
         }
-        let (touches, replacements): (Vec<_>, Vec<_>) = touched.into_iter().unzip();
-        let written = self.client.replace_many(call.target, &replacements);
-        for ((touch, replacement), written) in touches.into_iter().zip(&replacements).zip(written) {
+        let written = self.client.replace_many(call.target, writes.iter().map(|(_, new)| new));
+        for ((touch, _), written) in writes.iter().zip(written) {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
-                Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
-                Err(error) => failed.push(((replacement.at.id_hash, touch), error)),
+                Ok(Written::Changed) => conflicts.push(*touch),
+                Err(error) => failed.push((*touch, error)),
             }
         }
         // Together they have the time of one call. What does not fit into it is tried again later.
         let call = self.call(now, "record activity");
-        for (id_hash, touch) in again {
+        for (id_hash, touch) in conflicts {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
                 failed.push(((id_hash, touch), error));
             }
         }
+        self.touch_result(batch.len(), failed)
+    }
+
+    fn touch_step(&self, item: Option<Item>, touch: Touch, now: Timestamp) -> TouchStep {
+        let Some(item) = item else { return TouchStep::Nothing };
+        match self.read(&item) {
+            Ok(Some(ItemState::Live(mut record))) => {
+                if !record.is_live(now) || !record.touch(touch) {
+                    return TouchStep::Nothing;
+                }
+                let life = life_of(&record, now);
+                let value = ItemState::Live(record).encode(&item.at.id_hash);
+                TouchStep::Replace(Replacement { at: item.at, value, life })
+            }
+            Ok(Some(_)) => TouchStep::Find,
+            Ok(None) | Err(_) => TouchStep::Nothing,
+        }
+    }
+
+    /// Returns the result of a batch with this number of touches, of which these have failed.
+    fn touch_result(&self, touches: usize, failed: FailedTouches) -> Result<(), TouchError> {
         let outages = failed.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
         let down: HashSet<usize> =
             outages.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
-        let each_is_down = failed.len() == batch.len() && down.len() == self.client.servers();
+        let each_is_down = failed.len() == touches && down.len() == self.client.servers();
         match failed.first() {
             // Another batch would wait for each server again.
             Some((_, error)) if each_is_down => Err(TouchError::Store(error.clone())),
@@ -237,3 +241,15 @@ impl MemcachedInner {
         }
     }
 }
+
+/// What a touch of an item needs.
+enum TouchStep {
+    /// Nothing: there is no live session, or later activity is recorded.
+    Nothing,
+    /// One conditional write.
+    Replace(Replacement),
+    /// A lookup, because the id was replaced.
+    Find,
+}
+
+type FailedTouches = Vec<((SessionIdHash, Touch), Error)>;

@@ -8,13 +8,14 @@ use sha2::{Digest, Sha256};
 
 use crate::id::SessionIdHash;
 
-/// Returns the contribution of a server's name to its scores.
-pub(super) fn weight(name: &str) -> u64 {
+/// Returns what a server's name contributes to its scores.
+pub(super) fn server_seed(name: &str) -> u64 {
     first_number(&Sha256::digest(name))
 }
 
-pub(super) fn score(weight: u64, id_hash: &SessionIdHash) -> u64 {
-    mix(first_number(id_hash.as_bytes()) ^ weight)
+/// Returns the score of the server with this seed for an id hash.
+pub(super) fn score(server_seed: u64, id_hash: &SessionIdHash) -> u64 {
+    mix(first_number(id_hash.as_bytes()) ^ server_seed)
 }
 
 fn first_number(bytes: &[u8]) -> u64 {
@@ -35,7 +36,7 @@ mod tests {
     fn servers_of_ids(servers: &[&str]) -> Vec<usize> {
         let id_hash = |n: u32| SessionIdHash::from_bytes(Sha256::digest(n.to_be_bytes()).into());
         let best = |id_hash| {
-            let score = |index: &usize| score(weight(servers[*index]), &id_hash);
+            let score = |index: &usize| score(server_seed(servers[*index]), &id_hash);
             (0..servers.len()).max_by_key(score).unwrap()
         };
         (0..3000).map(|n| best(id_hash(n))).collect()

@@ -83,7 +83,7 @@ impl Redirect {
     }
 }
 
-/// Why a value does not decode to a [`ItemState`].
+/// Why a value cannot be decoded to an [`ItemState`].
 #[derive(Debug)]
 pub(super) enum Unreadable {
     /// A value of this program that this version cannot decode, perhaps of a newer version.
@@ -140,27 +140,28 @@ impl ItemState {
     }
 }
 
-/// New id, time, kind of replacement, flags, end of the grace, salt, presented id.
-const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32 + 32;
-
 impl Redirect {
-    fn encode(&self) -> [u8; REDIRECT_BYTES] {
+    /// Encodes the new id, the time, the kind of replacement, the flags, the end of the grace, the
+    /// salt and the presented id, each of a fixed length.
+    fn encode(&self) -> Vec<u8> {
         let (by, grace, salt) = match &self.by {
             ReplacedBy::Renewal { grace_until } => (b'R', *grace_until, None),
             ReplacedBy::SignIn { salt: None } => (b'I', None, None),
             ReplacedBy::SignIn { salt } => (b'J', None, salt.as_ref()),
         };
-        let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
-        let at = self.at.as_millis().to_be_bytes();
-        let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = [self.had_user, self.begins_session, self.presented.is_some()];
-        let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
-        let all = all.chain([by, flags]).chain(grace);
-        let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
-        let all = all.chain(self.presented.map_or([0; 32], |id_hash| *id_hash.as_bytes()));
-        let mut bytes = [0; REDIRECT_BYTES];
-        bytes.iter_mut().zip(all).for_each(|(target, byte)| *target = byte);
-        bytes
+        let grace = grace.map_or(i64::MIN, Timestamp::as_millis);
+        let flags = u8::from(self.had_user)
+            | u8::from(self.begins_session) << 1
+            | u8::from(self.presented.is_some()) << 2;
+        [
+            &self.to.as_bytes()[..],
+            &self.at.as_millis().to_be_bytes(),
+            &[by, flags],
+            &grace.to_be_bytes(),
+            salt.map_or(&[0; 32][..], |salt| salt.as_bytes()),
+            self.presented.as_ref().map_or(&[0; 32][..], |id_hash| id_hash.as_bytes()),
+        ]
+        .concat()
     }
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {

@@ -1,5 +1,6 @@
-//! Commits: one trip that locks the session and reads it, [`Commit::decide`], and one trip that
-//! writes and commits. A merge of data into a session that the request has loaded is one trip.
+//! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
+//! and the second one writes and commits. A creation, and a merge of data into a session that the
+//! request has loaded, need one trip.
 //!
 //! Uses `sql` and `row`. Called by `store`.
 
@@ -173,7 +174,6 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let sign_in_lock = sign_in_lock(commit, sql, locks);
     let of_user = match &commit.action {
         Action::SignIn { user, new_session, .. } if commit.session_limit.is_some() => {
             let params = [user.as_str().into(), new_session.realm.as_str().into()];
@@ -187,28 +187,21 @@ async fn lock(
         }
         _ => None,
     };
-    let asked = [sign_in_lock.is_some(), of_user.is_some(), is_taken.is_some()];
-    let find =
-        || [&sql.lock, &sql.replaced_by].map(|sql| Query::new(sql, [presented.as_bytes().into()]));
+    let lock = || Query::new(&sql.lock, [presented.as_bytes().into()]);
+    let replaced_by = || Query::new(&sql.replaced_by, [presented.as_bytes().into()]);
     // The session comes after the user's other ones: what is found then is at least as new as they
     // are.
-    let queries = sign_in_lock.into_iter().chain(of_user).chain(find()).chain(is_taken);
-    let mut answers = trips.begin(queries.collect()).await?.into_iter();
-    let mut next = |asked| if asked { answers.next().unwrap_or_default() } else { Vec::new() };
-    let [sign_in_lock, of_user, is_taken] = asked;
-    next(sign_in_lock);
-    let (of_user, mut locked, mut replaced_by) = (next(of_user), next(true), next(true));
-    let taken = next(is_taken);
-    while locked.is_empty() && !replaced_by.is_empty() {
+    let sign_in_lock = sign_in_lock(commit, sql, locks);
+    let queries = [sign_in_lock, of_user, Some(lock()), Some(replaced_by()), is_taken];
+    let [_, of_user, mut locked, mut by, taken] = trips.begin(queries).await?;
+    while locked.is_empty() && !by.is_empty() {
         // While this transaction waited for the lock, a sign-in has replaced the session by
         // another, to which the presented id leads now.
-        let mut answers = trips.within(find().into()).await?.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        (locked, replaced_by) = (next(), next());
+        (locked, by) = (trips.query(lock()).await?, trips.query(replaced_by()).await?);
     }
     let found = match locked.first() {
         Some(row) => {
-            let replaced = replaced_by.first().map(|by| replaced_of(by, row)).transpose()?;
+            let replaced = by.first().map(|by| replaced_of(by, row)).transpose()?;
             row::lookup(row, replaced.flatten(), presented, commit.now)?
         }
         None => Found::Nothing,

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::error;
 use std::fmt::{self, Debug};
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -38,9 +38,40 @@ pub(super) struct SqlSettings {
 /// A connection with its runtime and its prepared statements.
 pub(super) struct PostgresConnection {
     client: Client,
+    io: SocketIo,
     statements: HashMap<String, Statement>,
-    /// Declared last: it owns the task that drives the client.
     runtime: OwnedRuntime,
+}
+
+/// The part of the client that reads and writes the socket; `None` after the end of the connection.
+/// It runs in the future of a call, because a task of its own would cost more system calls.
+struct SocketIo(Option<Pin<Box<SocketFuture>>>);
+
+type SocketFuture = dyn Future<Output = Result<(), tokio_postgres::Error>> + Send;
+
+impl SocketIo {
+    /// Completes `work`, and reads and writes the socket meanwhile.
+    async fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            // Answers come before the work that waits for them. What the work sends needs no
+            // waker, because it is written below.
+            self.poll(&mut Context::from_waker(Waker::noop()));
+            let done = work.as_mut().poll(context);
+            if done.is_pending() {
+                self.poll(context);
+            }
+            done
+        })
+        .await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) {
+        // Its end makes every call on the client fail, and those have the reason.
+        if self.0.as_mut().is_some_and(|io| io.as_mut().poll(context).is_ready()) {
+            self.0 = None;
+        }
+    }
 }
 
 /// A runtime that can be dropped on any thread: the ordinary drop waits for threads that block, and
@@ -93,14 +124,13 @@ impl PostgresConnection {
         let connected = runtime.run(deadline, async {
             #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
             let (client, connection) = config.connect(tls.clone()).await?;
-            // The task ends with the connection, and every call on the client fails then.
-            tokio::spawn(connection);
-            client.batch_execute(&settings.on_connect).await?;
-            Ok(client)
+            let mut io = SocketIo(Some(Box::pin(connection)));
+            io.run(client.batch_execute(&settings.on_connect)).await?;
+            Ok((client, io))
         });
         match connected {
-            Some(Ok(client)) => {
-                Ok(PostgresConnection { client, statements: HashMap::new(), runtime })
+            Some(Ok((client, io))) => {
+                Ok(PostgresConnection { client, io, statements: HashMap::new(), runtime })
             }
             Some(Err(error)) => Err(error_of(operation, CallFailure::Sql(error), false)),
             None => Err(no_answer(operation, false)),
@@ -115,12 +145,13 @@ impl PostgresConnection {
         is_new: bool,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> (AttemptEnd<T>, bool) {
-        let PostgresConnection { client, statements, runtime } = self;
+        let PostgresConnection { client, io, statements, runtime } = self;
         let mut trips = Trips { client, statements, settings, is_new, state: TxState::None };
-        let ended = runtime.run(deadline, async {
+        let call = async {
             let result = work(&mut trips).await;
             (result, trips.roll_back().await)
-        });
+        };
+        let ended = runtime.run(deadline, io.run(call));
         let may_be_done = trips.state == TxState::CommitSent;
         match ended {
             None => (AttemptEnd::TimedOut { may_be_done }, false),
@@ -185,9 +216,20 @@ impl Trips<'_> {
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
-    /// Begins a transaction with these statements, in one trip. Returns the rows of each.
-    pub(super) async fn begin(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(true, queries, TripEnd::NoCommit).await
+    /// Begins a transaction with these statements, in one trip. Returns the rows of each; none for
+    /// an absent statement.
+    pub(super) async fn begin<'q, const N: usize>(
+        &mut self,
+        queries: [impl Into<Option<Query<'q>>>; N],
+    ) -> Result<[Vec<Row>; N], CallFailure> {
+        let queries = queries.map(Into::into);
+        let is_present = queries.each_ref().map(Option::is_some);
+        let queries = queries.into_iter().flatten().collect();
+        let mut answers = self.send(true, queries, TripEnd::NoCommit).await?.into_iter();
+        Ok(is_present.map(|is_present| match is_present {
+            true => answers.next().unwrap_or_default(),
+            false => Vec::new(),
+        }))
     }
 
     /// Executes these statements in the open transaction, in one trip.
@@ -228,10 +270,9 @@ impl Trips<'_> {
             statements.push(self.prepared(query).await?);
         }
         if commits && self.state == TxState::None && !self.is_new {
-            // The result of a commit on a closed connection would be unknown. The runtime polls the
-            // socket, then the task reads what has arrived since the last call: the end of the
+            // The result of a commit on a closed connection would be unknown. Here the runtime
+            // polls the socket, and what has arrived since the last call is read: the end of the
             // connection, if the server has closed it.
-            yield_now().await;
             yield_now().await;
             if self.client.is_closed() {
                 return Err(CallFailure::Closed);

@@ -1,4 +1,4 @@
-//! Maps PostgreSQL's errors to [`ErrorKind`], and says which of them a retry can cure.
+//! Maps PostgreSQL's errors to [`ErrorKind`], and decides after which errors a call is repeated.
 //!
 //! Called by every module that executes SQL.
 

@@ -52,7 +52,7 @@ impl PostgresInner {
     ) -> Result<T> {
         self.pool.call_within(time, operation, async |trips| {
             let lock = Query::new(&self.sql.exclusive_lock, [self.locks.revocation.into()]);
-            trips.begin(vec![lock]).await?;
+            trips.begin([lock]).await?;
             work(trips, &self.sql).await
         })
     }
@@ -150,8 +150,8 @@ impl SessionIndex for PostgresInner {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
             let params = [realm.as_str().into(), keep.into(), limit.into()];
-            let answers = trips.begin(vec![Query::new(&self.sql.idle_anonymous, params)]).await?;
-            Ok(answers.iter().flatten().map(row::id_hash).collect::<Result<_>>()?)
+            let [rows] = trips.begin([Query::new(&self.sql.idle_anonymous, params)]).await?;
+            Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })
     }
 
@@ -170,8 +170,8 @@ impl SessionIndex for PostgresInner {
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.pool.call_within(CallTime::Bulk, "count sessions", async |trips| {
             let stats = Query::new(&self.sql.stats, [now.as_millis().into()]);
-            let answers = trips.begin(vec![stats]).await?;
-            let row = answers.first().and_then(|rows| rows.first());
+            let [rows] = trips.begin([stats]).await?;
+            let row = rows.first();
             let time = |column| -> Result<Option<Timestamp>> {
                 let Some(row) = row else { return Ok(None) };
                 Ok(get::<Option<i64>>(row, column)?.map(Timestamp::from_millis))

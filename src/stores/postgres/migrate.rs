@@ -64,7 +64,7 @@ pub(super) async fn set_up(
     let mut migrated_from = None;
     if from != newest() {
         let lock = Query::new(&sql.exclusive_lock, [locks.migration.into()]);
-        trips.begin(vec![lock]).await?;
+        trips.begin([lock]).await?;
         // Another process may have migrated while this one waited for the lock.
         let from = version(trips, names).await?;
         if from != newest() {

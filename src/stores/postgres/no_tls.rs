@@ -1,4 +1,4 @@
-//! Connections without encryption, where the feature `postgres-rustls` is off.
+//! Unencrypted connections, for builds without the feature `postgres-rustls`.
 //!
 //! Called by `connection` and `builder`.
 

@@ -1,8 +1,8 @@
 //! The connections of a store: at most a fixed number, opened when they are first used.
 //!
 //! The pool hands out slots. The caller that gets an empty slot connects on its own thread, within
-//! its deadline, so that a server that is down is an error at once. Called by `store`, `index` and
-//! `builder` for every call to the server.
+//! its deadline. If the server is down, the caller therefore gets the error immediately. Called by
+//! `store`, `index` and `builder` for every call to the server.
 
 use std::convert::Infallible;
 use std::fmt::{self, Debug};

@@ -200,10 +200,8 @@ async fn touch(
         let id_hashes = batch.iter().map(|(id_hash, _)| id_hash.as_bytes().as_slice()).collect();
         [Param::BytesList(id_hashes), now.as_millis().into()]
     };
-    let queries =
-        vec![Query::new(&sql.lock_touched, params()), Query::new(&sql.in_grace, params())];
-    let mut answers = trips.begin(queries).await?.into_iter();
-    let (rows, in_grace) = (answers.next().unwrap_or_default(), answers.next().unwrap_or_default());
+    let queries = [&sql.lock_touched, &sql.in_grace].map(|sql| Query::new(sql, params()));
+    let [rows, in_grace] = trips.begin(queries).await?;
     // The latest activity by the presented id hash, and by the row id of a session that a replaced
     // id in its grace finds.
     let mut seen_by_id: HashMap<SessionIdHash, Timestamp> = HashMap::new();

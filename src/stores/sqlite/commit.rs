@@ -66,14 +66,13 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
         Decision::Update { at, session } => {
             let evicted = tx.make_room(&session.record, Some(at.id))?;
             match commit.delta.changes_data_only() {
-                true => tx.update_data(at, &session.record)?,
+                true => tx.update_data(at, &session)?,
                 false => tx.update_all(at, &session)?,
             }
             Ok(Committed::Done { session, replaced: None, ended: Vec::new(), evicted })
         }
         Decision::Touch { at, session } => {
-            let (seen, deadline) = (session.record.seen, session.record.deadline());
-            tx.update_seen(at.id, at.id_hash, seen, deadline)?;
+            tx.update_seen(at, &session)?;
             Ok(Committed::Unchanged(session))
         }
         Decision::End { at, public_id, user } => {

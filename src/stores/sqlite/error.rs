@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::error;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
@@ -38,25 +37,26 @@ impl fmt::Display for SqliteError {
 
 impl error::Error for SqliteError {}
 
-/// The error for a path at which there is no file.
+/// The cause of an error of opening the database, for an operator and, as a type, for tools.
 #[derive(Debug)]
-pub(super) struct NoFile {
-    /// Where the path leads, if it is a symbolic link.
-    pub(super) link_target: Option<PathBuf>,
+pub(super) struct NotOpened {
+    pub(super) failure: OpenFailure,
+    pub(super) message: String,
 }
 
-impl fmt::Display for NoFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.link_target {
-            None => f.write_str("there is no such file"),
-            Some(target) => {
-                write!(f, "it is a link to {}, where there is no file", target.display())
-            }
-        }
+impl NotOpened {
+    pub(super) fn new(failure: OpenFailure, message: impl Into<String>) -> Self {
+        NotOpened { failure, message: message.into() }
     }
 }
 
-impl error::Error for NoFile {}
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl error::Error for NotOpened {}
 
 /// A reason why a database cannot be opened, where a remedy depends on more than the
 /// [`ErrorKind`].
@@ -67,16 +67,19 @@ pub enum OpenFailure {
     Missing,
     /// The path is a symbolic link to a file that does not exist.
     DanglingLink,
+    /// The file has no content: no service has used it yet, or another program has emptied it.
+    Empty,
     /// The file is not a SQLite database.
     NotADatabase,
+    /// The file system is mounted read-only.
+    ReadOnlyFileSystem,
 }
 
 impl OpenFailure {
     pub(super) fn of(error: &Error) -> Option<Self> {
         let cause = error.cause()?;
-        if let Some(NoFile { link_target }) = cause.downcast_ref() {
-            let is_link = link_target.is_some();
-            return Some(if is_link { OpenFailure::DanglingLink } else { OpenFailure::Missing });
+        if let Some(NotOpened { failure, .. }) = cause.downcast_ref() {
+            return Some(*failure);
         }
         let SqliteError(error) = cause.downcast_ref()?;
         let is_foreign = error.sqlite_error_code() == Some(ErrorCode::NotADatabase);

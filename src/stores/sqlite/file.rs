@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::sqlite::error::{self, NoFile, while_doing};
+use crate::stores::sqlite::error::{self, NotOpened, OpenFailure, while_doing};
 use crate::stores::sqlite::ownership::{
     denial, explain, give_to_owner_of_folder, irregular, with_suffix,
 };
@@ -187,32 +187,47 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
         refuse_log_of_deleted(path, &operation(path))?;
         create_private(path).map_err(|source| failed(path, source))?;
     } else if !fs::exists(path).unwrap_or(true) {
-        let why = NoFile { link_target: None };
+        let why = NotOpened::new(OpenFailure::Missing, "there is no such file");
         return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
     }
     let path = fs::canonicalize(path).map_err(|source| failed(path, source))?;
+    refuse_log_of_deleted(&path, &operation(&path))?;
+    if purpose != Purpose::Create && is_empty(&path) {
+        let why = NotOpened::new(OpenFailure::Empty, "the file is empty");
+        return Err(Error::with_source(ErrorKind::NotSetUp, operation(&path), why));
+    }
     open_at(&path, purpose).map_err(|error| explain(error, &path))
 }
 
-/// Rejects a missing file whose write-ahead log exists and is not empty. SQLite would remove the
-/// log, which has the latest changes of the deleted database.
+/// Rejects a file that is missing or empty although its write-ahead log has content. SQLite would
+/// remove the log, which has the latest changes of the deleted database.
 pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> {
+    // The log is looked at before the file: a process that makes a database begins with the file.
     let log = with_suffix(path, "-wal");
     let has_log = fs::metadata(&log).is_ok_and(|log| log.is_file() && log.len() > 0);
-    if !has_log || fs::exists(path).unwrap_or(true) {
+    let (state, files) = match fs::exists(path) {
+        Ok(false) => ("a deleted", "the log and -shm"),
+        _ if is_empty(path) => ("an emptied", "the file, the log and -shm"),
+        _ => return Ok(()),
+    };
+    if !has_log {
         return Ok(());
     }
     let why = format!(
-        "{} exists, the log of a deleted database: stop the service, move the log and -shm away, \
+        "{} exists, the log of {state} database: stop the service, move {files} away, \
          and `restore` the last copy",
         log.display()
     );
     Err(Error::with_source(ErrorKind::Invalid, operation.to_owned(), why))
 }
 
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+}
+
 /// Returns the error for a symbolic link to a file that does not exist. No file is created there,
 /// because a link to an unmounted disk looks the same.
-fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
+pub(super) fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
     let target = fs::read_link(path).ok()?;
     if fs::exists(path).unwrap_or(true) {
         return None;
@@ -221,7 +236,8 @@ fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
         Purpose::Create => ErrorKind::Unavailable,
         Purpose::Write | Purpose::Read => ErrorKind::NotSetUp,
     };
-    let why = NoFile { link_target: Some(target) };
+    let message = format!("it is a link to {}, where there is no file", target.display());
+    let why = NotOpened::new(OpenFailure::DanglingLink, message);
     Some(Error::with_source(kind, operation(path), why))
 }
 

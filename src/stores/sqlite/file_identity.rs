@@ -1,19 +1,18 @@
-//! Detects that the database file or its log was deleted or replaced while it is open, and that the
-//! file has a second name.
+//! Detects that the database file or its log was deleted, emptied or replaced while it is open, and
+//! that the file has a second name.
 //!
 //! The builder records the files. Called before each write and when a read connection is
 //! opened.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::ownership::explain;
+use crate::stores::sqlite::ownership::{explain, mount};
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.
@@ -53,7 +52,15 @@ impl FileIdentity {
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or
     /// none.
     pub(super) fn check(&self) -> Result<()> {
-        let moved = self.files.iter().find(|(path, number)| is_moved(path, *number));
+        // The database, the first, is never empty; the log can be.
+        let is_moved = |(at, (path, number)): &(usize, &(PathBuf, u64))| match fs::metadata(path) {
+            // The inode number alone, as SQLite compares: that of the device can change while a
+            // file stays.
+            Ok(found) => found.ino() != *number || (*at == 0 && found.len() == 0),
+            // After any other error the file may still be there.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let moved = self.files.iter().enumerate().find(is_moved).map(|(_, file)| file);
         if moved.is_some() != self.reported.load(Ordering::Relaxed)
             && moved.is_some() != self.reported.swap(moved.is_some(), Ordering::Relaxed)
         {
@@ -63,41 +70,19 @@ impl FileIdentity {
             });
         }
         let Some((path, _)) = moved else { return Ok(()) };
-        let why = "it was deleted or replaced while it was open; put it back, or stop the program, \
-                   remove any remaining -wal and -shm files beside the new one, and start it again";
+        let why = "it was deleted, emptied or replaced while it was open; put it back, or stop the \
+                   program, remove any remaining -wal and -shm files beside the new one, and start \
+                   it again";
         Err(Error::with_source(ErrorKind::Unavailable, format!("find {}", path.display()), why))
     }
 }
 
 /// Returns why the file at an absolute path without links can have a second name.
 pub(super) fn second_name(path: &Path) -> Option<String> {
-    let links = fs::metadata(path).ok()?.nlink();
+    let links = fs::metadata(path).ok().filter(Metadata::is_file)?.nlink();
     if links > 1 {
         return Some(format!("it has {links} hard links"));
     }
-    is_mount_point(path).then(|| "it is a mount point: mount its folder instead".to_owned())
-}
-
-/// Returns whether the operating system lists this file as a mount point.
-fn is_mount_point(path: &Path) -> bool {
-    let mut escaped = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").into_bytes()),
-            _ => escaped.push(*byte),
-        }
-    }
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let mut mounts = mounts.split(|byte| *byte == b'\n');
-    mounts.any(|mount| mount.split(|byte| *byte == b' ').nth(4) == Some(escaped.as_slice()))
-}
-
-/// Compares the inode number alone, as SQLite does: the device number can change while a file
-/// stays.
-fn is_moved(path: &Path, number: u64) -> bool {
-    match fs::metadata(path) {
-        Ok(found) => found.ino() != number,
-        // After any other error the file may still be there.
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+    let is_mounted = mount(path).is_some_and(|mount| mount.is_at_path);
+    is_mounted.then(|| "it is a mount point: mount its folder instead".to_owned())
 }

@@ -17,7 +17,7 @@
 //! columns, error
 //! ```
 
-mod admin;
+pub mod admin;
 mod builder;
 mod columns;
 mod commit;
@@ -36,12 +36,6 @@ mod store;
 mod wal;
 mod write;
 
-pub use admin::{
-    Admin, CompactMode, DataSizes, DatabaseInfo, Progress, ProgressFn, RestoreReport, ScanReport,
-    SessionDetails,
-};
 pub use builder::{Durability, Journal, SqliteStoreBuilder};
-pub use error::OpenFailure;
-pub use migrate::PendingMigration;
 pub use rusqlite;
 pub use store::SqliteStore;

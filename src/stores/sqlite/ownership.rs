@@ -3,13 +3,15 @@
 //!
 //! Called by `file`, by the builder and by `admin`.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
-use crate::stores::sqlite::error::SqliteError;
+use crate::stores::sqlite::error::{NotOpened, OpenFailure, SqliteError};
 
 /// Adds to an error of opening the database at `path` what this process may not do there. An error
 /// that has another reason stays as it is.
@@ -22,6 +24,11 @@ pub(super) fn explain(error: Error, path: &Path) -> Error {
     if let Some(irregular) = irregular(path) {
         let operation = error.operation().to_owned();
         return Error::with_source(ErrorKind::Unavailable, operation, irregular);
+    }
+    if mount(path).is_some_and(|mount| mount.is_read_only) {
+        let failure = OpenFailure::ReadOnlyFileSystem;
+        let why = NotOpened::new(failure, "its file system is mounted read-only");
+        return Error::with_source(ErrorKind::ReadOnly, error.operation().to_owned(), why);
     }
     let (kind, why) = if let Some(why) = denial(path) {
         (ErrorKind::ReadOnly, why)
@@ -47,6 +54,39 @@ pub(super) fn denial(path: &Path) -> Option<String> {
     let denied = denied(&user, path);
     (!denied.is_empty())
         .then(|| format!("permission denied to {}: {}", user_name(user.uid), denied.join("; ")))
+}
+
+/// The mount of a path.
+pub(super) struct Mount {
+    pub(super) is_read_only: bool,
+    /// Whether the path itself is mounted.
+    pub(super) is_at_path: bool,
+}
+
+/// Returns the mount of an existing file, or of the folder of a missing one, where the operating
+/// system lists its mounts.
+pub(super) fn mount(path: &Path) -> Option<Mount> {
+    let path = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder(path))).ok()?;
+    let mut escaped = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").into_bytes()),
+            _ => escaped.push(*byte),
+        }
+    }
+    let path = Path::new(OsStr::from_bytes(&escaped));
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    let of_path = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
+        // The point and the options of the mount, …, at the end those of the file system.
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (point, options) = (Path::new(OsStr::from_bytes(fields.nth(4)?)), fields.next()?);
+        path.starts_with(point).then_some((point, [options, fields.next_back()?]))
+    });
+    // A later mount on the same point hides the earlier one.
+    let (point, options) = of_path.max_by_key(|(point, _)| point.components().count())?;
+    let is_read_only =
+        options.iter().any(|all| all.split(|byte| *byte == b',').any(|one| one == b"ro"));
+    Some(Mount { is_read_only, is_at_path: point == path })
 }
 
 /// The suffixes of the database and the files that SQLite keeps beside it.

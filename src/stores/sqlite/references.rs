@@ -8,9 +8,10 @@ use rusqlite::Connection;
 
 use crate::stores::sqlite::sql::ReadSql;
 
-/// A foreign key of another table to the sessions table.
+/// A foreign key of another table to the sessions table, or a trigger on that.
 #[derive(Debug)]
-pub(super) struct ForeignKey {
+pub(super) struct Dependent {
+    /// The table of the foreign key or of the trigger.
     pub(super) table: String,
     /// Whether a referenced session cannot be deleted.
     pub(super) keeps_rows: bool,
@@ -21,20 +22,20 @@ pub(super) struct ForeignKey {
     condition: String,
 }
 
-pub(super) fn foreign_keys(
+pub(super) fn dependents(
     connection: &Connection,
     sql: &ReadSql,
-) -> rusqlite::Result<Vec<ForeignKey>> {
-    let mut statement = connection.prepare_cached(&sql.foreign_keys)?;
-    let foreign_keys = statement.query_map([], |row| {
-        Ok(ForeignKey {
+) -> rusqlite::Result<Vec<Dependent>> {
+    let mut statement = connection.prepare_cached(&sql.dependents)?;
+    let dependents = statement.query_map([], |row| {
+        Ok(Dependent {
             table: row.get(0)?,
             keeps_rows: row.get(1)?,
             keeps_ids: row.get(2)?,
             condition: row.get(3)?,
         })
     })?;
-    foreign_keys.collect()
+    dependents.collect()
 }
 
 /// Returns the condition that a row of another table references a session and does not go with it;
@@ -43,12 +44,12 @@ pub(super) fn referenced_condition(
     connection: &Connection,
     sql: &ReadSql,
 ) -> rusqlite::Result<Option<String>> {
-    let foreign_keys = foreign_keys(connection, sql)?;
-    if foreign_keys.is_empty() && !connection.prepare_cached(&sql.has_triggers)?.exists([])? {
+    let dependents = dependents(connection, sql)?;
+    if dependents.is_empty() {
         return Ok(None);
     }
-    let keeping = foreign_keys.into_iter().filter(|key| key.keeps_rows);
-    let conditions = keeping.map(|key| key.condition).chain(["false".to_owned()]);
+    let keeping = dependents.into_iter().filter(|dependent| dependent.keeps_rows);
+    let conditions = keeping.map(|dependent| dependent.condition).chain(["false".to_owned()]);
     Ok(Some(format!("({})", conditions.collect::<Vec<_>>().join(" OR "))))
 }
 
@@ -57,6 +58,6 @@ pub(super) fn keeping_tables(
     connection: &Connection,
     sql: &ReadSql,
 ) -> rusqlite::Result<BTreeSet<String>> {
-    let keeping = foreign_keys(connection, sql)?.into_iter().filter(|key| key.keeps_rows);
-    Ok(keeping.map(|key| key.table).collect())
+    let keeping = dependents(connection, sql)?.into_iter().filter(|it| it.keeps_rows);
+    Ok(keeping.map(|dependent| dependent.table).collect())
 }

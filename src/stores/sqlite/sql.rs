@@ -130,14 +130,14 @@ statements! {
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
     identity: "SELECT value FROM {meta} WHERE name = 'identity'";
-    // Each foreign key of another table that references this one:
+    // Each foreign key of another table that references this one, and each trigger on this one:
     // - its table,
     // - whether it keeps the row of a session,
     // - whether it keeps the id of a session, or names a column that no key can reference,
     // - the condition on a session that a row references it.
     // A foreign key without columns references the row id. The texts of the tables are searched
     // first, because SQLite takes some 5 us a table to list its foreign keys.
-    foreign_keys:
+    dependents:
         "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
          max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \
          OR lower(coalesce(f.\"to\", 'id')) NOT IN ('id', 'id_hash')), \
@@ -147,10 +147,9 @@ statements! {
          FROM sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
          WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
          AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \
-         GROUP BY m.name, f.id";
-    has_triggers:
-        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' \
-         AND tbl_name = trim('{t}', '\"') COLLATE NOCASE";
+         GROUP BY m.name, f.id UNION ALL \
+         SELECT tbl_name, 0, 0, 'false' FROM sqlite_schema \
+         WHERE type = 'trigger' AND tbl_name = trim('{t}', '\"') COLLATE NOCASE";
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The cross-origin check, before a request is routed.
 //!
-//! A fairing cannot answer a request. A refused one therefore becomes a `CONNECT`, which neither a
-//! page can send nor an application answers, and the route for that method responds.
+//! A fairing cannot answer a request. A refused request therefore becomes a `CONNECT`: no page can
+//! send this method, no application answers it, and a route for it sends the refusal.
 
 use rocket::fairing::{Fairing, Info, Kind};
 use rocket::http::{ContentType, Method, Status};

@@ -1,4 +1,4 @@
-//! The response to a failed request, for which Rocket's catchers are called again if necessary.
+//! The response to a failed request. If necessary, Rocket's catchers are called again to make it.
 
 use std::error;
 use std::panic::AssertUnwindSafe;

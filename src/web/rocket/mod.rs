@@ -23,16 +23,16 @@
 //! `&SessionManager` is a guard too.
 //!
 //! # Requests from other origins
-//! A request that a page of another origin sent is answered with 403 and a plain text, and no
-//! handler or catcher runs ([`CrossOrigin`](crate::CrossOrigin)). The check runs after all request
-//! fairings that are attached before the launch, so it sees the method and the path that they have
-//! set. Routing and response fairings see a refused request as a `CONNECT`.
+//! The response to a cross-origin request is 403 with a plain text, and no handler or catcher runs
+//! ([`CrossOrigin`](crate::CrossOrigin)). The check runs after all request fairings that are
+//! attached before the launch, so it sees the method and the path that they have set. Routing and
+//! response fairings see a refused request as a `CONNECT`.
 //!
 //! # Errors
 //! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
 //! [status](SessionManager::status_of) makes the response, and an event has the details. Handlers
-//! that return [`Result`] can fail with any other error too. If that error contains one of this
-//! crate, its status counts, else 500.
+//! that return [`Result`] can fail with any other error too. If that error contains an error of
+//! this crate, the response has the status of the contained error, otherwise 500.
 //!
 //! # Storing of changes
 //! The session's changes are stored before the response is sent, after the handler and, if one was

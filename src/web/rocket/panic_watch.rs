@@ -1,8 +1,9 @@
 //! Distinguishes a handler's panic from a 500.
 //!
 //! Rocket answers both in the same way, and a guard that is a reference is not dropped when the
-//! handler unwinds. Therefore a panic hook records which request has panicked, by its task, or for
-//! Rocket's local client by its thread, and calls the program's hook.
+//! handler unwinds. A panic hook therefore records which request has panicked and calls the
+//! program's hook. It identifies the request by its task or, for Rocket's local client, by its
+//! thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;

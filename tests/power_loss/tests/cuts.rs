@@ -9,7 +9,8 @@ use std::path::Path;
 
 use cloakroom::backend::Store;
 use cloakroom::clock::Timestamp;
-use cloakroom::stores::sqlite::{Admin, CompactMode, Durability, Journal};
+use cloakroom::stores::sqlite::admin::{Admin, CompactMode};
+use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use common::dice::Dice;
 use common::{Folder, NOW, create, setting};
@@ -75,7 +76,7 @@ fn full_durability_loses_nothing_with_a_rollback_journal() {
 /// All operator's commands on all sessions, each with a mark when it was acknowledged.
 fn operate(path: &Path, report: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
-    let watch = || -> cloakroom::stores::sqlite::ProgressFn {
+    let watch = || -> cloakroom::stores::sqlite::admin::ProgressFn {
         Box::new(|_| std::ops::ControlFlow::Continue(()))
     };
     let fill = |store: &SqliteStore| {

@@ -22,7 +22,7 @@ use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::{
     Error, ErrorKind, MemoryStore, PostgresStore, Result, SessionManager, SqliteStore,
 };

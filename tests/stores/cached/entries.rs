@@ -11,7 +11,7 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
-use cloakroom::stores::sqlite::Admin;
+use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
 use crate::cached::fixture::{

@@ -1,16 +1,22 @@
 //! A cache in front of PostgreSQL, as several machines have it: what one machine ends or changes,
 //! the others see at once, or within the life of an entry if no invalidation reaches them.
 
+use std::io::{BufRead, BufReader, Lines, Write, stdin};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, Loaded, Store};
 use cloakroom::conformance::check;
+use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 
 use crate::common::memcached;
 use crate::common::postgres::{fresh_table, shared};
-use crate::common::{NOW, cached_store, create, end, live_at, merge, setting, value};
+use crate::common::{
+    KillOnDrop, NOW, cached_store, child, create, end, hex, id_hash_of, live_at, merge, role,
+    setting, value,
+};
 
 const LIFE: Duration = Duration::from_secs(60);
 
@@ -60,4 +66,78 @@ fn a_revocation_of_everyone_is_seen_within_a_second() {
     assert!(live_at(&there, &id_hash, NOW).unwrap().is_some());
     here.index().unwrap().revoke_everyone(None, NOW).unwrap();
     assert!(live_at(&there, &id_hash, NOW + Duration::from_secs(1)).unwrap().is_none());
+}
+
+/// Loads the sessions that its input names, each at the time beside it.
+#[test]
+fn child_process() {
+    let Some(table) = role() else { return };
+    let url = std::env::var("URL").unwrap();
+    let backing = cloakroom::PostgresStore::builder(&url).table(table).open().unwrap();
+    let store = cached_store(MemoryCache::new(), backing);
+    for line in stdin().lines() {
+        let line = line.unwrap();
+        let (id_hash, seconds) = line.split_once(' ').unwrap();
+        let now = NOW + Duration::from_secs(seconds.parse().unwrap());
+        let found = live_at(&store, &id_hash_of(id_hash), now).unwrap();
+        let number: Option<i64> = found.and_then(|record| value(&record, "n"));
+        println!("\nfound {}", number.map_or("nothing".to_owned(), |n| n.to_string()));
+    }
+}
+
+/// Another process on the table, with a cache of its own.
+struct OtherProcess {
+    _process: KillOnDrop,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl OtherProcess {
+    fn start(table: &str) -> Self {
+        let mut command = child(module_path!(), table);
+        command.env("URL", shared().url()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = KillOnDrop(command.spawn().unwrap());
+        let input = process.0.stdin.take().unwrap();
+        let output = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        OtherProcess { _process: process, input, output }
+    }
+
+    /// The number `n` that it finds in the session so long after [`NOW`]; `None` if the session
+    /// has ended.
+    fn number_after(&mut self, after: Duration, id_hash: &SessionIdHash) -> Option<i64> {
+        writeln!(self.input, "{} {}", hex(id_hash), after.as_secs()).unwrap();
+        let mut lines = self.output.by_ref().map(Result::unwrap);
+        let found = lines.find_map(|line| Some(line.strip_prefix("found ")?.to_owned()));
+        found.expect("it answers").parse().ok()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn another_process_sees_a_change_and_an_ending_within_a_life() {
+    let table = fresh_table();
+    let here = cached_store(MemoryCache::new(), shared().builder_in(&table).open().unwrap());
+    let mut there = OtherProcess::start(&table);
+    let id_hash = create(&here, &setting("n", 1)).unwrap();
+    assert_eq!(there.number_after(Duration::ZERO, &id_hash), Some(1));
+    merge(&here, &id_hash, &setting("n", 2)).unwrap();
+    let record = live_at(&here, &id_hash, NOW).unwrap().unwrap();
+    assert_eq!(value(&record, "n"), Some(2), "the process that made it sees it at once");
+    assert_eq!(there.number_after(LIFE - SECOND, &id_hash), Some(1));
+    assert_eq!(there.number_after(LIFE, &id_hash), Some(2));
+    end(&here, &id_hash).unwrap();
+    assert_eq!(there.number_after(LIFE * 2 - SECOND, &id_hash), Some(2));
+    assert_eq!(there.number_after(LIFE * 2, &id_hash), None);
+}
+
+#[test]
+fn another_process_sees_a_revocation_of_everyone_in_a_second() {
+    let table = fresh_table();
+    let here = cached_store(MemoryCache::new(), shared().builder_in(&table).open().unwrap());
+    let mut there = OtherProcess::start(&table);
+    let id_hash = create(&here, &setting("n", 1)).unwrap();
+    assert_eq!(there.number_after(Duration::ZERO, &id_hash), Some(1));
+    here.index().unwrap().revoke_everyone(None, NOW).unwrap();
+    assert_eq!(there.number_after(SECOND, &id_hash), None);
 }

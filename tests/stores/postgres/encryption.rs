@@ -33,7 +33,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 /// A server that has a certificate for its address, and the certificate.
 fn encrypted() -> (Postgres, String) {
     let (server, (certificate, key)) = (Postgres::start(), certificate("127.0.0.1"));
-    server.offer_encryption(&certificate, &key);
+    server.require_encryption(&certificate, &key);
     (server, certificate)
 }
 

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Action, Commit, Committed, Delta, SessionIndex, Store, Touch};
@@ -128,6 +130,34 @@ pub(crate) fn all_succeed_after(
         disturb();
         call(store, id_hash).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+}
+
+/// Kills the server while a thread counts in `n` of a session. Returns the last number that was
+/// acknowledged.
+pub(crate) fn killed_under_changes(
+    server: &Postgres,
+    store: &PostgresStore,
+    id_hash: &SessionIdHash,
+) -> i64 {
+    let acknowledged = AtomicI64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1.. {
+                match merge(store, id_hash, &setting("n", n)) {
+                    Ok(_) => acknowledged.store(n, Ordering::SeqCst),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                        break;
+                    }
+                }
+            }
+        });
+        while acknowledged.load(Ordering::SeqCst) < 50 {
+            thread::yield_now();
+        }
+        server.kill();
+    });
+    acknowledged.into_inner()
 }
 
 /// A transaction of another program, which lasts until this is dropped.

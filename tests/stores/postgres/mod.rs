@@ -3,6 +3,7 @@
 mod cached;
 mod calls;
 mod encryption;
+mod failover;
 mod given;
 mod handles;
 mod outages;

@@ -5,7 +5,9 @@ use std::time::Instant;
 use cloakroom::ErrorKind;
 use cloakroom::backend::{Delta, Store};
 
-use super::given::{HASTY, SOON, all_fail, all_succeed, all_succeed_after, hasty, number};
+use super::given::{
+    HASTY, SOON, all_fail, all_succeed, all_succeed_after, hasty, killed_under_changes, number,
+};
 use crate::common::postgres::Postgres;
 use crate::common::{NOW, create, live, merge, setting};
 
@@ -78,12 +80,7 @@ fn a_terminated_connection_fails_no_call() {
 fn a_change_that_no_replica_has_is_not_acknowledged() {
     let server = Postgres::start();
     let (store, id_hash) = hasty(&server, |builder| builder.connect_timeout(HASTY));
-    let wait_for = |name: &str| {
-        server.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
-        server.sql("SELECT pg_reload_conf()");
-        while server.sql("SHOW synchronous_standby_names") != name {}
-    };
-    wait_for("absent");
+    server.set("synchronous_standby_names", "absent");
     // A connection may read the new setting after its first commit.
     let failed = (2..50).any(|n| {
         let error = merge(&store, &id_hash, &setting("n", n)).err();
@@ -93,7 +90,7 @@ fn a_change_that_no_replica_has_is_not_acknowledged() {
         })
     });
     assert!(failed, "changes are acknowledged");
-    wait_for("");
+    server.set("synchronous_standby_names", "");
 }
 
 #[test]
@@ -101,26 +98,9 @@ fn acknowledged_changes_survive_a_killed_server() {
     let server = Postgres::start();
     let store = server.store();
     let id_hash = create(&store, &Delta::new()).unwrap();
-    let acknowledged = std::sync::atomic::AtomicI64::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for n in 1.. {
-                match merge(&store, &id_hash, &setting("n", n)) {
-                    Ok(_) => acknowledged.store(n, std::sync::atomic::Ordering::SeqCst),
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-                        break;
-                    }
-                }
-            }
-        });
-        while acknowledged.load(std::sync::atomic::Ordering::SeqCst) < 50 {
-            std::thread::yield_now();
-        }
-        server.kill();
-    });
+    let acknowledged = killed_under_changes(&server, &store, &id_hash);
     server.start_again();
-    let (stored, acknowledged) = (number(&store, &id_hash), acknowledged.into_inner());
+    let stored = number(&store, &id_hash);
     // The last one may have been stored and not acknowledged.
     assert!([acknowledged, acknowledged + 1].contains(&stored), "{stored} of {acknowledged}");
 }

@@ -255,6 +255,7 @@ fn a_copy_without_tables_is_reported_as_such() {
     let empty = folder.path("empty.db").display().to_string();
     let ran = run(&folder, &["restore", &empty, "--yes"]);
     assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("the copy cannot be used: the file is empty; check"), "{}", ran.err);
     assert!(ran.err.ends_with("and that this is the copy you mean\n"), "{}", ran.err);
     fs::write(folder.path("notes"), "These are my notes. ".repeat(500)).unwrap();
     let notes = folder.path("notes").display().to_string();
@@ -284,6 +285,27 @@ fn a_killed_restore_changes_everything_or_nothing() {
     // If it was killed in time, `doctor` finds its unfinished file.
     let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
     assert_eq!(run(&folder, &["doctor"]).out.contains(".partial was not finished"), left);
+}
+
+#[test]
+fn damage_that_prevents_a_restore_is_named_with_its_remedy() {
+    let (folder, _store) = with_store();
+    let copy = backup(&folder);
+    let other = set_up();
+    let path = other.database().display().to_string();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100..3000].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    let ran = run(&other, &["restore", &copy, "--yes"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("app.db is too damaged to be written over ("), "{ran:?}");
+    assert!(ran.err.ends_with("with its -wal and -shm, and `restore` again\n"), "{ran:?}");
+    assert!(!run(&other, &["doctor"]).out.contains("run `doctor`"));
+    let ran = run(&folder, &["restore", &path, "--yes"]);
+    assert!(ran.err.contains("the copy is damaged: "), "{ran:?}");
+    // What the message says helps.
+    fs::rename(&path, other.path("damaged.db")).unwrap();
+    done(&other, &["restore", &copy, "--yes"]);
 }
 
 /// Interrupts a restore when `now` returns true. Returns whether that was in time.

@@ -320,7 +320,7 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
         let is_header = place == "SELECT 1";
         let way_out = match is_header {
             true => "move it away with its -wal and -shm, and `restore` a copy",
-            false => "run `doctor`; `restore FILE` replaces the database with a copy",
+            false => "; without one see \"Damage without a copy\" in docs/operating.md",
         };
         for command in commands(&folder) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();

@@ -362,6 +362,27 @@ fn a_target_that_changes_meanwhile_is_reported() {
 }
 
 #[test]
+fn a_session_created_in_the_target_stops_the_copy() {
+    let moved = Move::new();
+    fill(&moved.folder, 1000, true);
+    let sessions = sessions_of(moved.store());
+    // The number that the service gives its next session is above those of the copy.
+    let numbers = format!("pg_get_serial_sequence('{}', 'id')", moved.table);
+    let mut cookie = None;
+    let ran: Ran = moved
+        .paused_at(450, |_| {
+            shared().sql(&format!("SELECT setval({numbers}, 5000)"));
+            cookie = Some(sign_in(&sessions, "ada"));
+        })
+        .into();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("another program has changed the target meanwhile"), "{ran:?}");
+    assert_eq!(moved.count(), "601", "the batch at work, and the session of the service");
+    assert_eq!(user(&sessions, &cookie.unwrap()), Some("ada".to_owned()));
+    moved.fails("another program has changed it since; nothing was changed");
+}
+
+#[test]
 fn a_target_with_sessions_of_its_own_is_refused_unchanged() {
     let moved = Move::new();
     fill(&moved.folder, 3, true);

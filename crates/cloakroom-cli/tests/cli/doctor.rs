@@ -7,7 +7,7 @@ use std::time::Duration;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
-use crate::fixture::{DAY, begin, done, fill, json, number, open, run, set_up, with_store};
+use crate::fixture::{DAY, Ran, begin, done, fill, json, number, open, run, set_up, with_store};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -86,6 +86,44 @@ fn permissions_for_other_users_are_found() {
 }
 
 #[test]
+fn a_lock_that_is_held_is_found() {
+    let folder = set_up();
+    let other = Connection::open(folder.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    only(&folder, "access", "database is locked: another connection holds the lock");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(wrong(&folder, &[]), []);
+}
+
+#[test]
+fn a_file_replaced_while_a_process_has_it_open_is_found() {
+    let (folder, store) = with_store();
+    begin(&store, None, MINUTE);
+    let in_use = format!("(process {})", std::process::id());
+    assert!(done(&folder, &["doctor"]).contains(&in_use));
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    // The first one stays under another name; the second is deleted by the third.
+    fs::rename(folder.database(), folder.path("moved.db")).unwrap();
+    fs::copy(&copy, folder.database()).unwrap();
+    only(&folder, "in use", &format!("{in_use} has a file open that was deleted, moved"));
+    fs::rename(folder.path("moved.db"), folder.database()).unwrap();
+    assert_eq!(wrong(&folder, &[]), []);
+    fs::rename(&copy, folder.database()).unwrap();
+    only(&folder, "in use", &format!("{in_use} has a file open that was deleted, moved"));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_found() {
+    let folder = set_up();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -f 1000; exec \"$0\" doctor", env!("CARGO_BIN_EXE_cloakroom")]);
+    let ran: Ran = shell.env("CLOAKROOM_DB", folder.database()).output().unwrap().into();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("PROBLEM file size    files of cloakroom (process "), "{ran:?}");
+}
+
+#[test]
 fn a_kept_journal_mode_is_found() {
     let folder = Folder::new();
     done(&folder, &["setup", "--keep-journal"]);
@@ -138,5 +176,6 @@ fn a_clock_that_is_ahead_is_found() {
     assert_eq!(wrong(&folder, &[]), []);
     ahead(7200);
     only(&folder, "clock", "in the future");
+    assert!(run(&folder, &["doctor"]).out.contains("goes away by itself, at the latest at 20"));
     assert_eq!(wrong(&folder, &["--quick"])[0].0, "clock");
 }

@@ -17,9 +17,10 @@ pub(crate) fn play() {
     let args = std::env::var("WORDS").unwrap();
     let args = args.split(' ');
     let code = match role.as_str() {
-        "builder" => {
-            cloakroom_cli::run(args, Target::Builder(SqliteStore::builder(path).table("session")))
-        }
+        "builder" => cloakroom_cli::run(
+            args,
+            Target::SqliteBuilder(SqliteStore::builder(path).table("session")),
+        ),
         "store" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::open(path).unwrap())),
         "memory" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::in_memory().unwrap())),
         "insecure" => {

@@ -11,8 +11,8 @@ use cloakroom::{ErrorKind, SqliteStore};
 
 use crate::common::Folder;
 use crate::fixture::{
-    Ran, begin, count, damage, done, fails, fill, json, number, open, program, run, set_up,
-    with_store,
+    Ran, begin, count, damage, done, fails, fill, is_intact, json, names, number, open, program,
+    run, set_up, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -228,6 +228,85 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
 }
 
 #[test]
+fn an_emptied_database_is_not_set_up_beside_its_log() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let copy = Folder::new().path("copy.db").display().to_string();
+    fs::write(folder.database(), "").unwrap();
+    let log = fs::read(folder.path("app.db-wal")).unwrap();
+    for command in [&["setup"][..], &["stats"], &["sweep"], &["restore", &copy, "--yes"]] {
+        let said = run(&folder, command).err;
+        let words = "app.db-wal exists, the log of an emptied database: stop the service, move the";
+        assert!(said.contains(words), "{command:?}: {said}");
+    }
+    assert!(only_problem(&folder, "file").contains("the log of an emptied database"));
+    let error = SqliteStore::open(folder.database()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
+    assert_eq!(fs::metadata(folder.database()).unwrap().len(), 0);
+}
+
+#[test]
+fn an_empty_file_is_reported_with_what_to_do() {
+    let (folder, store) = with_store();
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    drop(store);
+    fs::write(folder.database(), "").unwrap();
+    assert!(only_problem(&folder, "file").contains("the file is empty"));
+    for command in [&["stats"][..], &["migrate"], &["revoke", "--all", "--yes"]] {
+        let said = fails(&folder, command, 3);
+        assert!(said.contains("the file is empty; check --db; if a service used this"), "{said}");
+        assert!(said.contains("do not run `setup`: stop the service and `restore`"), "{said}");
+    }
+    assert_eq!(names(&folder).len(), 2, "no log was made");
+    done(&folder, &["restore", &copy, "--yes"]);
+    assert!(is_intact(&folder.database()) && count(&folder) == 0);
+}
+
+#[test]
+fn a_change_under_a_second_name_is_refused() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    fs::hard_link(folder.database(), folder.path("other.db")).unwrap();
+    let (other, copy) = (folder.path("other.db"), folder.path("copy.db"));
+    let (other, copy) = (other.display().to_string(), copy.display().to_string());
+    done(&folder, &["backup", &copy]);
+    for command in [
+        &["revoke", "--user", "ada"][..],
+        &["sweep"],
+        &["clear", "--yes"],
+        &["setup"],
+        &["compact", "--yes"],
+        &["restore", &copy, "--yes"],
+    ] {
+        let ran = run(&folder, &[command, &["--db", &other]].concat());
+        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+        assert!(ran.err.contains("use the name with a -wal beside it, or"), "{command:?}: {ran:?}");
+    }
+    let log = fs::metadata(folder.path("other.db-wal"));
+    assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
+    assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
+}
+
+#[test]
+fn a_folder_in_which_no_log_can_be_made_is_found() {
+    if !is_root() {
+        return;
+    }
+    let folder = of_other();
+    set_mode(&folder.path(""), 0o550);
+    for ran in [as_other(&folder, &["doctor", "--json"]), run(&folder, &["doctor", "--json"])] {
+        let found = problems(&ran, "permissions");
+        assert!(found[0].contains(" cannot create -wal and -shm in "), "{found:?}");
+    }
+    let found = problems(&as_other(&folder, &["doctor", "--json"]), "access");
+    assert!(found[0].contains("permission denied to "), "{found:?}");
+    set_mode(&folder.path(""), 0o750);
+    assert_eq!(as_other(&folder, &["doctor"]).code, 0);
+}
+
+#[test]
 fn a_link_to_nothing_is_reported_with_its_target() {
     let folder = Folder::new();
     symlink("/no/such/disk/app.db", folder.database()).unwrap();
@@ -236,6 +315,15 @@ fn a_link_to_nothing_is_reported_with_its_target() {
         assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
         assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
     }
+    // A restore, into the link and from it.
+    let other = set_up();
+    let (link, database) = (folder.database(), other.database());
+    let (link, database) = (link.display().to_string(), database.display().to_string());
+    let said = run(&folder, &["restore", &database, "--yes"]).err;
+    assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
+    assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+    let said = run(&other, &["restore", &link, "--yes"]).err;
+    assert!(said.contains("a link to /no/such/disk/app.db, where there is none"), "{said}");
 }
 
 #[test]
@@ -382,27 +470,65 @@ fn a_held_lock_is_reported_with_its_causes() {
 /// The environment variable with the folder in which a small disk is mounted.
 const DISK: &str = "CLOAKROOM_TEST_DISK";
 
-#[test]
-fn a_full_disk_is_reported_and_leaves_a_usable_file() {
+/// Runs a script in a folder on a disk of its own, which has this size. Returns `None` where this
+/// is impossible.
+fn on_a_disk(size: &str, script: &str) -> Option<Ran> {
     let folder = Folder::new();
-    let db = folder.path("app.db").display().to_string();
-    // On a disk of its own: full, then with space again.
-    let script = "mount -t tmpfs -o size=300k none \"$CLOAKROOM_TEST_DISK\" || exit 77
-        dd if=/dev/zero of=\"$CLOAKROOM_TEST_DISK/junk\" bs=4k 2>/dev/null
-        \"$0\" setup; \"$0\" doctor; rm \"$CLOAKROOM_TEST_DISK/junk\"
-        \"$0\" setup && \"$0\" list";
+    let script = format!(
+        "mount -t tmpfs -o size={size} none \"${DISK}\" || exit 77; cd \"${DISK}\" && {script}"
+    );
     let mut shell = std::process::Command::new("unshare");
-    shell.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_cloakroom")]);
-    shell.env(DISK, folder.path("")).env("CLOAKROOM_DB", &db);
+    shell.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_cloakroom")]);
+    shell.env(DISK, folder.path("")).env("CLOAKROOM_DB", folder.path("app.db"));
     let Some(output) = shell.output().ok().filter(|output| output.status.code() != Some(77)) else {
         eprintln!("skipped: unshare does not exist or may not mount");
+        return None;
+    };
+    if !output.status.success() && !is_root() {
+        return None;
+    }
+    Some(output.into())
+}
+
+#[test]
+fn a_small_disk_is_no_problem_unless_it_is_full() {
+    let Some(ran) = on_a_disk("20m", "\"$0\" setup; \"$0\" doctor") else { return };
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("note    disk         "), "{ran:?}");
+    let fill = "dd if=/dev/zero of=junk bs=4k 2>/dev/null; truncate -s -1M junk";
+    let script = format!("\"$0\" setup; {fill}; \"$0\" doctor");
+    let ran = on_a_disk("20m", &script).unwrap();
+    assert!(ran.out.contains("PROBLEM disk         "), "{ran:?}");
+}
+
+#[test]
+fn a_disk_without_space_for_a_change_is_found() {
+    let fill = "dd if=/dev/zero of=junk bs=4k 2>/dev/null; truncate -s -64k junk";
+    let Some(ran) = on_a_disk("1m", &format!("\"$0\" setup; {fill}; \"$0\" doctor")) else {
         return;
     };
-    if !output.status.success() && fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
-        eprintln!("skipped: it needs root, to mount a small disk");
-        return;
-    }
-    let ran = Ran::from(output);
+    assert!(ran.out.contains("PROBLEM access       cannot write beside the database: "), "{ran:?}");
+}
+
+#[test]
+fn a_file_system_mounted_read_only_is_no_question_of_owners() {
+    let remount = format!("mount -o remount,ro \"${DISK}\"");
+    let commands = "\"$0\" sweep; \"$0\" restore copy.db --yes; \"$0\" doctor";
+    let script = format!("\"$0\" setup; cp app.db copy.db; {remount}; {commands}");
+    let Some(ran) = on_a_disk("20m", &script) else { return };
+    let words = "app.db: its file system is mounted read-only; mount it read-write; if it was,";
+    assert_eq!(ran.err.matches(words).count(), 2, "{ran:?}");
+    assert!(!ran.err.contains("`chown` both"), "{ran:?}");
+    assert_eq!(ran.out.matches("PROBLEM access").count(), 1, "{ran:?}");
+}
+
+#[test]
+fn a_full_disk_is_reported_and_leaves_a_usable_file() {
+    // Full, then with space again.
+    let script = "dd if=/dev/zero of=junk bs=4k 2>/dev/null
+        \"$0\" setup; \"$0\" doctor; rm junk
+        \"$0\" setup && \"$0\" list";
+    let Some(ran) = on_a_disk("300k", script) else { return };
     assert_eq!(ran.code, 0, "{ran:?}");
     let full = "database or disk is full; free space on the disk, outside the database first";
     assert!(ran.err.contains(full), "{ran:?}");

@@ -9,6 +9,8 @@ mod common;
 mod copy;
 mod doctor;
 mod embedded;
+#[cfg(feature = "postgres-rustls")]
+mod encryption;
 mod files;
 mod fixture;
 mod live;

@@ -458,7 +458,7 @@ fn doctor_finds_tables_that_are_missing() {
 #[test]
 fn an_application_offers_the_commands_on_its_own_store() {
     let table = fresh_table();
-    let target = || Target::Postgres(Box::new(shared().builder_in(&table)));
+    let target = || Target::PostgresBuilder(Box::new(shared().builder_in(&table)));
     let run = |words: &[&str]| format!("{:?}", cloakroom_cli::run(words, target()));
     let [done, usage, not_set_up] =
         [0, 2, 3].map(|n| format!("{:?}", std::process::ExitCode::from(n)));

@@ -26,6 +26,22 @@ fn a_sweep_removes_only_expired_sessions() {
     assert_eq!(count(&folder), 1);
 }
 
+#[test]
+fn a_sweep_names_the_table_that_keeps_sessions() {
+    let folder = set_up();
+    fill(&folder, 3, false);
+    let keep = "CREATE TABLE visits (s INTEGER REFERENCES cloakroom_sessions);
+                INSERT INTO visits SELECT id FROM cloakroom_sessions LIMIT 2";
+    Connection::open(folder.database()).unwrap().execute_batch(keep).unwrap();
+    let ran = run(&folder, &["sweep"]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, "swept 1 session\n"));
+    let words = "2 sessions ended and cannot be removed, since rows of visits reference them; make";
+    assert!(ran.err.contains(words), "{ran:?}");
+    let release = "DELETE FROM visits";
+    Connection::open(folder.database()).unwrap().execute_batch(release).unwrap();
+    assert_eq!(done(&folder, &["sweep"]), "swept 2 sessions\n");
+}
+
 /// The number of expired sessions. For a backlog as after an outage, in a release build:
 /// `CLOAKROOM_EXPIRED=500000 cargo test --release --test cli a_service -- --nocapture`.
 fn expired() -> u32 {

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
 use crate::stores::memcached::client::protocol::{
-    Batch, Head, ItemReply, MAX_LINE, MetaReply, check_version,
+    Batch, ItemReply, MAX_LINE, MetaReply, ReplyLine, check_version,
 };
 use crate::stores::memcached::client::{
     CommandFailure, CommandResult, ConnectionSettings, TIMED_OUT, rest_until, unavailable,
 };
 
-/// A connection that was idle for longer is not used again: a firewall may have forgotten it
-/// without a word.
+/// A connection that was idle for longer is not used again: a firewall may have dropped it without
+/// telling either side.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// The replies to a batch, in the order of its commands.
 #[derive(Debug)]
-pub(super) struct Replies {
+pub(super) struct BatchReplies {
     pub(super) all: Vec<CommandResult<MetaReply>>,
     /// Whether the connection can be used again.
     pub(super) reusable: bool,
@@ -78,10 +78,10 @@ impl Connection {
 
     /// Sends the commands of a batch and reads their replies, for as long as the I/O timeout, and
     /// at most until `deadline`. After a failure, the commands that have no reply yet fail too.
-    pub(super) fn exchange(&mut self, batch: &Batch, deadline: Instant) -> Replies {
+    pub(super) fn exchange(&mut self, batch: &Batch, deadline: Instant) -> BatchReplies {
         let deadline = deadline.min(Instant::now() + self.timeout);
         let mut failure = self.write(&batch.bytes, deadline).err();
-        let mut replies = Replies { all: Vec::new(), reusable: failure.is_none() };
+        let mut replies = BatchReplies { all: Vec::new(), reusable: failure.is_none() };
         for number in 0..batch.commands {
             let mut reply = match &failure {
                 Some(failure) => Err(failure.clone()),
@@ -89,7 +89,7 @@ impl Connection {
             };
             if let (Err(error), None) = (&mut reply, &failure) {
                 replies.reusable = false;
-                if !error.answers_others {
+                if !error.batch_continues {
                     if batch.writes && error.kind == ErrorKind::Unavailable {
                         error.why.insert_str(0, "whether it was done is not known: ");
                     }
@@ -104,14 +104,14 @@ impl Connection {
 
     fn reply(&mut self, token: u64, deadline: Instant) -> CommandResult<MetaReply> {
         let line = self.line(deadline)?;
-        match Head::parse(&line, token)? {
-            Head::Complete(reply) => Ok(reply),
-            Head::Value { bytes, .. } if bytes > self.max_value => {
+        match ReplyLine::parse(&line, token)? {
+            ReplyLine::Complete(reply) => Ok(reply),
+            ReplyLine::Value { bytes, .. } if bytes > self.max_value => {
                 let why =
                     format!("the server sends {bytes} bytes, the limit is {}", self.max_value);
                 Err(unavailable(why))
             }
-            Head::Value { bytes, cas, lease } => {
+            ReplyLine::Value { bytes, cas, lease } => {
                 let mut value = vec![0; bytes + 2];
                 self.read_exact(&mut value, deadline)?;
                 if !value.ends_with(b"\r\n") {

@@ -1,8 +1,8 @@
 //! The client of the memcached servers: commands, and the choice of the server for each id hash.
 //!
-//! Every key contains the epoch of its server, a random number stored in memcached itself: a raised
-//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good. Uses
-//! `server` for each server. Called by the store, its lookups, its commits and its cache.
+//! Every key contains the epoch of its server, a random number stored in memcached itself. When the
+//! epoch is replaced or lost, or the server restarts, all earlier items become unreachable for
+//! good. Uses `server` for each server. Called by the store, its lookups, commits and cache.
 
 mod address;
 mod connection;
@@ -25,7 +25,7 @@ use crate::stores::memcached::client::protocol::{
     Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
 use crate::stores::memcached::client::server::{
-    MIN_BLOCKED_FOR, Server, missing_answer, next_answer,
+    MIN_BLOCKED_FOR, Server, missing_reply, next_reply,
 };
 use crate::stores::memcached::{MARGIN, rendezvous};
 
@@ -39,18 +39,18 @@ const LEASE_SECONDS: u32 = 10;
 /// An upper bound of an item's size beyond its key and value, in bytes.
 const OVERHEAD: usize = 256;
 
-/// The kind of an item. Sessions and cache entries in one namespace have different keys.
+/// The kind of an item, which is a part of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Space {
+pub(super) enum KeySpace {
     Sessions,
     Entries,
 }
 
-impl Space {
+impl KeySpace {
     fn letter(self) -> char {
         match self {
-            Space::Sessions => 's',
-            Space::Entries => 'c',
+            KeySpace::Sessions => 's',
+            KeySpace::Entries => 'c',
         }
     }
 }
@@ -58,9 +58,9 @@ impl Space {
 /// The kind of the items that a call concerns, the operation that its errors name, and its time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
-    pub(super) space: Space,
+    pub(super) space: KeySpace,
     pub(super) operation: &'static str,
-    /// The time until which it is retried while other clients change the same.
+    /// The time until which it is tried again while other clients change the same items.
     retry_until: Instant,
     /// The time at which it fails, whatever it waits for.
     deadline: Instant,
@@ -105,13 +105,13 @@ type CommandResult<T> = std::result::Result<T, CommandFailure>;
 struct CommandFailure {
     kind: ErrorKind,
     why: String,
-    /// Whether the server still answers the other commands of the batch.
-    answers_others: bool,
+    /// Whether the server still replies to the other commands of the batch.
+    batch_continues: bool,
 }
 
 impl CommandFailure {
     fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
-        CommandFailure { kind, why: why.into(), answers_others: false }
+        CommandFailure { kind, why: why.into(), batch_continues: false }
     }
 
     fn into_error(self, operation: impl Into<Cow<'static, str>>) -> Error {
@@ -189,7 +189,7 @@ impl ServerClient {
     }
 
     /// Makes the target of a call that begins now.
-    pub(super) fn target(&self, space: Space, operation: &'static str) -> Target {
+    pub(super) fn target(&self, space: KeySpace, operation: &'static str) -> Target {
         let retry_until = Instant::now() + self.settings.io_timeout;
         let deadline = retry_until + self.settings.connect_timeout;
         Target { space, operation, retry_until, deadline }
@@ -207,70 +207,74 @@ impl ServerClient {
     /// Returns the index of the server that holds `id_hash`.
     pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
         let score = |server_index: &usize| {
-            self.servers.get(*server_index).map(|server| rendezvous::score(server.weight, id_hash))
+            self.servers
+                .get(*server_index)
+                .map(|server| rendezvous::score(server.rendezvous_seed, id_hash))
         };
         (0..self.servers.len()).max_by_key(score).unwrap_or(0)
     }
 
-    fn at(&self, server_index: usize) -> Result<&Server> {
-        let why = "there is none";
-        let unknown_server =
-            || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
-        self.servers.get(server_index).ok_or_else(unknown_server)
+    fn server_at(&self, server_index: usize) -> Result<&Server> {
+        let no_server = || {
+            let why = "there is no such server";
+            Error::with_source(ErrorKind::Invalid, "choose a memcached server", why)
+        };
+        self.servers.get(server_index).ok_or_else(no_server)
     }
 
     fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {
-        self.at(self.server_index(id_hash))
+        self.server_at(self.server_index(id_hash))
     }
 
-    fn key(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> impl Display {
+    fn key(&self, space: KeySpace, epoch: u64, id_hash: &SessionIdHash) -> impl Display {
         let (namespace, letter) = (&self.settings.namespace, space.letter());
         let id_hash = Base64Display::new(id_hash.as_bytes(), &URL_SAFE_NO_PAD);
         format!("{namespace}:{letter}:{epoch:016x}:{id_hash}")
     }
 
     /// Sends one command on the item of `id_hash` in the current epoch.
-    fn exchange_one(
+    fn send_one_in_epoch(
         &self,
         target: Target,
         id_hash: &SessionIdHash,
         command: impl Fn(&mut Batch, &dyn Display),
     ) -> Result<(u64, MetaReply)> {
-        let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
-            command(batch, &self.key(target.space, epoch, id_hash));
-        })?;
-        Ok((epoch, next_answer(&mut answers, target.operation)?))
+        let (epoch, mut replies) =
+            self.server(id_hash)?.send_in_epoch(target, |epoch, batch| {
+                command(batch, &self.key(target.space, epoch, id_hash));
+            })?;
+        Ok((epoch, next_reply(&mut replies, target.operation)?))
     }
 
     /// Reads the item of `id_hash`.
     pub(super) fn get(&self, target: Target, id_hash: &SessionIdHash) -> Result<Option<Item>> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, None);
-        let (epoch, reply) = self.exchange_one(target, id_hash, get)?;
+        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, get)?;
         Ok(item(epoch, id_hash, reply))
     }
 
     /// Reads the items of many id hashes.
-    pub(super) fn get_many(
+    pub(super) fn get_many<'h>(
         &self,
         target: Target,
-        id_hashes: &[SessionIdHash],
+        id_hashes: impl IntoIterator<Item = &'h SessionIdHash>,
     ) -> Vec<Result<Option<Item>>> {
-        let ask = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
-            let (epoch, answers) = server.exchange(target, |epoch, batch| {
+        let send = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
+            let (epoch, replies) = server.send_in_epoch(target, |epoch, batch| {
                 for id_hash in chunk {
                     batch.get(self.key(target.space, epoch, id_hash), None);
                 }
             })?;
-            let answers = chunk.iter().zip(answers);
-            Ok(answers.map(|(id_hash, answer)| Ok(item(epoch, id_hash, answer?))).collect())
+            let replies = chunk.iter().zip(replies);
+            Ok(replies.map(|(id_hash, reply)| Ok(item(epoch, id_hash, reply?))).collect())
         };
-        self.in_batches(target, id_hashes, |id_hash| id_hash, ask)
+        self.in_batches(target, id_hashes, |id_hash| id_hash, send)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
     pub(super) fn get_or_lease(&self, target: Target, id_hash: &SessionIdHash) -> Result<Leased> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
-        let (epoch, reply) = self.exchange_one(target, id_hash, get)?;
+        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, get)?;
         Ok(match reply {
             MetaReply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
                 Leased::Granted(Stamp { epoch, cas })
@@ -291,7 +295,7 @@ impl ServerClient {
         let add = |batch: &mut Batch, key: &dyn Display| {
             batch.set(key, value, seconds(life), WriteCondition::Absent);
         };
-        let (epoch, reply) = self.exchange_one(target, id_hash, add)?;
+        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, add)?;
         Ok(match written(epoch, &reply) {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
@@ -300,8 +304,8 @@ impl ServerClient {
 
     /// Returns whether the epoch of this version is the last one that this process has seen. Sends
     /// nothing.
-    pub(super) fn epoch_is_current(&self, space: Space, at: ItemVersion) -> bool {
-        self.server(&at.id_hash).is_ok_and(|server| server.seen(space) == at.stamp.epoch)
+    pub(super) fn epoch_is_current(&self, space: KeySpace, at: ItemVersion) -> bool {
+        self.server(&at.id_hash).is_ok_and(|server| server.known_epoch(space) == at.stamp.epoch)
     }
 
     /// Executes [`replace`](Self::replace), and returns whether the epoch of the version was still
@@ -313,13 +317,13 @@ impl ServerClient {
     ) -> Result<(Written, bool)> {
         self.check_size(&new.value, target.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let mut answers = server.run_all(target, |batch| {
+        let mut replies = server.send(target, |batch| {
             self.set(batch, target.space, new);
-            server.get_epoch(target.space, batch);
+            server.add_epoch_read(target.space, batch);
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, &next_answer(&mut answers, target.operation)?);
-        let current = server.is_current(target, epoch, &mut answers)?;
+        let written = written(epoch, &next_reply(&mut replies, target.operation)?);
+        let current = server.epoch_is_confirmed(target, epoch, &mut replies)?;
         Ok((written, current))
     }
 
@@ -327,28 +331,32 @@ impl ServerClient {
     pub(super) fn replace(&self, target: Target, new: &Replacement) -> Result<Written> {
         self.check_size(&new.value, target.operation)?;
         let set = |batch: &mut Batch| self.set(batch, target.space, new);
-        let reply = self.server(&new.at.id_hash)?.run(target, set)?;
+        let reply = self.server(&new.at.id_hash)?.send_one(target, set)?;
         Ok(written(new.at.stamp.epoch, &reply))
     }
 
     /// Executes [`replace`](Self::replace) for many items.
-    pub(super) fn replace_many(&self, target: Target, all: &[Replacement]) -> Vec<Result<Written>> {
+    pub(super) fn replace_many<'r>(
+        &self,
+        target: Target,
+        replacements: impl IntoIterator<Item = &'r Replacement>,
+    ) -> Vec<Result<Written>> {
         let send = |server: &Server, target: Target, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, target.operation).is_ok();
-            let (_, mut answers) = server.exchange(target, |_, batch| {
+            let (_, mut replies) = server.send_in_epoch(target, |_, batch| {
                 chunk.iter().filter(fits).for_each(|new| self.set(batch, target.space, new));
             })?;
-            let answer = |new: &&Replacement| {
+            let reply = |new: &&Replacement| {
                 self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, &next_answer(&mut answers, target.operation)?))
+                Ok(written(new.at.stamp.epoch, &next_reply(&mut replies, target.operation)?))
             };
-            Ok(chunk.iter().map(answer).collect())
+            Ok(chunk.iter().map(reply).collect())
         };
-        self.in_batches(target, all, |new| &new.at.id_hash, send)
+        self.in_batches(target, replacements, |new| &new.at.id_hash, send)
     }
 
-    fn set(&self, batch: &mut Batch, space: Space, new: &Replacement) {
+    fn set(&self, batch: &mut Batch, space: KeySpace, new: &Replacement) {
         // The key under which this version was read. Under the key of another epoch the version
         // number would be meaningless.
         let Stamp { epoch, cas } = new.at.stamp;
@@ -361,80 +369,74 @@ impl ServerClient {
         let ItemVersion { id_hash, stamp } = at;
         let key = self.key(target.space, stamp.epoch, &id_hash);
         let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
-        let reply = self.server(&id_hash)?.run(target, delete)?;
+        let reply = self.server(&id_hash)?.send_one(target, delete)?;
         Ok(matches!(reply, MetaReply::Done { .. }))
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
     pub(super) fn remove_all(&self, target: Target, id_hashes: &[SessionIdHash]) -> Result<()> {
         let send = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
-            let (_, answers) = server.exchange(target, |epoch, batch| {
+            let (_, replies) = server.send_in_epoch(target, |epoch, batch| {
                 for id_hash in chunk {
                     batch.delete(self.key(target.space, epoch, id_hash), WriteCondition::Always);
                 }
             })?;
-            Ok(answers.map(|answer| answer.map(drop)).collect())
+            Ok(replies.map(|reply| reply.map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
         self.in_batches(target, id_hashes, |id_hash| id_hash, send).into_iter().collect()
     }
 
     /// Groups many items by server, and sends each group in batches, each of which has the time of
-    /// one call. The answers are in the order of the items.
-    fn in_batches<'a, T, A>(
+    /// one call. The results are in the order of the items.
+    fn in_batches<'a, T: 'a, R>(
         &self,
         Target { space, operation, .. }: Target,
-        items: &'a [T],
+        items: impl IntoIterator<Item = &'a T>,
         id_hash: impl Fn(&T) -> &SessionIdHash,
-        send: impl Fn(&Server, Target, &[&'a T]) -> Result<Vec<Result<A>>>,
-    ) -> Vec<Result<A>> {
+        send: impl Fn(&Server, Target, &[&'a T]) -> Result<Vec<Result<R>>>,
+    ) -> Vec<Result<R>> {
+        let mut results: Vec<Result<R>> = Vec::new();
         let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
         by_server.resize_with(self.servers.len(), Vec::new);
-        for (index, item) in items.iter().enumerate() {
+        for (position, item) in items.into_iter().enumerate() {
+            results.push(Err(missing_reply(operation)));
             if let Some(group) = by_server.get_mut(self.server_index(id_hash(item))) {
-                group.push((index, item));
+                group.push((position, item));
             }
         }
-        let mut done: Vec<Result<A>> =
-            items.iter().map(|_| Err(missing_answer(operation))).collect();
-        let mut put = |index: usize, answer| {
-            if let Some(slot) = done.get_mut(index) {
-                *slot = answer;
-            }
-        };
         for (server, group) in self.servers.iter().zip(&by_server) {
             // After a failure the other batches to this server are skipped: each would wait for a
             // timeout.
-            let mut down = None;
+            let mut failure: Option<Error> = None;
             for chunk in group.chunks(BATCH) {
-                let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
-                let answers = match &down {
-                    Some(error) => Err(Error::clone(error)),
-                    None => send(server, self.target(space, operation), &mine),
+                let (positions, batch): (Vec<usize>, Vec<&T>) = chunk.iter().copied().unzip();
+                let sent = match &failure {
+                    Some(error) => Err(error.clone()),
+                    None => send(server, self.target(space, operation), &batch),
                 };
-                match answers {
-                    Ok(answers) => {
-                        let answers = chunk.iter().zip(answers);
-                        answers.for_each(|((index, _), answer)| put(*index, answer));
-                    }
-                    Err(error) => {
-                        chunk.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
-                        down = Some(error);
+                let batch_results = sent.unwrap_or_else(|error| {
+                    failure = Some(error.clone());
+                    batch.iter().map(|_| Err(error.clone())).collect()
+                });
+                for (position, result) in positions.into_iter().zip(batch_results) {
+                    if let Some(slot) = results.get_mut(position) {
+                        *slot = result;
                     }
                 }
             }
         }
-        done
+        results
     }
 
     /// Makes all items of this space on one server unreachable.
     pub(super) fn replace_epoch(&self, server_index: usize, target: Target) -> Result<()> {
-        self.at(server_index)?.replace_epoch(target)
+        self.server_at(server_index)?.replace_epoch(target)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
     /// blocked, so no session is moved from one server to another that was cleared before.
-    pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
+    pub(super) fn clear(&self, space: KeySpace, operation: &'static str) -> Result<()> {
         let mut outcome = Ok(());
         let target = || self.target(space, operation);
         if self.servers.len() > 1 {
@@ -488,11 +490,11 @@ fn written(epoch: u64, reply: &MetaReply) -> Written {
     match reply {
         MetaReply::Done { cas } => Written::Stored(Stamp { epoch, cas: cas.unwrap_or_default() }),
         MetaReply::Missing => Written::Missing,
-        MetaReply::Unmet | MetaReply::Item(_) => Written::Changed,
+        MetaReply::ConditionFailed | MetaReply::Item(_) => Written::Changed,
     }
 }
 
-/// Returns a time to live in whole seconds, at least one; 0: for ever.
+/// Returns a time to live in whole seconds, at least one; 0 if the item never expires.
 ///
 /// Above 30 days memcached takes the number for a time of the server's clock, as a signed number
 /// of 32 bits: a wrong clock, and every time after January 2038, would end the session. Such items
@@ -512,7 +514,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_is_sent_in_seconds_or_as_for_ever() {
+    fn a_life_is_sent_in_seconds_or_as_no_expiry() {
         const DAY: u64 = 86_400;
         for (life, sent) in [
             (None, 0),

@@ -26,7 +26,7 @@ pub(super) struct Pool {
     events: Events,
     state: Mutex<PoolState>,
     /// How many times the address has changed. It changes while `state` is locked.
-    moves: AtomicU64,
+    address_changes: AtomicU64,
     /// Notified when a connection is no longer in use.
     returned: Condvar,
 }
@@ -72,7 +72,7 @@ impl Pool {
             settings: settings.clone(),
             events,
             state: Mutex::new(PoolState { address, ..PoolState::default() }),
-            moves: AtomicU64::new(0),
+            address_changes: AtomicU64::new(0),
             returned: Condvar::new(),
         })
     }
@@ -82,8 +82,8 @@ impl Pool {
     }
 
     /// Returns how many times the server's address has changed.
-    pub(super) fn moves(&self) -> u64 {
-        self.moves.load(Ordering::SeqCst)
+    pub(super) fn address_changes(&self) -> u64 {
+        self.address_changes.load(Ordering::SeqCst)
     }
 
     /// Sends the commands of a batch and reads their replies, at most until `deadline`.
@@ -150,6 +150,7 @@ impl Pool {
         };
         let resolved = rest_until(deadline, self.settings.connect_timeout)
             .and_then(|timeout| self.resolver.resolve(timeout));
+        // If the name has no other address, the failure at the known one says more.
         let now = match (resolved, failure) {
             (Ok(now), Some(failure)) if known == Some(now) => return Err(failure),
             (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
@@ -167,7 +168,7 @@ impl Pool {
         state.address = Some(now);
         if let Some(before) = before {
             state.idle.clear();
-            self.moves.fetch_add(1, Ordering::SeqCst);
+            self.address_changes.fetch_add(1, Ordering::SeqCst);
             drop(state);
             let server = &*self.name;
             self.events.raise(&Event::MemcachedMoved { server, from: before, to: now });

@@ -47,7 +47,7 @@ pub(super) enum MetaReply {
     /// There is no item.
     Missing,
     /// The condition does not hold.
-    Unmet,
+    ConditionFailed,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,8 +67,8 @@ pub(super) enum LeaseReply {
 
 /// The first line of a reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
-    /// A value of so many bytes follows.
+pub(super) enum ReplyLine {
+    /// A value of this length follows.
     Value {
         bytes: usize,
         cas: Option<u64>,
@@ -82,8 +82,8 @@ impl Batch {
         Batch { bytes: Vec::with_capacity(256), first_token, commands: 0, writes: false }
     }
 
-    /// Reads an item. With a lease, a miss makes an empty item for so many seconds, and the first
-    /// client to miss gets the lease on it.
+    /// Reads an item. With `lease_seconds`, a miss makes an empty item that expires after them, and
+    /// the first client to miss gets the lease on it.
     pub(super) fn get(&mut self, key: impl Display, lease_seconds: Option<u32>) {
         self.begin(format_args!("mg {key} v c"));
         if let Some(seconds) = lease_seconds {
@@ -92,7 +92,7 @@ impl Batch {
         self.text(format_args!("\r\n"));
     }
 
-    /// Stores an item for so many seconds; 0: for ever.
+    /// Stores an item that expires after `seconds`; 0 if it never expires.
     pub(super) fn set(
         &mut self,
         key: impl Display,
@@ -134,7 +134,7 @@ impl Batch {
     }
 }
 
-impl Head {
+impl ReplyLine {
     /// Reads the first line of the reply to the command with this token.
     pub(super) fn parse(line: &[u8], token: u64) -> CommandResult<Self> {
         let no_reply = || not_memcached(line);
@@ -162,11 +162,11 @@ impl Head {
             return Err(unavailable("the reply belongs to another command"));
         }
         match (code, bytes) {
-            ("VA", Some(bytes)) => Ok(Head::Value { bytes, cas, lease }),
+            ("VA", Some(bytes)) => Ok(ReplyLine::Value { bytes, cas, lease }),
             ("VA", None) => Err(no_reply()),
-            ("HD", _) => Ok(Head::Complete(MetaReply::Done { cas })),
-            ("EN" | "NF", _) => Ok(Head::Complete(MetaReply::Missing)),
-            _ => Ok(Head::Complete(MetaReply::Unmet)),
+            ("HD", _) => Ok(ReplyLine::Complete(MetaReply::Done { cas })),
+            ("EN" | "NF", _) => Ok(ReplyLine::Complete(MetaReply::Missing)),
+            _ => Ok(ReplyLine::Complete(MetaReply::ConditionFailed)),
         }
     }
 }
@@ -182,7 +182,7 @@ fn error_reply(line: &str) -> CommandFailure {
                 _ if why.contains("out of memory") => ErrorKind::Full,
                 _ => ErrorKind::Unavailable,
             };
-            CommandFailure { answers_others: true, ..CommandFailure::new(kind, line) }
+            CommandFailure { batch_continues: true, ..CommandFailure::new(kind, line) }
         }
         "ERROR" if why.contains("open connections") => unavailable(line),
         "CLIENT_ERROR" if why == "unauthenticated" => {
@@ -222,12 +222,12 @@ pub(super) fn check_version(line: &[u8]) -> CommandResult<()> {
 mod tests {
     use super::*;
 
-    fn head(line: &str) -> CommandResult<Head> {
-        Head::parse(line.as_bytes(), 0xab)
+    fn parse(line: &str) -> CommandResult<ReplyLine> {
+        ReplyLine::parse(line.as_bytes(), 0xab)
     }
 
     fn kind(line: &str) -> ErrorKind {
-        head(line).unwrap_err().kind
+        parse(line).unwrap_err().kind
     }
 
     #[test]
@@ -254,21 +254,21 @@ mod tests {
 
     #[test]
     fn replies_are_read_as_the_protocol_says() {
-        let value = |bytes, lease| Head::Value { bytes, cas: Some(5), lease };
+        let value = |bytes, lease| ReplyLine::Value { bytes, cas: Some(5), lease };
         for (line, expected) in [
             ("VA 3 c5 Oab", value(3, None)),
             ("VA 0 W c5 Oab", value(0, Some(LeaseReply::Granted))),
             ("VA 0 c5 Oab Z", value(0, Some(LeaseReply::Busy))),
             ("VA 0 c5 Oab W Z", value(0, Some(LeaseReply::Granted))),
-            ("HD c9 Oab", Head::Complete(MetaReply::Done { cas: Some(9) })),
-            ("HD Oab", Head::Complete(MetaReply::Done { cas: None })),
-            ("EN Oab", Head::Complete(MetaReply::Missing)),
-            ("EN", Head::Complete(MetaReply::Missing)),
-            ("NF Oab", Head::Complete(MetaReply::Missing)),
-            ("NS Oab", Head::Complete(MetaReply::Unmet)),
-            ("EX Oab", Head::Complete(MetaReply::Unmet)),
+            ("HD c9 Oab", ReplyLine::Complete(MetaReply::Done { cas: Some(9) })),
+            ("HD Oab", ReplyLine::Complete(MetaReply::Done { cas: None })),
+            ("EN Oab", ReplyLine::Complete(MetaReply::Missing)),
+            ("EN", ReplyLine::Complete(MetaReply::Missing)),
+            ("NF Oab", ReplyLine::Complete(MetaReply::Missing)),
+            ("NS Oab", ReplyLine::Complete(MetaReply::ConditionFailed)),
+            ("EX Oab", ReplyLine::Complete(MetaReply::ConditionFailed)),
         ] {
-            assert_eq!(head(line).unwrap(), expected, "{line}");
+            assert_eq!(parse(line).unwrap(), expected, "{line}");
         }
     }
 

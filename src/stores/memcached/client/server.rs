@@ -13,10 +13,10 @@ use crate::id;
 use crate::process::Process;
 use crate::stores::memcached::client::pool::Pool;
 use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
-use crate::stores::memcached::client::{CommandFailure, ConnectionSettings, Space, Target};
+use crate::stores::memcached::client::{CommandFailure, ConnectionSettings, KeySpace, Target};
 use crate::stores::memcached::rendezvous;
 
-/// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
+/// The maximum number of attempts for a batch, or for reading an epoch, while other clients replace
 /// it.
 const MAX_ATTEMPTS: usize = 8;
 
@@ -36,40 +36,40 @@ pub(super) const MIN_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as 
 /// The pause between two attempts to learn an epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) type Answers = std::vec::IntoIter<Result<MetaReply>>;
+pub(super) type Replies = std::vec::IntoIter<Result<MetaReply>>;
 
 pub(super) struct Server {
-    /// The process that owns the connections. A forked process would read this one's answers.
+    /// The process that owns the connections. A forked process would read this one's replies.
     process: Process,
     name: String,
     pool: Pool,
     /// The first token of the next batch. Begins at random, so that no two processes use the same.
     next_token: AtomicU64,
-    /// The contribution of its name to rendezvous scores.
-    pub(super) weight: u64,
-    epochs: [SpaceEpoch; 2],
+    /// What its name contributes to rendezvous scores.
+    pub(super) rendezvous_seed: u64,
+    epochs: [EpochState; 2],
 }
 
-struct SpaceEpoch {
+struct EpochState {
     /// The key of the item that holds it.
     item: String,
     /// The last known value; 0 if unknown.
-    seen: AtomicU64,
-    /// How many changes of the server's address the epoch was raised for.
-    raised_for: AtomicU64,
-    /// Held while the epoch is raised for a new address.
-    raising: Mutex<()>,
+    known: AtomicU64,
+    /// The number of changes of the server's address after which the epoch was last replaced.
+    handled_changes: AtomicU64,
+    /// Held while the epoch is replaced because of a new address.
+    replacing: Mutex<()>,
 }
 
 impl Server {
     /// Resolves the server's name. Connections are opened on demand.
     pub(super) fn find(name: &str, settings: &ConnectionSettings, events: Events) -> Result<Self> {
         let finding = || format!("find the memcached server {name}");
-        let epoch = |space: Space| SpaceEpoch {
+        let epoch = |space: KeySpace| EpochState {
             item: format!("{}:{}:epoch", settings.namespace, space.letter()),
-            seen: AtomicU64::new(0),
-            raised_for: AtomicU64::new(0),
-            raising: Mutex::default(),
+            known: AtomicU64::new(0),
+            handled_changes: AtomicU64::new(0),
+            replacing: Mutex::default(),
         };
         let token = u64::from_be_bytes(id::random("draw a token for memcached")?);
         Ok(Server {
@@ -78,95 +78,95 @@ impl Server {
             pool: Pool::new(name, settings, events)
                 .map_err(|failure| failure.into_error(finding()))?,
             next_token: AtomicU64::new(token),
-            weight: rendezvous::weight(name),
-            epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
+            rendezvous_seed: rendezvous::server_seed(name),
+            epochs: [epoch(KeySpace::Sessions), epoch(KeySpace::Entries)],
         })
     }
 
-    fn epoch(&self, space: Space) -> &SpaceEpoch {
+    fn epoch(&self, space: KeySpace) -> &EpochState {
         let [sessions, entries] = &self.epochs;
         match space {
-            Space::Sessions => sessions,
-            Space::Entries => entries,
+            KeySpace::Sessions => sessions,
+            KeySpace::Entries => entries,
         }
     }
 
     /// Returns the last known epoch; 0 if unknown.
-    pub(super) fn seen(&self, space: Space) -> u64 {
-        self.epoch(space).seen.load(Ordering::SeqCst)
+    pub(super) fn known_epoch(&self, space: KeySpace) -> u64 {
+        self.epoch(space).known.load(Ordering::SeqCst)
     }
 
-    fn remember_epoch(&self, space: Space, epoch: u64) {
-        self.epoch(space).seen.store(epoch, Ordering::SeqCst);
+    fn remember_epoch(&self, space: KeySpace, epoch: u64) {
+        self.epoch(space).known.store(epoch, Ordering::SeqCst);
     }
 
     /// Sends commands in one batch without checking the epoch.
-    pub(super) fn run_all(
+    pub(super) fn send(
         &self,
         target: Target,
         commands: impl FnOnce(&mut Batch),
-    ) -> Result<Answers> {
+    ) -> Result<Replies> {
         self.process.check()?;
         let mut batch = Batch::new(self.next_token.fetch_add(TOKENS_PER_BATCH, Ordering::Relaxed));
         commands(&mut batch);
         let error = |failure: CommandFailure| {
             failure.into_error(format!("{} at {}", target.operation, self.name))
         };
-        let answers = self.pool.exchange(&batch, target.deadline).map_err(error)?;
-        let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(error)).collect();
-        Ok(answers.into_iter())
+        let replies = self.pool.exchange(&batch, target.deadline).map_err(error)?;
+        let replies: Vec<_> = replies.into_iter().map(|reply| reply.map_err(error)).collect();
+        Ok(replies.into_iter())
     }
 
     /// Sends one command without checking the epoch.
-    pub(super) fn run(
+    pub(super) fn send_one(
         &self,
         target: Target,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
-        next_answer(&mut self.run_all(target, command)?, target.operation)
+        next_reply(&mut self.send(target, command)?, target.operation)
     }
 
     /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
     /// was outdated, the commands have affected only unreachable items, and are sent again.
-    pub(super) fn exchange(
+    pub(super) fn send_in_epoch(
         &self,
         target: Target,
         commands: impl Fn(u64, &mut Batch),
-    ) -> Result<(u64, Answers)> {
+    ) -> Result<(u64, Replies)> {
         self.process.check()?;
         for _ in 0..MAX_ATTEMPTS {
-            let epoch = match self.seen(target.space) {
+            let epoch = match self.known_epoch(target.space) {
                 0 => self.learn_epoch(target)?,
                 epoch => epoch,
             };
-            let mut answers = self.run_all(target, |batch| {
-                self.get_epoch(target.space, batch);
+            let mut replies = self.send(target, |batch| {
+                self.add_epoch_read(target.space, batch);
                 commands(epoch, batch);
             })?;
-            if self.is_current(target, epoch, &mut answers)? {
-                return Ok((epoch, answers));
+            if self.epoch_is_confirmed(target, epoch, &mut replies)? {
+                return Ok((epoch, replies));
             }
         }
         Err(being_cleared(target.operation))
     }
 
     /// Adds the command that reads the epoch.
-    pub(super) fn get_epoch(&self, space: Space, batch: &mut Batch) {
+    pub(super) fn add_epoch_read(&self, space: KeySpace, batch: &mut Batch) {
         batch.get(&self.epoch(space).item, None);
     }
 
-    /// Returns whether the next answer, which is to [`get_epoch`](Self::get_epoch), is `epoch`. If
-    /// not, the epoch was lost or raised, and the next exchange reads it again.
-    pub(super) fn is_current(
+    /// Returns whether the next reply, which is to [`add_epoch_read`](Self::add_epoch_read), is
+    /// `epoch`. If not, the epoch was lost or replaced, and the next batch reads it again.
+    pub(super) fn epoch_is_confirmed(
         &self,
         target: Target,
         epoch: u64,
-        answers: &mut Answers,
+        replies: &mut Replies,
     ) -> Result<bool> {
-        let found = item_of(next_answer(answers, target.operation)?);
-        // An address to which the name has just moved can have the same epoch, as a copy.
+        let found = item_of(next_reply(replies, target.operation)?);
+        // The name may have got another address just now, whose server has a copy of the epoch.
         let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch)
-            && !self.has_moved(target.space);
+            && !self.address_has_changed(target.space);
         if !is_current {
             self.remember_epoch(target.space, 0);
         }
@@ -179,14 +179,14 @@ impl Server {
         let Target { space, operation, .. } = target;
         let mut attempts = 0;
         loop {
-            self.end_items_at_a_new_address(target)?;
-            let found = item_of(self.run(target, |batch| self.get_epoch(space, batch))?);
+            self.invalidate_new_address(target)?;
+            let found = item_of(self.send_one(target, |batch| self.add_epoch_read(space, batch))?);
             let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
             if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
                 return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
             }
-            if self.has_moved(space) {
+            if self.address_has_changed(space) {
                 // The read itself may have gone to the new address.
                 pause(target)?;
                 continue;
@@ -209,31 +209,31 @@ impl Server {
         }
     }
 
-    /// Makes the items at a new address of this server unreachable: they may be of a time before
+    /// Makes the items at a new address of this server unreachable, because they may be older than
     /// changes that were made at the old address. One thread does it, and the others wait.
-    fn end_items_at_a_new_address(&self, target: Target) -> Result<()> {
+    fn invalidate_new_address(&self, target: Target) -> Result<()> {
         let epoch = self.epoch(target.space);
-        while self.has_moved(target.space) {
-            let _raising = match epoch.raising.try_lock() {
-                Ok(raising) => raising,
-                Err(TryLockError::Poisoned(raising)) => raising.into_inner(),
+        while self.address_has_changed(target.space) {
+            let _replacing = match epoch.replacing.try_lock() {
+                Ok(replacing) => replacing,
+                Err(TryLockError::Poisoned(replacing)) => replacing.into_inner(),
                 Err(TryLockError::WouldBlock) => {
                     pause(target)?;
                     continue;
                 }
             };
-            let moves = self.pool.moves();
-            if epoch.raised_for.load(Ordering::SeqCst) != moves {
+            let changes = self.pool.address_changes();
+            if epoch.handled_changes.load(Ordering::SeqCst) != changes {
                 self.replace_epoch(target)?;
-                epoch.raised_for.store(moves, Ordering::SeqCst);
+                epoch.handled_changes.store(changes, Ordering::SeqCst);
             }
         }
         Ok(())
     }
 
     /// Returns whether the address has changed since the items there were made unreachable.
-    fn has_moved(&self, space: Space) -> bool {
-        self.epoch(space).raised_for.load(Ordering::SeqCst) != self.pool.moves()
+    fn address_has_changed(&self, space: KeySpace) -> bool {
+        self.epoch(space).handled_changes.load(Ordering::SeqCst) != self.pool.address_changes()
     }
 
     fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<MetaReply> {
@@ -248,7 +248,7 @@ impl Server {
         when: WriteCondition,
     ) -> Result<MetaReply> {
         let key = &self.epoch(target.space).item;
-        self.run(target, |batch| batch.set(key, value.as_bytes(), seconds, when))
+        self.send_one(target, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
@@ -259,7 +259,8 @@ impl Server {
         Ok(())
     }
 
-    /// Makes all items of this space unreachable, and prevents new ones until the epoch is raised.
+    /// Makes all items of this space unreachable, and prevents new ones until the epoch is
+    /// replaced.
     pub(super) fn block(&self, target: Target) -> Result<()> {
         self.set_epoch_item(target, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
         self.remember_epoch(target.space, 0);
@@ -267,13 +268,13 @@ impl Server {
     }
 }
 
-/// Returns the next answer.
-pub(super) fn next_answer(answers: &mut Answers, operation: &'static str) -> Result<MetaReply> {
-    answers.next().unwrap_or_else(|| Err(missing_answer(operation)))
+/// Returns the next reply.
+pub(super) fn next_reply(replies: &mut Replies, operation: &'static str) -> Result<MetaReply> {
+    replies.next().unwrap_or_else(|| Err(missing_reply(operation)))
 }
 
-pub(super) fn missing_answer(operation: &'static str) -> Error {
-    Error::with_source(ErrorKind::Unavailable, operation, "an answer is missing")
+pub(super) fn missing_reply(operation: &'static str) -> Error {
+    Error::with_source(ErrorKind::Unavailable, operation, "a reply is missing")
 }
 
 /// Pauses before another attempt to learn the epoch, unless the call has waited for too long.

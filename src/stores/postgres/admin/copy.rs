@@ -1,4 +1,4 @@
-//! Operators' calls that read whole sessions and write them, for a copy into another store.
+//! The operators' calls that read and write whole sessions, to copy them into another store.
 
 use std::collections::HashMap;
 
@@ -72,9 +72,8 @@ impl PostgresAdmin {
         let sql = PostgresCopySql::new(self.names());
         self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
             let most = i64::try_from(limit).unwrap_or(i64::MAX);
-            let answers =
-                trips.begin(vec![Query::new(&sql.after, [after.into(), most.into()])]).await?;
-            let rows = answers.into_iter().next().unwrap_or_default();
+            let page = Query::new(&sql.after, [after.into(), most.into()]);
+            let [rows] = trips.begin([page]).await?;
             let mut page = StoredPage::default();
             for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {
                 match session {
@@ -178,8 +177,7 @@ async fn in_the_way(
         id_hashes(batch),
         Param::BytesList(public_ids.map(<[u8; 16]>::as_slice).collect()),
     ];
-    let answers = trips.begin(vec![Query::new(&sql.in_the_way, params)]).await?;
-    let rows = answers.into_iter().next().unwrap_or_default();
+    let [rows] = trips.begin([Query::new(&sql.in_the_way, params)]).await?;
     Ok(stored(&rows, trips, sql).await?.into_iter().collect::<Result<_>>()?)
 }
 

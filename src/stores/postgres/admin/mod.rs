@@ -1,6 +1,5 @@
-//! Operators' calls on the database: here those on sessions and tables; `info` describes the
-//! server, `copy` reads and writes whole sessions. Called by the operators' program and by
-//! applications.
+//! The operators' calls on sessions and tables. `info` describes the server, and `copy` reads and
+//! writes whole sessions. Called by the command line and by applications.
 
 mod copy;
 mod info;
@@ -91,9 +90,8 @@ impl PostgresAdmin {
             .map(|columns| format!("SELECT {columns} FROM {table} WHERE public_id = $1"));
         self.0.0.pool.call("find a session by its public id", async |trips| {
             let query = |sql| Query::new(sql, [public_id.as_bytes().into()]);
-            let answers = trips.begin(vec![query(&*summary), query(&record)]).await?;
-            let mut rows = answers.iter().map(|rows| rows.first());
-            let (Some(Some(summary)), Some(Some(record))) = (rows.next(), rows.next()) else {
+            let [summary, record] = trips.begin([query(&*summary), query(&record)]).await?;
+            let (Some(summary), Some(record)) = (summary.first(), record.first()) else {
                 return Ok(None);
             };
             Ok(Some((row::summary(summary)?, row::decode(record, *public_id))))
@@ -106,8 +104,8 @@ impl PostgresAdmin {
         let sql =
             format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.names().qualified(""));
         self.0.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
-            let rows = trips.begin(vec![Query::new(&sql, [])]).await?;
-            let names = rows.iter().flatten().map(|row| get::<&str>(row, "realm"));
+            let [rows] = trips.begin([Query::new(&sql, [])]).await?;
+            let names = rows.iter().map(|row| get::<&str>(row, "realm"));
             // An undecodable name counts as none.
             let realms = names.map(|name| Ok(Realm::new(name?).ok())).filter_map(Result::transpose);
             Ok(realms.collect::<Result<_>>()?)
@@ -122,8 +120,8 @@ impl PostgresAdmin {
         );
         self.0.0.pool.call_within(CallTime::Bulk, "count the sessions of a realm", async |trips| {
             let params = [now.as_millis().into(), realm.as_str().into()];
-            let answers = trips.begin(vec![Query::new(&sql, params)]).await?;
-            count(answers.first().and_then(|rows| rows.first()), "live")
+            let [rows] = trips.begin([Query::new(&sql, params)]).await?;
+            count(rows.first(), "live")
         })
     }
 
@@ -146,8 +144,8 @@ impl PostgresAdmin {
             self.names().qualified("")
         );
         self.0.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
-            let answers = trips.begin(vec![Query::new(&sql, [now.as_millis().into()])]).await?;
-            let row = answers.first().and_then(|rows| rows.first());
+            let [rows] = trips.begin([Query::new(&sql, [now.as_millis().into()])]).await?;
+            let row = rows.first();
             let created = (0..times.len()).map(|at| count(row, &format!("created_{at}")));
             Ok(SessionCounts {
                 created: created.collect::<Result<_, _>>()?,
@@ -191,7 +189,7 @@ impl PostgresAdmin {
         let has_others = format!("SELECT 1 FROM {history} LIMIT 1");
         inner.pool.call_within(CallTime::Bulk, "drop the tables", async |trips| {
             let lock = Query::new(&inner.sql.exclusive_lock, [inner.locks.migration.into()]);
-            trips.begin(vec![lock]).await?;
+            trips.begin([lock]).await?;
             // Fails for a foreign table.
             if migrate::version(trips, names).await? == 0 {
                 return Ok(());

@@ -1,15 +1,19 @@
-//! The operators' call that runs SQLite's check.
+//! Operators' calls that check the file: SQLite's own check, and whether a change is possible.
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{ErrorKind, Result};
+use crate::stores::sqlite::admin::backup::{Partial, failed_io};
 use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, connect};
-use crate::stores::sqlite::error::{self, while_doing};
-use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::error::{self, retry_while_busy, while_doing};
+use crate::stores::sqlite::file::{Opened, Purpose, create_new_private};
+use crate::stores::sqlite::ownership::explain;
 use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
@@ -24,6 +28,29 @@ impl Admin {
     ) -> Result<ControlFlow<(), Vec<String>>> {
         let (Opened { connection, .. }, _) = connect(&self.settings()?, Purpose::Read)?;
         check(&connection, quick, &mut progress, "check the database")
+    }
+
+    /// Tries what each change needs, and changes nothing: takes the write lock, for which it waits
+    /// for the busy timeout, and writes a file of 128 KiB beside the database, which it removes.
+    /// As root it does not show what the service's user may do.
+    pub fn try_write(&self) -> Result<()> {
+        let settings = self.settings()?;
+        let (Opened { connection, path, .. }, _) = connect(&settings, Purpose::Write)?;
+        let deadline = Instant::now() + settings.busy_timeout;
+        let lock = || {
+            connection.busy_timeout(Duration::ZERO)?;
+            retry_while_busy(deadline, || connection.execute_batch("BEGIN IMMEDIATE"))?;
+            connection.execute_batch("ROLLBACK")
+        };
+        let operation = "take the lock for a change";
+        lock().map_err(while_doing(operation)).map_err(|error| explain(error, &path))?;
+        let partial = Partial::beside(&path)?;
+        let write = || {
+            let mut file = create_new_private(&partial.0)?;
+            file.write_all(&[0; 128 << 10])?;
+            file.sync_all()
+        };
+        write().map_err(|source| explain(failed_io("write beside the database", source), &path))
     }
 }
 

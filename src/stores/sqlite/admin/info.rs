@@ -97,8 +97,8 @@ pub(super) fn info(
 /// Returns the tables whose foreign keys keep sessions, or rows that would go with a session, from
 /// being deleted, or keep sessions from getting a new id.
 fn referencing_tables(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<String>> {
-    let foreign_keys = references::foreign_keys(connection, &ReadSql::new(table))?.into_iter();
-    let direct = foreign_keys.filter(|key| key.keeps_rows || key.keeps_ids);
+    let dependents = references::dependents(connection, &ReadSql::new(table))?.into_iter();
+    let direct = dependents.filter(|it| it.keeps_rows || it.keeps_ids);
     let mut tables: BTreeSet<_> = direct.map(|key| key.table).collect();
     let mut chains = connection.prepare(CHAINS)?;
     for table in chains.query_map([table.as_str()], |row| row.get(0))? {

@@ -13,15 +13,20 @@ mod report;
 mod restore;
 mod tables;
 
+use std::fs;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
-use crate::stores::sqlite::error::{OpenFailure, while_doing};
+use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::file_identity::second_name;
+use crate::stores::sqlite::ownership::with_suffix;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 
+pub use crate::stores::sqlite::error::OpenFailure;
+pub use crate::stores::sqlite::migrate::PendingMigration;
 pub use report::{
     CompactMode, DataSizes, DatabaseInfo, Progress, ProgressFn, RestoreReport, ScanReport,
     SessionDetails,
@@ -94,6 +99,7 @@ impl Admin {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
             Database::Closed(settings) => {
+                self.refuse_second_name()?;
                 settings.clone().migrate(false).journal(Journal::Keep).open()
             }
         }
@@ -115,6 +121,23 @@ impl Admin {
     #[must_use]
     pub fn open_failure(error: &Error) -> Option<OpenFailure> {
         OpenFailure::of(error)
+    }
+
+    /// Rejects changes of a file that has a second name, unless a log shows that this name is the
+    /// one in use. Another process may have the file open under the other name, with a log there:
+    /// it would not see the changes, and its log would be applied to a file that does not fit it.
+    fn refuse_second_name(&self) -> Result<()> {
+        let (Database::Closed(_), Some(path)) = (&self.0, self.path()) else { return Ok(()) };
+        let Ok(path) = fs::canonicalize(path) else { return Ok(()) };
+        let log = with_suffix(&path, "-wal");
+        let is_in_use = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        let Some(reason) = second_name(&path).filter(|_| !is_in_use) else { return Ok(()) };
+        let why = format!(
+            "it has a second name ({reason}), and no log under this one: a service that uses it \
+             under the other one would not see the change; use the name with a -wal beside it, or \
+             stop the service and remove the other name"
+        );
+        Err(Error::with_source(ErrorKind::Invalid, format!("change {}", path.display()), why))
     }
 
     /// Returns the settings of the file.

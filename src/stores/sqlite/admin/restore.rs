@@ -14,7 +14,7 @@ use crate::stores::sqlite::admin::backup::{
     Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
 };
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::{OpenFailure, while_doing};
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
@@ -49,6 +49,7 @@ impl Admin {
         now: Timestamp,
         mut progress: ProgressFn,
     ) -> Result<ControlFlow<(), RestoreReport>> {
+        self.refuse_second_name()?;
         let settings = self.settings()?;
         let (path, table) = (settings.path()?, settings.validated_table()?);
         let restore = Restore {
@@ -75,99 +76,101 @@ struct Restore<'r> {
 
 impl Restore<'_> {
     fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
-        let failed = || while_doing(RESTORING);
-        let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
-        let mut target = None;
-        if exists {
-            file::check_inherited(self.to)?;
-            let connection = Access::read_write(self.to).connect().map_err(failed())?;
-            connection.busy_timeout(self.busy_timeout).map_err(failed())?;
-            if connection.is_readonly("main").map_err(failed())? {
-                return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
-            }
-            self.refuse_foreign(&connection)?;
-            target = Some(connection);
-        } else {
-            file::refuse_log_of_deleted(self.to, RESTORING)?;
-            refuse_existing(self.to, RESTORING)?;
-        }
-        if !fs::exists(self.from).unwrap_or(true) {
-            let why = format!("there is no file {}", self.from.display());
-            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
-        }
-        let same =
-            |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
-        if same(self.from, self.to) == Some(true) {
-            let why = "a database cannot be restored from itself";
-            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
-        }
-
+        let target = self.open_target().map_err(|error| self.explain_damage(error))?;
+        self.refuse_same_file()?;
         // The copy is prepared in a separate file, so that other processes see one atomic change,
         // and never a moment with live sessions that should have ended.
         let partial = Partial::beside(self.to)?;
-        let source = self.open_copy()?;
-        if migrate::version_before(&source, self.table)? == 0 {
-            let why = format!("the copy has no table {}", self.table.as_str());
-            return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
-        }
-        if let Some(trigger) =
-            migrate::triggers(&source, self.table).map_err(failed())?.into_iter().next()
-        {
-            let why = format!(
-                "the copy has a trigger on the sessions, which can bring ended ones back: examine \
-                 it, and remove it from the copy (DROP TRIGGER \"{trigger}\")"
-            );
-            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
-        }
-        if copy_all(&source, &partial.0, progress, RESTORING)?.is_break() {
+        let copied =
+            self.open_copy().and_then(|copy| copy_all(&copy, &partial.0, progress, RESTORING));
+        if copied.map_err(explain_copy)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        drop(source);
-        let prepared = Access::read_write(&partial.0).connect().map_err(failed())?;
-        distrust(&prepared).map_err(failed())?;
-        // Off by default in the system's SQLite; rows of the application go with their sessions.
-        prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(failed())?;
+        let prepared = Access::read_write(&partial.0).connect().map_err(while_doing(RESTORING))?;
+        distrust(&prepared).map_err(while_doing(RESTORING))?;
         if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let mode: String =
-            prepared.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed())?;
-        journal(&prepared, "DELETE").map_err(failed())?;
-        let restored = self.prepare(&prepared, target.as_ref())?;
-
+        let mode = journal_mode(&prepared).map_err(while_doing(RESTORING))?;
+        set_journal_mode(&prepared, "DELETE").map_err(while_doing(RESTORING))?;
+        let report = self.prepare(&prepared, target.as_ref())?;
         let Some(mut target) = target else {
             // The new file gets the journal mode of the copy.
-            journal(&prepared, &mode).map_err(failed())?;
-            prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
-            if let Ok(file) = File::open(&partial.0) {
-                give_to_owner_of_folder(&file, &partial.0);
-            }
-            partial.publish(self.to, RESTORING)?;
-            return Ok(ControlFlow::Continue(restored));
+            set_journal_mode(&prepared, &mode).map_err(while_doing(RESTORING))?;
+            self.publish(prepared, partial)?;
+            return Ok(ControlFlow::Continue(report));
         };
-        self.match_page_size(&prepared, &target).map_err(failed())?;
-        // Revocations must be durable before they are acknowledged.
-        let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
-        target.execute_batch(synced).map_err(failed())?;
-        let moved = transfer(&prepared, &mut target, self.busy_timeout, progress, RESTORING)?;
-        Ok(match moved {
-            ControlFlow::Continue(()) => ControlFlow::Continue(restored),
+        let written = self.write_over(&prepared, &mut target, progress);
+        Ok(match written.map_err(|error| self.explain_damage(error))? {
+            ControlFlow::Continue(()) => ControlFlow::Continue(report),
             ControlFlow::Break(()) => ControlFlow::Break(()),
         })
     }
 
-    fn open_copy(&self) -> Result<Connection> {
-        let Opened { connection, .. } = file::open(self.from, Purpose::Read)?;
-        connection.busy_timeout(self.busy_timeout).map_err(while_doing(RESTORING))?;
-        distrust(&connection).map_err(while_doing(RESTORING))?;
-        let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
-        match read.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
-            Err(Some(ErrorCode::NotADatabase)) => {
-                let why = format!("{} is not a database", self.from.display());
-                Err(Error::with_source(ErrorKind::Invalid, RESTORING, why))
-            }
-            _ => Ok(connection),
+    /// Opens the database that is to be replaced; returns `None` if it does not exist.
+    fn open_target(&self) -> Result<Option<Connection>> {
+        let failed = || while_doing(RESTORING);
+        if let Some(error) = file::dangling_link(self.to, Purpose::Write) {
+            return Err(error);
         }
+        file::refuse_log_of_deleted(self.to, RESTORING)?;
+        if !fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))? {
+            refuse_existing(self.to, RESTORING)?;
+            return Ok(None);
+        }
+        file::check_inherited(self.to)?;
+        let target = Access::read_write(self.to).connect().map_err(failed())?;
+        target.busy_timeout(self.busy_timeout).map_err(failed())?;
+        if target.is_readonly("main").map_err(failed())? {
+            return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
+        }
+        self.refuse_foreign(&target)?;
+        Ok(Some(target))
+    }
+
+    fn refuse_same_file(&self) -> Result<()> {
+        let path = |path: &Path| fs::canonicalize(path).ok();
+        let from = path(self.from);
+        if from.is_some() && from == path(self.to) {
+            let why = "a database cannot be restored from itself";
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
+        Ok(())
+    }
+
+    /// Opens the copy. Refuses one that does not have our table, or has triggers on it.
+    fn open_copy(&self) -> Result<Connection> {
+        let failed = || while_doing(RESTORING);
+        let refused = |kind, why| Err(Error::with_source(kind, RESTORING, why));
+        if !fs::exists(self.from).unwrap_or(true) {
+            let why = match fs::read_link(self.from) {
+                Ok(target) => format!("a link to {}, where there is none", target.display()),
+                Err(_) => "there is none".to_owned(),
+            };
+            let why = format!("no file {}: {why}", self.from.display());
+            return refused(ErrorKind::Invalid, why);
+        }
+        let Opened { connection: copy, .. } = file::open(self.from, Purpose::Read)?;
+        copy.busy_timeout(self.busy_timeout).map_err(failed())?;
+        distrust(&copy).map_err(failed())?;
+        let read = copy.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        if read.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::NotADatabase)) {
+            let why = format!("{} is not a database", self.from.display());
+            return refused(ErrorKind::Invalid, why);
+        }
+        if migrate::version_before(&copy, self.table)? == 0 {
+            let why = format!("the copy has no table {}", self.table.as_str());
+            return refused(ErrorKind::NotSetUp, why);
+        }
+        let triggers = migrate::triggers(&copy, self.table).map_err(failed())?;
+        if let Some(trigger) = triggers.first() {
+            let why = format!(
+                "the copy has a trigger on the sessions, which can bring ended ones back: examine \
+                 it, and remove it from the copy (DROP TRIGGER \"{trigger}\")"
+            );
+            return refused(ErrorKind::Invalid, why);
+        }
+        Ok(copy)
     }
 
     /// Rejects a target that does not belong to this program, because the copy was not made of it.
@@ -195,6 +198,8 @@ impl Restore<'_> {
     /// epoch that a cache may have seen.
     fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
         let deadline = Instant::now() + self.busy_timeout;
+        // Off by default in the system's SQLite; rows of the application go with their sessions.
+        prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(while_doing(RESTORING))?;
         let sql = TableSql::new(self.table);
         let mut tx = WriteTx::begin(prepared, &sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
@@ -209,6 +214,42 @@ impl Restore<'_> {
         tx.draw_identity()?;
         tx.commit(deadline)?;
         Ok(RestoreReport { live, ended: !self.keep_sessions })
+    }
+
+    /// Puts the prepared copy in the place of a missing database.
+    fn publish(&self, prepared: Connection, partial: Partial) -> Result<()> {
+        prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
+        if let Ok(file) = File::open(&partial.0) {
+            give_to_owner_of_folder(&file, &partial.0);
+        }
+        partial.publish(self.to, RESTORING)
+    }
+
+    /// Writes the prepared copy over the database in one transaction.
+    fn write_over(
+        &self,
+        prepared: &Connection,
+        target: &mut Connection,
+        progress: &mut ProgressFn,
+    ) -> Result<ControlFlow<()>> {
+        self.match_page_size(prepared, target).map_err(while_doing(RESTORING))?;
+        // Revocations must be durable before they are acknowledged.
+        let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
+        target.execute_batch(synced).map_err(while_doing(RESTORING))?;
+        transfer(prepared, target, self.busy_timeout, progress, RESTORING)
+    }
+
+    /// Adds the remedy to the error of a database that is too damaged to be written over.
+    fn explain_damage(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Corrupt {
+            return error;
+        }
+        let (path, cause) = (self.to.display(), cause(&error));
+        let why = format!(
+            "{path} is too damaged to be written over ({cause}): stop the service, move it away \
+             with its -wal and -shm, and `restore` again"
+        );
+        Error::with_source(ErrorKind::Corrupt, RESTORING, why)
     }
 
     /// Gives the copy the page size of the target: SQLite cannot change the page size of a file
@@ -230,6 +271,26 @@ fn distrust(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA trusted_schema = OFF")
 }
 
-fn journal(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+fn journal_mode(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))
+}
+
+fn set_journal_mode(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
     connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
+}
+
+/// Names the copy in the error of opening or reading it.
+fn explain_copy(error: Error) -> Error {
+    let why = match (error.kind(), OpenFailure::of(&error)) {
+        (ErrorKind::Corrupt, _) => {
+            format!("the copy is damaged: {}; `restore` an older one", cause(&error))
+        }
+        (_, Some(_)) => format!("the copy cannot be used: {}", cause(&error)),
+        _ => return error,
+    };
+    Error::with_source(error.kind(), RESTORING, why)
+}
+
+fn cause(error: &Error) -> String {
+    error.cause().map_or_else(|| error.to_string(), |cause| cause.to_string())
 }

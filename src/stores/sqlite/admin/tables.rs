@@ -35,7 +35,10 @@ impl Admin {
                 })?;
                 Ok(store.clone())
             }
-            Database::Closed(settings) => settings.clone().migrate(true).open(),
+            Database::Closed(settings) => {
+                self.refuse_second_name()?;
+                settings.clone().migrate(true).open()
+            }
         }
     }
 

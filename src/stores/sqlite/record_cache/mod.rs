@@ -1,10 +1,10 @@
 //! Caches recently loaded or written sessions.
 //!
 //! Invariant: while the header of the wal-index is the one for which the entries are valid, a
-//! lookup returns what a query would return. A commit of this process changes the entries and makes
+//! lookup returns what a query would return. A commit of this process updates the entries and makes
 //! them valid for the next header; a commit of another process invalidates all entries.
 
-mod pending;
+mod cache_update;
 mod second_chance;
 mod wal_index;
 
@@ -18,7 +18,7 @@ use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use second_chance::SecondChanceCache;
 use wal_index::{Header, WalIndex};
 
-pub(super) use pending::{Effect, PendingEffects};
+pub(super) use cache_update::CacheUpdate;
 pub(super) use second_chance::CachedSession;
 
 /// The record cache of one store.
@@ -43,8 +43,8 @@ struct CacheState {
     is_verified: bool,
     /// The header for which the entries are valid.
     valid_for: Option<Header>,
-    /// Whether this process has a transaction whose effects are not applied yet. Until they are, a
-    /// new header does not invalidate the entries.
+    /// Whether this process has a transaction that has not updated the entries yet. Until it has, a
+    /// new header does not invalidate them.
     has_open_transaction: bool,
     entries: SecondChanceCache,
 }
@@ -118,9 +118,9 @@ impl RecordCache {
     ///
     /// 1. The query has read the state of that header, for which the entry is valid.
     /// 2. The query has read the state of a newer commit. Before the entries are used for that
-    ///    commit's header, [`PendingEffects::publish`] applies the changes of a commit of this
-    ///    process to them, and [`find`](Self::find) or [`begin`](Self::begin) removes them after a
-    ///    commit of another process.
+    ///    commit's header, [`CacheUpdate::publish`] updates them after a commit of this process,
+    ///    and [`find`](Self::find) or [`begin`](Self::begin) removes them after a commit of another
+    ///    process.
     pub(super) fn add(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };
@@ -317,21 +317,24 @@ mod tests {
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });
         assert_eq!(swept.unwrap_err().kind(), ErrorKind::Full);
-        assert!(is_cached(&store, &id_hash) && is_cached(&store, &other), "it was undone");
+        assert!(!is_cached(&store, &id_hash) && !is_cached(&store, &other));
+        store.load(&id_hash, NOW).unwrap();
+        assert!(is_cached(&store, &id_hash), "it was undone");
     }
 
     #[test]
-    fn a_row_that_no_effect_explains_makes_the_rest_unknown() {
-        let (_folder, store) = store();
-        let id_hash = create(&store);
-        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
-        let mark = effects.mark();
-        effects.record(Effect::Forget(unused_id()), 2);
-        effects.compare(mark, 2);
-        assert!(effects.find(&id_hash).is_some());
-        effects.undo(mark);
-        effects.compare(mark, 1);
-        assert!(effects.find(&id_hash).is_none(), "a trigger has changed another row");
+    fn a_row_that_a_trigger_changes_makes_the_rest_unknown() {
+        for (action, is_kept) in [("SELECT 1", true), ("UPDATE t SET n = n", false)] {
+            let (folder, store) = store();
+            let others = Connection::open(folder.path().join("a.db")).unwrap();
+            let schema = "CREATE TABLE t (n); INSERT INTO t VALUES (1);
+                CREATE TRIGGER one AFTER UPDATE ON cloakroom_sessions BEGIN";
+            others.execute_batch(&format!("{schema} {action}; END")).unwrap();
+            let (one, two) = (create(&store), create(&store));
+            store.load(&two, NOW).unwrap();
+            merge(&store, &one, 1);
+            assert_eq!(is_cached(&store, &two), is_kept, "{action}");
+        }
     }
 
     #[test]
@@ -355,16 +358,16 @@ mod tests {
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
         let record_cache = RecordCache::new(&stale, 1 << 20).unwrap();
         let commit = |frames: Option<u32>| {
-            let mut effects = PendingEffects::begin(Some(&record_cache));
-            effects.record(Effect::Put(id, id_hash, &record), 1);
-            effects.publish(frames);
+            let mut update = CacheUpdate::begin(Some(&record_cache));
+            update.put(id_hash, id, &record);
+            update.publish(frames);
         };
         for frames in [None, Some(7), Some(8)] {
             commit(frames);
             let miss = record_cache.find(&id_hash, NOW).unwrap_err();
             record_cache.add(miss, id_hash, id, &record);
             assert!(record_cache.find(&id_hash, NOW).is_err());
-            assert!(PendingEffects::begin(Some(&record_cache)).find(&id_hash).is_none());
+            assert!(CacheUpdate::begin(Some(&record_cache)).find(&id_hash).is_none());
         }
         assert!(record_cache.is_disabled());
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
@@ -377,15 +380,13 @@ mod tests {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let record = merge(&store, &one, 1);
-        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
-        assert!(effects.find(&one).is_some());
-        let mark = effects.mark();
-        effects.record(Effect::Forget(one), 1);
-        assert!(effects.find(&one).is_none(), "it must query the database");
-        effects.undo(mark);
-        assert!(effects.find(&one).is_some());
-        effects.record(Effect::Put(1, two, &record), 1);
-        drop(effects);
+        let mut update = CacheUpdate::begin(Some(record_cache(&store)));
+        assert!(update.find(&one).is_some());
+        update.remove(one);
+        assert!(update.find(&one).is_none(), "it must query the database");
+        update.put(two, 1, &record);
+        assert!(update.find(&two).is_none());
+        drop(update);
         assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
         assert!(!record_cache(&store).state().has_open_transaction);
     }
@@ -397,14 +398,14 @@ mod tests {
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         for (commits, is_ours) in [(1, true), (2, false)] {
             merge(&store, &id_hash, commits);
-            let mut effects = PendingEffects::begin(Some(record_cache(&store)));
+            let mut update = CacheUpdate::begin(Some(record_cache(&store)));
             let mut frames = 0;
             for n in 0..commits {
                 other.execute_batch(&format!("PRAGMA user_version = {}", n + commits)).unwrap();
                 let log = "PRAGMA wal_checkpoint(PASSIVE)";
                 frames = other.query_row(log, [], |row| row.get::<_, u32>(1)).unwrap();
             }
-            effects.publish(Some(frames));
+            update.publish(Some(frames));
             assert_eq!(is_cached(&store, &id_hash), is_ours, "{commits}");
         }
     }
@@ -413,12 +414,12 @@ mod tests {
     fn an_open_transaction_does_not_invalidate_the_cache() {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
-        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
+        let mut update = CacheUpdate::begin(Some(record_cache(&store)));
         assert!(is_cached(&store, &one), "nothing has been committed yet");
         record_cache(&store).state().valid_for = None;
         assert!(!is_cached(&store, &one), "what was committed is not carried over yet");
         record_cache(&store).state().valid_for = record_cache(&store).wal_index.read();
-        effects.publish(None);
+        update.publish(None);
         assert!(is_cached(&store, &one) && is_cached(&store, &two));
     }
 
@@ -442,21 +443,36 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_job_leaves_the_cache_as_it_was() {
+    fn a_failed_job_removes_what_it_has_put() {
         let (_folder, store) = store();
-        let id_hash = create(&store);
+        let (id_hash, other) = (create(&store), create(&store));
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
-        for (kind, is_kept) in [(ErrorKind::Full, true), (ErrorKind::Unexpected, false)] {
-            let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
-                let found = tx.find(id_hash, NOW)?;
-                let Found::Live { mut session, at } = found else { panic!("{found:?}") };
-                session.record.revision += 1;
-                tx.update_data(at, &session.record)?;
-                Err::<(), _>(Error::new(kind, "test"))
-            });
-            assert_eq!(failed.unwrap_err().kind(), kind);
-            let found = record_cache(&store).find(&id_hash, NOW).ok();
-            assert_eq!(found, is_kept.then(|| before.clone()), "a cached row was not as expected");
+        let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
+            let found = tx.find(id_hash, NOW)?;
+            let Found::Live { mut session, at } = found else { panic!("{found:?}") };
+            session.record.revision += 1;
+            tx.update_data(at, &session)?;
+            Err::<(), _>(Error::new(ErrorKind::Full, "test"))
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Full);
+        assert!(!is_cached(&store, &id_hash) && is_cached(&store, &other));
+        store.load(&id_hash, NOW).unwrap();
+        assert_eq!(record_cache(&store).find(&id_hash, NOW).unwrap(), before);
+    }
+
+    #[test]
+    fn a_cached_row_that_is_gone_empties_the_cache() {
+        for action in [Action::Merge, Action::End] {
+            let (_folder, store) = store();
+            let (id_hash, other) = (create(&store), create(&store));
+            let record = record_cache(&store).find(&id_hash, NOW).unwrap();
+            let wrong = CachedSession { id: 99, record };
+            record_cache(&store).state().entries.put(id_hash, wrong);
+            let commit = Commit::new(&id_hash, action, setting(1), NOW);
+            let error = store.commit(&commit).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unexpected);
+            assert!(!is_cached(&store, &id_hash) && !is_cached(&store, &other));
+            store.commit(&commit).unwrap();
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, SessionIdHash, UserKey};
 use crate::record::Record;
 
@@ -85,14 +84,6 @@ impl SecondChanceCache {
         }
     }
 
-    /// Sets the last activity of a session, if it is cached.
-    pub(super) fn seen(&mut self, id_hash: &SessionIdHash, seen: Timestamp) {
-        let slot = self.positions.get(id_hash).and_then(|position| self.slots.get_mut(*position));
-        if let Some(slot) = slot {
-            slot.session.record.seen = seen;
-        }
-    }
-
     fn advance_hand(&mut self) {
         if self.hand >= self.slots.len() {
             self.hand = 0;
@@ -136,6 +127,7 @@ fn weight(record: &Record) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::data::Data;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;

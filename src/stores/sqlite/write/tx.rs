@@ -1,13 +1,13 @@
-//! Write transactions. [`WriteTx`] alone executes the statements that write sessions, and each of
-//! its methods states the effect on the record cache where the statement is executed. Jobs receive
-//! nothing but a `&mut WriteTx`.
+//! Write transactions. [`WriteTx`] alone executes the statements that write, each together with the
+//! sessions that it changes, for the record cache. Jobs receive nothing but a `&mut WriteTx`.
 
 use std::mem;
 use std::time::Instant;
 
 use rusqlite::types::Value as Column;
 use rusqlite::{
-    Connection, OptionalExtension, Params, Row, ToSql, named_params, params, params_from_iter,
+    Connection, OptionalExtension, Params, Row, Statement, ToSql, named_params, params,
+    params_from_iter,
 };
 
 use crate::backend::{Found, IdChange, LiveSession, ReplacedId};
@@ -18,7 +18,7 @@ use crate::record::{EndedSession, FORMAT, Record, Touch};
 use crate::stores::sql::with_condition;
 use crate::stores::sqlite::columns::{self, replaced, session};
 use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
-use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
+use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
@@ -28,13 +28,16 @@ use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 /// The condition that each session matches.
 const EVERY_SESSION: &str = "true";
 
+/// The changed sessions of a statement on another table.
+const NO_SESSION: &[SessionIdHash] = &[];
+
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
 pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
     sql: &'c TableSql,
-    effects: PendingEffects<'c>,
+    cache_update: CacheUpdate<'c>,
     room: Option<&'c Room>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
@@ -53,8 +56,8 @@ impl<'c> WriteTx<'c> {
     ) -> Result<Self> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .map_err(while_doing(operation))?;
-        let effects = PendingEffects::begin(record_cache);
-        Ok(WriteTx { connection, sql, effects, room: None, operation, is_undone: false })
+        let cache_update = CacheUpdate::begin(record_cache);
+        Ok(WriteTx { connection, sql, cache_update, room: None, operation, is_undone: false })
     }
 
     /// Returns this transaction in a file with bounded room.
@@ -76,25 +79,16 @@ impl<'c> WriteTx<'c> {
         if is_grouped {
             self.control("SAVEPOINT job")?;
         }
-        let (mark, rows) = (self.effects.mark(), self.connection.total_changes());
         let group_operation = mem::replace(&mut self.operation, operation);
         let result = job(self);
         self.operation = group_operation;
-        match result {
-            Ok(()) => {
-                let rows = self.connection.total_changes().saturating_sub(rows);
-                self.effects.compare(mark, rows);
+        if let Err(error) = result {
+            if self.connection.is_autocommit() {
+                return Err(error);
             }
-            Err(error) if self.connection.is_autocommit() => return Err(error),
-            Err(error) => {
-                self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
-                self.is_undone = !is_grouped;
-                self.effects.undo(mark);
-                if error.kind() == ErrorKind::Unexpected {
-                    // A row was not as it was found or cached.
-                    self.effects.record(Effect::Unknown, 0);
-                }
-            }
+            self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+            self.is_undone = !is_grouped;
+            self.cache_update.remove_put();
         }
         if is_grouped {
             self.control("RELEASE job")?;
@@ -102,8 +96,8 @@ impl<'c> WriteTx<'c> {
         Ok(())
     }
 
-    /// Commits, and then applies the effects to the record cache. Returns the number of frames in
-    /// the log, `None` if the transaction wrote none.
+    /// Commits, and then updates the record cache. Returns the number of frames in the log, `None`
+    /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
         let frames = match self.connection.is_autocommit() {
             false => wal::commit(self.connection, deadline).map_err(self.failed())?,
@@ -111,7 +105,7 @@ impl<'c> WriteTx<'c> {
             // A job has ended the transaction without an error.
             true => return Err(Error::new(ErrorKind::Unexpected, self.operation)),
         };
-        self.effects.publish(frames);
+        self.cache_update.publish(frames);
         Ok(frames)
     }
 
@@ -123,25 +117,71 @@ impl<'c> WriteTx<'c> {
         while_doing(self.operation)
     }
 
-    /// Executes a statement and records its effect, which may depend on the row id of the last
-    /// insertion. Returns the number of changed rows.
-    fn execute<'e>(
+    /// Executes a statement that changes the sessions `changed` and no others. Returns the number
+    /// of changed rows.
+    fn execute(
         &mut self,
         statement: &str,
         params: impl Params,
-        effect: impl FnOnce(i64) -> Effect<'e>,
+        changed: &[SessionIdHash],
     ) -> Result<usize> {
-        let rows = self
-            .connection
-            .prepare_cached(statement)
-            .and_then(|mut statement| statement.execute(params))
-            .map_err(self.failed())?;
-        let effect = effect(self.connection.last_insert_rowid());
-        if effect.is_of_one_row() && rows != 1 {
+        changed.iter().for_each(|id_hash| self.cache_update.remove(*id_hash));
+        self.run(statement, |statement| statement.execute(params))
+    }
+
+    /// Executes a statement that returns the sessions that it changes.
+    fn execute_returning<T>(
+        &mut self,
+        statement: &str,
+        params: impl Params,
+        decode: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        id_hash: impl Fn(&T) -> SessionIdHash,
+    ) -> Result<Vec<T>> {
+        let changed: Vec<T> =
+            self.run(statement, |statement| statement.query_map(params, decode)?.collect())?;
+        changed.iter().for_each(|session| self.cache_update.remove(id_hash(session)));
+        Ok(changed)
+    }
+
+    /// Executes a statement that writes `new` to the row `at`.
+    fn update(
+        &mut self,
+        statement: &str,
+        params: impl Params,
+        at: FoundRow,
+        new: &LiveSession,
+    ) -> Result<()> {
+        let rows = self.execute(statement, params, &[at.id_hash])?;
+        self.check_changed(rows)?;
+        self.cache_update.put(new.id_hash, at.id, &new.record);
+        Ok(())
+    }
+
+    /// Fails if a statement that should have changed a row has changed none.
+    fn check_changed(&mut self, rows: usize) -> Result<()> {
+        if rows == 0 {
+            // If the row was found in the cache, others there may be wrong too.
+            self.cache_update.remove_all();
             return Err(self.failed()(rusqlite::Error::StatementChangedRows(rows)));
         }
-        self.effects.record(effect, rows);
-        Ok(rows)
+        Ok(())
+    }
+
+    /// Runs a statement that writes. If more rows have changed than its own, a trigger or a foreign
+    /// key of the application has changed them, and any session may be among them.
+    fn run<T>(
+        &mut self,
+        statement: &str,
+        run: impl FnOnce(&mut Statement<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let before = self.connection.total_changes();
+        let result =
+            self.connection.prepare_cached(statement).and_then(|mut statement| run(&mut statement));
+        let own = if result.is_ok() { self.connection.changes() } else { 0 };
+        if self.connection.total_changes() != before.wrapping_add(own) {
+            self.cache_update.remove_all();
+        }
+        result.map_err(self.failed())
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
@@ -149,7 +189,7 @@ impl<'c> WriteTx<'c> {
         &mut self,
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        self.effects.record(Effect::Unknown, 0);
+        self.cache_update.remove_all();
         work(self.connection)
     }
 }
@@ -171,7 +211,7 @@ fn execute_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 impl WriteTx<'_> {
     /// Looks `id_hash` up at `now`, as a current or as a replaced id.
     pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Found<FoundRow>> {
-        let Some(CachedSession { id, record }) = self.effects.find(&id_hash) else {
+        let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
         let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
@@ -223,59 +263,50 @@ impl WriteTx<'_> {
 impl WriteTx<'_> {
     /// Inserts a session, and returns its row id.
     pub(crate) fn insert(&mut self, new: &LiveSession) -> Result<i64> {
-        session::with_values(new, |columns| {
-            let effect = |id| Effect::Put(id, new.id_hash, &new.record);
-            self.execute(&self.sql.write.insert, columns, effect)
-        })?;
-        Ok(self.connection.last_insert_rowid())
+        let insert = &self.sql.write.insert;
+        let rows =
+            session::with_values(new, |columns| self.execute(insert, columns, &[new.id_hash]))?;
+        self.check_changed(rows)?;
+        let id = self.connection.last_insert_rowid();
+        self.cache_update.put(new.id_hash, id, &new.record);
+        Ok(id)
     }
 
     /// Writes all columns.
     pub(crate) fn update_all(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
-        if at.id_hash != new.id_hash {
-            self.effects.record(Effect::Forget(at.id_hash), 0);
-        }
         session::with_values(new, |columns| {
-            let params = columns.iter().copied().chain([&at.id as &dyn ToSql]);
-            let effect = |_| Effect::Put(at.id, new.id_hash, &new.record);
-            self.execute(&self.sql.write.update_all, params_from_iter(params), effect)
+            let params = params_from_iter(columns.iter().copied().chain([&at.id as &dyn ToSql]));
+            self.update(&self.sql.write.update_all, params, at, new)
         })
-        .map(drop)
     }
 
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
-    pub(crate) fn update_data(&mut self, at: FoundRow, record: &Record) -> Result<()> {
+    pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
+        let record = &new.record;
         let (revision, data) = (columns::revision_number(record), record.data.as_json());
-        let put = Effect::Put(at.id, at.id_hash, record);
-        let rows = if record.seen == at.seen {
-            // This statement does not write the deadline. An operator may have edited it; then the
-            // record does not describe the row, and the cache forgets it.
-            let effect = if at.agrees_with(record) { put } else { Effect::Forget(at.id_hash) };
+        if record.seen == at.seen {
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
             };
-            self.execute(&self.sql.write.update_data, params, |_| effect)
-        } else {
-            let params = named_params! {
-                ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
-                ":seen": record.seen.as_millis(), ":deadline": record.deadline().as_millis(),
-            };
-            self.execute(&self.sql.write.update_data_and_seen, params, |_| put)
+            self.update(&self.sql.write.update_data, params, at, new)?;
+            if !at.agrees_with(record) {
+                // An operator has edited the deadline, which this statement does not write.
+                self.cache_update.remove(at.id_hash);
+            }
+            return Ok(());
+        }
+        let params = named_params! {
+            ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
+            ":seen": record.seen.as_millis(), ":deadline": record.deadline().as_millis(),
         };
-        rows.map(drop)
+        self.update(&self.sql.write.update_data_and_seen, params, at, new)
     }
 
     /// Writes the last activity and the deadline that follows from it.
-    pub(crate) fn update_seen(
-        &mut self,
-        id: i64,
-        id_hash: SessionIdHash,
-        seen: Timestamp,
-        deadline: Timestamp,
-    ) -> Result<()> {
-        let (seen_millis, deadline) = (seen.as_millis(), deadline.as_millis());
-        let params = named_params! { ":id": id, ":seen": seen_millis, ":deadline": deadline };
-        self.execute(&self.sql.write.update_seen, params, |_| Effect::Seen(id_hash, seen)).map(drop)
+    pub(crate) fn update_seen(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
+        let (seen, deadline) = (new.record.seen.as_millis(), new.record.deadline().as_millis());
+        let params = named_params! { ":id": at.id, ":seen": seen, ":deadline": deadline };
+        self.update(&self.sql.write.update_seen, params, at, new)
     }
 
     /// Records activity if the session is live and the touch is newer than its last one.
@@ -286,42 +317,50 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         match self.find(id_hash, now)? {
-            Found::Live { session, at } if at.seen < touch.seen => {
-                let deadline = session.record.limits.deadline(touch.seen);
-                self.update_seen(at.id, at.id_hash, touch.seen, deadline)
+            Found::Live { mut session, at } if at.seen < touch.seen => {
+                session.record.seen = touch.seen;
+                self.update_seen(at, &session)
             }
             _ => Ok(()),
         }
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.delete_or_end("id = ?1", [id], Effect::Forget(id_hash))
+        let rows = self.delete_or_end("id = ?1", [id], &[id_hash])?;
+        self.check_changed(rows)
     }
 
-    /// Deletes the sessions that match `condition`. Those that a foreign key or a trigger of the
-    /// application keeps or brings back are ended in place, because an ended session must not be
-    /// found again.
+    /// Deletes the sessions that match `condition`, which are `changed`. Those that a foreign key
+    /// or a trigger of the application keeps or brings back are ended in place, because an ended
+    /// session must not be found again. Returns the number of changed rows.
     fn delete_or_end(
         &mut self,
         condition: &str,
         params: impl Params + Copy,
-        effect: Effect<'_>,
-    ) -> Result<()> {
+        changed: &[SessionIdHash],
+    ) -> Result<usize> {
         let WriteSql { delete, delete_all, end, .. } = &self.sql.write;
         let Some(referenced) = self.referenced_condition()? else {
             let is_all = condition == EVERY_SESSION;
             let delete = if is_all { delete_all } else { &with_condition(delete, condition) };
-            return self.execute(delete, params, |_| effect).map(drop);
+            return self.execute(delete, params, changed);
         };
         // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
         let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
-        match self.execute(&delete, params, |_| Effect::Unknown) {
+        let deleted = match self.execute(&delete, params, changed) {
             Err(error) if !self.is_refused(&error) => return Err(error),
-            Ok(_) | Err(_) => {}
-        }
+            deleted => deleted.unwrap_or(0),
+        };
         // A trigger may have inserted deleted rows again, with their former deadline.
-        self.execute(&with_condition(end, condition), params, |_| Effect::Unknown)?;
-        self.check_none_left(condition, params)
+        let ended = self.execute(&with_condition(end, condition), params, changed)?;
+        self.check_none_left(condition, params)?;
+        Ok(deleted + ended)
+    }
+
+    /// Deletes or ends all sessions that match `condition`.
+    fn delete_many(&mut self, condition: &str, params: impl Params + Copy) -> Result<()> {
+        self.cache_update.remove_all();
+        self.delete_or_end(condition, params, &[]).map(drop)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
@@ -356,7 +395,7 @@ impl WriteTx<'_> {
         IdChange { replaced, replaced_earlier }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
-            self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::OtherTable)?;
+            self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
         match replaced_earlier {
@@ -373,7 +412,7 @@ impl WriteTx<'_> {
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.write.forget_replaced_one, params, |_| Effect::OtherTable)?;
+        self.execute(&self.sql.write.forget_replaced_one, params, NO_SESSION)?;
         self.remember(session, public_id, id)
     }
 
@@ -383,10 +422,10 @@ impl WriteTx<'_> {
     fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
         let params = params![session, public_id.as_bytes(), others];
-        self.execute(&self.sql.write.forget_replaced_of, params, |_| Effect::OtherTable)?;
+        self.execute(&self.sql.write.forget_replaced_of, params, NO_SESSION)?;
         self.forget_replaced(id.replaced_at, 2)?;
         replaced::with_values(session, public_id, id, |columns| {
-            self.execute(&self.sql.write.remember_replaced, columns, |_| Effect::OtherTable)
+            self.execute(&self.sql.write.remember_replaced, columns, NO_SESSION)
         })
         .map(drop)
     }
@@ -394,7 +433,7 @@ impl WriteTx<'_> {
     /// Deletes at most `limit` outdated replaced ids.
     fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
-        self.execute(&self.sql.write.forget_replaced, params, |_| Effect::OtherTable).map(drop)
+        self.execute(&self.sql.write.forget_replaced, params, NO_SESSION).map(drop)
     }
 }
 
@@ -455,7 +494,7 @@ impl WriteTx<'_> {
             }
             for (id, id_hash) in batch {
                 self.delete(id, id_hash)?;
-                self.execute(&self.sql.write.delete_replaced_of, [id], |_| Effect::OtherTable)?;
+                self.execute(&self.sql.write.delete_replaced_of, [id], NO_SESSION)?;
                 evicted.push(id_hash);
             }
         }
@@ -526,15 +565,7 @@ impl WriteTx<'_> {
     ) -> Result<Vec<EndedSession>> {
         let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
         let statement = with_condition(statement, &format!("NOT {referenced}"));
-        let query = || -> rusqlite::Result<Vec<_>> {
-            let mut statement = self.connection.prepare_cached(&statement)?;
-            statement.query_map(params, row::deleted)?.collect()
-        };
-        let deleted = query().map_err(self.failed())?;
-        for EndedSession { id_hash, .. } in &deleted {
-            self.effects.record(Effect::Forget(*id_hash), 1);
-        }
-        Ok(deleted)
+        self.execute_returning(&statement, params, row::deleted, |ended| ended.id_hash)
     }
 
     /// Gives the sessions of a user in a realm to another one. Returns their ids.
@@ -544,25 +575,17 @@ impl WriteTx<'_> {
         from: &UserKey,
         to: &UserKey,
     ) -> Result<Vec<SessionIdHash>> {
-        let query = || -> rusqlite::Result<Vec<_>> {
-            let mut statement = self.connection.prepare_cached(&self.sql.write.rename_user)?;
-            let params = params![from.as_str(), to.as_str(), realm.as_str()];
-            let id_hash = |row: &Row<'_>| row.get(0).map(SessionIdHash::from_bytes);
-            statement.query_map(params, id_hash)?.collect()
-        };
-        let renamed = query().map_err(self.failed())?;
-        for id_hash in &renamed {
-            self.effects.record(Effect::Forget(*id_hash), 1);
-        }
-        Ok(renamed)
+        let params = params![from.as_str(), to.as_str(), realm.as_str()];
+        let id_hash = |row: &Row<'_>| row.get(0).map(SessionIdHash::from_bytes);
+        self.execute_returning(&self.sql.write.rename_user, params, id_hash, |id_hash| *id_hash)
     }
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
-        self.delete_or_end(EVERY_SESSION, [], Effect::Unknown)?;
-        self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::OtherTable)?;
+        self.delete_many(EVERY_SESSION, [])?;
+        self.execute(&self.sql.write.delete_all_replaced, [], NO_SESSION)?;
         self.raise_epoch()?;
         self.check_none_left(EVERY_SESSION, [])?;
         Ok(live)
@@ -580,7 +603,7 @@ impl WriteTx<'_> {
         }
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
-        self.delete_or_end("realm = ?1", [realm.as_str()], Effect::Unknown)?;
+        self.delete_many("realm = ?1", [realm.as_str()])?;
         self.raise_epoch()?;
         self.check_none_left("realm = ?1", [realm.as_str()])?;
         Ok(live)
@@ -590,16 +613,16 @@ impl WriteTx<'_> {
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
         let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
         let above = own.max(other).saturating_add(1).to_string();
-        self.execute(&self.sql.write.set_epoch, [above], |_| Effect::OtherTable).map(drop)
+        self.execute(&self.sql.write.set_epoch, [above], NO_SESSION).map(drop)
     }
 
     /// Gives a copy of the tables another identity than the original's.
     pub(crate) fn draw_identity(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.draw_identity, [], |_| Effect::OtherTable).map(drop)
+        self.execute(&self.sql.write.draw_identity, [], NO_SESSION).map(drop)
     }
 
     /// Raises the epoch, so that every process with a cache reads all sessions again.
     pub(crate) fn raise_epoch(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::OtherTable).map(drop)
+        self.execute(&self.sql.write.raise_epoch, [], NO_SESSION).map(drop)
     }
 }
