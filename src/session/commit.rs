@@ -16,7 +16,7 @@ use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::update_queue::UpdateAttempts;
+use crate::session::shared::UpdateAttempts;
 use crate::session::{
     AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
 };
