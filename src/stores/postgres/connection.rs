@@ -45,9 +45,9 @@ pub(super) struct PostgresConnection {
 
 /// The part of the client that reads and writes the socket; `None` after the end of the connection.
 /// It runs in the future of a call, because a task of its own would cost more system calls.
-struct SocketIo(Option<SocketFuture>);
+struct SocketIo(Option<Pin<Box<SocketFuture>>>);
 
-type SocketFuture = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+type SocketFuture = dyn Future<Output = Result<(), tokio_postgres::Error>> + Send;
 
 impl SocketIo {
     /// Completes `work`, and reads and writes the socket meanwhile.
