@@ -17,7 +17,7 @@ mod generations;
 mod guess_detector;
 mod load;
 mod presented;
-mod recently_ended;
+mod retired_ids;
 mod running_update;
 mod settings;
 mod sign_in;
@@ -43,7 +43,7 @@ use absence::Absence;
 use changes::Changes;
 use load::LoadState;
 use presented::Presented;
-use recently_ended::EndedCount;
+use retired_ids::RetiredCount;
 use running_update::RunningUpdate;
 
 pub use authentication::{Authentication, RecentAuth};
@@ -53,7 +53,7 @@ pub(crate) use close::AGE_RENEWAL_GRACE;
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use recently_ended::RecentlyEnded;
+pub(crate) use retired_ids::RetiredIds;
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, Settings, Transport};
 
@@ -75,8 +75,8 @@ pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
     presented: Presented,
-    /// How many sessions this process had ended when the request was opened.
-    ended_at_open: EndedCount,
+    /// How many ids this process had retired when the request was opened.
+    retired_at_open: RetiredCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
@@ -250,14 +250,14 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let cookie_rejected_by = context.cookie_rejected_by(head);
-        let ended_at_open = context.recently_ended.count();
+        let retired_at_open = context.retired_ids.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
             blocking,
             presented,
-            ended_at_open,
+            retired_at_open,
             opened_at,
             cookie_rejected_by,
             address,

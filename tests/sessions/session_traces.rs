@@ -19,8 +19,8 @@ use crate::common::NOW;
 use crate::common::dice::Dice;
 use cloakroom::adapter::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, Record, Store, StoreWrapper,
-    Touch, TouchError,
+    Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Missing, Record, Store,
+    StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfCheck;
@@ -191,7 +191,11 @@ fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
         "commit {} {action}, {}, if {:?} touch {:?} limit {}",
         trace.id_hash(&commit.id_hash),
         delta_text(&commit.delta),
-        commit.if_revision,
+        match commit.expected {
+            Expected::Revision(revision) => Some(revision),
+            Expected::NoSession => Some(0),
+            _ => None,
+        },
         commit.touch.map(|touch| touch.seen.since(NOW).as_secs()),
         commit.session_limit.is_some(),
     )

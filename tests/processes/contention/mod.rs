@@ -16,7 +16,7 @@ use crate::common::{
     setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -157,7 +157,7 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
                 let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
                 let delta = setting("n", next);
                 let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
-                commit.if_revision = Some(record.revision);
+                commit.expected = Expected::Revision(record.revision);
                 match store.commit(&commit).unwrap() {
                     Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
                         record = newer
