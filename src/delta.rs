@@ -19,9 +19,15 @@ pub struct Delta {
     clear: bool,
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
-    /// The time and the level of another proof of identity by the session's user.
-    confirmation: Option<(Timestamp, u16)>,
+    /// Another proof of identity by the session's user.
+    confirmation: Option<Confirmation>,
     idle_limit: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Confirmation {
+    at: Timestamp,
+    level: u16,
 }
 
 /// The change of one name in a delta.
@@ -66,7 +72,7 @@ impl Delta {
 
     /// Sets the time and the level of the authentication, if the session has a user.
     pub fn confirm_authentication(&mut self, at: Timestamp, level: u16) {
-        self.confirmation = Some((at, level));
+        self.confirmation = Some(Confirmation { at, level });
     }
 
     /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
@@ -145,23 +151,26 @@ impl Delta {
         if !self.clear && self.changes.is_empty() {
             return false;
         }
-        let changes = self.changes.iter();
-        data.change(
-            self.clear,
-            changes.map(|(name, value)| (&**name, value.as_ref().map(Value::as_json))),
-        )
+        let changes = self.iter().map(|(name, value)| (name, value.map(Value::as_json)));
+        if self.clear {
+            let set: Vec<_> = changes.filter_map(|(name, value)| Some((name, value?))).collect();
+            return data.replace(&set);
+        }
+        data.change(changes)
     }
 
     /// Applies the delta to a record; returns false if the record is unchanged. The caller
     /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
         let data_changed = self.apply_data(&mut record.data);
-        let others = (record.authenticated, record.auth_level, record.limits.idle);
-        if let Some((at, level)) = self.confirmation.filter(|_| record.user.is_some()) {
+        let before = (record.authenticated, record.auth_level, record.limits.idle);
+        if let Some(Confirmation { at, level }) = self.confirmation
+            && record.user.is_some()
+        {
             (record.authenticated, record.auth_level) = (Some(at), level);
         }
         record.limits.idle = self.idle_limit.or(record.limits.idle);
-        data_changed || others != (record.authenticated, record.auth_level, record.limits.idle)
+        data_changed || before != (record.authenticated, record.auth_level, record.limits.idle)
     }
 }
 

@@ -51,25 +51,25 @@ impl Client {
     #[must_use]
     pub fn to_json(&self) -> String {
         // Every part of the value serializes.
-        serde_json::to_string(&WireClient::from(self)).unwrap_or_default()
+        serde_json::to_string(&JsonClient::from(self)).unwrap_or_default()
     }
 
     /// Decodes the text that [`to_json`](Self::to_json) wrote; `None` for any other text.
     #[must_use]
     pub fn from_json(text: &str) -> Option<Self> {
-        serde_json::from_str::<WireClient>(text).ok().map(Client::from)
+        serde_json::from_str::<JsonClient>(text).ok().map(Client::from)
     }
 }
 
-impl From<&Client> for WireClient {
+impl From<&Client> for JsonClient {
     fn from(client: &Client) -> Self {
-        WireClient { address: client.address, user_agent: client.user_agent.clone() }
+        JsonClient { address: client.address, user_agent: client.user_agent.clone() }
     }
 }
 
-impl From<WireClient> for Client {
-    fn from(wire: WireClient) -> Self {
-        Client { address: wire.address, user_agent: wire.user_agent }
+impl From<JsonClient> for Client {
+    fn from(client: JsonClient) -> Self {
+        Client { address: client.address, user_agent: client.user_agent }
     }
 }
 
@@ -218,7 +218,7 @@ impl Record {
     /// Encodes the record as JSON text, for stores that keep a record as one value.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let wire = Wire {
+        let fields = JsonRecord {
             format: FORMAT,
             public_id: self.public_id.to_string(),
             realm: self.realm.as_str().to_owned(),
@@ -233,11 +233,11 @@ impl Record {
             absolute: self.limits.absolute.map(Timestamp::as_millis),
             persistent: self.persistent,
             revision: self.revision,
-            client: self.client.as_ref().map(WireClient::from),
+            client: self.client.as_ref().map(JsonClient::from),
             data: serde_json::from_str::<&RawValue>(self.data.as_json()).ok(),
         };
         // Every part of the value serializes: numbers, text, and validated JSON.
-        serde_json::to_string(&wire).unwrap_or_default()
+        serde_json::to_string(&fields).unwrap_or_default()
     }
 
     /// Decodes the text that [`to_json`](Self::to_json) wrote.
@@ -249,39 +249,39 @@ impl Record {
         struct Format {
             format: u32,
         }
-        let json = |source| undecodable(describe_json_error(&source));
-        let wire = match serde_json::from_str::<Wire<&RawValue>>(text) {
-            Ok(wire) => wire,
+        let malformed = |source| undecodable(describe_json_error(&source));
+        let fields = match serde_json::from_str::<JsonRecord<&RawValue>>(text) {
+            Ok(fields) => fields,
             Err(source) => {
                 // If the format is newer, that explains the failure better than the field that does
                 // not fit.
-                check_format(serde_json::from_str::<Format>(text).map_err(json)?.format)?;
-                return Err(json(source));
+                check_format(serde_json::from_str::<Format>(text).map_err(malformed)?.format)?;
+                return Err(malformed(source));
             }
         };
-        check_format(wire.format)?;
+        check_format(fields.format)?;
         Ok(Record {
-            public_id: wire.public_id.parse().map_err(undecodable)?,
-            realm: Realm::new(wire.realm).map_err(undecodable)?,
-            user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,
-            idp_session_id: wire
+            public_id: fields.public_id.parse().map_err(undecodable)?,
+            realm: Realm::new(fields.realm).map_err(undecodable)?,
+            user: fields.user.map(UserKey::new).transpose().map_err(undecodable)?,
+            idp_session_id: fields
                 .idp_session_id
                 .map(IdpSessionId::new)
                 .transpose()
                 .map_err(undecodable)?,
-            auth_level: wire.auth_level,
-            created: Timestamp::from_millis(wire.created),
-            authenticated: wire.authenticated.map(Timestamp::from_millis),
-            seen: Timestamp::from_millis(wire.seen),
-            id_issued: Timestamp::from_millis(wire.id_issued),
+            auth_level: fields.auth_level,
+            created: Timestamp::from_millis(fields.created),
+            authenticated: fields.authenticated.map(Timestamp::from_millis),
+            seen: Timestamp::from_millis(fields.seen),
+            id_issued: Timestamp::from_millis(fields.id_issued),
             limits: Limits::new(
-                wire.idle.map(Duration::from_millis),
-                wire.absolute.map(Timestamp::from_millis),
+                fields.idle.map(Duration::from_millis),
+                fields.absolute.map(Timestamp::from_millis),
             ),
-            persistent: wire.persistent,
-            revision: wire.revision,
-            client: wire.client.map(Client::from),
-            data: match wire.data {
+            persistent: fields.persistent,
+            revision: fields.revision,
+            client: fields.client.map(Client::from),
+            data: match fields.data {
                 Some(data) => Data::from_json(data.get())?,
                 None => return Err(undecodable("the data is missing")),
             },
@@ -306,8 +306,9 @@ pub(crate) fn duration_to_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The fields of a record in its JSON text.
 #[derive(Serialize, Deserialize)]
-struct Wire<D> {
+struct JsonRecord<D> {
     format: u32,
     public_id: String,
     realm: String,
@@ -322,12 +323,12 @@ struct Wire<D> {
     absolute: Option<i64>,
     persistent: bool,
     revision: u64,
-    client: Option<WireClient>,
+    client: Option<JsonClient>,
     data: Option<D>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct WireClient {
+struct JsonClient {
     address: Option<IpAddr>,
     user_agent: Option<Box<str>>,
 }

@@ -23,6 +23,7 @@ struct Runs {
     scale: Run,
     http: Run,
     memcached: Run,
+    postgres: Run,
     contention: Run,
     /// The output of `cargo bench`.
     pieces: String,
@@ -41,6 +42,7 @@ impl Runs {
             scale: run("scale.json"),
             http: run("http.json"),
             memcached: run("memcached.json"),
+            postgres: run("postgres.json"),
             contention: run("contention.json"),
             pieces: text("pieces.txt"),
         }

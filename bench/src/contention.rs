@@ -98,14 +98,14 @@ fn count_up(sessions: &SessionManager, cookie: &Cookie) -> bool {
 
 impl Bench {
     fn measure(&self, rounds: usize, report: &mut Report) {
-        let (visitor, hot) = (&self.known[0].cookie, &self.known[1].cookie);
+        let (visitor, shared) = (&self.known[0].cookie, &self.known[1].cookie);
         let mut of_rounds = Vec::new();
         for _ in 0..=rounds {
             of_rounds.push(Round {
-                beside_one: self.slice(Some(visitor), THREADS, |_| hot),
+                beside_one: self.slice(Some(visitor), THREADS, |_| shared),
                 beside_many: self.slice(Some(visitor), THREADS, |n| &self.known[2 + n].cookie),
-                together: self.slice(None, THREADS, |_| hot),
-                alone: self.slice(None, 1, |_| hot),
+                together: self.slice(None, THREADS, |_| shared),
+                alone: self.slice(None, 1, |_| shared),
             });
         }
         // The first round filled caches and opened connections.

@@ -350,59 +350,16 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let live: Vec<&KnownSession> =
         known.iter().enumerate().filter(|(n, _)| long(*n)).map(|(_, known)| known).collect();
 
-    let requests = |sessions: &SessionManager, stop: &dyn Fn() -> bool| {
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        let mut random = Random::new(3);
-        while !stop() {
-            let known = random.pick(&live);
-            let one = Instant::now();
-            ours::read(sessions, &known.cookie);
-            reads.push(one.elapsed().as_secs_f64() * 1e3);
-            let one = Instant::now();
-            ours::write(sessions, &known.cookie, random.next());
-            writes.push(one.elapsed().as_secs_f64() * 1e3);
-        }
-        reads.sort_by(f64::total_cmp);
-        writes.sort_by(f64::total_cmp);
-        (reads, writes)
-    };
-    let p99 = |times: &[f64]| times[times.len() * 99 / 100];
     let began = Instant::now();
-    let before = requests(&manager(), &|| began.elapsed() > Duration::from_secs(1));
+    let before = time_requests(&manager(), &live, || began.elapsed() > Duration::from_secs(1));
 
     // First without requests, for the rate, because the raw DELETE runs without requests too.
     clock.advance(IDLE * 2);
     let now = clock.now();
-    let delete = |path: &Path| {
-        let connection = Connection::open(path).expect("open");
-        connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous");
-        let began = Instant::now();
-        let deleted = connection
-            .execute("DELETE FROM cloakroom_sessions WHERE deadline <= ?1", [now.as_millis()])
-            .expect("delete");
-        began.elapsed().as_secs_f64() / deleted as f64
-    };
     let [before_ours, after_ours] = raw_paths;
-    let raw = delete(&before_ours);
-
-    // Like the cleaner, this checkpoints when the store requests it, but it makes no pauses.
-    let maintenance = store.maintenance().expect("a file has a log");
-    let is_due = Arc::new(AtomicBool::new(false));
-    let callback = is_due.clone();
-    maintenance.on_due(Box::new(move || callback.store(true, Ordering::Relaxed)));
-    let half = expired / 2;
-    let began = Instant::now();
-    let mut swept = 0;
-    let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
-    while swept < half {
-        swept += store.sweep(now, batch).expect("sweep").removed;
-        if is_due.swap(false, Ordering::Relaxed) {
-            maintenance.run().expect("checkpoint");
-        }
-    }
-    maintenance.run().expect("checkpoint");
-    let ours = began.elapsed().as_secs_f64() / swept as f64;
-    let raw = f64::midpoint(raw, delete(&after_ours));
+    let raw = time_raw_delete(&before_ours, now);
+    let ours = time_sweep(&store, now, expired / 2);
+    let raw = f64::midpoint(raw, time_raw_delete(&after_ours, now));
     let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
     report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &from);
 
@@ -414,11 +371,13 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
             sessions.sweep_now().expect("sweep");
             done.store(true, Ordering::Relaxed);
         });
-        requests(&sessions, &|| done.load(Ordering::Relaxed))
+        time_requests(&sessions, &live, || done.load(Ordering::Relaxed))
     });
-    for (name, during, before) in
-        [("sweep_p99_load", &during.0, &before.0), ("sweep_p99_merge", &during.1, &before.1)]
-    {
+    let p99 = |times: &[f64]| times[times.len() * 99 / 100];
+    for (name, during, before) in [
+        ("sweep_p99_load", &during.reads, &before.reads),
+        ("sweep_p99_merge", &during.writes, &before.writes),
+    ] {
         let longest = during.last().copied().unwrap_or_default();
         let from = format!(
             "p99 {:.3} ms during, {:.3} ms before; longest {longest:.1} ms, goal 50",
@@ -427,6 +386,65 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         );
         report.ratio(name, p99(during) / p99(before), Goal::AtMost(2.0), &from);
     }
+}
+
+/// The durations of requests in milliseconds, sorted.
+struct RequestTimes {
+    reads: Vec<f64>,
+    writes: Vec<f64>,
+}
+
+/// Sends requests that read and write one of these sessions, until `is_over`.
+fn time_requests(
+    sessions: &SessionManager,
+    live: &[&KnownSession],
+    is_over: impl Fn() -> bool,
+) -> RequestTimes {
+    let (mut reads, mut writes) = (Vec::new(), Vec::new());
+    let mut random = Random::new(3);
+    while !is_over() {
+        let known = random.pick(live);
+        let one = Instant::now();
+        ours::read(sessions, &known.cookie);
+        reads.push(one.elapsed().as_secs_f64() * 1e3);
+        let one = Instant::now();
+        ours::write(sessions, &known.cookie, random.next());
+        writes.push(one.elapsed().as_secs_f64() * 1e3);
+    }
+    reads.sort_by(f64::total_cmp);
+    writes.sort_by(f64::total_cmp);
+    RequestTimes { reads, writes }
+}
+
+/// Removes the expired rows by one DELETE. Returns the seconds per row.
+fn time_raw_delete(path: &Path, now: Timestamp) -> f64 {
+    let connection = Connection::open(path).expect("open");
+    connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous");
+    let began = Instant::now();
+    let deleted = connection
+        .execute("DELETE FROM cloakroom_sessions WHERE deadline <= ?1", [now.as_millis()])
+        .expect("delete");
+    began.elapsed().as_secs_f64() / deleted as f64
+}
+
+/// Sweeps this number of rows in batches, and returns the seconds per row. Like the cleaner, it
+/// checkpoints when the store requests it, but it makes no pauses.
+fn time_sweep(store: &SqliteStore, now: Timestamp, rows: usize) -> f64 {
+    let maintenance = store.maintenance().expect("a file has a log");
+    let is_due = Arc::new(AtomicBool::new(false));
+    let callback = is_due.clone();
+    maintenance.on_due(Box::new(move || callback.store(true, Ordering::Relaxed)));
+    let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
+    let began = Instant::now();
+    let mut swept = 0;
+    while swept < rows {
+        swept += store.sweep(now, batch).expect("sweep").removed;
+        if is_due.swap(false, Ordering::Relaxed) {
+            maintenance.run().expect("checkpoint");
+        }
+    }
+    maintenance.run().expect("checkpoint");
+    began.elapsed().as_secs_f64() / swept as f64
 }
 
 /// The time from opening a large file to the first load, and the list of one user's sessions.

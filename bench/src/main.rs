@@ -62,15 +62,16 @@ struct Options {
     only: Option<String>,
 }
 
-fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
-    let command = words.next()?;
+/// Parses the command line. Returns `None` if it is malformed.
+fn parse(mut args: impl Iterator<Item = String>) -> Option<Options> {
+    let command = args.next()?;
     let mut options = Options { command, quick: false, json: None, dir: None, only: None };
-    while let Some(word) = words.next() {
-        match word.as_str() {
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
             "--quick" => options.quick = true,
-            "--json" => options.json = Some(words.next()?.into()),
-            "--dir" => options.dir = Some(words.next()?.into()),
-            "--only" => options.only = Some(words.next()?),
+            "--json" => options.json = Some(args.next()?.into()),
+            "--dir" => options.dir = Some(args.next()?.into()),
+            "--only" => options.only = Some(args.next()?),
             _ => return None,
         }
     }
@@ -104,15 +105,15 @@ fn run(options: &Options, report: &mut Report) -> bool {
 
 fn main() -> ExitCode {
     #[cfg(feature = "cli")]
-    if let Some(code) = operator::play() {
+    if let Some(code) = operator::run_command_line() {
         return code;
     }
-    let mut words = std::env::args().skip(1).peekable();
-    if words.next_if(|word| word == scale::SERVE).is_some() {
-        scale::serve(words);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == scale::SERVE).is_some() {
+        scale::serve(args);
         return ExitCode::SUCCESS;
     }
-    let options = options(words);
+    let options = parse(args);
     let mut report = Report::new(options.as_ref().and_then(|options| options.only.clone()));
     let Some(options) = options.filter(|options| run(options, &mut report)) else {
         eprintln!("{USAGE}");

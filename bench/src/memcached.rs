@@ -23,7 +23,10 @@ use crate::workload::{Random, session_json};
 const NOW: Timestamp = Timestamp::from_millis(crate::raw::NOW);
 
 /// A memcached that is started for the measurement and stopped after it.
-struct Server(Child, String);
+struct Server {
+    process: Child,
+    address: String,
+}
 
 impl Server {
     fn start() -> Server {
@@ -36,22 +39,20 @@ impl Server {
         while TcpStream::connect(address).is_err() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        Server(child, address.to_string())
+        Server { process: child, address: address.to_string() }
     }
-}
 
-impl Server {
     /// Stops the process: it then accepts connections and answers nothing.
     fn freeze(&self) {
-        let stop = Command::new("kill").args(["-STOP", &self.0.id().to_string()]).status();
+        let stop = Command::new("kill").args(["-STOP", &self.process.id().to_string()]).status();
         assert!(stop.expect("kill is installed").success());
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -91,24 +92,25 @@ pub fn run(quick: bool, report: &mut Report) {
     let (rounds, slice) = (if quick { 5 } else { 11 }, if quick { 60 } else { 400 });
     let slice = Duration::from_millis(slice);
     if report.wants("memcached_down") {
-        down(rounds, slice, report);
+        frozen_cache(rounds, slice, report);
     }
     let names = ["memcached_load_1t", "memcached_load_8t", "memcached_merge", "memcached_sqlite"];
     if !names.iter().any(|name| report.wants(name)) {
         return;
     }
     let server = Server::start();
-    let store = MemcachedStore::builder().servers([&server.1]).open().expect("open");
+    let store = MemcachedStore::builder().servers([&server.address]).open().expect("open");
     let ids = fill(&store, if quick { 2_000 } else { 20_000 });
-    let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
+    let client =
+        MetaClient::builder().max_idle(16).connect(server.address.as_str()).expect("connect");
     // A value as long as the store's.
-    let (record, _) = match store.load(&ids[0], NOW) {
-        Ok(Loaded::Live(LiveSession { record, id_hash })) => (record.to_json(), id_hash),
-        _ => panic!("it is there"),
+    let value = match store.load(&ids[0], NOW) {
+        Ok(Loaded::Live(LiveSession { record, .. })) => record.to_json(),
+        other => panic!("{other:?}"),
     };
     let names: Vec<String> = ids.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();
     for name in &names {
-        client.set(name, &record).ttl(Ttl::secs(86_400)).send().expect("it is stored");
+        client.set(name, &value).ttl(Ttl::secs(86_400)).send().expect("it is stored");
     }
     let random = |thread| Random::new(thread as u64 + 1);
     for (name, threads) in [("memcached_load_1t", 1), ("memcached_load_8t", 8)] {
@@ -156,12 +158,12 @@ pub fn run(quick: bool, report: &mut Report) {
 }
 
 /// A read and a write with a frozen cache in front of the store, beside the same without a cache.
-fn down(rounds: usize, slice: Duration, report: &mut Report) {
+fn frozen_cache(rounds: usize, slice: Duration, report: &mut Report) {
     let (server, folder) = (Server::start(), tempfile::tempdir().expect("a temporary folder"));
     let backing = SqliteStore::open(folder.path().join("app.db")).expect("open");
-    let cache = MemcachedStore::builder().servers([&server.1]).open().expect("open");
+    let cache = MemcachedStore::builder().servers([&server.address]).open().expect("open");
     let store = CachedStore::new(cache, backing.clone());
-    // For its first two seconds it does not use the cache.
+    // For its first two seconds a cached store does not read the cache.
     let _ = store.load(&SessionIdHash::from_bytes([0; 32]), NOW - Duration::from_secs(2));
     let ids = fill(&store, 2_000);
     ids.iter().for_each(|id_hash| load(&store, id_hash));

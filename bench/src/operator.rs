@@ -19,7 +19,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const ROLE: &str = "CLOAKROOM_BENCH_OPERATOR";
 
 /// Runs the operator's command line, if this process was started for that.
-pub fn play() -> Option<ExitCode> {
+pub fn run_command_line() -> Option<ExitCode> {
     std::env::var_os(ROLE)?;
     Some(cloakroom_cli::run(std::env::args_os(), cloakroom_cli::Target::Arguments))
 }
@@ -40,7 +40,7 @@ impl Waits {
         self.times.last().copied().unwrap_or_default()
     }
 
-    fn words(&self) -> String {
+    fn summary(&self) -> String {
         let p99 = self.times[self.times.len() * 99 / 100];
         let (requests, longest) = (self.times.len(), self.longest());
         format!("{requests} requests, p99 {p99:.2} ms, longest {longest:.1} ms, {} busy", self.busy)
@@ -113,7 +113,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
 
     let began = Instant::now();
     let before = service.serve(|| began.elapsed() > Duration::from_secs(3));
-    println!("nothing beside: {}", before.words());
+    println!("nothing beside: {}", before.summary());
     let copy = copy.display().to_string();
     for (name, words, goal) in [
         ("operator_sweep", &["sweep"][..], 50.0),
@@ -129,7 +129,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
             ended.is_some()
         });
         assert!(ended.is_some_and(|status| status.success()), "{words:?}");
-        let from = format!("ms; {:.1} s; {}", began.elapsed().as_secs_f64(), waits.words());
+        let from = format!("ms; {:.1} s; {}", began.elapsed().as_secs_f64(), waits.summary());
         report.ratio(name, waits.longest(), Goal::AtMost(goal), &from);
     }
 }

@@ -106,29 +106,40 @@ impl Bench {
         }
     }
 
-    /// The commit of a session that the request has loaded.
+    /// The commit of a session that the request has loaded, beside an `UPDATE` that makes the same
+    /// change in the same table, and beside one of a small table that may undo other changes.
     fn merge(&self, report: &mut Report) {
-        if report.wants("postgres_merge") {
-            // Both sides change the same few sessions, whose pages must be cleaned up all the time.
-            let known = &self.known[..5_000];
-            let loaded: Vec<Mutex<LiveSession>> = known
-                .iter()
-                .map(|known| load(&self.store, &SessionIdHash::from_bytes(known.id_hash)))
-                .map(Mutex::new)
-                .collect();
-            let pairs = interleaved(
-                self.rounds,
-                || {
-                    self.alone(|random| {
-                        let n = random.next();
-                        let mut session = random.pick(&loaded).lock().expect("no thread panics");
-                        *session = merge(&self.store, &session, n);
-                    })
-                },
-                || self.raw(|raw, random| raw_update(raw, known, random)),
-            );
-            add(report, "postgres_merge", Goal::AtMost(1.2), &pairs, "UPDATE … RETURNING");
+        if !report.wants("postgres_merge") {
+            return;
         }
+        // Each side changes a few sessions, whose pages must be cleaned up all the time.
+        let (known, rest) = self.known.split_at(5_000);
+        let others: Vec<_> = rest[..5_000].iter().map(|known| (known, AtomicI64::new(1))).collect();
+        let loaded: Vec<Mutex<LiveSession>> = known
+            .iter()
+            .map(|known| load(&self.store, &SessionIdHash::from_bytes(known.id_hash)))
+            .map(Mutex::new)
+            .collect();
+        let ours = || {
+            self.alone(|random| {
+                let n = random.next();
+                let mut session = random.pick(&loaded).lock().expect("no thread panics");
+                *session = merge(&self.store, &session, n);
+            })
+        };
+        let same = || {
+            self.raw(|raw, random| {
+                let json = session_json(random.next() % 1_000_000);
+                let (known, revision) = random.pick(&others);
+                black_box(raw.merge(known, &json, revision.fetch_add(1, Ordering::Relaxed)));
+            })
+        };
+        let pairs = interleaved(self.rounds, ours, same);
+        add(report, "postgres_merge", Goal::AtMost(1.2), &pairs, "UPDATE … RETURNING");
+        let small = || self.raw(|raw, random| raw_update(raw, known, random));
+        let pairs = interleaved(self.rounds, ours, small);
+        let times = [("ours", pairs.a / 1e3), ("small table", pairs.b / 1e3)];
+        report.series("postgres_merge_small_table", "us", &times);
     }
 
     /// A whole request that reads one value and sets another.

@@ -22,8 +22,7 @@ use crate::workload::Random;
 /// The idle limit of one session in ten; the others' is longer, so that a sweep spares them.
 const SHORT: Duration = Duration::from_secs(86_400);
 
-/// The number of sessions of each user.
-const OF_A_USER: u64 = 5;
+const SESSIONS_PER_USER: u64 = 5;
 
 /// The maximum number of rows to sweep: enough for a rate.
 const SWEPT: usize = 200_000;
@@ -143,7 +142,7 @@ impl Site {
         let rows = (0..count).map(|n| Row {
             id: id(n),
             idle: if n % 10 == 0 { SHORT } else { SHORT * 100 },
-            user: Some(user_name(n % (count / OF_A_USER))),
+            user: Some(user_name(n % (count / SESSIONS_PER_USER))),
         });
         ours::insert(&connection, &clock, rows);
         drop(connection);
@@ -197,12 +196,12 @@ impl Site {
         timed(
             slice,
             |random| {
-                let name = user_name(random.next() % (self.count / OF_A_USER));
+                let name = user_name(random.next() % (self.count / SESSIONS_PER_USER));
                 UserKey::new(name).expect("a user")
             },
             |user| {
                 let listed = index.list(&SessionFilter::User(user), page, now).expect("it lists");
-                assert_eq!(black_box(listed).len() as u64, OF_A_USER);
+                assert_eq!(black_box(listed).len() as u64, SESSIONS_PER_USER);
             },
         )
     }
@@ -244,9 +243,9 @@ pub const SERVE: &str = "scale-serve";
 
 /// The command [`SERVE`]: prints the time from start to first load in milliseconds, and the memory
 /// of the process in MiB after some seconds of requests on eight threads.
-pub fn serve(mut words: impl Iterator<Item = String>) {
-    let path = PathBuf::from(words.next().expect("a file"));
-    let mut number = || words.next().and_then(|n| n.parse().ok()).expect("a number");
+pub fn serve(mut args: impl Iterator<Item = String>) {
+    let path = PathBuf::from(args.next().expect("a file"));
+    let mut number = || args.next().and_then(|n| n.parse().ok()).expect("a number");
     let (count, seconds) = (number(), number());
     let began = Instant::now();
     let site = Site::open(path, count);

@@ -25,10 +25,12 @@ pub struct Commit {
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The revision that the session must have; `None` for any.
-    pub if_revision: Option<u64>,
+    /// The session that the changes were computed on. If the store finds another one, it answers
+    /// [`Committed::RevisionMismatch`].
+    pub expected: Expected,
     /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
-    /// store that decides from its own lookup ignores it; see [`merged_basis`](Self::merged_basis).
+    /// store that decides from its own lookup ignores it; see
+    /// [`merge_into_basis`](Self::merge_into_basis).
     pub basis: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -41,6 +43,19 @@ pub struct Commit {
     pub opened: Timestamp,
     /// The current time.
     pub now: Timestamp,
+}
+
+/// What the changes of a commit were computed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expected {
+    /// They depend on no session.
+    #[default]
+    Anything,
+    /// The session at this revision.
+    Revision(u64),
+    /// No session: the request could not read one.
+    NoSession,
 }
 
 /// The action of a [`Commit`] on its session.
@@ -62,8 +77,8 @@ pub enum Action {
         grace_until: Option<Timestamp>,
     },
     /// Binds the session to `user` under a new id, and restarts both limits. If there is no
-    /// session, or only another user's, a new session begins (and the other user's ends). The
-    /// condition on the revision applies only if there is a session.
+    /// session, or only another user's, a new session begins (and the other user's ends), whatever
+    /// the commit expects.
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
@@ -89,7 +104,7 @@ pub enum Action {
         join_salt: Option<JoinSalt>,
     },
     /// Ends the session, also through an id within its grace or a [replaced](ReplacedId) one. The
-    /// delta, the condition and the touch are ignored.
+    /// delta, the expectation and the touch are ignored.
     End,
 }
 
@@ -108,15 +123,16 @@ pub enum Committed {
         /// The sessions that it ended: those above the limit per user, and the one that the new
         /// session replaces.
         ended: Vec<EndedSession>,
-        /// The id hashes of the anonymous sessions that a bounded store removed to make room. For
-        /// a request of such a session that is what a sweep is, so they are not among `ended`.
+        /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
+        /// are not among `ended`: for a request of such a session it is as after a sweep.
         evicted: Vec<SessionIdHash>,
     },
-    /// The delta changed nothing. A touch was recorded if it was due.
+    /// The delta changed nothing, so the session keeps its revision. A touch was recorded if it was
+    /// due.
     Unchanged(LiveSession),
     /// The commit ended this session.
     Ended(EndedSession),
-    /// The session has another revision than the commit requires; nothing was changed.
+    /// The session is not the [expected](Commit::expected) one; nothing was changed.
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
     LimitReached,
@@ -229,7 +245,7 @@ pub enum Decision<P = ()> {
         remove_expired: Option<P>,
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
-        /// The live session found, if the new one replaces it.
+        /// The live session found, if it ends; `remove_expired` is `None` then.
         supersedes: Option<Superseded<P>>,
     },
     /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
@@ -250,7 +266,8 @@ pub enum Decision<P = ()> {
         /// The limit to [apply](SessionLimit) first.
         session_limit: Option<SessionLimit>,
     },
-    /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
+    /// Store only the record's `seen` and deadline, because nothing else has changed. Answer
+    /// [`Committed::Unchanged`].
     Touch {
         /// The position of the session.
         at: P,
@@ -270,15 +287,6 @@ pub enum Decision<P = ()> {
     Answer(Committed),
 }
 
-/// A merge into the session as the request has loaded it.
-#[derive(Clone, Debug)]
-pub struct MergedBasis<'c> {
-    /// The session as it was loaded.
-    pub basis: &'c LiveSession,
-    /// The session with the changes.
-    pub session: LiveSession,
-}
-
 /// A session that ends because a new one begins in its place: another user's, at a sign-in. Remove
 /// it with all its ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,10 +303,10 @@ pub struct Superseded<P> {
 /// store fails with [`Conflict`](ErrorKind::Conflict) if any session has or had the new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The replaced id. Remember it beside the earlier ones, at most [`ReplacedId::MAX`] in all; if
-    /// [it ends graces](ReplacedId::ends_graces), end theirs.
+    /// The id that was current until now. Remember it beside the earlier ones, at most
+    /// [`ReplacedId::MAX`] in all; if [it ends graces](ReplacedId::ends_graces), end theirs.
     pub replaced: ReplacedId,
-    /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
+    /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
     /// earlier entry, so that another sign-in through it can join.
     pub replaced_earlier: Option<ReplacedId>,
 }
@@ -333,7 +341,7 @@ impl Action {
 }
 
 impl Commit {
-    /// Makes a commit of `delta` without conditions, touch, or limits.
+    /// Makes a commit of `delta` without expectation, touch, or limits.
     #[must_use]
     pub fn new(
         id_hash: &SessionIdHash,
@@ -345,7 +353,7 @@ impl Commit {
             id_hash: *id_hash,
             action,
             delta: delta.into(),
-            if_revision: None,
+            expected: Expected::Anything,
             basis: None,
             touch: None,
             session_limit: None,
@@ -392,22 +400,22 @@ impl Commit {
         }
     }
 
-    /// Returns the result of a merge into the [basis](Self::basis), without a lookup. A store may
-    /// then store it in one step on condition that the session still has the id, the revision and
-    /// `seen` of the basis, and so still is the basis; else it looks the session up and
-    /// [decides](Self::decide).
+    /// Merges the changes into the [basis](Self::basis), without a lookup. Returns the basis and
+    /// the session to store in its place. A store may do that in one step, on condition that the
+    /// session still has the id, the revision and `seen` of the basis, and so still is the basis;
+    /// else it looks the session up and [decides](Self::decide).
     ///
     /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
-    /// nothing at all, exceeds the maximum size, or has a basis that does not meet its conditions.
+    /// nothing at all, exceeds the maximum size, or has a basis that is not the expected session.
     #[must_use]
-    pub fn merged_basis(&self) -> Option<MergedBasis<'_>> {
+    pub fn merge_into_basis(&self) -> Option<(&LiveSession, LiveSession)> {
         let basis = self.basis.as_deref()?;
         let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
         if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
             return None;
         }
         match self.decide(Found::Live { session: basis.clone(), at: () }) {
-            Ok(Decision::Update { session, .. }) => Some(MergedBasis { basis, session }),
+            Ok(Decision::Update { session, .. }) => Some((basis, session)),
             _ => None,
         }
     }
@@ -484,7 +492,7 @@ impl Commit {
         {
             return Ok(Decision::Answer(Committed::CanJoin { id, session }));
         }
-        if self.has_other_revision(&session.record) {
+        if self.is_unexpected(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
@@ -519,7 +527,7 @@ impl Commit {
 
     /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
-        if self.has_other_revision(&session.record) {
+        if self.is_unexpected(&session.record) {
             return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
         let record = &mut session.record;
@@ -563,8 +571,12 @@ impl Commit {
         })
     }
 
-    fn has_other_revision(&self, record: &Record) -> bool {
-        self.if_revision.is_some_and(|revision| revision != record.revision)
+    fn is_unexpected(&self, record: &Record) -> bool {
+        match self.expected {
+            Expected::Anything => false,
+            Expected::Revision(revision) => revision != record.revision,
+            Expected::NoSession => true,
+        }
     }
 
     /// Checks the size. A session above a limit that was lowered later may still shrink.

@@ -31,7 +31,7 @@ pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{
-    Action, Commit, Committed, Decision, IdChange, MergedBasis, SessionLimit, Superseded,
+    Action, Commit, Committed, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};

@@ -126,8 +126,7 @@ impl TouchBuffer {
     /// has ended.
     ///
     /// A touch that can succeed later is kept, up to a bound; later touches of its session wait
-    /// with it. `on_lost` receives the number of touches that are dropped, and the
-    /// error of one.
+    /// with it. `on_lost` receives the number of touches that are dropped, and the error of one.
     ///
     /// # Errors
     /// A touch is kept for another attempt; the error of the last one.
@@ -147,8 +146,8 @@ impl TouchBuffer {
         }
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
             let waits = self.failed.contains_key(&id_hash);
-            let latest = if waits { &mut self.failed } else { &mut touches };
-            let latest = latest.entry(id_hash).or_insert(touch);
+            let all = if waits { &mut self.failed } else { &mut touches };
+            let latest = all.entry(id_hash).or_insert(touch);
             latest.seen = latest.seen.max(touch.seen);
         }
         let (mut lost, mut store_failed) = (None, None);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, LiveSession, Loaded, Missing, Page, RemovalReport, ReplacedId,
-    SessionFilter, SessionIndex, Store,
+    Action, Commit, Committed, Expected, LiveSession, Loaded, Missing, Page, RemovalReport,
+    ReplacedId, SessionFilter, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -503,9 +503,9 @@ impl Fixture {
         current: &Sample,
     ) -> Passed {
         let what = "a commit at a revision that is not stored";
-        for revision in [0, 7] {
+        for expected in [Expected::NoSession, Expected::Revision(7)] {
             let commit = Commit::new(from, action.clone(), nothing(), self.now);
-            let answer = self.store.commit(&Commit { if_revision: Some(revision), ..commit })?;
+            let answer = self.store.commit(&Commit { expected, ..commit })?;
             returned(&answer, "RevisionMismatch", current, what)?;
             self.is_absent(to, &format!("{what} stored something"))?;
         }

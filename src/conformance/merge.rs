@@ -1,6 +1,6 @@
 //! Checks that a delta is merged into the session as it is stored at the commit.
 
-use crate::backend::{Action, Commit, Committed};
+use crate::backend::{Action, Commit, Committed, Expected};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::data::Value;
@@ -61,7 +61,7 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
     let merge = |coat: &str, revision| -> Passed<Committed> {
         let delta = set("coat", coat)?;
         let commit = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
-        Ok(fixture.store.commit(&Commit { if_revision: Some(revision), ..commit })?)
+        Ok(fixture.store.commit(&Commit { expected: Expected::Revision(revision), ..commit })?)
     };
     let seen = session.record.revision;
     let merged = done(merge("red", seen)?, "a merge at the revision it saw")?;

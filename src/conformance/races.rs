@@ -7,7 +7,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, AtLimit, Commit, Committed, LiveSession, SessionFilter};
+use crate::backend::{Action, AtLimit, Commit, Committed, Expected, LiveSession, SessionFilter};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::conformance::{limits, replaced_ids};
@@ -133,8 +133,8 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
             let delta = set("n", n + 1)?;
             let merge = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
             let loaded = LiveSession { record: record.clone(), id_hash: session.id_hash };
-            let (if_revision, basis) = (Some(record.revision), Some(loaded.into()));
-            let merge = Commit { if_revision, basis, ..merge };
+            let (expected, basis) = (Expected::Revision(record.revision), Some(loaded.into()));
+            let merge = Commit { expected, basis, ..merge };
             match fixture.store.commit(&merge)? {
                 Committed::RevisionMismatch(LiveSession { record: stored, .. }) => record = stored,
                 other => {

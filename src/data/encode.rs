@@ -17,14 +17,15 @@ const MAX_DEPTH: usize = 127;
 /// Returns the JSON text of `value`.
 pub(super) fn encode(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     let mut text = Vec::with_capacity(64);
-    Finite(value).serialize(&mut serde_json::Serializer::with_formatter(&mut text, Bounded(0)))?;
+    Finite(value)
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut text, DepthLimit(0)))?;
     String::from_utf8(text).map_err(serde_json::Error::custom)
 }
 
-/// A formatter that fails at more than [`MAX_DEPTH`] levels. The number counts the open levels.
-struct Bounded(usize);
+/// A formatter that fails at more than [`MAX_DEPTH`] open levels, which it counts.
+struct DepthLimit(usize);
 
-impl Bounded {
+impl DepthLimit {
     fn open(&mut self) -> io::Result<()> {
         self.0 += 1;
         if self.0 > MAX_DEPTH {
@@ -38,7 +39,7 @@ impl Bounded {
     }
 }
 
-impl Formatter for Bounded {
+impl Formatter for DepthLimit {
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.open()?;
         writer.write_all(b"[")

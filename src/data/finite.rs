@@ -1,6 +1,6 @@
 //! Refuses floats that are not finite, for which `serde_json` writes `null`.
 //!
-//! All else forwards the methods of [`Serializer`], and those of its seven kinds of compound
+//! Everything else forwards the methods of [`Serializer`], and those of its seven kinds of compound
 //! values, to the serializer within. Called by `encode`.
 
 use std::fmt::Display;
@@ -11,8 +11,8 @@ use serde::ser::{
 };
 use serde::{Serialize, Serializer};
 
-/// A value, or a serializer of one, that refuses floats which are not finite: `serde_json` writes
-/// `null` for them. It forwards everything else.
+/// A value, or a serializer of one, that refuses floats which are not finite. It forwards
+/// everything else.
 pub(super) struct Finite<T>(pub(super) T);
 
 fn check<E: ser::Error>(float: f64) -> Result<(), E> {

@@ -33,8 +33,8 @@ pub struct Value<'d>(Text<'d>);
 
 #[derive(Clone)]
 enum Text<'d> {
-    Piece(&'d str),
-    Own(Arc<str>),
+    Borrowed(&'d str),
+    Owned(Arc<str>),
 }
 
 impl Value<'static> {
@@ -46,7 +46,7 @@ impl Value<'static> {
     /// strings, numbers or booleans, and arrays and objects nested more than 127 deep.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match encode::encode(value) {
-            Ok(text) => Ok(Value(Text::Own(text.into()))),
+            Ok(text) => Ok(Value(Text::Owned(text.into()))),
             Err(source) => Err(Error::with_source(ErrorKind::WrongType, ENCODE, source)),
         }
     }
@@ -59,7 +59,7 @@ impl Value<'static> {
             text.push_str(value.as_json());
         }
         text.push(']');
-        Value(Text::Own(text.into()))
+        Value(Text::Owned(text.into()))
     }
 
     /// Encodes the value of `name`; an error contains the name.
@@ -68,7 +68,7 @@ impl Value<'static> {
     /// As [`encode`](Self::encode).
     pub(crate) fn encode_named(name: &str, value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match encode::encode(value) {
-            Ok(text) => Ok(Value(Text::Own(text.into()))),
+            Ok(text) => Ok(Value(Text::Owned(text.into()))),
             Err(source) => Err(wrong_type(ENCODE, name, &source)),
         }
     }
@@ -113,7 +113,7 @@ impl Value<'_> {
                 wrong_type(DECODE, name, &self.mismatch::<Vec<Value<'_>>>(&source))
             })?;
         let items = items.unwrap_or_default().into_iter();
-        Ok(items.map(|item| Value(Text::Piece(item.get()))).collect())
+        Ok(items.map(|item| Value(Text::Borrowed(item.get()))).collect())
     }
 
     /// Describes the expected and the found type, without the value, because errors are logged.
@@ -128,14 +128,11 @@ impl Value<'_> {
             _ => "a number",
         };
         let (line, column) = (error.line(), error.column());
-        match line > 1 || column > 1 {
-            // The mismatch is inside the array or object.
-            true if matches!(found, "an array" | "an object") => {
-                format!(
-                    "expected {wanted}, found {found} that differs at line {line} column {column}"
-                )
-            }
-            _ => format!("expected {wanted}, found {found}"),
+        let is_inside = (line, column) > (1, 1) && matches!(found, "an array" | "an object");
+        if is_inside {
+            format!("expected {wanted}, found {found} that differs at line {line} column {column}")
+        } else {
+            format!("expected {wanted}, found {found}")
         }
     }
 
@@ -148,8 +145,8 @@ impl Value<'_> {
     #[must_use]
     pub fn as_json(&self) -> &str {
         match &self.0 {
-            Text::Piece(text) => text,
-            Text::Own(text) => text,
+            Text::Borrowed(text) => text,
+            Text::Owned(text) => text,
         }
     }
 
@@ -157,15 +154,15 @@ impl Value<'_> {
     /// it.
     #[must_use]
     pub fn into_owned(self) -> Value<'static> {
-        Value(Text::Own(match self.0 {
-            Text::Piece(text) => text.into(),
-            Text::Own(text) => text,
+        Value(Text::Owned(match self.0 {
+            Text::Borrowed(text) => text.into(),
+            Text::Owned(text) => text,
         }))
     }
 
     /// Borrows this value.
     pub(crate) fn borrowed(&self) -> Value<'_> {
-        Value(Text::Piece(self.as_json()))
+        Value(Text::Borrowed(self.as_json()))
     }
 }
 
@@ -232,12 +229,12 @@ impl Data {
         let object = self.0.as_deref()?;
         let at = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
         let (_, range) = object.names.get(at)?;
-        Some(Value(Text::Piece(object.value(range))))
+        Some(Value(Text::Borrowed(object.value(range))))
     }
 
     /// Iterates over names and values, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        self.entries().map(|(name, value)| (name, Value(Text::Piece(value))))
+        self.entries().map(|(name, value)| (name, Value(Text::Borrowed(value))))
     }
 
     fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -269,26 +266,31 @@ impl Data {
     }
 
     /// Sets the names that have a value in `changes` and removes those that have none. `changes` is
-    /// ordered by name. With `clear`, removes all other names too. Returns false if the data is
-    /// unchanged.
+    /// ordered by name. Returns false if the data is unchanged.
     pub(crate) fn change<'c>(
         &mut self,
-        clear: bool,
         changes: impl Iterator<Item = (&'c str, Option<&'c str>)>,
     ) -> bool {
+        let before = self.clone();
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut stored = self.entries().peekable();
+        let mut stored = before.entries().peekable();
         for (name, value) in changes {
             while let Some(other) = stored.next_if(|(have, _)| *have < name) {
-                entries.extend((!clear).then_some(other));
+                entries.push(other);
             }
             stored.next_if(|(have, _)| *have == name);
             entries.extend(value.map(|value| (name, value)));
         }
-        entries.extend(stored.filter(|_| !clear));
+        entries.extend(stored);
+        self.replace(&entries)
+    }
+
+    /// Replaces all names and values by `entries`, which are ordered by name. Returns false if the
+    /// data is unchanged.
+    pub(crate) fn replace(&mut self, entries: &[(&str, &str)]) -> bool {
         let changed = !entries.iter().copied().eq(self.entries());
         if changed {
-            *self = Data::of(&entries);
+            *self = Data::of(entries);
         }
         changed
     }
@@ -428,7 +430,7 @@ mod tests {
         assert_eq!(data.json_len(), 2);
         for name in ["", "plain", "a \"b\" \\ c", "\u{1}\n", "ünïcode"] {
             let value = Value::encode(name).unwrap();
-            assert!(data.change(false, [(name, Some(value.as_json()))].into_iter()));
+            assert!(data.change([(name, Some(value.as_json()))].into_iter()));
             assert_eq!(data.json_len(), data.as_json().len());
             assert_eq!(Data::from_json(data.as_json()).unwrap(), data);
         }

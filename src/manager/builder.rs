@@ -22,8 +22,8 @@ use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::{
-    AGE_RENEWAL_GRACE, BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure,
-    RecentlyEnded, Settings, Transport,
+    AGE_RENEWAL_GRACE, BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds,
+    Settings, Transport,
 };
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
@@ -546,7 +546,7 @@ impl SessionManagerBuilder {
             events: self.events,
             cleaner,
             settings: self.settings,
-            recently_ended: RecentlyEnded::default(),
+            retired_ids: RetiredIds::default(),
             end_trail,
             guess_detector: ProcessBound::default(),
             unclosed_reported_at: ProcessBound::default(),

@@ -225,10 +225,10 @@ impl SessionManager {
         let index = self.index("revoke all sessions")?;
         let by = user_of(current)?;
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
-        let recently_ended = &self.context.recently_ended;
-        let ended = recently_ended.while_ending(
+        let retired_ids = &self.context.retired_ids;
+        let ended = retired_ids.while_retiring(
             || self.blocking.run(revoke),
-            |_| recently_ended.record_revocation_of_all(),
+            |_| retired_ids.record_revocation_of_all(),
         )?;
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
@@ -248,10 +248,10 @@ impl SessionManager {
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
-        let recently_ended = &self.context.recently_ended;
-        let ended = recently_ended.while_ending(
+        let retired_ids = &self.context.retired_ids;
+        let ended = retired_ids.while_retiring(
             || self.blocking.run(revoke),
-            |ended| recently_ended.record(ended.iter().map(|ended| ended.id_hash)),
+            |ended| retired_ids.record(ended.iter().map(|ended| ended.id_hash)),
         )?;
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

@@ -1,6 +1,6 @@
 //! Requests without a session: why there is none, and what their changes do.
 //!
-//! Uses `recently_ended`. Called by the load, and by the commit, which may find that the session
+//! Uses `retired_ids`. Called by the load, and by the commit, which may find that the session
 //! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing, ReplacedId};
@@ -10,14 +10,14 @@ use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::shared::EndedSinceOpen;
+use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, SignOut, State};
 
 /// A request without a session: why it finds none, and what becomes of its changes.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether it was ended from elsewhere since this request was opened.
-    pub(super) ended_since_open: EndedSinceOpen,
+    /// Whether its id was retired since this request was opened.
+    pub(super) retired_since_open: RetiredSinceOpen,
     /// The id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
     /// Whether changes of this request were discarded.
@@ -51,7 +51,7 @@ impl Session {
     /// | its id was replaced earlier: a stale id | begin one | no effect |
     /// | its id was replaced concurrently | discarded | no effect |
     /// | this request [has discarded changes](Absence::has_discarded_changes) | discarded | no effect |
-    /// | it was ended from elsewhere since this request was opened | discarded | discarded |
+    /// | this process has [retired](RetiredSinceOpen) its id since this request was opened | discarded | discarded |
     ///
     /// This is the only rule for a request that has found no session;
     /// [`leave_session`](Self::leave_session) has the rule for one whose session ended meanwhile.
@@ -60,12 +60,12 @@ impl Session {
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
         let discards_data = absence.has_discarded_changes || is_replaced;
-        let has_ended = match absence.ended_since_open {
-            EndedSinceOpen::Yes => true,
-            EndedSinceOpen::InDoubt => !discards_data && self.was_ended_in_flight()?,
-            EndedSinceOpen::No => false,
+        let is_retired = match absence.retired_since_open {
+            RetiredSinceOpen::Yes => true,
+            RetiredSinceOpen::InDoubt => !discards_data && self.was_retired_in_flight()?,
+            RetiredSinceOpen::No => false,
         };
-        if has_ended || (has_data && discards_data) {
+        if is_retired || (has_data && discards_data) {
             self.discard_changes(state, None);
         } else if has_data {
             self.begin(state)?;
@@ -73,13 +73,13 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a call that was in flight when the load found no session has ended the
-    /// session of a presented id.
-    fn was_ended_in_flight(&self) -> Result<bool> {
-        let (recently_ended, since) = (&self.context.recently_ended, self.ended_at_open);
+    /// Returns whether a call that was in flight when the load found no session has retired a
+    /// presented id.
+    fn was_retired_in_flight(&self) -> Result<bool> {
+        let (retired_ids, since) = (&self.context.retired_ids, self.retired_at_open);
         let mut presented = self.presented.id_hashes();
-        presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.blocking.run(|| recently_ended.await_ended(&id_hash, since))?)
+        presented.try_fold(false, |retired, id_hash| {
+            Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)
         })
     }
 

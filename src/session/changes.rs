@@ -6,6 +6,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use crate::backend::Expected;
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
@@ -20,8 +21,8 @@ pub(super) struct Changes {
     delta: Option<Arc<Delta>>,
     /// The steps, from the first update on; before it the delta is enough.
     steps: Vec<Step>,
-    /// The revision that the steps were computed on; `None` if the result depends on no revision.
-    pub(super) base_revision: Option<u64>,
+    /// What the steps were computed on.
+    pub(super) expected: Expected,
     /// Whether the session gets a new id.
     pub(super) renew: bool,
 }
@@ -115,13 +116,13 @@ impl Changes {
         &mut self,
         name: &str,
         data: Option<&Data>,
-        revision: Option<u64>,
+        expected: Expected,
         compute: Update,
     ) -> Result<UpdateResult> {
         let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta().clone()));
-            self.base_revision = revision;
+            self.expected = expected;
         }
         let result = UpdateResult::default();
         result.set(value.as_ref());
@@ -140,7 +141,7 @@ impl Changes {
         self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?.into());
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
-            self.base_revision = None;
+            self.expected = Expected::Anything;
         }
         Ok(())
     }
@@ -148,7 +149,7 @@ impl Changes {
     /// Recomputes all changes on a newer revision of the session.
     pub(super) fn rebase_on(&mut self, data: &Data, revision: u64) -> Result<()> {
         self.delta = Some(self.rebased_delta(data)?.into());
-        self.base_revision = Some(revision);
+        self.expected = Expected::Revision(revision);
         Ok(())
     }
 
@@ -196,23 +197,24 @@ mod tests {
 
     #[test]
     fn updates_are_recomputed_in_order_with_the_other_changes() {
+        const REVISION: Expected = Expected::Revision(3);
         let old = Data::from_json("{\"a\":1,\"b\":1}").unwrap();
         let new = Data::from_json("{\"a\":10,\"b\":20,\"c\":30}").unwrap();
         let mut changes = Changes::default();
         changes.edit(set("b", 5));
-        assert_eq!(changes.base_revision, None);
-        changes.update("a", Some(&old), Some(3), add(1)).unwrap();
-        changes.update("b", Some(&old), Some(3), add(1)).unwrap();
+        assert_eq!(changes.expected, Expected::Anything);
+        changes.update("a", Some(&old), REVISION, add(1)).unwrap();
+        changes.update("b", Some(&old), REVISION, add(1)).unwrap();
         changes.edit(|delta| delta.remove("c"));
-        changes.update("c", Some(&old), Some(3), add(7)).unwrap();
-        assert_eq!(changes.base_revision, Some(3));
+        changes.update("c", Some(&old), REVISION, add(7)).unwrap();
+        assert_eq!(changes.expected, Expected::Revision(3));
         let value = |changes: &Changes, name| match changes.delta().change(name) {
             Change::Set(value) => value.decode::<u32>().unwrap(),
             other => panic!("{other:?}"),
         };
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [2, 6, 7]);
         changes.rebase_on(&new, 4).unwrap();
-        assert_eq!(changes.base_revision, Some(4));
+        assert_eq!(changes.expected, Expected::Revision(4));
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [11, 6, 7]);
     }
 }

@@ -76,19 +76,19 @@ impl Session {
 
     /// Makes a commit, and records which sessions it has ended.
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
-        let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
+        let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
         let call = || self.blocking.run(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
             Committed::Done { replaced, ended, .. } => {
-                recently_ended.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
+                retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
             }
-            Committed::Ended(ended) => recently_ended.record([ended.id_hash, commit.id_hash]),
+            Committed::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
         let committed = match commit.action {
-            Action::SignIn { .. } | Action::End => recently_ended.while_ending(call, record),
+            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record),
             Action::Renew { .. } => call().inspect(record),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
@@ -233,7 +233,7 @@ impl Session {
         let CommitPlan { id_hash, action, kind } = plan;
         let queues = self.context.update_queues.get()?;
         let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking);
-        let newest = attempts.start(changes.base_revision)?;
+        let newest = attempts.start(changes.expected)?;
         // A request that has found no session must not compute with the data of one.
         if let Some(newest) = newest
             && loaded.session().is_some()
@@ -246,7 +246,7 @@ impl Session {
         commit.touch = activity;
         loop {
             commit.delta = kind.delta(changes, loaded)?;
-            commit.if_revision = changes.base_revision;
+            commit.expected = changes.expected;
             commit.basis = loaded.session().cloned().map(Arc::new);
             commit.opened = self.opened_at.min(commit.now);
             attempts.wake_next();

@@ -181,8 +181,8 @@ impl Session {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, revision) = (state.loaded.data(), state.loaded.revision());
-        separate.update(NAME, data, revision, Box::new(keep_stored))?;
+        let (data, expected) = (state.loaded.data(), state.loaded.expected());
+        separate.update(NAME, data, expected, Box::new(keep_stored))?;
         let plan = CommitPlan::new(&id_hash, Action::Merge);
         let activity = self.activity(state);
         match self.commit_to(&mut state.loaded, &mut separate, activity, plan)? {

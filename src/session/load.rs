@@ -3,14 +3,14 @@
 //! Uses the store and the context. Called by every method that reads the session. A commit records
 //! here too what it has found.
 
-use crate::backend::{LiveSession, Loaded, Missing};
+use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, Replaced};
-use crate::session::shared::EndedSinceOpen;
+use crate::session::shared::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.
@@ -34,10 +34,6 @@ pub(super) struct Live {
     /// The id that this request has issued for it; the response carries it.
     pub(super) issued: Option<SessionId>,
 }
-
-/// The revision of the empty data on which updates run if the presented id was replaced. No session
-/// has the revision 0, so a sign-in that finds the session recomputes the updates on its data.
-const NO_REVISION: u64 = 0;
 
 impl LoadState {
     /// Returns the session of an id that this request issues.
@@ -94,10 +90,14 @@ impl LoadState {
         }
     }
 
-    /// Returns the revision on which an update is computed.
-    pub(super) fn revision(&self) -> Option<u64> {
-        let revision = self.session().map(|session| session.record.revision);
-        revision.or_else(|| self.replaced().map(|_| NO_REVISION))
+    /// Returns what an update is computed on. If the presented id was replaced, a sign-in can find
+    /// its session, and recomputes the updates on that.
+    pub(super) fn expected(&self) -> Expected {
+        match (self.session(), self.replaced()) {
+            (Some(session), _) => Expected::Revision(session.record.revision),
+            (None, Some(_)) => Expected::NoSession,
+            (None, None) => Expected::Anything,
+        }
     }
 }
 
@@ -171,10 +171,10 @@ impl Session {
                 Missing::NotFound { expired_by } => {
                     let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
-                    let recently_ended = &self.context.recently_ended;
-                    let ended = recently_ended.ended_since(&id_hash, self.ended_at_open)?;
-                    absence.ended_since_open = absence.ended_since_open.max(ended);
-                    if ended != EndedSinceOpen::Yes {
+                    let retired_ids = &self.context.retired_ids;
+                    let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
+                    absence.retired_since_open = absence.retired_since_open.max(retired);
+                    if retired != RetiredSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
                         self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                     }

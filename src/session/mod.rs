@@ -38,7 +38,7 @@ use changes::Changes;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
-use shared::EndedCount;
+use shared::RetiredCount;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use blocking_hook::BlockingCalls;
@@ -46,7 +46,7 @@ pub use blocking_hook::BlockingHook;
 pub(crate) use close::AGE_RENEWAL_GRACE;
 pub use shared::OnLoadFailure;
 pub(crate) use shared::{
-    Context, EndTrail, FormerCookie, GuessDetector, RecentlyEnded, Settings, Transport,
+    Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
 };
 
 /// The session of one request.
@@ -67,8 +67,8 @@ pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
     presented: Presented,
-    /// How many sessions this process had ended when the request was opened.
-    ended_at_open: EndedCount,
+    /// How many ids this process had retired when the request was opened.
+    retired_at_open: RetiredCount,
     /// The time at which the request was opened.
     opened_at: Timestamp,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
@@ -242,14 +242,14 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let cookie_rejected_by = context.cookie_rejected_by(head);
-        let ended_at_open = context.recently_ended.count();
+        let retired_at_open = context.retired_ids.count();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
             blocking,
             presented,
-            ended_at_open,
+            retired_at_open,
             opened_at,
             cookie_rejected_by,
             address,

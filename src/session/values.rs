@@ -265,7 +265,7 @@ impl Session {
             f(now)
         };
         let State { loaded, changes, .. } = &mut *state;
-        let update = changes.update(name, loaded.data(), loaded.revision(), Box::new(compute));
+        let update = changes.update(name, loaded.data(), loaded.expected(), Box::new(compute));
         update.inspect_err(|error| self.report(error, state.loaded.public_id()))
     }
 

@@ -50,7 +50,8 @@ impl<T> Handoff<T> {
     }
 
     /// Announces that the value comes soon. A receiver that sleeps wakes up and spins, so that it
-    /// receives the value without the delay of waking up.
+    /// receives the value without the delay of waking up. Without this `merge_32t` was 3.2 instead
+    /// of 4.0 (three interleaved runs on a busy machine).
     pub(crate) fn announce(&self) {
         if !self.is_near.swap(true, Ordering::Relaxed) {
             self.wake(self.state());

@@ -80,9 +80,10 @@ impl CookieJar {
         for (_, value) in fields.into_iter().filter(|(n, _)| n.eq_ignore_ascii_case("Set-Cookie")) {
             let (cookie, attributes) = value.split_once(';').unwrap_or((value, ""));
             let Some((name, value)) = pair(cookie) else { continue };
-            match attributes.split(';').filter_map(pair).any(|(n, age)| is_removal(n, age)) {
-                true => drop(self.cookies.remove(name)),
-                false => drop(self.cookies.insert(name.to_owned(), value.to_owned())),
+            if attributes.split(';').filter_map(pair).any(|(n, age)| is_removal(n, age)) {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
     }
@@ -112,12 +113,12 @@ impl CookieJar {
     }
 }
 
-/// A name and a value, without the spaces around them.
+/// Splits a name and a value, without the spaces around them.
 fn pair(text: &str) -> Option<(&str, &str)> {
     text.split_once('=').map(|(name, value)| (name.trim(), value.trim()))
 }
 
-/// RFC 6265, section 5.2.2.
+/// Returns whether the attribute removes its cookie, as in RFC 6265, section 5.2.2.
 fn is_removal(attribute: &str, value: &str) -> bool {
     attribute.eq_ignore_ascii_case("Max-Age") && value.parse().is_ok_and(|age: i64| age <= 0)
 }

@@ -155,11 +155,13 @@ impl<S: Store> PausingStore<S> {
     }
 
     fn plan_pause(&self, call: Call, plan: fn(Barrier) -> Plan) -> Pause {
-        let ((is_reached, reached), (end, ended)) = (channel(), channel());
-        self.plan(call, plan(Barrier { reached: is_reached, end: ended }));
+        let (reached_sender, reached) = channel();
+        let (end, end_receiver) = channel();
+        self.plan(call, plan(Barrier { reached: reached_sender, end: end_receiver }));
         Pause { reached, end }
     }
 
+    /// Runs a call by its plan, if there is one.
     fn run<T, E: From<Error>>(
         &self,
         call: Call,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, NewSession, Record,
+    Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Missing, NewSession, Record,
     SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -175,7 +175,7 @@ impl Names {
             Call::Merge { id_hash, changes, if_revision, seen } => {
                 let (id_hash, delta) = (self.id_hash(*id_hash), self.delta(changes));
                 let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
-                commit.if_revision = *if_revision;
+                commit.expected = if_revision.map_or(Expected::Anything, Expected::Revision);
                 commit.basis = self.remembered(&id_hash);
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
                 self.committed(store.commit(&commit)?)

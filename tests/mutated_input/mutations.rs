@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-/// The corpus of a target, in the package of the test.
+/// Returns the folder with the corpus of a target.
 pub(crate) fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutated_input/corpus").join(target)
 }
@@ -85,6 +85,7 @@ fn inputs(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => mutated, 1 => prop::collection::vec(any::<u8>(), 0..256)]
 }
 
+/// Calls the target with its corpus, and with this number of mutated and random inputs.
 pub(crate) fn drive(name: &str, cases: u32, target: impl Fn(&[u8])) {
     let corpus = corpus(name);
     corpus.iter().for_each(|seed| target(seed));

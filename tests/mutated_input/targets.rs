@@ -1,8 +1,8 @@
-//! Untrusted input as functions of bytes. Each function checks what must hold for any bytes
-//! whatever, and panics where it does not.
+//! Targets for untrusted input. Each is a function of bytes that asserts what must hold for any
+//! bytes.
 //!
-//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by
-//! coverage.
+//! `tests/mutated_input` calls them with mutations of `corpus/`, and `fuzz/` with inputs that are
+//! guided by coverage.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -23,10 +23,10 @@ use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use serde_json::value::RawValue;
 
-/// A target's name, which is its corpus's, and the function.
-pub(crate) type Named = (&'static str, fn(&[u8]));
+/// The name of a target, which is also that of its corpus, and its function.
+pub(crate) type NamedTarget = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Named; 7] = [
+pub(crate) const TARGETS: [NamedTarget; 7] = [
     ("cookie_header", cookie_header),
     ("sealed_cookie", sealed_cookie),
     ("request_head", request_head),
@@ -41,7 +41,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 /// The one id that finds a session: 32 bytes from 0 to 31.
 const KNOWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
-/// Seeds that cannot hold a sealed cookie, which is another one every time, have this in its place.
+/// Stands in seeds for a sealed cookie, which differs in every run.
 const SEALED: &str = "SEALED";
 
 fn new_session() -> NewSession {
@@ -70,19 +70,19 @@ fn is_known(sessions: &SessionManager, head: RequestHead<'_>) -> bool {
     let n: Option<u32> = session.get("n").expect("the store does not fail");
     let headers = sessions.close(&session, Outcome::Completed).expect("nothing is stored");
     for (name, value) in headers.iter() {
-        is_header(name);
-        is_header(value);
+        assert_has_no_line_break(name);
+        assert_has_no_line_break(value);
     }
     assert!(n.is_none() || n == Some(7));
     n.is_some()
 }
 
-/// No line may end in what is sent back.
-fn is_header(text: &str) {
+/// Asserts that the text, of a response's header, cannot begin another header field.
+fn assert_has_no_line_break(text: &str) {
     assert!(text.bytes().all(|byte| byte >= b' ' && byte != 127), "{text:?}");
 }
 
-/// The value in a `Cookie` header under the name of the session cookie, read another way.
+/// Returns the values of the session cookie in a `Cookie` header, by a second, simple parser.
 fn session_cookies(header: &str) -> Vec<&str> {
     let blank = |c: char| c == ' ' || c == '\t';
     let pairs = header.split(';').filter_map(|pair| {
@@ -90,12 +90,12 @@ fn session_cookies(header: &str) -> Vec<&str> {
         let (name, value) = (&pair[..at], &pair[at + 1..]);
         (name.trim_matches(blank) == "__Host-id").then(|| value.trim_matches(blank))
     });
-    // One pair of quotes around a value is no part of it.
+    // One pair of quotes around a value does not belong to it.
     let in_quotes = |value: &str| value.len() > 1 && value.starts_with('"') && value.ends_with('"');
     pairs.map(|v| if in_quotes(v) { &v[1..v.len() - 1] } else { v }).collect()
 }
 
-/// 32 bytes as base64url, of which the last character has two bits to spare.
+/// Returns whether the text encodes 32 bytes in base64url; the last character has two unused bits.
 fn looks_like_an_id(text: &str) -> bool {
     text.len() == 43
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -117,7 +117,7 @@ pub(crate) fn cookie_header(bytes: &[u8]) {
     assert_eq!(is_known(&SESSIONS, RequestHead::new().cookie(&header)), expected, "{header:?}");
 }
 
-/// Only what was sealed with our keys is opened: no client can make a cookie or change one.
+/// A sealed cookie finds the session only in the text that the server issued.
 pub(crate) fn sealed_cookie(bytes: &[u8]) {
     static SEALS: LazyLock<[(SessionManager, String); 2]> = LazyLock::new(|| {
         let keys = || CookieKeys::new([[7; 64]]).expect("long enough");
@@ -138,7 +138,7 @@ pub(crate) fn sealed_cookie(bytes: &[u8]) {
     for (sessions, sealed) in SEALS.iter() {
         let header = String::from_utf8_lossy(bytes).replace(SEALED, sealed);
         let values = session_cookies(&header);
-        // As many values are unsealed as are different.
+        // The first sixteen different values are tried.
         let mut tried: Vec<&str> = Vec::new();
         for value in values {
             if !matches!(value, "" | "signed-out") && !tried.contains(&value) {
@@ -151,8 +151,8 @@ pub(crate) fn sealed_cookie(bytes: &[u8]) {
     }
 }
 
-/// Other headers change nothing about whose request it is, and cannot put lines into answers. Those
-/// that a browser sends can only refuse the request.
+/// Headers other than `Cookie` do not change which session a request finds, and put no line breaks
+/// into the response. The headers of the cross-origin check can only refuse the request.
 pub(crate) fn request_head(bytes: &[u8]) {
     static SESSIONS: LazyLock<SessionManager> = LazyLock::new(|| {
         let store = store(Delta::new());
@@ -188,14 +188,14 @@ pub(crate) fn request_head(bytes: &[u8]) {
     let _ = headers.cache_control(Some(now));
 }
 
-/// Any text is a record or undecodable; a record that was read is written and read again the same.
+/// Any text is a record or undecodable, and a record round-trips through its text.
 pub(crate) fn record(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match Record::from_json(&text) {
         Ok(record) => {
             assert_eq!(Record::from_json(&record.to_json()).expect("it was written"), record);
             assert_eq!(record.data.as_json().len(), record.data.json_len());
-            // No time overflows, however far.
+            // No time causes an overflow.
             let _ = record.is_live(NOW);
         }
         Err(error) => {
@@ -204,7 +204,7 @@ pub(crate) fn record(bytes: &[u8]) {
     }
 }
 
-/// Data is read as serde_json reads an object, and written so that it is read the same.
+/// Data is decoded as `serde_json` decodes an object, and round-trips through its text.
 pub(crate) fn data(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let reference = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text);
@@ -224,11 +224,11 @@ pub(crate) fn data(bytes: &[u8]) {
     }
 }
 
-/// A row with any content is a session or undecodable, in every call that meets it.
+/// A row with any content is a session or undecodable, and fails no call.
 pub(crate) fn row(bytes: &[u8]) {
     thread_local! {
         static DATABASE: (tempfile::TempDir, SqliteStore, Connection) = {
-            // In memory where there is such a folder: thousands a second instead of hundreds.
+            // A folder in memory, where there is one, is ten times as fast.
             let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
             let folder = folder.expect("a folder");
             let path = folder.path().join("app.db");
@@ -289,7 +289,7 @@ pub(crate) fn row(bytes: &[u8]) {
     });
 }
 
-/// A token is valid if it unmasks to the secret, and is written as it would be written.
+/// A token is valid only if it is base64url without padding and unmasks to the secret.
 pub(crate) fn csrf_token(bytes: &[u8]) {
     const SECRET: [u8; 32] = [0xC5; 32];
     static SESSIONS: LazyLock<SessionManager> = LazyLock::new(|| {

@@ -1,4 +1,4 @@
-//! The same through the adapters, which must not look at more headers than they need.
+//! Requests through the adapters, which must read no more headers than they need.
 
 use cloakroom::{MemoryStore, SessionManager};
 use rocket::config::{Config, LogLevel};

@@ -1,4 +1,5 @@
-//! Processes killed in mid-write: nothing acknowledged is missing, no ended session is back.
+//! Processes that are killed during writes: no acknowledged change is lost, and no ended session is
+//! live.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -21,12 +22,12 @@ use cloakroom::{Lifetime, SessionManager, SqliteStore};
 
 const WORKERS: usize = 6;
 
-/// Kills after which a new file is begun, so that a look at all that was promised stays short.
-const KILLS_OF_A_FILE: u64 = 20;
+/// The number of kills after which a new file is begun, to keep the checks of the ledger short.
+const KILLS_PER_FILE: u64 = 20;
 
-/// Says it in one write: a reader of the pipe sees all of a line or nothing.
-fn report(worker: &str, said: &WorkerMessage) {
-    std::io::stdout().write_all(format!("\nreport {worker} {said}\n").as_bytes()).unwrap();
+/// Sends a message to the parent in one write, so that the parent reads all of a line or nothing.
+fn report(worker: &str, message: &WorkerMessage) {
+    std::io::stdout().write_all(format!("\nreport {worker} {message}\n").as_bytes()).unwrap();
 }
 
 fn open(folder: &Folder, durability: Durability) -> SqliteStore {
@@ -60,7 +61,7 @@ fn child_process() {
     std::thread::scope(|scope| {
         for number in 0..WORKERS {
             let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.fork(), &report);
-            // The lines of two processes have no order, and this needs one.
+            // The messages of two processes have no order, and this needs one.
             worker.ends_everyone = number == 0 && role.ends_with("alone");
             scope.spawn(move || {
                 loop {
@@ -77,118 +78,121 @@ fn child_process() {
     });
 }
 
-/// A child at work, and what it says.
-struct Worked {
+/// A child process that writes, and the messages of its workers.
+struct WorkerProcess {
     process: KillOnDrop,
-    said: Receiver<(String, WorkerMessage)>,
-    listener: JoinHandle<()>,
+    messages: Receiver<(String, WorkerMessage)>,
+    reader: JoinHandle<()>,
 }
 
-impl Worked {
+impl WorkerProcess {
     fn start(role: &str, folder: &Folder, name: &str, seed: u64) -> Self {
         let mut command = child(module_path!(), role);
         command.env("DATABASE", folder.database()).env("NAME", name).env("SEED", seed.to_string());
         let mut process = KillOnDrop(command.stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-        let (sender, said) = mpsc::channel();
-        let listener = std::thread::spawn(move || {
+        let (sender, messages) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
             for line in lines {
                 let line = line.unwrap();
                 let Some(line) = line.strip_prefix("report ") else { continue };
-                let (worker, said) = line.split_once(' ').unwrap();
-                sender.send((worker.to_owned(), said.parse().unwrap())).unwrap();
+                let (worker, message) = line.split_once(' ').unwrap();
+                sender.send((worker.to_owned(), message.parse().unwrap())).unwrap();
             }
         });
-        Worked { process, said, listener }
+        WorkerProcess { process, messages, reader }
     }
 
-    /// Kills it at a moment that has little to do with what it does, and hears all it has said.
+    /// Kills the process at a random moment, and records all its messages.
     fn kill(mut self, dice: &mut Dice, ledger: &mut Ledger) {
-        // Some die while they open the file, or recover what the one before has left.
+        // Some are killed while they open the file or recover from the previous kill.
         let lines = if dice.chance(20) { 0 } else { 1 + dice.roll(1500) };
-        for (worker, said) in self.said.iter().take(lines) {
-            ledger.record(&worker, &said);
+        for (worker, message) in self.messages.iter().take(lines) {
+            ledger.record(&worker, &message);
         }
-        let most = if lines == 0 { 40_000 } else { 2_000 };
-        let moment = Instant::now() + Duration::from_micros(dice.roll(most) as u64);
-        while Instant::now() < moment {
+        let longest = if lines == 0 { 40_000 } else { 2_000 };
+        let end = Instant::now() + Duration::from_micros(dice.roll(longest) as u64);
+        while Instant::now() < end {
             std::hint::spin_loop();
         }
         self.process.0.kill().unwrap();
         let status = self.process.0.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "the child ended by itself: {status}");
-        for (worker, said) in self.said {
-            ledger.record(&worker, &said);
+        for (worker, message) in self.messages {
+            ledger.record(&worker, &message);
         }
-        self.listener.join().unwrap();
+        self.reader.join().unwrap();
     }
 }
 
-/// So many of a hundred of all kills of this program.
-fn kill_and_look(role: &str, processes: u64, percent: u64) {
+/// Kills processes of this role and checks the file. `percent` is the share of all kills of this
+/// program.
+fn kill_and_check(role: &str, processes: u64, percent: u64) {
     let mut dice = Dice::new(crate::common::dice::seed());
     let kills =
         (crate::common::dice::number("CLOAKROOM_KILLS").unwrap_or(60) * percent).div_ceil(100);
-    let (mut killed, mut looks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
+    let (mut killed, mut checks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
     while killed < kills {
         let (folder, mut ledger) = (Folder::new(), Ledger::default());
-        let enough = kills.min(killed + KILLS_OF_A_FILE);
+        let enough = kills.min(killed + KILLS_PER_FILE);
         while killed < enough {
-            let children: Vec<Worked> = (0..processes)
-                .map(|n| Worked::start(role, &folder, &format!("k{}", killed + n), dice.next()))
+            let children: Vec<WorkerProcess> = (0..processes)
+                .map(|n| {
+                    WorkerProcess::start(role, &folder, &format!("k{}", killed + n), dice.next())
+                })
                 .collect();
             for child in children {
                 child.kill(&mut dice, &mut ledger);
                 killed += 1;
             }
-            // Without a look the next ones, or the next kill, find the file as it was left.
+            // Without a check, the next processes find the file as the kill has left it.
             if dice.chance(60) {
-                looks += 1;
-                look(&folder, durability_of(role), &mut ledger);
+                checks += 1;
+                check(&folder, durability_of(role), &mut ledger);
             }
         }
-        look(&folder, durability_of(role), &mut ledger);
+        check(&folder, durability_of(role), &mut ledger);
         acknowledged += ledger.acknowledged;
         revocations += ledger.revocations;
     }
     println!(
-        "{role}, {processes} processes at a time: {killed} kills, {looks} looks, \
+        "{role}, {processes} processes at a time: {killed} kills, {checks} checks, \
          {acknowledged} changes, {revocations} of them revocations"
     );
-    assert!(revocations > killed, "revocations were among what was killed");
+    assert!(revocations > killed, "too few revocations were in progress at the kills");
 }
 
-fn look(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
+fn check(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
     ledger.check(&open(folder, durability));
     assert_integrity(folder.database());
 }
 
 #[test]
 fn kills_lose_nothing_acknowledged_and_revive_nothing() {
-    kill_and_look("normal alone", 1, 50);
+    kill_and_check("normal alone", 1, 50);
 }
 
 #[test]
 fn kills_under_full_durability_lose_nothing_either() {
-    kill_and_look("full alone", 1, 15);
+    kill_and_check("full alone", 1, 15);
 }
 
 #[test]
 fn kills_of_two_processes_on_one_file_lose_nothing_of_either() {
-    kill_and_look("normal", 2, 25);
+    kill_and_check("normal", 2, 25);
 }
 
 #[test]
 fn kills_of_two_processes_lose_nothing_under_full_durability() {
-    kill_and_look("full", 2, 10);
+    kill_and_check("full", 2, 10);
 }
 
 #[test]
 fn a_killed_writer_keeps_no_process_out() {
     let folder = Folder::new();
-    let mut writer = Worked::start("normal", &folder, "w", 1);
-    // The other process is known to be writing.
-    while writer.said.recv().unwrap().1 != WorkerMessage::Done {}
+    let mut writer = WorkerProcess::start("normal", &folder, "w", 1);
+    // Wait until the other process writes.
+    while writer.messages.recv().unwrap().1 != WorkerMessage::Done {}
     let store = open(&folder, Durability::Normal);
     for n in 0..100 {
         if n == 50 {
@@ -196,16 +200,16 @@ fn a_killed_writer_keeps_no_process_out() {
         }
         create(&store, &setting("n", n)).unwrap();
     }
-    writer.listener.join().unwrap();
+    writer.reader.join().unwrap();
 }
 
 const IDLE: Duration = HOUR;
 
-/// As many as there are visits in the longest time for which activity may be lost, so that whenever
-/// the kill comes, it is the worst moment for one of them.
+/// One visitor for each visit in the longest time for which activity may be lost: at any moment, a
+/// kill loses the most for one of them.
 const VISITORS: usize = 20;
 
-/// A clock that is fast, so that an hour without a visit is soon over.
+/// A clock that runs [`PACE`](Fast::PACE) times as fast as real time.
 #[derive(Clone, Copy, Debug)]
 struct Fast(Instant);
 
@@ -219,7 +223,7 @@ impl Clock for Fast {
     }
 }
 
-/// Visits sessions that do nothing but read, and says until when all of them were there.
+/// Visits sessions that only read, and prints the time of each round of visits.
 fn visit_for_ever() {
     let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
     let clock = Fast(Instant::now());
@@ -228,7 +232,7 @@ fn visit_for_ever() {
     let mut cookies = vec![];
     loop {
         let before = clock.now();
-        // They begin one after the other, so that each is due at a moment of its own.
+        // They begin one after the other, so that their touches are due at different times.
         if cookies.len() < VISITORS {
             let session = sessions.open(None);
             session.set("n", 1).unwrap();
@@ -244,7 +248,7 @@ fn visit_for_ever() {
             sessions.close(&session, Outcome::Completed).unwrap();
         }
         println!("\nvisited {}", before.as_millis());
-        // Not so often that their activity is written at once because there is so much of it.
+        // With more visits, the number of touches would make the cleaner write them early.
         std::thread::park_timeout(Duration::from_secs(10) / Fast::PACE);
     }
 }
@@ -267,7 +271,7 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
             Some(("visited", at)) => visited = Timestamp::from_millis(at.parse().unwrap()),
             _ => {}
         }
-        // Long enough for what is not recorded to show; what was said before the kill is heard.
+        // By then, activity that is not recorded would end a session too early.
         if !killed && visited.since(NOW) > IDLE / 12 {
             process.0.kill().unwrap();
             killed = true;

@@ -1,4 +1,4 @@
-//! A server killed under load: every change that was answered is there, every sign-out holds.
+//! A server that is killed under load: no answered change is lost, no signed-out session is live.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,13 +28,13 @@ struct Promised {
     counter: Option<(HttpClient, u64)>,
     /// Users who are signed in.
     signed_in: Vec<(String, String)>,
-    /// Ids that are of no use any more: from before a sign-in, or signed out.
+    /// Ids that must find no session: replaced by a sign-in, or signed out.
     ended: Vec<String>,
     users: usize,
 }
 
 impl Promised {
-    /// Sends requests until the server is gone, and says for each that it was answered.
+    /// Sends requests until the server is gone, and a message for each answer.
     fn work(&mut self, address: SocketAddr, client: usize, answered: &Sender<()>) {
         while self.step(address, client).is_ok() {
             if answered.send(()).is_err() {
@@ -76,7 +76,7 @@ impl Promised {
         Ok(())
     }
 
-    /// Looks whether all of it is kept.
+    /// Asserts that the server has kept all promises.
     fn check(&mut self, address: SocketAddr) {
         let read = |path: &str, id: &str| {
             let request = Request::get(path).cookie(format!("{COOKIE}={id}"));
@@ -132,6 +132,6 @@ fn kills_under_load_lose_no_answer_and_revive_no_session() {
         let ended: usize = clients.iter().map(|client| client.ended.len()).sum();
         let counted: u64 = clients.iter().flat_map(|c| &c.counter).map(|(_, n)| n).sum();
         println!("{framework}: {counted} changes and {ended} ended sessions over {kills} kills");
-        assert!(ended > 100, "ends were among what was killed");
+        assert!(ended > 100, "too few sessions ended before the kills");
     }
 }

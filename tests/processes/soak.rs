@@ -1,5 +1,5 @@
-//! Load over HTTP for a while, with everything that happens in the life of a service: no
-//! request fails, nothing grows without end.
+//! Load over HTTP, with sign-ins, revocations, sweeps, another program and a new version of the
+//! service: no request fails, and neither memory nor files grow without bound.
 //!
 //! `CLOAKROOM_SECONDS=n` loads each framework for n seconds, in place of a bounded share.
 
@@ -18,14 +18,14 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
 
 const CLIENTS: usize = 8;
-/// Expired sessions that another program puts into the table at a time, …
+/// The number of expired sessions that another program inserts at once.
 const EXPIRED: u64 = 500;
-/// … as long as fewer than these are there.
+/// The maximum number of expired sessions with which it inserts more.
 const MOST_EXPIRED: u64 = 4 * EXPIRED;
-/// Between two of its looks; the load is the clients'.
+/// The pause between two inserts of the other program.
 const PACE: Duration = Duration::from_millis(20);
-/// The log may grow to what `docs/operating.md` says before it starts again, and some more.
-const LOG: u64 = 80 << 20;
+/// The maximum length of the log, somewhat more than `docs/operating.md` says.
+const MAX_LOG: u64 = 80 << 20;
 const MIB: u64 = 1 << 20;
 
 #[test]
@@ -36,43 +36,43 @@ fn child_process() {
     serve(&role, sessions.build().unwrap());
 }
 
-/// The address of the service, and the times of its answers.
 struct Service {
     address: RwLock<SocketAddr>,
-    over: AtomicBool,
+    is_over: AtomicBool,
 }
 
 struct Client<'s> {
     service: &'s Service,
-    took: Vec<Duration>,
+    response_times: Vec<Duration>,
 }
 
 impl Client<'_> {
-    /// Sends a request and demands that it is answered well. Held for so long is the address: a
-    /// service that is replaced serves what it has begun.
+    /// Sends a request, which must succeed. Locks the address meanwhile, because the old service is
+    /// stopped when no request uses it.
     fn request(&mut self, browser: &mut HttpClient, path: &str) -> Response {
         let address = self.service.address.read().unwrap();
         browser.address = *address;
         let began = Instant::now();
         let response = browser.try_send(Request::post(path)).expect("it is answered");
-        self.took.push(began.elapsed());
+        self.response_times.push(began.elapsed());
         assert_eq!(response.status, 200, "{path}: {response:?}");
         response
     }
 
-    fn is_out(&mut self, id: &str) {
+    fn assert_signed_out(&mut self, id: &str) {
         let mut thief = HttpClient::new(*self.service.address.read().unwrap());
         thief.id = Some(id.to_owned());
         let answer = self.request(&mut thief, "/who/visits");
         assert_eq!(answer.text(), "none\n0", "an ended session is back");
     }
 
-    /// A visitor who comes again and again, and users who come and go, until it is over.
-    fn live(mut self, number: usize) -> Vec<Duration> {
+    /// Sends requests of a regular visitor, and of users who sign in and out, until the test is
+    /// over. Returns the response times.
+    fn run(mut self, number: usize) -> Vec<Duration> {
         let address = *self.service.address.read().unwrap();
         let (mut regular, mut visits) = (HttpClient::new(address), 0_u64);
         let user = format!("user-{number}");
-        while !self.service.over.load(Ordering::Relaxed) {
+        while !self.service.is_over.load(Ordering::Relaxed) {
             for _ in 0..4 {
                 visits += 1;
                 let counted = self.request(&mut regular, "/count");
@@ -88,21 +88,21 @@ impl Client<'_> {
             assert_eq!(self.request(&mut here, "/who/visits").text(), format!("{user}\n1"));
             let ended = there.id().to_owned();
             assert_eq!(self.request(&mut here, "/revoke-others").text(), "1");
-            self.is_out(&ended);
+            self.assert_signed_out(&ended);
             let ended = here.id().to_owned();
             match visits % 3 {
                 0 => self.request(&mut here, "/destroy"),
                 1 => self.request(&mut regular, &format!("/revoke-user:{user}")),
                 _ => self.request(&mut here, &format!("/revoke-user:{user}")),
             };
-            self.is_out(&ended);
+            self.assert_signed_out(&ended);
         }
-        self.took
+        self.response_times
     }
 }
 
-/// Another program's share of the work: it leaves expired sessions to be swept, and says how many.
-fn leave_expired(connection: &Connection) -> u64 {
+/// Inserts expired sessions, as another program, and returns their number.
+fn insert_expired(connection: &Connection) -> u64 {
     let count = "SELECT count(*) FROM cloakroom_sessions WHERE deadline = 1";
     let there: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
     if there as u64 >= MOST_EXPIRED {
@@ -131,11 +131,12 @@ struct Measurements {
     memory: u64,
     file: u64,
     log: u64,
-    /// The number of expired sessions that were left meanwhile.
+    /// The number of expired sessions that were inserted.
     expired: u64,
 }
 
-/// The highest of each until a moment; of the expired ones, their sum.
+/// Inserts expired sessions until `until`. Returns their number, and the maxima of the other
+/// measurements.
 fn watch(
     until: Instant,
     process: &KillOnDrop,
@@ -145,7 +146,7 @@ fn watch(
     let mut most = Measurements::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {
-        most.expired += leave_expired(other);
+        most.expired += insert_expired(other);
         thread::park_timeout(PACE);
         most.memory = most.memory.max(memory_of(process));
         most.file = most.file.max(size("app.db"));
@@ -157,21 +158,21 @@ fn watch(
 fn soak(framework: &str, seconds: u64) {
     let folder = Folder::new();
     let (mut process, address) = start(module_path!(), framework, &folder);
-    let service = Service { address: RwLock::new(address), over: AtomicBool::new(false) };
+    let service = Service { address: RwLock::new(address), is_over: AtomicBool::new(false) };
     let other = Connection::open(folder.database()).unwrap();
     other.busy_timeout(Duration::from_secs(10)).unwrap();
     let part = Duration::from_secs(seconds) / 4;
-    let (mut sizes, mut took) = (vec![], vec![]);
+    let (mut sizes, mut response_times) = (vec![], vec![]);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let client = Client { service: &service, took: vec![] };
-                scope.spawn(move || client.live(number))
+                let client = Client { service: &service, response_times: vec![] };
+                scope.spawn(move || client.run(number))
             })
             .collect();
-        let over = Over(&service.over);
+        let stop = StopOnDrop(&service.is_over);
         sizes.push(watch(Instant::now() + part, &process, &folder, &other));
-        // A new version starts beside the one that serves, and takes over between two requests.
+        // A new version starts beside the old one, and takes over between two requests.
         let (new, address) = start(module_path!(), framework, &folder);
         *service.address.write().unwrap() = address;
         process.0.kill().unwrap();
@@ -179,17 +180,17 @@ fn soak(framework: &str, seconds: u64) {
         for _ in 0..3 {
             sizes.push(watch(Instant::now() + part, &process, &folder, &other));
         }
-        drop(over);
-        took = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        drop(stop);
+        response_times = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     });
-    took.sort();
-    let percentile = |percent: usize| took[(took.len() - 1) * percent / 100];
+    response_times.sort();
+    let percentile = |percent: usize| response_times[(response_times.len() - 1) * percent / 100];
     let last = sizes[3];
     let expired: u64 = sizes.iter().map(|sizes| sizes.expired).sum();
     println!(
         "{framework}: {} requests in {seconds} s, 0 failed, {expired} expired ones swept; median {:?}, p99 {:?}, longest {:?}; \
          memory {} MiB, file {} MiB, log {} MiB at most",
-        took.len(),
+        response_times.len(),
         percentile(50),
         percentile(99),
         percentile(100),
@@ -198,18 +199,18 @@ fn soak(framework: &str, seconds: u64) {
         sizes.iter().map(|sizes| sizes.log).max().unwrap() / MIB,
     );
     assert!(expired > MOST_EXPIRED, "nothing was swept");
-    // The second quarter has warmed everything up.
+    // Caches are full after the second quarter.
     assert!(last.memory < sizes[1].memory * 5 / 4 + 8 * MIB, "memory grows: {sizes:?}");
     assert!(last.file < sizes[1].file * 3 / 2 + 8 * MIB, "the file grows: {sizes:?}");
-    assert!(sizes.iter().all(|sizes| sizes.log < LOG), "the log grows: {sizes:?}");
+    assert!(sizes.iter().all(|sizes| sizes.log < MAX_LOG), "the log grows: {sizes:?}");
     let check: String = other.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
 }
 
-/// Stops the clients, also where the test fails.
-struct Over<'s>(&'s AtomicBool);
+/// Stops the clients, also when the test fails.
+struct StopOnDrop<'s>(&'s AtomicBool);
 
-impl Drop for Over<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

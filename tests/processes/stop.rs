@@ -18,7 +18,7 @@ fn a_request_that_was_begun_is_answered_after_sigterm() {
         let mut exchange = Exchange::start(server.address, &request).unwrap();
         assert_eq!(exchange.head().unwrap().status, 100, "{name}: the handler waits for the form");
         server.ask_to_stop();
-        // A program that does not wait ends during these.
+        // A server that does not wait for its request would stop during these.
         for _ in 0..100 {
             let other = Exchange::start(server.address, &Request::get("/")).unwrap().answer();
             assert_eq!(other.unwrap().status, 200, "{name}");

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Capabilities, Commit, Committed, Delta, LiveSession, Loaded, Maintenance, Missing,
-    NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
+    Action, Capabilities, Commit, Committed, Delta, Expected, LiveSession, Loaded, Maintenance,
+    Missing, NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
@@ -166,7 +166,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             commit.touch = Some(Touch::at(now));
         }
         if rng.next(5) == 0 {
-            commit.if_revision = Some(1 + rng.next(4));
+            commit.expected = Expected::Revision(1 + rng.next(4));
         }
         if limits && rng.next(2) == 0 {
             let at = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers];

@@ -6,8 +6,8 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Decision, Delta, Found, IdChange, LiveSession, Missing, NewSession,
-    Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
+    Action, Commit, Committed, Decision, Delta, Expected, Found, IdChange, LiveSession, Missing,
+    NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -49,11 +49,11 @@ const OWNERS: [&str; 5] = ["anonymous", "ada", "bob", "ada since", "bob since"];
 const ACTIONS: [&str; 7] =
     ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "end"];
 
-/// The revision that the commit demands.
-const REVISIONS: [&str; 3] = ["any", "same", "other"];
+/// The revision that the commit expects. `none`: no session.
+const REVISIONS: [&str; 4] = ["any", "same", "other", "none"];
 
-/// The delta. `confirmed`: the user has authenticated again. `too large`: the data grows beyond the limit. `shrinks`:
-/// the data is beyond the limit, before and after.
+/// The delta. `confirmed`: the user has authenticated again. `too large`: the data grows beyond the
+/// limit. `shrinks`: the data is beyond the limit, before and after.
 const CHANGES: [&str; 5] = ["nothing", "data", "confirmed", "too large", "shrinks"];
 
 /// Touches of a commit.
@@ -62,56 +62,56 @@ const TOUCHES: [&str; 3] = ["none", "due", "not due"];
 /// `*` matches anything, `live` and `replaced` for all ids of such a session, `sign in*` for the
 /// three sign-ins.
 const TABLE: &str = "
-found                  | session of     | action           | revision | change    | touch | decision
-*                      | *              | create           | *        | too large | *     | too large
-*                      | *              | create           | *        | *         | *     | insert
+found                  | session of     | action           | revision    | change    | touch | decision
+*                      | *              | create           | *           | too large | *     | too large
+*                      | *              | create           | *           | *         | *     | insert
 
-live                   | *              | end              | *        | *         | *     | remove
-replaced               | *              | end              | *        | *         | *     | remove
-undecodable            | *              | end              | *        | *         | *     | remove
-expired                | *              | end              | *        | *         | *     | remove expired
-not found              | *              | end              | *        | *         | *     | not found
+live                   | *              | end              | *           | *         | *     | remove
+replaced               | *              | end              | *           | *         | *     | remove
+undecodable            | *              | end              | *           | *         | *     | remove
+expired                | *              | end              | *           | *         | *     | remove expired
+not found              | *              | end              | *           | *         | *     | not found
 
-expired                | *              | merge            | *        | *         | *     | not found
-not found              | *              | merge            | *        | *         | *     | not found
-undecodable            | *              | merge            | *        | *         | *     | undecodable
-replaced               | *              | merge            | *        | *         | *     | replaced
-live                   | *              | merge            | other    | *         | *     | mismatch
-live                   | *              | merge            | *        | too large | *     | too large
-live                   | anonymous      | merge            | *        | confirmed | due   | touch
-live                   | anonymous      | merge            | *        | confirmed | *     | unchanged
-live                   | *              | merge            | *        | nothing   | due   | touch
-live                   | *              | merge            | *        | nothing   | *     | unchanged
-live                   | *              | merge            | *        | *         | *     | update
+expired                | *              | merge            | *           | *         | *     | not found
+not found              | *              | merge            | *           | *         | *     | not found
+undecodable            | *              | merge            | *           | *         | *     | undecodable
+replaced               | *              | merge            | *           | *         | *     | replaced
+live                   | *              | merge            | other, none | *         | *     | mismatch
+live                   | *              | merge            | *           | too large | *     | too large
+live                   | anonymous      | merge            | *           | confirmed | due   | touch
+live                   | anonymous      | merge            | *           | confirmed | *     | unchanged
+live                   | *              | merge            | *           | nothing   | due   | touch
+live                   | *              | merge            | *           | nothing   | *     | unchanged
+live                   | *              | merge            | *           | *         | *     | update
 
-expired                | *              | renew            | *        | *         | *     | not found
-not found              | *              | renew            | *        | *         | *     | not found
-undecodable            | *              | renew            | *        | *         | *     | undecodable
-replaced               | *              | renew            | *        | *         | *     | replaced
-live                   | *              | renew            | other    | *         | *     | mismatch
-live                   | *              | renew            | *        | too large | *     | too large
-current                | *              | renew            | *        | *         | *     | renew
-in grace               | anonymous      | renew            | *        | confirmed | due   | touch
-in grace               | anonymous      | renew            | *        | confirmed | *     | unchanged
-in grace               | *              | renew            | *        | nothing   | due   | touch
-in grace               | *              | renew            | *        | nothing   | *     | unchanged
-in grace               | *              | renew            | *        | *         | *     | update
+expired                | *              | renew            | *           | *         | *     | not found
+not found              | *              | renew            | *           | *         | *     | not found
+undecodable            | *              | renew            | *           | *         | *     | undecodable
+replaced               | *              | renew            | *           | *         | *     | replaced
+live                   | *              | renew            | other, none | *         | *     | mismatch
+live                   | *              | renew            | *           | too large | *     | too large
+current                | *              | renew            | *           | *         | *     | renew
+in grace               | anonymous      | renew            | *           | confirmed | due   | touch
+in grace               | anonymous      | renew            | *           | confirmed | *     | unchanged
+in grace               | *              | renew            | *           | nothing   | due   | touch
+in grace               | *              | renew            | *           | nothing   | *     | unchanged
+in grace               | *              | renew            | *           | *         | *     | update
 
-expired                | *              | sign in*         | *        | too large | *     | too large
-expired                | *              | sign in*         | *        | *         | *     | insert
-not found              | *              | sign in*         | *        | too large | *     | too large
-not found              | *              | sign in*         | *        | *         | *     | insert
-undecodable            | *              | sign in*         | *        | too large | *     | too large
-undecodable            | *              | sign in*         | *        | *         | *     | insert
-*                      | bob, bob since | sign in*         | *        | too large | *     | too large
-live                   | bob, bob since | sign in*         | *        | *         | *     | replace
-replaced               | bob            | sign in*         | *        | *         | *     | replace
-replaced               | bob since      | sign in*         | *        | *         | *     | insert
-signed in              | ada, ada since | sign in          | *        | *         | *     | replaced
-*                      | *              | sign in*         | other    | *         | *     | mismatch
-*                      | *              | sign in*         | *        | too large | *     | too large
-current                | *              | sign in*         | *        | *         | *     | move
-*                      | *              | sign in*         | *        | *         | *     | move by old id
+expired                | *              | sign in*         | *           | too large | *     | too large
+expired                | *              | sign in*         | *           | *         | *     | insert
+not found              | *              | sign in*         | *           | too large | *     | too large
+not found              | *              | sign in*         | *           | *         | *     | insert
+undecodable            | *              | sign in*         | *           | too large | *     | too large
+undecodable            | *              | sign in*         | *           | *         | *     | insert
+*                      | bob, bob since | sign in*         | *           | too large | *     | too large
+live                   | bob, bob since | sign in*         | *           | *         | *     | replace
+replaced               | bob            | sign in*         | *           | *         | *     | replace
+replaced               | bob since      | sign in*         | *           | *         | *     | insert
+signed in              | ada, ada since | sign in          | *           | *         | *     | replaced
+*                      | *              | sign in*         | other, none | *         | *     | mismatch
+*                      | *              | sign in*         | *           | too large | *     | too large
+current                | *              | sign in*         | *           | *         | *     | move
+*                      | *              | sign in*         | *           | *         | *     | move by old id
 ";
 
 const LIMIT: usize = 100;
@@ -267,9 +267,9 @@ impl Case {
     fn check_basis(&self, commit: &mut Commit) {
         let Found::Live { session, .. } = self.found() else { return };
         commit.basis = Some(session.clone().into());
-        let merged = commit.merged_basis().map(|merged| {
-            assert_eq!(*merged.basis, session);
-            merged.session
+        let merged = commit.merge_into_basis().map(|(basis, merged)| {
+            assert_eq!(*basis, session);
+            merged
         });
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
         match commit.decide(self.found()) {
@@ -296,10 +296,11 @@ impl Case {
             _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },
         };
         let mut commit = Commit::new(&PRESENTED, action, self.delta(), NOW);
-        commit.if_revision = match self.revision {
-            "any" => None,
-            "same" => Some(REVISION),
-            _ => Some(REVISION - 1),
+        commit.expected = match self.revision {
+            "any" => Expected::Anything,
+            "same" => Expected::Revision(REVISION),
+            "other" => Expected::Revision(REVISION - 1),
+            _ => Expected::NoSession,
         };
         commit.touch = (self.touch != "none").then_some(Touch::at(NOW));
         commit.max_bytes = LIMIT;

@@ -122,9 +122,9 @@ impl StoreWrapper for BasisUnchecked {
     wraps_a_right_store!();
 
     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
-        match commit.merged_basis() {
-            Some(merged) => {
-                let delta = copy(&merged.session.record);
+        match commit.merge_into_basis() {
+            Some((_, merged)) => {
+                let delta = copy(&merged.record);
                 self.right.commit(&Commit::new(&commit.id_hash, Action::Merge, delta, commit.now))
             }
             None => self.right.commit(commit),

@@ -13,6 +13,7 @@ pub fn fill(runs: &Runs, path: &Path) {
         ("scale", sizes(&runs.scale)),
         ("http", ratios(&runs.http)),
         ("memcached", ratios(&runs.memcached)),
+        ("postgres", ratios(&runs.postgres)),
         ("contention", ratios(&runs.contention)),
         ("pieces", format!("```text\n{}\n```\n", runs.pieces.trim_end())),
     ] {

@@ -31,6 +31,7 @@ pub struct RawConnection {
     client: Client,
     select: Option<Statement>,
     update: Option<Statement>,
+    merge: Option<Statement>,
     runtime: Runtime,
 }
 
@@ -42,7 +43,8 @@ impl RawConnection {
             tokio::spawn(connection);
             Ok::<_, tokio_postgres::Error>(client)
         });
-        RawConnection { client: client.expect("it connects"), select: None, update: None, runtime }
+        let client = client.expect("it connects");
+        RawConnection { client, select: None, update: None, merge: None, runtime }
     }
 
     /// Executes SQL without parameters.
@@ -104,6 +106,31 @@ impl RawConnection {
             let params: [&(dyn ToSql + Sync); 3] =
                 [&known.id_hash.as_slice(), &json.as_bytes(), &NOW];
             client.query_one(&*update, &params).await
+        });
+        row.expect("one row")
+    }
+}
+
+impl RawConnection {
+    /// Makes the change of a merge in a row of the store's table: the same columns, on condition
+    /// that the revision is `revision`, so that it undoes no other change.
+    pub fn merge(&mut self, known: &KnownSession, json: &str, revision: i64) -> Row {
+        let RawConnection { client, merge, runtime, .. } = self;
+        let row = runtime.block_on(async {
+            let merge = match merge {
+                Some(merge) => merge,
+                None => {
+                    let sql = "UPDATE cloakroom_sessions SET data = $2, revision = $4, seen = $5, \
+                                   deadline = $6, format = $7 \
+                               WHERE id_hash = $1 AND revision = $3 AND deadline > $5 \
+                               RETURNING id";
+                    merge.insert(client.prepare(sql).await?)
+                }
+            };
+            let (key, deadline) = (known.id_hash.as_slice(), NOW + 86_400_000);
+            let params: [&(dyn ToSql + Sync); 7] =
+                [&key, &json.as_bytes(), &revision, &(revision + 1), &NOW, &deadline, &1_i64];
+            client.query_one(&*merge, &params).await
         });
         row.expect("one row")
     }

@@ -4,14 +4,12 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::Result;
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{CopyBatch, CopyMark, Record, SessionIndex, StoreIdentity, StoredPage};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, ProgressFn, ScanReport};
+use cloakroom::{Error, Result};
 use serde_json::Value as Json;
 
 use crate::CliContext;
@@ -60,12 +58,11 @@ pub(crate) trait Database {
     /// Returns what `stats` prints of its place.
     fn properties(&self) -> CliResult<Properties>;
 
-    fn list(
-        &self,
-        filter: &SessionFilter<'_>,
-        page: Page,
-        now: Timestamp,
-    ) -> CliResult<Vec<Summary>>;
+    /// Returns the lists and revocations of the store, if it has them.
+    fn index(&self) -> Option<&dyn SessionIndex>;
+
+    /// Returns an error of the store as one of its kind.
+    fn failure(&self, error: Error) -> CliError;
 
     fn list_expired(
         &self,
@@ -75,8 +72,6 @@ pub(crate) trait Database {
     ) -> CliResult<Vec<Summary>>;
 
     fn find(&self, public_id: &PublicId) -> CliResult<Option<(Summary, Result<Record>)>>;
-
-    fn stats(&self, now: Timestamp) -> CliResult<Stats>;
 
     /// Counts the live sessions that were created in the periods that begin at `times`, and
     /// measures the data.
@@ -96,8 +91,6 @@ pub(crate) trait Database {
         now: Timestamp,
     ) -> CliResult<u64>;
 
-    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> CliResult<u64>;
-
     fn sweep(
         &self,
         now: Timestamp,
@@ -110,8 +103,6 @@ pub(crate) trait Database {
 
     fn drop_tables(&self) -> CliResult;
 
-    fn identity(&self) -> CliResult<StoreIdentity>;
-
     fn export(&self, after: i64, limit: usize) -> CliResult<StoredPage>;
 
     fn copy_mark(&self) -> CliResult<Option<CopyMark>>;
@@ -121,9 +112,32 @@ pub(crate) trait Database {
     fn import(&self, batch: &CopyBatch, before: &CopyMark) -> CliResult<CopyMark>;
 }
 
-/// Returns the lists and revocations of an open store.
-pub(crate) fn index(store: &impl Store) -> CliResult<&dyn SessionIndex> {
-    store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
+impl dyn Database + '_ {
+    pub(crate) fn list(
+        &self,
+        filter: &SessionFilter<'_>,
+        page: Page,
+        now: Timestamp,
+    ) -> CliResult<Vec<Summary>> {
+        self.ask(|index| index.list(filter, page, now))
+    }
+
+    pub(crate) fn stats(&self, now: Timestamp) -> CliResult<Stats> {
+        self.ask(|index| index.stats(now))
+    }
+
+    pub(crate) fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> CliResult<u64> {
+        self.ask(|index| index.revoke_everyone(realm, now))
+    }
+
+    pub(crate) fn identity(&self) -> CliResult<StoreIdentity> {
+        self.ask(|index| index.identity())
+    }
+
+    fn ask<T>(&self, call: impl FnOnce(&dyn SessionIndex) -> Result<T>) -> CliResult<T> {
+        let missing = || CliError::new("this store cannot list its sessions");
+        call(self.index().ok_or_else(missing)?).map_err(|error| self.failure(error))
+    }
 }
 
 /// The properties of the place of a store.

@@ -128,41 +128,36 @@ pub(crate) fn examine_file(
     interrupt: &Interrupt,
 ) -> CliResult {
     let info = match admin.info() {
-        // There is nothing to examine: an error, not a finding.
-        Err(error)
-            if error.kind() == ErrorKind::NotSetUp
-                && Admin::open_failure(&error) != Some(OpenFailure::Empty) =>
-        {
-            return Err(error.into());
-        }
-        Err(error) => {
-            findings.failed_in_file("file", error);
-            if let Some(path) = admin.path() {
-                check_disk(findings, path, LOG_BYTES);
+        Ok(info) => info,
+        Err(error) => match Admin::open_failure(&error) {
+            // There is nothing to examine: an error, not a finding.
+            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => return Err(error.into()),
+            _ => {
+                findings.failed_in_file("file", error);
+                if let Some(path) = admin.path() {
+                    check_disk(findings, path, LOG_BYTES);
+                }
+                return Ok(());
             }
-            None
-        }
-        Ok(info) => Some(info),
+        },
     };
-    if let Some(info) = &info {
-        findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-        check_host(findings, &info.path, info);
-        check_processes(findings, admin, info);
-        check_interference(findings, info);
-        check_properties(findings, info);
-        let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
-        let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
-        if is_readable && set_up {
-            match admin.store_for_reading() {
-                Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
-                Err(error) => findings.failed_in_file("tables", error),
-            }
+    findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
+    check_host(findings, &info);
+    check_processes(findings, admin, &info);
+    check_interference(findings, &info);
+    check_properties(findings, &info);
+    let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
+    let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
+    if is_readable && set_up {
+        match admin.store_for_reading() {
+            Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
+            Err(error) => findings.failed_in_file("tables", error),
         }
     }
     Ok(())
 }
 
-fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
+fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
     let wrong = host_checks::permissions(info);
     if wrong.is_empty() {
         findings.ok("permissions", "only the owner can use the file");
@@ -172,21 +167,21 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
                       chmod 600 the files, chmod u+rwx,o-w the folder";
         findings.problem("permissions", found, remedy);
     }
-    for file in host_checks::unfinished(path) {
+    for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";
         findings.note("copies", format!("{} was not finished", file.display()), remedy);
     }
-    match host_checks::file_system(path) {
-        Some(kind) if host_checks::is_network(&kind) => findings.problem(
+    match &info.file_system {
+        Some(kind) if host_checks::is_network(kind) => findings.problem(
             "file system",
             format!("{kind}, a network file system"),
             "move the file to a local disk: locks and the log do not work over a network",
         ),
-        Some(kind) => findings.ok("file system", kind),
+        Some(kind) => findings.ok("file system", kind.as_str()),
         None => findings.note("file system", "unknown", "keep the file on a local disk"),
     }
     let log = LOG_BYTES.saturating_sub(info.log_bytes);
-    check_disk(findings, path, log.max(info.bytes / 10));
+    check_disk(findings, &info.path, log.max(info.bytes / 10));
 }
 
 /// Checks the free space, of which the database needs so much to grow.

@@ -1,5 +1,6 @@
 //! Checks of the host: the file's permissions, free disk space, the kind of file system.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -39,54 +40,9 @@ pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
     Ok((bytes(folder.f_bavail), bytes(folder.f_blocks)))
 }
 
-/// Returns the kind of the file system of `path`, where the operating system lists its mounts.
-pub(crate) fn file_system(path: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    kind_of_mount(&mounts, path)
-}
-
 /// Returns whether this kind of file system is a network file system.
 pub(crate) fn is_network(kind: &str) -> bool {
     NETWORK.contains(&kind)
-}
-
-fn kind_of_mount(mounts: &str, path: &Path) -> Option<String> {
-    let mut best: Option<(PathBuf, &str)> = None;
-    for line in mounts.lines() {
-        // A lone dash ends the variable number of fields before the kind.
-        let Some((before, after)) = line.split_once(" - ") else { continue };
-        let Some(point) = before.split(' ').nth(4).map(unescape) else { continue };
-        let Some(kind) = after.split(' ').next() else { continue };
-        let deeper = best.as_ref().is_none_or(|(best, _)| {
-            // A later mount on the same point hides the earlier one.
-            point.components().count() >= best.components().count()
-        });
-        if path.starts_with(&point) && deeper {
-            best = Some((point, kind));
-        }
-    }
-    best.map(|(_, kind)| kind.to_owned())
-}
-
-/// Undoes the octal escapes (`\040`) of spaces and the like in the list of mounts.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        let code = escaped.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match (byte, code) {
-            (b'\\', Some(code)) => {
-                bytes.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
 /// Returns whether this command runs as root.
@@ -105,9 +61,7 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
-        let mut path = info.path.clone().into_os_string();
-        path.push(suffix);
-        let path = PathBuf::from(path);
+        let path = with_suffix(&info.path, suffix);
         let Ok(file) = fs::metadata(&path) else { continue };
         if file.mode() & 0o077 != 0 {
             let mode = file.mode() & 0o777;
@@ -165,31 +119,30 @@ pub(crate) struct Process {
 /// may see them.
 pub(crate) fn processes(path: &Path) -> Vec<Process> {
     let files = ["", "-wal"].map(|suffix| {
-        let mut path = path.to_owned().into_os_string();
-        path.push(suffix);
-        let file = fs::metadata(&path).ok().map(|file| (file.dev(), file.ino()));
-        (path, file)
+        let path = with_suffix(path, suffix);
+        (file_id(&path), path)
     });
-    let database = files.first().and_then(|(_, file)| *file);
+    let database = file_id(path);
     let own = std::process::id();
     let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter_map(|id| {
         let folder = PathBuf::from(format!("/proc/{id}"));
-        let (mut uses, mut has_database, mut is_outdated) = (id == own, id == own, false);
+        let (mut has_database, mut has_file, mut is_outdated) = (id == own, false, false);
         for open in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
             let Ok(link) = fs::read_link(open.path()) else { continue };
             let link = link.as_os_str().as_bytes();
-            let link = link.strip_suffix(b" (deleted)").unwrap_or(link);
-            let opened = fs::metadata(open.path()).ok().map(|file| (file.dev(), file.ino()));
+            let link =
+                Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)));
+            let opened = file_id(&open.path());
             has_database |= opened == database;
-            if let Some((_, file)) = files.iter().find(|(path, _)| path.as_bytes() == link) {
-                uses = true;
+            if let Some((file, _)) = files.iter().find(|(_, path)| path == link) {
+                has_file = true;
                 is_outdated |= opened != *file;
             }
         }
         let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-        uses.then(|| Process {
+        (has_database || has_file).then(|| Process {
             id,
             name: name.trim_end().to_owned(),
             // With its log open a process has the database open too, maybe under a new name.
@@ -198,6 +151,17 @@ pub(crate) fn processes(path: &Path) -> Vec<Process> {
         })
     })
     .collect()
+}
+
+/// Returns the device and inode number of a file.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.to_owned().into_os_string();
+    path.push(suffix);
+    path.into()
 }
 
 fn max_file_bytes(process: &Path) -> Option<u64> {
@@ -224,22 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deepest_mount_determines_the_kind() {
-        let mounts = "\
-22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:30 / /srv rw shared:2 - nfs4 host:/srv rw
-31 30 0:31 / /srv/my\\040app rw shared:3 master:1 - xfs /dev/sdb rw
-32 22 0:32 / /mnt rw - ext4 /dev/sdc rw
-33 22 0:33 / /mnt rw - fuse.sshfs host:/ rw
-garbage
-";
-        let kind = |path: &str| kind_of_mount(mounts, Path::new(path)).unwrap();
-        assert_eq!(kind("/var/app.db"), "ext4");
-        assert_eq!(kind("/srv/app.db"), "nfs4");
-        assert_eq!(kind("/srvx/app.db"), "ext4");
-        assert_eq!(kind("/srv/my app/app.db"), "xfs");
-        assert_eq!(kind("/mnt/app.db"), "fuse.sshfs");
+    fn network_file_systems_are_known_by_their_kind() {
         assert!(is_network("nfs4") && is_network("fuse.sshfs") && !is_network("ext4"));
-        assert_eq!(kind_of_mount("", Path::new("/")), None);
     }
 }

@@ -5,21 +5,23 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::{env, fs};
 
-use cloakroom::backend::{CopyBatch, CopyMark, Record, Store, StoreIdentity, StoredPage};
+use cloakroom::backend::{
+    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::manager::{Page, SessionFilter, Summary};
 use cloakroom::stores::postgres::tokio_postgres::Config;
 use cloakroom::stores::postgres::tokio_postgres::config::SslMode;
 use cloakroom::stores::postgres::{DatabaseServer, PostgresStoreBuilder};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, Progress, ProgressFn, ScanReport};
-use cloakroom::{PostgresStore, Result};
+use cloakroom::{Error, PostgresStore, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use crate::CliContext;
 use crate::arguments::{DoctorArgs, StoreOptions};
-use crate::database::{Database, Location, Properties, index};
+use crate::database::{Database, Location, Properties};
 use crate::doctor::{self, Findings};
 use crate::error::{CliError, CliResult};
 use crate::signals::Interrupt;
@@ -167,13 +169,12 @@ impl Database for OpenStore {
         })
     }
 
-    fn list(
-        &self,
-        filter: &SessionFilter<'_>,
-        page: Page,
-        now: Timestamp,
-    ) -> CliResult<Vec<Summary>> {
-        of_server(index(&self.store)?.list(filter, page, now))
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.store.index()
+    }
+
+    fn failure(&self, error: Error) -> CliError {
+        CliError::Postgres(error)
     }
 
     fn list_expired(
@@ -187,10 +188,6 @@ impl Database for OpenStore {
 
     fn find(&self, public_id: &PublicId) -> CliResult<Option<(Summary, Result<Record>)>> {
         of_server(self.store.admin().find(public_id))
-    }
-
-    fn stats(&self, now: Timestamp) -> CliResult<Stats> {
-        of_server(index(&self.store)?.stats(now))
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> CliResult<(Vec<u64>, DataSizes)> {
@@ -214,7 +211,7 @@ impl Database for OpenStore {
         const PAGE: usize = 500;
         const EXAMPLES: usize = 5;
         let mut report = ScanReport::default();
-        let stats = self.stats(Timestamp::MAX)?;
+        let stats = <dyn Database>::stats(self, Timestamp::MAX)?;
         let mut after = Some(i64::MIN);
         while let Some(from) = after {
             let page = self.export(from, PAGE)?;
@@ -245,10 +242,6 @@ impl Database for OpenStore {
         of_server(self.store.admin().revoke(filter, except, now))
     }
 
-    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> CliResult<u64> {
-        of_server(index(&self.store)?.revoke_everyone(realm, now))
-    }
-
     fn sweep(
         &self,
         now: Timestamp,
@@ -264,7 +257,7 @@ impl Database for OpenStore {
                 ahead / 1000
             )));
         }
-        let total = self.stats(now)?.expired.min(limit);
+        let total = <dyn Database>::stats(self, now)?.expired.min(limit);
         let mut done = 0;
         loop {
             let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
@@ -284,15 +277,11 @@ impl Database for OpenStore {
 
     fn clear(&self) -> CliResult<u64> {
         // Every deadline is later than this time, so every session counts.
-        self.revoke_everyone(None, Timestamp::from_millis(i64::MIN))
+        <dyn Database>::revoke_everyone(self, None, Timestamp::from_millis(i64::MIN))
     }
 
     fn drop_tables(&self) -> CliResult {
         of_server(self.store.admin().drop_tables())
-    }
-
-    fn identity(&self) -> CliResult<StoreIdentity> {
-        of_server(index(&self.store)?.identity())
     }
 
     fn export(&self, after: i64, limit: usize) -> CliResult<StoredPage> {

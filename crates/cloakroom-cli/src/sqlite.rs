@@ -2,20 +2,22 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::backend::{CopyBatch, CopyMark, Record, StoreIdentity, StoredPage};
+use cloakroom::backend::{
+    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::manager::{Page, SessionFilter, Summary};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
-use cloakroom::{Result, SqliteStore};
+use cloakroom::{Error, Result, SqliteStore};
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::DoctorArgs;
-use crate::database::{Database, Location, Properties, index};
+use crate::database::{Database, Location, Properties};
 use crate::doctor::{self, Findings};
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::signals::Interrupt;
 
 impl Location for Admin {
@@ -86,13 +88,12 @@ impl Database for SqliteStore {
         })
     }
 
-    fn list(
-        &self,
-        filter: &SessionFilter<'_>,
-        page: Page,
-        now: Timestamp,
-    ) -> CliResult<Vec<Summary>> {
-        Ok(index(self)?.list(filter, page, now)?)
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Store::index(self)
+    }
+
+    fn failure(&self, error: Error) -> CliError {
+        CliError::Sqlite(error)
     }
 
     fn list_expired(
@@ -106,10 +107,6 @@ impl Database for SqliteStore {
 
     fn find(&self, public_id: &PublicId) -> CliResult<Option<(Summary, Result<Record>)>> {
         Ok(self.admin().find(public_id)?.map(|found| (found.summary, found.record)))
-    }
-
-    fn stats(&self, now: Timestamp) -> CliResult<Stats> {
-        Ok(index(self)?.stats(now)?)
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> CliResult<(Vec<u64>, DataSizes)> {
@@ -138,10 +135,6 @@ impl Database for SqliteStore {
         Ok(self.admin().revoke(filter, except, now)?)
     }
 
-    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> CliResult<u64> {
-        Ok(index(self)?.revoke_everyone(realm, now)?)
-    }
-
     fn sweep(
         &self,
         now: Timestamp,
@@ -157,10 +150,6 @@ impl Database for SqliteStore {
 
     fn drop_tables(&self) -> CliResult {
         Ok(self.admin().drop_tables()?)
-    }
-
-    fn identity(&self) -> CliResult<StoreIdentity> {
-        Ok(index(self)?.identity()?)
     }
 
     fn export(&self, after: i64, limit: usize) -> CliResult<StoredPage> {

@@ -16,7 +16,7 @@ use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::ProcessBound;
 use crate::session::shared::{
-    EndTrail, GuessDetector, RecentlyEnded, Settings, Transport, UpdateQueues,
+    EndTrail, GuessDetector, RetiredIds, Settings, Transport, UpdateQueues,
 };
 use crate::sync::{IgnorePoison, Mutex};
 
@@ -27,7 +27,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) cleaner: Option<Cleaner>,
     pub(crate) settings: Settings,
-    pub(crate) recently_ended: RecentlyEnded,
+    pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
     pub(crate) guess_detector: ProcessBound<GuessDetector>,
     /// The time of the last event that a session was dropped without being closed.

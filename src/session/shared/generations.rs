@@ -1,7 +1,7 @@
-//! A memory of ended sessions in two generations. A whole generation is dropped at a time, so
-//! forgetting costs a request nothing.
+//! A memory of id hashes in two generations. A whole generation is dropped at a time, so forgetting
+//! costs a request nothing.
 //!
-//! Called by `recently_ended` and `end_trail`.
+//! Called by `retired_ids` and `end_trail`.
 
 use std::collections::HashMap;
 use std::mem;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::id::SessionIdHash;
 
-/// The size at which a generation is replaced: at least this many sessions are remembered, and at
-/// most twice as many.
+/// The size at which a generation is replaced: at least this many ids are remembered, and at most
+/// twice as many.
 pub(super) const GENERATION_SIZE: usize = 10_000;
 
-/// A value for each session that has ended recently.
+/// A value for each of the latest id hashes.
 #[derive(Debug)]
 pub(super) struct Generations<V> {
     started: Option<Instant>,

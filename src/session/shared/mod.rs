@@ -7,14 +7,14 @@ mod context;
 mod end_trail;
 mod generations;
 mod guess_detector;
-mod recently_ended;
+mod retired_ids;
 mod settings;
 mod update_queue;
 
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use recently_ended::{EndedCount, EndedSinceOpen, RecentlyEnded};
+pub(crate) use retired_ids::{RetiredCount, RetiredIds, RetiredSinceOpen};
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
 pub(crate) use update_queue::{UpdateAttempts, UpdateQueues, contention_error};

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::LiveSession;
+use crate::backend::{Expected, LiveSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
@@ -46,8 +46,8 @@ pub(crate) struct UpdateAttempts<'q> {
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this holder or an earlier one stored it, if one did: the next holder need not
-    /// ask the store for it.
+    /// The session as this holder or an earlier one stored it, if one did. Without it the first
+    /// attempt of the next holder would fail by its revision, and each update cost two commits.
     newest: Option<Record>,
 }
 
@@ -143,12 +143,11 @@ impl<'q> UpdateAttempts<'q> {
         UpdateAttempts { queues, id_hash: *id_hash, blocking, deadline, turn: None }
     }
 
-    /// Before the first attempt of a commit that depends on the revision `base`: waits for the turn
-    /// if other requests update the session. Returns the session as they have stored it, if that is
-    /// newer.
-    pub(crate) fn start(&mut self, base: Option<u64>) -> Result<Option<Record>> {
-        if base.is_some() && self.queues.is_contended(&self.id_hash) {
-            return Ok(self.wait()?.take_newer_than(base));
+    /// Before the first attempt of a commit that depends on a session: waits for the turn if other
+    /// requests update it. Returns the session as they have stored it, if that is newer.
+    pub(crate) fn start(&mut self, expected: Expected) -> Result<Option<Record>> {
+        if expected != Expected::Anything && self.queues.is_contended(&self.id_hash) {
+            return Ok(self.wait()?.take_newer_than(expected));
         }
         Ok(None)
     }
@@ -160,7 +159,7 @@ impl<'q> UpdateAttempts<'q> {
     /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
     pub(crate) fn after_mismatch(&mut self, stored: Record) -> Result<Record> {
         if self.turn.is_none() {
-            let newest = self.wait()?.take_newer_than(Some(stored.revision));
+            let newest = self.wait()?.take_newer_than(Expected::Revision(stored.revision));
             return Ok(newest.unwrap_or(stored));
         }
         // Only constant writes by other processes lead here.
@@ -197,9 +196,12 @@ impl<'q> UpdateAttempts<'q> {
 }
 
 impl Turn<'_> {
-    /// Takes the newest record that is known, if it is newer than `revision`.
-    fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
-        self.newest.take().filter(|newest| Some(newest.revision) > revision)
+    /// Takes the newest record that is known, if it is newer than the `expected` one.
+    fn take_newer_than(&mut self, expected: Expected) -> Option<Record> {
+        self.newest.take().filter(|newest| match expected {
+            Expected::Revision(revision) => newest.revision > revision,
+            _ => true,
+        })
     }
 }
 
@@ -333,7 +335,7 @@ mod tests {
         drop(first);
         let mut second = wait(&queues, &second);
         assert_eq!(
-            second.take_newer_than(None).map(|record| record.public_id),
+            second.take_newer_than(Expected::Anything).map(|record| record.public_id),
             Some(new_session.public_id)
         );
         drop(second);

@@ -14,25 +14,27 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::MemcachedStore;
-use crate::stores::memcached::client::{ItemVersion, KeySpace, Leased, Replacement, Stamp, Target};
+use crate::stores::memcached::client::{
+    CommandContext, ItemVersion, KeySpace, Leased, Replacement, Version,
+};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
 const INVALIDATE: &str = "invalidate entries in memcached";
 
 impl MemcachedStore {
-    fn entries(&self, operation: &'static str) -> Target {
-        self.0.client.target(KeySpace::Entries, operation)
+    fn entry_context(&self, operation: &'static str) -> CommandContext {
+        self.0.client.context(KeySpace::Entries, operation)
     }
 }
 
-impl Stamp {
+impl Version {
     fn lease(self) -> FillLease {
         FillLease::new(u128::from(self.epoch) << 64 | u128::from(self.cas))
     }
 
     fn of(lease: FillLease) -> Self {
         let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
-        Stamp { epoch: half(lease.number() >> 64), cas: half(lease.number()) }
+        Version { epoch: half(lease.number() >> 64), cas: half(lease.number()) }
     }
 }
 
@@ -53,10 +55,10 @@ impl Cache for MemcachedStore {
 
     fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
         let id = item_id(key);
-        let looking_up = self.entries("look a session up in memcached");
-        let item = match self.0.client.get_or_lease(looking_up, &id)? {
+        let context = self.entry_context("look a session up in memcached");
+        let item = match self.0.client.get_or_lease(context, &id)? {
             Leased::Item(item) => item,
-            Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
+            Leased::Granted(version) => return Ok(CacheLookup::Miss(Some(version.lease()))),
             Leased::Busy => return Ok(CacheLookup::Miss(None)),
         };
         match decode_entry(&item.value, &id) {
@@ -64,12 +66,12 @@ impl Cache for MemcachedStore {
             // A newer version of this program may run beside this one.
             Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
             Ok(_) => {}
-            Err(Unreadable::Garbage(error)) => {
+            Err(Unreadable::Foreign(error)) => {
                 self.0.events.raise(&Event::ForeignItem { error: &error });
             }
         }
         // The next miss gets a lease.
-        self.0.client.remove(looking_up, item.at)?;
+        self.0.client.remove(context, item.at)?;
         Ok(CacheLookup::Miss(None))
     }
 
@@ -82,21 +84,21 @@ impl Cache for MemcachedStore {
         now: Timestamp,
     ) -> Result<bool> {
         let id_hash = item_id(key);
-        let life = until.min(entry.record.deadline()).since(now);
-        let at = ItemVersion { id_hash, stamp: Stamp::of(lease) };
-        if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(KeySpace::Entries, at) {
+        let ttl = until.min(entry.record.deadline()).since(now);
+        let at = ItemVersion { id_hash, version: Version::of(lease) };
+        if ttl < Duration::from_secs(1) || !self.0.client.epoch_is_current(KeySpace::Entries, at) {
             return Ok(false);
         }
-        let new = Replacement { at, value: encode_entry(entry, &id_hash), life: Some(life) };
-        Ok(self.0.client.replace(self.entries("fill memcached"), &new)?.is_stored())
+        let new = Replacement { at, value: encode_entry(entry, &id_hash), ttl: Some(ttl) };
+        Ok(self.0.client.replace(self.entry_context("fill memcached"), &new)?.is_stored())
     }
 
     fn invalidate(&self, keys: &[CacheKey], _now: Timestamp) -> Result<()> {
         let ids: Vec<_> = keys.iter().map(item_id).collect();
-        self.0.client.remove_all(self.entries(INVALIDATE), &ids)
+        self.0.client.remove_all(self.entry_context(INVALIDATE), &ids)
     }
 
     fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.replace_epoch(shard, self.entries(INVALIDATE))
+        self.0.client.replace_epoch(shard, self.entry_context(INVALIDATE))
     }
 }

@@ -18,7 +18,7 @@ use crate::id::SessionIdHash;
 use crate::record::{EndedSession, Record, Touch};
 use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Redirect};
-use crate::stores::memcached::{MemcachedInner, StoreCall, life_of};
+use crate::stores::memcached::{MemcachedInner, StoreCall, ttl_of};
 
 /// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
@@ -28,6 +28,27 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 struct Reserved {
     at: ItemVersion,
     from: SessionIdHash,
+}
+
+/// The result of a move of a session to another id.
+enum MoveResult {
+    Moved,
+    /// Nothing was moved: another request has changed the session, or `clear` has ended it.
+    Conflict,
+    /// The session was moved and has ended since.
+    Ended,
+}
+
+impl MoveResult {
+    /// Returns the answer to the commit, which is `done` for a moved session; `None` if the commit
+    /// must be tried again.
+    fn answer(self, done: Committed) -> Option<Committed> {
+        match self {
+            MoveResult::Moved => Some(done),
+            MoveResult::Conflict => None,
+            MoveResult::Ended => Some(Committed::Missing(Missing::NOT_FOUND)),
+        }
+    }
 }
 
 /// A commit, and the id that its attempts have reserved.
@@ -45,12 +66,13 @@ impl MemcachedInner {
         let answer = attempts.run();
         if let Some(Reserved { at, .. }) = attempts.reserved {
             // If this fails, the item finds nothing, and expires.
-            let _ = self.client.remove(call.target, at);
+            let _ = self.client.remove(call.context, at);
         }
         answer
     }
 
-    /// Stores a state under an id that must be free, or hold a foreign value.
+    /// Stores a state under an id that is free or has a foreign value; else fails with
+    /// [`ErrorKind::Conflict`].
     fn claim(
         &self,
         id_hash: SessionIdHash,
@@ -58,19 +80,19 @@ impl MemcachedInner {
         record: &Record,
         call: StoreCall,
     ) -> Result<ItemVersion> {
-        let (value, life) = (state.encode(&id_hash), life_of(record, call.now));
-        if let Some(stamp) = self.client.add(call.target, &id_hash, &value, life)? {
-            return Ok(ItemVersion { id_hash, stamp });
+        let (value, ttl) = (state.encode(&id_hash), ttl_of(record, call.now));
+        if let Some(version) = self.client.add(call.context, &id_hash, &value, ttl)? {
+            return Ok(ItemVersion { id_hash, version });
         }
-        if let Some(item) = self.client.get(call.target, &id_hash)?
-            && self.is_garbage(&item)
+        if let Some(item) = self.client.get(call.context, &id_hash)?
+            && self.is_foreign(&item)
         {
-            let new = Replacement { at: item.at, value, life };
-            if let Written::Stored(stamp) = self.client.replace(call.target, &new)? {
-                return Ok(ItemVersion { id_hash, stamp });
+            let new = Replacement { at: item.at, value, ttl };
+            if let Written::Stored(version) = self.client.replace(call.context, &new)? {
+                return Ok(ItemVersion { id_hash, version });
             }
         }
-        Err(Error::new(ErrorKind::Conflict, call.target.operation))
+        Err(Error::new(ErrorKind::Conflict, call.context.operation))
     }
 
     /// Records activity by an id that was replaced, or beside other changes of the session.
@@ -89,9 +111,9 @@ impl MemcachedInner {
             }
             match self.store_live(at, session.record, call)? {
                 Written::Stored(_) => return Ok(()),
-                Written::Changed | Written::Missing if !call.target.is_late() => {}
+                Written::Changed | Written::Missing if !call.context.is_late() => {}
                 Written::Changed | Written::Missing => {
-                    return Err(Error::new(ErrorKind::Busy, call.target.operation));
+                    return Err(Error::new(ErrorKind::Busy, call.context.operation));
                 }
             }
         }
@@ -105,9 +127,9 @@ impl Attempts<'_> {
             if let Some(answer) = self.attempt()? {
                 return Ok(answer);
             }
-            if self.call.target.is_late() {
+            if self.call.context.is_late() {
                 let why = "other requests kept changing the session";
-                return Err(Error::with_source(ErrorKind::Busy, self.call.target.operation, why));
+                return Err(Error::with_source(ErrorKind::Busy, self.call.context.operation, why));
             }
             // Random, or requests that collided once would collide again.
             let per_mille = RandomState::new().hash_one(()) % 1000;
@@ -128,29 +150,25 @@ impl Attempts<'_> {
             Decision::Answer(answer) => Some(answer),
             Decision::RemoveExpired { at } => inner
                 .client
-                .remove(call.target, at)?
+                .remove(call.context, at)?
                 .then_some(Committed::Missing(Missing::NOT_FOUND)),
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, remove_expired, supersedes: None, .. } => {
                 if let Some(at) = remove_expired
-                    && !inner.client.remove(call.target, at)?
+                    && !inner.client.remove(call.context, at)?
                 {
                     return Ok(None);
                 }
-                self.begin(&session)?;
+                self.insert(&session)?;
                 Some(Committed::done(session))
             }
             Decision::Insert { session, supersedes: Some(superseded), .. } => {
                 let Superseded { presented, at, ended } = superseded;
                 let redirect = Redirect::to_new(&presented, at.id_hash);
-                let presented = (presented.id_hash != at.id_hash).then_some(presented);
-                let moved = self.move_session(at, &redirect, session, presented)?;
-                moved.map(|answer| match answer {
-                    Committed::Done { session, evicted, .. } => {
-                        Committed::Done { session, replaced: None, ended: vec![ended], evicted }
-                    }
-                    other => other,
-                })
+                let replaced_earlier = (presented.id_hash != at.id_hash).then_some(presented);
+                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
+                let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
+                moved.answer(Committed::Done { session, replaced, ended, evicted })
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, replaced_earlier } = id_change;
@@ -158,7 +176,9 @@ impl Attempts<'_> {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                self.move_session(at, &redirect, session, replaced_earlier)?
+                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
+                let (replaced, ended, evicted) = (Some(at.id_hash), Vec::new(), Vec::new());
+                moved.answer(Committed::Done { session, replaced, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -171,17 +191,17 @@ impl Attempts<'_> {
             // Only this version: by now it may be the old id of a session.
             Decision::End { at, public_id, user } => {
                 let ended = EndedSession::new(at.id_hash, public_id, user);
-                inner.client.remove(call.target, at)?.then_some(Committed::Ended(ended))
+                inner.client.remove(call.context, at)?.then_some(Committed::Ended(ended))
             }
         })
     }
 
     /// Stores a new session.
-    fn begin(&mut self, LiveSession { record, id_hash }: &LiveSession) -> Result<()> {
+    fn insert(&mut self, LiveSession { record, id_hash }: &LiveSession) -> Result<()> {
         let Attempts { inner, call, .. } = *self;
         // Reserved by an earlier attempt that found a session to move, which has ended since.
         if let Some(Reserved { at, .. }) = self.reserved.take() {
-            inner.client.remove(call.target, at)?;
+            inner.client.remove(call.context, at)?;
         }
         inner.claim(*id_hash, &ItemState::Live(record.clone()), record, call).map(drop)
     }
@@ -198,55 +218,67 @@ impl Attempts<'_> {
     /// A request that finds a session between 2 and 4 completes the move. Only command 1 adds an
     /// item, and that is not a live session: so no delayed command restores an ended session.
     ///
-    /// Then replaces the redirect of `presented`, if that id was replaced before.
+    /// Then replaces the redirect of the presented id, if that was replaced earlier.
     fn move_session(
         &mut self,
         old: ItemVersion,
         redirect: &Redirect,
-        session: LiveSession,
-        presented: Option<ReplacedId>,
-    ) -> Result<Option<Committed>> {
+        session: &LiveSession,
+        replaced_earlier: Option<ReplacedId>,
+    ) -> Result<MoveResult> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
         let reserved = self.reserve(old.id_hash, redirect.to, record)?;
-        let value = ItemState::Moved(*redirect, record.clone()).encode(&old.id_hash);
-        let new = Replacement { at: old, value, life: life_of(record, call.now) };
-        let moved = match inner.client.replace_in_epoch(call.target, &new) {
-            Ok((Written::Stored(stamp), true)) => stamp,
-            // The old item's name has the epoch in which it was read; the new one's may have the
-            // epoch after a `clear`, which has ended the session then.
-            Ok((Written::Stored(_), false)) => return Ok(None),
-            Ok((Written::Changed | Written::Missing, _)) => return Ok(None),
-            Err(error) => {
-                // It may take effect all the same: then the session needs the reserved id.
-                self.reserved = None;
-                return Err(error);
-            }
+        let Some(moved) = self.store_moved(old, redirect, record)? else {
+            return Ok(MoveResult::Conflict);
         };
         // Now the new id is current. If a later command fails, another request completes the move.
-        self.reserved = None;
         match inner.store_live(reserved, record.clone(), call) {
             Ok(Written::Stored(_) | Written::Changed) => {
-                let _ = inner.store_redirect(ItemVersion { stamp: moved, ..old }, redirect, call);
+                let _ = inner.store_redirect(moved, redirect, call);
             }
             // The old item stays as it is: the next request needs the session in it.
             Err(_) => {}
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(Some(Committed::Missing(Missing::NOT_FOUND)));
+                return Ok(MoveResult::Ended);
             }
             Ok(Written::Missing) => {}
         }
-        if let Some(presented) = presented {
+        if let Some(presented) = replaced_earlier {
             let begins_session = redirect.begins_session;
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        let (replaced, ended, evicted) = (Some(old.id_hash), Vec::new(), Vec::new());
-        Ok(Some(Committed::Done { session, replaced, ended, evicted }))
+        Ok(MoveResult::Moved)
     }
 
+    /// Sends command 2 of a move. Returns the new version of the old item; `None` if another
+    /// request has changed it, or `clear` has ended the session.
+    fn store_moved(
+        &mut self,
+        old: ItemVersion,
+        redirect: &Redirect,
+        record: &Record,
+    ) -> Result<Option<ItemVersion>> {
+        let Attempts { inner, call, .. } = *self;
+        let value = ItemState::Moved(*redirect, record.clone()).encode(&old.id_hash);
+        let new = Replacement { at: old, value, ttl: ttl_of(record, call.now) };
+        // The key of the old item has the epoch in which it was read. The key of the new one may
+        // have the epoch after a `clear`.
+        let written = inner.client.replace_in_epoch(call.context, &new);
+        if !matches!(written, Ok(Written::Changed | Written::Missing)) {
+            // The session needs the reserved id, also after an error: the command may take effect.
+            self.reserved = None;
+        }
+        Ok(match written? {
+            Written::Stored(version) => Some(ItemVersion { version, ..old }),
+            Written::Changed | Written::Missing => None,
+        })
+    }
+
+    /// Sends command 1 of a move, unless an earlier attempt has reserved this id.
     fn reserve(
         &mut self,
         from: SessionIdHash,
@@ -259,7 +291,7 @@ impl Attempts<'_> {
                 return Ok(at);
             }
             self.reserved = None;
-            inner.client.remove(call.target, at)?;
+            inner.client.remove(call.context, at)?;
         }
         let at = inner.claim(to, &ItemState::Reserved(from), record, call)?;
         self.reserved = Some(Reserved { at, from });

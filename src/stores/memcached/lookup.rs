@@ -9,7 +9,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::stores::memcached::client::{Item, ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Redirect};
-use crate::stores::memcached::{MemcachedInner, StoreCall, life, life_of};
+use crate::stores::memcached::{MemcachedInner, StoreCall, ttl, ttl_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
 /// twice because the session was moved meanwhile.
@@ -54,6 +54,7 @@ impl RedirectPath {
 }
 
 impl MemcachedInner {
+    /// Looks `id_hash` up. Completes the moves that it meets.
     pub(super) fn find(
         &self,
         id_hash: &SessionIdHash,
@@ -62,29 +63,33 @@ impl MemcachedInner {
         let mut path =
             RedirectPath { requested: *id_hash, at: *id_hash, replaced: None, redirects: 0 };
         for _ in 0..MAX_READS {
-            let Some(item) = self.client.get(call.target, &path.at)? else {
+            let Some(item) = self.client.get(call.context, &path.at)? else {
                 return Ok(Found::Nothing);
             };
-            let leads_on = match self.read(&item) {
-                Ok(None) => false,
+            match self.decode(&item) {
+                Ok(None) => return Ok(Found::Nothing),
                 Ok(Some(ItemState::Live(record))) => {
-                    return Ok(lookup_at(item.at, record, path.replaced, call.now));
+                    return Ok(found_at(item.at, record, path.replaced, call.now));
                 }
-                Ok(Some(ItemState::Redirected(redirect))) => path.follow(&redirect),
+                Ok(Some(ItemState::Redirected(redirect))) => {
+                    if !path.follow(&redirect) {
+                        return Ok(Found::Nothing);
+                    }
+                }
                 Ok(Some(ItemState::Moved(redirect, record))) => {
                     self.complete_move(item.at, &redirect, record, call)?;
-                    true
                 }
-                Ok(Some(ItemState::Reserved(from))) => self.is_moving(&from, &path.at, call)?,
+                Ok(Some(ItemState::Reserved(from))) => {
+                    if !self.is_moving(&from, &path.at, call)? {
+                        return Ok(Found::Nothing);
+                    }
+                }
                 Err(error) => {
                     return Ok(Found::Undecodable { public_id: None, error, at: item.at });
                 }
-            };
-            if !leads_on {
-                return Ok(Found::Nothing);
             }
         }
-        Err(Error::with_source(ErrorKind::Busy, call.target.operation, "its id keeps changing"))
+        Err(Error::with_source(ErrorKind::Busy, call.context.operation, "its id keeps changing"))
     }
 
     /// Completes a move from `old` to `redirect.to`; for any request that finds a
@@ -99,8 +104,8 @@ impl MemcachedInner {
         record: Record,
         call: StoreCall,
     ) -> Result<()> {
-        if let Some(item) = self.client.get(call.target, &redirect.to)?
-            && let Ok(Some(ItemState::Reserved(from))) = self.read(&item)
+        if let Some(item) = self.client.get(call.context, &redirect.to)?
+            && let Ok(Some(ItemState::Reserved(from))) = self.decode(&item)
             && from == old.id_hash
         {
             self.store_live(item.at, record, call)?;
@@ -115,10 +120,10 @@ impl MemcachedInner {
         record: Record,
         call: StoreCall,
     ) -> Result<Written> {
-        let life = life_of(&record, call.now);
+        let ttl = ttl_of(&record, call.now);
         let value = ItemState::Live(record).encode(&at.id_hash);
-        let new = Replacement { at, value, life };
-        self.client.replace(call.target, &new)
+        let new = Replacement { at, value, ttl };
+        self.client.replace(call.context, &new)
     }
 
     /// Stores a redirect in place of this version of an item.
@@ -128,11 +133,11 @@ impl MemcachedInner {
         redirect: &Redirect,
         call: StoreCall,
     ) -> Result<()> {
-        let life = life(redirect.replaced_id(old.id_hash).forget_at(), call.now);
+        let ttl = ttl(redirect.replaced_id(old.id_hash).forget_at(), call.now);
         let value = ItemState::Redirected(*redirect).encode(&old.id_hash);
-        let new = Replacement { at: old, value, life };
+        let new = Replacement { at: old, value, ttl };
         // If another request was faster, it has stored the same.
-        self.client.replace(call.target, &new).map(drop)
+        self.client.replace(call.context, &new).map(drop)
     }
 
     /// Replaces the redirect of an id that was replaced before. If this fails, the previous
@@ -144,8 +149,8 @@ impl MemcachedInner {
         redirect: Redirect,
         call: StoreCall,
     ) {
-        if let Ok(Some(item)) = self.client.get(call.target, id_hash)
-            && let Ok(Some(ItemState::Redirected(before))) = self.read(&item)
+        if let Ok(Some(item)) = self.client.get(call.context, id_hash)
+            && let Ok(Some(ItemState::Redirected(before))) = self.decode(&item)
         {
             let redirect = Redirect {
                 begins_session: redirect.begins_session || before.begins_session,
@@ -157,10 +162,10 @@ impl MemcachedInner {
 
     /// Returns whether the session of `from` is being moved to `to`. If so, completes the move.
     fn is_moving(&self, from: &SessionIdHash, to: &SessionIdHash, call: StoreCall) -> Result<bool> {
-        let Some(item) = self.client.get(call.target, from)? else {
+        let Some(item) = self.client.get(call.context, from)? else {
             return Ok(false);
         };
-        match self.read(&item) {
+        match self.decode(&item) {
             Ok(Some(ItemState::Moved(redirect, record))) if redirect.to == *to => {
                 self.complete_move(item.at, &redirect, record, call)?;
                 Ok(true)
@@ -172,13 +177,14 @@ impl MemcachedInner {
     }
 
     /// Returns whether an item holds a foreign value, which may be overwritten.
-    pub(super) fn is_garbage(&self, item: &Item) -> bool {
-        matches!(self.read(item), Ok(None))
+    pub(super) fn is_foreign(&self, item: &Item) -> bool {
+        matches!(self.decode(item), Ok(None))
     }
 }
 
-/// Returns the lookup that has found a session at `at`, by its current id or by `replaced`.
-fn lookup_at(
+/// Returns the result of a lookup that has found a session at `at`, by its current id or by the id
+/// `replaced`.
+fn found_at(
     at: ItemVersion,
     record: Record,
     replaced: Option<ReplacedId>,

@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{
-    Item, KeySpace, Replacement, ServerClient, Target, Written,
+    CommandContext, Item, KeySpace, Replacement, ServerClient, Written,
 };
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
@@ -75,11 +75,11 @@ struct MemcachedInner {
     events: Events,
 }
 
-/// A call of the store: its time, and its target to the items of sessions.
+/// A call of the store.
 #[derive(Clone, Copy, Debug)]
 struct StoreCall {
     now: Timestamp,
-    target: Target,
+    context: CommandContext,
 }
 
 impl MemcachedStore {
@@ -115,15 +115,15 @@ impl MemcachedStore {
 impl MemcachedInner {
     /// Begins a call.
     fn call(&self, now: Timestamp, operation: &'static str) -> StoreCall {
-        StoreCall { now, target: self.client.target(KeySpace::Sessions, operation) }
+        StoreCall { now, context: self.client.context(KeySpace::Sessions, operation) }
     }
 
     /// Decodes an item; `None` if this program has not written it.
-    fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
+    fn decode(&self, item: &Item) -> Result<Option<ItemState>, Error> {
         match ItemState::decode(&item.value, &item.at.id_hash) {
             Ok(state) => Ok(Some(state)),
             Err(Unreadable::Undecodable(error)) => Err(error),
-            Err(Unreadable::Garbage(error)) => {
+            Err(Unreadable::Foreign(error)) => {
                 self.events.raise(&Event::ForeignItem { error: &error });
                 Ok(None)
             }
@@ -132,12 +132,12 @@ impl MemcachedInner {
 }
 
 /// Returns the time to live of an item that is useless after `end`; `None` for no limit.
-fn life(end: Timestamp, now: Timestamp) -> Option<Duration> {
+fn ttl(end: Timestamp, now: Timestamp) -> Option<Duration> {
     (end != Timestamp::MAX).then(|| end.since(now).saturating_add(MARGIN))
 }
 
-fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
-    life(record.deadline(), now)
+fn ttl_of(record: &Record, now: Timestamp) -> Option<Duration> {
+    ttl(record.deadline(), now)
 }
 
 impl Store for MemcachedStore {
@@ -184,7 +184,7 @@ impl MemcachedInner {
     /// [`TouchError::Store`] if each server failed; [`TouchError::Sessions`] if some did.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = self.call(now, "record activity");
-        let items = self.client.get_many(call.target, batch.iter().map(|(id_hash, _)| id_hash));
+        let items = self.client.get_many(call.context, batch.iter().map(|(id_hash, _)| id_hash));
         let (mut writes, mut conflicts, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (touch, item) in batch.iter().zip(items) {
             match item.map(|item| self.touch_step(item, touch.1, now)) {
@@ -194,7 +194,7 @@ impl MemcachedInner {
                 Err(error) => failed.push((*touch, error)),
             }
         }
-        let written = self.client.replace_many(call.target, writes.iter().map(|(_, new)| new));
+        let written = self.client.replace_many(call.context, writes.iter().map(|(_, new)| new));
         for ((touch, _), written) in writes.iter().zip(written) {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
@@ -214,14 +214,14 @@ impl MemcachedInner {
 
     fn touch_step(&self, item: Option<Item>, touch: Touch, now: Timestamp) -> TouchStep {
         let Some(item) = item else { return TouchStep::Nothing };
-        match self.read(&item) {
+        match self.decode(&item) {
             Ok(Some(ItemState::Live(mut record))) => {
                 if !record.is_live(now) || !record.touch(touch) {
                     return TouchStep::Nothing;
                 }
-                let life = life_of(&record, now);
+                let ttl = ttl_of(&record, now);
                 let value = ItemState::Live(record).encode(&item.at.id_hash);
-                TouchStep::Replace(Replacement { at: item.at, value, life })
+                TouchStep::Replace(Replacement { at: item.at, value, ttl })
             }
             Ok(Some(_)) => TouchStep::Find,
             Ok(None) | Err(_) => TouchStep::Nothing,
@@ -229,7 +229,11 @@ impl MemcachedInner {
     }
 
     /// Returns the result of a batch with this number of touches, of which these have failed.
-    fn touch_result(&self, touches: usize, failed: FailedTouches) -> Result<(), TouchError> {
+    fn touch_result(
+        &self,
+        touches: usize,
+        failed: Vec<((SessionIdHash, Touch), Error)>,
+    ) -> Result<(), TouchError> {
         let outages = failed.iter().filter(|(_, error)| error.kind() == ErrorKind::Unavailable);
         let down: HashSet<usize> =
             outages.map(|((id_hash, _), _)| self.client.server_index(id_hash)).collect();
@@ -251,5 +255,3 @@ enum TouchStep {
     /// A lookup, because the id was replaced.
     Find,
 }
-
-type FailedTouches = Vec<((SessionIdHash, Touch), Error)>;

@@ -89,14 +89,14 @@ pub(super) enum Unreadable {
     /// A value of this program that this version cannot decode, perhaps of a newer version.
     Undecodable(Error),
     /// A foreign value.
-    Garbage(Error),
+    Foreign(Error),
 }
 
 const READING: &str = "read a value from memcached";
 
 impl Unreadable {
-    fn garbage(why: &'static str) -> Self {
-        Unreadable::Garbage(Error::with_source(ErrorKind::Undecodable, READING, why))
+    fn foreign(why: &'static str) -> Self {
+        Unreadable::Foreign(Error::with_source(ErrorKind::Undecodable, READING, why))
     }
 
     fn newer(format: u8) -> Self {
@@ -120,7 +120,7 @@ impl ItemState {
 
     /// Decodes the value of the item of `id_hash`.
     pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
-        let short = || Unreadable::garbage("it ends too early");
+        let short = || Unreadable::foreign("it ends too early");
         match split(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
@@ -133,9 +133,9 @@ impl ItemState {
             }
             (b'F', body) => match Redirect::decode(body).ok_or_else(short)? {
                 (redirect, []) => Ok(ItemState::Redirected(redirect)),
-                _ => Err(Unreadable::garbage("bytes follow its end")),
+                _ => Err(Unreadable::foreign("bytes follow its end")),
             },
-            _ => Err(Unreadable::garbage("its kind is unknown")),
+            _ => Err(Unreadable::foreign("its kind is unknown")),
         }
     }
 }
@@ -203,10 +203,10 @@ pub(super) fn decode_entry(
     id_hash: &SessionIdHash,
 ) -> Result<CacheEntry, Unreadable> {
     let (b'E', body) = split(value, id_hash)? else {
-        return Err(Unreadable::garbage("its kind is unknown"));
+        return Err(Unreadable::foreign("its kind is unknown"));
     };
     let Some((read, body)) = body.split_first_chunk::<8>() else {
-        return Err(Unreadable::garbage("it ends too early"));
+        return Err(Unreadable::foreign("it ends too early"));
     };
     Ok(CacheEntry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
 }
@@ -221,12 +221,12 @@ fn split<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]),
     match value {
         [FORMAT, kind, rest @ ..] => match rest.strip_prefix(id_hash.as_bytes().as_slice()) {
             Some(body) => Ok((*kind, body)),
-            None => Err(Unreadable::garbage("it belongs to another id")),
+            None => Err(Unreadable::foreign("it belongs to another id")),
         },
         [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
             Err(Unreadable::newer(*format))
         }
-        _ => Err(Unreadable::garbage("its first byte is not that of a value of cloakroom")),
+        _ => Err(Unreadable::foreign("its first byte is not that of a value of cloakroom")),
     }
 }
 
@@ -292,17 +292,17 @@ mod tests {
                 assert!(decode_entry(&value[..end], &KEY).is_err());
             }
         }
-        for garbage in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
+        for foreign in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
         {
-            assert!(ItemState::decode(garbage, &KEY).is_err(), "{garbage:?}");
-            assert!(decode_entry(garbage, &KEY).is_err(), "{garbage:?}");
+            assert!(ItemState::decode(foreign, &KEY).is_err(), "{foreign:?}");
+            assert!(decode_entry(foreign, &KEY).is_err(), "{foreign:?}");
         }
     }
 
     #[test]
-    fn a_value_of_another_id_is_garbage() {
+    fn a_value_of_another_id_is_foreign() {
         let other = SessionIdHash::from_bytes([8; 32]);
-        let refused = |error| matches!(error, Unreadable::Garbage(_));
+        let refused = |error| matches!(error, Unreadable::Foreign(_));
         for state in states() {
             assert!(refused(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
         }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_a_newer_format_is_not_taken_for_garbage() {
+    fn a_value_of_a_newer_format_is_not_foreign() {
         for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
             assert!(
                 matches!(ItemState::decode(value, &KEY), Err(Unreadable::Undecodable(_))),

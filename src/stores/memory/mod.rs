@@ -44,7 +44,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct SessionTable {
     rows: HashMap<SessionIdHash, Row>,
-    /// The remembered replaced ids, with the current id of each session.
+    /// The current id of the session for each replaced id that a row remembers. Kept up to date by
+    /// `insert` and `remove`.
     replaced: HashMap<SessionIdHash, SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     /// The number of sessions without a user.
@@ -131,38 +132,22 @@ impl Default for MemoryStore {
 }
 
 impl SessionTable {
-    /// Returns the current id and the row of the session that `id_hash` leads to, and the replaced
-    /// id that was presented, if its grace is over.
-    fn locate(
-        &self,
-        id_hash: &SessionIdHash,
-        now: Timestamp,
-    ) -> Option<(SessionIdHash, &Row, Option<ReplacedId>)> {
-        if let Some(row) = self.rows.get(id_hash) {
-            return Some((*id_hash, row, None));
-        }
-        let current = self.replaced.get(id_hash)?;
-        let row = self.rows.get(current)?;
-        let id = row.replaced.iter().find(|id| id.id_hash == *id_hash)?;
-        match id.status(now) {
-            ReplacedIdStatus::InGrace => Some((*current, row, None)),
-            ReplacedIdStatus::Remembered => Some((*current, row, Some(*id))),
-            ReplacedIdStatus::Forgotten => None,
-        }
-    }
-
     /// Looks `id_hash` up at `now`. The position is the session's current id.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
-        let Some((at, row, replaced)) = self.locate(id_hash, now) else {
+        let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
+        let Some(row) = self.rows.get(&at) else { return Found::Nothing };
+        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
+        let status = replaced.map(|id| (id.status(now), *id));
+        if let Some((ReplacedIdStatus::Forgotten, _)) = status {
             return Found::Nothing;
-        };
+        }
         if !row.record.is_live(now) {
             return Found::expired(at, &row.record);
         }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
-        match replaced {
-            None => Found::Live { session, at },
-            Some(id) => Found::Replaced { id, session, at },
+        match status {
+            Some((ReplacedIdStatus::Remembered, id)) => Found::Replaced { id, session, at },
+            _ => Found::Live { session, at },
         }
     }
 
@@ -241,15 +226,7 @@ impl SessionTable {
                     ended.push(superseded.ended);
                     superseded.presented
                 });
-                let is_full = self.rows.len().saturating_sub(ended.len()) >= capacity;
-                let is_anonymous = session.record.user.is_none();
-                let mut evicted = Vec::new();
-                if is_full || is_anonymous && self.anonymous >= capacity - capacity / 10 {
-                    evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
-                    if is_full && evicted.is_empty() {
-                        return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
-                    }
-                }
+                let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
                 self.remove_all(&ids_of(&ended));
                 self.remove_all(&evicted);
                 self.last_position += 1;
@@ -293,6 +270,28 @@ impl SessionTable {
             }
             Decision::Answer(answer) => Ok(answer),
         }
+    }
+
+    /// Returns the anonymous sessions that must be removed to make room for this new one, apart
+    /// from the sessions that it ends.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Full`] if there is no room and no anonymous session.
+    fn sessions_to_evict(
+        &self,
+        new: &Record,
+        ended: usize,
+        capacity: usize,
+    ) -> Result<Vec<SessionIdHash>> {
+        let is_full = self.rows.len().saturating_sub(ended) >= capacity;
+        if !is_full && (new.user.is_some() || self.anonymous < capacity - capacity / 10) {
+            return Ok(Vec::new());
+        }
+        let evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
+        if is_full && evicted.is_empty() {
+            return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+        }
+        Ok(evicted)
     }
 
     /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
@@ -413,9 +412,8 @@ impl Store for MemoryStore {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let mut sessions = self.write();
         for (id_hash, touch) in batch {
-            if let Some((current, row, None)) = sessions.locate(id_hash, now)
-                && row.record.is_live(now)
-                && let Some(row) = sessions.rows.get_mut(&current)
+            if let Found::Live { at, .. } = sessions.find(id_hash, now)
+                && let Some(row) = sessions.rows.get_mut(&at)
             {
                 row.record.touch(*touch);
             }

@@ -7,8 +7,8 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, MergedBasis, Missing,
-    ReplacedId, SessionLimit, Superseded,
+    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
+    SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,10 +45,9 @@ pub(super) async fn apply(
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
-    if let Some(merged) = commit.merged_basis()
-        && update_basis(&merged, trips, sql).await?
+    if let Some((basis, session)) = commit.merge_into_basis()
+        && update_basis(basis, &session, trips, sql).await?
     {
-        let session = merged.session;
         return Ok(Committed::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
@@ -112,9 +111,11 @@ pub(super) async fn apply(
     }
 }
 
-/// Stores the session if the one that it was computed from is unchanged. Returns whether it was.
+/// Stores the session if the `basis` that it was computed from is unchanged. Returns whether it
+/// was.
 async fn update_basis(
-    MergedBasis { basis, session }: &MergedBasis<'_>,
+    basis: &LiveSession,
+    session: &LiveSession,
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<bool, CallFailure> {

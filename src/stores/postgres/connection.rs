@@ -89,10 +89,8 @@ impl Drop for OwnedRuntime {
 impl OwnedRuntime {
     fn new(operation: &'static str) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        match runtime {
-            Ok(runtime) => Ok(OwnedRuntime(Some(runtime))),
-            Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
-        }
+        let unavailable = |source| Error::with_source(ErrorKind::Unavailable, operation, source);
+        Ok(OwnedRuntime(Some(runtime.map_err(unavailable)?)))
     }
 
     /// Runs `future` on this thread until the deadline.
@@ -212,8 +210,7 @@ type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres:
 impl Trips<'_> {
     /// Executes one statement, in the open transaction if there is one.
     pub(super) async fn query(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
-        let answers = self.send(false, vec![query], TripEnd::NoCommit).await?;
-        Ok(answers.into_iter().next().unwrap_or_default())
+        Ok(self.send(false, vec![query], TripEnd::NoCommit).await?.pop().unwrap_or_default())
     }
 
     /// Begins a transaction with these statements, in one trip. Returns the rows of each; none for
@@ -226,10 +223,8 @@ impl Trips<'_> {
         let is_present = queries.each_ref().map(Option::is_some);
         let queries = queries.into_iter().flatten().collect();
         let mut answers = self.send(true, queries, TripEnd::NoCommit).await?.into_iter();
-        Ok(is_present.map(|is_present| match is_present {
-            true => answers.next().unwrap_or_default(),
-            false => Vec::new(),
-        }))
+        let mut next = || answers.next().unwrap_or_default();
+        Ok(is_present.map(|is_present| if is_present { next() } else { Vec::new() }))
     }
 
     /// Executes these statements in the open transaction, in one trip.
@@ -240,11 +235,6 @@ impl Trips<'_> {
     /// Executes these statements and commits, in one trip.
     pub(super) async fn commit(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
         self.send(false, queries, TripEnd::Commit).await
-    }
-
-    /// Executes these statements as one transaction, in one trip.
-    pub(super) async fn transaction(&mut self, queries: Vec<Query<'_>>) -> TripAnswers {
-        self.send(true, queries, TripEnd::Commit).await
     }
 
     /// Executes this statement as a transaction of its own, in one trip.

@@ -5,7 +5,7 @@
 use std::error;
 use std::fmt;
 
-use tokio_postgres::error::{DbError, Severity, SqlState};
+use tokio_postgres::error::{Severity, SqlState};
 
 use crate::error::{Error, ErrorKind};
 
@@ -121,11 +121,9 @@ pub(super) fn kind(error: &tokio_postgres::Error) -> ErrorKind {
 
 /// Returns whether the connection cannot be used again.
 pub(super) fn ends_connection(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_none_or(is_fatal)
-}
-
-fn is_fatal(server: &DbError) -> bool {
-    matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+    error.as_db_error().is_none_or(|server| {
+        matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+    })
 }
 
 /// Returns whether the transaction can succeed when it is repeated.

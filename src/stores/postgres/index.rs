@@ -161,8 +161,7 @@ impl SessionIndex for PostgresInner {
             let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
             let params = [Param::BytesList(id_hashes.collect())];
             let end = Query::new(&self.sql.end_anonymous, params);
-            let answers = trips.transaction(vec![end]).await?;
-            Ok(answers.iter().map(Vec::len).sum())
+            Ok(trips.write(end).await?.len())
         })?;
         Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
     }

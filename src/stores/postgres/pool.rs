@@ -197,14 +197,8 @@ impl ConnectionPool {
     }
 
     fn connect(&self, operation: &'static str, deadline: Instant) -> Result<PostgresConnection> {
-        let settings = &self.settings;
-        let deadline = deadline.min(Instant::now() + settings.connect_timeout);
-        PostgresConnection::open(
-            &settings.config,
-            &settings.tls,
-            &settings.sql,
-            operation,
-            deadline,
-        )
+        let PoolSettings { config, tls, sql, connect_timeout, .. } = &self.settings;
+        let deadline = deadline.min(Instant::now() + *connect_timeout);
+        PostgresConnection::open(config, tls, sql, operation, deadline)
     }
 }

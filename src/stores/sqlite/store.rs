@@ -212,20 +212,17 @@ fn concerns_one_row(error: &Error) -> bool {
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.writer.process().check()?;
-        let record_cache = self.0.record_cache.as_deref();
-        let miss = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
-            Some(Ok(record)) => {
-                let session = LiveSession { record, id_hash: *id_hash };
-                return Ok(Loaded::Live(session));
+        let mut missed = None;
+        if let Some(record_cache) = &self.0.record_cache {
+            match record_cache.find(id_hash, now) {
+                Ok(record) => return Ok(Loaded::Live(LiveSession { record, id_hash: *id_hash })),
+                Err(miss) => missed = Some((record_cache, miss)),
             }
-            Some(Err(miss)) => Some(miss),
-            None => None,
-        };
+        }
         let found = self.0.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Found::Live { session, at }, Some(record_cache), Some(miss)) =
-            (&found, record_cache, miss)
+        if let (Found::Live { session, at }, Some((record_cache, miss))) = (&found, missed)
             && at.agrees_with(&session.record)
         {
             record_cache.add(miss, at.id_hash, at.id, &session.record);

@@ -16,7 +16,7 @@ use crate::common::{
     setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -42,7 +42,8 @@ fn child_process() {
     }
 }
 
-/// Every thread changes a session of its own and begins others, until the time is over.
+/// On every thread, changes one session and creates others for `time`. Returns the number of
+/// changes.
 fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration) -> u64 {
     let end = Instant::now() + time;
     let written = AtomicU64::new(0);
@@ -93,15 +94,15 @@ fn two_processes_write(maintenance: bool) {
         (watch.join().unwrap(), written)
     });
     assert!(process.0.wait().unwrap().success(), "the other process never gets Busy");
-    let mut words = String::new();
-    output.read_to_string(&mut words).unwrap();
-    let others: u64 = words
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    let others: u64 = text
         .lines()
         .find_map(|line| line.strip_prefix("written "))
         .and_then(|number| number.parse().ok())
         .unwrap();
     println!(
-        "{written} merges here, {others} there, log at most {} KiB, upkeep {maintenance}",
+        "{written} merges here, {others} there, log at most {} KiB, maintenance {maintenance}",
         longest >> 10
     );
     assert!(written > 0 && others > 0);
@@ -156,7 +157,7 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
                 let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
                 let delta = setting("n", next);
                 let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
-                commit.if_revision = Some(record.revision);
+                commit.expected = Expected::Revision(record.revision);
                 match store.commit(&commit).unwrap() {
                     Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
                         record = newer

@@ -21,7 +21,7 @@ fn count_up(session: &Session) {
     session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
 }
 
-/// A request that counts up; false if it was refused because others were in its way.
+/// Sends a request that counts up. Returns false if it was refused because too many others wait.
 fn request(app: &App, browser: &Browser) -> bool {
     let session = browser.open(&app.sessions);
     count_up(&session);
@@ -40,23 +40,23 @@ fn request(app: &App, browser: &Browser) -> bool {
 #[test]
 fn updates_beyond_64_waiting_ones_are_refused_at_once() {
     on_both_stores(defaults, |app| {
-        let (hot, other) = (app.visitor(0), app.visitor(0));
-        let late = hot.open(&app.sessions);
+        let (shared, other) = (app.visitor(0), app.visitor(0));
+        let late = shared.open(&app.sessions);
         count_up(&late);
-        assert!(request(&app, &hot));
+        assert!(request(&app, &shared));
         let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             app.store.hold(Call::Commit).open();
             let control = app.store.hold(Call::Commit);
-            let (app, hot, late) = (&app, &hot, &late);
+            let (app, shared, late) = (&app, &shared, &late);
             let first = scope.spawn(|| app.sessions.close(late, Outcome::Completed).is_ok());
             control.wait_until_reached();
             for _ in 0..100 {
                 let sender = sender.clone();
-                scope.spawn(move || sender.send(request(app, hot)).unwrap());
+                scope.spawn(move || sender.send(request(app, shared)).unwrap());
             }
-            // While the first one is in the store.
+            // While the first commit is in the store.
             for _ in 0..36 {
                 assert!(!received.recv_timeout(PATIENCE).unwrap());
             }
@@ -67,7 +67,7 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
             }
             assert!(first.join().unwrap());
         });
-        assert_eq!((app.stored_n(&hot), app.stored_n(&other)), (Some(66), Some(1)));
+        assert_eq!((app.stored_n(&shared), app.stored_n(&other)), (Some(66), Some(1)));
     });
 }
 
@@ -161,15 +161,15 @@ fn served(
 #[test]
 fn requests_beyond_64_waiting_ones_get_503_at_once() {
     on_servers(|address, app, store| {
-        let (mut hot, mut other) =
+        let (mut shared, mut other) =
             (client::HttpClient::new(address), client::HttpClient::new(address));
-        hot.post("/count");
+        shared.post("/count");
         other.post("/count");
         let gate = app.gate("late");
-        let mut late = hot.start(Request::post("/count/gate:late"));
+        let mut late = shared.start(Request::post("/count/gate:late"));
         gate.wait_until_reached();
-        hot.post("/count");
-        let count = hot.with_cookie(Request::post("/count"));
+        shared.post("/count");
+        let count = shared.with_cookie(Request::post("/count"));
         let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
@@ -181,7 +181,7 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
                 let (sender, count) = (sender.clone(), &count);
                 scope.spawn(move || sender.send(send(address, count).unwrap().status).unwrap());
             }
-            // While the first one is in the store.
+            // While the first commit is in the store.
             for _ in 0..35 {
                 assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 503);
             }
@@ -192,16 +192,16 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
             }
             assert_eq!(late.answer().unwrap().status, 200);
         });
-        assert_eq!(hot.get("/visits").text(), "67");
+        assert_eq!(shared.get("/visits").text(), "67");
     });
 }
 
 #[test]
 fn beside_100_clients_of_one_session_no_visitor_fails() {
     let test = |address: SocketAddr, _: &ScriptedApp, _: &Faulty<SqliteStore>| {
-        let mut hot = client::HttpClient::new(address);
-        hot.post("/count");
-        let count = hot.with_cookie(Request::post("/count"));
+        let mut shared = client::HttpClient::new(address);
+        shared.post("/count");
+        let count = shared.with_cookie(Request::post("/count"));
         let counted = AtomicU32::new(1);
         thread::scope(|scope| {
             for _ in 0..100 {
@@ -224,7 +224,7 @@ fn beside_100_clients_of_one_session_no_visitor_fails() {
                 });
             }
         });
-        assert_eq!(hot.get("/visits").text(), counted.into_inner().to_string());
+        assert_eq!(shared.get("/visits").text(), counted.into_inner().to_string());
     };
     on_servers(test);
     println!("rouille with 16 threads");

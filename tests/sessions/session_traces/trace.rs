@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::hash::Hash;
 
 use cloakroom::adapter::ResponseHeaders;
-use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, Record};
+use cloakroom::backend::{
+    Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Missing, Record,
+};
 use cloakroom::event::Event;
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::{Result, UserKey};
@@ -123,8 +125,12 @@ impl Trace {
             other => panic!("{other:?}"),
         }
         let _ = write!(text, " {}", delta_text(&commit.delta));
-        if let Some(revision) = commit.if_revision {
-            let _ = write!(text, " if revision {revision}");
+        match commit.expected {
+            Expected::Revision(revision) => {
+                let _ = write!(text, " if revision {revision}");
+            }
+            Expected::NoSession => text.push_str(" if no session"),
+            _ => {}
         }
         if let Some(touch) = commit.touch {
             let _ = write!(text, " touch {}", touch.seen.since(NOW).as_secs());

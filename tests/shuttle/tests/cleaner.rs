@@ -1,5 +1,5 @@
-//! The cleaner's channel: what was handed over is written, each question is answered, and the end
-//! comes.
+//! The cleaner's channel: touches are written, flushes and sweeps are answered, and the cleaner
+//! ends.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use super::pausing::{Pausing, pausing};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub struct Stage {
+pub struct Fixture {
     pub store: Pausing<MemoryStore>,
     pub clock: ManualClock,
     pub sessions: SessionManager,
 }
 
-impl Stage {
-    fn new() -> Stage {
-        Stage::with(|builder| builder)
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture::with(|builder| builder)
     }
 
-    pub fn with(configure: impl FnOnce(SessionManagerBuilder) -> SessionManagerBuilder) -> Stage {
+    pub fn with(configure: impl FnOnce(SessionManagerBuilder) -> SessionManagerBuilder) -> Fixture {
         let (store, clock) = (pausing(MemoryStore::new()), ManualClock::new(NOW));
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         let builder = configure(builder);
-        Stage { sessions: builder.build().unwrap(), store, clock }
+        Fixture { sessions: builder.build().unwrap(), store, clock }
     }
 
-    /// A session that is stored, and the cookie of its browser.
+    /// Stores a session. Returns its id hash and the cookie of its browser.
     pub fn visitor(&self) -> (SessionIdHash, String) {
         let id = SessionId::generate().unwrap();
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
@@ -56,7 +56,7 @@ impl Stage {
 }
 
 /// A request that only reads.
-fn look(sessions: &SessionManager, cookie: &str) {
+fn read(sessions: &SessionManager, cookie: &str) {
     let session = sessions.open(Some(cookie));
     assert!(!session.contains("n").unwrap());
     sessions.close(&session, Outcome::Completed).unwrap();
@@ -65,24 +65,24 @@ fn look(sessions: &SessionManager, cookie: &str) {
 #[test]
 fn activity_that_was_handed_over_is_written_before_the_end() {
     explore("the end of the cleaner", 1500, || {
-        let stage = Stage::new();
-        let visitors: Vec<_> = (0..3).map(|_| stage.visitor()).collect();
-        stage.clock.advance(HOUR);
+        let fixture = Fixture::new();
+        let visitors: Vec<_> = (0..3).map(|_| fixture.visitor()).collect();
+        fixture.clock.advance(HOUR);
         let threads: Vec<_> = visitors
             .iter()
             .map(|(_, cookie)| {
-                let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
-                thread::spawn(move || look(&sessions, &cookie))
+                let (sessions, cookie) = (fixture.sessions.clone(), cookie.clone());
+                thread::spawn(move || read(&sessions, &cookie))
             })
             .collect();
-        let Stage { store, clock, sessions } = stage;
-        // The last of the managers ends the cleaner, on whichever thread it goes.
+        let Fixture { store, clock, sessions } = fixture;
+        // Dropping the last manager ends the cleaner, on any thread.
         drop(sessions);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         let sessions = SessionManager::builder(MemoryStore::new()).build().unwrap();
-        let stage = Stage { store, clock, sessions };
+        let fixture = Fixture { store, clock, sessions };
         for (id_hash, _) in &visitors {
-            assert!(stage.is_touched(id_hash), "activity was lost");
+            assert!(fixture.is_touched(id_hash), "activity was lost");
         }
     });
 }
@@ -90,31 +90,34 @@ fn activity_that_was_handed_over_is_written_before_the_end() {
 #[test]
 fn a_flush_and_a_sweep_finish_what_came_before() {
     explore("flush and sweep", 1500, || {
-        let stage = Stage::new();
-        let (id_hash, cookie) = stage.visitor();
-        stage.clock.advance(HOUR);
-        let sessions = stage.sessions.clone();
+        let fixture = Fixture::new();
+        let (id_hash, cookie) = fixture.visitor();
+        fixture.clock.advance(HOUR);
+        let sessions = fixture.sessions.clone();
         let sweeper = thread::spawn(move || sessions.sweep_now().unwrap());
-        let sessions = stage.sessions.clone();
-        let (_, other) = stage.visitor();
-        let reader = thread::spawn(move || look(&sessions, &other));
-        look(&stage.sessions, &cookie);
-        stage.sessions.flush().unwrap();
-        assert!(stage.is_touched(&id_hash), "a flush was answered before the activity was written");
+        let sessions = fixture.sessions.clone();
+        let (_, other) = fixture.visitor();
+        let reader = thread::spawn(move || read(&sessions, &other));
+        read(&fixture.sessions, &cookie);
+        fixture.sessions.flush().unwrap();
+        assert!(
+            fixture.is_touched(&id_hash),
+            "a flush was answered before the activity was written"
+        );
         assert_eq!(sweeper.join().unwrap(), 0);
         reader.join().unwrap();
         // One sweep removes the ended sessions, however many calls ask for it at once.
-        stage.clock.advance(HOUR * 48);
+        fixture.clock.advance(HOUR * 48);
         let sweepers: Vec<_> = (0..2)
             .map(|_| {
-                let sessions = stage.sessions.clone();
+                let sessions = fixture.sessions.clone();
                 thread::spawn(move || sessions.sweep_now().unwrap())
             })
             .collect();
         for sweeper in sweepers {
             sweeper.join().unwrap();
         }
-        let left = stage.store.sweep(stage.clock.now(), NonZeroUsize::MIN).unwrap().removed;
+        let left = fixture.store.sweep(fixture.clock.now(), NonZeroUsize::MIN).unwrap().removed;
         assert_eq!(left, 0, "a sweep was answered before its end");
     });
 }

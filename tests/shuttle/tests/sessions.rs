@@ -1,5 +1,5 @@
 //! The state of a session, which threads of one request may share; the queue of requests that
-//! update one session; and the memory of what has ended.
+//! update one session; and the recently ended sessions.
 
 use cloakroom::adapter::Outcome;
 use cloakroom::backend::{LiveSession, Loaded, Store};
@@ -10,15 +10,15 @@ use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session, SessionManager};
 use shuttle::thread;
 
-use super::cleaner::Stage;
+use super::cleaner::Fixture;
 use super::explore;
 
-fn stage() -> Stage {
-    Stage::with(SessionManagerBuilder::without_cleaner)
+fn fixture() -> Fixture {
+    Fixture::with(SessionManagerBuilder::without_cleaner)
 }
 
-fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
-    match stage.store.load(id_hash, stage.clock.now()).unwrap() {
+fn number(fixture: &Fixture, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
+    match fixture.store.load(id_hash, fixture.clock.now()).unwrap() {
         Loaded::Live(LiveSession { record, .. }) => {
             record.data.get(name).map(|value| value.decode().unwrap())
         }
@@ -26,7 +26,7 @@ fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
     }
 }
 
-/// A request that counts up; false if its time was over before its turn came.
+/// Sends a request that counts up. Returns false if its deadline passed before its turn.
 fn count_up(sessions: &SessionManager, cookie: &str) -> bool {
     let session = sessions.open(Some(cookie));
     session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
@@ -42,27 +42,27 @@ fn count_up(sessions: &SessionManager, cookie: &str) -> bool {
 #[test]
 fn requests_that_count_up_at_once_lose_none() {
     explore("counting up", 2000, || {
-        let stage = stage();
-        let (id_hash, cookie) = stage.visitor();
+        let fixture = fixture();
+        let (id_hash, cookie) = fixture.visitor();
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+                let (sessions, cookie) = (fixture.sessions.clone(), cookie.clone());
                 thread::spawn(move || count_up(&sessions, &cookie))
             })
             .collect();
         let counted: u32 = threads.into_iter().map(|t| u32::from(t.join().unwrap())).sum();
         // A request that gave up has left the queue.
-        assert!(count_up(&stage.sessions, &cookie));
-        assert_eq!(n(&stage, &id_hash, "n"), Some(counted + 1));
+        assert!(count_up(&fixture.sessions, &cookie));
+        assert_eq!(number(&fixture, &id_hash, "n"), Some(counted + 1));
     });
 }
 
 #[test]
 fn threads_of_one_request_share_its_session() {
     explore("one session", 1000, || {
-        let stage = stage();
-        let (id_hash, cookie) = stage.visitor();
-        let session = stage.sessions.open(Some(cookie.as_str()));
+        let fixture = fixture();
+        let (id_hash, cookie) = fixture.visitor();
+        let session = fixture.sessions.open(Some(cookie.as_str()));
         let work: [fn(&Session); 3] = [
             |session| session.set("a", 1).unwrap(),
             |session| {
@@ -78,14 +78,17 @@ fn threads_of_one_request_share_its_session() {
                 scope.spawn(move || work(session));
             }
         });
-        stage.sessions.close(&session, Outcome::Completed).unwrap();
-        assert_eq!((n(&stage, &id_hash, "a"), n(&stage, &id_hash, "b")), (Some(1), Some(2)));
+        fixture.sessions.close(&session, Outcome::Completed).unwrap();
+        assert_eq!(
+            (number(&fixture, &id_hash, "a"), number(&fixture, &id_hash, "b")),
+            (Some(1), Some(2))
+        );
     });
 }
 
 /// Signs out on a thread of its own.
-fn sign_out(stage: &Stage, cookie: &str) -> thread::JoinHandle<()> {
-    let (sessions, cookie) = (stage.sessions.clone(), cookie.to_owned());
+fn sign_out(fixture: &Fixture, cookie: &str) -> thread::JoinHandle<()> {
+    let (sessions, cookie) = (fixture.sessions.clone(), cookie.to_owned());
     thread::spawn(move || {
         let session = sessions.open(Some(cookie.as_str()));
         session.destroy().unwrap();
@@ -94,8 +97,8 @@ fn sign_out(stage: &Stage, cookie: &str) -> thread::JoinHandle<()> {
 }
 
 /// Revokes all sessions on a thread of its own.
-fn revoke_everyone(stage: &Stage, _cookie: &str) -> thread::JoinHandle<()> {
-    let sessions = stage.sessions.clone();
+fn revoke_everyone(fixture: &Fixture, _cookie: &str) -> thread::JoinHandle<()> {
+    let sessions = fixture.sessions.clone();
     thread::spawn(move || {
         sessions.revoke_everyone(None).unwrap();
     })
@@ -103,24 +106,24 @@ fn revoke_everyone(stage: &Stage, _cookie: &str) -> thread::JoinHandle<()> {
 
 /// A request writes after `reads`, while `end` ends its session.
 fn a_write_begins_no_session(
-    stage: &Stage,
-    end: fn(&Stage, &str) -> thread::JoinHandle<()>,
+    fixture: &Fixture,
+    end: fn(&Fixture, &str) -> thread::JoinHandle<()>,
     reads: fn(&Session),
 ) {
-    let (_, cookie) = stage.visitor();
-    let late = stage.sessions.open(Some(cookie.as_str()));
-    let ending = end(stage, &cookie);
+    let (_, cookie) = fixture.visitor();
+    let late = fixture.sessions.open(Some(cookie.as_str()));
+    let ending = end(fixture, &cookie);
     reads(&late);
     late.set("n", 1).unwrap();
-    stage.sessions.close(&late, Outcome::Completed).unwrap();
+    fixture.sessions.close(&late, Outcome::Completed).unwrap();
     ending.join().unwrap();
-    let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
+    let stats = fixture.store.index().unwrap().stats(fixture.clock.now()).unwrap();
     assert_eq!(stats.live, 0, "the late write has begun a session");
 }
 
 #[test]
 fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
-    explore("a late write", 1000, || a_write_begins_no_session(&stage(), sign_out, |_| {}));
+    explore("a late write", 1000, || a_write_begins_no_session(&fixture(), sign_out, |_| {}));
 }
 
 #[test]
@@ -129,13 +132,13 @@ fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
         late.contains("n").unwrap();
     };
     explore("a late write after a read", 2000, move || {
-        a_write_begins_no_session(&stage(), sign_out, reads);
+        a_write_begins_no_session(&fixture(), sign_out, reads);
     });
 }
 
 #[test]
 fn a_session_that_is_revoked_meanwhile_is_not_begun_anew() {
     explore("a late write after a revocation", 1000, || {
-        a_write_begins_no_session(&stage(), revoke_everyone, |_| {});
+        a_write_begins_no_session(&fixture(), revoke_everyone, |_| {});
     });
 }

@@ -58,7 +58,7 @@ fn plan_of_reads() -> HistoryPlan {
             0..=4 => Call::Load { id_hash },
             5 | 6 => merge(changes),
             7 => Call::Delete { id_hash },
-            // These two show what is stored, whatever the cache says.
+            // These two read the backing store.
             8 => Call::List(Filter::All),
             _ => merge(Vec::new()),
         }
@@ -67,7 +67,7 @@ fn plan_of_reads() -> HistoryPlan {
     HistoryPlan { setup: [1, 2].map(create).into(), threads, in_rounds: false }
 }
 
-/// A plan that is mostly one of reads, because a cache answers those.
+/// A random plan, in most cases of reads, because a cache answers those.
 fn random_plan() -> HistoryPlan {
     match shuttle::rand::thread_rng().gen_ratio(1, 4) {
         true => short_plan(),
@@ -81,8 +81,9 @@ struct Clock {
     now: AtomicI64,
 }
 
-/// Checks one history of this store. What failed for lack of time was not done.
-fn has_an_order(
+/// Executes the plan on this store and checks the history. Operations that timed out have changed
+/// nothing.
+fn check_history(
     plan: HistoryPlan,
     store: impl Store + Clone,
     model: SessionModel,
@@ -144,7 +145,7 @@ fn execute(
 fn every_waiting_writer_is_answered_truthfully() {
     explore("group commit", 1000, || {
         // In a schedule, any wait can end by its timeout.
-        has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), SessionModel::PLAIN, || ());
+        check_history(short_plan(), SqliteStore::in_memory().unwrap(), SessionModel::PLAIN, || ());
     });
 }
 
@@ -160,7 +161,7 @@ fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
         let (cache, backing) = (pausing(MemoryCache::new()), pausing(MemoryStore::new()));
         let model = SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN };
-        has_an_order(random_plan(), settled(CachedStore::new(cache, backing)), model, || ());
+        check_history(random_plan(), settled(CachedStore::new(cache, backing)), model, || ());
     });
 }
 
@@ -185,7 +186,7 @@ fn a_cache_that_fails_and_comes_back_hides_nothing() {
         let builder = CachedStore::builder(pausing(cache), pausing(MemoryStore::new()));
         let store = settled(builder.retry_after(Duration::from_millis(1)).build().unwrap());
         let model = SessionModel { sweeps_in_two_steps: true, ..SessionModel::PLAIN };
-        has_an_order(random_plan(), store, model, || {
+        check_history(random_plan(), store, model, || {
             for _ in 0..2 {
                 for _ in 0..shuttle::rand::thread_rng().gen_range(1..40) {
                     thread::yield_now();

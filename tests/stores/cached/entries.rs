@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Loaded, Missing, NewSession, SessionLimit, Store, Touch,
+    Action, Commit, Committed, Delta, Expected, Loaded, Missing, NewSession, SessionLimit, Store,
+    Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
@@ -202,7 +203,7 @@ fn an_entry_older_than_the_store_is_invalidated() {
         let stale = |id_hash: &SessionIdHash| {
             let delta = setting("m", 1);
             let mut merge = Commit::new(id_hash, Action::Merge, delta, NOW);
-            merge.if_revision = Some(1);
+            merge.expected = Expected::Revision(1);
             fixture.store.commit(&merge).unwrap()
         };
         let id_hash = fixture.cached_session();

@@ -284,6 +284,8 @@ fn a_change_under_a_second_name_is_refused() {
         assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
         assert!(ran.err.contains("use the name with a -wal beside it, or"), "{command:?}: {ran:?}");
     }
+    let found = run(&folder, &["doctor", "--db", &other]).out;
+    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
     let log = fs::metadata(folder.path("other.db-wal"));
     assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");

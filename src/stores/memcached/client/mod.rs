@@ -55,18 +55,19 @@ impl KeySpace {
     }
 }
 
-/// The kind of the items that a call concerns, the operation that its errors name, and its time.
+/// What the commands of one call have in common: the kind of their items, the operation that errors
+/// name, and the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target {
+pub(super) struct CommandContext {
     pub(super) space: KeySpace,
     pub(super) operation: &'static str,
-    /// The time until which it is tried again while other clients change the same items.
+    /// The time until which the call is tried again while other clients change the same items.
     retry_until: Instant,
-    /// The time at which it fails, whatever it waits for.
+    /// The time at which the call fails, whatever it waits for.
     deadline: Instant,
 }
 
-impl Target {
+impl CommandContext {
     /// Returns whether it is too late for another attempt.
     pub(super) fn is_late(self) -> bool {
         Instant::now() >= self.retry_until
@@ -86,7 +87,7 @@ pub(super) struct ConnectionSettings {
 
 /// The version of an item, for conditional writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct Version {
     pub(super) epoch: u64,
     pub(super) cas: u64,
 }
@@ -95,7 +96,7 @@ pub(super) struct Stamp {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ItemVersion {
     pub(super) id_hash: SessionIdHash,
-    pub(super) stamp: Stamp,
+    pub(super) version: Version,
 }
 
 type CommandResult<T> = std::result::Result<T, CommandFailure>;
@@ -140,7 +141,7 @@ pub(super) struct Item {
 /// The result of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
-    Stored(Stamp),
+    Stored(Version),
     /// The item has another version.
     Changed,
     /// There is no item.
@@ -157,7 +158,7 @@ impl Written {
 #[derive(Debug)]
 pub(super) enum Leased {
     Item(Item),
-    Granted(Stamp),
+    Granted(Version),
     /// Another client holds the lease.
     Busy,
 }
@@ -166,7 +167,7 @@ pub(super) enum Leased {
 pub(super) struct Replacement {
     pub(super) at: ItemVersion,
     pub(super) value: Vec<u8>,
-    pub(super) life: Option<Duration>,
+    pub(super) ttl: Option<Duration>,
 }
 
 pub(super) struct ServerClient {
@@ -188,11 +189,11 @@ impl ServerClient {
         Ok(ServerClient { servers, settings })
     }
 
-    /// Makes the target of a call that begins now.
-    pub(super) fn target(&self, space: KeySpace, operation: &'static str) -> Target {
+    /// Makes the context of a call that begins now.
+    pub(super) fn context(&self, space: KeySpace, operation: &'static str) -> CommandContext {
         let retry_until = Instant::now() + self.settings.io_timeout;
         let deadline = retry_until + self.settings.connect_timeout;
-        Target { space, operation, retry_until, deadline }
+        CommandContext { space, operation, retry_until, deadline }
     }
 
     pub(super) fn has_default_namespace(&self) -> bool {
@@ -235,49 +236,57 @@ impl ServerClient {
     /// Sends one command on the item of `id_hash` in the current epoch.
     fn send_one_in_epoch(
         &self,
-        target: Target,
+        context: CommandContext,
         id_hash: &SessionIdHash,
         command: impl Fn(&mut Batch, &dyn Display),
     ) -> Result<(u64, MetaReply)> {
         let (epoch, mut replies) =
-            self.server(id_hash)?.send_in_epoch(target, |epoch, batch| {
-                command(batch, &self.key(target.space, epoch, id_hash));
+            self.server(id_hash)?.send_in_epoch(context, |epoch, batch| {
+                command(batch, &self.key(context.space, epoch, id_hash));
             })?;
-        Ok((epoch, next_reply(&mut replies, target.operation)?))
+        Ok((epoch, next_reply(&mut replies, context.operation)?))
     }
 
     /// Reads the item of `id_hash`.
-    pub(super) fn get(&self, target: Target, id_hash: &SessionIdHash) -> Result<Option<Item>> {
+    pub(super) fn get(
+        &self,
+        context: CommandContext,
+        id_hash: &SessionIdHash,
+    ) -> Result<Option<Item>> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, None);
-        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, get)?;
+        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, get)?;
         Ok(item(epoch, id_hash, reply))
     }
 
     /// Reads the items of many id hashes.
     pub(super) fn get_many<'h>(
         &self,
-        target: Target,
+        context: CommandContext,
         id_hashes: impl IntoIterator<Item = &'h SessionIdHash>,
     ) -> Vec<Result<Option<Item>>> {
-        let send = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
-            let (epoch, replies) = server.send_in_epoch(target, |epoch, batch| {
+        let send = |server: &Server, context: CommandContext, chunk: &[&SessionIdHash]| {
+            let (epoch, replies) = server.send_in_epoch(context, |epoch, batch| {
                 for id_hash in chunk {
-                    batch.get(self.key(target.space, epoch, id_hash), None);
+                    batch.get(self.key(context.space, epoch, id_hash), None);
                 }
             })?;
             let replies = chunk.iter().zip(replies);
             Ok(replies.map(|(id_hash, reply)| Ok(item(epoch, id_hash, reply?))).collect())
         };
-        self.in_batches(target, id_hashes, |id_hash| id_hash, send)
+        self.in_batches(context, id_hashes, |id_hash| id_hash, send)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
-    pub(super) fn get_or_lease(&self, target: Target, id_hash: &SessionIdHash) -> Result<Leased> {
+    pub(super) fn get_or_lease(
+        &self,
+        context: CommandContext,
+        id_hash: &SessionIdHash,
+    ) -> Result<Leased> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
-        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, get)?;
+        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, get)?;
         Ok(match reply {
             MetaReply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
-                Leased::Granted(Stamp { epoch, cas })
+                Leased::Granted(Version { epoch, cas })
             }
             reply => item(epoch, id_hash, reply).map_or(Leased::Busy, Leased::Item),
         })
@@ -286,18 +295,18 @@ impl ServerClient {
     /// Stores a value if there is no item; returns `None` if there is one.
     pub(super) fn add(
         &self,
-        target: Target,
+        context: CommandContext,
         id_hash: &SessionIdHash,
         value: &[u8],
-        life: Option<Duration>,
-    ) -> Result<Option<Stamp>> {
-        self.check_size(value, target.operation)?;
+        ttl: Option<Duration>,
+    ) -> Result<Option<Version>> {
+        self.check_size(value, context.operation)?;
         let add = |batch: &mut Batch, key: &dyn Display| {
-            batch.set(key, value, seconds(life), WriteCondition::Absent);
+            batch.set(key, value, seconds(ttl), WriteCondition::Absent);
         };
-        let (epoch, reply) = self.send_one_in_epoch(target, id_hash, add)?;
+        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, add)?;
         Ok(match written(epoch, &reply) {
-            Written::Stored(stamp) => Some(stamp),
+            Written::Stored(version) => Some(version),
             Written::Changed | Written::Missing => None,
         })
     }
@@ -305,96 +314,100 @@ impl ServerClient {
     /// Returns whether the epoch of this version is the last one that this process has seen. Sends
     /// nothing.
     pub(super) fn epoch_is_current(&self, space: KeySpace, at: ItemVersion) -> bool {
-        self.server(&at.id_hash).is_ok_and(|server| server.known_epoch(space) == at.stamp.epoch)
+        self.server(&at.id_hash).is_ok_and(|server| server.known_epoch(space) == at.version.epoch)
     }
 
-    /// Executes [`replace`](Self::replace), and returns whether the epoch of the version was still
-    /// current after it. If not, the stored item is unreachable.
+    /// Executes [`replace`](Self::replace). If the epoch of the version is no longer current after
+    /// it, the stored item is unreachable, and the result is [`Written::Missing`].
     pub(super) fn replace_in_epoch(
         &self,
-        target: Target,
+        context: CommandContext,
         new: &Replacement,
-    ) -> Result<(Written, bool)> {
-        self.check_size(&new.value, target.operation)?;
+    ) -> Result<Written> {
+        self.check_size(&new.value, context.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let mut replies = server.send(target, |batch| {
-            self.set(batch, target.space, new);
-            server.add_epoch_read(target.space, batch);
+        let mut replies = server.send(context, |batch| {
+            self.set(batch, context.space, new);
+            server.add_epoch_read(context.space, batch);
         })?;
-        let epoch = new.at.stamp.epoch;
-        let written = written(epoch, &next_reply(&mut replies, target.operation)?);
-        let current = server.epoch_is_confirmed(target, epoch, &mut replies)?;
-        Ok((written, current))
+        let epoch = new.at.version.epoch;
+        let written = written(epoch, &next_reply(&mut replies, context.operation)?);
+        let is_reachable = server.epoch_is_confirmed(context, epoch, &mut replies)?;
+        Ok(if is_reachable { written } else { Written::Missing })
     }
 
     /// Stores a value in place of one version of an item.
-    pub(super) fn replace(&self, target: Target, new: &Replacement) -> Result<Written> {
-        self.check_size(&new.value, target.operation)?;
-        let set = |batch: &mut Batch| self.set(batch, target.space, new);
-        let reply = self.server(&new.at.id_hash)?.send_one(target, set)?;
-        Ok(written(new.at.stamp.epoch, &reply))
+    pub(super) fn replace(&self, context: CommandContext, new: &Replacement) -> Result<Written> {
+        self.check_size(&new.value, context.operation)?;
+        let set = |batch: &mut Batch| self.set(batch, context.space, new);
+        let reply = self.server(&new.at.id_hash)?.send_one(context, set)?;
+        Ok(written(new.at.version.epoch, &reply))
     }
 
     /// Executes [`replace`](Self::replace) for many items.
     pub(super) fn replace_many<'r>(
         &self,
-        target: Target,
+        context: CommandContext,
         replacements: impl IntoIterator<Item = &'r Replacement>,
     ) -> Vec<Result<Written>> {
-        let send = |server: &Server, target: Target, chunk: &[&Replacement]| {
+        let send = |server: &Server, context: CommandContext, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
-            let fits = |new: &&&Replacement| self.check_size(&new.value, target.operation).is_ok();
-            let (_, mut replies) = server.send_in_epoch(target, |_, batch| {
-                chunk.iter().filter(fits).for_each(|new| self.set(batch, target.space, new));
+            let fits = |new: &&&Replacement| self.check_size(&new.value, context.operation).is_ok();
+            let (_, mut replies) = server.send_in_epoch(context, |_, batch| {
+                chunk.iter().filter(fits).for_each(|new| self.set(batch, context.space, new));
             })?;
             let reply = |new: &&Replacement| {
-                self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, &next_reply(&mut replies, target.operation)?))
+                self.check_size(&new.value, context.operation)?;
+                Ok(written(new.at.version.epoch, &next_reply(&mut replies, context.operation)?))
             };
             Ok(chunk.iter().map(reply).collect())
         };
-        self.in_batches(target, replacements, |new| &new.at.id_hash, send)
+        self.in_batches(context, replacements, |new| &new.at.id_hash, send)
     }
 
     fn set(&self, batch: &mut Batch, space: KeySpace, new: &Replacement) {
         // The key under which this version was read. Under the key of another epoch the version
         // number would be meaningless.
-        let Stamp { epoch, cas } = new.at.stamp;
+        let Version { epoch, cas } = new.at.version;
         let key = self.key(space, epoch, &new.at.id_hash);
-        batch.set(key, &new.value, seconds(new.life), WriteCondition::Version(cas));
+        batch.set(key, &new.value, seconds(new.ttl), WriteCondition::Version(cas));
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
-    pub(super) fn remove(&self, target: Target, at: ItemVersion) -> Result<bool> {
-        let ItemVersion { id_hash, stamp } = at;
-        let key = self.key(target.space, stamp.epoch, &id_hash);
-        let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
-        let reply = self.server(&id_hash)?.send_one(target, delete)?;
+    pub(super) fn remove(&self, context: CommandContext, at: ItemVersion) -> Result<bool> {
+        let ItemVersion { id_hash, version } = at;
+        let key = self.key(context.space, version.epoch, &id_hash);
+        let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(version.cas));
+        let reply = self.server(&id_hash)?.send_one(context, delete)?;
         Ok(matches!(reply, MetaReply::Done { .. }))
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
-    pub(super) fn remove_all(&self, target: Target, id_hashes: &[SessionIdHash]) -> Result<()> {
-        let send = |server: &Server, target: Target, chunk: &[&SessionIdHash]| {
-            let (_, replies) = server.send_in_epoch(target, |epoch, batch| {
+    pub(super) fn remove_all(
+        &self,
+        context: CommandContext,
+        id_hashes: &[SessionIdHash],
+    ) -> Result<()> {
+        let send = |server: &Server, context: CommandContext, chunk: &[&SessionIdHash]| {
+            let (_, replies) = server.send_in_epoch(context, |epoch, batch| {
                 for id_hash in chunk {
-                    batch.delete(self.key(target.space, epoch, id_hash), WriteCondition::Always);
+                    batch.delete(self.key(context.space, epoch, id_hash), WriteCondition::Always);
                 }
             })?;
             Ok(replies.map(|reply| reply.map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
-        self.in_batches(target, id_hashes, |id_hash| id_hash, send).into_iter().collect()
+        self.in_batches(context, id_hashes, |id_hash| id_hash, send).into_iter().collect()
     }
 
     /// Groups many items by server, and sends each group in batches, each of which has the time of
     /// one call. The results are in the order of the items.
     fn in_batches<'a, T: 'a, R>(
         &self,
-        Target { space, operation, .. }: Target,
+        CommandContext { space, operation, .. }: CommandContext,
         items: impl IntoIterator<Item = &'a T>,
         id_hash: impl Fn(&T) -> &SessionIdHash,
-        send: impl Fn(&Server, Target, &[&'a T]) -> Result<Vec<Result<R>>>,
+        send: impl Fn(&Server, CommandContext, &[&'a T]) -> Result<Vec<Result<R>>>,
     ) -> Vec<Result<R>> {
         let mut results: Vec<Result<R>> = Vec::new();
         let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
@@ -413,7 +426,7 @@ impl ServerClient {
                 let (positions, batch): (Vec<usize>, Vec<&T>) = chunk.iter().copied().unzip();
                 let sent = match &failure {
                     Some(error) => Err(error.clone()),
-                    None => send(server, self.target(space, operation), &batch),
+                    None => send(server, self.context(space, operation), &batch),
                 };
                 let batch_results = sent.unwrap_or_else(|error| {
                     failure = Some(error.clone());
@@ -430,21 +443,21 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn replace_epoch(&self, server_index: usize, target: Target) -> Result<()> {
-        self.server_at(server_index)?.replace_epoch(target)
+    pub(super) fn replace_epoch(&self, server_index: usize, context: CommandContext) -> Result<()> {
+        self.server_at(server_index)?.replace_epoch(context)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
     /// blocked, so no session is moved from one server to another that was cleared before.
     pub(super) fn clear(&self, space: KeySpace, operation: &'static str) -> Result<()> {
         let mut outcome = Ok(());
-        let target = || self.target(space, operation);
+        let context = || self.context(space, operation);
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
             self.servers
                 .iter()
-                .for_each(|server| keep_first_error(&mut outcome, server.block(target())));
+                .for_each(|server| keep_first_error(&mut outcome, server.block(context())));
             if began.elapsed() > MIN_BLOCKED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
                 let late = Error::with_source(ErrorKind::Unavailable, operation, why);
@@ -452,7 +465,7 @@ impl ServerClient {
             }
         }
         for server in &self.servers {
-            keep_first_error(&mut outcome, server.replace_epoch(target()));
+            keep_first_error(&mut outcome, server.replace_epoch(context()));
         }
         outcome
     }
@@ -479,7 +492,7 @@ fn keep_first_error(outcome: &mut Result<()>, next: Result<()>) {
 fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
     match reply {
         MetaReply::Item(ItemReply { value, cas, lease: None }) => {
-            let at = ItemVersion { id_hash: *id_hash, stamp: Stamp { epoch, cas } };
+            let at = ItemVersion { id_hash: *id_hash, version: Version { epoch, cas } };
             Some(Item { at, value })
         }
         _ => None,
@@ -488,7 +501,7 @@ fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
 
 fn written(epoch: u64, reply: &MetaReply) -> Written {
     match reply {
-        MetaReply::Done { cas } => Written::Stored(Stamp { epoch, cas: cas.unwrap_or_default() }),
+        MetaReply::Done { cas } => Written::Stored(Version { epoch, cas: cas.unwrap_or_default() }),
         MetaReply::Missing => Written::Missing,
         MetaReply::ConditionFailed | MetaReply::Item(_) => Written::Changed,
     }
@@ -499,9 +512,9 @@ fn written(epoch: u64, reply: &MetaReply) -> Written {
 /// Above 30 days memcached takes the number for a time of the server's clock, as a signed number
 /// of 32 bits: a wrong clock, and every time after January 2038, would end the session. Such items
 /// stay until memcached needs their memory; the deadline inside the item ends the session.
-fn seconds(life: Option<Duration>) -> u32 {
+fn seconds(ttl: Option<Duration>) -> u32 {
     const LONGEST: u64 = 30 * 24 * 60 * 60;
-    match life.map(|life| life.as_secs().max(1)) {
+    match ttl.map(|ttl| ttl.as_secs().max(1)) {
         Some(seconds) if seconds <= LONGEST + MARGIN.as_secs() => {
             u32::try_from(seconds.min(LONGEST)).unwrap_or(0)
         }
@@ -516,7 +529,7 @@ mod tests {
     #[test]
     fn a_life_is_sent_in_seconds_or_as_no_expiry() {
         const DAY: u64 = 86_400;
-        for (life, sent) in [
+        for (ttl, sent) in [
             (None, 0),
             (Some(Duration::ZERO), 1),
             (Some(Duration::from_millis(2999)), 2),
@@ -526,7 +539,7 @@ mod tests {
             (Some(Duration::from_secs(12 * 365 * DAY)), 0),
             (Some(Duration::MAX), 0),
         ] {
-            assert_eq!(seconds(life), sent, "{life:?}");
+            assert_eq!(seconds(ttl), sent, "{ttl:?}");
         }
     }
 }

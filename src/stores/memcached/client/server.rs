@@ -13,7 +13,9 @@ use crate::id;
 use crate::process::Process;
 use crate::stores::memcached::client::pool::Pool;
 use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
-use crate::stores::memcached::client::{CommandFailure, ConnectionSettings, KeySpace, Target};
+use crate::stores::memcached::client::{
+    CommandContext, CommandFailure, ConnectionSettings, KeySpace,
+};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients replace
@@ -103,16 +105,16 @@ impl Server {
     /// Sends commands in one batch without checking the epoch.
     pub(super) fn send(
         &self,
-        target: Target,
+        context: CommandContext,
         commands: impl FnOnce(&mut Batch),
     ) -> Result<Replies> {
         self.process.check()?;
         let mut batch = Batch::new(self.next_token.fetch_add(TOKENS_PER_BATCH, Ordering::Relaxed));
         commands(&mut batch);
         let error = |failure: CommandFailure| {
-            failure.into_error(format!("{} at {}", target.operation, self.name))
+            failure.into_error(format!("{} at {}", context.operation, self.name))
         };
-        let replies = self.pool.exchange(&batch, target.deadline).map_err(error)?;
+        let replies = self.pool.exchange(&batch, context.deadline).map_err(error)?;
         let replies: Vec<_> = replies.into_iter().map(|reply| reply.map_err(error)).collect();
         Ok(replies.into_iter())
     }
@@ -120,34 +122,34 @@ impl Server {
     /// Sends one command without checking the epoch.
     pub(super) fn send_one(
         &self,
-        target: Target,
+        context: CommandContext,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
-        next_reply(&mut self.send(target, command)?, target.operation)
+        next_reply(&mut self.send(context, command)?, context.operation)
     }
 
     /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
     /// was outdated, the commands have affected only unreachable items, and are sent again.
     pub(super) fn send_in_epoch(
         &self,
-        target: Target,
+        context: CommandContext,
         commands: impl Fn(u64, &mut Batch),
     ) -> Result<(u64, Replies)> {
         self.process.check()?;
         for _ in 0..MAX_ATTEMPTS {
-            let epoch = match self.known_epoch(target.space) {
-                0 => self.learn_epoch(target)?,
+            let epoch = match self.known_epoch(context.space) {
+                0 => self.learn_epoch(context)?,
                 epoch => epoch,
             };
-            let mut replies = self.send(target, |batch| {
-                self.add_epoch_read(target.space, batch);
+            let mut replies = self.send(context, |batch| {
+                self.add_epoch_read(context.space, batch);
                 commands(epoch, batch);
             })?;
-            if self.epoch_is_confirmed(target, epoch, &mut replies)? {
+            if self.epoch_is_confirmed(context, epoch, &mut replies)? {
                 return Ok((epoch, replies));
             }
         }
-        Err(being_cleared(target.operation))
+        Err(being_cleared(context.operation))
     }
 
     /// Adds the command that reads the epoch.
@@ -159,28 +161,28 @@ impl Server {
     /// `epoch`. If not, the epoch was lost or replaced, and the next batch reads it again.
     pub(super) fn epoch_is_confirmed(
         &self,
-        target: Target,
+        context: CommandContext,
         epoch: u64,
         replies: &mut Replies,
     ) -> Result<bool> {
-        let found = item_of(next_reply(replies, target.operation)?);
+        let found = item_of(next_reply(replies, context.operation)?);
         // The name may have got another address just now, whose server has a copy of the epoch.
         let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch)
-            && !self.address_has_changed(target.space);
+            && !self.address_has_changed(context.space);
         if !is_current {
-            self.remember_epoch(target.space, 0);
+            self.remember_epoch(context.space, 0);
         }
         Ok(is_current)
     }
 
     /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
-    fn learn_epoch(&self, target: Target) -> Result<u64> {
-        let Target { space, operation, .. } = target;
+    fn learn_epoch(&self, context: CommandContext) -> Result<u64> {
+        let CommandContext { space, operation, .. } = context;
         let mut attempts = 0;
         loop {
-            self.invalidate_new_address(target)?;
-            let found = item_of(self.send_one(target, |batch| self.add_epoch_read(space, batch))?);
+            self.invalidate_new_address(context)?;
+            let found = item_of(self.send_one(context, |batch| self.add_epoch_read(space, batch))?);
             let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
             if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
@@ -188,7 +190,7 @@ impl Server {
             }
             if self.address_has_changed(space) {
                 // The read itself may have gone to the new address.
-                pause(target)?;
+                pause(context)?;
                 continue;
             }
             if let Some(epoch) = value.as_deref().and_then(read_epoch) {
@@ -196,7 +198,7 @@ impl Server {
                 return Ok(epoch);
             }
             if value.as_deref() == Some(BLOCKED.as_bytes()) {
-                pause(target)?;
+                pause(context)?;
                 continue;
             }
             attempts += 1;
@@ -205,26 +207,26 @@ impl Server {
             }
             // If another client was faster, its epoch is read in the next round.
             let when = cas.map_or(WriteCondition::Absent, WriteCondition::Version);
-            self.store_epoch(target, new_epoch()?, when)?;
+            self.store_epoch(context, new_epoch()?, when)?;
         }
     }
 
     /// Makes the items at a new address of this server unreachable, because they may be older than
     /// changes that were made at the old address. One thread does it, and the others wait.
-    fn invalidate_new_address(&self, target: Target) -> Result<()> {
-        let epoch = self.epoch(target.space);
-        while self.address_has_changed(target.space) {
+    fn invalidate_new_address(&self, context: CommandContext) -> Result<()> {
+        let epoch = self.epoch(context.space);
+        while self.address_has_changed(context.space) {
             let _replacing = match epoch.replacing.try_lock() {
                 Ok(replacing) => replacing,
                 Err(TryLockError::Poisoned(replacing)) => replacing.into_inner(),
                 Err(TryLockError::WouldBlock) => {
-                    pause(target)?;
+                    pause(context)?;
                     continue;
                 }
             };
             let changes = self.pool.address_changes();
             if epoch.handled_changes.load(Ordering::SeqCst) != changes {
-                self.replace_epoch(target)?;
+                self.replace_epoch(context)?;
                 epoch.handled_changes.store(changes, Ordering::SeqCst);
             }
         }
@@ -236,34 +238,39 @@ impl Server {
         self.epoch(space).handled_changes.load(Ordering::SeqCst) != self.pool.address_changes()
     }
 
-    fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<MetaReply> {
-        self.set_epoch_item(target, &format!("{epoch:016x}"), 0, when)
+    fn store_epoch(
+        &self,
+        context: CommandContext,
+        epoch: u64,
+        when: WriteCondition,
+    ) -> Result<MetaReply> {
+        self.set_epoch_item(context, &format!("{epoch:016x}"), 0, when)
     }
 
     fn set_epoch_item(
         &self,
-        target: Target,
+        context: CommandContext,
         value: &str,
         seconds: u32,
         when: WriteCondition,
     ) -> Result<MetaReply> {
-        let key = &self.epoch(target.space).item;
-        self.send_one(target, |batch| batch.set(key, value.as_bytes(), seconds, when))
+        let key = &self.epoch(context.space).item;
+        self.send_one(context, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
-    pub(super) fn replace_epoch(&self, target: Target) -> Result<()> {
+    pub(super) fn replace_epoch(&self, context: CommandContext) -> Result<()> {
         let epoch = new_epoch()?;
-        self.store_epoch(target, epoch, WriteCondition::Always)?;
-        self.remember_epoch(target.space, epoch);
+        self.store_epoch(context, epoch, WriteCondition::Always)?;
+        self.remember_epoch(context.space, epoch);
         Ok(())
     }
 
     /// Makes all items of this space unreachable, and prevents new ones until the epoch is
     /// replaced.
-    pub(super) fn block(&self, target: Target) -> Result<()> {
-        self.set_epoch_item(target, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
-        self.remember_epoch(target.space, 0);
+    pub(super) fn block(&self, context: CommandContext) -> Result<()> {
+        self.set_epoch_item(context, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
+        self.remember_epoch(context.space, 0);
         Ok(())
     }
 }
@@ -278,9 +285,9 @@ pub(super) fn missing_reply(operation: &'static str) -> Error {
 }
 
 /// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
-fn pause(target: Target) -> Result<()> {
-    if target.is_late() {
-        return Err(being_cleared(target.operation));
+fn pause(context: CommandContext) -> Result<()> {
+    if context.is_late() {
+        return Err(being_cleared(context.operation));
     }
     thread::sleep(PAUSE);
     Ok(())

@@ -13,7 +13,7 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{folder, owner, with_suffix};
+use crate::stores::sqlite::ownership::{folder, mount, owner, with_suffix};
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
@@ -88,6 +88,7 @@ pub(super) fn info(
         read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
         owner: owner(path),
         folder_owner: owner(folder(path)),
+        file_system: mount(path).map(|mount| mount.kind),
         second_name: second_name(path),
         referencing_tables: referencing_tables(connection, table).map_err(while_doing(READING))?,
         triggers: migrate::triggers(connection, table).map_err(while_doing(READING))?,

@@ -54,6 +54,8 @@ pub struct DatabaseInfo {
     pub owner: String,
     /// The same for the folder.
     pub folder_owner: String,
+    /// The kind of the file system, such as `ext4`, where the operating system lists its mounts.
+    pub file_system: Option<String>,
     /// Why other processes may use the file under a second name, if they may.
     pub second_name: Option<String>,
     /// The tables whose foreign keys keep sessions from being deleted or getting a new id: without

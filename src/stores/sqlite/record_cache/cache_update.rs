@@ -66,23 +66,20 @@ impl<'c> CacheUpdate<'c> {
     pub(crate) fn publish(&mut self, frames: Option<u32>) {
         let Some((cache, before)) = self.cache.take() else { return };
         let mut state = cache.state();
-        // Read under the lock: no entry is added meanwhile, and the entries added before are
-        // older.
+        // Read under the lock, so that no entry is added meanwhile.
         let after = cache.wal_index.read();
         state.has_open_transaction = false;
         let is_only_commit = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,
-            (Some(before), Some(after), Some(frames)) => {
-                let follows = after.follows(before, frames);
-                if before == after {
-                    cache.disable();
-                } else {
-                    state.is_verified |= follows;
-                }
-                follows
-            }
+            (Some(before), Some(after), Some(frames)) => after.follows(before, frames),
             _ => false,
         };
+        if frames.is_some() {
+            state.is_verified |= is_only_commit;
+            if before.is_some() && before == after {
+                cache.disable();
+            }
+        }
         let is_usable = state.is_verified && !cache.is_disabled();
         if !is_only_commit || self.removes_all || !is_usable {
             return CacheState::clear(state, after.filter(|_| is_only_commit));
