@@ -127,9 +127,9 @@ impl Session {
     /// |---|---|---|
     /// | the session has a secret, or this request has made one | that one | already |
     /// | the presented id was replaced concurrently | the one derived from that id | never |
-    /// | the request is closed, or its load failed | none: an error | |
+    /// | the request is closed, or its load failed | none: an error | never |
     /// | the session is live, and not ignored | a new one, unless another request stores one first | immediately |
-    /// | the session ended meanwhile, or changes of this request were discarded | derived from the replaced id, else random: no token of it can become valid | never |
+    /// | the session ended meanwhile, or changes of this request were discarded | the one derived from the replaced id, if there is one, else a random one, which never becomes valid | never |
     /// | there is no session yet, or it is ignored | a new one | with the changes of this request |
     ///
     /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
