@@ -307,7 +307,7 @@ impl DeltaKind<'_> {
         Ok(match self {
             DeltaKind::All => changes.shared(),
             DeltaKind::SignIn(secret) => {
-                secret.replacing_others(changes.delta(), loaded.data())?.into()
+                secret.delta_of_sign_in(changes.delta(), loaded.data())?.into()
             }
             DeltaKind::Join { idle_limit } => {
                 changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()

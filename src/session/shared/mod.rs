@@ -1,7 +1,6 @@
 //! What all requests of one manager share.
 //!
-//! Owns the `Context` and its parts. The manager makes one context; every session holds it. No
-//! part knows a single request.
+//! Owns the `Context` and its parts. The manager makes one context, and every session holds it.
 
 mod context;
 mod end_trail;
