@@ -126,9 +126,7 @@ impl Trace {
         }
         let _ = write!(text, " {}", delta_text(&commit.delta));
         match commit.expected {
-            Expected::Revision(revision) => {
-                let _ = write!(text, " if revision {revision}");
-            }
+            Expected::Revision(revision) => drop(write!(text, " if revision {revision}")),
             Expected::NoSession => text.push_str(" if no session"),
             _ => {}
         }
