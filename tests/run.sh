@@ -120,7 +120,7 @@ if $quick; then
     stage fmt cargo fmt --all --check
     stage clippy cargo clippy --locked --all-targets --all-features -- -D warnings
     stage tests cargo test --locked -p cloakroom --all-features \
-        --lib --test tidy --test sessions --test web --test rocket -- --skip session_traces
+        --lib --test tidy --test sessions --test web --test rocket
     print_summary
     exit
 fi

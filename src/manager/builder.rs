@@ -439,15 +439,8 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Validates the settings, starts the cleaner, and returns the manager.
-    ///
-    /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is invalid; the text contains the setting and the
-    ///   reason.
-    /// - [`ErrorKind::Unsupported`]: there is a limit per user or of anonymous sessions, and the
-    ///   store cannot list sessions.
-    /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
-    pub fn build(mut self) -> Result<SessionManager> {
+    /// Checks every setting but the realms and the origins.
+    fn validate(&self) -> Result<()> {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
         settings.lifetime.validate()?;
@@ -494,16 +487,29 @@ impl SessionManagerBuilder {
         if settings.max_anonymous == Some(0) {
             return Err(invalid("the maximum of anonymous sessions is at least 1"));
         }
-        let has_index = self.store.index().is_some();
         for (is_set, operation) in [
             (settings.session_limit.is_some(), "limit the sessions of a user"),
             (settings.max_anonymous.is_some(), "limit the anonymous sessions"),
         ] {
-            if is_set && !has_index {
+            if is_set && self.store.index().is_none() {
                 let why = "this store cannot count them";
                 return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
             }
         }
+        Ok(())
+    }
+
+    /// Validates the settings, starts the cleaner, and returns the manager.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is invalid; the text contains the setting and the
+    ///   reason.
+    /// - [`ErrorKind::Unsupported`]: there is a limit per user or of anonymous sessions, and the
+    ///   store cannot list sessions.
+    /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
+    pub fn build(mut self) -> Result<SessionManager> {
+        self.validate()?;
+        let settings = &self.settings;
         let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if is_unlimited(&settings.lifetime)
             || settings.browser_session.as_ref().is_some_and(is_unlimited)
@@ -518,7 +524,7 @@ impl SessionManagerBuilder {
         self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
         let capabilities = self.store.capabilities();
-        if has_index && !capabilities.bounds_anonymous {
+        if self.store.index().is_some() && !capabilities.bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));

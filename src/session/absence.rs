@@ -10,7 +10,7 @@ use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::retired_ids::RetiredSinceOpen;
+use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, SignOut, State};
 
 /// A request without a session: why it finds none, and what becomes of its changes.

@@ -14,7 +14,7 @@ use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
-use crate::session::settings::IdField;
+use crate::session::shared::IdField;
 use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";

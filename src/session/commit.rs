@@ -16,7 +16,7 @@ use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::update_queue::UpdateAttempts;
+use crate::session::shared::UpdateAttempts;
 use crate::session::{
     AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
 };
@@ -307,7 +307,7 @@ impl DeltaKind<'_> {
         Ok(match self {
             DeltaKind::All => changes.shared(),
             DeltaKind::SignIn(secret) => {
-                secret.replacing_others(changes.delta(), loaded.data())?.into()
+                secret.delta_of_sign_in(changes.delta(), loaded.data())?.into()
             }
             DeltaKind::Join { idle_limit } => {
                 changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()

@@ -49,9 +49,10 @@ impl Secret {
         data.get(NAME).and_then(|value| Secret::read(&value))
     }
 
-    /// Returns the delta with this secret if the request knows of an earlier one; otherwise with a
-    /// removal, in case a parallel request is adding one.
-    pub(super) fn replacing_others(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
+    /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
+    /// of an earlier one, the delta sets this one in its place. Otherwise it removes the one that a
+    /// parallel request may be adding.
+    pub(super) fn delta_of_sign_in(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
         let in_delta = matches!(delta.change(NAME), Change::Set(_));
         if in_delta || data.is_some_and(|data| data.get(NAME).is_some()) {
@@ -122,16 +123,16 @@ impl Session {
 
     /// Returns the secret for the tokens of this response. The first row that applies decides:
     ///
-    /// | the session of this request | secret | stored |
+    /// | case | secret | stored |
     /// |---|---|---|
-    /// | has a secret, or this request has set one | that one | – |
-    /// | its id was replaced concurrently | that of the replaced id | never |
-    /// | the request is over, or the load failed | an error | – |
-    /// | live, and not ignored | the stored one, or a new one | now |
-    /// | ended meanwhile, or changes were discarded | that of the replaced id, or a random one | never |
-    /// | none yet, or ignored | a new one | with the changes |
+    /// | the session has a secret, or this request has made one | that one | already |
+    /// | the presented id was replaced concurrently | the one derived from that id | never |
+    /// | the request is closed, or its load failed | none: an error | never |
+    /// | the session is live, and not ignored | a new one, unless another request stores one first | immediately |
+    /// | the session ended meanwhile, or changes of this request were discarded | the one derived from the replaced id, if there is one, else a random one, which never becomes valid | never |
+    /// | there is no session yet, or it is ignored | a new one | with the changes of this request |
     ///
-    /// After a [`clear`](Self::clear) in this request a stored secret is stored again with the
+    /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
     /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
         let mut state = self.lock(OPERATION)?;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, Replaced};
-use crate::session::retired_ids::RetiredSinceOpen;
+use crate::session::shared::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.

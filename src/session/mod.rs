@@ -10,18 +10,12 @@ mod blocking_hook;
 mod changes;
 mod close;
 mod commit;
-mod context;
 mod csrf_secret;
-mod end_trail;
-mod generations;
-mod guess_detector;
 mod load;
 mod presented;
-mod retired_ids;
 mod running_update;
-mod settings;
+mod shared;
 mod sign_in;
-mod update_queue;
 mod values;
 
 use std::fmt::{self, Debug};
@@ -43,19 +37,17 @@ use absence::Absence;
 use changes::Changes;
 use load::LoadState;
 use presented::Presented;
-use retired_ids::RetiredCount;
 use running_update::RunningUpdate;
+use shared::RetiredCount;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
 pub(crate) use close::AGE_RENEWAL_GRACE;
-pub(crate) use context::Context;
-pub(crate) use end_trail::EndTrail;
-pub(crate) use guess_detector::GuessDetector;
-pub(crate) use retired_ids::RetiredIds;
-pub use settings::OnLoadFailure;
-pub(crate) use settings::{FormerCookie, Settings, Transport};
+pub use shared::OnLoadFailure;
+pub(crate) use shared::{
+    Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
+};
 
 /// The session of one request.
 ///

@@ -14,7 +14,7 @@ use crate::session::changes::Changes;
 use crate::session::commit::{CommitPlan, DeltaKind};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::update_queue::contention_error;
+use crate::session::shared::contention_error;
 use crate::session::{Authentication, Session, Settings, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";

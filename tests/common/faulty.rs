@@ -96,7 +96,7 @@ impl<T: ?Sized> Faulty<T> {
         self.hook.limits.lock().unwrap().clone()
     }
 
-    /// Returns when so many calls of this kind have begun.
+    /// Returns when `count` calls of this kind have begun.
     pub fn wait_for(&self, call: Call, count: u64) {
         let mut counting = self.hook.counting.lock().unwrap_or_else(PoisonError::into_inner);
         while self.calls(call) < count {

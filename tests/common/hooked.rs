@@ -46,7 +46,7 @@ impl Call {
 pub trait Hook: Debug + Send + Sync + 'static {
     fn around<R>(&self, call: Call, work: impl FnOnce() -> Result<R>) -> Result<R>;
 
-    /// A touch of so many sessions.
+    /// A touch of `_sessions` sessions.
     fn touch(
         &self,
         _sessions: usize,
@@ -55,7 +55,7 @@ pub trait Hook: Debug + Send + Sync + 'static {
         self.around(Call::Touch, || Ok(work()))?
     }
 
-    /// A sweep that may remove so many sessions.
+    /// A sweep that may remove `_limit` sessions.
     fn sweep(
         &self,
         _limit: usize,

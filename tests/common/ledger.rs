@@ -178,7 +178,7 @@ struct TrackedSession {
     /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in
     /// which it finds the session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
-    /// Id hashes in their grace that a store need not remember: so many later ones were replaced.
+    /// Id hashes in their grace that a store need not remember, because enough later ones were replaced.
     /// It may, where a sweep has made room.
     evicted_graces: Vec<SessionIdHash>,
     /// Id hashes that must find nothing.

@@ -113,7 +113,7 @@ pub fn sqlite() -> (Folder, cloakroom::SqliteStore) {
     (folder, store)
 }
 
-/// Runs `work` on so many threads at once.
+/// Runs `work` on `threads` threads at once.
 pub fn on_threads(threads: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 0..threads {

@@ -49,7 +49,7 @@ fn rouille(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
     on_rouille(app, address, None)
 }
 
-/// rouille with so many threads for all requests, instead of one for each.
+/// rouille with `threads` threads for all requests, instead of one for each.
 pub fn rouille_pool(app: Arc<ScriptedApp>, address: SocketAddr, threads: usize) -> Server {
     on_rouille(app, address, Some(threads))
 }
@@ -479,7 +479,7 @@ fn kind(name: &str) -> ErrorKind {
     }
 }
 
-/// A body of so many bytes that stops at the gate after half of them.
+/// A body of `bytes` bytes that stops at the gate after half of them.
 fn long_body(app: &Arc<ScriptedApp>, bytes: u64, gate: &str) -> Box<dyn Read + Send> {
     struct AtGate(Option<(Arc<ScriptedApp>, String)>);
     impl Read for AtGate {

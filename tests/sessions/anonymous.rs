@@ -15,7 +15,7 @@ use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Uses the session twice a day for so many days. Returns whether it is live after that.
+/// Uses the session twice a day for `days` days. Returns whether it is live after that.
 fn lives_for(app: &App, browser: &mut Browser, days: u32) -> bool {
     for _ in 0..days * 2 {
         app.clock.advance(DAY / 2);

@@ -10,8 +10,8 @@ use cloakroom::adapter::Outcome;
 use cloakroom::id::Realm;
 use cloakroom::session::CommitOutcome;
 
-/// Runs a request of the same browser on each of so many threads; all of them stand before their
-/// end, with all their changes made, before the first ends.
+/// Runs a request of the same browser on each of `threads` threads. None ends before all have made
+/// their changes.
 fn at_once(app: &App, browser: &Browser, threads: usize, handler: impl Fn(&Session, usize) + Sync) {
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {

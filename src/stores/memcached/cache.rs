@@ -15,14 +15,14 @@ use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::MemcachedStore;
 use crate::stores::memcached::client::{
-    CommandContext, ItemVersion, KeySpace, Leased, Replacement, Version,
+    CallContext, ItemVersion, KeySpace, Leased, Replacement, Version,
 };
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
 const INVALIDATE: &str = "invalidate entries in memcached";
 
 impl MemcachedStore {
-    fn entry_context(&self, operation: &'static str) -> CommandContext {
+    fn entry_context(&self, operation: &'static str) -> CallContext {
         self.0.client.context(KeySpace::Entries, operation)
     }
 }

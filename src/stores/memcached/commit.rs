@@ -85,7 +85,7 @@ impl MemcachedInner {
             return Ok(ItemVersion { id_hash, version });
         }
         if let Some(item) = self.client.get(call.context, &id_hash)?
-            && self.is_foreign(&item)
+            && let Ok(None) = self.decode(&item)
         {
             let new = Replacement { at: item.at, value, ttl };
             if let Written::Stored(version) = self.client.replace(call.context, &new)? {

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::stores::memcached::client::{Item, ItemVersion, Replacement, Written};
+use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Redirect};
 use crate::stores::memcached::{MemcachedInner, StoreCall, ttl, ttl_of};
 
@@ -174,11 +174,6 @@ impl MemcachedInner {
             Ok(Some(ItemState::Redirected(redirect))) => Ok(redirect.to == *to),
             _ => Ok(false),
         }
-    }
-
-    /// Returns whether an item holds a foreign value, which may be overwritten.
-    pub(super) fn is_foreign(&self, item: &Item) -> bool {
-        matches!(self.decode(item), Ok(None))
     }
 }
 

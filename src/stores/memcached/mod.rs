@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{
-    CommandContext, Item, KeySpace, Replacement, ServerClient, Written,
+    CallContext, Item, KeySpace, Replacement, ServerClient, Written,
 };
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
@@ -79,7 +79,7 @@ struct MemcachedInner {
 #[derive(Clone, Copy, Debug)]
 struct StoreCall {
     now: Timestamp,
-    context: CommandContext,
+    context: CallContext,
 }
 
 impl MemcachedStore {

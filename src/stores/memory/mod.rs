@@ -181,11 +181,6 @@ impl SessionTable {
         Some(row)
     }
 
-    /// Returns the rows that match `filter` and are live at `now`, in no order.
-    fn select_live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
-        by_life(self.select(filter), now).0
-    }
-
     /// Returns the rows that match `filter`, expired ones included, in no order.
     fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Rows<'s> {
         let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
@@ -449,7 +444,7 @@ impl Store for MemoryStore {
 impl SessionIndex for MemoryStore {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let sessions = self.read();
-        let mut rows = sessions.select_live(filter, now);
+        let (mut rows, _expired) = by_life(sessions.select(filter), now);
         if let Some(after) = page.after {
             rows.retain(|(_, row)| row.position < after.position());
         }

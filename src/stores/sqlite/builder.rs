@@ -212,8 +212,8 @@ impl SqliteStoreBuilder {
     /// Opens the store.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed; or the file is missing,
-    ///   and the write-ahead log beside it still has changes of a deleted database.
+    /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed; or the file is missing or
+    ///   empty, and the write-ahead log beside it still has changes of a deleted database.
     /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
     /// - [`ErrorKind::ReadOnly`]: the file or its folder is not writable.
     /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::common::app::{complete, defaults, get, on_both_stores};
 use crate::common::faulty::Call;
 
-/// So many arrays inside of each other. It takes no memory and is dropped without recursion.
+/// This number of arrays inside of each other. It takes no memory and is dropped without recursion.
 #[derive(Debug, PartialEq)]
 struct Nested(u32);
 

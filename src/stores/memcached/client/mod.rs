@@ -58,7 +58,7 @@ impl KeySpace {
 /// What the commands of one call have in common: the kind of their items, the operation that errors
 /// name, and the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CommandContext {
+pub(super) struct CallContext {
     pub(super) space: KeySpace,
     pub(super) operation: &'static str,
     /// The time until which the call is tried again while other clients change the same items.
@@ -67,7 +67,7 @@ pub(super) struct CommandContext {
     deadline: Instant,
 }
 
-impl CommandContext {
+impl CallContext {
     /// Returns whether it is too late for another attempt.
     pub(super) fn is_late(self) -> bool {
         Instant::now() >= self.retry_until
@@ -190,10 +190,10 @@ impl ServerClient {
     }
 
     /// Makes the context of a call that begins now.
-    pub(super) fn context(&self, space: KeySpace, operation: &'static str) -> CommandContext {
+    pub(super) fn context(&self, space: KeySpace, operation: &'static str) -> CallContext {
         let retry_until = Instant::now() + self.settings.io_timeout;
         let deadline = retry_until + self.settings.connect_timeout;
-        CommandContext { space, operation, retry_until, deadline }
+        CallContext { space, operation, retry_until, deadline }
     }
 
     pub(super) fn has_default_namespace(&self) -> bool {
@@ -236,7 +236,7 @@ impl ServerClient {
     /// Sends one command on the item of `id_hash` in the current epoch.
     fn send_one_in_epoch(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hash: &SessionIdHash,
         command: impl Fn(&mut Batch, &dyn Display),
     ) -> Result<(u64, MetaReply)> {
@@ -250,7 +250,7 @@ impl ServerClient {
     /// Reads the item of `id_hash`.
     pub(super) fn get(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hash: &SessionIdHash,
     ) -> Result<Option<Item>> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, None);
@@ -261,10 +261,10 @@ impl ServerClient {
     /// Reads the items of many id hashes.
     pub(super) fn get_many<'h>(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hashes: impl IntoIterator<Item = &'h SessionIdHash>,
     ) -> Vec<Result<Option<Item>>> {
-        let send = |server: &Server, context: CommandContext, chunk: &[&SessionIdHash]| {
+        let send = |server: &Server, context: CallContext, chunk: &[&SessionIdHash]| {
             let (epoch, replies) = server.send_in_epoch(context, |epoch, batch| {
                 for id_hash in chunk {
                     batch.get(self.key(context.space, epoch, id_hash), None);
@@ -279,7 +279,7 @@ impl ServerClient {
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
     pub(super) fn get_or_lease(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hash: &SessionIdHash,
     ) -> Result<Leased> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
@@ -295,7 +295,7 @@ impl ServerClient {
     /// Stores a value if there is no item; returns `None` if there is one.
     pub(super) fn add(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hash: &SessionIdHash,
         value: &[u8],
         ttl: Option<Duration>,
@@ -321,7 +321,7 @@ impl ServerClient {
     /// it, the stored item is unreachable, and the result is [`Written::Missing`].
     pub(super) fn replace_in_epoch(
         &self,
-        context: CommandContext,
+        context: CallContext,
         new: &Replacement,
     ) -> Result<Written> {
         self.check_size(&new.value, context.operation)?;
@@ -337,7 +337,7 @@ impl ServerClient {
     }
 
     /// Stores a value in place of one version of an item.
-    pub(super) fn replace(&self, context: CommandContext, new: &Replacement) -> Result<Written> {
+    pub(super) fn replace(&self, context: CallContext, new: &Replacement) -> Result<Written> {
         self.check_size(&new.value, context.operation)?;
         let set = |batch: &mut Batch| self.set(batch, context.space, new);
         let reply = self.server(&new.at.id_hash)?.send_one(context, set)?;
@@ -347,10 +347,10 @@ impl ServerClient {
     /// Executes [`replace`](Self::replace) for many items.
     pub(super) fn replace_many<'r>(
         &self,
-        context: CommandContext,
+        context: CallContext,
         replacements: impl IntoIterator<Item = &'r Replacement>,
     ) -> Vec<Result<Written>> {
-        let send = |server: &Server, context: CommandContext, chunk: &[&Replacement]| {
+        let send = |server: &Server, context: CallContext, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, context.operation).is_ok();
             let (_, mut replies) = server.send_in_epoch(context, |_, batch| {
@@ -374,7 +374,7 @@ impl ServerClient {
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
-    pub(super) fn remove(&self, context: CommandContext, at: ItemVersion) -> Result<bool> {
+    pub(super) fn remove(&self, context: CallContext, at: ItemVersion) -> Result<bool> {
         let ItemVersion { id_hash, version } = at;
         let key = self.key(context.space, version.epoch, &id_hash);
         let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(version.cas));
@@ -385,10 +385,10 @@ impl ServerClient {
     /// Removes the items of these id hashes in any version, and ends their fill leases.
     pub(super) fn remove_all(
         &self,
-        context: CommandContext,
+        context: CallContext,
         id_hashes: &[SessionIdHash],
     ) -> Result<()> {
-        let send = |server: &Server, context: CommandContext, chunk: &[&SessionIdHash]| {
+        let send = |server: &Server, context: CallContext, chunk: &[&SessionIdHash]| {
             let (_, replies) = server.send_in_epoch(context, |epoch, batch| {
                 for id_hash in chunk {
                     batch.delete(self.key(context.space, epoch, id_hash), WriteCondition::Always);
@@ -404,10 +404,10 @@ impl ServerClient {
     /// one call. The results are in the order of the items.
     fn in_batches<'a, T: 'a, R>(
         &self,
-        CommandContext { space, operation, .. }: CommandContext,
+        CallContext { space, operation, .. }: CallContext,
         items: impl IntoIterator<Item = &'a T>,
         id_hash: impl Fn(&T) -> &SessionIdHash,
-        send: impl Fn(&Server, CommandContext, &[&'a T]) -> Result<Vec<Result<R>>>,
+        send: impl Fn(&Server, CallContext, &[&'a T]) -> Result<Vec<Result<R>>>,
     ) -> Vec<Result<R>> {
         let mut results: Vec<Result<R>> = Vec::new();
         let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
@@ -443,7 +443,7 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn replace_epoch(&self, server_index: usize, context: CommandContext) -> Result<()> {
+    pub(super) fn replace_epoch(&self, server_index: usize, context: CallContext) -> Result<()> {
         self.server_at(server_index)?.replace_epoch(context)
     }
 

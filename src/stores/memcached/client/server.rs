@@ -13,9 +13,7 @@ use crate::id;
 use crate::process::Process;
 use crate::stores::memcached::client::pool::Pool;
 use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
-use crate::stores::memcached::client::{
-    CommandContext, CommandFailure, ConnectionSettings, KeySpace,
-};
+use crate::stores::memcached::client::{CallContext, CommandFailure, ConnectionSettings, KeySpace};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients replace
@@ -105,7 +103,7 @@ impl Server {
     /// Sends commands in one batch without checking the epoch.
     pub(super) fn send(
         &self,
-        context: CommandContext,
+        context: CallContext,
         commands: impl FnOnce(&mut Batch),
     ) -> Result<Replies> {
         self.process.check()?;
@@ -122,7 +120,7 @@ impl Server {
     /// Sends one command without checking the epoch.
     pub(super) fn send_one(
         &self,
-        context: CommandContext,
+        context: CallContext,
         command: impl FnOnce(&mut Batch),
     ) -> Result<MetaReply> {
         next_reply(&mut self.send(context, command)?, context.operation)
@@ -132,7 +130,7 @@ impl Server {
     /// was outdated, the commands have affected only unreachable items, and are sent again.
     pub(super) fn send_in_epoch(
         &self,
-        context: CommandContext,
+        context: CallContext,
         commands: impl Fn(u64, &mut Batch),
     ) -> Result<(u64, Replies)> {
         self.process.check()?;
@@ -161,7 +159,7 @@ impl Server {
     /// `epoch`. If not, the epoch was lost or replaced, and the next batch reads it again.
     pub(super) fn epoch_is_confirmed(
         &self,
-        context: CommandContext,
+        context: CallContext,
         epoch: u64,
         replies: &mut Replies,
     ) -> Result<bool> {
@@ -177,8 +175,8 @@ impl Server {
 
     /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
-    fn learn_epoch(&self, context: CommandContext) -> Result<u64> {
-        let CommandContext { space, operation, .. } = context;
+    fn learn_epoch(&self, context: CallContext) -> Result<u64> {
+        let CallContext { space, operation, .. } = context;
         let mut attempts = 0;
         loop {
             self.invalidate_new_address(context)?;
@@ -213,7 +211,7 @@ impl Server {
 
     /// Makes the items at a new address of this server unreachable, because they may be older than
     /// changes that were made at the old address. One thread does it, and the others wait.
-    fn invalidate_new_address(&self, context: CommandContext) -> Result<()> {
+    fn invalidate_new_address(&self, context: CallContext) -> Result<()> {
         let epoch = self.epoch(context.space);
         while self.address_has_changed(context.space) {
             let _replacing = match epoch.replacing.try_lock() {
@@ -240,7 +238,7 @@ impl Server {
 
     fn store_epoch(
         &self,
-        context: CommandContext,
+        context: CallContext,
         epoch: u64,
         when: WriteCondition,
     ) -> Result<MetaReply> {
@@ -249,7 +247,7 @@ impl Server {
 
     fn set_epoch_item(
         &self,
-        context: CommandContext,
+        context: CallContext,
         value: &str,
         seconds: u32,
         when: WriteCondition,
@@ -259,7 +257,7 @@ impl Server {
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
-    pub(super) fn replace_epoch(&self, context: CommandContext) -> Result<()> {
+    pub(super) fn replace_epoch(&self, context: CallContext) -> Result<()> {
         let epoch = new_epoch()?;
         self.store_epoch(context, epoch, WriteCondition::Always)?;
         self.remember_epoch(context.space, epoch);
@@ -268,7 +266,7 @@ impl Server {
 
     /// Makes all items of this space unreachable, and prevents new ones until the epoch is
     /// replaced.
-    pub(super) fn block(&self, context: CommandContext) -> Result<()> {
+    pub(super) fn block(&self, context: CallContext) -> Result<()> {
         self.set_epoch_item(context, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
         self.remember_epoch(context.space, 0);
         Ok(())
@@ -285,7 +283,7 @@ pub(super) fn missing_reply(operation: &'static str) -> Error {
 }
 
 /// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
-fn pause(context: CommandContext) -> Result<()> {
+fn pause(context: CallContext) -> Result<()> {
     if context.is_late() {
         return Err(being_cleared(context.operation));
     }

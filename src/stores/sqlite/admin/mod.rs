@@ -46,8 +46,9 @@ pub use report::{
 /// [`Unavailable`](crate::ErrorKind::Unavailable), [`Corrupt`](crate::ErrorKind::Corrupt) and so
 /// on. Calls on the file ([`info`](Self::info), [`check_file`](Self::check_file),
 /// [`compact`](Self::compact), [`restore`](Self::restore)) fail with
-/// [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. Further kinds are documented at
-/// the call.
+/// [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. So do changes by settings of a
+/// file that has a second name, unless its log shows that this name is in use. Further kinds are
+/// documented at the call.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {

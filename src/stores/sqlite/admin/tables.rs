@@ -23,8 +23,8 @@ impl Admin {
     /// the store, which creates a missing file. Returns the store.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the file does not exist, but a write-ahead log for
-    /// it does, which SQLite would remove.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the file does not exist or is empty, but a
+    /// write-ahead log for it has content, which SQLite would remove.
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {

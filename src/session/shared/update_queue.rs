@@ -32,7 +32,7 @@ type Waiter = Handoff<Option<Record>>;
 
 /// The attempts of one commit. The first attempt waits for a turn only if another request has it;
 /// every later attempt is made with the turn.
-pub(super) struct UpdateAttempts<'q> {
+pub(crate) struct UpdateAttempts<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     blocking: BlockingCalls,
@@ -134,7 +134,7 @@ impl UpdateQueues {
 }
 
 impl<'q> UpdateAttempts<'q> {
-    pub(super) fn new(
+    pub(crate) fn new(
         queues: &'q UpdateQueues,
         id_hash: &SessionIdHash,
         blocking: BlockingCalls,
@@ -145,7 +145,7 @@ impl<'q> UpdateAttempts<'q> {
 
     /// Before the first attempt of a commit that depends on a session: waits for the turn if other
     /// requests update it. Returns the session as they have stored it, if that is newer.
-    pub(super) fn start(&mut self, expected: Expected) -> Result<Option<Record>> {
+    pub(crate) fn start(&mut self, expected: Expected) -> Result<Option<Record>> {
         if expected != Expected::Anything && self.queues.is_contended(&self.id_hash) {
             return Ok(self.wait()?.take_newer_than(expected));
         }
@@ -157,7 +157,7 @@ impl<'q> UpdateAttempts<'q> {
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
-    pub(super) fn after_mismatch(&mut self, stored: Record) -> Result<Record> {
+    pub(crate) fn after_mismatch(&mut self, stored: Record) -> Result<Record> {
         if self.turn.is_none() {
             let newest = self.wait()?.take_newer_than(Expected::Revision(stored.revision));
             return Ok(newest.unwrap_or(stored));
@@ -173,7 +173,7 @@ impl<'q> UpdateAttempts<'q> {
 
     /// Wakes the next waiter, because the turn ends with the attempt that begins now. Waking a
     /// thread takes about as long as a commit, so the two overlap.
-    pub(super) fn wake_next(&self) {
+    pub(crate) fn wake_next(&self) {
         if self.turn.is_none() {
             return;
         }
@@ -186,7 +186,7 @@ impl<'q> UpdateAttempts<'q> {
     }
 
     /// Passes the session, as the commit has stored it, to the next waiter.
-    pub(super) fn stored(&mut self, session: &LiveSession) {
+    pub(crate) fn stored(&mut self, session: &LiveSession) {
         if let Some(turn) = &mut self.turn
             && session.id_hash == self.id_hash
         {
@@ -214,7 +214,7 @@ impl Drop for Turn<'_> {
 const OPERATION: &str = "update a session";
 
 /// Returns the error of a request whose changes could not be stored in time.
-pub(super) fn contention_error() -> Error {
+pub(crate) fn contention_error() -> Error {
     let why = "other requests kept changing the session";
     Error::with_source(ErrorKind::Busy, OPERATION, why)
 }

@@ -11,7 +11,7 @@ use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
-use crate::session::generations::Generations;
+use crate::session::shared::generations::Generations;
 use crate::sync::{IgnorePoison, Mutex, instant};
 
 /// How long a reason is remembered at least, unless many others follow it.
@@ -54,7 +54,7 @@ impl EndTrail {
     }
 
     /// Returns the reason for which the session of a user ended that had this id last.
-    pub(super) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
+    pub(crate) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
         let reasons = self.reasons.get().ok()?.lock().ignore_poison();
         reasons.get(id_hash).copied()
     }
@@ -63,7 +63,7 @@ impl EndTrail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::generations::GENERATION_SIZE;
+    use crate::session::shared::generations::GENERATION_SIZE;
 
     #[test]
     fn the_latest_reasons_are_remembered() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
-use crate::session::generations::Generations;
+use crate::session::shared::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
@@ -170,7 +170,7 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::generations::GENERATION_SIZE;
+    use crate::session::shared::generations::GENERATION_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {

@@ -1,6 +1,7 @@
-//! The state that all sessions of one manager share.
+//! The store, the clock, the events, the cleaner and the settings of a manager, and what its
+//! requests remember of each other.
 //!
-//! Uses the modules below `session`. The manager makes one context; every session holds it.
+//! Uses the modules below `session`, and the other parts of `shared`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +15,9 @@ use crate::event::{Event, Events, RejectedBy};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::ProcessBound;
-use crate::session::guess_detector::GuessDetector;
-use crate::session::retired_ids::RetiredIds;
-use crate::session::update_queue::UpdateQueues;
-use crate::session::{EndTrail, Settings, Transport};
+use crate::session::shared::{
+    EndTrail, GuessDetector, RetiredIds, Settings, Transport, UpdateQueues,
+};
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) struct Context {
