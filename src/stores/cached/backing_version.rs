@@ -83,8 +83,9 @@ impl BackingVersion {
 
     /// Returns how a call at `now` may use the cache. If the last read of the version is older than
     /// [`FRESH`], one caller calls `read`; concurrent callers do not read the cache meanwhile. If
-    /// the version has changed, `on_change` is called before the new one is used. While reads fail,
-    /// the last version is used for its life.
+    /// the last read is older than [`SETTLING`], they wait for `read`: their invalidations could
+    /// otherwise name entries of a former identity. If the version has changed, `on_change` is
+    /// called before the new one is used. While reads fail, the last version is used for its life.
     pub(super) fn refresh(
         &self,
         now: Timestamp,
@@ -93,12 +94,18 @@ impl BackingVersion {
     ) -> CacheUse {
         let mut known = self.known();
         if known.next_read <= now {
-            let reading = self.reading.try_lock();
-            if let Err(TryLockError::WouldBlock) = reading {
-                return known.current.map_or(CacheUse::InvalidateAll, |current| {
-                    CacheUse::Invalidate(current.version.identity)
-                });
-            }
+            // Held during the read.
+            let _reading = match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => match known.current {
+                    Some(current) if now < known.next_read + FRESH => {
+                        return CacheUse::Invalidate(current.version.identity);
+                    }
+                    // Other processes may already read entries under another identity.
+                    _ => self.reading.lock().ignore_poison(),
+                },
+            };
             // Another caller may have read it meanwhile.
             known = self.known();
             if known.next_read <= now {
@@ -257,6 +264,27 @@ mod tests {
         };
         assert!(is_readable(backing.refresh(now, read, || ())));
         assert!(is_readable(backing.refresh(now, failed, || ())));
+    }
+
+    #[test]
+    fn after_a_pause_concurrent_callers_wait_for_the_identity() {
+        let backing = known();
+        let now = NOW + SETTLING;
+        std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let backing = &backing;
+            let read = || {
+                scope.spawn(move || {
+                    sender.send(backing.refresh(now, || panic!("one is enough"), || ())).unwrap();
+                });
+                // Enough for an answer that does not wait.
+                assert_eq!(receiver.recv_timeout(Duration::from_millis(50)).ok(), None);
+                version(2, 7)
+            };
+            let identity = StoreIdentity::from_bytes([2; 16]);
+            assert_eq!(backing.refresh(now, read, || ()), CacheUse::Invalidate(identity));
+            assert_eq!(receiver.recv(), Ok(CacheUse::Invalidate(identity)));
+        });
     }
 
     #[test]
