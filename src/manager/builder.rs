@@ -169,7 +169,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.lifetime = lifetime)
     }
 
-    /// Sets the lifetime and the persistence of a named policy.
+    /// Uses the lifetime and the persistence that a standard asks for, such as [`Policy::aal2`]. Of
+    /// this call, [`lifetime`](Self::lifetime) and [`persistent`](Self::persistent), the last one
+    /// counts.
     pub fn policy(self, policy: Policy) -> Self {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }

@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
+use crate::session::commit::Renewal;
 use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
@@ -177,7 +178,7 @@ impl Session {
         let (id_hash, public_id) = (*id_hash, record.public_id);
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.change(state, &id_hash, true) {
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Renewal::ByAge) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
