@@ -78,21 +78,6 @@ pub struct Adapter<'m> {
     manager: &'m SessionManager,
 }
 
-type SetField = for<'r> fn(RequestHead<'r>, &'r str) -> RequestHead<'r>;
-
-/// The header fields that [`Adapter::head`] copies into the request head as they are.
-const FIELDS: &[(&str, SetField)] = &[
-    ("Host", |head, value| head.host(value)),
-    ("X-Forwarded-Host", |head, value| head.forwarded_host(value)),
-    ("X-Forwarded-For", |head, value| head.forwarded_for(value)),
-    ("Origin", |head, value| head.origin(value)),
-    ("Sec-Fetch-Site", |head, value| head.sec_fetch_site(value)),
-    ("Upgrade", |head, value| head.upgrade(value)),
-    ("User-Agent", |head, value| head.user_agent(value)),
-    ("Sec-Purpose", |head, value| head.purpose(value)),
-    ("Purpose", |head, value| head.purpose(value)),
-];
-
 impl<'m> Adapter<'m> {
     /// Makes the adapter for sessions of this manager. It is free: make one for each request.
     pub fn new(manager: &'m SessionManager) -> Self {
@@ -258,12 +243,26 @@ impl<'m> Adapter<'m> {
                 if self.manager.context.settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
+            } else if is("Host") {
+                head = head.host(value);
+            } else if is("Origin") {
+                head = head.origin(value);
+            } else if is("Sec-Fetch-Site") {
+                head = head.sec_fetch_site(value);
+            } else if is("Upgrade") {
+                head = head.upgrade(value);
+            } else if is("X-Forwarded-Host") {
+                head = head.forwarded_host(value);
             } else if is("X-Forwarded-Proto") {
                 // The first of several proxies describes the client's connection, in one field or
                 // in several.
                 protocol = protocol.or_else(|| value.split(',').next());
-            } else if let Some((_, set)) = FIELDS.iter().find(|(field, _)| is(field)) {
-                head = set(head, value);
+            } else if is("X-Forwarded-For") {
+                head = head.forwarded_for(value);
+            } else if is("User-Agent") {
+                head = head.user_agent(value);
+            } else if is("Sec-Purpose") || is("Purpose") {
+                head = head.purpose(value);
             }
             if self.id_header().is_some_and(is) {
                 head = head.id(value);
@@ -275,8 +274,10 @@ impl<'m> Adapter<'m> {
     /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that
     /// look fields up by name.
     pub fn header_names(self) -> impl Iterator<Item = &'m str> {
-        let fields = FIELDS.iter().map(|(name, _)| *name);
-        ["Cookie", "X-Forwarded-Proto"].into_iter().chain(fields).chain(self.id_header())
+        let origin = ["Host", "X-Forwarded-Host", "Origin", "Sec-Fetch-Site", "Upgrade"];
+        let client = ["X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
+        let others = ["Cookie", "Sec-Purpose", "Purpose"];
+        origin.into_iter().chain(client).chain(others).chain(self.id_header())
     }
 
     /// Returns the request header that carries the id, if that is not a cookie.
