@@ -170,7 +170,7 @@ impl Session {
         // handler may have renewed it instead, in order to invalidate it, so the client gets no new
         // id here.
         let has_lost_id = live.found_by != *id_hash
-            && settings.grace.is_none()
+            && settings.renewal_grace.is_none()
             && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
         if !is_old && !has_lost_id {
             return;
