@@ -167,10 +167,11 @@ impl Session {
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
         let is_old = activity.seen.since(record.id_issued) >= max_age;
         // The client of a request that still presents the replaced id has not received the response
-        // with the new one, and would lose the session after the grace. If renewals by the handler
-        // have a grace too, this may be one that is meant to invalidate the id.
+        // with the new one, and would lose the session after the grace. With a configured grace a
+        // handler may have renewed it instead, in order to invalidate it, so the client gets no new
+        // id here.
         let has_lost_id = live.found_by != *id_hash
-            && settings.grace.is_none()
+            && settings.renewal_grace.is_none()
             && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
         if !is_old && !has_lost_id {
             return;

@@ -148,7 +148,7 @@ impl Session {
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
-        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.grace };
+        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.renewal_grace };
         let action = to.map_or(Action::Merge, |to| Action::Renew {
             to,
             realm: settings.realm.clone(),
