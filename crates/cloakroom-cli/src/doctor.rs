@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED};
+use crate::error::{CliError, CliResult, DAMAGED, DELETED, NOT_SET_UP};
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
@@ -131,7 +131,12 @@ pub(crate) fn examine_file(
         Ok(info) => info,
         Err(error) => match Admin::open_failure(&error) {
             // There is nothing to examine: an error, not a finding.
-            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => return Err(error.into()),
+            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
+                let lost = admin.path().and_then(host_checks::deleted_while_open);
+                return Err(lost.map_or(error.into(), |lost| {
+                    CliError::Message(NOT_SET_UP, format!("{lost}; {DELETED}"))
+                }));
+            }
             _ => {
                 findings.failed_in_file("file", error);
                 if let Some(path) = admin.path() {
@@ -224,7 +229,7 @@ fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) 
             true => findings.problem(
                 "in use",
                 format!("{name} has a file open that was deleted, moved or replaced"),
-                "its changes fail: do what \"A deleted database\" in docs/operating.md says",
+                &format!("its changes fail; {DELETED}"),
             ),
             false if !is_own => findings.ok("in use", format!("by {name}")),
             false => {}

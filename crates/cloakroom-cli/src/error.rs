@@ -18,6 +18,10 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
 
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
+/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
+pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
+                                  database\" in docs/operating.md";
+
 /// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
@@ -111,12 +115,14 @@ impl fmt::Display for CliError {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), Admin::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
-            "check --db; if a service used this file, do not run `setup`: stop the service and \
-             `restore` the last copy; for a new service `setup` creates it"
+            "check --db; if a service used this file, do not run `setup`, do not stop the program \
+             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new service \
+             `setup` creates it"
         }
         (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, do not run `setup`: stop the service and \
-             `restore` the last copy; for a new service `setup` creates the tables"
+            "check --db; if a service used this file, do not run `setup`, do not stop the program \
+             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new service \
+             `setup` creates the tables"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link"
