@@ -288,9 +288,17 @@ fn a_change_under_a_second_name_is_refused() {
     ] {
         let ran = run(&folder, &[command, &["--db", &other]].concat());
         assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        assert!(ran.err.contains("use the name with a -wal beside it, or"), "{command:?}: {ran:?}");
+        let words = "use the name beside which there is a `-wal` with content, or";
+        assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+    }
+    // The tables are in the log under the first name.
+    for command in ["stats", "list"] {
+        let said = fails(&folder, &[command, "--db", &other], 3);
+        assert!(said.contains("it has a second name (it has 2 hard links)"), "{said}");
+        assert!(!said.contains("setup"), "{said}");
     }
     let found = run(&folder, &["doctor", "--db", &other]).out;
+    assert!(!found.contains("setup"), "{found}");
     assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
     let log = fs::metadata(folder.path("other.db-wal"));
     assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
@@ -516,6 +524,17 @@ fn a_disk_without_space_for_a_change_is_found() {
         return;
     };
     assert!(ran.out.contains("PROBLEM access       cannot write beside the database: "), "{ran:?}");
+}
+
+#[test]
+fn a_full_disk_without_shared_memory_is_no_question_of_owners() {
+    let fill = "dd if=/dev/zero of=junk bs=4k 2>/dev/null";
+    let script =
+        format!("\"$0\" setup; rm -f app.db-shm; echo log > app.db-wal; {fill}; \"$0\" doctor");
+    let Some(ran) = on_a_disk("1m", &script) else { return };
+    assert!(ran.out.contains("PROBLEM file "), "{ran:?}");
+    assert!(ran.out.contains("free space on the disk, outside the database first"), "{ran:?}");
+    assert!(!ran.out.contains("chown"), "{ran:?}");
 }
 
 #[test]
