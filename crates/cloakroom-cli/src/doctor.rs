@@ -141,7 +141,7 @@ pub(crate) fn examine_file(
             }
             _ => {
                 // Without space SQLite cannot make -shm, as without a permission.
-                match admin.path().is_some_and(|path| is_full(path)) {
+                match admin.path().is_some_and(is_full) {
                     true => findings.problem("file", error.to_string(), FULL),
                     false => findings.failed_in_file("file", error),
                 }
