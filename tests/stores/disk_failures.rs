@@ -76,6 +76,15 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
 
     fs::rename(folder.database(), folder.path("away.db")).unwrap();
     fs::rename(folder.path("copy.db"), folder.database()).unwrap();
+    let lost = merge(&store, &id_hash, &setting("n", 2)).unwrap_err().to_string();
+    let warning = Event::FileLost { path: &folder.database() }.to_string();
+    for words in [
+        "was deleted, emptied or replaced while it was open",
+        "; do not stop the program yet, and keep -wal: ",
+        "see \"A deleted database\" in docs/operating.md",
+    ] {
+        assert!(lost.contains(words) && warning.contains(words), "{lost}\n{warning}");
+    }
     for _ in 0..3 {
         assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
         assert_unavailable(end(&store, &id_hash));

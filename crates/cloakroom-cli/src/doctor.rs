@@ -13,12 +13,12 @@ use cloakroom::id::Realm;
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::sqlite::admin::{Admin, DatabaseInfo, OpenFailure};
 use cloakroom::{Error, ErrorKind};
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED};
+use crate::error::{CliError, CliResult, DAMAGED, DELETED, FULL, NOT_SET_UP};
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
@@ -102,7 +102,9 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = error.advice().unwrap_or("see docs/operating.md, and the log of the service");
+        let remedy = error
+            .advice()
+            .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service");
         self.problem(check, error.reason(), remedy);
     }
 
@@ -131,9 +133,18 @@ pub(crate) fn examine_file(
         Ok(info) => info,
         Err(error) => match Admin::open_failure(&error) {
             // There is nothing to examine: an error, not a finding.
-            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => return Err(error.into()),
+            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
+                let lost = admin.path().and_then(host_checks::deleted_while_open);
+                return Err(lost.map_or(error.into(), |lost| {
+                    CliError::Message(NOT_SET_UP, format!("{lost}; {DELETED}"))
+                }));
+            }
             _ => {
-                findings.failed_in_file("file", error);
+                // Without space SQLite cannot make -shm, as without a permission.
+                match admin.path().is_some_and(is_full) {
+                    true => findings.problem("file", error.to_string(), FULL),
+                    false => findings.failed_in_file("file", error),
+                }
                 if let Some(path) = admin.path() {
                     check_disk(findings, path, LOG_BYTES);
                 }
@@ -145,7 +156,7 @@ pub(crate) fn examine_file(
     check_host(findings, &info);
     check_processes(findings, admin, &info);
     check_interference(findings, &info);
-    check_properties(findings, &info);
+    check_properties(findings, &info, context);
     let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
@@ -163,8 +174,8 @@ fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
         findings.ok("permissions", "only the owner can use the file");
     }
     for found in wrong {
-        let remedy = "chown the folder, the file, its -wal and its -shm to the service's user, \
-                      chmod 600 the files, chmod u+rwx,o-w the folder";
+        let remedy = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
+                      `chmod 600` the files, `chmod u+rwx,o-w` the folder";
         findings.problem("permissions", found, remedy);
     }
     for file in host_checks::unfinished(&info.path) {
@@ -184,10 +195,18 @@ fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
     check_disk(findings, &info.path, log.max(info.bytes / 10));
 }
 
+/// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
+fn is_full(path: &Path) -> bool {
+    host_checks::free_and_all_bytes(folder(path)).is_ok_and(|(free, _)| free < 64 << 10)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Checks the free space, of which the database needs so much to grow.
 fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    match host_checks::free_and_all_bytes(folder.unwrap_or(Path::new("."))) {
+    match host_checks::free_and_all_bytes(folder(path)) {
         // A small volume would never have as much as is needed.
         Ok((free, all)) if free < needed.min(all / 10) => findings.problem(
             "disk",
@@ -217,14 +236,14 @@ fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) 
                 "file size",
                 format!("files of {name} cannot exceed {}", HumanBytes(limit)),
                 "raise the limit (`ulimit -f`, LimitFSIZE= of systemd): at the limit the service \
-                 is killed",
+                 is killed by SIGXFSZ",
             );
         }
         match process.is_outdated {
             true => findings.problem(
                 "in use",
                 format!("{name} has a file open that was deleted, moved or replaced"),
-                "its changes fail: do what \"A deleted database\" in docs/operating.md says",
+                &format!("its changes fail; {DELETED}"),
             ),
             false if !is_own => findings.ok("in use", format!("by {name}")),
             false => {}
@@ -255,8 +274,9 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
         Some(reason) => findings.problem(
             "name",
             format!("the file can have a second name: {reason}"),
-            "stop the service, and leave one name: under another one a process finds neither the \
-             log nor the locks, and loses changes; into a container mount the folder",
+            "use the name beside which there is a `-wal` with content; stop the service, and leave \
+             that one: under another one a process finds neither the log nor the locks, and loses \
+             changes; into a container mount the folder",
         ),
         None => findings.ok("name", "the file has one name"),
     }
@@ -277,7 +297,7 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
+fn check_properties(findings: &mut Findings, info: &DatabaseInfo, context: &CliContext) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
         other => findings.problem(
@@ -304,7 +324,22 @@ fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
     match &info.schema {
         Ok(version) if *version == info.newest_schema => {
             findings.ok("tables", format!("schema version {version}"));
+            if let Some(age) = info.created.map(|created| context.now.since(created))
+                && age < Duration::from_secs(86_400)
+            {
+                findings.note(
+                    "tables",
+                    format!("the tables were created {} ago", HumanDuration(age)),
+                    "if the service is older, it opened another file or its own was missing: see \
+                     \"All users are signed out\" in docs/operating.md",
+                );
+            }
         }
+        Ok(0) if info.second_name.is_some() => findings.problem(
+            "tables",
+            "not under this name of the file",
+            "use the name beside which there is a `-wal` with content",
+        ),
         Ok(0) => findings.problem("tables", "not set up", "check --db and --table; run `setup`"),
         Ok(version) => findings.old_schema(*version, info.newest_schema),
         Err(error) => findings.failed_in_file("tables", error.clone()),

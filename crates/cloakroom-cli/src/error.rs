@@ -18,6 +18,13 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
 
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
+/// The remedy for a full disk.
+pub(crate) const FULL: &str = "free space on the disk, outside the database first";
+
+/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
+pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
+                                  database\" in docs/operating.md";
+
 /// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
@@ -111,12 +118,14 @@ impl fmt::Display for CliError {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), Admin::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
-            "check --db; if a service used this file, do not run `setup`: stop the service and \
-             `restore` the last copy; for a new service `setup` creates it"
+            "check --db; if a service used this file, do not run `setup`, do not stop the program \
+             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
+             service `setup` creates it"
         }
         (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, do not run `setup`: stop the service and \
-             `restore` the last copy; for a new service `setup` creates the tables"
+            "check --db; if a service used this file, do not run `setup`, do not stop the program \
+             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
+             service `setup` creates the tables"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link"
@@ -129,16 +138,17 @@ fn advice(error: &Error) -> Option<&'static str> {
             "check --db; if it was the database, move it away with its -wal and -shm, and \
              `restore` a copy"
         }
+        (_, Some(OpenFailure::SecondName)) => return None,
         (ErrorKind::Busy, _) => {
             "try again; if it stays, find the program that keeps a transaction open (`fuser -v` on \
-             the file lists those that use it)"
+             the file lists those that use it, `lslocks` those that hold its locks)"
         }
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {
             "run this as the user who owns the file and its folder; if that is not the service's \
-             user, `chown` both to it; `chmod u+rw` the file, `chmod u+rwx` the folder"
+             user, `chown` both to it; `chmod 600` the file, `chmod u+rwx,o-w` the folder"
         }
-        (ErrorKind::Full, _) => "free space on the disk, outside the database first",
+        (ErrorKind::Full, _) => FULL,
         (ErrorKind::Corrupt, _) => DAMAGED,
         (ErrorKind::NotSetUp, _) => {
             "check --db and --table; `setup` creates the file and its tables"

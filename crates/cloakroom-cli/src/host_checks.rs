@@ -135,7 +135,7 @@ pub(crate) fn processes(path: &Path) -> Vec<Process> {
             let link =
                 Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)));
             let opened = file_id(&open.path());
-            has_database |= opened == database;
+            has_database |= opened == database && database.is_some();
             if let Some((file, _)) = files.iter().find(|(_, path)| path == link) {
                 has_file = true;
                 is_outdated |= opened != *file;
@@ -151,6 +151,22 @@ pub(crate) fn processes(path: &Path) -> Vec<Process> {
         })
     })
     .collect()
+}
+
+/// Returns which other processes have the database at `path` or its log open, if there is no file
+/// at the path.
+pub(crate) fn deleted_while_open(path: &Path) -> Option<String> {
+    if fs::exists(path).unwrap_or(true) {
+        return None;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+    let path = folder.join(path.file_name()?);
+    let own = std::process::id();
+    let open = processes(&path).into_iter().filter(|process| process.id != own);
+    let names: Vec<_> = open.map(|it| format!("{} (process {})", it.name, it.id)).collect();
+    let named = || format!("{} is missing, and open in {}", path.display(), names.join(", "));
+    (!names.is_empty()).then(named)
 }
 
 /// Returns the device and inode number of a file.

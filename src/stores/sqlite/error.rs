@@ -26,6 +26,10 @@ impl fmt::Display for SqliteError {
             ErrorKind::Busy => {
                 ": another connection holds the lock, of another program or of this one"
             }
+            ErrorKind::Corrupt => ": see \"Damage\" in docs/operating.md",
+            _ if self.0.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+                ": see \"Disk\" in docs/operating.md"
+            }
             _ if is_refused(&self.0) => {
                 ": another table references the session without ON DELETE CASCADE, or a trigger \
                  refuses the change; `cloakroom doctor` names the table and the trigger"
@@ -73,6 +77,8 @@ pub enum OpenFailure {
     NotADatabase,
     /// The file system is mounted read-only.
     ReadOnlyFileSystem,
+    /// The file can be reached by a second name, and its log is under that one.
+    SecondName,
 }
 
 impl OpenFailure {

@@ -205,17 +205,17 @@ pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> 
     // The log is looked at before the file: a process that makes a database begins with the file.
     let log = with_suffix(path, "-wal");
     let has_log = fs::metadata(&log).is_ok_and(|log| log.is_file() && log.len() > 0);
-    let (state, files) = match fs::exists(path) {
-        Ok(false) => ("a deleted", "the log and -shm"),
-        _ if is_empty(path) => ("an emptied", "the file, the log and -shm"),
+    let state = match fs::exists(path) {
+        Ok(false) => "a deleted",
+        _ if is_empty(path) => "an emptied",
         _ => return Ok(()),
     };
     if !has_log {
         return Ok(());
     }
     let why = format!(
-        "{} exists, the log of {state} database: stop the service, move {files} away, \
-         and `restore` the last copy",
+        "{} exists, the log of {state} database; do not stop the program yet, and keep -wal: see \
+         \"A deleted database\" in docs/operating.md",
         log.display()
     );
     Err(Error::with_source(ErrorKind::Invalid, operation.to_owned(), why))

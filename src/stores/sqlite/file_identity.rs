@@ -70,9 +70,8 @@ impl FileIdentity {
             });
         }
         let Some((path, _)) = moved else { return Ok(()) };
-        let why = "it was deleted, emptied or replaced while it was open; put it back, or stop the \
-                   program, remove any remaining -wal and -shm files beside the new one, and start \
-                   it again";
+        let why = "it was deleted, emptied or replaced while it was open; do not stop the program \
+                   yet, and keep -wal: see \"A deleted database\" in docs/operating.md";
         Err(Error::with_source(ErrorKind::Unavailable, format!("find {}", path.display()), why))
     }
 }

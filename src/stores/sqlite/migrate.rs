@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration, OPERATION};
@@ -34,7 +34,13 @@ pub struct PendingMigration {
     pub name: &'static str,
 }
 
-const READING: &str = "read the history of migrations";
+/// Returns the operation of reading the history of migrations, which is the first one at a start,
+/// with the path of the file.
+fn reading(connection: &Connection) -> String {
+    let file = connection.path().filter(|path| !path.is_empty());
+    let place = file.map(|path| format!(" in {path}")).unwrap_or_default();
+    format!("read the history of migrations{place}")
+}
 
 fn sql_for(migration: &Migration, table: &TableName) -> String {
     migration.sql.replace("{t}", table.as_str())
@@ -64,20 +70,21 @@ pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
 /// version or belongs to another program.
 pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
     // One snapshot for all queries, because another process may be creating the tables.
-    let snapshot = connection.unchecked_transaction().map_err(while_doing(READING))?;
+    let begun = connection.unchecked_transaction();
+    let snapshot = begun.map_err(while_doing(reading(connection)))?;
     version(&snapshot, table)
 }
 
 /// Does what [`version_before`] does, within a transaction.
 pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
-    let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
+    let recorded = match object(connection, HISTORY).map_err(while_doing(reading(connection)))? {
         None => 0,
         Some(_) => recorded_version(connection, table)?,
     };
     // A name does not show who has created a table. A table is ours if its SQL is exactly that of
     // the recorded migrations.
-    let ours = made_by(recorded, table).map_err(while_doing(READING))?;
-    let found = objects(connection, table).map_err(while_doing(READING))?;
+    let ours = made_by(recorded, table).map_err(while_doing(reading(connection)))?;
+    let found = objects(connection, table).map_err(while_doing(reading(connection)))?;
     if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
         let why = format!("the {} {} was not made by this program", foreign.kind, foreign.name);
         return Err(Error::with_source(ErrorKind::ForeignTable, OPERATION, why));
@@ -163,9 +170,9 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
     let foreign = |source: rusqlite::Error| match error::kind(&source) {
         ErrorKind::Unexpected => {
             let why = format!("the table {HISTORY} was not made by this program: {source}");
-            Error::with_source(ErrorKind::ForeignTable, READING, why)
+            Error::with_source(ErrorKind::ForeignTable, reading(connection), why)
         }
-        _ => while_doing(READING)(source),
+        _ => while_doing(reading(connection))(source),
     };
     let sql = format!(
         "SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE \
@@ -240,6 +247,13 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
             .map_err(failed())?;
     }
     Ok(from)
+}
+
+/// Returns the time at which the tables were created; `None` if they are missing.
+pub(super) fn created(connection: &Connection, table: &TableName) -> Result<Option<Timestamp>> {
+    let sql = format!("SELECT min(applied) FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE");
+    let created = connection.query_row(&sql, [table.as_str()], |row| row.get::<_, Option<i64>>(0));
+    created.map(|time| time.map(Timestamp::from_millis)).map_err(while_doing(reading(connection)))
 }
 
 /// Removes the tables and their history. The caller's transaction must have called [`version`]

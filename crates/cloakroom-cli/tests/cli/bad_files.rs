@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
 
+use cloakroom::SqliteStore;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
@@ -318,6 +319,13 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
         damage(&folder, number(&folder.database(), &place));
         let before = fs::read(folder.database()).unwrap();
         let is_header = place == "SELECT 1";
+        if place == root("migrations") {
+            let error = SqliteStore::open(folder.database()).unwrap_err().to_string();
+            let path = folder.database();
+            let begin = format!("cannot read the history of migrations in {}: ", path.display());
+            assert!(error.starts_with(&begin), "{error}");
+            assert!(error.ends_with(": see \"Damage\" in docs/operating.md"), "{error}");
+        }
         let way_out = match is_header {
             true => "move it away with its -wal and -shm, and `restore` a copy",
             false => "; without one see \"Damage without a copy\" in docs/operating.md",

@@ -67,6 +67,19 @@ fn a_sound_database_has_no_problem() {
 }
 
 #[test]
+fn tables_created_less_than_a_day_ago_are_noted() {
+    let folder = set_up();
+    let created = |ago: i64| {
+        let sql = "UPDATE cloakroom_migrations SET applied = ?1";
+        let applied = crate::fixture::now().as_millis() - ago * 1000;
+        Connection::open(folder.database()).unwrap().execute(sql, [applied]).unwrap();
+        done(&folder, &["doctor"])
+    };
+    assert!(created(190).contains("note    tables       the tables were created 3 minutes ago\n"));
+    assert!(!created(90_000).contains("the tables were created"));
+}
+
+#[test]
 fn permissions_for_other_users_are_found() {
     let folder = Folder::new();
     let _store = open(&folder);

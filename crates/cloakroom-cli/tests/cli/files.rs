@@ -199,20 +199,23 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     let copy = other.path("copy.db").display().to_string();
     done(&folder, &["backup", &copy]);
     fs::remove_file(folder.database()).unwrap();
-    for command in [&["doctor"][..], &["stats"], &["revoke", "--all", "--yes"]] {
+    let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\"";
+    for command in [&["stats"][..], &["revoke", "--all", "--yes"]] {
         let said = fails(&folder, command, 3);
-        assert!(said.contains("do not run `setup`: stop the service and `restore`"), "{said}");
+        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
+    }
+    for (command, code) in [("doctor", 3), ("setup", 1)] {
+        let said = fails(&folder, &[command], code);
+        let process = format!("(process {})", std::process::id());
+        assert!(said.contains("app.db is missing, and open in ") && said.contains(&process));
+        assert!(said.contains(rescue), "{said}");
     }
     let log = fs::read(folder.path("app.db-wal")).unwrap();
-    for command in [&["setup"][..], &["restore", &copy, "--yes"]] {
-        let ran = run(&folder, command);
-        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        assert!(
-            ran.err.contains("app.db-wal exists, the log of a deleted database: stop"),
-            "{ran:?}"
-        );
-        assert!(!folder.database().exists(), "{command:?}");
-    }
+    let ran = run(&folder, &["restore", &copy, "--yes"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let words = format!("app.db-wal exists, the log of a deleted database; {rescue}");
+    assert!(ran.err.contains(&words), "{ran:?}");
+    assert!(!folder.database().exists());
     // A service that starts again refuses too: SQLite would remove the log.
     let error = SqliteStore::open(folder.database()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -220,6 +223,9 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     assert!(!folder.database().exists());
     assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
     drop(store);
+    fs::write(folder.path("app.db-wal"), &log).unwrap();
+    let said = fails(&folder, &["setup"], 1);
+    assert!(said.contains(&words), "{said}");
     for name in ["app.db-wal", "app.db-shm"] {
         let _ = fs::rename(folder.path(name), other.path(name));
     }
@@ -236,7 +242,7 @@ fn an_emptied_database_is_not_set_up_beside_its_log() {
     let log = fs::read(folder.path("app.db-wal")).unwrap();
     for command in [&["setup"][..], &["stats"], &["sweep"], &["restore", &copy, "--yes"]] {
         let said = run(&folder, command).err;
-        let words = "app.db-wal exists, the log of an emptied database: stop the service, move the";
+        let words = "app.db-wal exists, the log of an emptied database; do not stop the program";
         assert!(said.contains(words), "{command:?}: {said}");
     }
     assert!(only_problem(&folder, "file").contains("the log of an emptied database"));
@@ -257,7 +263,7 @@ fn an_empty_file_is_reported_with_what_to_do() {
     for command in [&["stats"][..], &["migrate"], &["revoke", "--all", "--yes"]] {
         let said = fails(&folder, command, 3);
         assert!(said.contains("the file is empty; check --db; if a service used this"), "{said}");
-        assert!(said.contains("do not run `setup`: stop the service and `restore`"), "{said}");
+        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
     }
     assert_eq!(names(&folder).len(), 2, "no log was made");
     done(&folder, &["restore", &copy, "--yes"]);
@@ -282,9 +288,17 @@ fn a_change_under_a_second_name_is_refused() {
     ] {
         let ran = run(&folder, &[command, &["--db", &other]].concat());
         assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        assert!(ran.err.contains("use the name with a -wal beside it, or"), "{command:?}: {ran:?}");
+        let words = "use the name beside which there is a `-wal` with content, or";
+        assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+    }
+    // The tables are in the log under the first name.
+    for command in ["stats", "list"] {
+        let said = fails(&folder, &[command, "--db", &other], 3);
+        assert!(said.contains("it has a second name (it has 2 hard links)"), "{said}");
+        assert!(!said.contains("setup"), "{said}");
     }
     let found = run(&folder, &["doctor", "--db", &other]).out;
+    assert!(!found.contains("setup"), "{found}");
     assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
     let log = fs::metadata(folder.path("other.db-wal"));
     assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
@@ -510,6 +524,17 @@ fn a_disk_without_space_for_a_change_is_found() {
         return;
     };
     assert!(ran.out.contains("PROBLEM access       cannot write beside the database: "), "{ran:?}");
+}
+
+#[test]
+fn a_full_disk_without_shared_memory_is_no_question_of_owners() {
+    let fill = "dd if=/dev/zero of=junk bs=4k 2>/dev/null";
+    let script =
+        format!("\"$0\" setup; rm -f app.db-shm; echo log > app.db-wal; {fill}; \"$0\" doctor");
+    let Some(ran) = on_a_disk("1m", &script) else { return };
+    assert!(ran.out.contains("PROBLEM file "), "{ran:?}");
+    assert!(ran.out.contains("free space on the disk, outside the database first"), "{ran:?}");
+    assert!(!ran.out.contains("chown"), "{ran:?}");
 }
 
 #[test]

@@ -82,6 +82,11 @@ pub(super) fn info(
         free_pages: number(connection, "PRAGMA freelist_count")?,
         journal,
         incremental: number(connection, "PRAGMA auto_vacuum")? == 2,
+        created: schema
+            .is_ok()
+            .then(|| migrate::created(connection, table).ok())
+            .flatten()
+            .flatten(),
         schema,
         newest_schema: migrate::newest(),
         other_tables: tables.saturating_sub(ours),

@@ -14,11 +14,11 @@ mod restore;
 mod tables;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::{NotOpened, while_doing};
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::ownership::with_suffix;
@@ -111,7 +111,9 @@ impl Admin {
     pub fn store_for_reading(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
-            Database::Closed(settings) => settings.clone().read_only().open(),
+            Database::Closed(settings) => {
+                settings.clone().read_only().open().map_err(|error| self.explain_second_name(error))
+            }
         }
     }
 
@@ -124,20 +126,35 @@ impl Admin {
         OpenFailure::of(error)
     }
 
+    /// Names the second name of a file in whose log, under the other name, its tables are.
+    fn explain_second_name(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::NotSetUp | ErrorKind::Corrupt) {
+            return error;
+        }
+        let Some((_, why)) = self.unused_second_name() else { return error };
+        let why = NotOpened::new(OpenFailure::SecondName, why);
+        Error::with_source(error.kind(), error.operation().to_owned(), why)
+    }
+
+    /// Returns the path and what is wrong, if the file has a second name and no log under this one.
+    fn unused_second_name(&self) -> Option<(PathBuf, String)> {
+        let path = fs::canonicalize(self.path()?).ok()?;
+        let reason = second_name(&path)?;
+        let log = with_suffix(&path, "-wal");
+        let is_in_use = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        let why = format!(
+            "it has a second name ({reason}), and no log under this one: use the name beside which \
+             there is a `-wal` with content, or stop the service and remove the other name"
+        );
+        (!is_in_use).then_some((path, why))
+    }
+
     /// Rejects changes of a file that has a second name, unless a log shows that this name is the
     /// one in use. Another process may have the file open under the other name, with a log there:
     /// it would not see the changes, and its log would be applied to a file that does not fit it.
     fn refuse_second_name(&self) -> Result<()> {
-        let (Database::Closed(_), Some(path)) = (&self.0, self.path()) else { return Ok(()) };
-        let Ok(path) = fs::canonicalize(path) else { return Ok(()) };
-        let log = with_suffix(&path, "-wal");
-        let is_in_use = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-        let Some(reason) = second_name(&path).filter(|_| !is_in_use) else { return Ok(()) };
-        let why = format!(
-            "it has a second name ({reason}), and no log under this one: a service that uses it \
-             under the other one would not see the change; use the name with a -wal beside it, or \
-             stop the service and remove the other name"
-        );
+        let Database::Closed(_) = self.0 else { return Ok(()) };
+        let Some((path, why)) = self.unused_second_name() else { return Ok(()) };
         Err(Error::with_source(ErrorKind::Invalid, format!("change {}", path.display()), why))
     }
 

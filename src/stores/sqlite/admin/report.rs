@@ -46,6 +46,8 @@ pub struct DatabaseInfo {
     pub schema: Result<u32>,
     /// The schema version of this program.
     pub newest_schema: u32,
+    /// The time at which the store's tables were created; `None` if that is unknown.
+    pub created: Option<Timestamp>,
     /// The number of other tables in the file.
     pub other_tables: u64,
     /// Whether this process cannot write the file.
