@@ -153,7 +153,8 @@ impl SessionManager {
         };
         let why = format!("{}, and {number}", describe(&lifetime));
         let otherwise = if lifetime.absolute_limit().is_none() {
-            "they may live for ever: set an absolute limit in SessionManagerBuilder::anonymous_lifetime"
+            "they may live for ever: set an absolute limit in \
+             SessionManagerBuilder::anonymous_lifetime"
         } else if settings.max_anonymous.is_some() {
             "this manager does not apply their maximum: leave without_cleaner to programs beside \
              the server"
