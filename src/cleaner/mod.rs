@@ -283,7 +283,7 @@ impl Worker {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.touches.end_pause();
+        self.touches.end_pause(instant());
         self.write_touches()
     }
 

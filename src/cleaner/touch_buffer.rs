@@ -2,7 +2,6 @@
 //! buffer in which the cleaner's thread merges them.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,32 +59,28 @@ pub(super) struct TouchBuffer {
     notified: Arc<AtomicBool>,
     /// When the touches in the channel are to be written.
     due: Option<Instant>,
-    /// The touches that could not be written, one for each session.
-    failed: HashMap<SessionIdHash, Touch>,
+    /// The touches that could not be written; `None` if all were.
+    retry: Option<Retry>,
+}
+
+/// Touches that could not be written, and their next attempt.
+struct Retry {
+    /// One for each session.
+    touches: HashMap<SessionIdHash, Touch>,
     /// Why the last of them was not written.
-    last_error: Option<Error>,
-    /// When they are to be tried again.
-    retry_at: Option<Instant>,
+    last_error: Error,
+    at: Instant,
     /// How long they wait for that.
     pause: Duration,
     /// Whether the last attempt failed for the whole store.
-    store_fails: bool,
+    whole_store: bool,
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL_CAPACITY);
     let notified = Arc::new(AtomicBool::new(false));
     let sender = TouchSender { channel: sender, notified: notified.clone() };
-    let buffer = TouchBuffer {
-        channel: receiver,
-        notified,
-        due: None,
-        failed: HashMap::new(),
-        last_error: None,
-        retry_at: None,
-        pause: Duration::ZERO,
-        store_fails: false,
-    };
+    let buffer = TouchBuffer { channel: receiver, notified, due: None, retry: None };
     (sender, buffer)
 }
 
@@ -109,17 +104,20 @@ impl TouchBuffer {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
-        let has_batch = self.channel.len() >= MAX_BATCH && !self.store_fails;
+        let store_fails = self.retry.as_ref().is_some_and(|retry| retry.whole_store);
+        let has_batch = self.channel.len() >= MAX_BATCH && !store_fails;
         has_batch || self.next_due().is_some_and(|due| due <= now)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        [self.due, self.retry_at].into_iter().flatten().min()
+        [self.due, self.retry.as_ref().map(|retry| retry.at)].into_iter().flatten().min()
     }
 
-    /// Makes the next [`write`](Self::write) try the failed touches again.
-    pub(super) fn end_pause(&mut self) {
-        self.retry_at = None;
+    /// Makes a [`write`](Self::write) from `now` on try the failed touches again.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        if let Some(retry) = &mut self.retry {
+            retry.at = now;
+        }
     }
 
     /// Writes, by `write`, the touches sent before this call, and the failed ones if their pause
@@ -139,49 +137,52 @@ impl TouchBuffer {
         self.due = None;
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
         self.notified.swap(false, Ordering::AcqRel);
-        let tries_failed = self.retry_at.is_none_or(|at| at <= now);
-        let mut touches = HashMap::new();
-        if tries_failed {
-            touches = mem::take(&mut self.failed);
-        }
+        let tried = self.retry.take_if(|retry| retry.at <= now);
+        let earlier_pause = tried.as_ref().map_or(Duration::ZERO, |retry| retry.pause);
+        let pause = (earlier_pause * 2).clamp(WAIT, LONGEST_PAUSE);
+        let mut touches = tried.map(|retry| retry.touches).unwrap_or_default();
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
-            let waits = self.failed.contains_key(&id_hash);
-            let all = if waits { &mut self.failed } else { &mut touches };
-            let latest = all.entry(id_hash).or_insert(touch);
+            let waiting = self.retry.as_mut().map(|retry| &mut retry.touches);
+            let waiting = waiting.filter(|waiting| waiting.contains_key(&id_hash));
+            let latest = waiting.unwrap_or(&mut touches).entry(id_hash).or_insert(touch);
             latest.seen = latest.seen.max(touch.seen);
         }
         let (mut lost, mut store_failed) = (None, None);
         let touches: Vec<IdTouch> = touches.into_iter().collect();
         for batch in touches.chunks(MAX_BATCH) {
             // If the whole store fails, the other batches are not tried.
-            let Err(error) = store_failed.clone().map_or_else(|| write(batch), Err) else {
-                continue;
+            let result = match &store_failed {
+                Some(error) => Err(TouchError::clone(error)),
+                None => write(batch),
             };
+            let Err(error) = result else { continue };
             if let TouchError::Store(_) = &error {
                 store_failed = Some(error.clone());
             }
             for ((id_hash, touch), error) in error.failures(batch) {
-                if is_retryable(&error) && self.failed.len() < MAX_FAILED {
-                    self.failed.insert(id_hash, touch);
-                    self.last_error = Some(error);
+                let kept = self.retry.as_ref().map_or(0, |retry| retry.touches.len());
+                if is_retryable(&error) && kept < MAX_FAILED {
+                    let retry = self.retry.get_or_insert_with(|| Retry {
+                        touches: HashMap::new(),
+                        last_error: error.clone(),
+                        at: now + pause,
+                        pause,
+                        whole_store: false,
+                    });
+                    retry.touches.insert(id_hash, touch);
+                    retry.last_error = error;
                 } else {
                     lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
                 }
             }
         }
-        if !touches.is_empty() {
-            self.store_fails = store_failed.is_some();
-        }
-        if self.failed.is_empty() {
-            (self.last_error, self.retry_at, self.pause) = (None, None, Duration::ZERO);
-        } else if tries_failed {
-            self.pause = (self.pause * 2).clamp(WAIT, LONGEST_PAUSE);
-            self.retry_at = Some(now + self.pause);
+        if let Some(retry) = self.retry.as_mut().filter(|_| !touches.is_empty()) {
+            retry.whole_store = store_failed.is_some();
         }
         if let Some((count, error)) = lost {
             on_lost(count, &error);
         }
-        self.last_error.clone().map_or(Ok(()), Err)
+        self.retry.as_ref().map_or(Ok(()), |retry| Err(retry.last_error.clone()))
     }
 }
 
@@ -386,7 +387,7 @@ mod tests {
         send(&sender, 1);
         assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
         assert!(buffer.write(now, |_| panic!("not yet"), none_lost).is_err());
-        buffer.end_pause();
+        buffer.end_pause(now);
         buffer.write(now, |_| Ok(()), none_lost).unwrap();
         buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
     }

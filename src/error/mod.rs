@@ -38,6 +38,8 @@ struct ErrorInner {
     kind: ErrorKind,
     operation: Cow<'static, str>,
     source: Option<Source>,
+    /// Whether the store has proved that it changed nothing.
+    nothing_done: bool,
 }
 
 /// The kind of an [`Error`].
@@ -128,7 +130,8 @@ impl Error {
     ///
     /// For authors of stores. `operation` must not contain an id.
     pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>) -> Self {
-        Error(Arc::new(ErrorInner { kind, operation: operation.into(), source: None }))
+        let operation = operation.into();
+        Error(Arc::new(ErrorInner { kind, operation, source: None, nothing_done: false }))
     }
 
     /// Makes an error with a reason: a text, or the error that caused it. The reason and its own
@@ -143,7 +146,45 @@ impl Error {
             kind,
             operation: operation.into(),
             source: Some(source.into()),
+            nothing_done: false,
         }))
+    }
+
+    /// Records that the store has proved that the call changed nothing, for example because it sent
+    /// nothing to its server. Call it before the error is cloned; later it has no effect.
+    ///
+    /// For authors of stores.
+    #[must_use]
+    pub fn with_nothing_done(mut self) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.nothing_done = true;
+        }
+        self
+    }
+
+    /// Returns whether the change that failed, such as a commit, may have been made: true unless
+    /// the store has [proved](Self::with_nothing_done) that it was not, or the kind says so.
+    ///
+    /// Of a call in several steps, such as a sweep, it describes the step that failed.
+    #[must_use]
+    pub fn may_have_been_done(&self) -> bool {
+        use ErrorKind::{
+            Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
+            Unsupported, WrongType,
+        };
+        let kind_says_no = matches!(
+            self.kind(),
+            Conflict
+                | ForeignTable
+                | Invalid
+                | NewerSchema
+                | NotSetUp
+                | ReadOnly
+                | TooLarge
+                | Unsupported
+                | WrongType
+        );
+        !self.0.nothing_done && !kind_says_no
     }
 
     /// Returns the kind.
@@ -267,6 +308,16 @@ mod tests {
         assert_eq!((busy().kind(), busy().operation()), (ErrorKind::Busy, "load a session"));
         let bare = Error::new(ErrorKind::Busy, "load a session");
         assert_eq!(bare.to_string(), "cannot load a session: the store is busy");
+    }
+
+    #[test]
+    fn a_change_may_have_been_done_unless_it_is_proved_or_the_kind() {
+        assert!(busy().may_have_been_done());
+        assert!(!busy().with_nothing_done().may_have_been_done());
+        assert!(!Error::new(ErrorKind::Conflict, "store a session").may_have_been_done());
+        let error = busy();
+        let shared = error.clone();
+        assert!(error.with_nothing_done().may_have_been_done() && shared.may_have_been_done());
     }
 
     #[test]

@@ -92,12 +92,12 @@ impl SessionManagerBuilder {
                 realm_tag: Realm::default().tag(),
                 former: Vec::new(),
                 lifetime: Lifetime::default(),
-                browser_session: None,
-                anonymous: None,
+                browser_session_lifetime: None,
+                anonymous_lifetime: None,
                 max_anonymous: None,
                 persistent: true,
                 max_bytes: 64 << 10,
-                grace: None,
+                renewal_grace: None,
                 renew_every: None,
                 max_idle_limit: None,
                 on_load_failure: OnLoadFailure::Fail,
@@ -169,7 +169,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.lifetime = lifetime)
     }
 
-    /// Sets the lifetime and the persistence of a named policy.
+    /// Uses the lifetime and the persistence that a standard asks for, such as [`Policy::aal2`]. Of
+    /// this call, [`lifetime`](Self::lifetime) and [`persistent`](Self::persistent), the last one
+    /// counts.
     pub fn policy(self, policy: Policy) -> Self {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
@@ -177,7 +179,7 @@ impl SessionManagerBuilder {
     /// Sets the lifetime of sessions whose cookie the browser deletes when it is closed. Defaults
     /// to [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
-        self.with(|settings| settings.browser_session = Some(lifetime))
+        self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
@@ -187,7 +189,7 @@ impl SessionManagerBuilder {
     /// Anyone can begin an anonymous session, so a long lifetime fills the store. An application
     /// whose visitors fill a cart without an account may want a longer one.
     pub fn anonymous_lifetime(self, lifetime: Lifetime) -> Self {
-        self.with(|settings| settings.anonymous = Some(lifetime))
+        self.with(|settings| settings.anonymous_lifetime = Some(lifetime))
     }
 
     /// Sets the longest idle limit that a handler can give a session with
@@ -221,7 +223,7 @@ impl SessionManagerBuilder {
     /// stolen id. Defaults to none. A sign-in has no grace, and a renewal by age
     /// ([`renew_every`](Self::renew_every)) always has one minute.
     pub fn renewal_grace(self, grace: Duration) -> Self {
-        self.with(|settings| settings.grace = Some(grace))
+        self.with(|settings| settings.renewal_grace = Some(grace))
     }
 
     /// Sets the age at which the id of a session is renewed, so that a stolen id is of use for a
@@ -444,7 +446,8 @@ impl SessionManagerBuilder {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
         settings.lifetime.validate()?;
-        for lifetime in settings.browser_session.iter().chain(&settings.anonymous) {
+        for lifetime in settings.browser_session_lifetime.iter().chain(&settings.anonymous_lifetime)
+        {
             lifetime.validate()?;
         }
         match &settings.transport {
@@ -460,7 +463,7 @@ impl SessionManagerBuilder {
                 }
             }
         }
-        if settings.grace.is_some_and(|grace| grace > MAX_GRACE) {
+        if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
             return Err(invalid("the grace of a replaced id is at most one minute"));
         }
         if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
@@ -512,7 +515,7 @@ impl SessionManagerBuilder {
         let settings = &self.settings;
         let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if is_unlimited(&settings.lifetime)
-            || settings.browser_session.as_ref().is_some_and(is_unlimited)
+            || settings.browser_session_lifetime.as_ref().is_some_and(is_unlimited)
         {
             self.events.raise(&Event::NoAbsoluteLimit);
         }

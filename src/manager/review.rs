@@ -90,8 +90,8 @@ struct Lifetimes {
 impl Lifetimes {
     fn of(settings: &Settings) -> Self {
         let all: Vec<_> =
-            std::iter::once(settings.lifetime).chain(settings.browser_session).collect();
-        let persistent = settings.persistent || settings.browser_session.is_some();
+            std::iter::once(settings.lifetime).chain(settings.browser_session_lifetime).collect();
+        let persistent = settings.persistent || settings.browser_session_lifetime.is_some();
         let max_idle = settings.max_idle_limit;
         let mut text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
         if let Some(max) = max_idle {
@@ -153,7 +153,7 @@ impl SessionManager {
         };
         let why = format!("{}, and {number}", describe(&lifetime));
         let otherwise = if lifetime.absolute_limit().is_none() {
-            "they may live for ever: set an absolute limit in SessionManagerBuilder::anonymous"
+            "they may live for ever: set an absolute limit in SessionManagerBuilder::anonymous_lifetime"
         } else if settings.max_anonymous.is_some() {
             "this manager does not apply their maximum: leave without_cleaner to programs beside \
              the server"

@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
+use crate::session::commit::Renewal;
 use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
@@ -166,10 +167,11 @@ impl Session {
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
         let is_old = activity.seen.since(record.id_issued) >= max_age;
         // The client of a request that still presents the replaced id has not received the response
-        // with the new one, and would lose the session after the grace. If renewals by the handler
-        // have a grace too, this may be one that is meant to invalidate the id.
+        // with the new one, and would lose the session after the grace. With a configured grace a
+        // handler may have renewed it instead, in order to invalidate it, so the client gets no new
+        // id here.
         let has_lost_id = live.found_by != *id_hash
-            && settings.grace.is_none()
+            && settings.renewal_grace.is_none()
             && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
         if !is_old && !has_lost_id {
             return;
@@ -177,7 +179,7 @@ impl Session {
         let (id_hash, public_id) = (*id_hash, record.public_id);
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.change(state, &id_hash, true) {
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Renewal::ByAge) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }

@@ -89,6 +89,8 @@ impl Session {
         };
         let committed = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record),
+            // Not in flight: until the store forgets the replaced id, it answers that the id was
+            // replaced, so a concurrent request needs no other memory.
             Action::Renew { .. } => call().inspect(record),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
@@ -109,14 +111,16 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                let change = |state: &mut State, id_hash: &_| self.change(state, id_hash, false);
-                if !self.try_presented_ids(state, change)? {
+                let merge = |state: &mut State, id_hash: &_| {
+                    self.merge_or_renew(state, id_hash, Renewal::IfAsked)
+                };
+                if !self.try_presented_ids(state, merge)? {
                     self.store_without_session(state)?;
                 }
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
-                if let Some(missing) = self.change(state, &id_hash, false)? {
+                if let Some(missing) = self.merge_or_renew(state, &id_hash, Renewal::IfAsked)? {
                     self.leave_session(state, &missing);
                 }
             }
@@ -127,23 +131,24 @@ impl Session {
         Ok(())
     }
 
-    /// Merges the changes into the session of this id, or renews it with them: because the handler
-    /// asks for it, `by_age`, or to move it from a former name. Returns the reason if there is no
-    /// such session.
-    pub(super) fn change(
+    /// Merges the changes into the session of this id. Renews the session in the same commit if the
+    /// handler asks for it, by its age, or to move it from a former cookie name. Returns the reason
+    /// if there is no such session.
+    pub(super) fn merge_or_renew(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        by_age: bool,
+        renewal: Renewal,
     ) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let is_asked =
             state.changes.renew && self.find_id(state.loaded.issued(), id_hash).is_some();
+        let by_age = renewal == Renewal::ByAge;
         let renews = by_age || is_asked || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
-        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.grace };
+        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.renewal_grace };
         let action = to.map_or(Action::Merge, |to| Action::Renew {
             to,
             realm: settings.realm.clone(),
@@ -274,6 +279,15 @@ fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Resul
         live.session.record = newer;
     }
     Ok(())
+}
+
+/// The occasions on which a merge renews the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// Only if the handler has asked for it, or the id is from a former cookie name.
+    IfAsked,
+    /// In any case, because of the age of the id.
+    ByAge,
 }
 
 /// The parts of a commit that stay the same when its changes are recomputed.

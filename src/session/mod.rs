@@ -56,9 +56,10 @@ pub(crate) use shared::{
 /// step, and values that this request did not change stay as they are. Until the application
 /// writes, nothing is stored and no cookie is sent.
 ///
-/// The idle limit restarts at a request's first use of its session, not at the request's end. Read
-/// the session before long work: if it could reach its limit meanwhile, the read restarts the limit
-/// immediately. A request that only writes restarts it with its commit.
+/// The idle limit restarts at a request's first use of its session, not at the request's end. If a
+/// handler works for long, read the session first: if the limit is near, this activity is recorded
+/// immediately, so that the session does not expire during the work. A request that only writes
+/// restarts the limit with its commit.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
@@ -278,8 +279,8 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails on a thread that holds the lock already, in an update, and for a
-    /// request that is refused.
+    /// Locks the state. Fails inside the function of an update, because this thread holds the lock,
+    /// and for a refused request.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if let OriginDecision::Refuse(_) = self.origin_check {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
@@ -387,8 +388,8 @@ impl Session {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Returns the reason for which the session of a user has ended that this request presented,
-    /// for a page that says so; `None` if the request presented the id of a live session or none.
+    /// Returns why the user's session behind the presented id has ended, for a page that says so;
+    /// `None` if the id finds a live session, or if the request presented none.
     ///
     /// Show it on the page that first sees the ended session: once a request writes, a new session
     /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that

@@ -14,7 +14,7 @@ pub(crate) struct Handoff<T> {
     state: Mutex<HandoffState<T>>,
     changed: Condvar,
     /// Whether the sender has announced the value: the receiver then spins before it sleeps.
-    is_near: AtomicBool,
+    is_announced: AtomicBool,
     /// Whether a value was sent. Read without the lock while spinning.
     is_sent: AtomicBool,
 }
@@ -31,7 +31,7 @@ impl<T> Default for Handoff<T> {
         Handoff {
             state: Mutex::new(HandoffState { value: None, is_asleep: false }),
             changed: Condvar::new(),
-            is_near: AtomicBool::new(false),
+            is_announced: AtomicBool::new(false),
             is_sent: AtomicBool::new(false),
         }
     }
@@ -50,10 +50,12 @@ impl<T> Handoff<T> {
     }
 
     /// Announces that the value comes soon. A receiver that sleeps wakes up and spins, so that it
-    /// receives the value without the delay of waking up. Without this `merge_32t` was 3.2 instead
-    /// of 4.0 (three interleaved runs on a busy machine).
+    /// receives the value without the delay of waking up.
+    ///
+    /// This is a hint: removing each call is correct. The calls raise the merges of 32 threads by a
+    /// quarter (three interleaved runs on a busy machine).
     pub(crate) fn announce(&self) {
-        if !self.is_near.swap(true, Ordering::Relaxed) {
+        if !self.is_announced.swap(true, Ordering::Relaxed) {
             self.wake(self.state());
         }
     }
@@ -87,7 +89,7 @@ impl<T> Handoff<T> {
             if let Some(value) = state.value.take() {
                 return Some(value);
             }
-            if !has_spun && self.is_near.load(Ordering::Relaxed) {
+            if !has_spun && self.is_announced.load(Ordering::Relaxed) {
                 has_spun = true;
                 drop(state);
                 spin_until(|| self.is_sent.load(Ordering::Relaxed));

@@ -59,14 +59,14 @@ pub(crate) struct Settings {
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
-    pub(crate) browser_session: Option<Lifetime>,
+    pub(crate) browser_session_lifetime: Option<Lifetime>,
     /// The lifetime of anonymous sessions, if the application sets one.
-    pub(crate) anonymous: Option<Lifetime>,
+    pub(crate) anonymous_lifetime: Option<Lifetime>,
     /// The maximum number of anonymous sessions of the realm, if the cleaner limits it.
     pub(crate) max_anonymous: Option<u64>,
     pub(crate) persistent: bool,
     pub(crate) max_bytes: usize,
-    pub(crate) grace: Option<Duration>,
+    pub(crate) renewal_grace: Option<Duration>,
     /// The age at which an id is renewed.
     pub(crate) renew_every: Option<Duration>,
     /// The maximum of [`set_idle_limit`](crate::Session::set_idle_limit), if the application sets
@@ -102,13 +102,13 @@ impl Settings {
 
     /// Returns the lifetime of a signed-in session whose cookie is `persistent`.
     pub(crate) fn signed_in_lifetime(&self, persistent: bool) -> Lifetime {
-        self.browser_session.filter(|_| !persistent).unwrap_or(self.lifetime)
+        self.browser_session_lifetime.filter(|_| !persistent).unwrap_or(self.lifetime)
     }
 
     /// Returns the lifetime of an anonymous session whose cookie is `persistent`.
     pub(crate) fn anonymous_lifetime(&self, persistent: bool) -> Lifetime {
         let by_default = || Lifetime::anonymous(self.signed_in_lifetime(persistent));
-        self.anonymous.unwrap_or_else(by_default)
+        self.anonymous_lifetime.unwrap_or_else(by_default)
     }
 
     /// Returns the idle limit that a handler sets for a session of this lifetime, in whole

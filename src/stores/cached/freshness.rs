@@ -21,7 +21,8 @@ pub(super) struct Freshness {
 
 #[derive(Clone, Copy, Debug)]
 struct ObservedTimes {
-    /// Entries read before this time are stale; `None`, for all entries, until the first call.
+    /// Entries read before this time are stale. `None`, with which all are, until the first call
+    /// sets it to its time: the start of this process.
     trusted_from: Option<Timestamp>,
     /// The latest `now` of any call. This process has filled no entry that was read later.
     latest: Timestamp,
@@ -45,7 +46,7 @@ impl Freshness {
         Freshness { life, times: Mutex::new(ObservedTimes { trusted_from: None, latest }) }
     }
 
-    /// Records the time of a call. The first call sets the start of the process.
+    /// Records the time of a call. The first one sets `trusted_from`.
     pub(super) fn observe(&self, now: Timestamp) {
         let mut times = self.times.lock().ignore_poison();
         times.latest = times.latest.max(now);

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, Stats, Summary};
-use crate::stores::cached::{CachedStore, is_uncertain};
+use crate::stores::cached::CachedStore;
 use crate::sync::instant;
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
@@ -21,7 +21,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     /// Changes sessions of the backing store by `change`, and then the cache by `invalidate`. If
-    /// the change fails with an uncertain outcome, makes all entries read so far stale.
+    /// the change fails, a part of it may have been made: makes all entries read so far stale.
     fn change_by_index<T>(
         &self,
         operation: &'static str,
@@ -34,8 +34,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let result = self.backing_index(operation).and_then(change);
         match &result {
             Ok(changed) => invalidate(changed),
-            Err(error) if is_uncertain(error) => self.0.mark_entries_stale(now, began),
-            Err(_) => {}
+            Err(_) => self.0.mark_entries_stale(now, began),
         }
         result
     }

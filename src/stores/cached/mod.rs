@@ -288,23 +288,6 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Returns whether the outcome of a commit that failed with `error` is unknown. The other kinds say
-/// that the commit changed nothing.
-fn is_uncertain(error: &Error) -> bool {
-    !matches!(
-        error.kind(),
-        ErrorKind::TooLarge
-            | ErrorKind::Conflict
-            | ErrorKind::Invalid
-            | ErrorKind::Unsupported
-            | ErrorKind::WrongType
-            | ErrorKind::NotSetUp
-            | ErrorKind::ForeignTable
-            | ErrorKind::NewerSchema
-            | ErrorKind::ReadOnly
-    )
-}
-
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.process.check()?;
@@ -363,7 +346,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let answer = match self.0.backing.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
-                if is_uncertain(&error) {
+                if error.may_have_been_done() {
                     self.invalidate_possible_change(commit, began);
                 }
                 return Err(error);

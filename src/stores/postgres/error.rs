@@ -3,7 +3,6 @@
 //! Called by every module that executes SQL.
 
 use std::error;
-use std::fmt;
 
 use tokio_postgres::error::{Severity, SqlState};
 
@@ -32,27 +31,8 @@ impl From<Error> for CallFailure {
     }
 }
 
-/// An error of PostgreSQL without its details, which can contain the values of a row.
-#[derive(Debug)]
-struct PostgresError {
-    message: String,
-    may_be_done: bool,
-}
-
-impl fmt::Display for PostgresError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if self.may_be_done {
-            f.write_str(MAY_BE_DONE)?;
-        }
-        Ok(())
-    }
-}
-
-impl error::Error for PostgresError {}
-
 /// What the text of an error says when the server may have made the change.
-pub(super) const MAY_BE_DONE: &str = "; the change may have been made";
+const MAY_BE_DONE: &str = "; the change may have been made";
 
 /// Converts a failure to an [`Error`] of `operation`. `may_be_done` says that a commit was sent
 /// whose result is unknown.
@@ -63,16 +43,23 @@ pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_don
         CallFailure::Sql(error) => error,
     };
     let kind = if may_be_done { ErrorKind::Unavailable } else { kind(&error) };
-    Error::with_source(kind, operation, PostgresError { message: message(&error), may_be_done })
+    failed(kind, operation, message(&error), may_be_done)
 }
 
 /// Makes the error of a call that the server has not answered in time.
 pub(super) fn no_answer(operation: &'static str, may_be_done: bool) -> Error {
     let message = "the server did not answer in time".to_owned();
-    let source = PostgresError { message, may_be_done };
-    Error::with_source(ErrorKind::Unavailable, operation, source)
+    failed(ErrorKind::Unavailable, operation, message, may_be_done)
 }
 
+fn failed(kind: ErrorKind, operation: &'static str, reason: String, may_be_done: bool) -> Error {
+    match may_be_done {
+        true => Error::with_source(kind, operation, reason + MAY_BE_DONE),
+        false => Error::with_source(kind, operation, reason).with_nothing_done(),
+    }
+}
+
+/// Returns the text of an error without its details, which can contain the values of a row.
 fn message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(server) => {

@@ -192,7 +192,7 @@ impl ConnectionPool {
         let left = deadline.saturating_duration_since(Instant::now());
         self.slots.get_timeout(left).map_err(|_| {
             let why = format!("all {} connections are in use", self.settings.connections);
-            Error::with_source(ErrorKind::Busy, operation, why)
+            Error::with_source(ErrorKind::Busy, operation, why).with_nothing_done()
         })
     }
 

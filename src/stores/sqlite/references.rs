@@ -38,8 +38,8 @@ pub(super) fn dependents(
     dependents.collect()
 }
 
-/// Returns the condition that a row of another table references a session and does not go with it;
-/// `None` if the deletion of a session concerns no foreign key and no trigger.
+/// Returns an SQL condition that is true for the sessions that a foreign key keeps from being
+/// deleted; `None` if no foreign key and no trigger concerns the deletion of a session.
 pub(super) fn referenced_condition(
     connection: &Connection,
     sql: &ReadSql,

@@ -5,16 +5,18 @@ use std::io::{BufRead, BufReader, Lines, Write, stdin};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
+use cloakroom::ErrorKind;
 use cloakroom::backend::{Action, Commit, Loaded, Store};
 use cloakroom::conformance::check;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 
+use super::given::{HASTY, OpenTransaction};
 use crate::common::memcached;
 use crate::common::postgres::{fresh_table, shared};
 use crate::common::{
-    KillOnDrop, NOW, cached_store, child, create, end, hex, id_hash_of, live_at, merge, role,
+    KillOnDrop, NOW, cached_store, child, create, end, hex, id_hash_of, live, live_at, merge, role,
     setting, value,
 };
 
@@ -57,6 +59,22 @@ fn a_merge_on_an_outdated_entry_loses_no_change() {
     for name in ["n", "here", "there"] {
         assert_eq!(value(&record, name), Some(1), "{name}");
     }
+}
+
+#[test]
+fn a_busy_commit_that_did_nothing_keeps_the_cache() {
+    let table = fresh_table();
+    let hasty = shared().builder_in(&table).statement_timeout(HASTY).open().unwrap();
+    let store = cached_store(MemoryCache::new(), hasty);
+    let direct = shared().builder_in(&table).open().unwrap();
+    let [locked, cached] = [(); 2].map(|()| create(&store, &setting("n", 1)).unwrap());
+    let cached_number = || value(&live(&store, &cached).unwrap().unwrap(), "n");
+    assert_eq!(cached_number(), Some(1));
+    merge(&direct, &cached, &setting("n", 2)).unwrap();
+    let _lock = OpenTransaction::on(shared(), &format!("SELECT 1 FROM {table} FOR UPDATE"));
+    let error = end(&store, &locked).unwrap_err();
+    assert_eq!((error.kind(), error.may_have_been_done()), (ErrorKind::Busy, false), "{error}");
+    assert_eq!(cached_number(), Some(1), "from the cache");
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use cloakroom::backend::{Committed, Delta, Store};
+use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, PostgresStore};
 
 use super::given::{all_succeed_after, number};
 use crate::common::postgres::{fresh_table, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{NOW, create, live, merge, setting};
+use crate::common::{NOW, cached_store, create, end, live, merge, setting, value};
 
 /// A text that an error has if the change may have been made.
 const MAY_BE_DONE: &str = "the change may have been made";
@@ -52,6 +53,23 @@ fn a_merge_whose_answer_is_lost_says_that_it_may_be_done() {
 }
 
 #[test]
+fn an_ending_whose_answer_is_lost_makes_the_cache_stale() {
+    let (proxy, store, direct, id_hash) = proxied();
+    let store = cached_store(MemoryCache::new(), store);
+    // The statements of an ending are prepared.
+    end(&store, &create(&store, &Delta::new()).unwrap()).unwrap();
+    let cached = create(&store, &setting("n", 1)).unwrap();
+    let cached_number = || value::<u32>(&live(&store, &cached).unwrap().unwrap(), "n");
+    assert_eq!(cached_number(), Some(1));
+    merge(&direct, &cached, &setting("n", 2)).unwrap();
+    assert_eq!(cached_number(), Some(1), "from the cache");
+    proxy.plan(Plan::LoseOneAnswer(1));
+    let error = end(&store, &id_hash).unwrap_err();
+    assert!(error.may_have_been_done(), "{error}");
+    assert_eq!(cached_number(), Some(2));
+}
+
+#[test]
 fn a_connection_lost_before_a_commit_is_replaced() {
     let (proxy, store, direct, id_hash) = proxied();
     proxy.plan(Plan::LoseOneAnswer(0));
@@ -84,6 +102,7 @@ fn a_server_out_of_reach_before_a_commit_has_done_nothing() {
     let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!error.to_string().contains(MAY_BE_DONE), "{error}");
+    assert!(!error.may_have_been_done());
     assert_eq!(number(&direct, &id_hash), 1);
     assert_eq!(store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
 }

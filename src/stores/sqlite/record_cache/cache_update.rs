@@ -6,7 +6,7 @@
 
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::stores::sqlite::record_cache::wal_index::Header;
+use crate::stores::sqlite::record_cache::wal_index::{Header, HeaderChange};
 use crate::stores::sqlite::record_cache::{CacheState, CachedSession, RecordCache};
 
 /// The sessions that an open write transaction has changed.
@@ -69,20 +69,17 @@ impl<'c> CacheUpdate<'c> {
         // Read under the lock, so that no entry is added meanwhile.
         let after = cache.wal_index.read();
         state.has_open_transaction = false;
-        let is_only_commit = match (&before, &after, frames) {
-            (Some(before), Some(after), None) => before == after,
-            (Some(before), Some(after), Some(frames)) => after.follows(before, frames),
-            _ => false,
-        };
-        if frames.is_some() {
-            state.is_verified |= is_only_commit;
-            if before.is_some() && before == after {
+        match HeaderChange::between(before.as_ref(), after.as_ref(), frames) {
+            HeaderChange::NothingWritten => {}
+            HeaderChange::OurCommit => state.is_verified = true,
+            HeaderChange::Incoherent => {
                 cache.disable();
+                return CacheState::clear(state, None);
             }
+            HeaderChange::Unknown => return CacheState::clear(state, None),
         }
-        let is_usable = state.is_verified && !cache.is_disabled();
-        if !is_only_commit || self.removes_all || !is_usable {
-            return CacheState::clear(state, after.filter(|_| is_only_commit));
+        if self.removes_all || !state.is_verified {
+            return CacheState::clear(state, after);
         }
         state.valid_for = after;
         for (id_hash, session) in self.changed.drain(..) {

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn at_its_deadline_it_is_not_found() {
+    fn a_cached_session_is_not_found_at_its_deadline() {
         let (_folder, store) = store();
         let id_hash = create(&store);
         let record = record_cache(&store).find(&id_hash, NOW).unwrap();

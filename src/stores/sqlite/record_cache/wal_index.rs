@@ -51,7 +51,7 @@ impl Header {
 
     /// Returns whether exactly one commit leads from `before` to `self`, after which the log has
     /// `frames` frames.
-    pub(super) fn follows(&self, before: &Header, frames: u32) -> bool {
+    fn follows(&self, before: &Header, frames: u32) -> bool {
         let count = before.number(8).map(|count| count.wrapping_add(1));
         let (Some(old), Some(new)) = (before.salts(), self.salts()) else { return false };
         let appended = new == old && before.number(16).is_some_and(|before| before < frames);
@@ -63,6 +63,39 @@ impl Header {
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Header(commit {:?}, {:?} frames)", self.number(8), self.number(16))
+    }
+}
+
+/// What the header says about a transaction of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderChange {
+    /// The transaction wrote nothing, and no other one did.
+    NothingWritten,
+    /// The transaction's commit was the only one.
+    OurCommit,
+    /// The transaction wrote to the log, but the header seems unchanged: what is read is not what
+    /// SQLite writes through its memory map.
+    Incoherent,
+    /// There may have been other commits.
+    Unknown,
+}
+
+impl HeaderChange {
+    /// Compares the headers before and after a transaction, after which the log has `frames`
+    /// frames; `None` if it wrote none.
+    pub(super) fn between(
+        before: Option<&Header>,
+        after: Option<&Header>,
+        frames: Option<u32>,
+    ) -> Self {
+        match (before, after, frames) {
+            (Some(before), Some(after), None) if before == after => HeaderChange::NothingWritten,
+            (Some(before), Some(after), Some(_)) if before == after => HeaderChange::Incoherent,
+            (Some(before), Some(after), Some(frames)) if after.follows(before, frames) => {
+                HeaderChange::OurCommit
+            }
+            _ => HeaderChange::Unknown,
+        }
     }
 }
 
@@ -159,6 +192,32 @@ mod tests {
             connection.execute_batch("BEGIN IMMEDIATE; DELETE FROM t; ROLLBACK").unwrap();
             assert_eq!(index.read().unwrap(), now);
             seen.push(now);
+        }
+    }
+
+    #[test]
+    fn the_change_of_the_header_tells_whose_commits_there_were() {
+        let header = |commits: u32, frames: u32| {
+            let mut bytes = [0; COPY];
+            bytes[8..12].copy_from_slice(&commits.to_ne_bytes());
+            bytes[16..20].copy_from_slice(&frames.to_ne_bytes());
+            Some(Header(bytes))
+        };
+        let before = header(7, 20);
+        for (before, after, frames, expected) in [
+            (before, before, None, HeaderChange::NothingWritten),
+            (before, before, Some(22), HeaderChange::Incoherent),
+            (before, header(8, 22), Some(22), HeaderChange::OurCommit),
+            (before, header(8, 22), None, HeaderChange::Unknown),
+            (before, header(8, 23), Some(22), HeaderChange::Unknown),
+            (before, header(9, 22), Some(22), HeaderChange::Unknown),
+            (before, None, Some(22), HeaderChange::Unknown),
+            (None, before, Some(22), HeaderChange::Unknown),
+            (None, None, None, HeaderChange::Unknown),
+            (None, None, Some(22), HeaderChange::Unknown),
+        ] {
+            let change = HeaderChange::between(before.as_ref(), after.as_ref(), frames);
+            assert_eq!(change, expected, "{before:?} {after:?} {frames:?}");
         }
     }
 

@@ -228,6 +228,7 @@ impl Writer {
     /// Runs a group with the caller's job first.
     fn lead(&self, own: &Arc<Job>, deadline: Instant) {
         let (operation, group) = (own.operation, vec![(own.clone(), JobEnd::NotRun)]);
+        // Dropped after the lock of the connection is released.
         let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
@@ -240,7 +241,6 @@ impl Writer {
             }
             Err(error) => leader.failure = Some(error),
         }
-        drop(write_connection);
     }
 
     /// Runs the jobs of a group, and commits. Returns the number of frames in the log, as
