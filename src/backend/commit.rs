@@ -159,7 +159,7 @@ impl Committed {
     /// Returns the id hashes that were current before a commit that is [`Done`](Committed::Done)
     /// and no longer are: the replaced one, and those of ended and evicted sessions. A cache
     /// invalidates them. For any other answer there are none.
-    pub fn former_ids(&self) -> impl Iterator<Item = SessionIdHash> {
+    pub fn ids_to_invalidate(&self) -> impl Iterator<Item = SessionIdHash> {
         let (replaced, ended, evicted) = match self {
             Committed::Done { replaced, ended, evicted, .. } => {
                 (*replaced, ended.as_slice(), evicted.as_slice())

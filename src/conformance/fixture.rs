@@ -140,7 +140,7 @@ impl Sample {
 pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
-    pub(super) former_ids: Vec<SessionIdHash>,
+    pub(super) ids_to_invalidate: Vec<SessionIdHash>,
     pub(super) replaced: Option<SessionIdHash>,
     pub(super) ended: Vec<EndedSession>,
 }
@@ -210,10 +210,10 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
 
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
-    let former_ids = answer.former_ids().collect();
+    let ids_to_invalidate = answer.ids_to_invalidate().collect();
     match answer {
         Committed::Done { session: LiveSession { record, id_hash }, replaced, ended, .. } => {
-            Ok(Done { record, id_hash, former_ids, replaced, ended })
+            Ok(Done { record, id_hash, ids_to_invalidate, replaced, ended })
         }
         _ => Err(Violation(format!("{what} was not done"))),
     }
@@ -238,11 +238,11 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, former_ids, replaced, .. } = done(answer, what)?;
+    let Done { record, id_hash, ids_to_invalidate, replaced, .. } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
     ensure!(replaced == Some(session.id_hash), "{what} did not name the id that it replaced")?;
-    ensure!(former_ids == [session.id_hash], "{what} ended a session")?;
+    ensure!(ids_to_invalidate == [session.id_hash], "{what} ended a session")?;
     Ok(Sample { id_hash, record })
 }
 

@@ -62,12 +62,12 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Pass
     let later = fixture.later(SECOND * 10);
     let (to, answer) = sign_in(&later, &id_hash()?, &owner, (3, AtLimit::EndOldest))?;
     let signed_in = done(answer, "a sign-in that ends the oldest")?;
-    let former = signed_in.former_ids;
+    let former = signed_in.ids_to_invalidate;
     ensure!(former == [b.id_hash], "a sign-in did not name exactly the oldest session as ended")?;
     names_ended(&signed_in.ended, &[&b], "a sign-in that ends the oldest")?;
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
     let (last, answer) = sign_in(&later, &to, &owner, (1, AtLimit::EndOldest))?;
-    let former = done(answer, "a sign-in under a lowered limit")?.former_ids;
+    let former = done(answer, "a sign-in under a lowered limit")?.ids_to_invalidate;
     let named = same_ids(&former, &[a_again, c.id_hash, to]);
     ensure!(named, "a sign-in under a lowered limit did not name all that it ended")?;
     live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
@@ -81,7 +81,7 @@ pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Passed {
     let then = fixture.after(SECOND * 10);
     let limit = (3, AtLimit::EndOthers);
     let (to, answer) = sign_in(&fixture.at(then), &anonymous.id_hash, &owner, limit)?;
-    let former = done(answer, "a sign-in that ends the others")?.former_ids;
+    let former = done(answer, "a sign-in that ends the others")?.ids_to_invalidate;
     let named = same_ids(&former, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
     ensure!(named, "a sign-in that ends the others did not name all that it ended")?;
     fixture
@@ -99,7 +99,7 @@ pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Passed {
         [(4, AtLimit::Refuse), (5, AtLimit::EndOldest), (6, AtLimit::EndOthers)]
     {
         let (to, answer) = sign_in(&fixture.at(then), &id_hash()?, &owner, (limit, at_limit))?;
-        let former = done(answer, "a sign-in below the limit")?.former_ids;
+        let former = done(answer, "a sign-in below the limit")?.ids_to_invalidate;
         ensure!(former.is_empty(), "a sign-in below the limit ended sessions")?;
         id_hashes.push(to);
     }
@@ -111,7 +111,7 @@ pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Passed {
     three(fixture, &owner)?;
     let later = fixture.after(IDLE * 2);
     let (_, answer) = sign_in(&fixture.at(later), &id_hash()?, &owner, (1, AtLimit::Refuse))?;
-    let former = done(answer, "a sign-in when all others have expired")?.former_ids;
+    let former = done(answer, "a sign-in when all others have expired")?.ids_to_invalidate;
     ensure!(former.is_empty(), "a sign-in ended sessions that had expired already")
 }
 
@@ -120,7 +120,7 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
     let [a, b, c] = three(fixture, &owner)?;
     let later = fixture.later(SECOND * 10);
     let (to, answer) = sign_in(&later, &a.id_hash, &owner, (3, AtLimit::Refuse))?;
-    let former = done(answer, "a second sign-in of a session at the limit")?.former_ids;
+    let former = done(answer, "a second sign-in of a session at the limit")?.ids_to_invalidate;
     ensure!(former == [a.id_hash], "a second sign-in of a session did not end exactly its old id")?;
     live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
     // An id in its grace leads to the same session, so this is no further session either.

@@ -75,7 +75,7 @@ pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Passed 
     let answer = fixture.later(SECOND).merge(&session.id_hash, &set("coat", "red")?)?;
     let merged = done(answer, "a merge")?;
     ensure!(merged.id_hash == session.id_hash, "a merge returned another id")?;
-    ensure!(merged.former_ids.is_empty(), "a merge ended sessions")?;
+    ensure!(merged.ids_to_invalidate.is_empty(), "a merge ended sessions")?;
     ensure!(holds(&merged.record, "coat", "red")?, "a merge does not return the new value")?;
     ensure!(merged.record.created == fixture.now, "a merge changed when the session was created")?;
     fixture.is_intact(&Sample { record: merged.record, ..session }, "a merge")

@@ -421,8 +421,9 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> P
     for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
         two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
             let ends = |answer: &Committed, id_hash| -> Passed<bool> {
-                let former_ids = done(answer.clone(), "a sign-in that may end others")?.former_ids;
-                Ok(former_ids.contains(id_hash))
+                let ids_to_invalidate =
+                    done(answer.clone(), "a sign-in that may end others")?.ids_to_invalidate;
+                Ok(ids_to_invalidate.contains(id_hash))
             };
             let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
             let one = a_ends_b != b_ends_a;

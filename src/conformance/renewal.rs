@@ -126,7 +126,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     let answer = fixture.commit(&old.id_hash, renew_to(unused, None), &set("coat", "red")?)?;
     let merged = done(answer, "a renewal through the grace")?;
     ensure!(merged.id_hash == new.id_hash, "a renewal through the grace renewed the session")?;
-    ensure!(merged.former_ids.is_empty(), "a renewal through the grace ended an id")?;
+    ensure!(merged.ids_to_invalidate.is_empty(), "a renewal through the grace ended an id")?;
     fixture.is_absent(&unused, "a renewal through the grace used its new id")?;
     fixture.is_intact(&Sample { record: merged.record, ..new }, "a renewal through the grace")?;
     let found = fixture.live(&old.id_hash, "after a renewal through it the grace")?;

@@ -226,7 +226,10 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     let theirs = sign_in(fixture, &old.id_hash, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &new, what)?;
-    ensure!(begun.former_ids == [new.id_hash], "{what} did not name the session that it ended")?;
+    ensure!(
+        begun.ids_to_invalidate == [new.id_hash],
+        "{what} did not name the session that it ended"
+    )?;
     names_ended(&begun.ended, &[&new], what)?;
     fixture.is_absent(&new.id_hash, "an id of a session that another user ended")?;
     fixture.is_replaced(&old.id_hash, &theirs.to, "the id of another user's sign-in")?;
@@ -257,7 +260,7 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Pa
     let theirs = sign_in(fixture, &from, &other)?;
     let what = "another user's sign-in through a replaced id";
     let begun = begun(theirs.answer, &current, what)?;
-    let ended_none = begun.former_ids.is_empty();
+    let ended_none = begun.ids_to_invalidate.is_empty();
     ensure!(ended_none, "{what} ended a session that another client signed in to")?;
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")

@@ -40,7 +40,7 @@ pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Passe
     let action = sign_in_to(to, &owner, &new_session);
     let answer = fixture.commit(&absent, action, &set("hat", 1)?)?;
     let begun = done(answer, "a sign-in without a session")?;
-    ensure!(begun.former_ids.is_empty(), "a sign-in without a session ended one")?;
+    ensure!(begun.ids_to_invalidate.is_empty(), "a sign-in without a session ended one")?;
     let kept = begun.record.public_id == new_session.public_id;
     ensure!(kept, "a sign-in lost the public id of the new session")?;
     ensure!(begun.record.user == Some(owner), "a sign-in without a session bound no user")?;
@@ -79,7 +79,10 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixtu
     let what = "a sign-in over another user's session";
     let mine = begun(answer, &theirs, what)?;
     ensure!(mine.record.created == fixture.after(SECOND), "{what} took its time of creation")?;
-    ensure!(mine.former_ids == [theirs.id_hash], "{what} did not name the session that it ended")?;
+    ensure!(
+        mine.ids_to_invalidate == [theirs.id_hash],
+        "{what} did not name the session that it ended"
+    )?;
     names_ended(&mine.ended, &[&theirs], what)?;
     fixture.none_live(&[theirs.id_hash], "a sign-in left another user's session alive")?;
     let late = fixture.merge(&theirs.id_hash, &set("coat", "red")?)?;

@@ -56,7 +56,7 @@ fn the_first_form_of_a_visitor_with_a_dead_id_is_accepted() {
         for round in 0..rounds {
             assert_ne!(tab.fetch("/token"), "");
             end_all(round, &other, folder);
-            assert_eq!(tab.cookies().len(), 1, "the browser keeps the dead id");
+            assert_eq!(tab.cookies().len(), 1, "the browser keeps the unknown id");
             // In every second round the reads are answered when the form token is there.
             let held = round % 2 == 1;
             let gate = if held { format!("&before={round}") } else { String::new() };

@@ -261,7 +261,7 @@ impl Names {
         }
         match &committed {
             Committed::Done { session: LiveSession { record, id_hash }, .. } => {
-                let retired_ids: Vec<SessionIdHash> = committed.former_ids().collect();
+                let retired_ids: Vec<SessionIdHash> = committed.ids_to_invalidate().collect();
                 let (id_hash, retired_ids) =
                     (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }

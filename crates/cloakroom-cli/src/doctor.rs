@@ -514,7 +514,7 @@ const REVIEWED: [(&str, &str, &str, &str); 4] = [
         "anonymous",
         "anonymous",
         "anonymous sessions are bounded",
-        "see SessionManagerBuilder::anonymous and max_anonymous",
+        "see SessionManagerBuilder::anonymous_lifetime and max_anonymous",
     ),
 ];
 

@@ -357,7 +357,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             Committed::Done { evicted, .. } if is_new && evicted.is_empty() => {}
             Committed::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
-                self.invalidate_sessions(live.chain(answer.former_ids()), now);
+                self.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

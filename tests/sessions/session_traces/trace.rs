@@ -142,7 +142,8 @@ impl Trace {
     pub(super) fn committed(&mut self, committed: &Result<Committed>) -> String {
         match committed {
             Ok(done @ Committed::Done { session, .. }) => {
-                let mut retired: Vec<_> = done.former_ids().map(|id| self.id_hash(&id)).collect();
+                let mut retired: Vec<_> =
+                    done.ids_to_invalidate().map(|id| self.id_hash(&id)).collect();
                 retired.sort();
                 let retires = if retired.is_empty() { "" } else { ", retires " };
                 format!("done {}{retires}{}", self.session(session), retired.join(" "))
