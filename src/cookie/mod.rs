@@ -96,6 +96,15 @@ impl Debug for Unsealed {
 /// cookies, the first 16 different values are opened. One pair of double quotes around a value is
 /// removed (RFC 6265, section 4.1.1). A request that exceeds a bound raises
 /// [`TooManyIds`](crate::event::Event::TooManyIds).
+///
+/// ```
+/// use cloakroom::{CookieConfig, MemoryStore, SessionManager};
+///
+/// // A second application on the same host.
+/// let cookie = CookieConfig::new().name("__Host-shop");
+/// let sessions = SessionManager::builder(MemoryStore::new()).cookie(cookie).build()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CookieConfig {

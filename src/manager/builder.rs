@@ -54,6 +54,32 @@ fn is_reserved(header: &str) -> bool {
 }
 
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
+///
+/// Most applications change none or few of these settings:
+///
+/// | setting | change it when |
+/// |---|---|
+/// | [`lifetime`](Self::lifetime) | users are to stay signed in longer or shorter than 1 day idle and 30 days in all |
+/// | [`persistent`](Self::persistent) | only "remember me" is to survive the end of the browser |
+/// | [`max_sessions_per_user`](Self::max_sessions_per_user) | a user may have only some sessions |
+/// | [`behind_proxies`](Self::behind_proxies) | a proxy is in front of the application |
+/// | [`cross_origin`](Self::cross_origin) | pages of another origin may send forms |
+///
+/// ```
+/// use cloakroom::manager::AtLimit;
+/// use cloakroom::{Lifetime, MemoryStore, SessionManager};
+/// use std::num::NonZeroU32;
+/// use std::time::Duration;
+///
+/// let hour = Duration::from_secs(60 * 60);
+/// let five = const { NonZeroU32::new(5).unwrap() };
+/// let sessions = SessionManager::builder(MemoryStore::new())
+///     .lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
+///     .max_sessions_per_user(five, AtLimit::EndOldest)
+///     .behind_proxies(1)
+///     .build()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct SessionManagerBuilder {

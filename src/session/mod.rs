@@ -64,6 +64,40 @@ pub(crate) use shared::{
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
 /// raised.
+///
+/// | task | methods |
+/// |---|---|
+/// | read values | [`get`](Self::get), [`contains`](Self::contains), [`keys`](Self::keys) |
+/// | change values | [`set`](Self::set), [`update`](Self::update), [`update_now`](Self::update_now), [`take`](Self::take), [`remove`](Self::remove), [`clear`](Self::clear) |
+/// | users | [`sign_in`](Self::sign_in), [`sign_in_with`](Self::sign_in_with), [`user`](Self::user), [`require_recent_auth`](Self::require_recent_auth), [`confirm_authentication`](Self::confirm_authentication), [`authenticated_at`](Self::authenticated_at), [`auth_level`](Self::auth_level) |
+/// | the end of a session | [`destroy`](Self::destroy), [`ended`](Self::ended), [`deadline`](Self::deadline), [`set_idle_limit`](Self::set_idle_limit), [`set_persistent`](Self::set_persistent) |
+/// | ids | [`renew`](Self::renew), [`public_id`](Self::public_id) |
+/// | forms and messages | [`csrf_field`](Self::csrf_field), [`csrf_token`](Self::csrf_token), [`verify_csrf`](Self::verify_csrf), [`flash`](Self::flash), [`flashes`](Self::flashes), [`allow_cross_site`](Self::allow_cross_site) |
+/// | this request | [`commit`](Self::commit), [`ignore`](Self::ignore), [`is_changed`](Self::is_changed), [`client_address`](Self::client_address) |
+///
+/// ```
+/// use cloakroom::{Session, SignIn, UserKey};
+///
+/// fn sign_in(session: &Session, user: &str) -> cloakroom::Result<&'static str> {
+///     // The password was verified before.
+///     Ok(match session.sign_in(UserKey::new(user)?)? {
+///         SignIn::Refused => "too many sessions",
+///         _ => "signed in",
+///     })
+/// }
+///
+/// fn page(session: &Session) -> cloakroom::Result<String> {
+///     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+///     Ok(match session.user()? {
+///         Some(user) => format!("{user}, visits: {visits}"),
+///         None => format!("visits: {visits}"),
+///     })
+/// }
+///
+/// fn sign_out(session: &Session) -> cloakroom::Result<()> {
+///     session.destroy()
+/// }
+/// ```
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,

@@ -39,22 +39,24 @@ use crate::sync::{instant, thread};
 /// The newest commit is visible to every later load, in this process and in others. Writes do not
 /// block reads. Changes of several threads are committed in groups.
 ///
-/// A store belongs to the process that opened it. In a process forked from that, every call fails
-/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
-/// another file there can block for ever, because a lock may belong to a thread that the fork did
-/// not copy. Fork before opening a store.
-///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("app.db");
-/// use cloakroom::SqliteStore;
+/// use cloakroom::{SessionManager, SqliteStore};
 ///
-/// let store = SqliteStore::builder(&path).table("session").open()?;
-/// assert_eq!(store.table(), "session");
+/// // Makes the file and its tables if they are missing. The file may hold tables of the
+/// // application too, and several processes may open it.
+/// let store = SqliteStore::open(&path)?;
+/// let sessions = SessionManager::new(store)?;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A store belongs to the process that opened it. In a process forked from that, every call fails
+/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
+/// another file there can block for ever, because a lock may belong to a thread that the fork did
+/// not copy. Fork before opening a store.
 #[derive(Clone, Debug)]
 pub struct SqliteStore(pub(super) Arc<SqliteInner>);
 
