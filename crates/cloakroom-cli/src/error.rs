@@ -171,8 +171,8 @@ fn server_advice(kind: ErrorKind) -> Option<&'static str> {
              accepts connections from here"
         }
         ErrorKind::ReadOnly => {
-            "connect to the primary, as a user with the rights on the tables; `doctor` lists the \
-             missing ones"
+            "if the server is a replica, connect to the primary; else connect as the owner of the \
+             tables, or as a user with the rights that `doctor` asks for"
         }
         ErrorKind::Full => "free space on the disk of the server",
         ErrorKind::Corrupt => "restore the database from the last copy",

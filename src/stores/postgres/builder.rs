@@ -205,7 +205,7 @@ impl PostgresStoreBuilder {
         let pool = ConnectionPool::new(self.pool_settings(self.config.clone()?)?);
         let schema = match &self.schema {
             Some(schema) => schema.clone(),
-            None => pool.call("find the schema", migrate::current_schema)?,
+            None => pool.call("connect to PostgreSQL", migrate::current_schema)?,
         };
         Ok((pool, TableNames::new(&schema, &self.table)?))
     }

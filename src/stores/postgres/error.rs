@@ -71,10 +71,16 @@ fn message(error: &tokio_postgres::Error) -> String {
             };
             format!("{} (SQLSTATE {}){hint}", server.message(), server.code().code())
         }
-        None => match error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        },
+        None => {
+            let text = match error::Error::source(error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            match text.ends_with("password missing") {
+                true => text + "; put it in the URL, or call `PostgresStoreBuilder::password`",
+                false => text,
+            }
+        }
     }
 }
 

@@ -259,7 +259,8 @@ fn the_password_comes_from_the_environment_or_a_file() {
         assert!(std::time::Instant::now() < deadline, "the server asks for no password");
         done(url, &["drop", "--yes"]);
     }
-    assert!(fails(url, &["setup"], 1).contains("PGPASSWORD"));
+    let refused = fails(url, &["setup"], 1);
+    assert!(refused.contains("PGPASSWORD") && refused.contains("put it in the URL"), "{refused}");
     let with = |variable: &str, value: &str| -> Ran {
         program(url, &["setup"]).env(variable, value).output().unwrap().into()
     };
@@ -366,6 +367,11 @@ fn doctor_finds_missing_rights() {
     let found = wrong(&shared().url_of("stranger"), &table);
     assert!(found.iter().any(|(check, _)| check == "rights"), "{found:?}");
     assert!(found.iter().any(|(check, _)| check == "tables"), "{found:?}");
+    let found = wrong(&shared().url_of("stranger"), &fresh_table());
+    let is_create = |(check, text): &(String, String)| {
+        check == "rights" && text.contains("CREATE on the schema public")
+    };
+    assert!(found.iter().any(is_create), "{found:?}");
 }
 
 #[test]

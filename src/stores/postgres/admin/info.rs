@@ -58,7 +58,7 @@ pub struct DatabaseServer {
     /// The number of its dead rows, which wait for a vacuum.
     pub dead_rows: u64,
     /// The rights that the service needs and the user has not, such as `DELETE on
-    /// cloakroom_sessions`.
+    /// cloakroom_sessions`; without tables also `CREATE on the schema`, which `setup` needs.
     pub missing_rights: Vec<String>,
     /// The triggers, rules, policies and foreign keys on the tables, of which this crate makes
     /// none.
@@ -172,6 +172,10 @@ WHERE n.nspname = $1 AND NOT has_table_privilege(c.oid, wanted.privilege)
 UNION ALL
 SELECT 'USAGE on the schema ' || nspname FROM pg_namespace
 WHERE nspname = $1 AND NOT has_schema_privilege(oid, 'USAGE')
+UNION ALL
+SELECT 'CREATE on the schema ' || nspname FROM pg_namespace AS n
+WHERE nspname = $1 AND NOT has_schema_privilege(oid, 'CREATE') AND NOT EXISTS (
+    SELECT 1 FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = ($2)[1])
 UNION ALL
 SELECT 'SELECT on cloakroom_migrations'
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
