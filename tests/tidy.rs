@@ -46,7 +46,7 @@ const SQLITE_LAYERS: &[&[&str]] = &[
 
 /// The layers within `stores/postgres`.
 const POSTGRES_LAYERS: &[&[&str]] = &[
-    &["error", "tls", "no_tls"],
+    &["error", "hosts", "tls", "no_tls"],
     &["connection"],
     &["row"],
     &["pool", "sql"],

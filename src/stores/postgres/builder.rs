@@ -251,11 +251,13 @@ impl PostgresStoreBuilder {
             )
         };
         // A change is acknowledged when it is on the server's disk. A stronger setting of the
-        // server, such as `remote_apply`, stays.
+        // server, such as `remote_apply`, stays. It is set in any case, so that a later change of
+        // the server's settings does not weaken an open connection.
         let durable = |is_local| {
+            let current = "current_setting('synchronous_commit')";
             format!(
-                "SELECT set_config('synchronous_commit', 'on', {is_local}) \
-                 WHERE current_setting('synchronous_commit') = 'off'"
+                "SELECT set_config('synchronous_commit', \
+                 CASE {current} WHEN 'off' THEN 'on' ELSE {current} END, {is_local})"
             )
         };
         // The guarantees need no stricter isolation than this; a database may have another default.

@@ -20,7 +20,10 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Row, Statement};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::postgres::error::{CallFailure, ends_connection, error_of, no_answer};
+use crate::stores::postgres::error::{
+    CallFailure, ends_connection, error_of, is_of_pooler, no_answer,
+};
+use crate::stores::postgres::hosts;
 use crate::stores::postgres::tls::TlsConnector;
 
 /// How statements are sent.
@@ -119,20 +122,29 @@ impl PostgresConnection {
         deadline: Instant,
     ) -> Result<Self> {
         let runtime = OwnedRuntime::new(operation)?;
-        let connected = runtime.run(deadline, async {
-            #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
-            let (client, connection) = config.connect(tls.clone()).await?;
-            let mut io = SocketIo(Some(Box::pin(connection)));
-            io.run(client.batch_execute(&settings.on_connect)).await?;
-            Ok((client, io))
-        });
-        match connected {
-            Some(Ok((client, io))) => {
-                Ok(PostgresConnection { client, io, statements: HashMap::new(), runtime })
-            }
-            Some(Err(error)) => Err(error_of(operation, CallFailure::Sql(error), false)),
-            None => Err(no_answer(operation, false)),
+        let hosts = hosts::one_by_one(config);
+        let mut failure = no_answer(operation, false);
+        for (at, host) in hosts.iter().enumerate() {
+            // A silent host gets its share of the time, so that the next one is tried.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(hosts.len() - at).unwrap_or(u32::MAX);
+            let connected = runtime.run(Instant::now() + share, async {
+                #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
+                let (client, connection) = host.connect(tls.clone()).await?;
+                let mut io = SocketIo(Some(Box::pin(connection)));
+                io.run(client.batch_execute(&settings.on_connect)).await?;
+                Ok((client, io))
+            });
+            failure = match connected {
+                Some(Ok((client, io))) => {
+                    let statements = HashMap::new();
+                    return Ok(PostgresConnection { client, io, statements, runtime });
+                }
+                Some(Err(error)) => error_of(operation, CallFailure::Sql(error), false),
+                None => no_answer(operation, false),
+            };
         }
+        Err(failure)
     }
 
     /// Makes one attempt at a call. Returns its end, and whether the connection can be used again.
@@ -294,9 +306,11 @@ impl Trips<'_> {
                 Err(error) => {
                     // After an error in a transaction the server answers a commit by a rollback. A
                     // fatal one has ended the connection before the server read the commit, unless
-                    // it is the answer to the commit.
+                    // it is the answer to the commit, or a pooler has lost the server.
+                    let may_follow_commit =
+                        answers.len() == last || !settings.prepares || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
-                        && !(answers.len() == last && ends_connection(&error));
+                        && !(may_follow_commit && ends_connection(&error));
                     if commits && is_known {
                         self.state = TxState::None;
                     }

@@ -114,9 +114,16 @@ pub(super) fn kind(error: &tokio_postgres::Error) -> ErrorKind {
 
 /// Returns whether the connection cannot be used again.
 pub(super) fn ends_connection(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_none_or(|server| {
-        matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+    error.as_db_error().is_none_or(|server| match server.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        // PgBouncer sends the severity of its own errors only as text.
+        None => matches!(server.severity(), "FATAL" | "PANIC"),
     })
+}
+
+/// Returns whether a pooler in front of the server has made the error, as far as that is seen.
+pub(super) fn is_of_pooler(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|server| server.parsed_severity().is_none())
 }
 
 /// Returns whether the transaction can succeed when it is repeated.

@@ -21,6 +21,7 @@ mod builder;
 mod commit;
 mod connection;
 mod error;
+mod hosts;
 mod index;
 mod migrate;
 mod pool;

@@ -42,9 +42,11 @@ impl ManageConnection for EmptySlots {
         Ok(())
     }
 
-    /// A call empties the slot of a broken connection itself.
-    fn has_broken(&self, _: &mut ConnectionSlot) -> bool {
-        false
+    /// A call empties the slot of a broken connection. The pool drops an empty slot, because it
+    /// hands out the slot that was returned last: it would keep the others from being used while
+    /// the server accepts no connection.
+    fn has_broken(&self, slot: &mut ConnectionSlot) -> bool {
+        slot.is_none()
     }
 }
 

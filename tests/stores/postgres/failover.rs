@@ -1,5 +1,7 @@
 //! A primary that is lost, and a replica that is promoted in its place.
 
+use std::time::Duration;
+
 use cloakroom::backend::{Committed, Delta, Store};
 use cloakroom::{ErrorKind, PostgresStore};
 
@@ -51,6 +53,22 @@ fn a_promoted_synchronous_replica_has_all_that_was_answered() {
     // The connection to it, from before its promotion, is used on.
     merge(&read_only, &id_hash, &setting("n", -1)).unwrap();
     assert_eq!(number(&store, &id_hash), -1);
+}
+
+#[test]
+fn a_silent_first_host_does_not_hide_the_second() {
+    let [frozen, other] = [Postgres::start(), Postgres::start()];
+    frozen.freeze();
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres",
+        frozen.port(),
+        other.port()
+    );
+    let builder = PostgresStore::builder(&url).connect_timeout(Duration::from_secs(4));
+    let store = builder.call_timeout(PATIENCE).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert_eq!(number(&store, &id_hash), 1);
+    frozen.thaw();
 }
 
 #[test]

@@ -17,7 +17,10 @@ use cloakroom::{ErrorKind, PostgresStore};
 use super::given::number;
 use crate::common::client::PATIENCE;
 use crate::common::postgres::{as_accepted_user, fresh_table, new_folder, shared};
-use crate::common::{Folder, KillOnDrop, create, live, merge, new_id_hash, on_threads, setting};
+use crate::common::proxy::{Plan, Proxy};
+use crate::common::{
+    Folder, KillOnDrop, create, end, live, merge, new_id_hash, on_threads, setting,
+};
 
 /// Far fewer connections to the server than the tests have to the pooler.
 const SERVER_CONNECTIONS: usize = 3;
@@ -31,16 +34,21 @@ struct PgBouncer {
 impl PgBouncer {
     /// A pooler in front of the shared server; `None` if the program is not installed.
     fn start() -> Option<PgBouncer> {
+        PgBouncer::before(shared().port())
+    }
+
+    /// A pooler in front of the server at this port.
+    fn before(port: u16) -> Option<PgBouncer> {
         let program = Path::new("/usr/sbin/pgbouncer");
         if !program.exists() {
             println!("skipped: pgbouncer is not installed");
             return None;
         }
         // Another process may take a free port before the start.
-        (0..20).find_map(|_| PgBouncer::try_start(program))
+        (0..20).find_map(|_| PgBouncer::try_start(program, port))
     }
 
-    fn try_start(program: &Path) -> Option<PgBouncer> {
+    fn try_start(program: &Path, port: u16) -> Option<PgBouncer> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -51,7 +59,7 @@ impl PgBouncer {
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\n\
              auth_type = trust\nauth_file = {}\npool_mode = transaction\n\
              default_pool_size = {SERVER_CONNECTIONS}\nmax_client_conn = 1000\n",
-            shared().port(),
+            port,
             address.port(),
             folder.path("users").display(),
         );
@@ -80,6 +88,28 @@ impl PgBouncer {
 fn a_store_behind_a_pooler_conforms() {
     let Some(pooler) = PgBouncer::start() else { return };
     check(|| pooler.builder().pooler(true).open().unwrap()).unwrap();
+}
+
+/// PgBouncer answers for the server that it has lost, also after the server has committed.
+#[test]
+fn a_commit_whose_answer_the_pooler_loses_may_have_been_done() {
+    let proxy = Proxy::to((Ipv4Addr::LOCALHOST, shared().port()).into());
+    let Some(pooler) = PgBouncer::before(proxy.address.port()) else { return };
+    let store = pooler.builder().pooler(true).open().unwrap();
+    let mut done = 0;
+    for number in 0..6 {
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
+        proxy.plan(Plan::LoseOneAnswer(number));
+        let ended = end(&store, &id_hash);
+        proxy.plan(Plan::Pass);
+        if live(&store, &id_hash).unwrap().is_none()
+            && let Err(error) = ended
+        {
+            assert!(error.may_have_been_done(), "{error}");
+            done += 1;
+        }
+    }
+    assert!(done > 0, "no answer to a commit was lost");
 }
 
 #[test]
