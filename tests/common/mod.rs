@@ -71,7 +71,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{Lifetime, Result};
+use cloakroom::{Lifetime, Result, UserKey};
 use tempfile::TempDir;
 
 pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -166,6 +166,18 @@ pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {
 
 pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Result<Committed> {
     store.commit(&Commit::new(id_hash, Action::Merge, delta.clone(), NOW))
+}
+
+/// Signs the user `name` in on the session of `id_hash`, which gets the id hash `to`.
+pub fn sign_in_to(
+    store: &impl Store,
+    id_hash: &SessionIdHash,
+    to: &SessionIdHash,
+    name: &str,
+) -> Result<Committed> {
+    let (to, user, new_session) = (*to, UserKey::new(name).unwrap(), new_session());
+    let action = Action::SignIn { to, user, new_session, join_salt: None };
+    store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 
 pub fn end(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {

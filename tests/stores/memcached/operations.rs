@@ -10,6 +10,8 @@ use cloakroom::{Error, ErrorKind, Result};
 
 use crate::common::{NOW, create, end, live, merge, new_id_hash, new_session, setting};
 
+pub(crate) use crate::common::sign_in_to as sign_in;
+
 /// An upper bound for a call: far more than the timeouts of the settings.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -28,17 +30,6 @@ pub(crate) fn renew(
     grace_until: Option<Timestamp>,
 ) -> Result<Committed> {
     let action = Action::Renew { to: *to, realm: Realm::default(), grace_until };
-    store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
-}
-
-pub(crate) fn sign_in(
-    store: &MemcachedStore,
-    id_hash: &SessionIdHash,
-    to: &SessionIdHash,
-    name: &str,
-) -> Result<Committed> {
-    let action =
-        Action::SignIn { to: *to, user: user(name), new_session: new_session(), join_salt: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 

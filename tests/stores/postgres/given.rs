@@ -14,9 +14,9 @@ use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::{Error, ErrorKind, PostgresStore, Result};
 
 use crate::common::postgres::{Postgres, fresh_table};
-use crate::common::{
-    KillOnDrop, NOW, create, end, live, merge, new_id_hash, new_session, setting, value,
-};
+use crate::common::{KillOnDrop, NOW, create, end, live, merge, new_id_hash, setting, value};
+
+pub(crate) use crate::common::sign_in_to as sign_in;
 
 /// The call timeout of stores whose server does not answer.
 pub(crate) const HASTY: Duration = Duration::from_millis(500);
@@ -55,17 +55,6 @@ pub(crate) fn renew(
     to: &SessionIdHash,
 ) -> Result<Committed> {
     let action = Action::Renew { to: *to, realm: Realm::default(), grace_until: None };
-    store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
-}
-
-pub(crate) fn sign_in(
-    store: &PostgresStore,
-    id_hash: &SessionIdHash,
-    to: &SessionIdHash,
-    name: &str,
-) -> Result<Committed> {
-    let action =
-        Action::SignIn { to: *to, user: user(name), new_session: new_session(), join_salt: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 
