@@ -18,10 +18,12 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED, DELETED, FULL, NOT_SET_UP};
+use crate::error::{CHOWN, CliError, CliResult, DAMAGED, DELETED, FULL, UNREADABLE};
+use crate::host_checks::Process;
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
+use crate::sqlite::not_opened;
 use crate::{CliContext, host_checks};
 
 /// The time after its deadline by which a session should have been swept: the cleaner runs every
@@ -102,9 +104,13 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = error
-            .advice()
-            .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service");
+        let remedy = match error.is_of_permissions() {
+            // The service needs them, whoever runs this.
+            true => CHOWN,
+            false => error
+                .advice()
+                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service"),
+        };
         self.problem(check, error.reason(), remedy);
     }
 
@@ -134,16 +140,18 @@ pub(crate) fn examine_file(
         Err(error) => match Admin::open_failure(&error) {
             // There is nothing to examine: an error, not a finding.
             Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
-                let lost = admin.path().and_then(host_checks::deleted_while_open);
-                return Err(lost.map_or(error.into(), |lost| {
-                    CliError::Message(NOT_SET_UP, format!("{lost}; {DELETED}"))
-                }));
+                return Err(not_opened(admin, error));
             }
             _ => {
-                // Without space SQLite cannot make -shm, as without a permission.
-                match admin.path().is_some_and(is_full) {
-                    true => findings.problem("file", error.to_string(), FULL),
-                    false => findings.failed_in_file("file", error),
+                match (error.kind(), Admin::open_failure(&error)) {
+                    // Without space SQLite cannot make -shm, as without a permission.
+                    _ if admin.path().is_some_and(is_full) => {
+                        findings.problem("file", error.to_string(), FULL);
+                    }
+                    (ErrorKind::Corrupt, None) => {
+                        findings.problem("file", error.to_string(), UNREADABLE);
+                    }
+                    _ => findings.failed_in_file("file", error),
                 }
                 if let Some(path) = admin.path() {
                     check_disk(findings, path, LOG_BYTES);
@@ -153,10 +161,11 @@ pub(crate) fn examine_file(
         },
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-    check_host(findings, &info);
-    check_processes(findings, admin, &info);
+    let processes = host_checks::processes(&info.path);
+    check_host(findings, &info, &processes);
+    check_processes(findings, admin, &info, &processes);
     check_interference(findings, &info);
-    check_properties(findings, &info, context);
+    check_properties(findings, &info, &processes, context);
     let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
@@ -168,15 +177,20 @@ pub(crate) fn examine_file(
     Ok(())
 }
 
-fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
-    let wrong = host_checks::permissions(info);
-    if wrong.is_empty() {
-        findings.ok("permissions", "only the owner can use the file");
-    }
-    for found in wrong {
-        let remedy = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
-                      `chmod 600` the files, `chmod u+rwx,o-w` the folder";
-        findings.problem("permissions", found, remedy);
+fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process]) {
+    let wrong = host_checks::permissions(info, processes);
+    let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
+    match wrong.is_empty() {
+        // To root this shows nothing about another user.
+        true if is_of_root && !is_in_use(processes) => findings.note(
+            "permissions",
+            "only root can use the file; the service's user was not compared, because no process \
+             has the file open",
+            "if the service runs as another user, `chown` the folder, the file, its -wal and its \
+             -shm to that user",
+        ),
+        true => findings.ok("permissions", "only the owner can use the file"),
+        false => wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN)),
     }
     for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";
@@ -193,6 +207,11 @@ fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
     }
     let log = LOG_BYTES.saturating_sub(info.log_bytes);
     check_disk(findings, &info.path, log.max(info.bytes / 10));
+}
+
+/// Returns whether another process has the file open.
+fn is_in_use(processes: &[Process]) -> bool {
+    processes.iter().any(|process| !process.is_own())
 }
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
@@ -224,11 +243,15 @@ fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
 }
 
 /// Checks which processes have the file open, and whether a change is possible.
-fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) {
+fn check_processes(
+    findings: &mut Findings,
+    admin: &Admin,
+    info: &DatabaseInfo,
+    processes: &[Process],
+) {
     let mut can_write_files = true;
-    for process in host_checks::processes(&info.path) {
-        let name = format!("{} (process {})", process.name, process.id);
-        let is_own = process.id == std::process::id();
+    for process in processes {
+        let (name, is_own) = (process.to_string(), process.is_own());
         let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
             can_write_files &= !is_own;
@@ -297,9 +320,20 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut Findings, info: &DatabaseInfo, context: &CliContext) {
+fn check_properties(
+    findings: &mut Findings,
+    info: &DatabaseInfo,
+    processes: &[Process],
+    context: &CliContext,
+) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
+        // As `restore` leaves it where no file was.
+        other if !is_in_use(processes) => findings.note(
+            "journal",
+            format!("{other}, until the service opens the file"),
+            "the service switches it to wal when it starts, unless it has Journal::Keep",
+        ),
         other => findings.problem(
             "journal",
             format!("{other}: readers and the writer wait for each other"),

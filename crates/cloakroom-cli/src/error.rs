@@ -1,10 +1,14 @@
 //! The results of commands, their exit codes and messages.
 
 use std::fmt;
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use cloakroom::stores::sqlite::admin::{Admin, OpenFailure};
 use cloakroom::{Error, ErrorKind};
+
+use crate::host_checks;
 
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
@@ -15,6 +19,16 @@ pub(crate) const NOTHING_MATCHED: u8 = 4;
 pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal and -shm \
                                   elsewhere, and `restore` the last copy; without one see \
                                   \"Damage without a copy\" in docs/operating.md";
+
+/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
+pub(crate) const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
+                                     and `restore` the last copy; without one see \"Damage \
+                                     without a copy\" in docs/operating.md";
+
+/// The remedy for files of another user than the service's.
+pub(crate) const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
+                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
+                                folder";
 
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
@@ -52,6 +66,15 @@ impl CliError {
         CliError::Message(NOTHING_MATCHED, message.into())
     }
 
+    /// Returns the error for the SQLite database at `path`, if it was deleted or replaced while
+    /// another process has it open.
+    pub(crate) fn lost(path: Option<&Path>) -> Option<Self> {
+        let path = path?;
+        let lost = host_checks::lost_while_open(path)?;
+        let code = if fs::exists(path).unwrap_or(true) { FAILED } else { NOT_SET_UP };
+        Some(CliError::Message(code, format!("{lost}: {DELETED}")))
+    }
+
     pub(crate) fn interrupted(state: impl fmt::Display) -> Self {
         CliError::new(format!("interrupted: {state}"))
     }
@@ -70,6 +93,12 @@ impl CliError {
             CliError::Sqlite(error) | CliError::Postgres(error) => Some(error.kind()),
             CliError::Message(..) | CliError::Output(_) => None,
         }
+    }
+
+    /// Returns whether a SQLite database cannot be written because of owners and modes.
+    pub(crate) fn is_of_permissions(&self) -> bool {
+        matches!(self, CliError::Sqlite(error) if error.kind() == ErrorKind::ReadOnly
+            && Admin::open_failure(error).is_none())
     }
 
     /// Returns advice to the operator about an error of the store.
@@ -118,17 +147,18 @@ impl fmt::Display for CliError {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), Admin::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
-            "check --db; if a service used this file, do not run `setup`, do not stop the program \
-             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
-             service `setup` creates it"
+            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
+             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             it"
         }
         (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, do not run `setup`, do not stop the program \
-             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
-             service `setup` creates the tables"
+            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
+             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             the tables"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
-            "mount the disk to which the link leads, or correct the link"
+            "mount the disk to which the link leads, or correct the link; if the file there is \
+             lost, `restore` a copy with --db and the target of the link"
         }
         (_, Some(OpenFailure::ReadOnlyFileSystem)) => {
             "mount it read-write; if it was, its disk may have failed: see the system's log \
@@ -146,7 +176,8 @@ fn advice(error: &Error) -> Option<&'static str> {
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {
             "run this as the user who owns the file and its folder; if that is not the service's \
-             user, `chown` both to it; `chmod 600` the file, `chmod u+rwx,o-w` the folder"
+             user, `chown` both, and the -wal and -shm, to it first; `chmod 600` the files, `chmod \
+             u+rwx,o-w` the folder"
         }
         (ErrorKind::Full, _) => FULL,
         (ErrorKind::Corrupt, _) => DAMAGED,

@@ -1,6 +1,7 @@
 //! Checks of the host: the file's permissions, free disk space, the kind of file system.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -57,7 +58,7 @@ pub(crate) fn is_owner(path: &Path) -> bool {
 }
 
 /// Returns the problems with the permissions of the database's files and their folder.
-pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
+pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
@@ -82,6 +83,22 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     // With the sticky bit only a file's owner can replace it.
     if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
         wrong.push(format!("any user can replace files in {}", folder.display()));
+    }
+    // Root may do everything.
+    for process in processes.iter().filter(|process| !process.is_own()) {
+        let Some(user) = process.user.filter(|user| *user != 0) else { continue };
+        let of_another = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.uid() != user);
+        let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(&info.path, suffix));
+        let mut files: Vec<_> = files.into_iter().filter(of_another).collect();
+        if folder_info.uid() != user && folder_info.mode() & 0o022 == 0 {
+            files.push(folder.to_owned());
+        }
+        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+        if !files.is_empty() {
+            let verb = if files.len() == 1 { "does" } else { "do" };
+            let files = files.join(", ");
+            wrong.push(format!("{files} {verb} not belong to user {user}, who runs {process}"));
+        }
     }
     let (owner, folder_owner, folder) = (&info.owner, &info.folder_owner, folder.display());
     let is_another = folder_info.uid() != database.uid();
@@ -109,26 +126,56 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
 pub(crate) struct Process {
     pub(crate) id: u32,
     pub(crate) name: String,
+    /// The number of its effective user, if it is known.
+    pub(crate) user: Option<u32>,
     /// Whether it has the database or its log open, and another file is in its place now.
     pub(crate) is_outdated: bool,
     /// The size that its files may have, if there is a limit.
     pub(crate) max_file_bytes: Option<u64>,
 }
 
+impl Process {
+    /// Returns whether it is this one.
+    pub(crate) fn is_own(&self) -> bool {
+        self.id == std::process::id()
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name, self.id)
+    }
+}
+
 /// Returns this process, and the others that have the database at `path` open, as far as this user
 /// may see them.
 pub(crate) fn processes(path: &Path) -> Vec<Process> {
-    let files = ["", "-wal"].map(|suffix| {
-        let path = with_suffix(path, suffix);
-        (file_id(&path), path)
-    });
+    let mut found = list_processes(path);
+    // A process that opens or closes the database meanwhile can look outdated once.
+    for _ in 0..2 {
+        if !found.iter().any(|process| process.is_outdated) {
+            break;
+        }
+        found = list_processes(path);
+    }
+    found
+}
+
+fn list_processes(path: &Path) -> Vec<Process> {
+    let files = ["", "-wal"].map(|suffix| with_suffix(path, suffix));
     let database = file_id(path);
+    let folder_id = path.parent().and_then(file_id);
     let own = std::process::id();
     let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter_map(|id| {
         let folder = PathBuf::from(format!("/proc/{id}"));
         let (mut has_database, mut has_file, mut is_outdated) = (id == own, false, false);
+        // In a container the same path can be in another folder.
+        let seen = path.parent().and_then(|parent| {
+            file_id(&folder.join("root").join(parent.strip_prefix("/").unwrap_or(parent)))
+        });
+        let has_same_paths = seen.is_none() || seen == folder_id;
         for open in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
             let Ok(link) = fs::read_link(open.path()) else { continue };
             let link = link.as_os_str().as_bytes();
@@ -136,9 +183,9 @@ pub(crate) fn processes(path: &Path) -> Vec<Process> {
                 Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)));
             let opened = file_id(&open.path());
             has_database |= opened == database && database.is_some();
-            if let Some((file, _)) = files.iter().find(|(_, path)| path == link) {
+            if has_same_paths && files.iter().any(|path| path == link) {
                 has_file = true;
-                is_outdated |= opened != *file;
+                is_outdated |= opened != file_id(link);
             }
         }
         let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
@@ -147,26 +194,44 @@ pub(crate) fn processes(path: &Path) -> Vec<Process> {
             name: name.trim_end().to_owned(),
             // With its log open a process has the database open too, maybe under a new name.
             is_outdated: is_outdated || !has_database,
+            user: user(&folder),
             max_file_bytes: max_file_bytes(&folder),
         })
     })
     .collect()
 }
 
-/// Returns which other processes have the database at `path` or its log open, if there is no file
-/// at the path.
-pub(crate) fn deleted_while_open(path: &Path) -> Option<String> {
-    if fs::exists(path).unwrap_or(true) {
+/// Returns which other processes have the database at `path` or its log open, if that was deleted
+/// or replaced since.
+pub(crate) fn lost_while_open(path: &Path) -> Option<String> {
+    let path = resolved(path)?;
+    let outdated = processes(&path).into_iter().filter(|it| it.is_outdated && !it.is_own());
+    let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
+    if names.is_empty() {
         return None;
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
-    let path = folder.join(path.file_name()?);
-    let own = std::process::id();
-    let open = processes(&path).into_iter().filter(|process| process.id != own);
-    let names: Vec<_> = open.map(|it| format!("{} (process {})", it.name, it.id)).collect();
-    let named = || format!("{} is missing, and open in {}", path.display(), names.join(", "));
-    (!names.is_empty()).then(named)
+    let exists = fs::exists(&path);
+    let (path, names) = (path.display(), names.join(", "));
+    Some(match exists {
+        Ok(false) => format!("{path} is missing, and open in {names}"),
+        _ => format!(
+            "{path} or its log was deleted or replaced, and the former one is open in {names}"
+        ),
+    })
+}
+
+/// Returns the path without links, also of a missing file.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    if let Ok(path) = fs::canonicalize(path) {
+        return Some(path);
+    }
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    // The target of a link to nothing.
+    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
+    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
 }
 
 /// Returns the device and inode number of a file.
@@ -178,6 +243,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned().into_os_string();
     path.push(suffix);
     path.into()
+}
+
+fn user(process: &Path) -> Option<u32> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    // The second is the effective one.
+    ids.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn max_file_bytes(process: &Path) -> Option<u64> {

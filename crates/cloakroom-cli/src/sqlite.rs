@@ -8,7 +8,9 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Summary};
-use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
+use cloakroom::stores::sqlite::admin::{
+    Admin, DataSizes, DatabaseInfo, OpenFailure, ProgressFn, ScanReport,
+};
 use cloakroom::{Error, Result, SqliteStore};
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
@@ -22,11 +24,12 @@ use crate::signals::Interrupt;
 
 impl Location for Admin {
     fn open(&self) -> CliResult<Box<dyn Database>> {
+        refuse_lost(self)?;
         Ok(Box::new(self.store()?))
     }
 
     fn open_for_reading(&self) -> CliResult<Box<dyn Database>> {
-        Ok(Box::new(self.store_for_reading()?))
+        Ok(Box::new(self.store_for_reading().map_err(|error| not_opened(self, error))?))
     }
 
     fn setup(&self) -> CliResult<Box<dyn Database>> {
@@ -39,6 +42,7 @@ impl Location for Admin {
     }
 
     fn migrate(&self) -> CliResult {
+        refuse_lost(self)?;
         Ok(Admin::migrate(self).map(drop)?)
     }
 
@@ -166,6 +170,22 @@ impl Database for SqliteStore {
 
     fn import(&self, batch: &CopyBatch, before: &CopyMark) -> CliResult<CopyMark> {
         Ok(self.admin().import(batch, before)?)
+    }
+}
+
+/// Rejects changes of a database that was deleted or replaced while another process has it open:
+/// they would be written into the log that its rescue needs.
+pub(crate) fn refuse_lost(admin: &Admin) -> CliResult {
+    CliError::lost(admin.path()).map_or(Ok(()), Err)
+}
+
+/// Returns the error of opening the database, or why there is none.
+pub(crate) fn not_opened(admin: &Admin, error: Error) -> CliError {
+    match Admin::open_failure(&error) {
+        Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
+            CliError::lost(admin.path()).unwrap_or(error.into())
+        }
+        _ => error.into(),
     }
 }
 

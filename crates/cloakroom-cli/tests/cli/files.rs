@@ -1,9 +1,11 @@
 //! Owners, names and schema of the file: each problem has a message, and a finding of `doctor`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -11,23 +13,14 @@ use cloakroom::{ErrorKind, SqliteStore};
 
 use crate::common::Folder;
 use crate::fixture::{
-    Ran, begin, count, damage, done, fails, fill, is_intact, json, names, number, open, program,
-    run, set_up, with_store,
+    Ran, begin, count, damage, done, fails, fill, is_intact, is_root, json, names, number, open,
+    program, run, set_up, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A user without rights; its name differs between systems.
 const OTHER: u32 = 65_534;
-
-/// Returns whether these tests can change owners; says so if not.
-fn is_root() -> bool {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    if !is_root {
-        eprintln!("skipped: it needs root, to change the owner of files");
-    }
-    is_root
-}
 
 fn as_other(folder: &Folder, args: &[&str]) -> Ran {
     program(folder, args).uid(OTHER).gid(OTHER).output().unwrap().into()
@@ -96,7 +89,8 @@ fn a_database_of_root_is_an_error_that_names_owner_and_mode() {
     let found = problems(&run(&folder, &["doctor", "--json"]), "permissions");
     assert!(found[0].contains("app.db belongs to root and its folder to "), "{found:?}");
     give(&folder.database(), OTHER);
-    assert_eq!(as_other(&folder, &["sweep"]).code, 0);
+    let ran = as_other(&folder, &["sweep"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(problems(&run(&folder, &["doctor", "--json"]), "permissions"), [""; 0]);
 }
 
@@ -200,21 +194,19 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     done(&folder, &["backup", &copy]);
     fs::remove_file(folder.database()).unwrap();
     let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\"";
-    for command in [&["stats"][..], &["revoke", "--all", "--yes"]] {
+    for command in [
+        &["stats"][..],
+        &["revoke", "--all", "--yes"],
+        &["doctor"],
+        &["setup"],
+        &["restore", &copy, "--yes"],
+    ] {
         let said = fails(&folder, command, 3);
-        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
-    }
-    for (command, code) in [("doctor", 3), ("setup", 1)] {
-        let said = fails(&folder, &[command], code);
         let process = format!("(process {})", std::process::id());
         assert!(said.contains("app.db is missing, and open in ") && said.contains(&process));
         assert!(said.contains(rescue), "{said}");
     }
     let log = fs::read(folder.path("app.db-wal")).unwrap();
-    let ran = run(&folder, &["restore", &copy, "--yes"]);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let words = format!("app.db-wal exists, the log of a deleted database; {rescue}");
-    assert!(ran.err.contains(&words), "{ran:?}");
     assert!(!folder.database().exists());
     // A service that starts again refuses too: SQLite would remove the log.
     let error = SqliteStore::open(folder.database()).unwrap_err();
@@ -224,13 +216,104 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
     drop(store);
     fs::write(folder.path("app.db-wal"), &log).unwrap();
-    let said = fails(&folder, &["setup"], 1);
-    assert!(said.contains(&words), "{said}");
+    let words = "app.db-wal exists, the log of a deleted database; keep the -wal file; do not run \
+                 `setup`: see \"The rescue from the log\" in docs/operating.md";
+    for command in [&["setup"][..], &["restore", &copy]] {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains(words), "{said}");
+    }
     for name in ["app.db-wal", "app.db-shm"] {
         let _ = fs::rename(folder.path(name), other.path(name));
     }
     done(&folder, &["restore", &copy, "--yes"]);
     assert_eq!(count(&folder), 0);
+}
+
+/// The commands that change something, with a copy to restore.
+fn changes(copy: &str) -> [Vec<&str>; 9] {
+    [
+        vec!["setup"],
+        vec!["setup", "--keep-journal"],
+        vec!["revoke", "--user", "ada"],
+        vec!["revoke", "--all", "--yes"],
+        vec!["sweep"],
+        vec!["compact", "--yes"],
+        vec!["clear", "--yes"],
+        vec!["drop", "--yes"],
+        vec!["restore", copy, "--yes"],
+    ]
+}
+
+#[test]
+fn a_replaced_database_is_not_changed_beside_its_log() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    fs::copy(&copy, folder.path("new.db")).unwrap();
+    fs::rename(folder.path("new.db"), folder.database()).unwrap();
+    let log = fs::read(folder.path("app.db-wal")).unwrap();
+    let process = format!("(process {}): do not stop the program yet", std::process::id());
+    for command in &changes(&copy) {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains("app.db or its log was deleted or replaced, and the"), "{said}");
+        assert!(said.contains(&process), "{said}");
+        assert!(said.contains("see \"A deleted database\" in docs/operating.md"), "{said}");
+    }
+    done(&folder, &["stats"]);
+    assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
+    assert_eq!(fs::read(folder.database()).unwrap(), fs::read(&copy).unwrap());
+    drop(store);
+    done(&folder, &["sweep"]);
+}
+
+#[test]
+fn a_deleted_log_is_not_replaced_while_it_is_open() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    let before = fs::read(folder.database()).unwrap();
+    fs::remove_file(folder.path("app.db-wal")).unwrap();
+    for command in &changes(&copy) {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains("app.db or its log was deleted or replaced, and the"), "{said}");
+    }
+    assert_eq!(fs::read(folder.database()).unwrap(), before);
+    assert!(!folder.path("app.db-wal").exists());
+}
+
+#[test]
+fn a_link_to_a_deleted_database_names_its_process() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    symlink(folder.database(), folder.path("link.db")).unwrap();
+    fs::remove_file(folder.database()).unwrap();
+    let link = folder.path("link.db").display().to_string();
+    for command in ["stats", "doctor", "setup"] {
+        let said = fails(&folder, &[command, "--db", &link], 3);
+        assert!(said.contains("app.db is missing, and open in "), "{said}");
+    }
+}
+
+#[test]
+fn a_container_with_another_folder_at_the_path_is_ignored() {
+    let (folder, other) = (set_up(), set_up());
+    let script = "mount --bind \"$1\" \"$2\" || exit; exec 3<\"$2/app.db\"; echo open; read _";
+    let mut shell = std::process::Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", script, "sh"]).arg(other.path("")).arg(folder.path(""));
+    let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(mut shell) = shell else { return };
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line == "open\n" {
+        done(&folder, &["sweep"]);
+        done(&folder, &["doctor", "--quick"]);
+    } else {
+        eprintln!("skipped: unshare may not mount");
+    }
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
 }
 
 #[test]
@@ -242,7 +325,7 @@ fn an_emptied_database_is_not_set_up_beside_its_log() {
     let log = fs::read(folder.path("app.db-wal")).unwrap();
     for command in [&["setup"][..], &["stats"], &["sweep"], &["restore", &copy, "--yes"]] {
         let said = run(&folder, command).err;
-        let words = "app.db-wal exists, the log of an emptied database; do not stop the program";
+        let words = "app.db-wal exists, the log of an emptied database; keep the -wal file; do not";
         assert!(said.contains(words), "{command:?}: {said}");
     }
     assert!(only_problem(&folder, "file").contains("the log of an emptied database"));
@@ -263,7 +346,8 @@ fn an_empty_file_is_reported_with_what_to_do() {
     for command in [&["stats"][..], &["migrate"], &["revoke", "--all", "--yes"]] {
         let said = fails(&folder, command, 3);
         assert!(said.contains("the file is empty; check --db; if a service used this"), "{said}");
-        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
+        assert!(said.contains("keep the -wal file and do not run `setup`"), "{said}");
+        assert!(!said.contains("stop the program"), "{said}");
     }
     assert_eq!(names(&folder).len(), 2, "no log was made");
     done(&folder, &["restore", &copy, "--yes"]);
@@ -326,10 +410,12 @@ fn a_folder_in_which_no_log_can_be_made_is_found() {
 fn a_link_to_nothing_is_reported_with_its_target() {
     let folder = Folder::new();
     symlink("/no/such/disk/app.db", folder.database()).unwrap();
+    let remedy = "; mount the disk to which the link leads, or correct the link; if the file there \
+                  is lost, `restore` a copy with --db and the target of the link\n";
     for (command, code) in [("setup", 1), ("stats", 3), ("doctor", 3)] {
         let said = fails(&folder, &[command], code);
         assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
-        assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+        assert!(said.ends_with(remedy), "{said}");
     }
     // A restore, into the link and from it.
     let other = set_up();
@@ -337,9 +423,15 @@ fn a_link_to_nothing_is_reported_with_its_target() {
     let (link, database) = (link.display().to_string(), database.display().to_string());
     let said = run(&folder, &["restore", &database, "--yes"]).err;
     assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
-    assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+    assert!(said.ends_with(remedy), "{said}");
     let said = run(&other, &["restore", &link, "--yes"]).err;
     assert!(said.contains("a link to /no/such/disk/app.db, where there is none"), "{said}");
+    // What the message says.
+    let target = folder.path("target.db");
+    fs::remove_file(folder.database()).unwrap();
+    symlink(&target, folder.database()).unwrap();
+    done(&folder, &["restore", &database, "--yes", "--db", &target.display().to_string()]);
+    assert_eq!(count(&folder), 0);
 }
 
 #[test]
