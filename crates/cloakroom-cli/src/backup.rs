@@ -17,7 +17,9 @@ use crate::signals::Interrupt;
 use crate::sqlite::refuse_lost;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.file("`pg_dump` copies a PostgreSQL database")?.store_for_reading()?;
+    let admin = context.file("`pg_dump` copies a PostgreSQL database")?;
+    refuse_lost(admin)?;
+    let store = admin.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;

@@ -23,7 +23,6 @@ use crate::host_checks::Process;
 use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
-use crate::sqlite::not_opened;
 use crate::{CliContext, host_checks};
 
 /// The time after its deadline by which a session should have been swept: the cleaner runs every
@@ -135,13 +134,19 @@ pub(crate) fn examine_file(
     context: &CliContext,
     interrupt: &Interrupt,
 ) -> CliResult {
+    if let Some(path) = admin.path()
+        && let Some(lost) = host_checks::lost_while_open(path)
+    {
+        // What is in its place now says nothing about the database.
+        findings.problem("in use", format!("{lost}: its changes fail"), DELETED);
+        check_disk(findings, path, LOG_BYTES);
+        return Ok(());
+    }
     let info = match admin.info() {
         Ok(info) => info,
         Err(error) => match Admin::open_failure(&error) {
             // There is nothing to examine: an error, not a finding.
-            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
-                return Err(not_opened(admin, error));
-            }
+            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => return Err(error.into()),
             _ => {
                 match (error.kind(), Admin::open_failure(&error)) {
                     // Without space SQLite cannot make -shm, as without a permission.
@@ -262,14 +267,8 @@ fn check_processes(
                  is killed by SIGXFSZ",
             );
         }
-        match process.is_outdated {
-            true => findings.problem(
-                "in use",
-                format!("{name} has a file open that was deleted, moved or replaced"),
-                &format!("its changes fail; {DELETED}"),
-            ),
-            false if !is_own => findings.ok("in use", format!("by {name}")),
-            false => {}
+        if !is_own {
+            findings.ok("in use", format!("by {name}"));
         }
     }
     if !can_write_files {

@@ -1,14 +1,10 @@
 //! The results of commands, their exit codes and messages.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use cloakroom::stores::sqlite::admin::{Admin, OpenFailure};
 use cloakroom::{Error, ErrorKind};
-
-use crate::host_checks;
 
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
@@ -64,15 +60,6 @@ impl CliError {
     /// Returns the error for a request that matched no session; the message names the request.
     pub(crate) fn nothing_matched(message: impl Into<String>) -> Self {
         CliError::Message(NOTHING_MATCHED, message.into())
-    }
-
-    /// Returns the error for the SQLite database at `path`, if it was deleted or replaced while
-    /// another process has it open.
-    pub(crate) fn lost(path: Option<&Path>) -> Option<Self> {
-        let path = path?;
-        let lost = host_checks::lost_while_open(path)?;
-        let code = if fs::exists(path).unwrap_or(true) { FAILED } else { NOT_SET_UP };
-        Some(CliError::Message(code, format!("{lost}: {DELETED}")))
     }
 
     pub(crate) fn interrupted(state: impl fmt::Display) -> Self {

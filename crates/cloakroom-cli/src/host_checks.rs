@@ -201,22 +201,18 @@ fn list_processes(path: &Path) -> Vec<Process> {
     .collect()
 }
 
-/// Returns which other processes have the database at `path` or its log open, if that was deleted
+/// Returns which processes have the database at `path` or its log open, if that was deleted, moved
 /// or replaced since.
 pub(crate) fn lost_while_open(path: &Path) -> Option<String> {
     let path = resolved(path)?;
-    let outdated = processes(&path).into_iter().filter(|it| it.is_outdated && !it.is_own());
+    let outdated = processes(&path).into_iter().filter(|process| process.is_outdated);
     let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
-    if names.is_empty() {
-        return None;
-    }
-    let exists = fs::exists(&path);
-    let (path, names) = (path.display(), names.join(", "));
+    let verb = if names.len() == 1 { "has" } else { "have" };
+    let (exists, path, names) = (fs::exists(&path), path.display(), names.join(", "));
     Some(match exists {
+        _ if names.is_empty() => return None,
         Ok(false) => format!("{path} is missing, and open in {names}"),
-        _ => format!(
-            "{path} or its log was deleted or replaced, and the former one is open in {names}"
-        ),
+        _ => format!("{path}: {names} {verb} a file open that was deleted, moved or replaced"),
     })
 }
 

@@ -8,9 +8,7 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Summary};
-use cloakroom::stores::sqlite::admin::{
-    Admin, DataSizes, DatabaseInfo, OpenFailure, ProgressFn, ScanReport,
-};
+use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
 use cloakroom::{Error, Result, SqliteStore};
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
@@ -19,7 +17,8 @@ use crate::CliContext;
 use crate::arguments::DoctorArgs;
 use crate::database::{Database, Location, Properties};
 use crate::doctor::{self, Findings};
-use crate::error::{CliError, CliResult};
+use crate::error::{CliError, CliResult, DELETED};
+use crate::host_checks;
 use crate::signals::Interrupt;
 
 impl Location for Admin {
@@ -29,7 +28,8 @@ impl Location for Admin {
     }
 
     fn open_for_reading(&self) -> CliResult<Box<dyn Database>> {
-        Ok(Box::new(self.store_for_reading().map_err(|error| not_opened(self, error))?))
+        refuse_lost(self)?;
+        Ok(Box::new(self.store_for_reading()?))
     }
 
     fn setup(&self) -> CliResult<Box<dyn Database>> {
@@ -173,19 +173,12 @@ impl Database for SqliteStore {
     }
 }
 
-/// Rejects changes of a database that was deleted or replaced while another process has it open:
-/// they would be written into the log that its rescue needs.
+/// Rejects a database that was deleted or replaced while a process has it open. A change would be
+/// written into the log that its rescue needs, and a reader would mix the new file with that log.
 pub(crate) fn refuse_lost(admin: &Admin) -> CliResult {
-    CliError::lost(admin.path()).map_or(Ok(()), Err)
-}
-
-/// Returns the error of opening the database, or why there is none.
-pub(crate) fn not_opened(admin: &Admin, error: Error) -> CliError {
-    match Admin::open_failure(&error) {
-        Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
-            CliError::lost(admin.path()).unwrap_or(error.into())
-        }
-        _ => error.into(),
+    match admin.path().and_then(host_checks::lost_while_open) {
+        Some(lost) => Err(CliError::new(format!("{lost}: {DELETED}"))),
+        None => Ok(()),
     }
 }
 
