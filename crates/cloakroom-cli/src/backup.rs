@@ -14,11 +14,11 @@ use crate::error::{CliError, CliResult, NOT_SET_UP};
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::progress::bar;
 use crate::signals::Interrupt;
-use crate::sqlite::refuse_lost;
+use crate::sqlite::refuse_conflict;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.file("`pg_dump` copies a PostgreSQL database")?;
-    refuse_lost(admin)?;
+    refuse_conflict(admin)?;
     let store = admin.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
@@ -34,7 +34,7 @@ pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Writ
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    refuse_lost(admin)?;
+    refuse_conflict(admin)?;
     admin.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {

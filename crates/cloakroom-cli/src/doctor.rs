@@ -18,9 +18,9 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CHOWN, CliError, CliResult, DAMAGED, DELETED, FULL, UNREADABLE};
-use crate::host_checks::Process;
+use crate::error::{CHOWN, CliError, CliResult, DAMAGED, FULL, UNREADABLE};
 use crate::output::{self, Colour, Style, one_line};
+use crate::processes::{self, Process};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
@@ -135,10 +135,10 @@ pub(crate) fn examine_file(
     interrupt: &Interrupt,
 ) -> CliResult {
     if let Some(path) = admin.path()
-        && let Some(lost) = host_checks::lost_while_open(path)
+        && let Some((found, remedy)) = processes::conflict(path)
     {
-        // What is in its place now says nothing about the database.
-        findings.problem("in use", format!("{lost}: its changes fail"), DELETED);
+        // The file says nothing about what the process uses.
+        findings.problem("in use", found, remedy);
         check_disk(findings, path, LOG_BYTES);
         return Ok(());
     }
@@ -166,7 +166,7 @@ pub(crate) fn examine_file(
         },
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-    let processes = host_checks::processes(&info.path);
+    let processes = processes::processes(&info.path);
     check_host(findings, &info, &processes);
     check_processes(findings, admin, &info, &processes);
     check_interference(findings, &info);

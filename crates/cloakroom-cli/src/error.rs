@@ -35,6 +35,11 @@ pub(crate) const FULL: &str = "free space on the disk, outside the database firs
 pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
                                   database\" in docs/operating.md";
 
+/// The remedy for a SQLite database that a process has open by another name.
+pub(crate) const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
+                                     program and leave one name: see \"A second name\" in \
+                                     docs/operating.md";
+
 /// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {

@@ -1,7 +1,5 @@
 //! Checks of the host: the file's permissions, free disk space, the kind of file system.
 
-use std::ffi::OsStr;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cloakroom::stores::sqlite::admin::DatabaseInfo;
+
+use crate::processes::Process;
 
 /// Kinds of network file systems, which do not share locks reliably between machines.
 const NETWORK: [&str; 19] = [
@@ -122,137 +122,10 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<Str
     wrong
 }
 
-/// A process that has the database open, or had.
-pub(crate) struct Process {
-    pub(crate) id: u32,
-    pub(crate) name: String,
-    /// The number of its effective user, if it is known.
-    pub(crate) user: Option<u32>,
-    /// Whether it has the database or its log open, and another file is in its place now.
-    pub(crate) is_outdated: bool,
-    /// The size that its files may have, if there is a limit.
-    pub(crate) max_file_bytes: Option<u64>,
-}
-
-impl Process {
-    /// Returns whether it is this one.
-    pub(crate) fn is_own(&self) -> bool {
-        self.id == std::process::id()
-    }
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (process {})", self.name, self.id)
-    }
-}
-
-/// Returns this process, and the others that have the database at `path` open, as far as this user
-/// may see them.
-pub(crate) fn processes(path: &Path) -> Vec<Process> {
-    let mut found = list_processes(path);
-    // A process that opens or closes the database meanwhile can look outdated once.
-    for _ in 0..2 {
-        if !found.iter().any(|process| process.is_outdated) {
-            break;
-        }
-        found = list_processes(path);
-    }
-    found
-}
-
-fn list_processes(path: &Path) -> Vec<Process> {
-    let files = ["", "-wal"].map(|suffix| with_suffix(path, suffix));
-    let database = file_id(path);
-    let folder_id = path.parent().and_then(file_id);
-    let own = std::process::id();
-    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter_map(|id| {
-        let folder = PathBuf::from(format!("/proc/{id}"));
-        let (mut has_database, mut has_file, mut is_outdated) = (id == own, false, false);
-        // In a container the same path can be in another folder.
-        let seen = path.parent().and_then(|parent| {
-            file_id(&folder.join("root").join(parent.strip_prefix("/").unwrap_or(parent)))
-        });
-        let has_same_paths = seen.is_none() || seen == folder_id;
-        for open in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
-            let Ok(link) = fs::read_link(open.path()) else { continue };
-            let link = link.as_os_str().as_bytes();
-            let link =
-                Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)));
-            let opened = file_id(&open.path());
-            has_database |= opened == database && database.is_some();
-            if has_same_paths && files.iter().any(|path| path == link) {
-                has_file = true;
-                is_outdated |= opened != file_id(link);
-            }
-        }
-        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-        (has_database || has_file).then(|| Process {
-            id,
-            name: name.trim_end().to_owned(),
-            // With its log open a process has the database open too, maybe under a new name.
-            is_outdated: is_outdated || !has_database,
-            user: user(&folder),
-            max_file_bytes: max_file_bytes(&folder),
-        })
-    })
-    .collect()
-}
-
-/// Returns which processes have the database at `path` or its log open, if that was deleted, moved
-/// or replaced since.
-pub(crate) fn lost_while_open(path: &Path) -> Option<String> {
-    let path = resolved(path)?;
-    let outdated = processes(&path).into_iter().filter(|process| process.is_outdated);
-    let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
-    let verb = if names.len() == 1 { "has" } else { "have" };
-    let (exists, path, names) = (fs::exists(&path), path.display(), names.join(", "));
-    Some(match exists {
-        _ if names.is_empty() => return None,
-        Ok(false) => format!("{path} is missing, and open in {names}"),
-        _ => format!("{path}: {names} {verb} a file open that was deleted, moved or replaced"),
-    })
-}
-
-/// Returns the path without links, also of a missing file.
-fn resolved(path: &Path) -> Option<PathBuf> {
-    if let Ok(path) = fs::canonicalize(path) {
-        return Some(path);
-    }
-    let folder = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    // The target of a link to nothing.
-    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
-    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
-}
-
-/// Returns the device and inode number of a file.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned().into_os_string();
     path.push(suffix);
     path.into()
-}
-
-fn user(process: &Path) -> Option<u32> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    // The second is the effective one.
-    ids.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn max_file_bytes(process: &Path) -> Option<u64> {
-    let limits = fs::read_to_string(process.join("limits")).ok()?;
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
-    // "unlimited", or the bytes.
-    limit.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns the files beside the database that a killed backup or restore has left behind.

@@ -8,11 +8,11 @@ use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
-use crate::sqlite::refuse_lost;
+use crate::sqlite::refuse_conflict;
 
 pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let location = context.location()?;
-    location.file().map_or(Ok(()), refuse_lost)?;
+    location.file().map_or(Ok(()), refuse_conflict)?;
     let is_set_up = location.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if args.keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?.migrate()?;

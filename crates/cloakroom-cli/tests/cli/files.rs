@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -252,7 +252,7 @@ fn is_lost(said: &str) {
     let process = format!("(process {}) has a file open that was deleted, ", std::process::id());
     assert!(said.contains(&process), "{said}");
     let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\" in docs";
-    assert!(said.contains(rescue) || said.ends_with("its changes fail"), "{said}");
+    assert!(said.contains(rescue) || said.ends_with("moved or replaced"), "{said}");
 }
 
 #[test]
@@ -306,24 +306,71 @@ fn a_link_to_a_deleted_database_names_its_process() {
     assert!(said.contains("app.db is missing, and open in "), "{said}");
 }
 
+/// Mounts `from` at `to` for a shell that has the database in the folder `to`, or `to` itself,
+/// open, and its log. Returns `None` where this is impossible.
+fn container(from: &Path, to: &Path) -> Option<Child> {
+    let script = "mount --bind \"$1\" \"$2\" || exit; test -f \"$2\" || set \"$1\" \"$2/app.db\"
+        exec 3<\"$2\" 4<\"$2-wal\"; echo open; read _";
+    let mut shell = std::process::Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", script, "sh"]).arg(from).arg(to);
+    let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut shell = shell.ok()?;
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line != "open\n" {
+        eprintln!("skipped: unshare may not mount");
+        shell.wait().unwrap();
+        return None;
+    }
+    Some(shell)
+}
+
+fn stop(mut shell: Child) {
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+}
+
 #[test]
 fn a_container_with_another_folder_at_the_path_is_ignored() {
     let (folder, other) = (set_up(), set_up());
-    let script = "mount --bind \"$1\" \"$2\" || exit; exec 3<\"$2/app.db\"; echo open; read _";
-    let mut shell = std::process::Command::new("unshare");
-    shell.args(["--mount", "sh", "-c", script, "sh"]).arg(other.path("")).arg(folder.path(""));
-    let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let Ok(mut shell) = shell else { return };
-    let mut line = String::new();
-    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if line == "open\n" {
-        done(&folder, &["sweep"]);
-        done(&folder, &["doctor", "--quick"]);
-    } else {
-        eprintln!("skipped: unshare may not mount");
+    fs::write(other.path("app.db-wal"), "").unwrap();
+    let Some(shell) = container(&other.path(""), &folder.path("")) else { return };
+    done(&folder, &["sweep"]);
+    done(&folder, &["doctor", "--quick"]);
+    stop(shell);
+}
+
+#[test]
+fn a_container_with_the_folder_at_another_path_is_found() {
+    let (folder, other) = (set_up(), Folder::new());
+    let _store = open(&folder);
+    let Some(shell) = container(&folder.path(""), &other.path("")) else { return };
+    let found = done(&folder, &["doctor", "--quick"]);
+    assert!(found.contains(&format!("by sh (process {})", shell.id())), "{found}");
+    done(&folder, &["sweep"]);
+    stop(shell);
+}
+
+#[test]
+fn a_file_mounted_alone_is_refused_while_it_is_used() {
+    let (folder, other) = (set_up(), Folder::new());
+    for name in ["app.db", "app.db-wal"] {
+        fs::write(other.path(name), "").unwrap();
     }
-    drop(shell.stdin.take());
-    shell.wait().unwrap();
+    let Some(shell) = container(&folder.database(), &other.database()) else { return };
+    let words = format!(
+        "sh (process {}) uses it by another name or mount, {}, with a log of its own",
+        shell.id(),
+        other.database().display()
+    );
+    for command in [&["revoke", "--all", "--yes"][..], &["stats"], &["sweep"]] {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains(&words), "{said}");
+        assert!(said.contains("see \"A second name\" in docs/operating.md"), "{said}");
+    }
+    assert!(only_problem(&folder, "in use").contains(&words));
+    stop(shell);
+    done(&folder, &["sweep"]);
 }
 
 #[test]
@@ -372,30 +419,39 @@ fn a_change_under_a_second_name_is_refused() {
     let (other, copy) = (folder.path("other.db"), folder.path("copy.db"));
     let (other, copy) = (other.display().to_string(), copy.display().to_string());
     done(&folder, &["backup", &copy]);
-    for command in [
-        &["revoke", "--user", "ada"][..],
-        &["sweep"],
-        &["clear", "--yes"],
-        &["setup"],
-        &["compact", "--yes"],
-        &["restore", &copy, "--yes"],
-    ] {
-        let ran = run(&folder, &[command, &["--db", &other]].concat());
-        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        let words = "use the name beside which there is a `-wal` with content, or";
-        assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+    let refuses = |words: &str| {
+        for command in [
+            &["revoke", "--user", "ada"][..],
+            &["sweep"],
+            &["clear", "--yes"],
+            &["setup"],
+            &["compact", "--yes"],
+            &["restore", &copy, "--yes"],
+        ] {
+            let ran = run(&folder, &[command, &["--db", &other]].concat());
+            assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+            assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+        }
+    };
+    refuses("uses it by another name or mount, ");
+    let found = run(&folder, &["doctor", "--db", &other]).out;
+    assert!(!found.contains("setup"), "{found}");
+    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
+    // As after a kill.
+    let files = ["app.db", "app.db-wal"].map(|name| (name, fs::read(folder.path(name)).unwrap()));
+    drop(store);
+    for (name, bytes) in files {
+        fs::write(folder.path(name), bytes).unwrap();
     }
+    refuses("use the name beside which there is a `-wal` with content, or");
     // The tables are in the log under the first name.
     for command in ["stats", "list"] {
         let said = fails(&folder, &[command, "--db", &other], 3);
         assert!(said.contains("it has a second name (it has 2 hard links)"), "{said}");
         assert!(!said.contains("setup"), "{said}");
     }
-    let found = run(&folder, &["doctor", "--db", &other]).out;
-    assert!(!found.contains("setup"), "{found}");
-    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
     let log = fs::metadata(folder.path("other.db-wal"));
-    assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
+    assert_eq!(log.map_or(0, |log| log.len()), 0, "nothing was written");
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
 }
 
