@@ -104,7 +104,7 @@ impl Findings {
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
         let remedy = match error.is_of_permissions() {
-            // The service needs them, whoever runs this.
+            // The service needs them, whichever user runs this.
             true => CHOWN,
             false => error
                 .advice()
@@ -423,8 +423,8 @@ pub(crate) fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes \
-             them now",
+            "check the clock (`date`), that the service runs, and its log for \"the cleaner \
+             failed\"; `sweep` removes them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
@@ -504,10 +504,14 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Cli
     match latest {
         Some(latest) if latest.since(context.now) > MAX_CLOCK_SKEW => findings.problem(
             "clock",
-            format!("a session was used {} s in the future", latest.since(context.now).as_secs()),
+            format!(
+                "a session was used {} in the future",
+                HumanDuration(latest.since(context.now))
+            ),
             &format!(
                 "correct the clocks of this machine and of the service (NTP), on which limits \
-                 depend; then this goes away by itself, at the latest at {}",
+                 depend; then this goes away by itself, at the latest at {}, or when you `revoke` \
+                 the sessions that `list` shows with such times",
                 context.style.time(latest)
             ),
         ),
