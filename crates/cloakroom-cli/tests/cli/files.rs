@@ -88,7 +88,10 @@ fn a_database_of_root_is_an_error_that_names_owner_and_mode() {
     assert!(found[0].contains("app.db belongs to root and has mode 600"), "{found:?}");
     let found = problems(&run(&folder, &["doctor", "--json"]), "permissions");
     assert!(found[0].contains("app.db belongs to root and its folder to "), "{found:?}");
-    give(&folder.database(), OTHER);
+    // A process that ends while it closes the database leaves an empty log, here one of root.
+    for name in names(&folder) {
+        give(&folder.path(&name), OTHER);
+    }
     let ran = as_other(&folder, &["sweep"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(problems(&run(&folder, &["doctor", "--json"]), "permissions"), [""; 0]);
