@@ -144,26 +144,7 @@ pub(crate) fn examine_file(
     }
     let info = match admin.info() {
         Ok(info) => info,
-        Err(error) => match Admin::open_failure(&error) {
-            // There is nothing to examine: an error, not a finding.
-            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => return Err(error.into()),
-            _ => {
-                match (error.kind(), Admin::open_failure(&error)) {
-                    // Without space SQLite cannot make -shm, as without a permission.
-                    _ if admin.path().is_some_and(is_full) => {
-                        findings.problem("file", error.to_string(), FULL);
-                    }
-                    (ErrorKind::Corrupt, None) => {
-                        findings.problem("file", error.to_string(), UNREADABLE);
-                    }
-                    _ => findings.failed_in_file("file", error),
-                }
-                if let Some(path) = admin.path() {
-                    check_disk(findings, path, LOG_BYTES);
-                }
-                return Ok(());
-            }
-        },
+        Err(error) => return not_examined(findings, admin, error),
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
     let processes = processes::processes(&info.path);
@@ -178,6 +159,24 @@ pub(crate) fn examine_file(
             Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
             Err(error) => findings.failed_in_file("tables", error),
         }
+    }
+    Ok(())
+}
+
+/// Adds why the file could not be examined.
+fn not_examined(findings: &mut Findings, admin: &Admin, error: Error) -> CliResult {
+    match (Admin::open_failure(&error), error.kind()) {
+        // There is nothing to examine: an error, not a finding.
+        (Some(OpenFailure::Missing | OpenFailure::DanglingLink), _) => return Err(error.into()),
+        // Without space SQLite cannot make -shm, as without a permission.
+        _ if admin.path().is_some_and(is_full) => {
+            findings.problem("file", error.to_string(), FULL);
+        }
+        (None, ErrorKind::Corrupt) => findings.problem("file", error.to_string(), UNREADABLE),
+        _ => findings.failed_in_file("file", error),
+    }
+    if let Some(path) = admin.path() {
+        check_disk(findings, path, LOG_BYTES);
     }
     Ok(())
 }
