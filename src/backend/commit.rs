@@ -38,8 +38,8 @@ pub struct Commit {
     pub session_limit: Option<SessionLimit>,
     /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
-    /// The time at which the request was opened. It shows whether the request counts as
-    /// concurrent with the replacement of its id.
+    /// The time at which the request was opened. It shows whether the request
+    /// [overlaps](ReplacedId::overlaps) the replacement of its id.
     pub opened: Timestamp,
     /// The current time.
     pub now: Timestamp,
@@ -84,7 +84,7 @@ pub enum Action {
     ///
     /// | session's user | had a user when the id was replaced | replaced by | result |
     /// |---|---|---|---|
-    /// | this user | any | a concurrent sign-in that this one repeats | [`Committed::CanJoin`] |
+    /// | this user | any | an overlapping sign-in that this one repeats | [`Committed::CanJoin`] |
     /// | this user, or none | any | anything else | the session gets a new id |
     /// | another user | yes | any | a new session begins; the other ends |
     /// | another user | no | any | a new session begins |
@@ -136,8 +136,8 @@ pub enum Committed {
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
     LimitReached,
-    /// The sign-in repeats a concurrent one of the same user through the same id, and can join its
-    /// session; nothing was changed.
+    /// The sign-in repeats an overlapping one of the same user through the same id, and can join
+    /// its session; nothing was changed.
     CanJoin {
         /// The presented id, with the join salt of the other sign-in.
         id: ReplacedId,
@@ -316,7 +316,7 @@ pub struct IdChange {
 /// that was not proved, nor lose the identity provider's session id or the end that it has set. The
 /// idle limit may differ: the first request may have changed it after its sign-in.
 ///
-/// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
+/// An absolute limit may count from the sign-in, and two overlapping requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
 fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
@@ -324,7 +324,7 @@ fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
         && (new_session.idp_session_id.is_none()
             || new_session.idp_session_id == record.idp_session_id)
         && new_session.persistent == record.persistent
-        && end(&new_session.limits) + ReplacedId::CONCURRENT_FOR >= end(&record.limits)
+        && end(&new_session.limits) + ReplacedId::OVERLAPS_FOR >= end(&record.limits)
 }
 
 impl Action {
@@ -522,7 +522,7 @@ impl Commit {
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
-            && id.counts_as_concurrent(self.opened)
+            && id.overlaps(self.opened)
     }
 
     /// Decides a merge or a renewal.

@@ -39,7 +39,7 @@ const RESERVED_HEADER_PREFIXES: &str =
     "Accept Access-Control- Clear-Site- Content- If- Proxy- Sec- X-Forwarded-";
 
 /// The maximum grace of a replaced id. A longer one would keep a stolen id valid after a renewal
-/// that is meant to invalidate it. Concurrent requests may take longer: they need the grace only
+/// that is meant to invalidate it. Overlapping requests may take longer: they need the grace only
 /// until they have read the session.
 const MAX_GRACE: Duration = Duration::from_secs(60);
 

@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Concurrent requests still present it, so it has a grace, whatever
+    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
         let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
@@ -172,7 +172,7 @@ impl Session {
         // id here.
         let has_lost_id = live.found_by != *id_hash
             && settings.renewal_grace.is_none()
-            && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
+            && self.opened_at > record.id_issued + ReplacedId::OVERLAPS_FOR;
         if !is_old && !has_lost_id {
             return;
         }

@@ -90,7 +90,7 @@ impl Session {
         let committed = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record),
             // Not in flight: until the store forgets the replaced id, it answers that the id was
-            // replaced, so a concurrent request needs no other memory.
+            // replaced, so an overlapping request needs no other memory.
             Action::Renew { .. } => call().inspect(record),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),

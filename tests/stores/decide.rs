@@ -18,9 +18,9 @@ use cloakroom::{Error, ErrorKind};
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.
 ///
 /// - `current`, `in grace`: a live session by its current id, or by one in its grace.
-/// - `renewed`: a renewal replaced the id, and the request is concurrent.
+/// - `renewed`: a renewal replaced the id, and the request overlaps it.
 /// - `signed in`: the same for a sign-in, whose salt is remembered.
-/// - `stale`: opened more than ten seconds after. `unsalted`: no salt.
+/// - `stale`: the request does not overlap it. `unsalted`: no salt.
 /// - `moved`: the session has moved on since.
 /// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
 const FOUND: [&str; 11] = [
