@@ -61,23 +61,28 @@ pub(super) async fn apply(
             remove(trips, sql, vec![at.id]).await?;
             Ok(Committed::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-            removed.extend(remove_expired.map(|at| at.id));
-            let at = supersedes.as_ref().map(|superseded| superseded.at);
-            let Some(mut ended) = apply_session_limit(session_limit, of_user, at, &mut removed)
+        Decision::Insert { session, supersedes, session_limit } => {
+            if let Some(Superseded::Expired { at }) = supersedes {
+                removed.push(at.id);
+            }
+            let found = match supersedes {
+                Some(Superseded::Live { at, .. }) => Some(at),
+                _ => None,
+            };
+            let Some(mut ended) = apply_session_limit(session_limit, of_user, found, &mut removed)
             else {
                 remove(trips, sql, removed).await?;
                 return Ok(Committed::LimitReached);
             };
-            removed.extend(at.map(|at| at.id));
+            removed.extend(found.map(|at| at.id));
             let mut queries = removal(sql, removed);
             queries.push(Query::new(&sql.insert, session_values(&session)));
-            if let Some(Superseded { presented, .. }) = &supersedes {
+            if let Some(Superseded::Live { presented, ended: superseded, .. }) = &supersedes {
                 queries.push(forget_one(sql, presented));
                 queries.push(remember(sql, presented, &session.id_hash));
+                ended.push(superseded.clone());
             }
             trips.commit(queries).await?;
-            ended.extend(supersedes.map(|superseded| superseded.ended));
             Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
@@ -140,12 +145,7 @@ async fn create(
     sql: &Statements,
 ) -> Result<Committed, CallFailure> {
     match commit.decide(Found::<RowPosition>::Nothing)? {
-        Decision::Insert {
-            session,
-            remove_expired: None,
-            session_limit: None,
-            supersedes: None,
-        } => {
+        Decision::Insert { session, supersedes: None, session_limit: None } => {
             let insert = Query::new(&sql.insert, session_values(&session));
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());

@@ -3,7 +3,7 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit,
+    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,11 +28,14 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             tx.delete(at.id, at.id_hash)?;
             Ok(Committed::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-            if let Some(at) = remove_expired {
+        Decision::Insert { session, supersedes, session_limit } => {
+            if let Some(Superseded::Expired { at }) = supersedes {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let found = supersedes.as_ref().map(|superseded| superseded.at);
+            let found = match supersedes {
+                Some(Superseded::Live { at, .. }) => Some(at),
+                _ => None,
+            };
             check_free(tx, &session.id_hash)?;
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
@@ -44,10 +47,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             }
             let evicted = tx.make_room(&session.record, None)?;
             let id = tx.insert(&session)?;
-            if let Some(superseded) = supersedes {
-                let presented = &superseded.presented;
-                tx.replace_remembered(id, &session.record.public_id, presented)?;
-                ended.push(superseded.ended);
+            if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
+                tx.replace_remembered(id, &session.record.public_id, &presented)?;
+                ended.push(superseded);
             }
             Ok(Committed::Done { session, replaced: None, ended, evicted })
         }
