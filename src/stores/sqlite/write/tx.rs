@@ -25,9 +25,6 @@ use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::room::{self, Room};
 use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 
-/// The condition that each session matches.
-const EVERY_SESSION: &str = "true";
-
 /// The changed sessions of a statement on another table.
 const NO_SESSION: &[SessionIdHash] = &[];
 
@@ -339,11 +336,9 @@ impl WriteTx<'_> {
         params: impl Params + Copy,
         changed: &[SessionIdHash],
     ) -> Result<usize> {
-        let WriteSql { delete, delete_all, end, .. } = &self.sql.write;
+        let WriteSql { delete, end, .. } = &self.sql.write;
         let Some(referenced) = self.referenced_condition()? else {
-            let is_all = condition == EVERY_SESSION;
-            let delete = if is_all { delete_all } else { &with_condition(delete, condition) };
-            return self.execute(delete, params, changed);
+            return self.execute(&with_condition(delete, condition), params, changed);
         };
         // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
         let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
@@ -355,12 +350,6 @@ impl WriteTx<'_> {
         let ended = self.execute(&with_condition(end, condition), params, changed)?;
         self.check_none_left(condition, params)?;
         Ok(deleted + ended)
-    }
-
-    /// Deletes or ends all sessions that match `condition`.
-    fn delete_many(&mut self, condition: &str, params: impl Params + Copy) -> Result<()> {
-        self.cache_update.remove_all();
-        self.delete_or_end(condition, params, &[]).map(drop)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
@@ -584,10 +573,14 @@ impl WriteTx<'_> {
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
-        self.delete_many(EVERY_SESSION, [])?;
         self.execute(&self.sql.write.delete_all_replaced, [], NO_SESSION)?;
         self.raise_epoch()?;
-        self.check_none_left(EVERY_SESSION, [])?;
+        // The sessions come last: a trigger on another table could bring some back.
+        self.cache_update.remove_all();
+        match self.referenced_condition()? {
+            None => self.execute(&self.sql.write.delete_all, [], &[])?,
+            Some(_) => self.delete_or_end("true", [], &[])?,
+        };
         Ok(live)
     }
 
@@ -603,9 +596,9 @@ impl WriteTx<'_> {
         }
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
-        self.delete_many("realm = ?1", [realm.as_str()])?;
         self.raise_epoch()?;
-        self.check_none_left("realm = ?1", [realm.as_str()])?;
+        self.cache_update.remove_all();
+        self.delete_or_end("realm = ?1", [realm.as_str()], &[])?;
         Ok(live)
     }
 
