@@ -287,6 +287,7 @@ pub enum Decision<P = ()> {
 
 /// A session in whose place a new one begins, at a sign-in. Remove it with all its ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Superseded<P> {
     /// An expired session. Remove it first, also if the limit then refuses the sign-in: for the
     /// reason of [`Decision::RemoveExpired`].

@@ -465,7 +465,8 @@ impl SessionIndex for MemoryStore {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         _now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         let mut sessions = self.write();
