@@ -26,7 +26,7 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, JobEnd, WaitResult, panicked};
+use job::{Answer, Job, JobEnd, WaitResult, panicked};
 
 pub(super) use job::JobKind;
 pub(super) use room::Room;
@@ -90,7 +90,7 @@ impl Leader<'_> {
         };
         for (job, end) in self.group.drain(..) {
             let end = match (end, &failure) {
-                (JobEnd::NotRun | JobEnd::Done, Some(failure)) => JobEnd::Failed(failure.clone()),
+                (JobEnd::NotRun | JobEnd::Done(_), Some(error)) => JobEnd::Failed(error.clone()),
                 (end, _) => end,
             };
             job.waiter.send(WaitResult::Completed(end));
@@ -146,12 +146,7 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let answer = Arc::new(Mutex::new(None));
-        let to = answer.clone();
-        let work = move |tx: &mut WriteTx<'_>| {
-            *to.lock().ignore_poison() = Some(work(tx)?);
-            Ok(())
-        };
+        let work = move |tx: &mut WriteTx<'_>| Ok(Box::new(work(tx)?) as Answer);
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
         let mut waited = self.await_leadership(&job, deadline)?;
         if let WaitResult::Leader = waited {
@@ -159,16 +154,14 @@ impl Writer {
             waited = job.waiter.receive();
         }
         match waited {
-            WaitResult::Completed(JobEnd::Done) => {}
-            WaitResult::Completed(JobEnd::Failed(error)) => return Err(error),
+            WaitResult::Completed(JobEnd::Done(answer)) => {
+                answer.downcast().map(|answer| *answer).map_err(|_| panicked(operation))
+            }
+            WaitResult::Completed(JobEnd::Failed(error)) => Err(error),
             // A panic of the work continues on the thread of its caller, whichever ran it.
             WaitResult::Completed(JobEnd::Panicked(panic)) => resume_unwind(panic),
-            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => {
-                return Err(panicked(operation));
-            }
+            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => Err(panicked(operation)),
         }
-        let answer = answer.lock().ignore_poison().take();
-        answer.ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
