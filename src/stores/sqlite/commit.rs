@@ -45,7 +45,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let evicted = tx.make_room(&session.record, None)?;
+            let evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(&session)?;
             if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
                 tx.replace_remembered(id, &session.record.public_id, &presented)?;
@@ -60,13 +60,13 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             else {
                 return Ok(Committed::LimitReached);
             };
-            let evicted = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.evict_for(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
             Ok(Committed::Done { session, replaced: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
-            let evicted = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.evict_for(&session.record, Some(at.id))?;
             match commit.delta.changes_data_only() {
                 true => tx.update_data(at, &session)?,
                 false => tx.update_all(at, &session)?,

@@ -7,7 +7,7 @@
 
 mod connection;
 mod job;
-mod room;
+mod reserve;
 mod sql;
 mod tx;
 
@@ -29,7 +29,7 @@ use connection::WriteConnection;
 use job::{Answer, Job, JobEnd, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use room::Room;
+pub(super) use reserve::SignInReserve;
 pub(super) use sql::TableSql;
 pub(super) use tx::WriteTx;
 
@@ -53,7 +53,7 @@ pub(super) struct WriterSettings {
     pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// `None` if the size of the file is not bounded.
-    pub(super) room: Option<Room>,
+    pub(super) reserve: Option<SignInReserve>,
 }
 
 /// The jobs that wait for a leader, in the order of their arrival.
@@ -245,14 +245,14 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, file_identity, record_cache, room, .. } = &self.settings;
+        let WriterSettings { sql, file_identity, record_cache, reserve, .. } = &self.settings;
         let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?
-            .with_room(room.as_ref());
+        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
+        tx.reserve = reserve.as_ref();
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, end) in &mut leader.group {
@@ -321,7 +321,7 @@ mod tests {
             wal,
             file_identity,
             record_cache: None,
-            room: None,
+            reserve: None,
         };
         let writer = Arc::new(Writer::new(connection, journal == "WAL", settings));
         Bench { writer, other: open(), folder }

@@ -22,7 +22,7 @@ use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCach
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::room::{self, Room};
+use crate::stores::sqlite::write::reserve::{self, SignInReserve};
 use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 
 /// The changed sessions of a statement on another table.
@@ -35,7 +35,8 @@ pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
     sql: &'c TableSql,
     cache_update: CacheUpdate<'c>,
-    room: Option<&'c Room>,
+    /// `None` if the size of the file is not bounded.
+    pub(super) reserve: Option<&'c SignInReserve>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
     /// The group had one job, which failed; there is nothing to commit.
@@ -54,13 +55,7 @@ impl<'c> WriteTx<'c> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .map_err(while_doing(operation))?;
         let cache_update = CacheUpdate::begin(record_cache);
-        Ok(WriteTx { connection, sql, cache_update, room: None, operation, is_undone: false })
-    }
-
-    /// Returns this transaction in a file with bounded room.
-    pub(super) fn with_room(mut self, room: Option<&'c Room>) -> Self {
-        self.room = room;
-        self
+        Ok(WriteTx { connection, sql, cache_update, reserve: None, operation, is_undone: false })
     }
 
     /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
@@ -462,21 +457,21 @@ impl WriteTx<'_> {
         Ok(removed)
     }
 
-    /// Makes room in a bounded file for `session`, which is in the row `at` if it is stored:
-    /// deletes anonymous sessions that end soon, and returns their ids. Fails with
-    /// [`ErrorKind::Full`] if the room that is left is kept for sign-ins.
-    pub(crate) fn make_room(
+    /// Evicts anonymous sessions that end soon from a bounded file, so that the session of `record`
+    /// can be stored, which is in the row `at` if it is stored already. Returns their id hashes.
+    /// Fails with [`ErrorKind::Full`] if all that is free is reserved for sign-ins.
+    pub(crate) fn evict_for(
         &mut self,
         record: &Record,
         at: Option<i64>,
     ) -> Result<Vec<SessionIdHash>> {
         let (mut evicted, is_anonymous) = (Vec::new(), record.user.is_none());
-        let Some(room) = self.room else { return Ok(evicted) };
-        for _ in 0..room::MAX_BATCHES {
-            if !room.is_short(self.used_pages()?, is_anonymous) {
+        let Some(reserve) = self.reserve else { return Ok(evicted) };
+        for _ in 0..reserve::MAX_BATCHES {
+            if !reserve.is_short(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
-            let batch = room.next_batch(self.connection, &self.sql.read, at);
+            let batch = reserve.next_batch(self.connection, &self.sql.read, at);
             let batch = batch.map_err(self.failed())?;
             if batch.is_empty() {
                 break;
@@ -487,7 +482,7 @@ impl WriteTx<'_> {
                 evicted.push(id_hash);
             }
         }
-        if is_anonymous && at.is_none() && room.is_short(self.used_pages()?, false) {
+        if is_anonymous && at.is_none() && reserve.is_short(self.used_pages()?, false) {
             let why = "sessions of users fill the file, and the rest of it is for sign-ins";
             return Err(Error::with_source(ErrorKind::Full, self.operation, why));
         }
