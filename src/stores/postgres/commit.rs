@@ -18,6 +18,7 @@ use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
+use crate::stores::sql::revision_number;
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -127,10 +128,10 @@ async fn update_basis(
     let record = &session.record;
     let params = [
         basis.id_hash.as_bytes().into(),
-        row::revision(&basis.record),
+        revision_number(&basis.record).into(),
         basis.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        row::revision(record),
+        revision_number(record).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),

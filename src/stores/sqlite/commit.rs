@@ -6,8 +6,7 @@ use crate::backend::{
     Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionIdHash;
+use crate::error::Result;
 use crate::record::EndedSession;
 use crate::stores::sqlite::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
@@ -36,7 +35,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 Some(Superseded::Live { at, .. }) => Some(at),
                 _ => None,
             };
-            check_free(tx, &session.id_hash)?;
+            tx.check_free(&session.id_hash)?;
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
@@ -54,7 +53,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             Ok(Committed::Done { session, replaced: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
-            check_free(tx, &session.id_hash)?;
+            tx.check_free(&session.id_hash)?;
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
@@ -82,14 +81,6 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
-    }
-}
-
-/// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
-fn check_free(tx: &WriteTx<'_>, id_hash: &SessionIdHash) -> Result<()> {
-    match tx.is_taken(id_hash)? {
-        true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-        false => Ok(()),
     }
 }
 

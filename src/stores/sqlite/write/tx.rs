@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
-use crate::stores::sql::with_condition;
-use crate::stores::sqlite::columns::{self, replaced, session};
+use crate::stores::sql::{revision_number, with_condition};
+use crate::stores::sqlite::columns::{replaced, session};
 use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
@@ -218,12 +218,17 @@ impl WriteTx<'_> {
         row::count(self.connection, sql, params).map_err(self.failed())
     }
 
-    /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
-    pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        self.connection
+    /// Fails with [`ErrorKind::Conflict`] if any session has or had the id `id_hash`.
+    pub(crate) fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
+        let is_taken = self
+            .connection
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
-            .map_err(self.failed())
+            .map_err(self.failed())?;
+        match is_taken {
+            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
+            false => Ok(()),
+        }
     }
 
     /// Returns the user's live sessions, each with its row id, in a realm except the one in row
@@ -237,8 +242,6 @@ impl WriteTx<'_> {
     ) -> Result<Vec<(i64, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
-            // No row has the id -1: SQLite assigns row ids from 1 upwards.
-            let except = except.unwrap_or(-1);
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
             let session = |row: &Row<'_>| {
                 let id_hash = SessionIdHash::from_bytes(row.get(1)?);
@@ -275,7 +278,7 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let (revision, data) = (columns::revision_number(record), record.data.as_json());
+        let (revision, data) = (revision_number(record), record.data.as_json());
         if record.seen == at.seen {
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
@@ -524,9 +527,8 @@ impl WriteTx<'_> {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        let except =
-            except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
-        let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
+        let except = except.map(|public_id| public_id.as_bytes().to_vec());
+        let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
         let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
         let found = statement
