@@ -14,7 +14,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, Found, IdChange, LiveSession, Loaded, Maintenance,
     Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex,
-    SessionLimit, Store, StoreIdentity, TouchError,
+    SessionLimit, Store, StoreIdentity, Superseded, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -202,8 +202,8 @@ impl SessionTable {
                 self.remove(&at);
                 Ok(Committed::Missing(Missing::NOT_FOUND))
             }
-            Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-                if let Some(at) = remove_expired {
+            Decision::Insert { session, supersedes, session_limit } => {
+                if let Some(Superseded::Expired { at }) = supersedes {
                     self.remove(&at);
                 }
                 self.check_free(&session.id_hash)?;
@@ -212,16 +212,16 @@ impl SessionTable {
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                let presented = supersedes.map(|superseded| {
-                    ended.push(superseded.ended);
-                    superseded.presented
-                });
+                let mut replaced = Vec::new();
+                if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
+                    replaced.push(presented);
+                    ended.push(superseded);
+                }
                 let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
                 self.remove_all(&ids_of(&ended));
                 self.remove_all(&evicted);
                 self.last_position += 1;
                 let position = self.last_position;
-                let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, replaced: None, ended, evicted })
@@ -460,7 +460,8 @@ impl SessionIndex for MemoryStore {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         _now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         let mut sessions = self.write();
