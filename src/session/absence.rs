@@ -55,7 +55,7 @@ impl Session {
     ///
     /// This is the only rule for a request that has found no session;
     /// [`leave_session`](Self::leave_session) has the rule for one whose session ended meanwhile.
-    pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
+    pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
@@ -68,7 +68,7 @@ impl Session {
         if is_retired || (has_data && discards_data) {
             self.discard_changes(state, None);
         } else if has_data {
-            self.begin(state)?;
+            self.create_session(state)?;
         }
         Ok(())
     }

@@ -168,7 +168,7 @@ impl Session {
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(now, level));
         state.changes.renew = state.loaded.issued().is_none();
-        self.store_now(&mut state)
+        self.commit_all(&mut state)
     }
 
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a

@@ -16,7 +16,7 @@ use crate::session::changes::Changes;
 use crate::session::commit::Renewal;
 use crate::session::load::LoadState;
 use crate::session::shared::IdField;
-use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
+use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";
 
@@ -73,12 +73,7 @@ impl Session {
             state.changes.drop_data();
             state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.end_marked_sessions(&mut state.ending)?;
-        if !state.changes.is_empty() {
-            // Changes that were made before the load failed are not stored either.
-            state.check_readable("store the session's changes")?;
-            self.store_changes(state)?;
-        }
+        let _: CommitOutcome = self.commit_all(state)?;
         if !discard {
             self.renew_old_id(state);
         }

@@ -1,12 +1,17 @@
-//! The commit of a session: explicit, at its close, and as part of a sign-in.
+//! The commit of a session, in these levels:
 //!
-//! Commits go to the store with optimistic retries. Called by the close, the sign-in and the CSRF
-//! secret.
+//! 1. `commit_all` ends the sessions that are marked for it, and stores all changes. Called by the
+//!    close, and for a commit by the handler.
+//! 2. `commit_changes` finds the session that takes the changes.
+//! 3. `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
+//!    CSRF secret.
+//! 4. `commit_with_retries` repeats it after revision mismatches, with the changes recomputed.
+//! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
+use crate::backend::{Action, Commit, Committed, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -16,7 +21,6 @@ use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::shared::UpdateAttempts;
 use crate::session::{
     AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
 };
@@ -32,13 +36,16 @@ impl Session {
         if state.is_ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.store_now(&mut state)
+        self.commit_all(&mut state)
     }
 
-    /// Stores all changes, and the ends of the sessions that are marked for it.
-    pub(super) fn store_now(&self, state: &mut State) -> Result<CommitOutcome> {
+    /// Ends the sessions that are marked for it, and stores all changes.
+    pub(super) fn commit_all(&self, state: &mut State) -> Result<CommitOutcome> {
         self.end_marked_sessions(&mut state.ending)?;
-        self.store_changes(state)?;
+        if !state.changes.is_empty() {
+            self.commit_changes(state)?;
+            state.changes = Changes::default();
+        }
         Ok(if state.loaded.has_discarded_changes() {
             CommitOutcome::Discarded
         } else {
@@ -69,13 +76,13 @@ impl Session {
         reason: EndReason,
     ) -> Result<bool> {
         let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let Committed::Ended(ended) = self.commit_once(&end)? else { return Ok(false) };
+        let Committed::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
         self.report_end(&ended, reason);
         Ok(true)
     }
 
-    /// Makes a commit, and records which sessions it has ended.
-    fn commit_once(&self, commit: &Commit) -> Result<Committed> {
+    /// Makes one call of the store, and records which ids it has retired.
+    fn call_store(&self, commit: &Commit) -> Result<Committed> {
         let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
         let call = || self.blocking.run(|| store.commit(commit));
         let record = |committed: &Committed| match committed {
@@ -104,10 +111,7 @@ impl Session {
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
-    pub(super) fn store_changes(&self, state: &mut State) -> Result<()> {
-        if state.changes.is_empty() {
-            return Ok(());
-        }
+    fn commit_changes(&self, state: &mut State) -> Result<()> {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
@@ -115,7 +119,7 @@ impl Session {
                     self.merge_or_renew(state, id_hash, Renewal::IfAsked)
                 };
                 if !self.try_presented_ids(state, merge)? {
-                    self.store_without_session(state)?;
+                    self.create_or_discard(state)?;
                 }
             }
             LoadState::Live(live) => {
@@ -124,10 +128,10 @@ impl Session {
                     self.leave_session(state, &missing);
                 }
             }
-            LoadState::Absent(_) => self.store_without_session(state)?,
-            LoadState::Unreadable(_) => {}
+            LoadState::Absent(_) => self.create_or_discard(state)?,
+            // Changes that were made before the load failed are not stored either.
+            LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
         }
-        state.changes = Changes::default();
         Ok(())
     }
 
@@ -154,9 +158,10 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: grace.map(|grace| self.context.now() + grace),
         });
-        let plan = CommitPlan::new(id_hash, action);
-        let activity = self.activity(state);
-        let session = match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
+        let (activity, kind) = (self.activity(state), DeltaKind::All);
+        let plan = CommitPlan { id_hash, action, activity, kind };
+        let State { loaded, changes, .. } = state;
+        let session = match self.commit_with_retries(loaded, changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -175,7 +180,7 @@ impl Session {
     }
 
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
-    pub(super) fn begin(&self, state: &mut State) -> Result<()> {
+    pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         // An idle limit alone begins no session.
@@ -190,9 +195,9 @@ impl Session {
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
-        let plan = CommitPlan::new(&id_hash, Action::Create(new_session));
-        let activity = self.activity(state);
-        match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
+        let (action, activity) = (Action::Create(new_session), self.activity(state));
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind: DeltaKind::All };
+        match self.commit_with_retries(&mut state.loaded, &mut state.changes, &plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.loaded = LoadState::with_new_id(session, id);
@@ -226,49 +231,33 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes as planned, and recomputes them on the stored session after each
-    /// revision mismatch.
-    pub(super) fn commit_to(
+    /// Commits the changes as planned. Recomputes them on the stored session after each revision
+    /// mismatch, and commits them again.
+    pub(super) fn commit_with_retries(
         &self,
         loaded: &mut LoadState,
         changes: &mut Changes,
-        activity: Option<Touch>,
-        plan: CommitPlan<'_>,
+        plan: &CommitPlan<'_>,
     ) -> Result<Committed> {
-        let CommitPlan { id_hash, action, kind } = plan;
-        let queues = self.context.update_queues.get()?;
-        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking);
-        let newest = attempts.start(changes.expected)?;
-        // A request that has found no session must not compute with the data of one.
-        if let Some(newest) = newest
-            && loaded.session().is_some()
-        {
-            rebase(loaded, changes, newest)?;
-        }
-        let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
-        commit.session_limit = self.context.settings.session_limit;
-        commit.max_bytes = self.context.settings.max_bytes;
-        commit.touch = activity;
-        loop {
-            commit.delta = kind.delta(changes, loaded)?;
-            commit.expected = changes.expected;
-            commit.basis = loaded.session().cloned().map(Arc::new);
-            commit.opened = self.opened_at.min(commit.now);
-            attempts.wake_next();
-            match self.commit_once(&commit)? {
-                Committed::RevisionMismatch(LiveSession { record, .. }) => {
-                    let newest = attempts.after_mismatch(record)?;
-                    commit.now = self.context.now();
-                    rebase(loaded, changes, newest)?;
-                }
-                committed => {
-                    if let Committed::Done { session, .. } = &committed {
-                        attempts.stored(session);
-                    }
-                    return Ok(committed);
-                }
+        let (queues, expected) = (self.context.update_queues.get()?, changes.expected);
+        queues.run(plan.id_hash, expected, self.blocking, |newer| {
+            if let Some(newer) = newer {
+                rebase(loaded, changes, newer)?;
             }
-        }
+            let (settings, now) = (&self.context.settings, self.context.now());
+            self.call_store(&Commit {
+                id_hash: *plan.id_hash,
+                action: plan.action.clone(),
+                delta: plan.kind.delta(changes, loaded)?,
+                expected: changes.expected,
+                basis: loaded.session().cloned().map(Arc::new),
+                touch: plan.activity,
+                session_limit: settings.session_limit,
+                max_bytes: settings.max_bytes,
+                opened: self.opened_at.min(now),
+                now,
+            })
+        })
     }
 }
 
@@ -294,14 +283,8 @@ pub(super) enum Renewal {
 pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
+    pub(super) activity: Option<Touch>,
     pub(super) kind: DeltaKind<'p>,
-}
-
-impl<'p> CommitPlan<'p> {
-    /// Makes the plan to commit all changes.
-    pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        CommitPlan { id_hash, action, kind: DeltaKind::All }
-    }
 }
 
 /// The part of the changes that a commit stores.

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::CommitPlan;
+use crate::session::commit::{CommitPlan, DeltaKind};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -183,9 +183,9 @@ impl Session {
         };
         let (data, expected) = (state.loaded.data(), state.loaded.expected());
         separate.update(NAME, data, expected, Box::new(keep_stored))?;
-        let plan = CommitPlan::new(&id_hash, Action::Merge);
-        let activity = self.activity(state);
-        match self.commit_to(&mut state.loaded, &mut separate, activity, plan)? {
+        let (action, activity, kind) = (Action::Merge, self.activity(state), DeltaKind::All);
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
+        match self.commit_with_retries(&mut state.loaded, &mut separate, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.set_session(session, &id_hash);

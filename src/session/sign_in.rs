@@ -203,8 +203,8 @@ impl Session {
         };
         let kind = DeltaKind::SignIn(&Secret::of_id(&id));
         let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
-        let plan = CommitPlan { id_hash: from, action, kind };
-        match self.commit_to(loaded, changes, *activity, plan)? {
+        let plan = CommitPlan { id_hash: from, action, activity: *activity, kind };
+        match self.commit_with_retries(loaded, changes, &plan)? {
             Committed::Done { session, ended, .. } => {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done(ended))
@@ -235,9 +235,9 @@ impl Session {
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
         let id_hash = id.hash(self.realm_tag());
         let kind = DeltaKind::Join { idle_limit: request.idle_limit };
-        let plan = CommitPlan { id_hash: &id_hash, action: Action::Merge, kind };
-        let SignInRequest { loaded, changes, activity, .. } = request;
-        match self.commit_to(loaded, changes, *activity, plan)? {
+        let (action, activity) = (Action::Merge, request.activity);
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
+        match self.commit_with_retries(request.loaded, request.changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 *request.loaded = LoadState::with_new_id(session, id);
                 Ok(Attempt::Done(Vec::new()))
