@@ -161,13 +161,13 @@ impl Session {
         let mut state = self.writable(OPERATION)?;
         self.read(&mut state)?;
         state.check_readable(OPERATION)?;
-        if state.loaded.session().is_none_or(|session| session.record.user.is_none()) {
+        if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(now, level));
-        state.changes.renew = state.loaded.issued().is_none();
+        state.changes.renew = state.load_state.issued().is_none();
         self.commit_all(&mut state)
     }
 

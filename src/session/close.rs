@@ -78,7 +78,7 @@ impl Session {
             self.renew_old_id(state);
         }
         self.touch_at_end(state);
-        let id_fields = match state.loaded.issued().or_else(|| self.id_to_reseal(state)) {
+        let id_fields = match state.load_state.issued().or_else(|| self.id_to_reseal(state)) {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order.
@@ -99,7 +99,7 @@ impl Session {
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
-        let issued = state.loaded.issued().map(|id| self.fields_with_id(id, &state));
+        let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }
 
@@ -107,7 +107,7 @@ impl Session {
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
         let (settings, now) = (&self.context.settings, self.context.now());
         self.context.warn_if_rejected(self.cookie_rejected_by);
-        let record = state.loaded.session().map(|session| &session.record);
+        let record = state.load_state.session().map(|session| &session.record);
         let max_age = record
             .filter(|record| record.persistent)
             .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
@@ -124,7 +124,7 @@ impl Session {
         let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
         // What a streamed body reads later is not known yet.
         let reads_later =
-            state.response.may_read_later && matches!(state.loaded, LoadState::Unread);
+            state.response.may_read_later && matches!(state.load_state, LoadState::Unread);
         let may_see_user = state.has_seen_user() || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
@@ -149,7 +149,8 @@ impl Session {
     /// before the session ends. Concurrent requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
-        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
+        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.load_state)
+        else {
             return;
         };
         let LiveSession { record, id_hash } = &live.session;
@@ -182,7 +183,8 @@ impl Session {
     /// Returns the presented id of the session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
-        let LiveSession { id_hash, .. } = state.loaded.session().filter(|_| !state.is_ignored)?;
+        let LiveSession { id_hash, .. } =
+            state.load_state.session().filter(|_| !state.is_ignored)?;
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.

@@ -46,7 +46,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(if state.loaded.has_discarded_changes() {
+        Ok(if state.load_state.has_discarded_changes() {
             CommitOutcome::Discarded
         } else {
             CommitOutcome::Stored
@@ -85,7 +85,7 @@ impl Session {
     fn call_store(&self, commit: &Commit) -> Result<Committed> {
         let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
         let call = || self.blocking.run(|| store.commit(commit));
-        let record = |committed: &Committed| match committed {
+        let record_retired = |committed: &Committed| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
             Committed::Done { replaced, ended, .. } => {
@@ -95,10 +95,10 @@ impl Session {
             _ => {}
         };
         let committed = match commit.action {
-            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record),
+            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
             // Not in flight: until the store forgets the replaced id, it answers that the id was
             // replaced, so a concurrent request needs no other memory.
-            Action::Renew { .. } => call().inspect(record),
+            Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
         }?;
@@ -112,7 +112,7 @@ impl Session {
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
     fn commit_changes(&self, state: &mut State) -> Result<()> {
-        match &state.loaded {
+        match &state.load_state {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
                 let merge = |state: &mut State, id_hash: &_| {
@@ -146,7 +146,7 @@ impl Session {
     ) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let is_asked =
-            state.changes.renew && self.find_id(state.loaded.issued(), id_hash).is_some();
+            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let by_age = renewal == Renewal::ByAge;
         let renews = by_age || is_asked || self.has_former_name(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
@@ -160,8 +160,8 @@ impl Session {
         });
         let (activity, kind) = (self.activity(state), DeltaKind::All);
         let plan = CommitPlan { id_hash, action, activity, kind };
-        let State { loaded, changes, .. } = state;
-        let session = match self.commit_with_retries(loaded, changes, &plan)? {
+        let State { load_state, changes, .. } = state;
+        let session = match self.commit_with_retries(load_state, changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -170,11 +170,11 @@ impl Session {
         let public_id = session.record.public_id;
         match id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
-                state.loaded = LoadState::with_new_id(session, id);
+                state.load_state = LoadState::with_new_id(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.loaded.set_session(session, id_hash),
+            None => state.load_state.set_session(session, id_hash),
         }
         Ok(None)
     }
@@ -189,7 +189,7 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
-        let next_id = match &mut state.loaded {
+        let next_id = match &mut state.load_state {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
         };
@@ -197,10 +197,10 @@ impl Session {
         let id_hash = id.hash(self.realm_tag());
         let (action, activity) = (Action::Create(new_session), self.activity(state));
         let plan = CommitPlan { id_hash: &id_hash, action, activity, kind: DeltaKind::All };
-        match self.commit_with_retries(&mut state.loaded, &mut state.changes, &plan)? {
+        match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.loaded = LoadState::with_new_id(session, id);
+                state.load_state = LoadState::with_new_id(session, id);
                 if let Some(cleaner) = &self.context.cleaner {
                     cleaner.anonymous_session_began();
                 }
@@ -219,9 +219,9 @@ impl Session {
         lifetime: fn(&Settings, bool) -> Lifetime,
     ) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.loaded {
+        let persistent = state.persistent.unwrap_or(match &state.load_state {
             LoadState::Live(live) => live.session.record.persistent,
-            loaded => loaded.replaced().map_or(settings.persistent, |it| it.persistent),
+            load_state => load_state.replaced().map_or(settings.persistent, |it| it.persistent),
         });
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;
@@ -235,22 +235,22 @@ impl Session {
     /// mismatch, and commits them again.
     pub(super) fn commit_with_retries(
         &self,
-        loaded: &mut LoadState,
+        load_state: &mut LoadState,
         changes: &mut Changes,
         plan: &CommitPlan<'_>,
     ) -> Result<Committed> {
         let (queues, expected) = (self.context.update_queues.get()?, changes.expected);
         queues.run(plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
-                rebase(loaded, changes, newer)?;
+                rebase(load_state, changes, newer)?;
             }
             let (settings, now) = (&self.context.settings, self.context.now());
             self.call_store(&Commit {
                 id_hash: *plan.id_hash,
                 action: plan.action.clone(),
-                delta: plan.kind.delta(changes, loaded)?,
+                delta: plan.kind.delta(changes, load_state)?,
                 expected: changes.expected,
-                basis: loaded.session().cloned().map(Arc::new),
+                basis: load_state.session().cloned().map(Arc::new),
                 touch: plan.activity,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
@@ -262,9 +262,9 @@ impl Session {
 }
 
 /// Recomputes the changes on a newer revision of the session.
-fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
+fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
     changes.rebase_on(&newer.data, newer.revision)?;
-    if let LoadState::Live(live) = loaded {
+    if let LoadState::Live(live) = load_state {
         live.session.record = newer;
     }
     Ok(())
@@ -300,11 +300,11 @@ pub(super) enum DeltaKind<'p> {
 }
 
 impl DeltaKind<'_> {
-    fn delta(&self, changes: &Changes, loaded: &LoadState) -> Result<Arc<Delta>> {
+    fn delta(&self, changes: &Changes, load_state: &LoadState) -> Result<Arc<Delta>> {
         Ok(match self {
             DeltaKind::All => changes.shared(),
             DeltaKind::SignIn(secret) => {
-                secret.delta_of_sign_in(changes.delta(), loaded.data())?.into()
+                secret.delta_of_sign_in(changes.delta(), load_state.data())?.into()
             }
             DeltaKind::Join { idle_limit } => {
                 changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()

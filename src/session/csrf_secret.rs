@@ -85,7 +85,7 @@ impl State {
         match self.changes.delta().change(NAME) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
-            Change::Untouched => self.loaded.data().and_then(Secret::of),
+            Change::Untouched => self.load_state.data().and_then(Secret::of),
         }
     }
 
@@ -93,7 +93,7 @@ impl State {
     /// of pages agree for a client that still presents it, and returns whether the request counts
     /// as concurrent with the replacement. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
-        let replaced = self.loaded.replaced()?;
+        let replaced = self.load_state.replaced()?;
         Some((Secret::of_id(replaced.id.as_ref()?), replaced.concurrent))
     }
 }
@@ -107,16 +107,16 @@ impl Session {
     }
 
     /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
-    fn new_secret(&self, loaded: &mut LoadState) -> Result<Secret> {
-        let id = match loaded {
+    fn new_secret(&self, load_state: &mut LoadState) -> Result<Secret> {
+        let id = match load_state {
             LoadState::Absent(Absence { next_id, .. }) => {
                 let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id within its grace, the current id is not known.
-            _ => {
-                loaded.session().and_then(|session| self.find_id(loaded.issued(), &session.id_hash))
-            }
+            _ => load_state
+                .session()
+                .and_then(|session| self.find_id(load_state.issued(), &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -148,10 +148,10 @@ impl Session {
         }
         state.check_readable(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
-        let secret = match &mut state.loaded {
+        let secret = match &mut state.load_state {
             LoadState::Live(_) if !state.is_ignored => self.stored_secret(state)?,
-            loaded if loaded.has_discarded_changes() => None,
-            loaded => Some(self.new_secret(loaded)?),
+            load_state if load_state.has_discarded_changes() => None,
+            load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {
             // No token of this request can become valid, unless it is sent with the replaced id.
@@ -170,25 +170,25 @@ impl Session {
     /// request, it would replace the secret of a page that was rendered in the meantime. Returns
     /// `None` if the session has ended.
     fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let Some(session) = state.loaded.session() else { return Ok(None) };
+        let Some(session) = state.load_state.session() else { return Ok(None) };
         if let Some(secret) = Secret::of(&session.record.data) {
             return Ok(Some(secret));
         }
         let id_hash = session.id_hash;
-        let new = self.new_secret(&mut state.loaded)?.value()?;
+        let new = self.new_secret(&mut state.load_state)?.value()?;
         let mut separate = Changes::default();
         let keep_stored = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, expected) = (state.loaded.data(), state.loaded.expected());
+        let (data, expected) = (state.load_state.data(), state.load_state.expected());
         separate.update(NAME, data, expected, Box::new(keep_stored))?;
         let (action, activity, kind) = (Action::Merge, self.activity(state), DeltaKind::All);
         let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
-        match self.commit_with_retries(&mut state.loaded, &mut separate, &plan)? {
+        match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.loaded.set_session(session, &id_hash);
+                state.load_state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }

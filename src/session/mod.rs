@@ -123,7 +123,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
-    loaded: LoadState,
+    load_state: LoadState,
     /// The changes that are not stored; none after the close.
     changes: Changes,
     /// The choice made with [`set_persistent`](Session::set_persistent).
@@ -191,18 +191,18 @@ impl State {
     /// Records that there is no session any more.
     fn set_absent(&mut self, absence: Absence) {
         self.response.saw_user = self.has_seen_user();
-        self.loaded = LoadState::Absent(absence);
+        self.load_state = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        let session = self.loaded.session();
+        let session = self.load_state.session();
         self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.loaded {
+        match &self.load_state {
             LoadState::Unreadable(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
@@ -249,9 +249,9 @@ impl Drop for Session {
         if !done
             && (!state.changes.is_empty()
                 || !state.ending.to_destroy.is_empty()
-                || state.loaded.issued().is_some())
+                || state.load_state.issued().is_some())
         {
-            self.context.report_unclosed(state.loaded.public_id().as_ref());
+            self.context.report_unclosed(state.load_state.public_id().as_ref());
         }
     }
 }
@@ -471,7 +471,7 @@ impl Session {
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
-        let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
+        let Some(LiveSession { record, .. }) = state.load_state.session() else { return Ok(None) };
         let new_limit = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
         let limits = Limits::new(new_limit.or(record.limits.idle), record.limits.absolute);
         // An activity that is not due is not recorded; a change of the limit is.
@@ -515,7 +515,7 @@ impl Session {
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.writable(OPERATION)?;
-        if state.loaded.issued().is_some() {
+        if state.load_state.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
@@ -571,7 +571,7 @@ impl Session {
         self.read(&mut state)?;
         state.check_readable(OPERATION)?;
         let settings = &self.context.settings;
-        let record = state.loaded.session().map(|session| &session.record);
+        let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);
         let lifetime = match record.is_some_and(|record| record.user.is_some()) {
             true => settings.signed_in_lifetime(persistent),
@@ -593,7 +593,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.writable("renew the session")?;
-        state.changes.renew = state.loaded.issued().is_none();
+        state.changes.renew = state.load_state.issued().is_none();
         Ok(())
     }
 
@@ -619,7 +619,7 @@ impl Session {
         const OPERATION: &str = "destroy the session";
         let mut state = self.lock_open(OPERATION)?;
         self.check_cross_site(&state, OPERATION)?;
-        let current = state.loaded.session().map(|session| session.id_hash);
+        let current = state.load_state.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
             if !state.ending.to_destroy.contains(&id_hash) {
                 state.ending.to_destroy.push(id_hash);

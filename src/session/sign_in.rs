@@ -26,7 +26,7 @@ const MAX_ATTEMPTS: usize = 100;
 
 /// A sign-in, which may take several attempts.
 struct SignInRequest<'r> {
-    loaded: &'r mut LoadState,
+    load_state: &'r mut LoadState,
     changes: &'r mut Changes,
     activity: Option<Touch>,
     user: &'r UserKey,
@@ -40,7 +40,7 @@ struct SignInRequest<'r> {
 }
 
 /// The result of one attempt.
-enum Attempt {
+enum AttemptResult {
     /// With the sessions that the sign-in ended.
     Done(Vec<EndedSession>),
     Refused,
@@ -115,9 +115,9 @@ impl Session {
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
         let activity = self.activity(&state);
-        let State { loaded, changes, .. } = &mut *state;
+        let State { load_state, changes, .. } = &mut *state;
         let mut rebased;
-        let owner = loaded.session().and_then(|session| session.record.user.as_ref());
+        let owner = load_state.session().and_then(|session| session.record.user.as_ref());
         let changes = match owner {
             Some(owner) if *owner != user => {
                 rebased = changes.rebased_on_empty()?;
@@ -125,11 +125,11 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, from_id) = self.replaced_by_sign_in(loaded)?;
-        let others = self.other_sessions(&from, loaded.public_id())?;
+        let (from, from_id) = self.replaced_by_sign_in(load_state)?;
+        let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
         let mut request = SignInRequest {
-            loaded,
+            load_state,
             changes,
             activity,
             user,
@@ -140,12 +140,12 @@ impl Session {
         };
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
-                Attempt::Retry => {}
-                Attempt::Refused => {
+                AttemptResult::Retry => {}
+                AttemptResult::Refused => {
                     self.context.events.raise(&Event::SignInRefused { user });
                     return Ok(SignIn::Refused);
                 }
-                Attempt::Done(ended) => {
+                AttemptResult::Done(ended) => {
                     state.ending.after_sign_in.extend(others);
                     state.changes = Changes::default();
                     // Raised last, so that a panicking listener cannot undo the sign-in.
@@ -155,7 +155,7 @@ impl Session {
                             if is_theirs { EndReason::Limit } else { EndReason::Superseded };
                         self.report_end(ended, reason);
                     }
-                    if let Some(public_id) = &state.loaded.public_id() {
+                    if let Some(public_id) = &state.load_state.public_id() {
                         let address = self.address;
                         self.context.events.raise(&Event::SignedIn { public_id, user, address });
                     }
@@ -169,9 +169,9 @@ impl Session {
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
     fn replaced_by_sign_in(
         &self,
-        loaded: &LoadState,
+        load_state: &LoadState,
     ) -> Result<(SessionIdHash, Option<SessionId>)> {
-        Ok(match loaded {
+        Ok(match load_state {
             LoadState::Live(live) => {
                 match self.find_id(live.issued.as_ref(), &live.session.id_hash) {
                     // A replaced id within its grace has found the session. The current id is not
@@ -180,7 +180,7 @@ impl Session {
                     id => (live.session.id_hash, id),
                 }
             }
-            loaded => match loaded.replaced() {
+            load_state => match load_state.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
-    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<Attempt> {
+    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
         let join_salt = request.from_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
         let id = match (&request.from_id, &join_salt) {
             (Some(known), Some(salt)) => known.derive(salt),
@@ -202,12 +202,12 @@ impl Session {
             join_salt,
         };
         let kind = DeltaKind::SignIn(&Secret::of_id(&id));
-        let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
+        let SignInRequest { load_state, changes, activity, from, .. } = &mut *request;
         let plan = CommitPlan { id_hash: from, action, activity: *activity, kind };
-        match self.commit_with_retries(loaded, changes, &plan)? {
+        match self.commit_with_retries(load_state, changes, &plan)? {
             Committed::Done { session, ended, .. } => {
-                *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done(ended))
+                *request.load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(ended))
             }
             Committed::CanJoin { id: replaced, session } => {
                 let salt = match replaced.by {
@@ -220,11 +220,11 @@ impl Session {
                     Some(joined) => self.join(request, joined),
                     None => {
                         request.from_id = None;
-                        Ok(Attempt::Retry)
+                        Ok(AttemptResult::Retry)
                     }
                 }
             }
-            Committed::LimitReached => Ok(Attempt::Refused),
+            Committed::LimitReached => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }
@@ -232,17 +232,17 @@ impl Session {
     /// Joins the sign-in of the same user by another request through the same id: merges the
     /// changes of this request into that session. It must be tried again if that session was
     /// renewed or has ended since.
-    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
+    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
         let kind = DeltaKind::Join { idle_limit: request.idle_limit };
         let (action, activity) = (Action::Merge, request.activity);
         let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
-        match self.commit_with_retries(request.loaded, request.changes, &plan)? {
+        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done(Vec::new()))
+                *request.load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(Vec::new()))
             }
-            Committed::Missing(_) => Ok(Attempt::Retry),
+            Committed::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

@@ -51,7 +51,7 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let public_id = state.loaded.public_id();
+        let public_id = state.load_state.public_id();
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
@@ -227,8 +227,8 @@ impl Session {
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
-                let State { loaded, changes, .. } = &mut *state;
-                changes.withdraw(&update, loaded.data())?;
+                let State { load_state, changes, .. } = &mut *state;
+                changes.withdraw(&update, load_state.data())?;
                 Err(error)
             }
         }
@@ -264,9 +264,10 @@ impl Session {
             let _running = updating.begin();
             f(now)
         };
-        let State { loaded, changes, .. } = &mut *state;
-        let update = changes.update(name, loaded.data(), loaded.expected(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.loaded.public_id()))
+        let State { load_state, changes, .. } = &mut *state;
+        let update =
+            changes.update(name, load_state.data(), load_state.expected(), Box::new(compute));
+        update.inspect_err(|error| self.report(error, state.load_state.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.
