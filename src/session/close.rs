@@ -12,9 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
+use crate::record::{Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::Renewal;
-use crate::session::load::LoadState;
+use crate::session::load::{Live, LoadState};
 use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
 
@@ -155,21 +156,10 @@ impl Session {
         };
         let LiveSession { record, id_hash } = &live.session;
         let settings = &self.context.settings;
-        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-        let may_outlive_cookie = matches!(settings.transport, Transport::Cookie(_))
-            && record.persistent
-            && record.limits.absolute.is_none_or(outlives);
-        let by_cookie = may_outlive_cookie.then_some(COOKIE_RENEWAL_AGE);
+        let in_cookie = matches!(settings.transport, Transport::Cookie(_));
+        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        let is_old = activity.seen.since(record.id_issued) >= max_age;
-        // The client of a request that still presents the replaced id has not received the response
-        // with the new one, and would lose the session after the grace. With a configured grace a
-        // handler may have renewed it instead, in order to invalidate it, so the client gets no new
-        // id here.
-        let has_lost_id = live.found_by != *id_hash
-            && settings.renewal_grace.is_none()
-            && self.opened_at > record.id_issued + ReplacedId::CONCURRENT_FOR;
-        if !is_old && !has_lost_id {
+        if !renewal_is_due(live, max_age, settings.renewal_grace, self.opened_at, activity) {
             return;
         }
         let (id_hash, public_id) = (*id_hash, record.public_id);
@@ -191,6 +181,69 @@ impl Session {
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
+        }
+    }
+}
+
+/// Returns whether a browser may forget the session's cookie before the session ends.
+fn may_outlive_cookie(record: &Record) -> bool {
+    let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
+    record.persistent && record.limits.absolute.is_none_or(outlives)
+}
+
+/// Returns whether a request that was opened at `opened` renews the id of its session, because the
+/// id has reached `max_age` or the client has not received it.
+fn renewal_is_due(
+    live: &Live,
+    max_age: Duration,
+    grace: Option<Duration>,
+    opened: Timestamp,
+    activity: Touch,
+) -> bool {
+    let LiveSession { record, id_hash } = &live.session;
+    let is_old = activity.seen.since(record.id_issued) >= max_age;
+    // The request presents an id that was replaced earlier by a renewal by age, so the client has
+    // not received the response with the new id, and would lose the session after the grace. With a
+    // configured grace a handler may have renewed the id instead, in order to invalidate it, so the
+    // client gets no new id here.
+    let has_lost_id = live.found_by != *id_hash
+        && grace.is_none()
+        && opened > record.id_issued + ReplacedId::CONCURRENT_FOR;
+    is_old || has_lost_id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionIdHash;
+    use crate::lifetime::Lifetime;
+    use crate::record::NewSession;
+
+    #[test]
+    fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
+        const MAX_AGE: Duration = Duration::from_secs(3600);
+        const GRACE: Option<Duration> = Some(Duration::from_secs(30));
+        let (current, replaced) =
+            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let issued = Timestamp::from_millis(1_700_000_000_000);
+        let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
+        let record = Record::create(&new_session, issued);
+        for (found_by, grace, opened, seen, is_due) in [
+            (current, None, 0, 3599, false),
+            (current, None, 3600, 3600, true),
+            (current, None, 3599, 3600, true),
+            (current, GRACE, 3600, 3600, true),
+            (replaced, None, 10, 10, false),
+            (replaced, None, 10, 3600, true),
+            (replaced, None, 11, 11, true),
+            (replaced, GRACE, 11, 11, false),
+            (replaced, GRACE, 3600, 3600, true),
+        ] {
+            let session = LiveSession { record: record.clone(), id_hash: current };
+            let live = Live { session, found_by, issued: None };
+            let at = |seconds| issued + Duration::from_secs(seconds);
+            let found = renewal_is_due(&live, MAX_AGE, grace, at(opened), Touch::at(at(seen)));
+            assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }
 }
