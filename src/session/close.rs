@@ -114,7 +114,7 @@ impl Session {
             .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
         let mut fields = settings.transport.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
-        if self.presented.ids.iter().any(|presented| presented.by_former_name) {
+        if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
             fields.extend(settings.former_removals());
         }
         fields
@@ -175,7 +175,8 @@ impl Session {
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
         let LiveSession { id_hash, .. } =
             state.load_state.session().filter(|_| !state.is_ignored)?;
-        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
+        let mut outdated =
+            self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_cookie);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {

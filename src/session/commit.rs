@@ -148,7 +148,7 @@ impl Session {
         let is_asked =
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let by_age = renewal == Renewal::ByAge;
-        let renews = by_age || is_asked || self.has_former_name(id_hash);
+        let renews = by_age || is_asked || self.has_former_cookie(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
@@ -202,7 +202,7 @@ impl Session {
                 let public_id = session.record.public_id;
                 state.load_state = LoadState::with_new_id(session, id);
                 if let Some(cleaner) = &self.context.cleaner {
-                    cleaner.anonymous_session_began();
+                    cleaner.anonymous_session_created();
                 }
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
