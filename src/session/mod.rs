@@ -472,15 +472,12 @@ impl Session {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         let Some(LiveSession { record, .. }) = state.load_state.session() else { return Ok(None) };
-        let new_limit = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
-        let limits = Limits::new(new_limit.or(record.limits.idle), record.limits.absolute);
-        // An activity that is not due is not recorded; a change of the limit is.
-        let activity = self.activity(&state).map(|touch| touch.seen);
-        let recorded = match limits == record.limits {
-            true => activity.filter(|seen| limits.touch_due(record.seen, *seen)),
-            false => activity.or(state.first_use),
-        };
-        let deadline = limits.deadline(recorded.map_or(record.seen, |seen| seen.max(record.seen)));
+        let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
+        let now = state.first_use.unwrap_or(record.seen);
+        let touch = record.due_touch(self.activity(&state), new_idle, now);
+        let limits = Limits::new(new_idle.or(record.limits.idle), record.limits.absolute);
+        let seen = touch.map_or(record.seen, |touch| touch.seen.max(record.seen));
+        let deadline = limits.deadline(seen);
         Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
