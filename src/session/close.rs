@@ -29,6 +29,38 @@ pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
 const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
+    /// Ends the session for good, and every other session whose id this request presented. From now
+    /// on the session is empty: a later write in this request begins a new, anonymous session.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.destroy()?;
+    /// session.flash("info", "You are signed out.")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// The session ends at the end of the request, also if the handler fails or panics, or called
+    /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
+    /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the
+    /// cookie even if the id found no session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn destroy(&self) -> Result<()> {
+        const OPERATION: &str = "destroy the session";
+        let mut state = self.lock_open(OPERATION)?;
+        self.check_cross_site(&state, OPERATION)?;
+        let current = state.load_state.session().map(|session| session.id_hash);
+        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
+            if !state.ending.to_destroy.contains(&id_hash) {
+                state.ending.to_destroy.push(id_hash);
+            }
+        }
+        state.reset(SignOut::Requested);
+        Ok(())
+    }
+
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {

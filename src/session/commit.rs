@@ -17,13 +17,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::{EndReason, Lifetime};
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{EndedSession, NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::{
-    AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
-};
+use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, State, csrf_secret};
+
+/// The result of [`Session::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum CommitOutcome {
+    /// The changes are stored, or there were none.
+    Stored,
+    /// The session ended or was renewed before the changes could be stored.
+    Discarded,
+}
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -79,6 +88,11 @@ impl Session {
         let Committed::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
         self.report_end(&ended, reason);
         Ok(true)
+    }
+
+    /// Reports a session that this request has ended.
+    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
+        self.context.end_trail.report(ended, reason, None, self.address);
     }
 
     /// Makes one call of the store, and records which ids it has retired.

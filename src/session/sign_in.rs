@@ -15,7 +15,7 @@ use crate::session::commit::{CommitPlan, DeltaKind};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::shared::contention_error;
-use crate::session::{Authentication, Session, Settings, SignIn, State};
+use crate::session::{Authentication, Session, Settings, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -23,6 +23,17 @@ const SIGN_IN: &str = "sign a user in";
 /// join was renewed or has ended in between, which parallel clients hardly cause twice. The bound
 /// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
+
+/// The result of [`Session::sign_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum SignIn {
+    /// The user is signed in.
+    Done,
+    /// The user has as many sessions as allowed, and nothing was changed.
+    Refused,
+}
 
 /// A sign-in, which may take several attempts.
 struct SignInRequest<'r> {
