@@ -143,7 +143,7 @@ impl Session {
             absence.has_discarded_changes = true;
         }
         state.response.has_discarded_changes = true;
-        state.changes.drop_data();
+        state.changes.drop_all_but_renewal();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 

@@ -158,9 +158,7 @@ impl Session {
     /// [`ErrorKind::Invalid`] if no user is signed in; the store's errors.
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.writable(OPERATION)?;
-        self.read(&mut state)?;
-        state.check_readable(OPERATION)?;
+        let mut state = self.load_for_change(OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

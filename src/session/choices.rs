@@ -43,8 +43,8 @@ impl Session {
     /// manager; one that follows in the same request stores this limit, and fails if it is above
     /// the maximum for the user's session.
     ///
-    /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better: it
-    /// is stored in the same step. If this is called after the sign-in and the end of the request
+    /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
+    /// it is stored in the same step. If this is called after the sign-in and the end of the request
     /// cannot be stored, the user is signed in with the limit of the manager.
     ///
     /// Without a session, the limit applies to one that this request begins. The call alone begins
@@ -75,9 +75,7 @@ impl Session {
     /// - the store's errors when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.writable(OPERATION)?;
-        self.read(&mut state)?;
-        state.check_readable(OPERATION)?;
+        let mut state = self.load_for_change(OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);

@@ -97,17 +97,18 @@ impl Session {
             state.ending.to_destroy.clear();
             state.ending.sign_out = SignOut::NotRequested;
         }
-        let discard = match outcome {
+        let has_failed = match outcome {
             Outcome::Completed => false,
             Outcome::ServerError => !self.context.settings.keep_on_server_error,
             Outcome::Panicked => true,
         };
-        if discard {
-            state.changes.drop_data();
-            state.changes.renew &= outcome == Outcome::ServerError;
+        if outcome == Outcome::Panicked {
+            state.changes = Changes::default();
+        } else if has_failed {
+            state.changes.drop_all_but_renewal();
         }
         let _: CommitOutcome = self.commit_all(state)?;
-        if !discard {
+        if !has_failed {
             self.renew_old_id(state);
         }
         self.touch_at_end(state);

@@ -9,7 +9,6 @@
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::backend::{Action, Commit, Committed, Missing};
 use crate::delta::Delta;
@@ -19,9 +18,8 @@ use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::{EndReason, Lifetime};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, State, csrf_secret};
+use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,8 +170,8 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: grace.map(|grace| self.context.now() + grace),
         });
-        let (activity, kind) = (self.activity(state), DeltaKind::All);
-        let plan = CommitPlan { id_hash, action, activity, kind };
+        let plan =
+            CommitPlan { id_hash, action, activity: self.activity(state), delta: &all_changes };
         let State { load_state, changes, .. } = state;
         let session = match self.commit_with_retries(load_state, changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
@@ -210,7 +208,7 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let (action, activity) = (Action::Create(new_session), self.activity(state));
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind: DeltaKind::All };
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
         match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
@@ -262,7 +260,7 @@ impl Session {
             self.call_store(&Commit {
                 id_hash: *plan.id_hash,
                 action: plan.action.clone(),
-                delta: plan.kind.delta(changes, load_state)?,
+                delta: (plan.delta)(changes, load_state)?,
                 expected: changes.expected,
                 basis: load_state.session().cloned().map(Arc::new),
                 touch: plan.activity,
@@ -298,31 +296,11 @@ pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
     pub(super) activity: Option<Touch>,
-    pub(super) kind: DeltaKind<'p>,
+    /// Returns the part of the changes that it stores.
+    pub(super) delta: &'p dyn Fn(&Changes, &LoadState) -> Result<Arc<Delta>>,
 }
 
-/// The part of the changes that a commit stores.
-pub(super) enum DeltaKind<'p> {
-    All,
-    /// All, with this secret in place of any earlier one.
-    SignIn(&'p Secret),
-    /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
-    /// secret, and a confirmed authentication. With this idle limit.
-    Join {
-        idle_limit: Option<Duration>,
-    },
-}
-
-impl DeltaKind<'_> {
-    fn delta(&self, changes: &Changes, load_state: &LoadState) -> Result<Arc<Delta>> {
-        Ok(match self {
-            DeltaKind::All => changes.shared(),
-            DeltaKind::SignIn(secret) => {
-                secret.delta_of_sign_in(changes.delta(), load_state.data())?.into()
-            }
-            DeltaKind::Join { idle_limit } => {
-                changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()
-            }
-        })
-    }
+/// The delta of a commit that stores all changes.
+pub(super) fn all_changes(changes: &Changes, _: &LoadState) -> Result<Arc<Delta>> {
+    Ok(changes.shared())
 }

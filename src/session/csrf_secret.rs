@@ -16,12 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaKind};
+use crate::session::commit::{CommitPlan, all_changes};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
-
-/// The name of the stored secret.
-pub(super) const NAME: &str = CSRF_SECRET;
 
 const OPERATION: &str = "make a CSRF token";
 
@@ -46,7 +43,7 @@ impl Secret {
     }
 
     fn of(data: &Data) -> Option<Self> {
-        data.get(NAME).and_then(|value| Secret::read(&value))
+        data.get(CSRF_SECRET).and_then(|value| Secret::read(&value))
     }
 
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
@@ -54,11 +51,11 @@ impl Secret {
     /// parallel request may be adding.
     pub(super) fn delta_of_sign_in(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
-        let in_delta = matches!(delta.change(NAME), Change::Set(_));
-        if in_delta || data.is_some_and(|data| data.get(NAME).is_some()) {
-            delta.set(NAME, self.value()?);
+        let in_delta = matches!(delta.change(CSRF_SECRET), Change::Set(_));
+        if in_delta || data.is_some_and(|data| data.get(CSRF_SECRET).is_some()) {
+            delta.set(CSRF_SECRET, self.value()?);
         } else {
-            delta.remove(NAME);
+            delta.remove(CSRF_SECRET);
         }
         Ok(delta)
     }
@@ -82,7 +79,7 @@ impl Secret {
 impl State {
     /// Returns the secret, with the changes of this request applied.
     fn secret(&self) -> Option<Secret> {
-        match self.changes.delta().change(NAME) {
+        match self.changes.delta().change(CSRF_SECRET) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
             Change::Untouched => self.load_state.data().and_then(Secret::of),
@@ -160,7 +157,7 @@ impl Session {
         };
         if state.secret().is_none() {
             let value = secret.value()?;
-            state.changes.edit(|delta| delta.set(NAME, value.clone()));
+            state.changes.edit(|delta| delta.set(CSRF_SECRET, value.clone()));
         }
         Ok(secret)
     }
@@ -182,9 +179,9 @@ impl Session {
             Ok(Some(kept.clone().into_owned()))
         };
         let (data, expected) = (state.load_state.data(), state.load_state.expected());
-        separate.update(NAME, data, expected, Box::new(keep_stored))?;
-        let (action, activity, kind) = (Action::Merge, self.activity(state), DeltaKind::All);
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
+        separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
+        let (action, activity) = (Action::Merge, self.activity(state));
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);

@@ -334,6 +334,14 @@ impl Session {
         Ok(state)
     }
 
+    /// Locks the state for a change that depends on the session, and loads the session.
+    fn load_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.writable(operation)?;
+        self.read(&mut state)?;
+        state.check_readable(operation)?;
+        Ok(state)
+    }
+
     /// Refuses to begin or end a session in a request that the page of another site sent, as it can
     /// to an exempt path. Such a request comes without the cookie, and the response would replace
     /// or remove it.

@@ -59,7 +59,8 @@ impl Presented {
     fn look_in_cookies<'r>(
         &mut self,
         cookie: &CookieConfig,
-        (realm, by_former_cookie): (RealmTag, bool),
+        realm: RealmTag,
+        by_former_cookie: bool,
         fields: impl Iterator<Item = &'r str>,
     ) {
         let mut unsealed: SmallList<&str, 4> = SmallList::default();
@@ -135,7 +136,7 @@ impl Settings {
                 for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
                     let fields = head.cookies.iter().copied();
                     let fields = fields.filter(|field| field.contains(cookie.name_text()));
-                    presented.look_in_cookies(cookie, (realm, by_former_cookie), fields);
+                    presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
                 }
             }
             Transport::Header(_) => {

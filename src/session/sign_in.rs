@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use crate::backend::{Action, Committed, Loaded, ReplacedBy};
+use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaKind};
+use crate::session::commit::CommitPlan;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::shared::contention_error;
@@ -116,19 +117,17 @@ impl Session {
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
-        let mut state = self.writable(SIGN_IN)?;
-        self.read(&mut state)?;
-        state.check_readable(SIGN_IN)?;
+        let mut state = self.load_for_change(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let (set_before, settings) = (state.changes.delta().idle_limit(), &self.context.settings);
         let idle_limit = how.apply(&mut new_session, set_before, settings, self.context.now())?;
-        // Neither the data of one user's session nor changes computed from it may reach the session
-        // of another user.
         let activity = self.activity(&state);
         let State { load_state, changes, .. } = &mut *state;
-        let mut rebased;
         let owner = load_state.session().and_then(|session| session.record.user.as_ref());
+        // Neither the data of one user's session nor changes computed from it may reach the session
+        // of another user.
+        let mut rebased;
         let changes = match owner {
             Some(owner) if *owner != user => {
                 rebased = changes.rebased_on_empty()?;
@@ -139,7 +138,7 @@ impl Session {
         let (from, from_id) = self.replaced_by_sign_in(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let mut request = SignInRequest {
+        let request = SignInRequest {
             load_state,
             changes,
             activity,
@@ -149,29 +148,34 @@ impl Session {
             from,
             from_id,
         };
+        let Some(ended) = self.attempt_until_done(request)? else {
+            self.context.events.raise(&Event::SignInRefused { user });
+            return Ok(SignIn::Refused);
+        };
+        state.ending.after_sign_in.extend(others);
+        state.changes = Changes::default();
+        // Raised last, so that a panicking listener cannot undo the sign-in.
+        for ended in &ended {
+            let is_theirs = ended.user.as_ref() == Some(user);
+            let reason = if is_theirs { EndReason::Limit } else { EndReason::Superseded };
+            self.report_end(ended, reason);
+        }
+        if let Some(public_id) = &state.load_state.public_id() {
+            self.context.events.raise(&Event::SignedIn { public_id, user, address: self.address });
+        }
+        Ok(SignIn::Done)
+    }
+
+    /// Returns the sessions that the sign-in has ended; `None` if it was refused.
+    fn attempt_until_done(
+        &self,
+        mut request: SignInRequest<'_>,
+    ) -> Result<Option<Vec<EndedSession>>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
+                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
-                AttemptResult::Refused => {
-                    self.context.events.raise(&Event::SignInRefused { user });
-                    return Ok(SignIn::Refused);
-                }
-                AttemptResult::Done(ended) => {
-                    state.ending.after_sign_in.extend(others);
-                    state.changes = Changes::default();
-                    // Raised last, so that a panicking listener cannot undo the sign-in.
-                    for ended in &ended {
-                        let is_theirs = ended.user.as_ref() == Some(user);
-                        let reason =
-                            if is_theirs { EndReason::Limit } else { EndReason::Superseded };
-                        self.report_end(ended, reason);
-                    }
-                    if let Some(public_id) = &state.load_state.public_id() {
-                        let address = self.address;
-                        self.context.events.raise(&Event::SignedIn { public_id, user, address });
-                    }
-                    return Ok(SignIn::Done);
-                }
             }
         }
         Err(contention_error())
@@ -201,10 +205,12 @@ impl Session {
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
     fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
-        let join_salt = request.from_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
-        let id = match (&request.from_id, &join_salt) {
-            (Some(known), Some(salt)) => known.derive(salt),
-            _ => SessionId::generate()?,
+        let (id, join_salt) = match &request.from_id {
+            Some(known) => {
+                let salt = JoinSalt::generate()?;
+                (known.derive(&salt), Some(salt))
+            }
+            None => (SessionId::generate()?, None),
         };
         let action = Action::SignIn {
             to: id.hash(self.realm_tag()),
@@ -212,10 +218,13 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let kind = DeltaKind::SignIn(&Secret::of_id(&id));
-        let SignInRequest { load_state, changes, activity, from, .. } = &mut *request;
-        let plan = CommitPlan { id_hash: from, action, activity: *activity, kind };
-        match self.commit_with_retries(load_state, changes, &plan)? {
+        let secret = Secret::of_id(&id);
+        let delta = |changes: &Changes, load_state: &LoadState| {
+            Ok(secret.delta_of_sign_in(changes.delta(), load_state.data())?.into())
+        };
+        let (id_hash, activity) = (&request.from, request.activity);
+        let plan = CommitPlan { id_hash, action, activity, delta: &delta };
+        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             Committed::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(ended))
@@ -241,13 +250,17 @@ impl Session {
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session. It must be tried again if that session was
-    /// renewed or has ended since.
+    /// changes of this request into that session, without what concerns the session before the
+    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. It must be tried again if
+    /// that session was renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let kind = DeltaKind::Join { idle_limit: request.idle_limit };
+        let idle_limit = request.idle_limit;
+        let delta = |changes: &Changes, _: &LoadState| {
+            Ok(changes.delta().after_sign_in(CSRF_SECRET, idle_limit).into())
+        };
         let (action, activity) = (Action::Merge, request.activity);
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, kind };
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 *request.load_state = LoadState::with_new_id(session, id);

@@ -256,9 +256,7 @@ impl Session {
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {
-        let mut state = self.writable(UPDATE)?;
-        self.read(&mut state)?;
-        state.check_readable(UPDATE)?;
+        let mut state = self.load_for_change(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();
