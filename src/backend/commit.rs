@@ -539,16 +539,10 @@ impl Commit {
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
-        let (had_user, idle) = (record.user.is_some(), record.limits.idle);
+        let had_user = record.user.is_some();
+        let touch = record.due_touch(self.touch, self.delta.idle_limit(), self.now);
         let changed = self.delta.apply(record);
-        if record.limits.idle != idle {
-            // It counts from its change; the recorded activity may be older than the new limit.
-            record.touch(self.touch.unwrap_or(Touch::at(self.now)));
-        }
-        let touched = match self.touch {
-            Some(touch) if record.limits.touch_due(record.seen, touch.seen) => record.touch(touch),
-            _ => false,
-        };
+        let touched = touch.is_some_and(|touch| record.touch(touch));
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.

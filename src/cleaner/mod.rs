@@ -134,7 +134,7 @@ impl Cleaner {
     }
 
     /// Counts an anonymous session that has begun. Never waits.
-    pub(crate) fn anonymous_session_began(&self) {
+    pub(crate) fn anonymous_session_created(&self) {
         // In a forked process the thread belongs to the parent.
         if self.process.is_current() && self.anonymous.count() {
             self.wake();

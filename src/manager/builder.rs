@@ -116,7 +116,7 @@ impl SessionManagerBuilder {
                 transport: Transport::Cookie(CookieConfig::new()),
                 realm: Realm::default(),
                 realm_tag: Realm::default().tag(),
-                former: Vec::new(),
+                former_cookies: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
@@ -455,7 +455,7 @@ impl SessionManagerBuilder {
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
                 let cookie = former.clone().of_realm(realm)?;
-                settings.former.push(FormerCookie { cookie, realm });
+                settings.former_cookies.push(FormerCookie { cookie, realm });
             }
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
