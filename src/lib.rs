@@ -129,8 +129,11 @@ mod process;
 #[cfg(all(
     doctest,
     feature = "http",
+    feature = "memcached",
+    feature = "postgres",
     feature = "rocket",
     feature = "rouille",
+    feature = "sqlite",
     feature = "testing"
 ))]
 mod readme_doctests;

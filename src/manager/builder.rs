@@ -67,7 +67,7 @@ fn is_reserved(header: &str) -> bool {
 /// | client | [`behind_proxies`](Self::behind_proxies), [`cross_origin`](Self::cross_origin), [`record_address`](Self::record_address), [`record_user_agent`](Self::record_user_agent) |
 /// | failure | [`on_load_failure`](Self::on_load_failure), [`keep_on_server_error`](Self::keep_on_server_error), [`error_status`](Self::error_status) |
 /// | response | [`no_store_when_signed_in`](Self::no_store_when_signed_in), [`no_store_with_csrf_token`](Self::no_store_with_csrf_token), [`clear_site_data`](Self::clear_site_data) |
-/// | surroundings | [`sweep_every`](Self::sweep_every), [`without_cleaner`](Self::without_cleaner), [`clock`](Self::clock), [`events`](Self::events) |
+/// | background work | [`sweep_every`](Self::sweep_every), [`without_cleaner`](Self::without_cleaner), [`clock`](Self::clock), [`events`](Self::events) |
 ///
 /// ```
 /// use cloakroom::{CookieConfig, Lifetime, SessionManager};
