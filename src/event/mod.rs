@@ -327,8 +327,8 @@ pub enum Event<'a> {
         /// The address from which the request came.
         peer: Option<IpAddr>,
     },
-    /// memcached has a value under a key of this crate that this crate has not written. The value
-    /// counts as absent.
+    /// memcached has a value under a key of this crate that no version of this crate wrote for that
+    /// key. The value counts as absent.
     ForeignItem {
         /// The reason.
         error: &'a Error,

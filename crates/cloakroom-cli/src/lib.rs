@@ -4,8 +4,8 @@
 //! | for | commands |
 //! |---|---|
 //! | tables | `setup`, `migrate`, `clear`, `drop` |
-//! | sessions | `stats`, `list`, `show`, `revoke`, `sweep` |
-//! | the database file | `backup`, `restore`, `copy`, `compact` |
+//! | sessions | `stats`, `list`, `show`, `revoke`, `sweep`, `copy` |
+//! | the database file | `backup`, `restore`, `compact` |
 //! | problems | `doctor` |
 //! | the shell | `completions`, `man` |
 //!
