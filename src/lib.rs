@@ -96,6 +96,8 @@
 //! [`stores::cached::CachedStore`] need no feature.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Links to items of other features are checked when all features are on.
+#![cfg_attr(not(feature = "conformance"), allow(rustdoc::broken_intra_doc_links))]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
