@@ -1,7 +1,4 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that
-//! may lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
-//!
-//! The store is called by the manager, the cache by `CachedStore`.
+//! Sessions in the memory of one process, and a cache in front of another store.
 
 mod cache;
 
@@ -24,11 +21,12 @@ use crate::sync::{IgnorePoison, instant, thread};
 
 pub use cache::MemoryCache;
 
-/// A volatile store. It has every guarantee but durability.
+/// Sessions in the memory of one process, for tests and for programs that may lose all sessions at
+/// a restart. It has every guarantee but durability.
 ///
-/// It holds a limited number of sessions, 100,000 by default. Anonymous sessions take at most nine
-/// tenths of them: beyond that, and when the store is full, the anonymous sessions that were idle
-/// longest are evicted, a 64th of the capacity at once. A signed-in session is never evicted. When
+/// It holds a limited number of sessions, 100,000 by default. Anonymous sessions use at most nine
+/// tenths of this capacity. Beyond that, and when the store is full, those that were idle longest
+/// are evicted, a 64th of the capacity at once. A signed-in session is never evicted: when
 /// signed-in sessions fill the store, creating a session fails with [`ErrorKind::Full`] until a
 /// sweep has removed expired ones.
 #[derive(Debug)]
