@@ -5,7 +5,7 @@ mod cache;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
-use crate::sync::{IgnorePoison, instant, thread};
+use crate::sync::{IgnorePoison, instant};
 
 pub use cache::MemoryCache;
 
@@ -33,8 +33,6 @@ pub use cache::MemoryCache;
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<SessionTable>,
-    /// The number of threads that wait for the write lock.
-    waiting_writers: AtomicUsize,
     epoch: AtomicU64,
     identity: StoreIdentity,
 }
@@ -87,7 +85,6 @@ impl MemoryStore {
         MemoryStore {
             capacity,
             sessions: RwLock::default(),
-            waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             identity: random_identity(),
         }
@@ -100,21 +97,7 @@ impl MemoryStore {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, SessionTable> {
-        self.waiting_writers.fetch_add(1, Ordering::Relaxed);
-        let sessions = self.sessions.write().ignore_poison();
-        self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
-        sessions
-    }
-
-    /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
-    /// starve them. With 400 threads on two cores that only commit, the longest commit takes at
-    /// most 1.2 s with this yield, and up to 5 s without it; to yield also while no writer waits
-    /// would cost two thirds of the throughput. A `Mutex` is no fairer, and loads on eight threads
-    /// would take twice as long.
-    fn yield_to_writers(&self) {
-        if self.waiting_writers.load(Ordering::Relaxed) > 0 {
-            thread::yield_now();
-        }
+        self.sessions.write().ignore_poison()
     }
 }
 
@@ -392,9 +375,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let committed = self.write().commit(commit, self.capacity);
-        self.yield_to_writers();
-        committed
+        self.write().commit(commit, self.capacity)
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
