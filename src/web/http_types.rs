@@ -1,5 +1,5 @@
-//! Sessions for synchronous servers that use the types of the [`http`] crate, such as Astra and
-//! touche. Their handlers call [`session`].
+//! Sessions for synchronous servers that use the types of the [`http`](https://docs.rs/http) crate,
+//! such as Astra and touche. Their handlers call [`session`].
 
 use std::net::SocketAddr;
 
