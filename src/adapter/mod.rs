@@ -23,7 +23,7 @@ use crate::session::{Session, Transport};
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;
 
-/// Runs the requests of a web framework with sessions of one manager.
+/// The connection between a web framework and the sessions of one manager.
 ///
 /// [`run`](Self::run) is for a framework that calls a function for each request. For other
 /// frameworks, its parts are methods too: [`head`](Self::head), [`open`](Self::open) and
