@@ -307,7 +307,7 @@ impl<'m> Adapter<'m> {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
         };
-        own.into_iter().chain(settings.former_cookies().map(CookieConfig::name_text))
+        own.into_iter().chain(settings.distinct_former_cookies().map(CookieConfig::name_text))
     }
 
     /// Returns whether `session` belongs to this manager and to a request with the ids of this

@@ -39,7 +39,7 @@ const RESERVED_HEADER_PREFIXES: &str =
     "Accept Access-Control- Clear-Site- Content- If- Proxy- Sec- X-Forwarded-";
 
 /// The maximum grace of a replaced id. A longer one would keep a stolen id valid after a renewal
-/// that is meant to invalidate it. Concurrent requests may take longer: they need the grace only
+/// that is meant to invalidate it. Overlapping requests may take longer: they need the grace only
 /// until they have read the session.
 const MAX_GRACE: Duration = Duration::from_secs(60);
 
@@ -119,7 +119,7 @@ impl SessionManagerBuilder {
                 transport: Transport::Cookie(CookieConfig::new()),
                 realm: Realm::default(),
                 realm_tag: Realm::default().tag(),
-                former: Vec::new(),
+                former_cookies: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
@@ -535,7 +535,7 @@ impl SessionManagerBuilder {
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
                 let cookie = former.clone().of_realm(realm)?;
-                settings.former.push(FormerCookie { cookie, realm });
+                settings.former_cookies.push(FormerCookie { cookie, realm });
             }
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);

@@ -219,7 +219,7 @@ impl SessionManager {
         if from == to {
             return Ok(0);
         }
-        let rename = || index.rename_user(self.realm(), (from, to), self.context.now());
+        let rename = || index.rename_user(self.realm(), from, to, self.context.now());
         let sessions = self.blocking.run(rename)?.len();
         self.context.events.raise(&Event::UserRenamed { from, to, sessions });
         Ok(sessions)

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
 use crate::stores::cached::backing_version::BackingVersion;
-use crate::stores::cached::circuit_breaker::CircuitBreakers;
+use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
@@ -80,11 +80,12 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
 
     /// Builds the store without validating the settings.
     pub(super) fn build_unchecked(self) -> CachedStore<C, S> {
+        let shards = 0..self.cache.shards().get();
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
             backing_version: BackingVersion::new(self.life),
-            circuit_breakers: CircuitBreakers::new(self.cache.shards(), self.retry),
+            circuit_breakers: shards.map(|_| CircuitBreaker::new(self.retry)).collect(),
             in_flight: InFlight::default(),
             cache: self.cache,
             backing: self.backing,

@@ -28,7 +28,7 @@ use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, CacheUse, StoreVersion};
-use crate::stores::cached::circuit_breaker::{CircuitBreaker, CircuitBreakers};
+use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -95,7 +95,8 @@ struct CachedInner<C, S> {
     backing: S,
     freshness: Freshness,
     backing_version: BackingVersion,
-    circuit_breakers: CircuitBreakers,
+    /// One for each shard of the cache. A shard without one is not used.
+    circuit_breakers: Vec<CircuitBreaker>,
     in_flight: InFlight,
     events: Events,
 }
@@ -125,21 +126,21 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
     /// Starts a probe of a shard on a background thread, if one is due. Does not block.
     fn probe_if_due(&self, shard: usize, now: Timestamp) {
-        let circuit_breaker = self.0.circuit_breakers.of(shard);
-        if !circuit_breaker.begin_probe(instant()) {
+        let breaker = self.0.circuit_breakers.get(shard);
+        let Some(breaker) = breaker.filter(|breaker| breaker.begin_probe(instant())) else {
             return;
-        }
+        };
         let inner = self.0.clone();
         let probe = move || inner.repair(shard, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            circuit_breaker.abort_probe(instant());
+            breaker.abort_probe(instant());
         }
     }
 
     /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
     /// sent: a later probe invalidates the whole shard.
     fn invalidate(&self, shard: usize, now: Timestamp, send: impl FnOnce(&C) -> Result<()>) {
-        let circuit_breaker = self.0.circuit_breakers.of(shard);
+        let Some(circuit_breaker) = self.0.circuit_breakers.get(shard) else { return };
         if !circuit_breaker.takes_invalidations() {
             self.probe_if_due(shard, now);
         } else if let Err(error) = send(&self.0.cache)
@@ -231,7 +232,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return;
         }
         let shard = self.cache.shard_of(key);
-        if self.circuit_breakers.of(shard).record_failure(instant()) {
+        let breaker = self.circuit_breakers.get(shard);
+        if breaker.is_some_and(|breaker| breaker.record_failure(instant())) {
             self.report_down(shard, error);
         }
     }
@@ -243,7 +245,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
-        let circuit_breaker = self.circuit_breakers.of(shard);
+        let Some(circuit_breaker) = self.circuit_breakers.get(shard) else { return };
         let _probe = Probe(circuit_breaker);
         let invalidate = || self.cache.invalidate_shard(shard, now);
         // Changes send no invalidations until the first one here has shown that the shard works,
@@ -302,7 +304,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         let key = identity.cache_key(id_hash);
         let shard = self.0.cache.shard_of(&key);
-        if !self.0.circuit_breakers.of(shard).is_closed() {
+        if !self.0.circuit_breakers.get(shard).is_some_and(CircuitBreaker::is_closed) {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }

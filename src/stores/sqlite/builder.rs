@@ -23,7 +23,7 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Room, TableSql, Writer, WriterSettings};
+use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettings};
 
 /// The acknowledged changes that survive a power loss.
 ///
@@ -247,11 +247,11 @@ impl SqliteStoreBuilder {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
         let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
-        let room = self.configure(&connection, &table).map_err(|error| match &file {
+        let reserve = self.configure(&connection, &table).map_err(|error| match &file {
             Some((_, path)) => explain(error, path),
             None => error,
         })?;
-        self.assemble(connection, file, in_use, table, room)
+        self.assemble(connection, file, in_use, table, reserve)
     }
 
     /// Opens the write connection. Returns it, and the file if the database is in one.
@@ -269,9 +269,13 @@ impl SqliteStoreBuilder {
         Ok((connection, Some((access, path))))
     }
 
-    /// Sets the write connection up, and prepares the database. Returns its room if its size is
-    /// bounded.
-    fn configure(&self, connection: &Connection, table: &TableName) -> Result<Option<Room>> {
+    /// Sets the write connection up, and prepares the database. Returns the reserve of its file if
+    /// the size is bounded.
+    fn configure(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+    ) -> Result<Option<SignInReserve>> {
         let deadline = Instant::now() + self.busy_timeout;
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
@@ -292,7 +296,7 @@ impl SqliteStoreBuilder {
         let pages = connection
             .query_row(&bound, [], |row| row.get(0))
             .map_err(while_doing("bound the size of the database"))?;
-        Ok(Some(Room::new(pages)))
+        Ok(Some(SignInReserve::new(pages)))
     }
 
     /// Makes the store over the configured write connection.
@@ -302,7 +306,7 @@ impl SqliteStoreBuilder {
         file: Option<(Access, PathBuf)>,
         in_use: Option<InUse>,
         table: TableName,
-        room: Option<Room>,
+        reserve: Option<SignInReserve>,
     ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
@@ -326,7 +330,7 @@ impl SqliteStoreBuilder {
             wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
-            room,
+            reserve,
         };
         let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
