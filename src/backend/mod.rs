@@ -109,8 +109,8 @@ pub trait SessionIndex: Debug + Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<EndedSession>>;
 
-    /// Gives the sessions of the user `from` in `realm`, expired ones included, to the user `to`, in
-    /// one atomic step that raises their revisions. Returns their current id hashes, for the
+    /// Gives the sessions of the user `from` in `realm`, expired ones included, to the user `to`,
+    /// in one atomic step that raises their revisions. Returns their current id hashes, for the
     /// invalidation of caches.
     fn rename_user(
         &self,
