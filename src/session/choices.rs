@@ -44,8 +44,8 @@ impl Session {
     /// the maximum for the user's session.
     ///
     /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
-    /// it is stored in the same step. If this is called after the sign-in and the end of the request
-    /// cannot be stored, the user is signed in with the limit of the manager.
+    /// it is stored in the same step. If this is called after the sign-in and the end of the
+    /// request cannot be stored, the user is signed in with the limit of the manager.
     ///
     /// Without a session, the limit applies to one that this request begins. The call alone begins
     /// none.

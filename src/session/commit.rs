@@ -302,5 +302,5 @@ pub(super) struct CommitPlan<'p> {
 
 /// The delta of a commit that stores all changes.
 pub(super) fn all_changes(changes: &Changes, _: &LoadState) -> Result<Arc<Delta>> {
-    Ok(changes.shared())
+    Ok(changes.shared_delta())
 }

@@ -288,8 +288,8 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails inside the function of an update, because this thread holds the lock,
-    /// and for a refused request.
+    /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
+    /// a refused request.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if let OriginDecision::Refuse(_) = self.origin_check {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
