@@ -1,8 +1,11 @@
-//! CSRF protection: tokens for forms, and their verification.
+//! Tokens for forms, which protect against cross-site request forgery (CSRF), and their
+//! verification: [`Session::csrf_field`] and [`Session::verify_csrf`].
 //!
-//! A token is the session's CSRF secret XORed with a random mask that is new in every token. Tokens
-//! of one secret have no bytes in common, so the lengths of compressed pages do not reveal the
-//! secret (BREACH). Uses `session`, which stores the secret.
+//! A token is a random mask, followed by the session's CSRF secret XORed with it. Every token has a
+//! new mask, so tokens of one secret have no bytes in common, and the length of a compressed
+//! page does not reveal the secret (the BREACH attack).
+
+// Uses `session`, which stores the secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -49,16 +52,19 @@ impl Session {
     /// it, so a request with a valid token comes from a page of this session.
     ///
     /// Every call returns a different token. All of them are valid until the session ends or the
-    /// next [`sign_in`](Self::sign_in), also after a renewal. After a sign-in they are valid only
-    /// in requests that present the replaced id while the store remembers it, so that a sign-in
-    /// form can be sent twice. A page that is rendered after a sign-in in the same request must use
-    /// a token that was requested after the sign-in.
+    /// next [`sign_in`](Self::sign_in); a renewal does not change that.
     ///
-    /// Without a session, the call begins one at the end of the request, as any change does. For a
-    /// session without a CSRF secret, it stores a new secret immediately, even if the request fails
-    /// later. [`clear`](Self::clear) removes the secret and so invalidates the tokens, unless this
-    /// is called after it in the same request. After [`ignore`](Self::ignore), a token is valid
-    /// later only if the session had a secret before.
+    /// - **After a sign-in** the earlier tokens are valid only in requests that present the
+    ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. A
+    ///   page that is rendered in the request of the sign-in must request its token after the
+    ///   sign-in.
+    /// - **Without a session** the call begins one at the end of the request, as any change does.
+    /// - **The first token** of a session stores its CSRF secret immediately, even if the request
+    ///   fails later.
+    /// - **[`clear`](Self::clear)** removes the secret and so invalidates the tokens, unless this
+    ///   is called after it in the same request.
+    /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
+    ///   before.
     ///
     /// # Errors
     /// As [`update`](Self::update).
@@ -79,9 +85,9 @@ impl Session {
     /// Verifies a token. Call this before changing anything on behalf of the user, and answer with
     /// status 403 if the token is invalid.
     ///
-    /// The result is [`Invalid`](CsrfCheck::Invalid) for text that is not a token, which is refused
-    /// without reading the session, and for every token if the request finds neither a session nor
-    /// a replaced id that the store remembers. Writes nothing.
+    /// The result is [`Invalid`](CsrfCheck::Invalid) for a text that is not a token, without
+    /// reading the session. It is `Invalid` for every token if the request finds neither a session
+    /// nor a replaced id that the store remembers. Writes nothing.
     ///
     /// ```
     /// use cloakroom::csrf::CsrfCheck;

@@ -76,6 +76,22 @@ const BANNED_WORDS: &[(&str, &str)] = &[
 /// The files that may have those words.
 const BANNED_WORDS_ALLOWED: &[&str] = &["tests/tidy.rs"];
 
+/// The types whose methods messages and pages name.
+const SETTINGS: &[&str] = &[
+    "CookieConfig",
+    "CookieKeys",
+    "CrossOrigin",
+    "Lifetime",
+    "MemcachedStoreBuilder",
+    "Policy",
+    "PostgresStoreBuilder",
+    "Session",
+    "SessionManager",
+    "SessionManagerBuilder",
+    "SqliteStore",
+    "SqliteStoreBuilder",
+];
+
 /// The most characters that the name of a test may have.
 const LONGEST_TEST_NAME: usize = 60;
 
@@ -276,6 +292,37 @@ fn cited_test_files_contain_tests() {
             let test = fs::read_to_string(root().join(cited));
             if !test.is_ok_and(|test| test.contains("#[test]")) {
                 wrong.push(format!("{page}: {cited}"));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// Neither the compiler nor rustdoc checks the methods that messages and pages name.
+#[test]
+fn methods_of_settings_that_texts_name_exist() {
+    let sources = rust_files("src");
+    let code = |settings: &&'static str| {
+        let block = format!("\nimpl {settings} {{");
+        let files = sources.iter().filter(|file| file.text.contains(&block));
+        (*settings, files.map(|file| file.text.as_str()).collect::<String>())
+    };
+    let code: BTreeMap<_, _> = SETTINGS.iter().map(code).collect();
+    let mut wrong = Vec::new();
+    let paths = ["src", "crates", "docs"].iter().flat_map(|folder| files(&root().join(folder)));
+    for path in paths.chain(pages()) {
+        let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            for word in line.split(|c: char| !c.is_alphanumeric() && !"_:".contains(c)) {
+                let names: Vec<_> = word.split("::").collect();
+                for pair in names.windows(2) {
+                    let (Some(code), method) = (code.get(pair[0]), pair[1]) else { continue };
+                    let exists = code.contains(&format!(" fn {method}("))
+                        || code.contains(&format!(" fn {method}<"));
+                    if method.starts_with(|c: char| c.is_lowercase()) && !exists {
+                        wrong.push(format!("{}:{}: {word}", relative(&path), number + 1));
+                    }
+                }
             }
         }
     }

@@ -38,8 +38,8 @@ pub struct Commit {
     pub session_limit: Option<SessionLimit>,
     /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
-    /// The time at which the request was opened. It shows whether the request counts as
-    /// concurrent with the replacement of its id.
+    /// The time at which the request was opened. It shows whether the request
+    /// [overlaps](ReplacedId::overlaps) the replacement of its id.
     pub opened: Timestamp,
     /// The current time.
     pub now: Timestamp,
@@ -84,7 +84,7 @@ pub enum Action {
     ///
     /// | session's user | had a user when the id was replaced | replaced by | result |
     /// |---|---|---|---|
-    /// | this user | any | a concurrent sign-in that this one repeats | [`Committed::CanJoin`] |
+    /// | this user | any | an overlapping sign-in that this one repeats | [`Committed::CanJoin`] |
     /// | this user, or none | any | anything else | the session gets a new id |
     /// | another user | yes | any | a new session begins; the other ends |
     /// | another user | no | any | a new session begins |
@@ -136,8 +136,8 @@ pub enum Committed {
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; nothing was changed.
     LimitReached,
-    /// The sign-in repeats a concurrent one of the same user through the same id, and can join its
-    /// session; nothing was changed.
+    /// The sign-in repeats an overlapping one of the same user through the same id, and can join
+    /// its session; nothing was changed.
     CanJoin {
         /// The presented id, with the join salt of the other sign-in.
         id: ReplacedId,
@@ -241,12 +241,10 @@ pub enum Decision<P = ()> {
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The expired session found: remove it first, with all its ids.
-        remove_expired: Option<P>,
-        /// The limit to [apply](SessionLimit) first.
-        session_limit: Option<SessionLimit>,
-        /// The live session found, if it ends; `remove_expired` is `None` then.
+        /// The session found, if the new one takes its place.
         supersedes: Option<Superseded<P>>,
+        /// The limit to [apply](SessionLimit) before the session is stored.
+        session_limit: Option<SessionLimit>,
     },
     /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
     Update {
@@ -287,16 +285,25 @@ pub enum Decision<P = ()> {
     Answer(Committed),
 }
 
-/// A session that ends because a new one begins in its place: another user's, at a sign-in. Remove
-/// it with all its ids.
+/// A session in whose place a new one begins, at a sign-in. Remove it with all its ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Superseded<P> {
-    /// The presented id. Store it as a replaced id of the new session.
-    pub presented: ReplacedId,
-    /// The position of the session.
-    pub at: P,
-    /// The session, for the answer.
-    pub ended: EndedSession,
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
+pub enum Superseded<P> {
+    /// An expired session. Remove it first, also if the limit then refuses the sign-in: for the
+    /// reason of [`Decision::RemoveExpired`].
+    Expired {
+        /// The position of the session.
+        at: P,
+    },
+    /// A live session of another user. Remove it unless the limit refuses the sign-in.
+    Live {
+        /// The position of the session.
+        at: P,
+        /// The presented id. Store it as a replaced id of the new session.
+        presented: ReplacedId,
+        /// The session, for the answer.
+        ended: EndedSession,
+    },
 }
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the replaced id. A
@@ -316,7 +323,7 @@ pub struct IdChange {
 /// that was not proved, nor lose the identity provider's session id or the end that it has set. The
 /// idle limit may differ: the first request may have changed it after its sign-in.
 ///
-/// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
+/// An absolute limit may count from the sign-in, and two overlapping requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
 fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
@@ -324,7 +331,7 @@ fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
         && (new_session.idp_session_id.is_none()
             || new_session.idp_session_id == record.idp_session_id)
         && new_session.persistent == record.persistent
-        && end(&new_session.limits) + ReplacedId::CONCURRENT_FOR >= end(&record.limits)
+        && end(&new_session.limits) + ReplacedId::OVERLAPS_FOR >= end(&record.limits)
 }
 
 impl Action {
@@ -378,7 +385,7 @@ impl Commit {
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
     pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
         match &self.action {
-            Action::Create(new_session) => self.begin(self.id_hash, new_session, None, None, None),
+            Action::Create(new_session) => self.insert(self.id_hash, new_session, None, None),
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, at)) => self.change(session, at),
                 Err(missing) => Ok(Decision::Answer(Committed::Missing(missing))),
@@ -420,12 +427,11 @@ impl Commit {
         }
     }
 
-    fn begin<P>(
+    fn insert<P>(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
-        remove_expired: Option<P>,
         supersedes: Option<Superseded<P>>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
@@ -436,7 +442,7 @@ impl Commit {
         self.check_size(&record, 0)?;
         let session_limit = self.session_limit.filter(|_| user.is_some());
         let session = LiveSession { record, id_hash };
-        Ok(Decision::Insert { session, remove_expired, session_limit, supersedes })
+        Ok(Decision::Insert { session, supersedes, session_limit })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -464,10 +470,11 @@ impl Commit {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
             Found::Expired { at, .. } => {
-                return self.begin(to, new_session, Some(user), Some(at), None);
+                let supersedes = Some(Superseded::Expired { at });
+                return self.insert(to, new_session, Some(user), supersedes);
             }
             Found::Nothing | Found::Undecodable { .. } => {
-                return self.begin(to, new_session, Some(user), None, None);
+                return self.insert(to, new_session, Some(user), None);
             }
         };
         let replaced_id = |id_hash, salt, had_user| {
@@ -481,8 +488,8 @@ impl Commit {
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
             let ended = session.to_ended();
-            let supersedes = ends.then_some(Superseded { presented, at, ended });
-            return self.begin(to, new_session, Some(user), None, supersedes);
+            let supersedes = ends.then_some(Superseded::Live { at, presented, ended });
+            return self.insert(to, new_session, Some(user), supersedes);
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -522,7 +529,7 @@ impl Commit {
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
-            && id.counts_as_concurrent(self.opened)
+            && id.overlaps(self.opened)
     }
 
     /// Decides a merge or a renewal.

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{JoinSalt, SessionIdHash};
 
 /// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
-/// for ten minutes, because concurrent requests still present it, and so does a client that lost
+/// for ten minutes, because overlapping requests still present it, and so does a client that lost
 /// the response with its new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplacedId {
@@ -62,10 +62,10 @@ impl ReplacedId {
     /// The maximum number of remembered ids of one session: the latest ones.
     pub const MAX: usize = 8;
 
-    /// A request with this id that is opened within this time after the replacement, or within the
-    /// grace, counts as concurrent: sent before the response with the new id arrived. One that is
-    /// opened later comes from a client that lost that response, or from a thief.
-    pub const CONCURRENT_FOR: Duration = Duration::from_secs(10);
+    /// A request with this id overlaps the replacement if it was opened at most this long after it,
+    /// or within the grace: it may have been sent before the response with the new id arrived. One
+    /// that is opened later comes from a client that lost that response, or from a thief.
+    pub const OVERLAPS_FOR: Duration = Duration::from_secs(10);
 
     /// Returns its effect at `now`.
     #[must_use]
@@ -96,12 +96,12 @@ impl ReplacedId {
         self.replaced_at.max(self.grace_until().unwrap_or(self.replaced_at)) + Self::REMEMBERED
     }
 
-    /// Returns whether a request with this id that was opened at that time counts as concurrent
-    /// with the replacement.
+    /// Returns whether a request with this id that was opened at that time overlaps the
+    /// replacement; see [`OVERLAPS_FOR`](Self::OVERLAPS_FOR).
     #[must_use]
-    pub fn counts_as_concurrent(&self, opened: Timestamp) -> bool {
+    pub fn overlaps(&self, opened: Timestamp) -> bool {
         let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
-        is_in_grace || opened <= self.replaced_at + Self::CONCURRENT_FOR
+        is_in_grace || opened <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
     /// Returns this id without its grace, as after a sign-in of its session.

@@ -8,7 +8,7 @@ use crate::conformance::fixture::*;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
 
-const LATE: Duration = ReplacedId::CONCURRENT_FOR;
+const LATE: Duration = ReplacedId::OVERLAPS_FOR;
 
 /// A sign-in that later sign-ins through the same id can join.
 pub(super) struct SignInReply {
@@ -169,9 +169,9 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Pass
             Ok(())
         },
         |new_session| {
-            // Concurrent requests read the clock in either order, so a smaller difference is
+            // Overlapping requests read the clock in either order, so a smaller difference is
             // allowed.
-            let earlier = ReplacedId::CONCURRENT_FOR + SECOND;
+            let earlier = ReplacedId::OVERLAPS_FOR + SECOND;
             new_session.limits.absolute = new_session.limits.absolute.map(|end| end - earlier);
             Ok(())
         },

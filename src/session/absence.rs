@@ -34,9 +34,9 @@ pub(super) struct Replaced {
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// The request counts as concurrent with the replacement: the client receives its new id in
-    /// another response.
-    pub(super) concurrent: bool,
+    /// Whether the request overlaps the replacement: the client receives its new id in another
+    /// response.
+    pub(super) overlaps: bool,
     /// Whether the browser keeps the session's cookie when it is closed.
     pub(super) persistent: bool,
 }
@@ -48,8 +48,8 @@ impl Session {
     /// |---|---|---|
     /// | there was none, it has expired, or it cannot be decoded | begin one | no effect |
     /// | this request has ended it, by `destroy` or a call of the manager | begin one | no effect |
-    /// | its id was replaced earlier: a stale id | begin one | no effect |
-    /// | its id was replaced concurrently | discarded | no effect |
+    /// | it presents a stale id | begin one | no effect |
+    /// | it overlaps the replacement of its id | discarded | no effect |
     /// | this request [has discarded changes](Absence::has_discarded_changes) | discarded | no effect |
     /// | this process has [retired](RetiredSinceOpen) its id since this request was opened | discarded | discarded |
     ///
@@ -58,7 +58,7 @@ impl Session {
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
-        let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
+        let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.overlaps);
         let discards_data = absence.has_discarded_changes || is_replaced;
         let is_retired = match absence.retired_since_open {
             RetiredSinceOpen::Yes => true,
@@ -124,7 +124,7 @@ impl Session {
             id_hash: id.id_hash,
             id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
-            concurrent: id.counts_as_concurrent(opened),
+            overlaps: id.overlaps(opened),
             persistent: record.persistent,
         }
     }
@@ -141,7 +141,7 @@ impl Session {
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
     pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.concurrent);
+        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.overlaps);
         let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {

@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Concurrent requests still present it, so it has a grace, whatever
+    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
         let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.load_state)
@@ -251,7 +251,7 @@ fn renewal_is_due(
     // client gets no new id here.
     let has_lost_id = live.found_by != *id_hash
         && grace.is_none()
-        && opened > record.id_issued + ReplacedId::CONCURRENT_FOR;
+        && opened > record.id_issued + ReplacedId::OVERLAPS_FOR;
     is_old || has_lost_id
 }
 

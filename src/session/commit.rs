@@ -109,7 +109,7 @@ impl Session {
         let committed = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
             // Not in flight: until the store forgets the replaced id, it answers that the id was
-            // replaced, so a concurrent request needs no other memory.
+            // replaced, so an overlapping request needs no other memory.
             Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),

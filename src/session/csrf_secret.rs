@@ -87,11 +87,11 @@ impl State {
     }
 
     /// If an id of this request was replaced: derives the secret from that id, so that the tokens
-    /// of pages agree for a client that still presents it, and returns whether the request counts
-    /// as concurrent with the replacement. Stores nothing.
+    /// of pages agree for a client that still presents it, and returns whether the request
+    /// overlaps the replacement. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
         let replaced = self.load_state.replaced()?;
-        Some((Secret::of_id(replaced.id.as_ref()?), replaced.concurrent))
+        Some((Secret::of_id(replaced.id.as_ref()?), replaced.overlaps))
     }
 }
 
@@ -123,7 +123,7 @@ impl Session {
     /// | case | secret | stored |
     /// |---|---|---|
     /// | the session has a secret, or this request has made one | that one | already |
-    /// | the presented id was replaced concurrently | the one derived from that id | never |
+    /// | the request overlaps the replacement of its id | the one derived from that id | never |
     /// | the request is closed, or its load failed | none: an error | never |
     /// | the session is live, and not ignored | a new one, unless another request stores one first | immediately |
     /// | the session ended meanwhile, or changes of this request were discarded | the one derived from the replaced id, if there is one, else a random one, which never becomes valid | never |

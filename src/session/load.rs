@@ -165,10 +165,10 @@ impl Session {
             match missing {
                 Missing::Replaced { id, session } => {
                     let new = self.new_replaced(None, &id, &session.record);
-                    // One that was replaced concurrently comes first, so that a planted id does not
-                    // hide it.
+                    // A replacement that the request overlaps comes first, so that a planted id
+                    // does not hide it.
                     let have = absence.replaced.as_ref();
-                    if have.is_none_or(|have| new.concurrent && !have.concurrent) {
+                    if have.is_none_or(|have| new.overlaps && !have.overlaps) {
                         absence.replaced = Some(new);
                     }
                 }

@@ -1,8 +1,8 @@
 //! The session of one request: loaded at the first read, changed in memory, committed at the end.
-//!
-//! Owns [`Session`] and its state; its submodules implement the operations, in the order of a
-//! request: `presented`, `load`, `values` with `changes`, `close`, `commit`. Uses stores only
-//! through the `Context`. Called by the manager and the adapters.
+
+// Owns `Session` and its state; its submodules implement the operations, in the order of a request:
+// `presented`, `load`, `values` with `changes`, `close`, `commit`. Uses stores only through the
+// `Context`. Called by the manager and the adapters.
 
 mod absence;
 mod activity;

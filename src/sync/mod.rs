@@ -7,6 +7,8 @@
 use std::sync::{LockResult, PoisonError};
 
 mod handoff;
+// Outside `src`, because only the package tests/shuttle, which compiles these sources with
+// `cfg(schedules)`, depends on shuttle.
 #[cfg(schedules)]
 #[path = "../../tests/shuttle/scheduled.rs"]
 mod scheduled;

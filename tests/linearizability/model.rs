@@ -14,8 +14,8 @@ const REMEMBERED_FOR: Millis = 600_000;
 /// The maximum number of remembered replaced id hashes of a session.
 const MAX_REPLACED_IDS: usize = 8;
 
-/// A request that came within this time after its id was replaced counts as concurrent.
-const CONCURRENT_FOR: Millis = 10_000;
+/// A request that came within this time after its id was replaced overlaps the replacement.
+const OVERLAPS_FOR: Millis = 10_000;
 
 /// A touch is due after this share of the idle limit.
 const TOUCHES_PER_IDLE_LIMIT: Millis = 40;
@@ -457,7 +457,7 @@ impl SessionModel {
             && row.session.user == Some(*user)
             && matches!(replaced.by, By::SignIn | By::SignInAgain { .. })
             && replaced.to == row.id_hash
-            && operation.now <= replaced.at + CONCURRENT_FOR
+            && operation.now <= replaced.at + OVERLAPS_FOR
             && claims_the_same(initial, &row.session)
         {
             let id_hash = row.id_hash;
@@ -570,7 +570,7 @@ fn claims_the_same(initial: &InitialFields, session: &Session) -> bool {
     let end = |absolute: Option<Millis>| absolute.unwrap_or(Millis::MAX);
     initial.level == session.level
         && (initial.idp_session_id.is_none() || initial.idp_session_id == session.idp_session_id)
-        && end(initial.absolute).saturating_add(CONCURRENT_FOR) >= end(session.absolute)
+        && end(initial.absolute).saturating_add(OVERLAPS_FOR) >= end(session.absolute)
 }
 
 struct MergeChange<'c> {

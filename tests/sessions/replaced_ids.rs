@@ -26,8 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A request that is opened up to so long after the replacement counts as concurrent.
-const CONCURRENT: Duration = Duration::from_secs(10);
+/// A request that is opened at most this long after the replacement overlaps it.
+const OVERLAP: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -96,7 +96,7 @@ fn a_read_by_a_replaced_id_finds_nothing() {
         for by in ALL {
             for (after, event) in [
                 (Duration::ZERO, None),
-                (CONCURRENT, None),
+                (OVERLAP, None),
                 (LATE, Some(EventKind::ReplacedIdUsed)),
                 (FORGOTTEN - MILLI, Some(EventKind::ReplacedIdUsed)),
                 (FORGOTTEN, Some(EventKind::UnknownId)),
@@ -117,13 +117,13 @@ fn a_read_by_a_replaced_id_finds_nothing() {
 }
 
 #[test]
-fn a_request_is_concurrent_by_when_it_was_opened() {
+fn a_request_overlaps_by_when_it_was_opened() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (old, new) = by.replace(&app);
-            app.clock.advance(CONCURRENT);
+            app.clock.advance(OVERLAP);
             let slow = old.open(&app.sessions);
-            app.clock.advance(CONCURRENT * 10);
+            app.clock.advance(OVERLAP * 10);
             slow.set("n", 2).unwrap();
             let headers = complete(&app.sessions, &slow);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{by:?}");
@@ -148,7 +148,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
         for by in ALL {
             for (index, write) in writes.into_iter().enumerate() {
                 for (after, is_new) in
-                    [(Duration::ZERO, false), (CONCURRENT, false), (LATE, true), (FORGOTTEN, true)]
+                    [(Duration::ZERO, false), (OVERLAP, false), (LATE, true), (FORGOTTEN, true)]
                 {
                     let case = format!("{by:?}, write {index}, after {after:?}");
                     let (mut old, new) = by.replace(&app);
@@ -202,7 +202,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
 fn a_renewal_by_a_replaced_id_does_nothing() {
     on_every_store(defaults, |app| {
         for by in ALL {
-            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN] {
+            for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN] {
                 for reads in [true, false] {
                     let (mut old, new) = by.replace(&app);
                     app.clock.advance(after);
@@ -236,7 +236,7 @@ fn a_csrf_token_in_flight_is_valid_with_the_replaced_id() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (mut old, new) = by.replace(&app);
-            for after in [Duration::ZERO, CONCURRENT] {
+            for after in [Duration::ZERO, OVERLAP] {
                 app.clock.advance(after);
                 let (shown, headers) = token(&app, &mut old);
                 assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
@@ -278,7 +278,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for (after, ends) in
-                [(Duration::ZERO, true), (CONCURRENT, true), (LATE, true), (FORGOTTEN, false)]
+                [(Duration::ZERO, true), (OVERLAP, true), (LATE, true), (FORGOTTEN, false)]
             {
                 for reads in [true, false] {
                     let case = format!("{by:?} after {after:?}");
@@ -414,7 +414,7 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
 #[test]
 fn a_sign_in_joins_one_that_read_the_time_later() {
     on_every_store(defaults, |app| {
-        for (after, has_read) in [(MILLI, false), (MILLI, true), (CONCURRENT, false)] {
+        for (after, has_read) in [(MILLI, false), (MILLI, true), (OVERLAP, false)] {
             let (client, session) = app.open_visitor(1);
             if has_read {
                 assert_eq!(session.get("n").unwrap(), Some(1));
@@ -447,7 +447,7 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
 #[test]
 fn a_sign_in_after_a_lost_response_keeps_the_data() {
     on_every_store(defaults, |app| {
-        for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN - MILLI] {
+        for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN - MILLI] {
             let client = app.visitor(1);
             let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
             app.clock.advance(after);
@@ -455,7 +455,7 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
             let case = format!("after {after:?}");
             assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
             assert_eq!(app.stored_n(&again), Some(1), "{case}");
-            let joined = after <= CONCURRENT;
+            let joined = after <= OVERLAP;
             assert_eq!(lost.cookie == again.cookie, joined, "{case}");
             assert_eq!(user_of(&app.sessions, &lost).is_some(), joined, "one id lives: {case}");
             again.request(&app.sessions, |session| session.destroy().unwrap());
@@ -481,7 +481,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
     ];
     on_every_store(defaults, |app| {
         for client in clients {
-            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN - MILLI] {
+            for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN - MILLI] {
                 let mut client = client(&app);
                 let (shown, _) = token(&app, &mut client);
                 client.request(&app.sessions, |session| session.set("n", 2).unwrap());
@@ -512,7 +512,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
 fn a_sign_in_by_a_renewed_id_moves_the_session() {
     on_every_store(defaults, |app| {
         for by in [By::Renewal, By::RenewalOfAda] {
-            for after in [Duration::ZERO, CONCURRENT, LATE] {
+            for after in [Duration::ZERO, OVERLAP, LATE] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
                 let again = old.after(&app.sessions, |session| sign_in(session, "ada"));
@@ -535,7 +535,7 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
     on_every_store(defaults, |app| {
         for (by, ends) in [(By::RenewalOfAda, true), (By::SecondSignIn, true), (By::SignIn, false)]
         {
-            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN] {
+            for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
                 let zoe = old.after(&app.sessions, |session| sign_in(session, "zoe"));
@@ -602,13 +602,13 @@ fn a_stale_id_ends_the_session_where_that_is_asked_for() {
     on_every_store(configure, |app| {
         for by in ALL {
             for (index, act) in uses.into_iter().enumerate() {
-                for (after, ends) in [(CONCURRENT, false), (LATE, true), (FORGOTTEN, false)] {
+                for (after, ends) in [(OVERLAP, false), (LATE, true), (FORGOTTEN, false)] {
                     let (mut old, new) = by.replace(&app);
                     app.clock.advance(after);
                     let headers = old.request(&app.sessions, act);
                     let case = format!("{by:?}, {index}, after {after:?}");
                     assert_eq!(app.stored_n(&new), (!ends).then_some(1), "{case}");
-                    let begins = index == 1 && after > CONCURRENT;
+                    let begins = index == 1 && after > OVERLAP;
                     assert_eq!(set_cookie(&headers).is_some(), begins, "{case}");
                 }
             }

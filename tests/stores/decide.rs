@@ -18,9 +18,9 @@ use cloakroom::{Error, ErrorKind};
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.
 ///
 /// - `current`, `in grace`: a live session by its current id, or by one in its grace.
-/// - `renewed`: a renewal replaced the id, and the request is concurrent.
+/// - `renewed`: a renewal replaced the id, and the request overlaps it.
 /// - `signed in`: the same for a sign-in, whose salt is remembered.
-/// - `stale`: opened more than ten seconds after. `unsalted`: no salt.
+/// - `stale`: the request does not overlap it. `unsalted`: no salt.
 /// - `moved`: the session has moved on since.
 /// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
 const FOUND: [&str; 11] = [
@@ -98,7 +98,7 @@ in grace               | *              | renew            | *           | nothi
 in grace               | *              | renew            | *           | *         | *     | update
 
 expired                | *              | sign in*         | *           | too large | *     | too large
-expired                | *              | sign in*         | *           | *         | *     | insert
+expired                | *              | sign in*         | *           | *         | *     | replace expired
 not found              | *              | sign in*         | *           | too large | *     | too large
 not found              | *              | sign in*         | *           | *         | *     | insert
 undecodable            | *              | sign in*         | *           | too large | *     | too large
@@ -314,16 +314,18 @@ impl Case {
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, remove_expired, session_limit, supersedes }) => {
-                let removes = self.found == "expired" && self.is_sign_in();
-                assert_eq!(remove_expired, removes.then_some(CURRENT));
+            Ok(Decision::Insert { session, supersedes, session_limit }) => {
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
                 let left = self.left(PRESENTED, join_salt);
                 match supersedes {
                     None => "insert",
-                    Some(Superseded { presented, at, ended }) => {
+                    Some(Superseded::Expired { at }) => {
+                        assert_eq!(at, CURRENT);
+                        "replace expired"
+                    }
+                    Some(Superseded::Live { at, presented, ended }) => {
                         assert_eq!(ended, self.session().to_ended());
                         assert_eq!((presented, at), (left, self.position()));
                         "replace"

@@ -10,12 +10,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
 use crate::stores::cached::backing_version::BackingVersion;
-use crate::stores::cached::circuit_breaker::CircuitBreakers;
+use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
 
 /// The settings of a [`CachedStore`]. Start with [`CachedStore::builder`].
+///
+/// ```
+/// # use cloakroom::MemoryStore;
+/// use cloakroom::stores::cached::CachedStore;
+/// # use cloakroom::stores::memory::MemoryCache;
+/// use std::time::Duration;
+///
+/// # let (cache, store) = (MemoryCache::new(), MemoryStore::new());
+/// let store = CachedStore::builder(cache, store).entry_life(Duration::from_secs(10)).build()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CachedStoreBuilder<C, S> {
@@ -33,8 +44,8 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     }
 
     /// Sets how long a cache entry is valid after it was read from the backing store; 1 second to 1
-    /// hour. If an invalidation fails, other processes see the change within this time. Defaults to
-    /// 60 seconds.
+    /// hour. Defaults to 60 seconds. If an invalidation fails, other processes see the change after
+    /// this time at the latest.
     pub fn entry_life(self, life: Duration) -> Self {
         CachedStoreBuilder { life, ..self }
     }
@@ -46,7 +57,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     }
 
     /// Sets the receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the
-    /// [`log`] crate.
+    /// [`log`](https://docs.rs/log) crate.
     pub fn events(self, events: Events) -> Self {
         CachedStoreBuilder { events, ..self }
     }
@@ -69,11 +80,12 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
 
     /// Builds the store without validating the settings.
     pub(super) fn build_unchecked(self) -> CachedStore<C, S> {
+        let shards = 0..self.cache.shards().get();
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
             backing_version: BackingVersion::new(self.life),
-            circuit_breakers: CircuitBreakers::new(self.cache.shards(), self.retry),
+            circuit_breakers: shards.map(|_| CircuitBreaker::new(self.retry)).collect(),
             in_flight: InFlight::default(),
             cache: self.cache,
             backing: self.backing,

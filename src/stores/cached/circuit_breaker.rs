@@ -1,8 +1,7 @@
-//! The circuit breakers of the cache, one for each shard.
+//! The circuit breaker of a shard of the cache.
 //!
 //! Uses no cache itself. Called by the store.
 
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
@@ -13,26 +12,6 @@ const FAILURE_THRESHOLD: u32 = 3;
 
 /// The time within which failures are counted together.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
-
-/// The circuit breakers of all shards. There is at least one.
-#[derive(Debug)]
-pub(super) struct CircuitBreakers {
-    first: CircuitBreaker,
-    others: Vec<CircuitBreaker>,
-}
-
-impl CircuitBreakers {
-    pub(super) fn new(count: NonZeroUsize, retry_after: Duration) -> Self {
-        let others = (1..count.get()).map(|_| CircuitBreaker::new(retry_after)).collect();
-        CircuitBreakers { first: CircuitBreaker::new(retry_after), others }
-    }
-
-    /// Returns the breaker of `shard`, or of the first shard if there is no such shard.
-    pub(super) fn of(&self, shard: usize) -> &CircuitBreaker {
-        let other = shard.checked_sub(1).and_then(|other| self.others.get(other));
-        other.unwrap_or(&self.first)
-    }
-}
 
 /// Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
 /// failed reads or fills within [`FAILURE_WINDOW`], or immediately after a failed invalidation.
@@ -65,7 +44,7 @@ struct RecentFailures {
 }
 
 impl CircuitBreaker {
-    fn new(retry_after: Duration) -> Self {
+    pub(super) fn new(retry_after: Duration) -> Self {
         CircuitBreaker { retry_after, state: Mutex::new(BreakerState::Closed(None)) }
     }
 

@@ -346,7 +346,7 @@ mod tests {
                 if let ItemState::Moved(redirect, _) | ItemState::Redirected(redirect) = state {
                     // No time causes an overflow.
                     let id = redirect.replaced_id(KEY);
-                    let _ = (id.forget_at(), id.status(NOW), id.counts_as_concurrent(NOW));
+                    let _ = (id.forget_at(), id.status(NOW), id.overlaps(NOW));
                 }
             }
             if let Ok(entry) = decode_entry(&value, &KEY) {
