@@ -109,10 +109,10 @@ impl MemoryStore {
     }
 
     /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
-    /// starve them. With 400 threads on two cores that only commit, the longest commit takes at most
-    /// 1.2 s with this yield, and up to 5 s without it; to yield also while no writer waits would
-    /// cost two thirds of the throughput. A `Mutex` is no fairer, and loads on eight threads would
-    /// take twice as long.
+    /// starve them. With 400 threads on two cores that only commit, the longest commit takes at
+    /// most 1.2 s with this yield, and up to 5 s without it; to yield also while no writer waits
+    /// would cost two thirds of the throughput. A `Mutex` is no fairer, and loads on eight threads
+    /// would take twice as long.
     fn yield_to_writers(&self) {
         if self.waiting_writers.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
