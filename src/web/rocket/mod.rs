@@ -266,7 +266,7 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
         }
     };
     headers.apply_to(response);
-    error_response::keep(request, &headers);
+    error_response::keep_fields(request, &headers);
 }
 
 impl adapter::Response for Response<'_> {
