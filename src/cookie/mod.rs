@@ -253,8 +253,8 @@ impl CookieConfig {
             ),
             (
                 self.extra.iter().any(has_setter),
-                "an extra attribute is none that has a setter or follows from the lifetime: Domain, \
-                 Path, Secure, HttpOnly, SameSite, Partitioned, Max-Age and Expires",
+                "an extra attribute is none that has a setter or follows from the lifetime: \
+                 Domain, Path, Secure, HttpOnly, SameSite, Partitioned, Max-Age and Expires",
             ),
             (cookie_len > MAX_COOKIE_BYTES, "name and value together have at most 4096 bytes"),
         ];

@@ -98,7 +98,7 @@ impl fmt::Display for Event<'_> {
                 client(*address)
             ),
             Event::CrossOrigin { address, path, origin, host, refused, reason } => {
-                let did = if *refused { "refused" } else { "did not refuse, but only reports," };
+                let did = if *refused { "refused" } else { "reported, and did not refuse," };
                 write!(
                     f,
                     "{did} a cross-origin request from {} to {}, with the origin {} and the host \
@@ -171,9 +171,9 @@ impl fmt::Display for Event<'_> {
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
             Event::InsecureConnection { rejected_by } => write!(
                 f,
-                "a browser rejects the Secure session cookie on plain HTTP{}: serve it over TLS (a \
-                 proxy must send X-Forwarded-Proto: https), or use CookieConfig::insecure_http() \
-                 if the connection is trusted",
+                "a browser rejects the Secure session cookie on plain HTTP{}: serve the \
+                 application over TLS (a proxy must send X-Forwarded-Proto: https), or use \
+                 CookieConfig::insecure_http() if the connection is trusted",
                 match rejected_by {
                     RejectedBy::AnyBrowser => "",
                     RejectedBy::WebKit => " to a loopback name, as WebKit browsers do",
