@@ -11,7 +11,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -301,7 +301,7 @@ impl Data {
     /// [`ErrorKind::Undecodable`] for any other text.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let data = ObjectVisitor.deserialize(&mut deserializer);
+        let data = deserializer.deserialize_map(ObjectVisitor);
         let data = data.and_then(|data| deserializer.end().map(|()| data));
         data.map_err(|source| undecodable(describe_json_error(&source)))
     }
@@ -350,14 +350,6 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
 }
 
 struct ObjectVisitor;
-
-impl<'de> DeserializeSeed<'de> for ObjectVisitor {
-    type Value = Data;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
 
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Data;
