@@ -11,7 +11,7 @@ use std::time::Instant;
 use cloakroom::backend::{
     Capabilities, Commit, Committed, Decision, EndedSession, Found, IdChange, LiveSession, Loaded,
     Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus, SessionIndex, Store,
-    Touch, TouchError,
+    Superseded, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -132,17 +132,18 @@ impl Store for OwnStore {
                 Ok(Committed::Missing(Missing::NOT_FOUND))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, remove_expired, session_limit: _, supersedes } => {
-                if let Some(at) = remove_expired {
-                    rows.remove(&at);
-                }
+            Decision::Insert { session, supersedes, session_limit: _ } => {
                 rows.check_free(&session.id_hash)?;
                 // Remove the session that was found, with all its replaced ids.
                 let (mut replaced_ids, mut ended) = (vec![], vec![]);
-                if let Some(superseded) = supersedes {
-                    rows.remove(&superseded.at);
-                    replaced_ids.push(superseded.presented);
-                    ended.push(superseded.ended);
+                match supersedes {
+                    Some(Superseded::Live { at, presented, ended: superseded }) => {
+                        rows.remove(&at);
+                        replaced_ids.push(presented);
+                        ended.push(superseded);
+                    }
+                    Some(Superseded::Expired { at }) => drop(rows.remove(&at)),
+                    None => {}
                 }
                 rows.put(session.id_hash, &session.record, replaced_ids);
                 Ok(Committed::Done { session, replaced: None, ended, evicted: vec![] })

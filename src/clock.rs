@@ -1,7 +1,7 @@
-//! Time: the [`Clock`] of a manager, and [`Timestamp`] in whole milliseconds.
-//!
-//! Imports nothing of this crate. Every module that compares times takes the current time as an
-//! argument, and the callers read it from the manager's clock.
+//! The [`Clock`] of a manager, and [`Timestamp`] in whole milliseconds.
+
+// Imports nothing of this crate. Every module that compares times takes the current time as an
+// argument, and the callers read it from the manager's clock.
 
 use std::fmt::{self, Debug, Display};
 use std::ops::{Add, Sub};
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 ///
 /// Adding a [`Duration`] saturates at [`Timestamp::MAX`]; fractions of a millisecond are dropped.
-/// `Display` writes the time in UTC, as RFC 3339 has it; years before 0 and after 9999 have a sign.
+/// `Display` writes the time in UTC in the format of RFC 3339; years before 0 and after 9999, which
+/// that format does not have, are written with a sign.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The greatest timestamp, used as the deadline of a session that has no limit.
+    /// The greatest timestamp. It is the deadline of a session without limits.
     pub const MAX: Timestamp = Timestamp(i64::MAX);
 
     /// Makes a timestamp from milliseconds since 1970-01-01T00:00:00Z.
@@ -42,7 +43,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Returns the time from `earlier` to this timestamp, and zero if `earlier` is later.
+    /// Returns the time from `earlier` to this timestamp; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -164,12 +165,11 @@ impl Clock for SystemClock {
 /// A clock that changes only by [`advance`](Self::advance) and [`set`](Self::set). Clones share the
 /// same time.
 ///
-/// Limits of sessions follow this clock: when it has passed one, every read treats the session as
-/// ended. Sweeps do not. The cleaner removes expired sessions at intervals of real time, so a test
-/// calls [`sweep_now`](crate::SessionManager::sweep_now), which works by this clock and always
-/// runs. A regular sweep that finds the clock more than an hour further than real time raises
-/// [`Event::ClockStepped`](crate::event::Event::ClockStepped), and for ten minutes of real time no
-/// regular one follows.
+/// Sessions expire by this clock, but the cleaner sweeps at intervals of real time. A test of what
+/// happens after a sweep therefore calls [`sweep_now`](crate::SessionManager::sweep_now). When the
+/// clock is more than an hour ahead of real time, the cleaner raises
+/// [`Event::ClockStepped`](crate::event::Event::ClockStepped) and does not sweep for ten minutes of
+/// real time.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,7 +1,7 @@
-//! The cross-origin check: whether the page of another origin caused a request (CSRF).
-//!
-//! `CrossOrigin::decide` is a function of the request head. The manager calls it when a session is
-//! opened, and raises the event; adapters call it before the handler, through `adapter::Adapter`.
+//! The check for cross-origin requests, which protects against cross-site request forgery (CSRF).
+
+// `CrossOrigin::decide` is a function of the request head. The manager calls it when a session is
+// opened, and raises the event; adapters call it before the handler, through `adapter::Adapter`.
 
 use std::net::Ipv6Addr;
 
@@ -11,24 +11,24 @@ use crate::message::{RequestHead, Single};
 /// The text of the response to a refused request, whose status is 403.
 pub const REFUSED: &str = "This request was refused, because a page of another origin sent it.";
 
-/// The protection against cross-origin requests (CSRF): what happens to them, which origins are
-/// trusted, and which paths are exempt.
+/// The protection against cross-site request forgery (CSRF): what happens to cross-origin requests,
+/// which origins are trusted, and which paths are exempt. The default is [`refuse`](Self::refuse).
 ///
-/// A request is **cross-origin** if its method is not `GET`, `HEAD` or `OPTIONS`, or it asks for a
-/// WebSocket, and
+/// Two kinds of requests are checked: those of any method but `GET`, `HEAD` and `OPTIONS`, and
+/// those that ask for a WebSocket. Handlers of the other requests must not change anything on
+/// behalf of the user. A checked request is **cross-origin** if
 ///
 /// - its `Sec-Fetch-Site` is neither `same-origin` nor `none`, or
-/// - it has no `Sec-Fetch-Site`, and the host and port of its `Origin` are not those of its `Host`.
-///   An `Origin` of `http` is another one if the connection is encrypted, and `null` always.
+/// - it has no `Sec-Fetch-Site`, and its `Origin` does not match its `Host`: host or port differ,
+///   the scheme is `http` on an encrypted connection, or the value is `null`.
 ///
 /// All current browsers send `Sec-Fetch-Site` over TLS and to `localhost`, and `Origin` elsewhere.
-/// A request with neither comes from another client, which sends no cookie that a user has not
-/// given to it, and passes. A request with several fields of one of these names is refused.
+/// A request with neither passes: it comes from a client that is no browser, and that has only the
+/// cookies that its user gave to it. A request with several fields of one of these names is
+/// refused.
 ///
 /// Behind proxies ([`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies)) the
-/// first entry of `X-Forwarded-Host`, if a proxy sends it, counts in place of `Host`.
-///
-/// Handlers of `GET` must not change anything on behalf of the user.
+/// first entry of `X-Forwarded-Host`, if a proxy sends it, is used in place of `Host`.
 ///
 /// ```
 /// use cloakroom::{CrossOrigin, MemoryStore, SessionManager};
@@ -63,7 +63,7 @@ impl CrossOrigin {
         CrossOrigin { mode: Mode::Refuse, trusted: Vec::new(), exempt: Vec::new() }
     }
 
-    /// Lets cross-origin requests pass and raises the event, to find out what
+    /// Lets cross-origin requests pass and raises the event for each. This shows what
     /// [`refuse`](Self::refuse) would refuse.
     pub fn report_only() -> Self {
         CrossOrigin { mode: Mode::ReportOnly, ..CrossOrigin::refuse() }
@@ -75,19 +75,22 @@ impl CrossOrigin {
         CrossOrigin { mode: Mode::Off, ..CrossOrigin::refuse() }
     }
 
-    /// Lets requests with this `Origin` pass, written as browsers send it: `https://example.org`,
-    /// with the port if it is not the scheme's default. Scripts of a trusted origin can do
-    /// everything that the user can. It must be exact: there are no wildcards.
+    /// Lets requests with this `Origin` pass. Scripts of a trusted origin can do everything that
+    /// the user can.
+    ///
+    /// Write it as browsers send it: `https://example.org`, with the port if it is not the scheme's
+    /// default. There are no wildcards. Building the manager fails for any other text.
     pub fn trust(mut self, origin: impl Into<String>) -> Self {
         self.trusted.push(origin.into());
         self
     }
 
-    /// Lets requests to exactly this path pass, written as in the request, without a query. For
-    /// calls of other services that prove their origin otherwise: a webhook with a signature, or
-    /// the `form_post` of an OpenID provider with its `state`.
+    /// Lets requests to exactly this path pass. This is for calls of other services that prove
+    /// their origin otherwise: a webhook with a signature, or the `form_post` of an OpenID provider
+    /// with its `state`. Write the path as in the request, without a query. Building the manager
+    /// fails for any other text.
     ///
-    /// A request that another site caused comes without the cookie if that is `SameSite=Lax`. See
+    /// Such a request carries no `SameSite=Lax` cookie. See
     /// [`Session::allow_cross_site`](crate::Session::allow_cross_site).
     pub fn exempt(mut self, path: impl Into<String>) -> Self {
         self.exempt.push(path.into());

@@ -1,8 +1,11 @@
-//! CSRF protection: tokens for forms, and their verification.
+//! Tokens for forms, which protect against cross-site request forgery (CSRF), and their
+//! verification: [`Session::csrf_field`] and [`Session::verify_csrf`].
 //!
-//! A token is the session's CSRF secret XORed with a random mask that is new in every token. Tokens
-//! of one secret have no bytes in common, so the lengths of compressed pages do not reveal the
-//! secret (BREACH). Uses `session`, which stores the secret.
+//! A token is a random mask, followed by the session's CSRF secret XORed with it. Every token has a
+//! new mask, so tokens of one secret have no bytes in common, and the length of a compressed
+//! page does not reveal the secret (the BREACH attack).
+
+// Uses `session`, which stores the secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,7 +1,7 @@
 //! Identifiers: the secret session id, its hash, the public id, the realm, and the user key.
-//!
-//! Uses only `error`. Ids are made by the session and reach stores as hashes only; the texts that
-//! name users, realms and providers' sessions are validated here once.
+
+// Uses only `error`. Ids are made by the session and reach stores as hashes only; the texts that
+// name users, realms and providers' sessions are validated here once.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,15 +1,39 @@
 //! Server-side HTTP sessions for synchronous Rust web applications.
 //!
-//! A [`SessionManager`] holds a store, such as [`SqliteStore`]. For each request it opens a
-//! [`Session`], which does nothing until it is used. The handler reads and changes it. Closing it
-//! stores the changes and returns the headers for the response. The adapters for web frameworks in
-//! [`web`] open and close sessions.
+//! The data of a session stays on the server, in a [store](stores) such as a SQLite file. The
+//! browser holds a random id, in a cookie. For each request a [`SessionManager`] opens a
+//! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
+//! closing stores the changes and returns header fields for the response.
+//!
+//! # Usage
+//!
+//! The adapters in [`web`] open and close the session. With rouille:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
+//! # fn main() -> cloakroom::Result<()> {
+//! use cloakroom::{SessionManager, SqliteStore};
+//! use rouille::Response;
+//!
+//! let sessions = SessionManager::new(SqliteStore::open("app.db")?)?;
+//! rouille::start_server("localhost:8000", move |request| {
+//!     cloakroom::web::rouille::session(&sessions, request, |session| {
+//!         let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!         Ok(Response::text(format!("visits: {visits}\n")))
+//!     })
+//! })
+//! # }
+//! # #[cfg(not(all(feature = "rouille", feature = "sqlite")))]
+//! # fn main() {}
+//! ```
+//!
+//! Without a web framework, two requests of one browser:
 //!
 //! ```
 //! use cloakroom::adapter::Outcome;
-//! use cloakroom::{SessionManager, SqliteStore};
+//! use cloakroom::{MemoryStore, SessionManager};
 //!
-//! let sessions = SessionManager::new(SqliteStore::in_memory()?)?;
+//! let sessions = SessionManager::new(MemoryStore::new())?;
 //!
 //! // The first request has no cookie. It receives one, because it writes.
 //! let session = sessions.open(None);
@@ -26,48 +50,54 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! # Contents
+//! # Guide
 //!
-//! | for | see |
-//! |---|---|
-//! | the cookie and its safe defaults | [`CookieConfig`] |
-//! | the lifetime of sessions | [`Lifetime`], [`policy::Policy`] |
-//! | CSRF protection | [`CrossOrigin`], which is on by default; [`Session::csrf_field`], [`Session::verify_csrf`] |
-//! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
-//! | operating a database | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` |
-//! | a cache in front of a store | [`stores::cached::CachedStore`] |
-//! | sessions in PostgreSQL, for several machines | `stores::postgres`, with its feature |
-//! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
-//! | errors; early responses of handlers | [`ErrorKind`]; [`adapter::HandlerError`] |
-//! | events for the operator | [`event::Event`] |
-//! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
-//! | a store of your own | [`backend::Store`], `conformance` |
-//! | an adapter of your own for a web framework | [`adapter::Adapter`] |
+//! The pages are in the folder `docs` of this package. docs.rs shows them as text under
+//! [Source](https://docs.rs/crate/cloakroom/latest/source/docs/).
 //!
-//! The folder `docs` of the repository, and of this package, has pages on getting started, signing
-//! in, forms, configuration, stores, deployment and operations; `docs/README.md` lists them.
+//! | question | items | page in `docs` |
+//! |---|---|---|
+//! | How do I add sessions to my application? | [`web`] | `getting-started.md`, `servers.md` |
+//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | `signing-in.md` |
+//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_all`] | `signing-in.md` |
+//! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | `values.md` |
+//! | How are forms protected from other sites? | [`CrossOrigin`], [`Session::csrf_field`] | `forms.md` |
+//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | `errors.md` |
+//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`policy::Policy`] | `configuration.md` |
+//! | How does the cookie behave in each browser? | [`CookieConfig`] | `cookies.md` |
+//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | `testing.md` |
+//! | Which store do I need? | [`stores`] | `stores.md`, `scaling.md` |
+//! | How do I use my own tables in the same file? | [`SqliteStore`] | `own-tables.md` |
+//! | How do I run it behind a proxy, or in a container? | [`behind_proxies`](manager::SessionManagerBuilder::behind_proxies) | `deployment.md` |
+//! | What do I do when something fails? | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` | `operating.md` |
+//! | Which events are logged? | [`event::Event`] | `events.md` |
+//! | Is my data safe? | [`stores::sqlite::Durability`] | `guarantees.md` |
+//! | How fast is it? How does it compare? | | `performance.md`, `comparison.md` |
+//! | How do I write a store, or an adapter? | [`backend::Store`], [`conformance`]; [`adapter::Adapter`] | `stores.md`, `servers.md` |
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `sqlite` | yes | [`SqliteStore`]; on Unix systems only |
-//! | `bundled` | yes | SQLite itself, compiled into the program; else the system's is linked, 3.37 or newer |
-//! | `rouille` | no | the module `web::rouille` |
-//! | `rocket` | no | the module `web::rocket` |
-//! | `tiny_http` | no | the module `web::tiny_http` |
-//! | `http` | no | the module `web::http_types`, for servers on the types of the crate `http` |
-//! | `postgres` | no | the module `stores::postgres` |
+//! | `bundled` | yes | SQLite, compiled into the program; without it the system's is linked, 3.37 or newer |
+//! | `rouille` | no | [`web::rouille`] |
+//! | `rocket` | no | [`web::rocket`] |
+//! | `tiny_http` | no | [`web::tiny_http`] |
+//! | `http` | no | [`web::http_types`], for servers on the types of the crate `http` |
+//! | `postgres` | no | [`stores::postgres`] |
 //! | `postgres-rustls` | no | encrypted connections to PostgreSQL |
-//! | `memcached` | no | the module `stores::memcached` |
-//! | `cookie-keys` | no | signed and encrypted cookies: `cookie::CookieKeys` |
-//! | `testing` | no | the module `testing`, for the tests of an application |
-//! | `conformance` | no | the module `conformance`, for the tests of a store of your own |
+//! | `memcached` | no | [`stores::memcached`] |
+//! | `cookie-keys` | no | signed and encrypted cookies: [`cookie::CookieKeys`] |
+//! | `testing` | no | [`testing`], for the tests of an application |
+//! | `conformance` | no | [`conformance`], for the tests of a store of your own |
 //!
 //! `bundled` and `postgres-rustls` need a C compiler. [`MemoryStore`] and
 //! [`stores::cached::CachedStore`] need no feature.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Links to items of other features are checked when all features are on.
+#![cfg_attr(not(feature = "conformance"), allow(rustdoc::broken_intra_doc_links))]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -101,8 +131,11 @@ mod process;
 #[cfg(all(
     doctest,
     feature = "http",
+    feature = "memcached",
+    feature = "postgres",
     feature = "rocket",
     feature = "rouille",
+    feature = "sqlite",
     feature = "testing"
 ))]
 mod readme_doctests;

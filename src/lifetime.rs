@@ -1,8 +1,7 @@
-//! The idle and the absolute limit of sessions: the deadline that follows from them, and when
-//! activity is due to be recorded. Also the reasons for which sessions end.
-//!
-//! Uses only `clock` and `error`. The session, the cleaner and every store compute
-//! deadlines here.
+//! The idle and the absolute limit of sessions, and the reasons for which sessions end.
+
+// Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines, and
+// whether activity is due to be recorded, here.
 
 use std::time::Duration;
 
@@ -18,7 +17,8 @@ const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 
 /// The lifetime of sessions: an idle limit, an absolute limit, or both.
 ///
-/// With both, the earlier deadline counts. Defaults to 1 day idle and 30 days absolute.
+/// With both, the earlier deadline counts. Each limit is at least one millisecond. Defaults to 1
+/// day idle and 30 days absolute.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,14 +35,15 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// An idle limit only: a session ends when it receives no request for `limit`.
+    /// Makes a lifetime with an idle limit only: a session ends when no request uses it for
+    /// `limit`.
     #[must_use]
     pub const fn idle(limit: Duration) -> Self {
         Lifetime { idle: Some(limit), absolute: None }
     }
 
-    /// An absolute limit only: a session ends `limit` after its creation or its last sign-in.
-    /// Activity does not extend it.
+    /// Makes a lifetime with an absolute limit only: a session ends `limit` after its creation or
+    /// its last sign-in. Activity does not extend it.
     #[must_use]
     pub const fn fixed(limit: Duration) -> Self {
         Lifetime { idle: None, absolute: Some(limit) }
@@ -143,8 +144,8 @@ impl Limits {
         Limits { idle, absolute }
     }
 
-    /// Returns the deadline of a session whose last activity was at `seen`. At its deadline a
-    /// session has expired. It is [`Timestamp::MAX`] without limits.
+    /// Returns the deadline of a session whose last activity was at `seen`; [`Timestamp::MAX`]
+    /// without limits. At its deadline a session has expired.
     #[must_use]
     pub fn deadline(&self, seen: Timestamp) -> Timestamp {
         let idle = self.idle.map_or(Timestamp::MAX, |idle| seen + idle);

@@ -1,7 +1,6 @@
 //! Named policies: the session limits of NIST SP 800-63B-4.
-//!
-//! Uses only `lifetime`. Applications pass a [`Policy`] to the manager's builder; the manager's
-//! review compares a configuration with all of them.
+
+// Uses only `lifetime`. The manager's review compares a configuration with all of them.
 
 use std::time::Duration;
 
@@ -11,17 +10,19 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The limits and the persistence of sessions by assurance level of NIST SP 800-63B-4 (2025). Each
-/// value can be changed.
+/// The session limits of an authenticator assurance level of NIST SP 800-63B-4 (2025), for
+/// [`SessionManagerBuilder::policy`](crate::manager::SessionManagerBuilder::policy). Each value can
+/// be changed.
 ///
 /// | level | absolute | idle | persistent cookie |
 /// |---|---|---|---|
-/// | [`aal1`](Self::aal1) | 30 days (should) | 1 day; the standard sets none | no |
+/// | [`aal1`](Self::aal1) | 30 days (should) | 1 day; the standard has no limit | no |
 /// | [`aal2`](Self::aal2) | 24 hours (should) | 1 hour (should) | no |
 /// | [`aal3`](Self::aal3) | 12 hours (**shall**) | 15 minutes (should) | no |
 ///
-/// The publication requires that a session's secret does not outlive the browser. A "remember me"
-/// cookie, set by [`persistent(true)`](Self::persistent), is a deviation to document.
+/// "Should" and "shall" are the words of the standard. It also requires that a session's secret
+/// does not outlive the browser: document a "remember me" cookie, set by
+/// [`persistent(true)`](Self::persistent), as a deviation.
 ///
 /// ```
 /// use std::time::Duration;
@@ -71,7 +72,8 @@ impl Policy {
         Policy { absolute: limit, ..self }
     }
 
-    /// Returns this policy with a cookie that browsers keep when they are closed, or do not.
+    /// Returns this policy with a cookie that browsers keep when they are closed (true) or delete
+    /// (false).
     pub const fn persistent(self, persistent: bool) -> Self {
         Policy { persistent, ..self }
     }

@@ -7,11 +7,11 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The error of a handler: any error, or a response `R` that it returns early.
 ///
-/// `?` converts errors of every type, `anyhow::Error` and texts included. The client sees nothing
-/// of them: an event has the details, and the error page is the response.
+/// `?` converts errors of every type, `anyhow::Error` and texts included. The client gets the error
+/// page and sees nothing of the error; an event has the details.
 ///
-/// An early response is no failure. It is sent, and the session's changes are stored, as if the
-/// handler had returned it by `Ok`; so it should have a status below 500.
+/// An early response is treated as if the handler had returned it by `Ok`: it is sent, and the
+/// session's changes are stored if its status is below 500.
 ///
 /// ```
 /// use cloakroom::Session;
@@ -48,7 +48,7 @@ impl<R> HandlerError<R> {
     /// Returns the early response.
     ///
     /// # Errors
-    /// The error, if that is what it holds.
+    /// The error, if this is no early response.
     pub fn into_response(self) -> Result<R, BoxError> {
         match self.0 {
             Reason::Response(response) => Ok(*response),

@@ -1,12 +1,11 @@
 //! The interface for authors of adapters for web frameworks.
 //!
-//! An adapter translates a request and a response. [`Adapter`] does everything else:
-//! [`Adapter::run`] checks the origin of the request and opens the session
-//! ([`open`](Adapter::open)), runs the handler, catches its panics, closes the session
-//! ([`close`](Adapter::close)) and adds the header fields to the response.
-//! `src/web/tiny_http.rs` is a short adapter.
-//!
 //! Applications need only [`HandlerError`]; [`web`](crate::web) has the existing adapters.
+//!
+//! An adapter translates the request and the response of a framework. [`Adapter::run`] does
+//! everything else: it checks the origin of the request, opens the session, runs the handler,
+//! catches its panics, closes the session and adds the header fields to the response.
+//! `src/web/tiny_http.rs` is a short adapter.
 
 mod handler_error;
 
@@ -24,11 +23,11 @@ use crate::session::{Session, Transport};
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;
 
-/// The runner of a web framework's requests, with sessions of one manager.
+/// Runs the requests of a web framework with sessions of one manager.
 ///
-/// [`run`](Self::run) does everything for a framework that calls a function for each request. For
-/// other frameworks the parts are methods too: [`head`](Self::head), [`open`](Self::open), and
-/// [`answer`](Self::answer) or its own parts, [`report_error`](Self::report_error),
+/// [`run`](Self::run) is for a framework that calls a function for each request. For other
+/// frameworks, its parts are methods too: [`head`](Self::head), [`open`](Self::open) and
+/// [`answer`](Self::answer); the parts of `answer` are [`report_error`](Self::report_error),
 /// [`report_panic`](Self::report_panic) and [`close`](Self::close).
 ///
 /// ```
@@ -79,7 +78,8 @@ pub struct Adapter<'m> {
 }
 
 impl<'m> Adapter<'m> {
-    /// Makes the adapter for sessions of this manager. It is free: make one for each request.
+    /// Makes the adapter for sessions of this manager. This costs nothing: make one for each
+    /// request.
     pub fn new(manager: &'m SessionManager) -> Self {
         Adapter { manager }
     }
@@ -87,15 +87,16 @@ impl<'m> Adapter<'m> {
     /// Answers one request: opens its session, runs the handler, stores the changes, and returns
     /// the response with all header fields, ready to be sent.
     ///
-    /// For a request that a page of another origin sent, `error_page` is called with 403 and
-    /// nothing else happens. Its text can be [`REFUSED`](crate::cross_origin::REFUSED).
+    /// - **Refused.** For a [cross-origin](crate::CrossOrigin) request, `error_page` is called with
+    ///   403 and nothing else happens. Its text can be [`REFUSED`](crate::cross_origin::REFUSED).
+    /// - **Early response.** The handler can return a response as a [`HandlerError`].
+    /// - **Failed.** If the handler returns an error or panics, or if the changes cannot be stored,
+    ///   an event is raised and `error_page` makes the response. Its status is
+    ///   [that](SessionManager::status_of) of the [`Error`] of this crate that the handler's error
+    ///   is or contains, else 500. Changes of data are discarded; a sign-out or revocation is kept.
     ///
-    /// The handler can return a response early, as a [`HandlerError`]. If it returns an error or
-    /// panics, or the changes cannot be stored, an event is raised and `error_page` makes the
-    /// response. Its status is that of the [`Error`] of this crate that the handler's
-    /// error is or contains ([`SessionManager::status_of`]), else 500. Changes of data are then
-    /// discarded; a sign-out or revocation is kept. A streamed body is read after all this: it can
-    /// read the session, but not change it.
+    /// A streamed body is read after the session is closed: it can read the session, but not change
+    /// it.
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,
@@ -105,8 +106,8 @@ impl<'m> Adapter<'m> {
         self.answer(self.open(&head), handler, error_page)
     }
 
-    /// Does the part of [`run`](Self::run) after [`open`](Self::open). It does not need the request
-    /// head, so the handler can take the whole request, for example to read its body.
+    /// Does the part of [`run`](Self::run) after [`open`](Self::open). It borrows no request head,
+    /// so the handler can own the request, for example to read its body.
     pub fn answer<R: Response>(
         self,
         opened: Result<Session, u16>,
@@ -121,11 +122,11 @@ impl<'m> Adapter<'m> {
         self.close_and_respond(&session, response, failure, error_page)
     }
 
-    /// Opens the session of a request, if no page of another origin sent it.
+    /// Opens the session of a request, unless it is [cross-origin](crate::CrossOrigin).
     ///
     /// # Errors
-    /// The status of the response if the request is refused, 403. An event has the reason. The
-    /// handler must not run.
+    /// 403, the status of the response to a refused request. The handler must not run. An event has
+    /// the reason.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
         match self.manager.decide(head) {
             OriginDecision::Refuse(_) => Err(403),
@@ -173,9 +174,9 @@ impl<'m> Adapter<'m> {
     /// it once, before the first byte of the response is sent.
     ///
     /// # Errors
-    /// If the changes could not be stored, the status of the error page that must replace the
-    /// handler's whole response; an event has the reason. The page's header fields are those of
-    /// [`headers_on_error`](Self::headers_on_error).
+    /// The status of the error page, if the changes could not be stored. The page replaces the
+    /// handler's whole response, with the header fields of
+    /// [`headers_on_error`](Self::headers_on_error). An event has the reason.
     pub fn close(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
         // Closing can run the closures of `Session::update` again, which can panic.
         match catch_unwind(AssertUnwindSafe(|| self.manager.close(session, outcome))) {
@@ -184,16 +185,17 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// Records, before the close, that the body of the response may read the session afterwards, as
-    /// a stream can. If the request presented an id, the session then counts as used.
+    /// Records that the body of the response, such as a stream, may read the session after the
+    /// close. If the request presented an id, the session then counts as used. Call it before
+    /// [`close`](Self::close).
     pub fn body_may_read(self, session: &Session) {
         session.mark_read_later();
     }
 
     /// Returns the header fields of the response after a failed [`close`](Self::close) or
     /// [`SessionManager::close`]. They contain an id only if a sign-in or a commit of this request
-    /// has stored a new one. Call it when the error page is complete: the page can still read the
-    /// session.
+    /// has stored a new one. Call it when the error page is complete, because the page can still
+    /// read the session.
     #[must_use]
     pub fn headers_on_error(self, session: &Session) -> ResponseHeaders {
         match session.check_not_updating("close a session") {
@@ -203,10 +205,8 @@ impl<'m> Adapter<'m> {
     }
 
     /// Raises an event for an error that the handler has returned, and returns the status of the
-    /// response.
-    ///
-    /// The status is that of the [`Error`] of this crate that `error` is, contains,
-    /// or has among its sources; 500 if there is none.
+    /// response: [that](SessionManager::status_of) of the [`Error`] of this crate that `error` is,
+    /// contains or has among its sources; 500 if there is none.
     pub fn report_error(self, error: &(dyn StdError + Send + Sync + 'static)) -> u16 {
         let events = self.manager.events();
         if let Some(error) = error.downcast_ref::<Error>() {
@@ -226,8 +226,8 @@ impl<'m> Adapter<'m> {
     }
 
     /// Makes the request head from the method, the target (path and query), and the names and
-    /// values of all header fields. An adapter adds only the client's
-    /// [address](RequestHead::peer_addr), whether its connection is
+    /// values of all header fields. The adapter adds the client's
+    /// [address](RequestHead::peer_addr), whether the connection is
     /// [encrypted](RequestHead::secure_if) and, for HTTP/2, the [host](RequestHead::host).
     pub fn head<'r>(
         self,
@@ -288,8 +288,8 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// Describes the cookie or header that carries the id. Two managers of one application must not
-    /// have the same one, because each would overwrite the other's ids.
+    /// Describes the cookie or header that carries the id. An adapter for several managers refuses
+    /// two with the same text, because each would overwrite the other's ids.
     #[must_use]
     pub fn id_transport(self) -> String {
         match &self.manager.context.settings.transport {
@@ -306,7 +306,7 @@ impl<'m> Adapter<'m> {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
         };
-        own.into_iter().chain(settings.former_cookies().map(CookieConfig::name_text))
+        own.into_iter().chain(settings.distinct_former_cookies().map(CookieConfig::name_text))
     }
 
     /// Returns whether `session` belongs to this manager and to a request with the ids of this

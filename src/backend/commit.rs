@@ -241,12 +241,10 @@ pub enum Decision<P = ()> {
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The expired session found: remove it first, with all its ids.
-        remove_expired: Option<P>,
-        /// The limit to [apply](SessionLimit) first.
-        session_limit: Option<SessionLimit>,
-        /// The live session found, if it ends; `remove_expired` is `None` then.
+        /// The session found, if the new one takes its place.
         supersedes: Option<Superseded<P>>,
+        /// The limit to [apply](SessionLimit) before the session is stored.
+        session_limit: Option<SessionLimit>,
     },
     /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
     Update {
@@ -287,16 +285,25 @@ pub enum Decision<P = ()> {
     Answer(Committed),
 }
 
-/// A session that ends because a new one begins in its place: another user's, at a sign-in. Remove
-/// it with all its ids.
+/// A session in whose place a new one begins, at a sign-in. Remove it with all its ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Superseded<P> {
-    /// The presented id. Store it as a replaced id of the new session.
-    pub presented: ReplacedId,
-    /// The position of the session.
-    pub at: P,
-    /// The session, for the answer.
-    pub ended: EndedSession,
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
+pub enum Superseded<P> {
+    /// An expired session. Remove it first, also if the limit then refuses the sign-in: for the
+    /// reason of [`Decision::RemoveExpired`].
+    Expired {
+        /// The position of the session.
+        at: P,
+    },
+    /// A live session of another user. Remove it unless the limit refuses the sign-in.
+    Live {
+        /// The position of the session.
+        at: P,
+        /// The presented id. Store it as a replaced id of the new session.
+        presented: ReplacedId,
+        /// The session, for the answer.
+        ended: EndedSession,
+    },
 }
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the replaced id. A
@@ -378,7 +385,7 @@ impl Commit {
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
     pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
         match &self.action {
-            Action::Create(new_session) => self.begin(self.id_hash, new_session, None, None, None),
+            Action::Create(new_session) => self.insert(self.id_hash, new_session, None, None),
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, at)) => self.change(session, at),
                 Err(missing) => Ok(Decision::Answer(Committed::Missing(missing))),
@@ -420,12 +427,11 @@ impl Commit {
         }
     }
 
-    fn begin<P>(
+    fn insert<P>(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
-        remove_expired: Option<P>,
         supersedes: Option<Superseded<P>>,
     ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
@@ -436,7 +442,7 @@ impl Commit {
         self.check_size(&record, 0)?;
         let session_limit = self.session_limit.filter(|_| user.is_some());
         let session = LiveSession { record, id_hash };
-        Ok(Decision::Insert { session, remove_expired, session_limit, supersedes })
+        Ok(Decision::Insert { session, supersedes, session_limit })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -464,10 +470,11 @@ impl Commit {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
             Found::Expired { at, .. } => {
-                return self.begin(to, new_session, Some(user), Some(at), None);
+                let supersedes = Some(Superseded::Expired { at });
+                return self.insert(to, new_session, Some(user), supersedes);
             }
             Found::Nothing | Found::Undecodable { .. } => {
-                return self.begin(to, new_session, Some(user), None, None);
+                return self.insert(to, new_session, Some(user), None);
             }
         };
         let replaced_id = |id_hash, salt, had_user| {
@@ -481,8 +488,8 @@ impl Commit {
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = replaced_id(self.id_hash, join_salt, true);
             let ended = session.to_ended();
-            let supersedes = ends.then_some(Superseded { presented, at, ended });
-            return self.begin(to, new_session, Some(user), None, supersedes);
+            let supersedes = ends.then_some(Superseded::Live { at, presented, ended });
+            return self.insert(to, new_session, Some(user), supersedes);
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -532,16 +539,10 @@ impl Commit {
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
-        let (had_user, idle) = (record.user.is_some(), record.limits.idle);
+        let had_user = record.user.is_some();
+        let touch = record.due_touch(self.touch, self.delta.idle_limit(), self.now);
         let changed = self.delta.apply(record);
-        if record.limits.idle != idle {
-            // It counts from its change; the recorded activity may be older than the new limit.
-            record.touch(self.touch.unwrap_or(Touch::at(self.now)));
-        }
-        let touched = match self.touch {
-            Some(touch) if record.limits.touch_due(record.seen, touch.seen) => record.touch(touch),
-            _ => false,
-        };
+        let touched = touch.is_some_and(|touch| record.touch(touch));
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.

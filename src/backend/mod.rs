@@ -109,13 +109,14 @@ pub trait SessionIndex: Debug + Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<EndedSession>>;
 
-    /// Gives the sessions of the first user in `realm`, expired ones included, to the second user,
+    /// Gives the sessions of the user `from` in `realm`, expired ones included, to the user `to`,
     /// in one atomic step that raises their revisions. Returns their current id hashes, for the
     /// invalidation of caches.
     fn rename_user(
         &self,
         realm: &Realm,
-        from_to: (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>>;
 

@@ -83,14 +83,8 @@ impl Cleaner {
         let now = instant();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), now),
-            caller: StoreCaller {
-                store,
-                events: events.clone(),
-                failing: vec![],
-                stop: stop.clone(),
-            },
+            caller: StoreCaller { store, events, failing: vec![], stop: stop.clone() },
             clock,
-            events,
             touches,
             sweeps: SweepSchedule::new(sweep_every, now),
             anonymous: anonymous.clone(),
@@ -140,7 +134,7 @@ impl Cleaner {
     }
 
     /// Counts an anonymous session that has begun. Never waits.
-    pub(crate) fn anonymous_session_began(&self) {
+    pub(crate) fn anonymous_session_created(&self) {
         // In a forked process the thread belongs to the parent.
         if self.process.is_current() && self.anonymous.count() {
             self.wake();
@@ -213,7 +207,6 @@ impl Task {
 struct Worker {
     caller: StoreCaller,
     clock: Arc<dyn Clock>,
-    events: Events,
     touches: TouchBuffer,
     sweeps: SweepSchedule,
     anonymous: Arc<AnonymousCounter>,
@@ -268,7 +261,7 @@ impl Worker {
         if self.sweeps.take_due_sweep(now) {
             let time = self.clock.now();
             if let Some(by) = self.clock_guard.observe(time, now) {
-                self.events.raise(&Event::ClockStepped { by });
+                self.caller.events.raise(&Event::ClockStepped { by });
             }
             if self.clock_guard.allows_sweeps(now) {
                 self.sweeps.start(time, now, None);
@@ -288,11 +281,11 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let (caller, clock, events) = (&self.caller, &self.clock, &self.events);
+        let (caller, clock) = (&self.caller, &self.clock);
         let written = self.touches.write(
             instant(),
             |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),
-            |sessions, error| events.raise(&Event::TouchFailed { sessions, error }),
+            |sessions, error| caller.events.raise(&Event::TouchFailed { sessions, error }),
         );
         self.caller.record(Task::Touch, written)
     }
@@ -308,7 +301,7 @@ impl Worker {
         }
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
-            self.events.raise(&Event::Swept { sessions });
+            self.caller.events.raise(&Event::Swept { sessions });
         }
         self.report_evicted(0);
         finished.reply();
@@ -351,7 +344,7 @@ impl Worker {
     fn report_evicted(&self, sessions: u64) {
         let sessions = sessions + self.anonymous.take_evicted();
         if sessions > 0 {
-            self.events.raise(&Event::AnonymousEvicted { sessions });
+            self.caller.events.raise(&Event::AnonymousEvicted { sessions });
         }
     }
 

@@ -241,9 +241,9 @@ pub(super) fn a_rename_moves_exactly_the_sessions_of_a_user(fixture: &Fixture) -
     let theirs = fixture.session_of(&other)?;
     let (index, realm) = (fixture.index()?, &a.record.realm);
     let elsewhere = Realm::new("elsewhere")?;
-    let none = index.rename_user(&elsewhere, (&old, &new), fixture.now)?;
+    let none = index.rename_user(&elsewhere, &old, &new, fixture.now)?;
     ensure!(none.is_empty(), "a rename in another realm returned {none:?}")?;
-    let renamed = index.rename_user(realm, (&old, &new), fixture.now)?;
+    let renamed = index.rename_user(realm, &old, &new, fixture.now)?;
     let exact = same_ids(&renamed, &[a.id_hash, b.id_hash]);
     ensure!(exact, "a rename returned {renamed:?}, not the sessions of the user")?;
     for session in [&a, &b] {

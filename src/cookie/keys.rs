@@ -12,14 +12,25 @@ use crate::cookie::{CookieConfig, Seal, Unsealed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RealmTag;
 
-/// The keys that sign or encrypt cookies. The first key seals new cookies; every key opens received
-/// ones.
+/// The keys that sign or encrypt cookies. The first key is used for new cookies; all keys are tried
+/// for received ones.
+///
+/// Neither adds secrecy, because an id is random. Their use is that forged ids are refused without
+/// asking the store.
 ///
 /// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid and
-/// are sent again under the new key. Removing a key invalidates the cookies that it sealed.
+/// are sent again under the new key. Removing a key invalidates its cookies.
 ///
-/// An id is random, so sealing adds no secrecy to a session. It lets the application refuse forged
-/// ids without asking the store.
+/// ```
+/// use cloakroom::cookie::CookieKeys;
+/// use cloakroom::{CookieConfig, MemoryStore, SessionManager};
+///
+/// # let (new_secret, old_secret) = ([1; 64], [2; 64]);
+/// let keys = CookieKeys::new([new_secret, old_secret])?;
+/// let cookie = CookieConfig::new().signed(keys);
+/// let sessions = SessionManager::builder(MemoryStore::new()).cookie(cookie).build()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct CookieKeys(Vec<Key>);
 
@@ -27,15 +38,15 @@ impl CookieKeys {
     /// The minimum length of a secret, in bytes.
     pub const MIN_LEN: usize = 64;
 
-    /// Makes keys from secrets of at least 64 random bytes each, the newest first. The first 32
-    /// bytes of each sign, the next 32 encrypt.
+    /// Makes keys from secrets of at least 64 random bytes each, the newest first. Of each secret,
+    /// the first 32 bytes are the key for signing, and the next 32 the key for encryption.
     ///
-    /// At most 16 values of a request are opened, each with every key at most, so unused keys cost
-    /// time.
+    /// Remove keys that are no longer needed: up to 16 values of a request are each tried with
+    /// every key.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when there is no secret, when one is shorter than 64 bytes, or when
-    /// the first or the next 32 bytes of one are all zero, as in a buffer that was never filled.
+    /// [`ErrorKind::Invalid`]: there is no secret, one is shorter than 64 bytes, or the key for
+    /// signing or encryption in one is all zero, as in a buffer that was never filled.
     pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
         let invalid = |why: String| Error::with_source(ErrorKind::Invalid, "use those keys", why);
         let keys = secrets
@@ -63,12 +74,14 @@ impl fmt::Debug for CookieKeys {
 }
 
 impl CookieConfig {
-    /// Signs the id: clients can read it and cannot forge it.
+    /// Signs the id with HMAC-SHA-256: clients can read it and cannot forge it. Replaces
+    /// [`encrypted`](Self::encrypted).
     pub fn signed(self, keys: CookieKeys) -> Self {
         CookieConfig { seal: Some(Arc::new(KeyedSeal { keys, encrypts: false })), ..self }
     }
 
-    /// Encrypts the id: clients can neither read nor forge it.
+    /// Encrypts the id with AES-256-GCM: clients can neither read nor forge it. Replaces
+    /// [`signed`](Self::signed).
     pub fn encrypted(self, keys: CookieKeys) -> Self {
         CookieConfig { seal: Some(Arc::new(KeyedSeal { keys, encrypts: true })), ..self }
     }

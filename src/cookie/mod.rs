@@ -1,8 +1,7 @@
-//! The session cookie: its attributes, their validation, and the conversion between ids and header
-//! fields.
-//!
-//! Uses `clock`, `error` and `id`. The manager's builder validates the configuration; the session
-//! reads ids from `Cookie` fields and writes `Set-Cookie` fields.
+//! The configuration of the session cookie.
+
+// Also the conversion between ids and header fields: the session reads ids from `Cookie` fields and
+// writes `Set-Cookie` fields. Uses `clock`, `error` and `id`.
 
 mod date;
 #[cfg(feature = "cookie-keys")]
@@ -42,12 +41,13 @@ pub(crate) const OVERWRITTEN: &str = "signed-out";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// The browser never sends the cookie with such requests. A link from another site arrives
-    /// without the session. If its page begins a session, the new cookie replaces the user's, who
-    /// is then signed out. A sign-in by an identity provider cannot work.
+    /// The browser never sends the cookie with such requests, so a link from another site opens the
+    /// application without the session. If that page begins a session, its cookie replaces the
+    /// user's and so signs the user out. A sign-in by an identity provider does not work.
     Strict,
-    /// The browser sends the cookie only with top-level navigations by safe methods. An identity
-    /// provider's response by `form_post` arrives without the session.
+    /// The browser sends the cookie with such requests only if they are top-level navigations by a
+    /// safe method, such as links. An identity provider's response by `form_post` arrives without
+    /// the session.
     #[default]
     Lax,
     /// The browser sends the cookie with every request. Requires Secure.
@@ -74,23 +74,8 @@ pub(crate) struct Unsealed {
 /// The configuration of the session cookie.
 ///
 /// Defaults: the name `__Host-id`, Secure, HttpOnly, SameSite=Lax, Path=/, no Domain. Max-Age and
-/// Expires are the time until the session's absolute limit, at most 400 days.
-///
-/// In Chromium, Firefox and curl the default also works on `http://localhost` and
-/// `http://127.0.0.1`. Safari and other WebKit browsers reject it there (WebKit bug 281149), and
-/// every browser rejects it on any other host without TLS: see
-/// [`insecure_http`](Self::insecure_http).
-///
-/// A cookie belongs to a host and not to a port: applications on one host, such as localhost, need
-/// cookies of different [names](Self::name). Renaming the cookie of an application signs out all
-/// its users, unless its manager also reads the [former
-/// name](crate::manager::SessionManagerBuilder::former_cookie_name).
-///
-/// All `Cookie` fields of a request are searched for the name. Of the cookies with that name, the
-/// first 256 are examined and the first 16 different ids are looked up; of signed or encrypted
-/// cookies, the first 16 different values are opened. One pair of double quotes around a value is
-/// removed (RFC 6265, section 4.1.1). A request that exceeds a bound raises
-/// [`TooManyIds`](crate::event::Event::TooManyIds).
+/// Expires are the time until the session's absolute limit, at most 400 days (the maximum of
+/// draft-ietf-httpbis-rfc6265bis, section 5.5).
 ///
 /// ```
 /// use cloakroom::{CookieConfig, MemoryStore, SessionManager};
@@ -100,6 +85,21 @@ pub(crate) struct Unsealed {
 /// let sessions = SessionManager::builder(MemoryStore::new()).cookie(cookie).build()?;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
+///
+/// **Plain HTTP.** Browsers reject a Secure cookie on a connection without TLS. Chromium, Firefox
+/// and curl make an exception for `http://localhost` and `http://127.0.0.1`; Safari and other
+/// WebKit browsers do not (WebKit bug 281149). See [`insecure_http`](Self::insecure_http).
+///
+/// **Several applications on one host**, such as localhost, need cookies of different
+/// [names](Self::name), because a cookie belongs to a host and not to a port. Renaming the cookie
+/// of an application signs out all its users, unless its manager also reads the [former
+/// name](crate::manager::SessionManagerBuilder::former_cookie_name).
+///
+/// **Bounds.** All `Cookie` fields of a request are searched for the name. Of the cookies with that
+/// name, the first 256 are examined and the first 16 different ids are looked up; of signed or
+/// encrypted cookies, the first 16 different values are opened. A request that exceeds a bound
+/// raises [`TooManyIds`](crate::event::Event::TooManyIds). One pair of double quotes around a value
+/// is removed (RFC 6265, section 4.1.1).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CookieConfig {
@@ -130,17 +130,17 @@ impl CookieConfig {
         }
     }
 
-    /// Makes a configuration for plain HTTP on hosts other than localhost, and on localhost in
-    /// Safari: the name `id`, without Secure. Anyone who can read the connection can read the
-    /// cookie and use the session.
+    /// Makes a configuration for plain HTTP: the name `id`, without Secure. It is needed on hosts
+    /// other than localhost, and on localhost in Safari. An attacker who can read the connection
+    /// can use the session.
     pub fn insecure_http() -> Self {
         CookieConfig::new().name("id").secure(false)
     }
 
-    /// Sets the name. Defaults to `__Host-id`.
+    /// Sets the name. Defaults to `__Host-id`. Applications on one host need different names.
     ///
-    /// Browsers drop a cookie whose name begins with one of these prefixes, in any letter case,
-    /// unless its attributes fit:
+    /// A browser rejects a cookie whose name begins with one of these prefixes, in any letter case,
+    /// unless it has the required attributes:
     ///
     /// | prefix | required attributes |
     /// |---|---|
@@ -149,20 +149,21 @@ impl CookieConfig {
     /// | `__Http-` | Secure, HttpOnly |
     /// | `__Host-Http-` | those of `__Host-` and `__Http-` |
     ///
-    /// (draft-ietf-httpbis-rfc6265bis, section 4.1.3; draft-ietf-httpbis-layered-cookies for the
-    /// last two.) Only `__Host-` prevents other hosts of the same domain from planting a cookie of
-    /// this name. No prefix separates ports: applications on one host need different names.
+    /// Only `__Host-` prevents other hosts of the same domain from setting a cookie of this name.
+    /// Sources: draft-ietf-httpbis-rfc6265bis, section 4.1.3; for the last two rows,
+    /// draft-ietf-httpbis-layered-cookies.
     pub fn name(self, name: impl Into<String>) -> Self {
         CookieConfig { name: name.into(), ..self }
     }
 
-    /// Sets the path below which the browser sends the cookie. Defaults to `/`.
+    /// Sets the path below which the browser sends the cookie. Another path than the default `/`
+    /// needs a name without the prefix `__Host-`.
     pub fn path(self, path: impl Into<String>) -> Self {
         CookieConfig { path: path.into(), ..self }
     }
 
     /// Sets a domain, which shares the cookie with all its subdomains. Defaults to none, which
-    /// limits the cookie to the host.
+    /// limits the cookie to the host. A domain needs a name without the prefix `__Host-`.
     pub fn domain(self, domain: impl Into<String>) -> Self {
         CookieConfig { domain: Some(domain.into()), ..self }
     }
@@ -172,32 +173,42 @@ impl CookieConfig {
         CookieConfig { secure, ..self }
     }
 
-    /// Sets whether the cookie is hidden from scripts in the page. Defaults to true.
+    /// Sets whether the browser hides the cookie from scripts. Defaults to true.
     pub fn http_only(self, http_only: bool) -> Self {
         CookieConfig { http_only, ..self }
     }
 
-    /// Sets whether the browser sends the cookie with requests that another site causes. Defaults
-    /// to [`SameSite::Lax`].
+    /// Sets the `SameSite` attribute. Defaults to [`SameSite::Lax`].
     pub fn same_site(self, same_site: SameSite) -> Self {
         CookieConfig { same_site, ..self }
     }
 
-    /// Sets the `Partitioned` attribute (Cookies Having Independent Partitioned State): the browser
-    /// keeps a separate cookie for each top-level site that embeds pages of this site. It requires
-    /// Secure, and has an effect with [`SameSite::None`] only. Defaults to false.
+    /// Sets the `Partitioned` attribute (CHIPS, Cookies Having Independent Partitioned State): the
+    /// browser keeps a separate cookie for each top-level site that embeds pages of this site.
+    /// Defaults to false. It requires Secure, and has an effect only with [`SameSite::None`]:
+    ///
+    /// ```
+    /// use cloakroom::CookieConfig;
+    /// use cloakroom::cookie::SameSite;
+    ///
+    /// let embedded = CookieConfig::new().same_site(SameSite::None).partitioned(true);
+    /// embedded.validate()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn partitioned(self, partitioned: bool) -> Self {
         CookieConfig { partitioned, ..self }
     }
 
-    /// Adds an attribute, which is written unchanged, such as `Priority=High`. Building the manager
-    /// fails for attributes that have a setter here and for those that follow from the lifetime.
+    /// Adds an attribute that has no setter here, such as `Priority=High`; it is written unchanged.
+    /// Building the manager fails for attributes that have a setter, and for Max-Age and Expires,
+    /// which follow from the lifetime.
     pub fn extra(mut self, attribute: impl Into<String>) -> Self {
         self.extra.push(attribute.into());
         self
     }
 
-    /// Validates the configuration: browsers accept the cookie, and its parts are well-formed.
+    /// Checks that all parts are well-formed, and that browsers accept their combination. Building
+    /// the manager does so too.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`], with the reason as text.

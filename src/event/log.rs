@@ -24,15 +24,15 @@ const SECOND: Duration = Duration::from_secs(1);
 /// second.
 const MAX_LINES: usize = 32;
 
-/// Writes events to the [`log`](::log) crate, under the target `cloakroom`.
+/// The default sink. It writes events to the [`log`](::log) crate, under the target `cloakroom`.
 ///
-/// An identical error or warning is logged at most once a second; the next line says how many were
-/// suppressed. Different lines are logged immediately, but at most 32 of one [kind](EventKind)
-/// within a second, so that a failing disk does not fill the log.
+/// An error or warning with the same text is logged at most once a second; the next line has the
+/// number of suppressed ones. At most 32 different lines of one [kind](EventKind) are logged within
+/// a second, so that a failing disk does not fill the log.
 ///
-/// While nothing is logged at all, because the program has no logger,
-/// [`Event::InsecureConnection`] is written to standard error: a developer who opens the
-/// application from another device of the network would otherwise see only that no session lasts.
+/// In a program without a logger, [`Event::InsecureConnection`] is written to standard error. A
+/// developer who opens the application over plain HTTP would otherwise see only that no session
+/// lasts.
 #[derive(Debug)]
 pub struct LogSink<C = SystemClock> {
     clock: C,

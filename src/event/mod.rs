@@ -1,7 +1,32 @@
-//! Events for operators, as typed values with a counter for each kind.
+//! Events for operators: what happens in a manager, a store or a cache.
 //!
-//! Uses `error`, `id` and `lifetime`. Managers, stores and caches raise events through [`Events`],
-//! which passes them to a [`Sink`]; `message` holds their texts, `log` the default sink.
+//! [`Events`] counts each [`Event`] by its kind, and passes it to a [`Sink`]. The default sink,
+//! [`LogSink`], writes to the [`log`](::log) crate.
+//!
+//! ```
+//! use cloakroom::event::{Event, EventKind, Events, LogSink, Sink};
+//! use cloakroom::{MemoryStore, SessionManager};
+//!
+//! #[derive(Debug, Default)]
+//! struct Alarm(LogSink);
+//!
+//! impl Sink for Alarm {
+//!     fn record(&self, event: &Event<'_>) {
+//!         if let Event::IdGuessing { address, count } = event {
+//!             eprintln!("{address:?} presented {count} unknown ids");
+//!         }
+//!         self.0.record(event);
+//!     }
+//! }
+//!
+//! let events = Events::new(Alarm::default());
+//! // A store has events too: pass the same `events` to its builder.
+//! let sessions = SessionManager::builder(MemoryStore::new()).events(events).build()?;
+//! assert_eq!(sessions.events().count(EventKind::IdGuessing), 0);
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+
+// Uses `error`, `id` and `lifetime`. `message` has the texts of the events, `log` the default sink.
 
 mod log;
 mod message;
@@ -19,7 +44,7 @@ use crate::lifetime::EndReason;
 
 pub use self::log::LogSink;
 
-/// An event for the operator. No event contains a session id.
+/// An event for the operator. No event contains a session id. `Display` writes the text of the log.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -44,7 +69,7 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// The write-ahead log cannot restart because an old reader still uses it, so it grows.
+    /// The write-ahead log grows, because an old reader still uses it and so prevents its restart.
     CheckpointBlocked {
         /// The number of pages in the log.
         pages: u32,
@@ -82,11 +107,10 @@ pub enum Event<'a> {
         /// The number of sessions.
         sessions: usize,
     },
-    /// Anonymous sessions were evicted: above
-    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous), or because the
-    /// store was almost full. Their visitors find new sessions. It may be a flood of visitors or of
-    /// requests. The cleaner raises this at most once for each sweep and for each time that the
-    /// maximum is passed.
+    /// Anonymous sessions were evicted, because there were more than
+    /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous) or because the store
+    /// was almost full. Their visitors get new sessions. The cause may be a flood of requests.
+    /// Raised at most once for each sweep and for each time that the maximum is exceeded.
     AnonymousEvicted {
         /// The number of sessions.
         sessions: u64,
@@ -104,30 +128,30 @@ pub enum Event<'a> {
         by: Duration,
     },
     /// The clock of this machine differs from that of the database server by more than five
-    /// seconds. If it is ahead, this machine sweeps no session until it no longer is.
+    /// seconds. While it is ahead, this machine sweeps no sessions.
     ClockSkewed {
         /// The difference.
         by: Duration,
         /// Whether this machine is ahead of the server.
         ahead: bool,
     },
-    /// A request presented a malformed id, which was never a session id.
+    /// A request presented a text that cannot be a session id.
     MalformedId {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// A request presented a well-formed id of no live session: an ended session's, or a guess.
+    /// A request presented a well-formed id that belongs to no live session: that of an ended
+    /// session, or a guess.
     UnknownId {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// One address has presented many different malformed or unknown ids within a minute, which may
-    /// be an attempt to guess ids. Ids of ended sessions count too. Raised at 20 ids, and each time
-    /// that number doubles.
+    /// One address presented 20 different malformed or unknown ids within a minute, which may be an
+    /// attempt to guess ids. Raised again each time that the number doubles.
     ///
-    /// A repeated id counts once within the minute, because a client may not have noticed that its
-    /// session ended. Requests without a known address are counted together. Behind a proxy, all
-    /// clients have the proxy's address unless
+    /// Ids of ended sessions count too. An id that is presented several times counts once, because
+    /// a client may not know that its session has ended. Requests without a known address are
+    /// counted together. Behind a proxy, all clients have the proxy's address unless
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
     IdGuessing {
         /// The client's address, if it is known; of an IPv6 address the first 64 bits, because one
@@ -137,9 +161,9 @@ pub enum Event<'a> {
         count: u64,
     },
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
-    /// before the request was opened. The client lost the response with the new id, or presents a
-    /// stolen id. The request does not read the session. The setting
-    /// [`end_session_on_replaced_id`][setting] can end the session too.
+    /// before. Either the client lost the response with the new id, or the id is stolen. The
+    /// request does not get the session. With [`end_session_on_replaced_id`][setting] it ends the
+    /// session.
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
@@ -149,8 +173,8 @@ pub enum Event<'a> {
         address: Option<IpAddr>,
     },
     /// A request presented more than 16 different ids, or more than 256 cookies of the session
-    /// cookie's name. The rest was ignored. No browser does this by itself: another host of the
-    /// same domain may have planted cookies, which only a name that begins with `__Host-` prevents.
+    /// cookie's name. The rest was ignored. Another host of the same domain may have set these
+    /// cookies, which only a name that begins with `__Host-` prevents.
     TooManyIds {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
@@ -195,12 +219,13 @@ pub enum Event<'a> {
         /// The user.
         user: &'a UserKey,
     },
-    /// A session ended. A session without a user that expires or is evicted raises none, nor does
-    /// one that is ended by [`revoke_everyone`](crate::SessionManager::revoke_everyone). One that
-    /// expires is reported when it is swept; in memcached it never is, because memcached removes
-    /// it.
+    /// A session ended. Logged at level `Info` if it had a user, else at level `Debug`.
     ///
-    /// Logged at level `Info` if it had a user, else at level `Debug`.
+    /// A session that expires is reported when it is swept. Not reported are
+    ///
+    /// - anonymous sessions that expire or are evicted,
+    /// - sessions that [`revoke_everyone`](crate::SessionManager::revoke_everyone) ends,
+    /// - sessions that expire in memcached, which removes them itself.
     Ended {
         /// The session's public id, if it can be read.
         public_id: Option<&'a PublicId>,
@@ -208,36 +233,36 @@ pub enum Event<'a> {
         user: Option<&'a UserKey>,
         /// The reason.
         reason: EndReason,
-        /// The user of the request that revoked it, if the call of the manager had that request's
-        /// session.
+        /// The user who revoked it, if the session of the request was passed to the call.
         by: Option<&'a UserKey>,
         /// The address of the client whose request ended it, if that is known.
         address: Option<IpAddr>,
     },
-    /// The sessions of a user were given to another name of that user.
+    /// The user key of a user's sessions was changed, by
+    /// [`rename_user`](crate::SessionManager::rename_user).
     UserRenamed {
-        /// The former name.
+        /// The former key.
         from: &'a UserKey,
-        /// The new name.
+        /// The new key.
         to: &'a UserKey,
         /// The number of sessions.
         sessions: usize,
     },
-    /// A call of the manager ended sessions. [`Ended`](Event::Ended) names each of them, unless the
-    /// call ended all.
+    /// A call of the manager ended sessions. An event [`Ended`](Event::Ended) follows for each of
+    /// them, except after [`revoke_everyone`](crate::SessionManager::revoke_everyone).
     Revoked {
         /// The number of sessions.
         sessions: u64,
-        /// The user of the request, if the call had its session.
+        /// The user who made the call, if the session of the request was passed to it.
         by: Option<&'a UserKey>,
-        /// The address of the client, if the call had the session of its request.
+        /// The client's address, if the session of the request was passed to the call.
         address: Option<IpAddr>,
     },
-    /// A manager was built without an absolute limit: a session that is in use never ends, also if
-    /// a thief uses it.
+    /// A manager was built without an absolute limit. A session that is in use then never ends,
+    /// even if a thief uses it.
     NoAbsoluteLimit,
-    /// The changes of a request were discarded, because its session had ended, or its id had been
-    /// replaced, before they could be stored.
+    /// The changes of a request were discarded, because its session had ended or its id had been
+    /// replaced before they could be stored.
     ChangesDiscarded {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -249,7 +274,7 @@ pub enum Event<'a> {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// The activity of sessions could not be recorded, and is not tried again. They may end early.
+    /// The activity of sessions could not be recorded, and is not retried. They may expire early.
     TouchFailed {
         /// The number of sessions.
         sessions: usize,
@@ -265,7 +290,7 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A session value could not be read or updated as the type that the application requested.
+    /// A session value does not have the type that the application requested.
     WrongType {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -302,8 +327,8 @@ pub enum Event<'a> {
         /// The address from which the request came.
         peer: Option<IpAddr>,
     },
-    /// memcached has a value under a key of this crate that no version of it wrote for that key.
-    /// The value counts as absent.
+    /// memcached has a value under a key of this crate that no version of this crate wrote for that
+    /// key. The value counts as absent.
     ForeignItem {
         /// The reason.
         error: &'a Error,
@@ -326,8 +351,8 @@ pub enum Event<'a> {
         /// The number of shards.
         shards: usize,
     },
-    /// The name of a memcached server has another address. All items at that address are made
-    /// unreachable, because they may be older than changes at the previous one.
+    /// The name of a memcached server resolves to another address. All items at the new address
+    /// are made unreachable, because they may be older than changes at the previous one.
     MemcachedMoved {
         /// The server as it was named to the store.
         server: &'a str,
@@ -457,14 +482,14 @@ pub enum RejectedBy {
 
 /// A receiver of events: [`LogSink`] by default, or the application's own, for example for metrics.
 ///
-/// A sink runs on request threads and on the cleaner's thread, so it must be fast and must not
-/// panic. It must not call the store, the manager or a session, nor own a manager.
+/// A sink runs on request threads and on the cleaner's thread. It must be fast, must not panic,
+/// must not call the store, the manager or a session, and must not own a manager.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Receives one event.
     fn record(&self, event: &Event<'_>);
 
-    /// Returns whether events of this kind are kept. The [review](crate::SessionManager::review) of
-    /// a configuration asks. Defaults to true.
+    /// Returns whether this sink records events of `kind`, for the
+    /// [review](crate::SessionManager::review) of a configuration. Defaults to true.
     fn keeps(&self, kind: EventKind) -> bool {
         let _ = kind;
         true
@@ -483,7 +508,7 @@ struct EventsInner {
 }
 
 impl Events {
-    /// Makes counters in front of `sink`.
+    /// Makes events that are counted, and then passed to `sink`.
     pub fn new(sink: impl Sink) -> Self {
         let counters = [const { AtomicU64::new(0) }; EventKind::ALL.len()];
         Events(Arc::new(EventsInner { sink: Box::new(sink), counters }))

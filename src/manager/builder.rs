@@ -55,27 +55,30 @@ fn is_reserved(header: &str) -> bool {
 
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 ///
-/// Most applications change none or few of these settings:
+/// The defaults are meant for production. An application behind a proxy must set
+/// [`behind_proxies`](Self::behind_proxies); most applications change little else.
 ///
-/// | setting | change it when |
+/// | group | settings |
 /// |---|---|
-/// | [`lifetime`](Self::lifetime) | users are to stay signed in longer or shorter than 1 day idle and 30 days in all |
-/// | [`persistent`](Self::persistent) | only "remember me" is to survive the end of the browser |
-/// | [`max_sessions_per_user`](Self::max_sessions_per_user) | a user may have only some sessions |
-/// | [`behind_proxies`](Self::behind_proxies) | a proxy is in front of the application |
-/// | [`cross_origin`](Self::cross_origin) | pages of another origin may send forms |
+/// | lifetime | [`lifetime`](Self::lifetime), [`anonymous_lifetime`](Self::anonymous_lifetime), [`browser_session_lifetime`](Self::browser_session_lifetime), [`persistent`](Self::persistent), [`max_idle_limit`](Self::max_idle_limit), [`policy`](Self::policy) |
+/// | number and size | [`max_sessions_per_user`](Self::max_sessions_per_user), [`max_anonymous`](Self::max_anonymous), [`max_bytes`](Self::max_bytes) |
+/// | id | [`cookie`](Self::cookie), [`header`](Self::header), [`realm`](Self::realm), [`former_cookie_name`](Self::former_cookie_name) |
+/// | renewal | [`renew_every`](Self::renew_every), [`renewal_grace`](Self::renewal_grace), [`end_session_on_replaced_id`](Self::end_session_on_replaced_id) |
+/// | client | [`behind_proxies`](Self::behind_proxies), [`cross_origin`](Self::cross_origin), [`record_address`](Self::record_address), [`record_user_agent`](Self::record_user_agent) |
+/// | failure | [`on_load_failure`](Self::on_load_failure), [`keep_on_server_error`](Self::keep_on_server_error), [`error_status`](Self::error_status) |
+/// | response | [`no_store_when_signed_in`](Self::no_store_when_signed_in), [`no_store_with_csrf_token`](Self::no_store_with_csrf_token), [`clear_site_data`](Self::clear_site_data) |
+/// | background work | [`sweep_every`](Self::sweep_every), [`without_cleaner`](Self::without_cleaner), [`clock`](Self::clock), [`events`](Self::events) |
 ///
 /// ```
-/// use cloakroom::manager::AtLimit;
-/// use cloakroom::{Lifetime, MemoryStore, SessionManager};
-/// use std::num::NonZeroU32;
+/// use cloakroom::{CookieConfig, Lifetime, SessionManager};
+/// # use cloakroom::MemoryStore;
 /// use std::time::Duration;
 ///
 /// let hour = Duration::from_secs(60 * 60);
-/// let five = const { NonZeroU32::new(5).unwrap() };
-/// let sessions = SessionManager::builder(MemoryStore::new())
+/// # let store = MemoryStore::new();
+/// let sessions = SessionManager::builder(store)
+///     .cookie(CookieConfig::new().name("__Host-shop"))
 ///     .lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
-///     .max_sessions_per_user(five, AtLimit::EndOldest)
 ///     .behind_proxies(1)
 ///     .build()?;
 /// # Ok::<(), cloakroom::Error>(())
@@ -116,7 +119,7 @@ impl SessionManagerBuilder {
                 transport: Transport::Cookie(CookieConfig::new()),
                 realm: Realm::default(),
                 realm_tag: Realm::default().tag(),
-                former: Vec::new(),
+                former_cookies: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
@@ -155,9 +158,19 @@ impl SessionManagerBuilder {
     /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
     /// for clients that are not browsers. The manager then ignores cookies.
     ///
-    /// A response cannot remove the id from such a client; the id of a destroyed session no longer
-    /// finds it. Building the manager fails for headers with another meaning, such as
-    /// `Authorization`.
+    /// A sign-out cannot remove the id from such a client, but the id then finds no session.
+    /// Building the manager fails for headers with another meaning, such as `Authorization`.
+    ///
+    /// Two managers share their sessions if they have the same store and realm:
+    ///
+    /// ```
+    /// # use cloakroom::{SessionManager, SqliteStore};
+    /// # let store = SqliteStore::in_memory()?;
+    /// // For browsers, with a cookie, and for programs, with a header.
+    /// let web = SessionManager::builder(store.clone()).realm("shop").build()?;
+    /// let api = SessionManager::builder(store).realm("shop").header("X-Session-Id").build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn header(self, name: impl Into<String>) -> Self {
         self.with(|settings| settings.transport = Transport::Header(name.into()))
     }
@@ -165,55 +178,69 @@ impl SessionManagerBuilder {
     /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
     /// or header.
     ///
-    /// A manager accepts only ids of its realm, and lists, limits and revokes only sessions of its
-    /// realm, even if other managers share the store. Managers with one realm share their sessions,
-    /// such as one with a cookie for browsers and one with a header for other clients.
+    /// A realm separates the sessions of several managers on one store: a manager finds, lists,
+    /// limits and revokes only the sessions of its realm. Managers with the same realm share their
+    /// sessions.
     ///
-    /// Changing the realm ends no session, but no manager finds the sessions of the old realm any
-    /// more.
+    /// After a change of the realm, the sessions of the old one stay in the store until they
+    /// expire, but their users are signed out.
     pub fn realm(self, name: impl Into<String>) -> Self {
         SessionManagerBuilder { realm: Some(name.into()), ..self }
     }
 
-    /// Adds a former name of the session cookie: a visitor whose browser has only that cookie keeps
-    /// the session. The next change that is stored moves the session to
-    /// the current name, with a new id. A sign-out removes both cookies. Can be called for several
-    /// names, and for cookies only.
+    /// Adds a former name of the session cookie, so that a visitor whose browser has only that
+    /// cookie keeps the session. Can be called several times, for several names. Defaults to none.
     ///
-    /// Sessions under a former name are those of that name's default realm, and those of the
-    /// [`realm`](Self::realm) of this manager if one is set. The attributes and keys are the
-    /// current ones.
+    /// The next stored change moves the session to the current name, with a new id. A sign-out
+    /// removes both cookies. Keep this setting for the absolute limit of sessions, 30 days by
+    /// default.
     ///
-    /// Keep this setting for the lifetime of sessions: 30 days with the default.
+    /// Under a former name the manager looks in two realms: in the default realm of that name, and
+    /// in its own [`realm`](Self::realm) if one is set. The attributes and keys of the cookie are
+    /// the current ones. Building the manager fails with a [`header`](Self::header).
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
         self.former_cookie_names.push(name.into());
         self
     }
 
-    /// Sets the lifetime of sessions with a user. Defaults to 1 day idle and 30 days absolute.
+    /// Sets the lifetime of sessions with a user. Each limit is at least one millisecond. Defaults
+    /// to 1 day idle and 30 days absolute.
+    ///
+    /// ```
+    /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
+    /// # use std::time::Duration;
+    /// let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .persistent(false) // the browser deletes the cookie, unless a handler says otherwise
+    ///     .browser_session_lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
+    ///     .lifetime(Lifetime::idle(14 * day).with_absolute(60 * day)) // with "remember me"
+    ///     .anonymous_lifetime(Lifetime::idle(2 * day).with_absolute(14 * day))
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.lifetime = lifetime)
     }
 
-    /// Uses the lifetime and the persistence that a standard asks for, such as [`Policy::aal2`]. Of
-    /// this call, [`lifetime`](Self::lifetime) and [`persistent`](Self::persistent), the last one
-    /// counts.
+    /// Sets [`lifetime`](Self::lifetime) and [`persistent`](Self::persistent) by a standard, such
+    /// as NIST's assurance level 2 with [`Policy::aal2`]. A later call of either of them replaces
+    /// its value.
     pub fn policy(self, policy: Policy) -> Self {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
 
-    /// Sets the lifetime of sessions whose cookie the browser deletes when it is closed. Defaults
-    /// to [`lifetime`](Self::lifetime).
+    /// Sets the lifetime of sessions with a user whose cookie is not
+    /// [persistent](Self::persistent). Defaults to [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
-    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, each no longer
-    /// than that of a signed-in session.
+    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute; a limit of
+    /// `lifetime` that is shorter applies here too.
     ///
-    /// Anyone can begin an anonymous session, so a long lifetime fills the store. An application
-    /// whose visitors fill a cart without an account may want a longer one.
+    /// Set a longer one if visitors fill a cart without an account. Anyone can begin an anonymous
+    /// session, so a longer lifetime means more stored sessions.
     pub fn anonymous_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.anonymous_lifetime = Some(lifetime))
     }
@@ -221,10 +248,10 @@ impl SessionManagerBuilder {
     /// Sets the longest idle limit that a handler can give a session with
     /// [`Session::set_idle_limit`](crate::Session::set_idle_limit) or
     /// [`Authentication::idle_limit`](crate::Authentication::idle_limit). Defaults to the idle
-    /// limit of the session's lifetime, or to its absolute limit if it has no idle limit, so that a
-    /// handler can only shorten it. The absolute limit holds in any case.
+    /// limit of the session's lifetime, so that a handler can only shorten it; to its absolute
+    /// limit if it has no idle limit. The absolute limit applies in any case.
     ///
-    /// Building the manager fails if this is below the idle limit of one of its lifetimes.
+    /// Building the manager fails if this is less than the idle limit of one of its lifetimes.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
     }
@@ -233,7 +260,7 @@ impl SessionManagerBuilder {
     /// choose otherwise with [`Session::set_persistent`](crate::Session::set_persistent).
     ///
     /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
-    /// at start keeps the cookie anyway; then the idle limit ends the session.
+    /// at start keeps the cookie even then, so such a session needs an idle limit.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
@@ -244,77 +271,115 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// Sets how long the old id stays valid after [`Session::renew`](crate::Session::renew), for
-    /// concurrent requests. At most one minute, because a renewal may be meant to invalidate a
-    /// stolen id. Defaults to none. A sign-in has no grace, and a renewal by age
-    /// ([`renew_every`](Self::renew_every)) always has one minute.
+    /// Sets how long the replaced id stays valid after [`Session::renew`](crate::Session::renew),
+    /// for concurrent requests. At most one minute, because a renewal may be meant to invalidate a
+    /// stolen id. Defaults to zero. It does not apply to a sign-in, which has no grace, nor to a
+    /// renewal by age ([`renew_every`](Self::renew_every)), whose grace is one minute.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.renewal_grace = Some(grace))
     }
 
-    /// Sets the age at which the id of a session is renewed, so that a stolen id is of use for a
-    /// limited time (OWASP: renewal timeout). At least one minute; an hour is common. Defaults to
-    /// no renewal by age.
+    /// Sets the age at which the id of a session is renewed, which limits the time for which a
+    /// stolen id is valid (the *renewal timeout* of OWASP's Session Management Cheat Sheet). At
+    /// least one minute; an hour is common. Defaults to no renewal by age.
     ///
-    /// The first request that uses the session after that renews the id at its end. The limits of
-    /// the session and its CSRF tokens stay. If the renewal fails, the request does not:
-    /// [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request tries again. A
-    /// prefetch renews no id, nor does a request that [ignores](crate::Session::ignore) its
-    /// session, or whose handler fails.
+    /// The first request that uses the session at that age or later renews the id when it is
+    /// closed. The session keeps its limits and its CSRF tokens. If the renewal fails, the request
+    /// succeeds all the same, [`RenewalFailed`](Event::RenewalFailed) is raised, and the next
+    /// request tries again. No id is renewed by a prefetch, by a request that
+    /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
-    /// The replaced id stays valid for one minute, whatever [`renewal_grace`](Self::renewal_grace)
-    /// says, and then finds the session no more ([`ReplacedIdUsed`](Event::ReplacedIdUsed)). What
-    /// a request with the replaced id gets depends on the time after the renewal:
+    /// The replaced id stays valid for one minute. What a request with it gets depends on the time
+    /// between the renewal and the opening of the request:
     ///
-    /// | opened after | the request | reason |
+    /// | time | the request | reason |
     /// |---|---|---|
-    /// | 10 seconds at most | uses the session | it is concurrent with the renewal |
-    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have the first |
-    /// | 10 to 60 seconds, with `renewal_grace` set | uses the session | a handler may have replaced the id because it was stolen |
-    /// | more than a minute | finds no session | |
+    /// | up to 10 seconds | uses the session | it is concurrent with the renewal |
+    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
+    /// | 10 to 60 seconds, with [`renewal_grace`](Self::renewal_grace) set | uses the session, and gets no new id | a handler may have replaced the id because it was stolen |
+    /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// # use std::time::Duration;
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .renew_every(Duration::from_secs(60 * 60))
+    ///     .end_session_on_replaced_id(true)
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn renew_every(self, age: Duration) -> Self {
         self.with(|settings| settings.renew_every = Some(age))
     }
 
-    /// Sets whether a request ends a session by presenting one of its replaced ids more than ten
-    /// seconds after the renewal or sign-in that replaced it, while the store remembers the id.
-    /// This signs out both the user and a thief (OWASP: reuse detection). Defaults to false,
-    /// because a client that lost the response with its new id presents the old one too and would
-    /// be signed out.
+    /// Sets whether a request that presents a replaced id ends the session, because the id may be
+    /// stolen. Both the user and a thief are then signed out. Defaults to false: a
+    /// client that lost the response with its new id presents the replaced one too.
     ///
-    /// With either setting such a request raises
-    /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    /// The setting applies from ten seconds after the renewal or sign-in that replaced the id
+    /// until the store forgets the id, at most ten minutes later. With false, such a request only
+    /// raises [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
 
     /// Sets what a request receives when the store cannot be read. Defaults to
     /// [`OnLoadFailure::Fail`].
+    ///
+    /// ```
+    /// use cloakroom::session::OnLoadFailure;
+    /// use cloakroom::{ErrorKind, MemoryStore, SessionManager};
+    ///
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     // While the store fails, pages are shown as to a visitor without a session.
+    ///     .on_load_failure(OnLoadFailure::TreatAsAnonymous)
+    ///     .error_status(|kind| match kind {
+    ///         ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Full => 503,
+    ///         ErrorKind::CrossOrigin => 403,
+    ///         _ => 500,
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn on_load_failure(self, policy: OnLoadFailure) -> Self {
         self.with(|settings| settings.on_load_failure = policy)
     }
 
     /// Sets whether the changes of a handler that responds with a 5xx status are stored. Defaults
-    /// to false.
+    /// to false: then only a sign-out and a renewal are.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
 
     /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
-    /// to no limit.
+    /// to no limit. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
+    /// list sessions, such as memcached.
+    ///
+    /// ```
+    /// use cloakroom::manager::AtLimit;
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// use std::num::NonZeroU32;
+    ///
+    /// let five = const { NonZeroU32::new(5).unwrap() };
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .max_sessions_per_user(five, AtLimit::EndOldest)
+    ///     .max_bytes(16 * 1024)
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
         self.with(|settings| settings.session_limit = Some(SessionLimit::new(limit, at_limit)))
     }
 
-    /// Sets the maximum number of anonymous sessions of this manager's realm; at least 1. Beyond it
-    /// those that were idle longest are evicted, a 32nd of the maximum at once. Their visitors get
-    /// new sessions, and [`AnonymousEvicted`](Event::AnonymousEvicted) is raised. A signed-in
-    /// session is never evicted.
+    /// Sets the maximum number of anonymous sessions of this manager's realm; at least 1. Beyond
+    /// it, the cleaner evicts those that were idle longest, a 32nd of the maximum at once, and
+    /// [`AnonymousEvicted`](Event::AnonymousEvicted) is raised. Their visitors get new sessions. A
+    /// signed-in session is never evicted.
     ///
-    /// Defaults to 1,000,000 in a store with an index, such as SQLite. [`MemoryStore`] keeps a
-    /// tenth of its room for users by itself, and memcached evicts by itself.
-    ///
-    /// The cleaner evicts. With several processes each of them may pass the maximum by a 32nd.
+    /// Defaults to 1,000,000 in a store that can list sessions, such as SQLite, and to none in
+    /// memcached, which evicts by itself. In addition, [`MemoryStore`] reserves a tenth of its
+    /// capacity for signed-in sessions. Each process that uses the store may exceed the maximum by
+    /// a 32nd.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
     pub fn max_anonymous(self, sessions: u64) -> Self {
@@ -328,18 +393,19 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.status_of = status_of)
     }
 
-    /// Sets the number of proxies in front of the application that each add an entry to
-    /// `X-Forwarded-For`. The client's address is then the entry that the outermost of them added,
-    /// and the host of the application is the first in `X-Forwarded-Host`, if a proxy sends it.
-    /// Every request must pass through all of them. At most 8.
+    /// Sets the number of proxies in front of the application; at most 8. Each of them must add an
+    /// entry to `X-Forwarded-For`, and every request must pass through all of them. Defaults to 0.
     ///
-    /// Defaults to 0: these headers, which any client can send, are ignored, and the client's
-    /// address is the address of the connection.
+    /// The client's address is then the entry that the outermost proxy added. The host of the
+    /// application is the first entry of `X-Forwarded-Host`, if a proxy sends that.
+    ///
+    /// With 0 both headers are ignored, because any client can send them. The client's address is
+    /// that of the connection.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
 
-    /// Sets whether a session stores the address of the client that began it or signed in, for
+    /// Sets whether a session stores the address of the client that began it or last signed in, for
     /// lists of a user's sessions. Defaults to false, because it is personal data.
     pub fn record_address(self, record: bool) -> Self {
         self.with(|settings| settings.record_address = record)
@@ -351,47 +417,59 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.record_user_agent = record)
     }
 
-    /// Sets whether a response carries `Cache-Control: no-store` if its request used its session
-    /// and found a signed-in user. Then neither a proxy nor the browser stores the page, and the
-    /// back button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
-    /// requires it where the response is sensitive; a handler can set the header for its response
-    /// alone. In Rocket, a response with a streamed body, which may read the session later, carries
-    /// it too if the request presented an id and its route has a guard for the session.
+    /// Sets whether the response carries `Cache-Control: no-store` if its request used the session
+    /// of a signed-in user. Neither a proxy nor the browser then stores the page, and the back
+    /// button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
+    /// requires the header for sensitive responses; a handler can also set it for one response.
+    ///
+    /// In Rocket, a streamed body may read the session after it is closed. Its response carries the
+    /// header if the request presented an id and the route has a guard for the session.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
     /// changes, and may miss a removal. With this setting a sign-out therefore sends two
     /// `Set-Cookie` fields: the first overwrites the cookie with a constant that is no id, and the
-    /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name; both are
-    /// sent in order, and a server that receives the constant ignores it. A sign-out whose response
-    /// begins a new session sends one field.
+    /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name, but
+    /// browsers apply both in order. A sign-out whose response begins a new session sends one
+    /// field.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }
 
     /// Sets whether a response with a CSRF token carries `Cache-Control: no-store`. Defaults to
-    /// true: browsers restore stored pages without a request, after a restart or with the back
-    /// button, and such a page shows an invalid token and the name of a user who has signed out.
-    /// With false, the back button keeps the text that was typed into a form.
+    /// true, because a browser can restore a stored page without a request, after a restart or by
+    /// the back button; after a sign-out that page would have an invalid token, and the name of the
+    /// user who has signed out. With false, the back button keeps the text that was typed into a
+    /// form.
     ///
-    /// One case in Chromium's back/forward cache is not covered: the page that followed a sign-in
-    /// may be restored after a sign-out whose response begins no new session. That requires
+    /// Chromium's back/forward cache can still restore the page that followed a sign-in, after a
+    /// sign-out whose response begins no new session. To prevent that, set
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .no_store_when_signed_in(true)
+    ///     .clear_site_data(true)
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn no_store_with_csrf_token(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_with_csrf_token = no_store)
     }
 
-    /// Sets whether the response to a sign-out carries `Clear-Site-Data: "cache", "storage"`. The
-    /// browser then deletes what pages of this site have stored in it and what it has cached of
-    /// them. Defaults to false. OWASP ASVS 5.0 names it in 14.3.1. Browsers obey it over TLS only.
+    /// Sets whether the response to a sign-out carries `Clear-Site-Data: "cache", "storage"`, as
+    /// OWASP ASVS 5.0, 14.3.1, suggests. The browser then deletes what pages of this site have
+    /// stored, and its cached copies of them. Browsers obey the header over TLS only. Defaults to
+    /// false.
     ///
-    /// The header does not contain `"cookies"`, which would remove every cookie of the registered
-    /// domain, those of sibling hosts included. It is also processed after `Set-Cookie`, so it
-    /// would remove the cookie of a session that the same response begins ([W3C Clear Site Data],
-    /// Fetch Integration). The session cookie is removed by name in any case.
+    /// The header does not contain `"cookies"`, for two reasons ([W3C Clear Site Data], Fetch
+    /// Integration): it would remove the cookies of the whole registered domain, those of sibling
+    /// hosts included; and browsers apply it after `Set-Cookie`, so it would remove the cookie of a
+    /// session that the same response begins. The session cookie is removed by its name.
     ///
     /// Chromium can take some seconds to clear a large cache. Where that is too long, leave this
     /// setting off, use [`no_store_when_signed_in`](Self::no_store_when_signed_in), and send
-    /// `Clear-Site-Data: "storage"` from the page that signs out.
+    /// `Clear-Site-Data: "storage"` with the page that signs out.
     ///
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
     pub fn clear_site_data(self, clear: bool) -> Self {
@@ -399,8 +477,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets what happens to requests that pages of other origins send. Defaults to
-    /// [`CrossOrigin::refuse`]; to [`CrossOrigin::off`] for ids in a [`header`](Self::header),
-    /// which no browser sends by itself.
+    /// [`CrossOrigin::refuse`], or with a [`header`](Self::header) to [`CrossOrigin::off`], because
+    /// no browser sends that header by itself.
     pub fn cross_origin(self, cross_origin: CrossOrigin) -> Self {
         SessionManagerBuilder { cross_origin: Some(cross_origin), ..self }
     }
@@ -411,18 +489,20 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
 
-    /// Starts no cleaner: no session is swept, and each request writes its own activity. This is
-    /// for programs that run beside the server.
+    /// Starts no cleaner. Expired sessions are then not removed, and each request writes its own
+    /// activity. This is for programs that run beside the server.
     pub fn without_cleaner(self) -> Self {
         SessionManagerBuilder { sweep_every: None, ..self }
     }
 
-    /// Sets the clock. Defaults to [`SystemClock`].
+    /// Sets the clock. Defaults to [`SystemClock`]; tests use
+    /// [`ManualClock`](crate::clock::ManualClock).
     pub fn clock(self, clock: impl Clock) -> Self {
         SessionManagerBuilder { clock: Arc::new(clock), ..self }
     }
 
-    /// Sets the receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`] crate. A store has a setting of its
+    /// own; pass the same [`Events`] to both.
     pub fn events(self, events: Events) -> Self {
         SessionManagerBuilder { events, ..self }
     }
@@ -455,7 +535,7 @@ impl SessionManagerBuilder {
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
                 let cookie = former.clone().of_realm(realm)?;
-                settings.former.push(FormerCookie { cookie, realm });
+                settings.former_cookies.push(FormerCookie { cookie, realm });
             }
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
@@ -531,8 +611,8 @@ impl SessionManagerBuilder {
     /// Validates the settings, starts the cleaner, and returns the manager.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is invalid; the text contains the setting and the
-    ///   reason.
+    /// - [`ErrorKind::Invalid`]: a setting is invalid, or two contradict each other; the text of
+    ///   the error names the setting and the reason.
     /// - [`ErrorKind::Unsupported`]: there is a limit per user or of anonymous sessions, and the
     ///   store cannot list sessions.
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.

@@ -1,4 +1,4 @@
-//! The session manager, which opens and closes the sessions of requests.
+//! The session manager, its builder, and lists of sessions.
 
 mod builder;
 mod review;
@@ -26,8 +26,9 @@ pub use users::{SessionPage, UserSession};
 /// The sessions of one application, or of one part of it. A clone is another handle to the same
 /// sessions.
 ///
-/// Dropping the last clone and the last [`Session`] writes pending activity and stops the cleaner's
-/// thread.
+/// A manager opens and closes the session of each request, lists and ends sessions, and runs a
+/// background thread, the *cleaner*, which records activity and removes expired sessions. Dropping
+/// the last clone and the last [`Session`] writes pending activity and stops the cleaner.
 ///
 /// ```
 /// use cloakroom::adapter::Outcome;
@@ -57,7 +58,7 @@ impl Debug for SessionManager {
 }
 
 impl SessionManager {
-    /// Makes a manager of the sessions in `store`, with all defaults.
+    /// Makes a manager of the sessions in `store`, with the default settings.
     ///
     /// # Errors
     /// As [`SessionManagerBuilder::build`].
@@ -65,14 +66,14 @@ impl SessionManager {
         SessionManager::builder(store).build()
     }
 
-    /// Starts a builder with all defaults.
+    /// Starts a builder with the default settings.
     pub fn builder(store: impl Store) -> SessionManagerBuilder {
         SessionManagerBuilder::new(store)
     }
 
-    /// Returns a clone for threads that must not block. It makes every call that may block through
-    /// `blocking_hook`, and so do the sessions that it opens. Adapters of frameworks that run
-    /// handlers on such threads use it.
+    /// Returns a clone for threads that must not block. It and the sessions that it opens make each
+    /// call that may block through `blocking_hook`. This is for adapters of frameworks that run
+    /// handlers on such threads.
     #[must_use]
     pub fn with_blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
         let blocking = BlockingCalls { hook: Some(blocking_hook) };
@@ -81,12 +82,13 @@ impl SessionManager {
 
     /// Opens the session of a request. Does no I/O.
     ///
+    /// The first read loads the session. Later reads do not load it again, so a long response or a
+    /// WebSocket does not see a revocation that comes after the first read. To check for one, open
+    /// another session from the same `Cookie` header.
+    ///
     /// If [`check_origin`](Self::check_origin) refuses the request, every use of the session fails
     /// with [`ErrorKind::CrossOrigin`], and so does [`close`](Self::close): nothing is read or
     /// stored, and the response carries no id.
-    ///
-    /// The first read loads it, once. A long response or a WebSocket therefore does not see a later
-    /// revocation. To check, open another session from the same `Cookie` header.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         let head = head.into();
@@ -104,9 +106,9 @@ impl SessionManager {
         Session::new(self.context.clone(), self.blocking, head, decision)
     }
 
-    /// Checks that no page of another origin sent a request that can change something
-    /// ([`CrossOrigin`](crate::CrossOrigin)). Call it before the handler, and answer a refused
-    /// request with status 403 and the text [`REFUSED`](crate::cross_origin::REFUSED); adapters do.
+    /// Checks a request for a [cross-origin](crate::CrossOrigin) cause. Adapters call this before
+    /// the handler, and answer a refused request with status 403 and the text
+    /// [`REFUSED`](crate::cross_origin::REFUSED).
     ///
     /// ```
     /// use cloakroom::ErrorKind;
@@ -121,8 +123,8 @@ impl SessionManager {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::CrossOrigin`] if the request is refused; an [event](Event::CrossOrigin) has the
-    /// reason.
+    /// [`ErrorKind::CrossOrigin`] if the request is refused; the event
+    /// [`CrossOrigin`](Event::CrossOrigin) has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
         match self.decide(head) {
             OriginDecision::Refuse(_) => {
@@ -166,17 +168,17 @@ impl SessionManager {
     /// response. Call it before the first byte of the response is sent.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
-    /// last [`Session::commit`] or [`Session::sign_in`] were not stored: answer with the
-    /// [status](Self::status_of) of the error and with the
-    /// [headers](crate::adapter::Adapter::headers_on_error) of what was stored before, as
-    /// [`Adapter::run`](crate::adapter::Adapter::run) does.
+    /// - [`ErrorKind::Closed`]: the session is already closed.
+    /// - Any other kind: the changes since the last [`Session::commit`] or [`Session::sign_in`]
+    ///   were not stored. Answer with the [status](Self::status_of) of the error, and with the
+    ///   header fields that
+    ///   [`Adapter::headers_on_error`](crate::adapter::Adapter::headers_on_error) returns.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
         session.close(outcome)
     }
 
-    /// Deletes all expired sessions, and returns their number. The cleaner does so regularly; this
-    /// is for commands and tests.
+    /// Deletes all expired sessions, and returns their number. The cleaner does so at intervals;
+    /// this is for commands and tests.
     ///
     /// # Errors
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
@@ -212,9 +214,9 @@ impl SessionManager {
         &self.context.settings.realm
     }
 
-    /// Returns the HTTP status of the response to a request that failed with `error`, for a handler
-    /// with its own error page. The builder's [`error_status`](SessionManagerBuilder::error_status)
-    /// determines it.
+    /// Returns the HTTP status for a request that failed with `error`, for a handler with its own
+    /// error page. It is 503, 403 or 500 unless
+    /// [`error_status`](SessionManagerBuilder::error_status) is set.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
         (self.context.settings.status_of)(error.kind())

@@ -19,9 +19,10 @@ use crate::session::{Settings, Transport};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The requirement: a number of OWASP ASVS 5.0, a level of NIST SP 800-63B-4, `renewal` of ids
-    /// by their age (the renewal timeout of OWASP's cheat sheet), `anonymous` for bounds of
-    /// anonymous sessions, or `separation` from other applications.
+    /// The requirement: a number of OWASP ASVS 5.0, or a level of NIST SP 800-63B-4. Three are not
+    /// of these standards: `renewal` of ids by their age (the renewal timeout of OWASP's cheat
+    /// sheet), `anonymous` for bounds of anonymous sessions, and `separation` from other
+    /// applications.
     pub requirement: &'static str,
     /// Whether the configuration meets the requirement.
     pub met: bool,
@@ -29,10 +30,22 @@ pub struct Finding {
     pub why: String,
 }
 
-/// The findings for a configuration. They serve the application's security documentation, which
-/// ASVS 7.1.1 and 7.1.2 require, and a test that the configuration stays as documented.
+/// The findings for a configuration: the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4 that
+/// it meets, and those that it does not. [`SessionManager::review`] returns them.
 ///
-/// `Display` writes one line for each finding.
+/// Use them for the application's security documentation, which ASVS 7.1.1 and 7.1.2 require, and
+/// in a test that the configuration stays as documented. `Display` writes one line for each
+/// finding.
+///
+/// ```
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// for finding in sessions.review().unmet() {
+///     println!("{}: {}", finding.requirement, finding.why);
+/// }
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Review {
@@ -119,9 +132,9 @@ fn describe(lifetime: &Lifetime) -> String {
 }
 
 impl SessionManager {
-    /// Reviews this configuration against OWASP ASVS 5.0 and NIST SP 800-63B-4, as far as a
-    /// configuration of sessions can meet them. A handler can deviate from the configuration, for
-    /// example with [`Session::set_persistent`](crate::Session::set_persistent).
+    /// Reviews this configuration against the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4
+    /// that concern sessions. It does not see where a handler deviates from the configuration, for
+    /// example by [`Session::set_persistent`](crate::Session::set_persistent).
     #[must_use]
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;

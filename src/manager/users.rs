@@ -46,20 +46,40 @@ pub struct UserSession {
     pub is_current: bool,
 }
 
-/// Lists and revocations, in this manager's [realm](SessionManager::realm).
+/// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm).
 ///
-/// A revocation takes the session of the request that asks for it as `current`, or `None`. The
+/// A revocation can be passed the session of the request that asks for it, `current`. The
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
-/// session too, the request continues as after [`Session::destroy`]. The changes of other
-/// requests that use an ended session are discarded.
+/// session too, the request continues as after [`Session::destroy`]. The changes of other requests
+/// that use an ended session are discarded.
 ///
 /// All of these fail with [`ErrorKind::Unsupported`] if the store has no
-/// [index](crate::backend::Store::index).
+/// [index](crate::backend::Store::index), such as memcached.
+///
+/// ```
+/// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+/// # let sessions = SessionManager::new(MemoryStore::new())?;
+/// let ada = UserKey::new("ada")?;
+/// # let (session, phone) = (sessions.open(None), sessions.open(None));
+/// # assert_eq!(session.sign_in(ada.clone())?, SignIn::Done);
+/// # assert_eq!(phone.sign_in(ada.clone())?, SignIn::Done);
+/// // A page that lists the user's devices, and a button that signs one of them out.
+/// for device in sessions.list_for_user(&ada, Some(&session))? {
+///     println!("{} {}", device.summary.public_id, device.summary.seen);
+///     if !device.is_current {
+///         sessions.revoke(&ada, &device.summary.public_id, Some(&session))?;
+///     }
+/// }
+/// # assert_eq!(sessions.count_for_user(&ada)?, 1);
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 impl SessionManager {
-    /// Lists the live sessions of `user`, the newest first and at most one hundred. The session
-    /// `current` is marked. The list contains public ids, by which [`revoke`](Self::revoke) ends a
-    /// session, and no session ids. If it has a [`next`](SessionPage::next), the user has more
-    /// sessions, which [`list_page`](Self::list_page) lists.
+    /// Lists the live sessions of `user`, at most one hundred, the newest first. The session
+    /// `current` is marked.
+    ///
+    /// The list contains public ids, by which [`revoke`](Self::revoke) ends a session, and no
+    /// session ids. If [`next`](SessionPage::next) is `Some`, the user has more sessions:
+    /// [`list_page`](Self::list_page) lists them.
     ///
     /// # Errors
     /// The store's errors.
@@ -150,8 +170,8 @@ impl SessionManager {
         }
     }
 
-    /// Ends all sessions of `user`, `current` included, and returns their number. Use it when
-    /// an account is disabled or deleted.
+    /// Ends all sessions of `user`, `current` included, and returns their number. Use it after an
+    /// account is disabled or deleted.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -181,13 +201,13 @@ impl SessionManager {
         }
     }
 
-    /// Gives all sessions of the user `from` to `to`, in one step: the same user has another key,
-    /// such as a changed e-mail address. Returns their number; sessions that have expired and are
-    /// not swept count too.
+    /// Changes the user key of all sessions of `from` to `to` atomically, for a user whose key has
+    /// changed, such as an e-mail address. Returns their number, with expired sessions that are not
+    /// swept yet.
     ///
-    /// Change the account first, so that no sign-in uses the former key afterwards. A request that
-    /// has read its session before still sees the former key. The limit per user applies at the
-    /// next sign-in.
+    /// Change the account first, so that no later sign-in uses the former key. A request that has
+    /// read its session before still sees the former key. The limit per user applies at the next
+    /// sign-in.
     ///
     /// # Errors
     /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can
@@ -197,14 +217,14 @@ impl SessionManager {
         if from == to {
             return Ok(0);
         }
-        let rename = || index.rename_user(self.realm(), (from, to), self.context.now());
+        let rename = || index.rename_user(self.realm(), from, to, self.context.now());
         let sessions = self.blocking.run(rename)?.len();
         self.context.events.raise(&Event::UserRenamed { from, to, sessions });
         Ok(sessions)
     }
 
-    /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
-    /// a logout that the provider announces.
+    /// Ends all sessions that an identity provider knows by this id, and returns their number. Use
+    /// it for OpenID Connect Back-Channel Logout.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
@@ -216,8 +236,8 @@ impl SessionManager {
         self.revoke_where(&SessionFilter::IdpSession(idp_session_id), None, current)
     }
 
-    /// Ends all sessions of this manager's realm, those without a user included, and returns the
-    /// number of live ones.
+    /// Ends all sessions of this manager's realm, anonymous ones included, and returns the number
+    /// of live ones.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).

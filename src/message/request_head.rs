@@ -6,14 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 use crate::message::single::Single;
 use crate::message::small_list::SmallList;
 
-/// The fields of a request head that sessions read. It borrows them, and allocates only where one
-/// name has many fields. `Debug` shows neither cookies nor ids.
+/// The fields of a request head that sessions read. They are borrowed. `Debug` shows neither
+/// cookies nor ids.
+///
+/// [`Adapter::head`](crate::adapter::Adapter::head) makes it from all fields of a request. Without
+/// that:
 ///
 /// ```
 /// use cloakroom::adapter::RequestHead;
 ///
-/// let head = RequestHead::new().cookie("id=abc; theme=dark").host("example.org");
-/// // Where there is at most one Cookie field, that field is enough:
+/// let head = RequestHead::new()
+///     .method("POST")
+///     .target("/theme")
+///     .host("example.org")
+///     .sec_fetch_site("same-origin")
+///     .cookie("id=abc; theme=dark");
+/// // In a test, the Cookie field can be enough:
 /// let head = RequestHead::from(Some("id=abc; theme=dark"));
 /// ```
 #[derive(Clone, Default)]
@@ -48,16 +56,15 @@ impl<'r> RequestHead<'r> {
         RequestHead::default()
     }
 
-    /// Adds the value of a `Cookie` field. All fields are searched, however many: HTTP/2 sends one
-    /// for each cookie (RFC 9113, section 8.2.3). [`Adapter::head`](crate::adapter::Adapter::head)
-    /// adds only those that contain the session cookie.
+    /// Adds the value of a `Cookie` field. A request can have several: HTTP/2 allows one for each
+    /// cookie (RFC 9113, section 8.2.3).
     pub fn cookie(mut self, value: &'r str) -> Self {
         self.cookies.push(value);
         self
     }
 
-    /// Adds the value of a field of the header that carries the id, for a manager that does not use
-    /// a cookie.
+    /// Adds the value of the header that carries the id, for a manager with a
+    /// [`header`](crate::manager::SessionManagerBuilder::header).
     pub fn id(mut self, value: &'r str) -> Self {
         self.ids.push(value);
         self
@@ -75,8 +82,8 @@ impl<'r> RequestHead<'r> {
         RequestHead { path: target.split('?').next(), ..self }
     }
 
-    /// Adds the value of a `Host` field; in HTTP/2 and HTTP/3, of `:authority`. Where there are
-    /// several, the request has no host.
+    /// Adds the value of a `Host` field; in HTTP/2 and HTTP/3, of `:authority`. A request with
+    /// several has no host.
     pub fn host(self, value: &'r str) -> Self {
         RequestHead { host: self.host.with(value), ..self }
     }
@@ -107,9 +114,11 @@ impl<'r> RequestHead<'r> {
         RequestHead { websocket: self.websocket || value.split(',').any(is_websocket), ..self }
     }
 
-    /// Marks the client's connection as encrypted if `secure`: by TLS in this program, or by a
-    /// proxy that sends `X-Forwarded-Proto: https`. With false, an earlier mark stays. With the
-    /// mark, a page over plain HTTP has another origin; without it, a warning may be logged.
+    /// Marks the client's connection as encrypted if `secure` is true: by TLS in this program, or
+    /// by a proxy that sends `X-Forwarded-Proto: https`. False does not remove an earlier mark.
+    ///
+    /// With the mark, an `Origin` of plain HTTP is another origin. Without it,
+    /// [`InsecureConnection`](crate::event::Event::InsecureConnection) may be raised.
     pub fn secure_if(self, secure: bool) -> Self {
         RequestHead { secure: self.secure || secure, ..self }
     }
@@ -119,8 +128,8 @@ impl<'r> RequestHead<'r> {
         RequestHead { peer_addr: Some(address), ..self }
     }
 
-    /// Adds the value of an `X-Forwarded-For` field; call it in the order of the fields. Only as
-    /// many entries are trusted as the manager has
+    /// Adds the value of an `X-Forwarded-For` field; call it in the order of the fields. As many
+    /// entries are trusted as the manager has
     /// [proxies](crate::manager::SessionManagerBuilder::behind_proxies).
     pub fn forwarded_for(mut self, value: &'r str) -> Self {
         match self.forwarded_for.iter_mut().find(|slot| slot.is_none()) {
@@ -140,10 +149,11 @@ impl<'r> RequestHead<'r> {
         RequestHead { user_agent: Some(value), ..self }
     }
 
-    /// Sets the value of the `Sec-Purpose` field, or of the older `Purpose`. `prefetch`, with or
-    /// without `prerender`, means that a browser fetches the page in advance and may never show it
-    /// (HTML, 7.6 Speculative loading). Such a request leaves
-    /// [flashes](crate::Session::flashes) in the session, and does not count as activity.
+    /// Sets the value of the `Sec-Purpose` field, or of the older `Purpose`.
+    ///
+    /// With `prefetch` a browser fetches the page in advance, and may never show it (HTML Standard,
+    /// Speculative loading). Such a request leaves [flashes](crate::Session::flashes) in the
+    /// session, and does not count as activity.
     pub fn purpose(self, value: &'r str) -> Self {
         let is_prefetch = |word: &str| word.trim().eq_ignore_ascii_case("prefetch");
         RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }

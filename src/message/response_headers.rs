@@ -19,16 +19,16 @@ pub struct ResponseHeaders {
     pub id_fields: Vec<(Cow<'static, str>, String)>,
     /// The request header that the response depends on; `None` if the session was not used.
     pub vary_on: Option<Cow<'static, str>>,
-    /// Changes of this request were discarded, because its session had ended or had been renewed
-    /// meanwhile.
+    /// Whether changes of this request were discarded, because its session had ended or its id had
+    /// been replaced meanwhile.
     pub discarded: bool,
     /// Whether a shared cache may store the response.
     pub sharing: Sharing,
-    /// No cache, the browser's included, may store the response:
-    /// `no_store_when_signed_in` or `no_store_with_csrf_token` of the
-    /// [builder](crate::manager::SessionManagerBuilder).
+    /// Whether no cache, the browser's included, may store the response, by
+    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in)
+    /// or `no_store_with_csrf_token`.
     pub no_store: bool,
-    /// The browser should delete everything that it stores of this site except cookies:
+    /// Whether the browser should delete everything except cookies that it stores of this site, by
     /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).
     pub clear_site_data: bool,
 }
@@ -40,11 +40,11 @@ pub enum Sharing {
     /// The response does not depend on the session.
     #[default]
     Allowed,
-    /// Only if the response says `public` or `s-maxage`: the session was used, but the request
-    /// presented no id, and the response has nothing of one visitor.
+    /// Only a response with `public` or `s-maxage` may be stored. The session was used, but the
+    /// request presented no id, and the response has nothing of a single visitor.
     IfPublic,
-    /// Never: the request presented an id and the session was used, or the response has an id, a
-    /// form token or a flash message.
+    /// The response may not be stored. The request presented an id and the session was used, or the
+    /// response has an id, a CSRF token or a flash message.
     Never,
 }
 
@@ -87,7 +87,7 @@ impl ResponseHeaders {
         }
     }
 
-    /// Returns the names and values to append to a response whose own fields cannot be changed.
+    /// Iterates over names and values to append to a response whose own fields cannot be changed.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let directives = match self.id_fields.first() {
             _ if self.is_no_store() => Some(NO_STORE),
@@ -99,8 +99,8 @@ impl ResponseHeaders {
         self.appended_fields().chain(cache_control).chain(vary)
     }
 
-    /// Returns the names and values to append beside the values of [`vary`](Self::vary) and
-    /// [`cache_control`](Self::cache_control).
+    /// Iterates over names and values to append, without `Vary` and `Cache-Control`. For these two,
+    /// see [`vary`](Self::vary) and [`cache_control`](Self::cache_control).
     pub fn appended_fields(&self) -> impl Iterator<Item = (&str, &str)> {
         let id = self.id_fields.iter().map(|(name, value)| (&**name, value.as_str()));
         id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))

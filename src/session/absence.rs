@@ -55,8 +55,8 @@ impl Session {
     ///
     /// This is the only rule for a request that has found no session;
     /// [`leave_session`](Self::leave_session) has the rule for one whose session ended meanwhile.
-    pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
-        let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
+    pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
+        let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.overlaps);
         let discards_data = absence.has_discarded_changes || is_replaced;
@@ -68,7 +68,7 @@ impl Session {
         if is_retired || (has_data && discards_data) {
             self.discard_changes(state, None);
         } else if has_data {
-            self.begin(state)?;
+            self.create_session(state)?;
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Session {
     /// request, has ended the session that it has read.
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.state();
-        if !state.is_closed && state.loaded.session().is_some_and(has_ended) {
+        if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
             state.reset(SignOut::Done);
         }
     }
@@ -97,16 +97,16 @@ impl Session {
         // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
         let discards = has_data || !matches!(missing, Missing::Replaced { .. });
-        let public_id = state.loaded.public_id();
+        let public_id = state.load_state.public_id();
         let mut absence = Absence::default();
-        match (missing, state.loaded.session()) {
+        match (missing, state.load_state.session()) {
             (Missing::NotFound { expired_by }, Some(session)) => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
                 state.ending.reason = expired_by.or_else(reason);
             }
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were discarded.
-                let issued = state.loaded.issued().filter(|_| !discards);
+                let issued = state.load_state.issued().filter(|_| !discards);
                 absence.replaced = Some(self.new_replaced(issued, id, &session.record));
             }
             (Missing::Undecodable { public_id, error }, _) => {
@@ -139,11 +139,11 @@ impl Session {
     }
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
-        if let LoadState::Absent(absence) = &mut state.loaded {
+        if let LoadState::Absent(absence) = &mut state.load_state {
             absence.has_discarded_changes = true;
         }
         state.response.has_discarded_changes = true;
-        state.changes.drop_data();
+        state.changes.drop_all_but_renewal();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 

@@ -44,7 +44,7 @@ impl Session {
         if self.activity(state).is_none() {
             return;
         }
-        let LoadState::Live(Live { session, .. }) = &mut state.loaded else { return };
+        let LoadState::Live(Live { session, .. }) = &mut state.load_state else { return };
         let ends = session.record.limits.idle.map(|idle| session.record.seen + idle);
         if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
             let touch = Touch::at(now);
@@ -56,7 +56,7 @@ impl Session {
 
     /// Touches the session at the end of the request.
     pub(super) fn touch_at_end(&self, state: &State) {
-        if let (Some(session), Some(touch)) = (state.loaded.session(), self.activity(state)) {
+        if let (Some(session), Some(touch)) = (state.load_state.session(), self.activity(state)) {
             self.touch(session, touch, self.context.now());
         }
     }

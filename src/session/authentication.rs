@@ -158,17 +158,15 @@ impl Session {
     /// [`ErrorKind::Invalid`] if no user is signed in; the store's errors.
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.writable(OPERATION)?;
-        self.read(&mut state)?;
-        state.check_readable(OPERATION)?;
-        if state.loaded.session().is_none_or(|session| session.record.user.is_none()) {
+        let mut state = self.load_for_change(OPERATION)?;
+        if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(now, level));
-        state.changes.renew = state.loaded.issued().is_none();
-        self.store_now(&mut state)
+        state.changes.renew = state.load_state.issued().is_none();
+        self.commit_all(&mut state)
     }
 
     /// Checks whether the user has signed in less than `max_age` ago, for pages that change a

@@ -78,8 +78,7 @@ impl Changes {
         !self.renew && self.delta().is_empty()
     }
 
-    /// Drops all but the renewal.
-    pub(super) fn drop_data(&mut self) {
+    pub(super) fn drop_all_but_renewal(&mut self) {
         *self = Changes { renew: self.renew, ..Changes::default() };
     }
 

@@ -12,11 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
+use crate::record::{Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::Renewal;
-use crate::session::load::LoadState;
+use crate::session::load::{Live, LoadState};
 use crate::session::shared::IdField;
-use crate::session::{ResponseFacts, Session, SignOut, State, Transport};
+use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
 
 const CLOSE: &str = "close a session";
 
@@ -28,6 +29,38 @@ pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
 const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
+    /// Ends the session for good, and every other session whose id this request presented. From now
+    /// on the session is empty: a later write in this request begins a new, anonymous session.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.destroy()?;
+    /// session.flash("info", "You are signed out.")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// The session ends at the end of the request, also if the handler fails or panics, or called
+    /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
+    /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the
+    /// cookie even if the id found no session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn destroy(&self) -> Result<()> {
+        const OPERATION: &str = "destroy the session";
+        let mut state = self.lock_open(OPERATION)?;
+        self.check_cross_site(&state, OPERATION)?;
+        let current = state.load_state.session().map(|session| session.id_hash);
+        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
+            if !state.ending.to_destroy.contains(&id_hash) {
+                state.ending.to_destroy.push(id_hash);
+            }
+        }
+        state.reset(SignOut::Requested);
+        Ok(())
+    }
+
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {
@@ -64,26 +97,22 @@ impl Session {
             state.ending.to_destroy.clear();
             state.ending.sign_out = SignOut::NotRequested;
         }
-        let discard = match outcome {
+        let has_failed = match outcome {
             Outcome::Completed => false,
             Outcome::ServerError => !self.context.settings.keep_on_server_error,
             Outcome::Panicked => true,
         };
-        if discard {
-            state.changes.drop_data();
-            state.changes.renew &= outcome == Outcome::ServerError;
+        if outcome == Outcome::Panicked {
+            state.changes = Changes::default();
+        } else if has_failed {
+            state.changes.drop_all_but_renewal();
         }
-        self.end_marked_sessions(&mut state.ending)?;
-        if !state.changes.is_empty() {
-            // Changes that were made before the load failed are not stored either.
-            state.check_readable("store the session's changes")?;
-            self.store_changes(state)?;
-        }
-        if !discard {
+        let _: CommitOutcome = self.commit_all(state)?;
+        if !has_failed {
             self.renew_old_id(state);
         }
         self.touch_at_end(state);
-        let id_fields = match state.loaded.issued().or_else(|| self.id_to_reseal(state)) {
+        let id_fields = match state.load_state.issued().or_else(|| self.id_to_reseal(state)) {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order.
@@ -104,7 +133,7 @@ impl Session {
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
-        let issued = state.loaded.issued().map(|id| self.fields_with_id(id, &state));
+        let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }
 
@@ -112,13 +141,13 @@ impl Session {
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
         let (settings, now) = (&self.context.settings, self.context.now());
         self.context.warn_if_rejected(self.cookie_rejected_by);
-        let record = state.loaded.session().map(|session| &session.record);
+        let record = state.load_state.session().map(|session| &session.record);
         let max_age = record
             .filter(|record| record.persistent)
             .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
         let mut fields = settings.transport.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
-        if self.presented.ids.iter().any(|presented| presented.by_former_name) {
+        if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
             fields.extend(settings.former_removals());
         }
         fields
@@ -129,7 +158,7 @@ impl Session {
         let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
         // What a streamed body reads later is not known yet.
         let reads_later =
-            state.response.may_read_later && matches!(state.loaded, LoadState::Unread);
+            state.response.may_read_later && matches!(state.load_state, LoadState::Unread);
         let may_see_user = state.has_seen_user() || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
@@ -154,26 +183,16 @@ impl Session {
     /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
-        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.loaded) else {
+        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.load_state)
+        else {
             return;
         };
         let LiveSession { record, id_hash } = &live.session;
         let settings = &self.context.settings;
-        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-        let may_outlive_cookie = matches!(settings.transport, Transport::Cookie(_))
-            && record.persistent
-            && record.limits.absolute.is_none_or(outlives);
-        let by_cookie = may_outlive_cookie.then_some(COOKIE_RENEWAL_AGE);
+        let in_cookie = matches!(settings.transport, Transport::Cookie(_));
+        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        let is_old = activity.seen.since(record.id_issued) >= max_age;
-        // The client of a request that still presents the replaced id has not received the response
-        // with the new one, and would lose the session after the grace. With a configured grace a
-        // handler may have renewed it instead, in order to invalidate it, so the client gets no new
-        // id here.
-        let has_lost_id = live.found_by != *id_hash
-            && settings.renewal_grace.is_none()
-            && self.opened_at > record.id_issued + ReplacedId::OVERLAPS_FOR;
-        if !is_old && !has_lost_id {
+        if !renewal_is_due(live, max_age, settings.renewal_grace, self.opened_at, activity) {
             return;
         }
         let (id_hash, public_id) = (*id_hash, record.public_id);
@@ -187,13 +206,78 @@ impl Session {
     /// Returns the presented id of the session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
-        let LiveSession { id_hash, .. } = state.loaded.session().filter(|_| !state.is_ignored)?;
-        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_name);
+        let LiveSession { id_hash, .. } =
+            state.load_state.session().filter(|_| !state.is_ignored)?;
+        let mut outdated =
+            self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_cookie);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
+        }
+    }
+}
+
+/// Returns whether a browser may forget the session's cookie before the session ends.
+fn may_outlive_cookie(record: &Record) -> bool {
+    let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
+    record.persistent && record.limits.absolute.is_none_or(outlives)
+}
+
+/// Returns whether a request that was opened at `opened` renews the id of its session, because the
+/// id has reached `max_age` or the client has not received it.
+fn renewal_is_due(
+    live: &Live,
+    max_age: Duration,
+    grace: Option<Duration>,
+    opened: Timestamp,
+    activity: Touch,
+) -> bool {
+    let LiveSession { record, id_hash } = &live.session;
+    let is_old = activity.seen.since(record.id_issued) >= max_age;
+    // The request presents an id that was replaced earlier by a renewal by age, so the client has
+    // not received the response with the new id, and would lose the session after the grace. With a
+    // configured grace a handler may have renewed the id instead, in order to invalidate it, so the
+    // client gets no new id here.
+    let has_lost_id = live.found_by != *id_hash
+        && grace.is_none()
+        && opened > record.id_issued + ReplacedId::OVERLAPS_FOR;
+    is_old || has_lost_id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionIdHash;
+    use crate::lifetime::Lifetime;
+    use crate::record::NewSession;
+
+    #[test]
+    fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
+        const MAX_AGE: Duration = Duration::from_secs(3600);
+        const GRACE: Option<Duration> = Some(Duration::from_secs(30));
+        let (current, replaced) =
+            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let issued = Timestamp::from_millis(1_700_000_000_000);
+        let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
+        let record = Record::create(&new_session, issued);
+        for (found_by, grace, opened, seen, is_due) in [
+            (current, None, 0, 3599, false),
+            (current, None, 3600, 3600, true),
+            (current, None, 3599, 3600, true),
+            (current, GRACE, 3600, 3600, true),
+            (replaced, None, 10, 10, false),
+            (replaced, None, 10, 3600, true),
+            (replaced, None, 11, 11, true),
+            (replaced, GRACE, 11, 11, false),
+            (replaced, GRACE, 3600, 3600, true),
+        ] {
+            let session = LiveSession { record: record.clone(), id_hash: current };
+            let live = Live { session, found_by, issued: None };
+            let at = |seconds| issued + Duration::from_secs(seconds);
+            let found = renewal_is_due(&live, MAX_AGE, grace, at(opened), Touch::at(at(seen)));
+            assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }
 }

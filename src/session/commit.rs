@@ -1,25 +1,36 @@
-//! The commit of a session: explicit, at its close, and as part of a sign-in.
+//! The commit of a session, in these levels:
 //!
-//! Commits go to the store with optimistic retries. Called by the close, the sign-in and the CSRF
-//! secret.
+//! 1. `commit_all` ends the sessions that are marked for it, and stores all changes. Called by the
+//!    close, and for a commit by the handler.
+//! 2. `commit_changes` finds the session that takes the changes.
+//! 3. `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
+//!    CSRF secret.
+//! 4. `commit_with_retries` repeats it after revision mismatches, with the changes recomputed.
+//! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, LiveSession, Missing};
+use crate::backend::{Action, Commit, Committed, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::{EndReason, Lifetime};
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{EndedSession, NewSession, Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::shared::UpdateAttempts;
-use crate::session::{
-    AGE_RENEWAL_GRACE, CommitOutcome, Ending, Session, Settings, SignOut, State, csrf_secret,
-};
+use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, State};
+
+/// The result of [`Session::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum CommitOutcome {
+    /// The changes are stored, or there were none.
+    Stored,
+    /// The session ended or was renewed before the changes could be stored.
+    Discarded,
+}
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -32,14 +43,17 @@ impl Session {
         if state.is_ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.store_now(&mut state)
+        self.commit_all(&mut state)
     }
 
-    /// Stores all changes, and the ends of the sessions that are marked for it.
-    pub(super) fn store_now(&self, state: &mut State) -> Result<CommitOutcome> {
+    /// Ends the sessions that are marked for it, and stores all changes.
+    pub(super) fn commit_all(&self, state: &mut State) -> Result<CommitOutcome> {
         self.end_marked_sessions(&mut state.ending)?;
-        self.store_changes(state)?;
-        Ok(if state.loaded.has_discarded_changes() {
+        if !state.changes.is_empty() {
+            self.commit_changes(state)?;
+            state.changes = Changes::default();
+        }
+        Ok(if state.load_state.has_discarded_changes() {
             CommitOutcome::Discarded
         } else {
             CommitOutcome::Stored
@@ -69,16 +83,21 @@ impl Session {
         reason: EndReason,
     ) -> Result<bool> {
         let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let Committed::Ended(ended) = self.commit_once(&end)? else { return Ok(false) };
+        let Committed::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
         self.report_end(&ended, reason);
         Ok(true)
     }
 
-    /// Makes a commit, and records which sessions it has ended.
-    fn commit_once(&self, commit: &Commit) -> Result<Committed> {
+    /// Reports a session that this request has ended.
+    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
+        self.context.end_trail.report(ended, reason, None, self.address);
+    }
+
+    /// Makes one call of the store, and records which ids it has retired.
+    fn call_store(&self, commit: &Commit) -> Result<Committed> {
         let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
         let call = || self.blocking.run(|| store.commit(commit));
-        let record = |committed: &Committed| match committed {
+        let record_retired = |committed: &Committed| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
             Committed::Done { replaced, ended, .. } => {
@@ -88,10 +107,10 @@ impl Session {
             _ => {}
         };
         let committed = match commit.action {
-            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record),
+            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
             // Not in flight: until the store forgets the replaced id, it answers that the id was
             // replaced, so an overlapping request needs no other memory.
-            Action::Renew { .. } => call().inspect(record),
+            Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
         }?;
@@ -104,18 +123,15 @@ impl Session {
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
-    pub(super) fn store_changes(&self, state: &mut State) -> Result<()> {
-        if state.changes.is_empty() {
-            return Ok(());
-        }
-        match &state.loaded {
+    fn commit_changes(&self, state: &mut State) -> Result<()> {
+        match &state.load_state {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
                 let merge = |state: &mut State, id_hash: &_| {
                     self.merge_or_renew(state, id_hash, Renewal::IfAsked)
                 };
                 if !self.try_presented_ids(state, merge)? {
-                    self.store_without_session(state)?;
+                    self.create_or_discard(state)?;
                 }
             }
             LoadState::Live(live) => {
@@ -124,10 +140,10 @@ impl Session {
                     self.leave_session(state, &missing);
                 }
             }
-            LoadState::Absent(_) => self.store_without_session(state)?,
-            LoadState::Unreadable(_) => {}
+            LoadState::Absent(_) => self.create_or_discard(state)?,
+            // Changes that were made before the load failed are not stored either.
+            LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
         }
-        state.changes = Changes::default();
         Ok(())
     }
 
@@ -142,9 +158,9 @@ impl Session {
     ) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let is_asked =
-            state.changes.renew && self.find_id(state.loaded.issued(), id_hash).is_some();
+            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let by_age = renewal == Renewal::ByAge;
-        let renews = by_age || is_asked || self.has_former_name(id_hash);
+        let renews = by_age || is_asked || self.has_former_cookie(id_hash);
         let id = renews.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
@@ -154,9 +170,10 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: grace.map(|grace| self.context.now() + grace),
         });
-        let plan = CommitPlan::new(id_hash, action);
-        let activity = self.activity(state);
-        let session = match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
+        let plan =
+            CommitPlan { id_hash, action, activity: self.activity(state), delta: &all_changes };
+        let State { load_state, changes, .. } = state;
+        let session = match self.commit_with_retries(load_state, changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -165,17 +182,17 @@ impl Session {
         let public_id = session.record.public_id;
         match id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
-                state.loaded = LoadState::with_new_id(session, id);
+                state.load_state = LoadState::with_new_id(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.loaded.set_session(session, id_hash),
+            None => state.load_state.set_session(session, id_hash),
         }
         Ok(None)
     }
 
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
-    pub(super) fn begin(&self, state: &mut State) -> Result<()> {
+    pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         // An idle limit alone begins no session.
@@ -184,20 +201,20 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
-        let next_id = match &mut state.loaded {
+        let next_id = match &mut state.load_state {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
-        let plan = CommitPlan::new(&id_hash, Action::Create(new_session));
-        let activity = self.activity(state);
-        match self.commit_to(&mut state.loaded, &mut state.changes, activity, plan)? {
+        let (action, activity) = (Action::Create(new_session), self.activity(state));
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
+        match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.loaded = LoadState::with_new_id(session, id);
+                state.load_state = LoadState::with_new_id(session, id);
                 if let Some(cleaner) = &self.context.cleaner {
-                    cleaner.anonymous_session_began();
+                    cleaner.anonymous_session_created();
                 }
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
@@ -214,9 +231,9 @@ impl Session {
         lifetime: fn(&Settings, bool) -> Lifetime,
     ) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.loaded {
+        let persistent = state.persistent.unwrap_or(match &state.load_state {
             LoadState::Live(live) => live.session.record.persistent,
-            loaded => loaded.replaced().map_or(settings.persistent, |it| it.persistent),
+            load_state => load_state.replaced().map_or(settings.persistent, |it| it.persistent),
         });
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;
@@ -226,56 +243,40 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes as planned, and recomputes them on the stored session after each
-    /// revision mismatch.
-    pub(super) fn commit_to(
+    /// Commits the changes as planned. Recomputes them on the stored session after each revision
+    /// mismatch, and commits them again.
+    pub(super) fn commit_with_retries(
         &self,
-        loaded: &mut LoadState,
+        load_state: &mut LoadState,
         changes: &mut Changes,
-        activity: Option<Touch>,
-        plan: CommitPlan<'_>,
+        plan: &CommitPlan<'_>,
     ) -> Result<Committed> {
-        let CommitPlan { id_hash, action, kind } = plan;
-        let queues = self.context.update_queues.get()?;
-        let mut attempts = UpdateAttempts::new(queues, id_hash, self.blocking);
-        let newest = attempts.start(changes.expected)?;
-        // A request that has found no session must not compute with the data of one.
-        if let Some(newest) = newest
-            && loaded.session().is_some()
-        {
-            rebase(loaded, changes, newest)?;
-        }
-        let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
-        commit.session_limit = self.context.settings.session_limit;
-        commit.max_bytes = self.context.settings.max_bytes;
-        commit.touch = activity;
-        loop {
-            commit.delta = kind.delta(changes, loaded)?;
-            commit.expected = changes.expected;
-            commit.basis = loaded.session().cloned().map(Arc::new);
-            commit.opened = self.opened_at.min(commit.now);
-            attempts.wake_next();
-            match self.commit_once(&commit)? {
-                Committed::RevisionMismatch(LiveSession { record, .. }) => {
-                    let newest = attempts.after_mismatch(record)?;
-                    commit.now = self.context.now();
-                    rebase(loaded, changes, newest)?;
-                }
-                committed => {
-                    if let Committed::Done { session, .. } = &committed {
-                        attempts.stored(session);
-                    }
-                    return Ok(committed);
-                }
+        let (queues, expected) = (self.context.update_queues.get()?, changes.expected);
+        queues.run(plan.id_hash, expected, self.blocking, |newer| {
+            if let Some(newer) = newer {
+                rebase(load_state, changes, newer)?;
             }
-        }
+            let (settings, now) = (&self.context.settings, self.context.now());
+            self.call_store(&Commit {
+                id_hash: *plan.id_hash,
+                action: plan.action.clone(),
+                delta: (plan.delta)(changes, load_state)?,
+                expected: changes.expected,
+                basis: load_state.session().cloned().map(Arc::new),
+                touch: plan.activity,
+                session_limit: settings.session_limit,
+                max_bytes: settings.max_bytes,
+                opened: self.opened_at.min(now),
+                now,
+            })
+        })
     }
 }
 
 /// Recomputes the changes on a newer revision of the session.
-fn rebase(loaded: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
+fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
     changes.rebase_on(&newer.data, newer.revision)?;
-    if let LoadState::Live(live) = loaded {
+    if let LoadState::Live(live) = load_state {
         live.session.record = newer;
     }
     Ok(())
@@ -294,38 +295,12 @@ pub(super) enum Renewal {
 pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
-    pub(super) kind: DeltaKind<'p>,
+    pub(super) activity: Option<Touch>,
+    /// Returns the part of the changes that it stores.
+    pub(super) delta: &'p dyn Fn(&Changes, &LoadState) -> Result<Arc<Delta>>,
 }
 
-impl<'p> CommitPlan<'p> {
-    /// Makes the plan to commit all changes.
-    pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        CommitPlan { id_hash, action, kind: DeltaKind::All }
-    }
-}
-
-/// The part of the changes that a commit stores.
-pub(super) enum DeltaKind<'p> {
-    All,
-    /// All, with this secret in place of any earlier one.
-    SignIn(&'p Secret),
-    /// All without what concerns the session before the sign-in that is joined: a clear, the CSRF
-    /// secret, and a confirmed authentication. With this idle limit.
-    Join {
-        idle_limit: Option<Duration>,
-    },
-}
-
-impl DeltaKind<'_> {
-    fn delta(&self, changes: &Changes, loaded: &LoadState) -> Result<Arc<Delta>> {
-        Ok(match self {
-            DeltaKind::All => changes.shared(),
-            DeltaKind::SignIn(secret) => {
-                secret.delta_of_sign_in(changes.delta(), loaded.data())?.into()
-            }
-            DeltaKind::Join { idle_limit } => {
-                changes.delta().after_sign_in(csrf_secret::NAME, *idle_limit).into()
-            }
-        })
-    }
+/// The delta of a commit that stores all changes.
+pub(super) fn all_changes(changes: &Changes, _: &LoadState) -> Result<Arc<Delta>> {
+    Ok(changes.shared())
 }

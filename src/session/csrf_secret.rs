@@ -16,12 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::CommitPlan;
+use crate::session::commit::{CommitPlan, all_changes};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
-
-/// The name of the stored secret.
-pub(super) const NAME: &str = CSRF_SECRET;
 
 const OPERATION: &str = "make a CSRF token";
 
@@ -46,7 +43,7 @@ impl Secret {
     }
 
     fn of(data: &Data) -> Option<Self> {
-        data.get(NAME).and_then(|value| Secret::read(&value))
+        data.get(CSRF_SECRET).and_then(|value| Secret::read(&value))
     }
 
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
@@ -54,11 +51,11 @@ impl Secret {
     /// parallel request may be adding.
     pub(super) fn delta_of_sign_in(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
-        let in_delta = matches!(delta.change(NAME), Change::Set(_));
-        if in_delta || data.is_some_and(|data| data.get(NAME).is_some()) {
-            delta.set(NAME, self.value()?);
+        let in_delta = matches!(delta.change(CSRF_SECRET), Change::Set(_));
+        if in_delta || data.is_some_and(|data| data.get(CSRF_SECRET).is_some()) {
+            delta.set(CSRF_SECRET, self.value()?);
         } else {
-            delta.remove(NAME);
+            delta.remove(CSRF_SECRET);
         }
         Ok(delta)
     }
@@ -82,10 +79,10 @@ impl Secret {
 impl State {
     /// Returns the secret, with the changes of this request applied.
     fn secret(&self) -> Option<Secret> {
-        match self.changes.delta().change(NAME) {
+        match self.changes.delta().change(CSRF_SECRET) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
-            Change::Untouched => self.loaded.data().and_then(Secret::of),
+            Change::Untouched => self.load_state.data().and_then(Secret::of),
         }
     }
 
@@ -93,7 +90,7 @@ impl State {
     /// of pages agree for a client that still presents it, and returns whether the request
     /// overlaps the replacement. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
-        let replaced = self.loaded.replaced()?;
+        let replaced = self.load_state.replaced()?;
         Some((Secret::of_id(replaced.id.as_ref()?), replaced.overlaps))
     }
 }
@@ -107,16 +104,16 @@ impl Session {
     }
 
     /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
-    fn new_secret(&self, loaded: &mut LoadState) -> Result<Secret> {
-        let id = match loaded {
+    fn new_secret(&self, load_state: &mut LoadState) -> Result<Secret> {
+        let id = match load_state {
             LoadState::Absent(Absence { next_id, .. }) => {
                 let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id within its grace, the current id is not known.
-            _ => {
-                loaded.session().and_then(|session| self.find_id(loaded.issued(), &session.id_hash))
-            }
+            _ => load_state
+                .session()
+                .and_then(|session| self.find_id(load_state.issued(), &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -148,10 +145,10 @@ impl Session {
         }
         state.check_readable(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
-        let secret = match &mut state.loaded {
+        let secret = match &mut state.load_state {
             LoadState::Live(_) if !state.is_ignored => self.stored_secret(state)?,
-            loaded if loaded.has_discarded_changes() => None,
-            loaded => Some(self.new_secret(loaded)?),
+            load_state if load_state.has_discarded_changes() => None,
+            load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {
             // No token of this request can become valid, unless it is sent with the replaced id.
@@ -160,7 +157,7 @@ impl Session {
         };
         if state.secret().is_none() {
             let value = secret.value()?;
-            state.changes.edit(|delta| delta.set(NAME, value.clone()));
+            state.changes.edit(|delta| delta.set(CSRF_SECRET, value.clone()));
         }
         Ok(secret)
     }
@@ -170,25 +167,25 @@ impl Session {
     /// request, it would replace the secret of a page that was rendered in the meantime. Returns
     /// `None` if the session has ended.
     fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let Some(session) = state.loaded.session() else { return Ok(None) };
+        let Some(session) = state.load_state.session() else { return Ok(None) };
         if let Some(secret) = Secret::of(&session.record.data) {
             return Ok(Some(secret));
         }
         let id_hash = session.id_hash;
-        let new = self.new_secret(&mut state.loaded)?.value()?;
+        let new = self.new_secret(&mut state.load_state)?.value()?;
         let mut separate = Changes::default();
         let keep_stored = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, expected) = (state.loaded.data(), state.loaded.expected());
-        separate.update(NAME, data, expected, Box::new(keep_stored))?;
-        let plan = CommitPlan::new(&id_hash, Action::Merge);
-        let activity = self.activity(state);
-        match self.commit_to(&mut state.loaded, &mut separate, activity, plan)? {
+        let (data, expected) = (state.load_state.data(), state.load_state.expected());
+        separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
+        let (action, activity) = (Action::Merge, self.activity(state));
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
+        match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.loaded.set_session(session, &id_hash);
+                state.load_state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }

@@ -105,7 +105,7 @@ impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
-        if let LoadState::Unread = state.loaded {
+        if let LoadState::Unread = state.load_state {
             let now = self.context.now();
             state.first_use.get_or_insert(now);
             if let Err(error) = self.load(state, now) {
@@ -113,11 +113,11 @@ impl Session {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                state.loaded = LoadState::Unreadable(error);
+                state.load_state = LoadState::Unreadable(error);
             }
             self.touch_loaded(state, now);
         }
-        Ok(&state.loaded)
+        Ok(&state.load_state)
     }
 
     /// Loads the session of the first presented id that finds one.
@@ -131,7 +131,7 @@ impl Session {
                 immediate.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok);
             Ok(match found? {
                 Loaded::Live(session) => {
-                    state.loaded.set_session(session, id_hash);
+                    state.load_state.set_session(session, id_hash);
                     None
                 }
                 Loaded::Missing(missing) => Some(missing),
@@ -182,7 +182,7 @@ impl Session {
             }
         }
         self.handle_stale_id(&mut absence)?;
-        state.loaded = LoadState::Absent(absence);
+        state.load_state = LoadState::Absent(absence);
         Ok(false)
     }
 }

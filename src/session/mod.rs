@@ -8,9 +8,11 @@ mod activity;
 mod authentication;
 mod blocking_hook;
 mod changes;
+mod choices;
 mod close;
 mod commit;
 mod csrf_secret;
+mod facts;
 mod load;
 mod presented;
 mod running_update;
@@ -21,17 +23,15 @@ mod values;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::{PublicId, RealmTag, SessionIdHash, UserKey};
-use crate::lifetime::{EndReason, Limits};
+use crate::id::{RealmTag, SessionIdHash};
+use crate::lifetime::EndReason;
 use crate::message::RequestHead;
-use crate::record::{Client, EndedSession, Record};
+use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
@@ -44,10 +44,12 @@ pub use authentication::{Authentication, RecentAuth};
 pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
 pub(crate) use close::AGE_RENEWAL_GRACE;
+pub use commit::CommitOutcome;
 pub use shared::OnLoadFailure;
 pub(crate) use shared::{
     Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
 };
+pub use sign_in::SignIn;
 
 /// The session of one request.
 ///
@@ -123,7 +125,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
-    loaded: LoadState,
+    load_state: LoadState,
     /// The changes that are not stored; none after the close.
     changes: Changes,
     /// The choice made with [`set_persistent`](Session::set_persistent).
@@ -191,46 +193,24 @@ impl State {
     /// Records that there is no session any more.
     fn set_absent(&mut self, absence: Absence) {
         self.response.saw_user = self.has_seen_user();
-        self.loaded = LoadState::Absent(absence);
+        self.load_state = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        let session = self.loaded.session();
+        let session = self.load_state.session();
         self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.loaded {
+        match &self.load_state {
             LoadState::Unreadable(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
             _ => Ok(()),
         }
     }
-}
-
-/// The result of [`Session::sign_in`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-#[non_exhaustive]
-pub enum SignIn {
-    /// The user is signed in.
-    Done,
-    /// The user has as many sessions as allowed, and nothing was changed.
-    Refused,
-}
-
-/// The result of [`Session::commit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-#[non_exhaustive]
-pub enum CommitOutcome {
-    /// The changes are stored, or there were none.
-    Stored,
-    /// The session ended or was renewed before the changes could be stored.
-    Discarded,
 }
 
 impl Debug for Session {
@@ -249,9 +229,9 @@ impl Drop for Session {
         if !done
             && (!state.changes.is_empty()
                 || !state.ending.to_destroy.is_empty()
-                || state.loaded.issued().is_some())
+                || state.load_state.issued().is_some())
         {
-            self.context.report_unclosed(state.loaded.public_id().as_ref());
+            self.context.report_unclosed(state.load_state.public_id().as_ref());
         }
     }
 }
@@ -301,11 +281,6 @@ impl Session {
         let presented = || context.settings.presented(head);
         Arc::ptr_eq(&self.context, context)
             && presented().id_hashes().eq(self.presented.id_hashes())
-    }
-
-    /// Returns whether the browser prefetches the page, and may never show it.
-    pub(crate) fn is_prefetch(&self) -> bool {
-        self.is_prefetch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -359,6 +334,14 @@ impl Session {
         Ok(state)
     }
 
+    /// Locks the state for a change that depends on the session, and loads the session.
+    fn load_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.writable(operation)?;
+        self.read(&mut state)?;
+        state.check_readable(operation)?;
+        Ok(state)
+    }
+
     /// Refuses to begin or end a session in a request that the page of another site sent, as it can
     /// to an exempt path. Such a request comes without the cookie, and the response would replace
     /// or remove it.
@@ -369,290 +352,6 @@ impl Session {
                        have: call allow_cross_site first, if the response may replace it";
             return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
         }
-        Ok(())
-    }
-
-    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
-    /// the cookie, although another site sent it. Call it once the request has proved where it
-    /// comes from.
-    ///
-    /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
-    /// request begins replaces the one that the browser has, so any site could sign the user out.
-    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
-    /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
-    /// request presents an id, the call has no effect.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
-        Ok(())
-    }
-
-    /// Returns the signed-in user.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn user(&self) -> Result<Option<UserKey>> {
-        self.read_record(|record| record.user.clone()).map(Option::flatten)
-    }
-
-    /// Returns the time of the last sign-in.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
-        self.read_record(|record| record.authenticated).map(Option::flatten)
-    }
-
-    /// Returns the public id of the session, for pages and logs; `None` if there is no session.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn public_id(&self) -> Result<Option<PublicId>> {
-        self.read_record(|record| record.public_id)
-    }
-
-    /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
-    /// user is signed in.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn auth_level(&self) -> Result<u16> {
-        self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
-    }
-
-    /// Returns why the user's session behind the presented id has ended, for a page that says so;
-    /// `None` if the id finds a live session, or if the request presented none.
-    ///
-    /// Show it on the page that first sees the ended session: once a request writes, a new session
-    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
-    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
-    ///
-    /// The reason is known while the expired session is stored, which is until the next sweep, and
-    /// for at least an hour if this process has ended or swept the session, unless it has ended
-    /// more than 10,000 others since. In other cases the result is `None` too: after a restart,
-    /// after [`revoke_everyone`](crate::SessionManager::revoke_everyone), or if another process, or
-    /// memcached itself, has removed the session.
-    ///
-    /// ```
-    /// use cloakroom::{Session, lifetime::EndReason};
-    ///
-    /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
-    ///     Ok(session.ended()?.map(|reason| match reason {
-    ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
-    ///         EndReason::SignedOut => "You are signed out.",
-    ///         _ => "Please sign in again.",
-    ///     }))
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn ended(&self) -> Result<Option<EndReason>> {
-        let mut state = self.lock("look at a session")?;
-        self.read(&mut state)?;
-        Ok(state.ending.reason)
-    }
-
-    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
-    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
-    #[must_use]
-    pub fn client_address(&self) -> Option<IpAddr> {
-        self.address
-    }
-
-    /// Returns the time at which the session ends if no further request uses it, for a page that
-    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn deadline(&self) -> Result<Option<Timestamp>> {
-        let mut state = self.lock("look at a session")?;
-        self.read(&mut state)?;
-        let Some(LiveSession { record, .. }) = state.loaded.session() else { return Ok(None) };
-        let new_limit = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
-        let limits = Limits::new(new_limit.or(record.limits.idle), record.limits.absolute);
-        // An activity that is not due is not recorded; a change of the limit is.
-        let activity = self.activity(&state).map(|touch| touch.seen);
-        let recorded = match limits == record.limits {
-            true => activity.filter(|seen| limits.touch_due(record.seen, *seen)),
-            false => activity.or(state.first_use),
-        };
-        let deadline = limits.deadline(recorded.map_or(record.seen, |seen| seen.max(record.seen)));
-        Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
-    }
-
-    /// Reports a session that this request has ended.
-    fn report_end(&self, ended: &EndedSession, reason: EndReason) {
-        self.context.end_trail.report(ended, reason, None, self.address);
-    }
-
-    /// Returns the signed-in user and the public id of the session.
-    pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
-        let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
-        self.read_record(who).map(Option::flatten)
-    }
-
-    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
-        let mut state = self.lock("look at a session")?;
-        Ok(self.read(&mut state)?.session().map(|session| ask(&session.record)))
-    }
-
-    /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
-    /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
-    /// and the browser deletes it when it is closed.
-    ///
-    /// The choice applies to a session that begins in this request, or that a user signs in to
-    /// later in this request. Any other session keeps the choice that was made when it began.
-    /// Defaults to the manager's [`persistent`](crate::manager::SessionManagerBuilder::persistent).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request. [`ErrorKind::Invalid`] after
-    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session, because
-    /// the choice would have no effect.
-    pub fn set_persistent(&self, persistent: bool) -> Result<()> {
-        const OPERATION: &str = "choose how long the cookie lives";
-        let mut state = self.writable(OPERATION)?;
-        if state.loaded.issued().is_some() {
-            let why = "the session has begun or was signed in to already: choose before that";
-            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
-        }
-        state.persistent = Some(persistent);
-        Ok(())
-    }
-
-    /// Changes the idle limit of this session: a shorter one at a public terminal, or a longer one
-    /// for a user who asks for it. The limit is rounded down to milliseconds, and at most that of
-    /// the session's [lifetime](crate::manager::SessionManagerBuilder::lifetime), unless
-    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. The
-    /// absolute limit stays and holds as well.
-    ///
-    /// The limit counts from this request, is stored with the other changes at its end, and holds
-    /// for the whole session: through activity, renewals and restarts, until it is changed again or
-    /// a user signs in. A [`sign_in`](Self::sign_in) restarts both limits with those of the
-    /// manager; one that follows in the same request stores this limit, and fails if it is above
-    /// the maximum for the user's session.
-    ///
-    /// For a sign-in, [`Authentication::idle_limit`] is better: it is stored in the same step. If
-    /// this is called after the sign-in and the end of the request cannot be stored, the user is
-    /// signed in with the limit of the manager.
-    ///
-    /// Without a session, the limit applies to one that this request begins. The call alone begins
-    /// none.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use cloakroom::Session;
-    ///
-    /// /// The user has chosen "sign me out after a break of five minutes".
-    /// fn shorten(session: &Session) -> cloakroom::Result<()> {
-    ///     session.set_idle_limit(Duration::from_secs(5 * 60))
-    /// }
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
-    /// # shorten(&session)?;
-    /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
-    /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// - [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it;
-    /// - the store's errors when this is the first read.
-    pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
-        const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.writable(OPERATION)?;
-        self.read(&mut state)?;
-        state.check_readable(OPERATION)?;
-        let settings = &self.context.settings;
-        let record = state.loaded.session().map(|session| &session.record);
-        let persistent = record.map_or(settings.persistent, |record| record.persistent);
-        let lifetime = match record.is_some_and(|record| record.user.is_some()) {
-            true => settings.signed_in_lifetime(persistent),
-            false => settings.anonymous_lifetime(persistent),
-        };
-        let limit = settings.checked_idle_limit(limit, &lifetime, OPERATION)?;
-        state.changes.edit(|delta| delta.set_idle_limit(limit));
-        Ok(())
-    }
-
-    /// Gives the session a new id at the end of this request and changes nothing else of it. The
-    /// old id then works only within the manager's grace, if there is one.
-    ///
-    /// The call has no effect if there is no session and none is written, if the presented id has
-    /// already been renewed, or if this request has already issued a new id, for example by
-    /// [`sign_in`](Self::sign_in).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn renew(&self) -> Result<()> {
-        let mut state = self.writable("renew the session")?;
-        state.changes.renew = state.loaded.issued().is_none();
-        Ok(())
-    }
-
-    /// Ends the session for good, and every other session whose id this request presented. From now
-    /// on the session is empty: a later write in this request begins a new, anonymous session.
-    ///
-    /// ```
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// session.destroy()?;
-    /// session.flash("info", "You are signed out.")?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
-    ///
-    /// The session ends at the end of the request, also if the handler fails or panics, or called
-    /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
-    /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the
-    /// cookie even if the id found no session.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn destroy(&self) -> Result<()> {
-        const OPERATION: &str = "destroy the session";
-        let mut state = self.lock_open(OPERATION)?;
-        self.check_cross_site(&state, OPERATION)?;
-        let current = state.loaded.session().map(|session| session.id_hash);
-        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
-            if !state.ending.to_destroy.contains(&id_hash) {
-                state.ending.to_destroy.push(id_hash);
-            }
-        }
-        state.reset(SignOut::Requested);
-        Ok(())
-    }
-
-    /// Returns whether this request has changes that are not stored yet. A write of the value that
-    /// is already stored counts as a change. Inside the closure of an update the result is true.
-    #[must_use]
-    pub fn is_changed(&self) -> bool {
-        match self.lock("look at a session") {
-            Ok(state) => !state.is_closed && !state.changes.is_empty(),
-            Err(error) => error.kind() != ErrorKind::CrossOrigin,
-        }
-    }
-
-    /// Discards the changes of this request, a [`destroy`](Self::destroy) and a
-    /// [`renew`](Self::renew) included, and sends no cookie. It undoes no
-    /// [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and the id that
-    /// those issued is sent.
-    ///
-    /// An ignored request does not count as activity, so it does not extend the idle limit. Call
-    /// this before the first use of the session: if the session would reach its idle limit within
-    /// ten minutes (the maximum expected duration of a request), its first use records activity
-    /// immediately, and a later `ignore` does not undo that.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn ignore(&self) -> Result<()> {
-        self.lock_open("ignore the session")?.is_ignored = true;
         Ok(())
     }
 }

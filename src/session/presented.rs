@@ -18,7 +18,7 @@ pub(crate) struct PresentedId {
     /// The cookie was sealed with an old key.
     pub(crate) outdated: bool,
     /// The cookie has a former name.
-    pub(crate) by_former_name: bool,
+    pub(crate) by_former_cookie: bool,
 }
 
 impl PresentedId {
@@ -59,7 +59,8 @@ impl Presented {
     fn look_in_cookies<'r>(
         &mut self,
         cookie: &CookieConfig,
-        (realm, by_former_name): (RealmTag, bool),
+        realm: RealmTag,
+        by_former_cookie: bool,
         fields: impl Iterator<Item = &'r str>,
     ) {
         let mut unsealed: SmallList<&str, 4> = SmallList::default();
@@ -86,12 +87,12 @@ impl Presented {
             let read = cookie.read(value);
             // Several realms can have one former name. A value that does not open for this one is
             // not malformed, because it may be sealed for another.
-            if by_former_name && read.is_none() {
+            if by_former_cookie && read.is_none() {
                 continue;
             }
             self.add(
                 value,
-                read.map(|(id, outdated)| PresentedId { id, realm, outdated, by_former_name }),
+                read.map(|(id, outdated)| PresentedId { id, realm, outdated, by_former_cookie }),
             );
             if self.too_many {
                 break;
@@ -130,11 +131,12 @@ impl Settings {
         match &self.transport {
             Transport::Cookie(cookie) => {
                 let own = (cookie, self.realm_tag, false);
-                let former = self.former.iter().map(|former| (&former.cookie, former.realm, true));
-                for (cookie, realm, by_former_name) in std::iter::once(own).chain(former) {
+                let former =
+                    self.former_cookies.iter().map(|former| (&former.cookie, former.realm, true));
+                for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
                     let fields = head.cookies.iter().copied();
                     let fields = fields.filter(|field| field.contains(cookie.name_text()));
-                    presented.look_in_cookies(cookie, (realm, by_former_name), fields);
+                    presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
                 }
             }
             Transport::Header(_) => {
@@ -143,7 +145,7 @@ impl Settings {
                         id,
                         realm: self.realm_tag,
                         outdated: false,
-                        by_former_name: false,
+                        by_former_cookie: false,
                     });
                     presented.add(text, read);
                 }
@@ -166,7 +168,7 @@ impl Session {
     }
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.
-    pub(super) fn has_former_name(&self, id_hash: &SessionIdHash) -> bool {
-        self.presented.ids.iter().any(|id| id.by_former_name && id.id_hash() == *id_hash)
+    pub(super) fn has_former_cookie(&self, id_hash: &SessionIdHash) -> bool {
+        self.presented.ids.iter().any(|id| id.by_former_cookie && id.id_hash() == *id_hash)
     }
 }

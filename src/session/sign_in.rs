@@ -5,17 +5,18 @@
 use std::time::Duration;
 
 use crate::backend::{Action, Committed, Loaded, ReplacedBy};
+use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaKind};
+use crate::session::commit::CommitPlan;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::shared::contention_error;
-use crate::session::{Authentication, Session, Settings, SignIn, State};
+use crate::session::{Authentication, Session, Settings, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -24,9 +25,20 @@ const SIGN_IN: &str = "sign a user in";
 /// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
+/// The result of [`Session::sign_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum SignIn {
+    /// The user is signed in.
+    Done,
+    /// The user has as many sessions as allowed, and nothing was changed.
+    Refused,
+}
+
 /// A sign-in, which may take several attempts.
 struct SignInRequest<'r> {
-    loaded: &'r mut LoadState,
+    load_state: &'r mut LoadState,
     changes: &'r mut Changes,
     activity: Option<Touch>,
     user: &'r UserKey,
@@ -40,7 +52,7 @@ struct SignInRequest<'r> {
 }
 
 /// The result of one attempt.
-enum Attempt {
+enum AttemptResult {
     /// With the sessions that the sign-in ended.
     Done(Vec<EndedSession>),
     Refused,
@@ -105,19 +117,17 @@ impl Session {
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
-        let mut state = self.writable(SIGN_IN)?;
-        self.read(&mut state)?;
-        state.check_readable(SIGN_IN)?;
+        let mut state = self.load_for_change(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let (set_before, settings) = (state.changes.delta().idle_limit(), &self.context.settings);
         let idle_limit = how.apply(&mut new_session, set_before, settings, self.context.now())?;
+        let activity = self.activity(&state);
+        let State { load_state, changes, .. } = &mut *state;
+        let owner = load_state.session().and_then(|session| session.record.user.as_ref());
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let activity = self.activity(&state);
-        let State { loaded, changes, .. } = &mut *state;
         let mut rebased;
-        let owner = loaded.session().and_then(|session| session.record.user.as_ref());
         let changes = match owner {
             Some(owner) if *owner != user => {
                 rebased = changes.rebased_on_empty()?;
@@ -125,11 +135,11 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, from_id) = self.replaced_by_sign_in(loaded)?;
-        let others = self.other_sessions(&from, loaded.public_id())?;
+        let (from, from_id) = self.replaced_by_sign_in(load_state)?;
+        let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let mut request = SignInRequest {
-            loaded,
+        let request = SignInRequest {
+            load_state,
             changes,
             activity,
             user,
@@ -138,29 +148,34 @@ impl Session {
             from,
             from_id,
         };
+        let Some(ended) = self.attempt_until_done(request)? else {
+            self.context.events.raise(&Event::SignInRefused { user });
+            return Ok(SignIn::Refused);
+        };
+        state.ending.after_sign_in.extend(others);
+        state.changes = Changes::default();
+        // Raised last, so that a panicking listener cannot undo the sign-in.
+        for ended in &ended {
+            let is_theirs = ended.user.as_ref() == Some(user);
+            let reason = if is_theirs { EndReason::Limit } else { EndReason::Superseded };
+            self.report_end(ended, reason);
+        }
+        if let Some(public_id) = &state.load_state.public_id() {
+            self.context.events.raise(&Event::SignedIn { public_id, user, address: self.address });
+        }
+        Ok(SignIn::Done)
+    }
+
+    /// Returns the sessions that the sign-in has ended; `None` if it was refused.
+    fn attempt_until_done(
+        &self,
+        mut request: SignInRequest<'_>,
+    ) -> Result<Option<Vec<EndedSession>>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(&mut request)? {
-                Attempt::Retry => {}
-                Attempt::Refused => {
-                    self.context.events.raise(&Event::SignInRefused { user });
-                    return Ok(SignIn::Refused);
-                }
-                Attempt::Done(ended) => {
-                    state.ending.after_sign_in.extend(others);
-                    state.changes = Changes::default();
-                    // Raised last, so that a panicking listener cannot undo the sign-in.
-                    for ended in &ended {
-                        let is_theirs = ended.user.as_ref() == Some(user);
-                        let reason =
-                            if is_theirs { EndReason::Limit } else { EndReason::Superseded };
-                        self.report_end(ended, reason);
-                    }
-                    if let Some(public_id) = &state.loaded.public_id() {
-                        let address = self.address;
-                        self.context.events.raise(&Event::SignedIn { public_id, user, address });
-                    }
-                    return Ok(SignIn::Done);
-                }
+                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Refused => return Ok(None),
+                AttemptResult::Retry => {}
             }
         }
         Err(contention_error())
@@ -169,9 +184,9 @@ impl Session {
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
     fn replaced_by_sign_in(
         &self,
-        loaded: &LoadState,
+        load_state: &LoadState,
     ) -> Result<(SessionIdHash, Option<SessionId>)> {
-        Ok(match loaded {
+        Ok(match load_state {
             LoadState::Live(live) => {
                 match self.find_id(live.issued.as_ref(), &live.session.id_hash) {
                     // A replaced id within its grace has found the session. The current id is not
@@ -180,7 +195,7 @@ impl Session {
                     id => (live.session.id_hash, id),
                 }
             }
-            loaded => match loaded.replaced() {
+            load_state => match load_state.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
@@ -189,11 +204,13 @@ impl Session {
     }
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
-    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<Attempt> {
-        let join_salt = request.from_id.as_ref().map(|_| JoinSalt::generate()).transpose()?;
-        let id = match (&request.from_id, &join_salt) {
-            (Some(known), Some(salt)) => known.derive(salt),
-            _ => SessionId::generate()?,
+    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
+        let (id, join_salt) = match &request.from_id {
+            Some(known) => {
+                let salt = JoinSalt::generate()?;
+                (known.derive(&salt), Some(salt))
+            }
+            None => (SessionId::generate()?, None),
         };
         let action = Action::SignIn {
             to: id.hash(self.realm_tag()),
@@ -201,13 +218,16 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let kind = DeltaKind::SignIn(&Secret::of_id(&id));
-        let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
-        let plan = CommitPlan { id_hash: from, action, kind };
-        match self.commit_to(loaded, changes, *activity, plan)? {
+        let secret = Secret::of_id(&id);
+        let delta = |changes: &Changes, load_state: &LoadState| {
+            Ok(secret.delta_of_sign_in(changes.delta(), load_state.data())?.into())
+        };
+        let (id_hash, activity) = (&request.from, request.activity);
+        let plan = CommitPlan { id_hash, action, activity, delta: &delta };
+        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             Committed::Done { session, ended, .. } => {
-                *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done(ended))
+                *request.load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(ended))
             }
             Committed::CanJoin { id: replaced, session } => {
                 let salt = match replaced.by {
@@ -220,29 +240,33 @@ impl Session {
                     Some(joined) => self.join(request, joined),
                     None => {
                         request.from_id = None;
-                        Ok(Attempt::Retry)
+                        Ok(AttemptResult::Retry)
                     }
                 }
             }
-            Committed::LimitReached => Ok(Attempt::Refused),
+            Committed::LimitReached => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session. It must be tried again if that session was
-    /// renewed or has ended since.
-    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
+    /// changes of this request into that session, without what concerns the session before the
+    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. It must be tried again if
+    /// that session was renewed or has ended since.
+    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let kind = DeltaKind::Join { idle_limit: request.idle_limit };
-        let plan = CommitPlan { id_hash: &id_hash, action: Action::Merge, kind };
-        let SignInRequest { loaded, changes, activity, .. } = request;
-        match self.commit_to(loaded, changes, *activity, plan)? {
+        let idle_limit = request.idle_limit;
+        let delta = |changes: &Changes, _: &LoadState| {
+            Ok(changes.delta().after_sign_in(CSRF_SECRET, idle_limit).into())
+        };
+        let (action, activity) = (Action::Merge, request.activity);
+        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &delta };
+        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                *request.loaded = LoadState::with_new_id(session, id);
-                Ok(Attempt::Done(Vec::new()))
+                *request.load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(Vec::new()))
             }
-            Committed::Missing(_) => Ok(Attempt::Retry),
+            Committed::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

@@ -51,7 +51,7 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let public_id = state.loaded.public_id();
+        let public_id = state.load_state.public_id();
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
@@ -227,8 +227,8 @@ impl Session {
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
-                let State { loaded, changes, .. } = &mut *state;
-                changes.withdraw(&update, loaded.data())?;
+                let State { load_state, changes, .. } = &mut *state;
+                changes.withdraw(&update, load_state.data())?;
                 Err(error)
             }
         }
@@ -256,17 +256,16 @@ impl Session {
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {
-        let mut state = self.writable(UPDATE)?;
-        self.read(&mut state)?;
-        state.check_readable(UPDATE)?;
+        let mut state = self.load_for_change(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();
             f(now)
         };
-        let State { loaded, changes, .. } = &mut *state;
-        let update = changes.update(name, loaded.data(), loaded.expected(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.loaded.public_id()))
+        let State { load_state, changes, .. } = &mut *state;
+        let update =
+            changes.update(name, load_state.data(), load_state.expected(), Box::new(compute));
+        update.inspect_err(|error| self.report(error, state.load_state.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.

@@ -1,6 +1,16 @@
-//! The stores of this crate: one file or folder each. They implement [`backend`](crate::backend),
-//! and none imports another.
+//! The stores of sessions.
+//!
+//! | store | survives a restart | shared by processes | lists a user's sessions | for |
+//! |---|---|---|---|---|
+//! | [`SqliteStore`](sqlite::SqliteStore) | yes | yes, on one machine | yes | most applications |
+//! | [`PostgresStore`](postgres::PostgresStore) | yes | yes, on several machines | yes | several machines |
+//! | [`MemcachedStore`](memcached::MemcachedStore) | no | yes, on several machines | no | several machines, sessions that may be lost |
+//! | [`CachedStore`](cached::CachedStore) | as the store behind it | as the store behind it | as the store behind it | a store that is slow to read |
+//! | [`MemoryStore`](memory::MemoryStore) | no | no | yes | tests; sessions that may end with the process |
+//!
+//! A store of your own implements [`backend::Store`](crate::backend::Store).
 
+// One file or folder for each store. They implement `backend`, and none imports another.
 pub mod cached;
 #[cfg(feature = "memcached")]
 pub mod memcached;

@@ -1,9 +1,12 @@
-//! What the stores with SQL tables have in common: names, statements, and the errors of rows.
+//! What the stores with SQL tables have in common: names, statements, values of columns, and the
+//! errors of rows.
 //!
 //! Called by `sqlite` and `postgres`.
 
 use crate::backend::StoreIdentity;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifetime::Limits;
+use crate::record::{Record, duration_to_millis};
 
 /// Declares a struct with the texts of statements for one table, and its function `new`.
 macro_rules! statements {
@@ -52,6 +55,17 @@ pub(super) fn bad_table_name(why: impl Into<String>) -> Error {
 pub(super) fn malformed(column: &'static str) -> Error {
     let why = format!("the column {column} is malformed");
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", why)
+}
+
+/// Returns the value of the column `revision`.
+pub(super) fn revision_number(record: &Record) -> i64 {
+    i64::try_from(record.revision).unwrap_or(i64::MAX)
+}
+
+/// Returns the value of the column `idle`.
+pub(super) fn idle_millis(limits: &Limits) -> Option<i64> {
+    let millis = limits.idle.map(duration_to_millis);
+    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
 /// Decodes the identity of a store, 32 hexadecimal digits.

@@ -11,8 +11,8 @@ use crate::session::Session;
 /// The cookies of one client, which continue its session over several requests.
 ///
 /// It keeps cookies by their names, and sends all of them with each request. A cookie with a
-/// `Max-Age` of zero or less is removed; the other attributes are ignored. It has no use for a
-/// manager that carries the id in a header. `Debug` shows only the names.
+/// `Max-Age` of zero or less is removed; the other attributes are ignored. `Debug` shows only the
+/// names. A manager that carries the id in a header needs no jar.
 ///
 /// Without a web framework, [`visit`](Self::visit) opens and closes the session of a request:
 ///
@@ -39,8 +39,8 @@ use crate::session::Session;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 ///
-/// With a web framework, the request takes the [`header`](Self::header), and the jar
-/// [receives](Self::receive) the response. Rocket's tracked client has a jar of its own.
+/// With a web framework, send [`header`](Self::header) with the request, and pass the fields of the
+/// response to [`receive`](Self::receive). Rocket's tracked client has a jar of its own.
 #[derive(Clone, Default)]
 pub struct CookieJar {
     cookies: BTreeMap<String, String>,
@@ -68,14 +68,14 @@ impl CookieJar {
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
-    /// Returns the value of a cookie; `None` if it was not set, or removed.
+    /// Returns the value of a cookie; `None` if it was not set or has been removed.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.cookies.get(name).map(String::as_str)
     }
 
-    /// Stores and removes the cookies of a response, whose header fields are `fields`: names and
-    /// values. Fields with other names than `Set-Cookie` are ignored.
+    /// Applies the `Set-Cookie` fields of a response. `fields` are the names and values of its
+    /// header fields; other names are ignored.
     pub fn receive<'r>(&mut self, fields: impl IntoIterator<Item = (&'r str, &'r str)>) {
         for (_, value) in fields.into_iter().filter(|(n, _)| n.eq_ignore_ascii_case("Set-Cookie")) {
             let (cookie, attributes) = value.split_once(';').unwrap_or((value, ""));

@@ -1,8 +1,8 @@
 //! Helpers for tests of applications: signed-in users, the cookies of a client, and a store whose
 //! calls wait or fail.
 //!
-//! With [`MemoryStore`](crate::MemoryStore) and [`ManualClock`](crate::clock::ManualClock) such
-//! tests need no socket, no file and no sleep. Two requests that race:
+//! With [`MemoryStore`](crate::MemoryStore) and [`ManualClock`](crate::clock::ManualClock) tests
+//! need no socket, no file and no sleep. A test of two concurrent requests:
 //!
 //! ```
 //! use std::thread;
@@ -68,7 +68,7 @@ pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
 /// Begins a session with the changes that `prepare` makes, and returns the value of the `Cookie`
 /// header, or of the header that carries the id instead.
 ///
-/// A user who has put something into the cart before:
+/// A user who put something into the cart before the sign-in:
 ///
 /// ```
 /// use cloakroom::testing::with_session;
@@ -107,9 +107,9 @@ pub fn with_session(
     })
 }
 
-/// Returns the `value` of the first element of a page with this `name` that has one. Attributes may
-/// be in any order, with or without quotes. The value is returned as it is in the page, with the
-/// escapes of HTML. Comments and scripts are read like the rest of the page.
+/// Returns the attribute `value` of the first element of a page that has it and has this `name`.
+/// Attributes may be in any order, with or without quotes. The value is not unescaped. Comments and
+/// scripts are read like the rest of the page.
 ///
 /// ```
 /// use cloakroom::csrf::CsrfCheck;

@@ -26,9 +26,9 @@ pub enum Call {
     Sweep,
 }
 
-/// A store that wraps another and lets single calls wait or fail. Clones are the same store.
+/// A store that wraps another one, and lets single calls wait or fail. Clones are the same store.
 ///
-/// A request that has read a session which another one changes before the first continues:
+/// A request reads a session, and another one changes it before the first continues:
 ///
 /// ```
 /// use std::thread;
@@ -91,7 +91,8 @@ impl PausedCall {
     }
 }
 
-/// A paused call. It waits until this is ended or dropped, for at most 30 seconds.
+/// A call that is paused, or will be: it waits until [`end`](Self::end) or until this is dropped,
+/// at most 30 seconds.
 #[derive(Debug)]
 #[must_use]
 pub struct Pause {
@@ -103,7 +104,7 @@ pub struct Pause {
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 impl Pause {
-    /// Waits for the call; returns false if there is none within 30 seconds.
+    /// Waits until the call is made, at most 30 seconds. Returns whether it was.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         self.reached.recv_timeout(MAX_PAUSE).is_ok()
@@ -122,19 +123,20 @@ impl<S: Store> PausingStore<S> {
         PausingStore { store: Arc::new(store), plans: Arc::default() }
     }
 
-    /// Pauses the next such call for which no other pause or failure is planned, before it reaches
-    /// the wrapped store.
+    /// Pauses the next `call`, before it reaches the wrapped store. Pauses and failures that were
+    /// planned earlier apply to the calls before it.
     pub fn pause(&self, call: Call) -> Pause {
         self.plan_pause(call, Plan::WaitBefore)
     }
 
-    /// Pauses such a call when it has the wrapped store's result, before it returns.
+    /// Pauses the next `call` as [`pause`](Self::pause) does, but after it has the result of the
+    /// wrapped store and before it returns.
     pub fn pause_after(&self, call: Call) -> Pause {
         self.plan_pause(call, Plan::WaitAfter)
     }
 
-    /// Fails the next such call for which no other pause or failure is planned. It does not reach
-    /// the wrapped store.
+    /// Fails the next `call` with an error of `kind`, without the wrapped store. Pauses and
+    /// failures that were planned earlier apply to the calls before it.
     ///
     /// ```
     /// use cloakroom::testing::{Call, PausingStore};

@@ -17,19 +17,21 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 
 /// Answers a request with a session.
 ///
-/// The session's changes are stored before this returns. Where the handler returns an error, the
-/// response has the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
-/// crate that it is or contains, else 500; a failure to store the changes likewise. A panic of the
-/// handler is answered with 500. These responses have a plain body; an event has the details. In
-/// all these cases changes of data are discarded, and a sign-out or revocation is kept.
+/// The session's changes are stored before this returns. If the handler returns an error or panics,
+/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
+/// one), and an event has the details. Its status is [that](SessionManager::status_of) of the
+/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
+/// are then discarded; a sign-out or revocation is kept.
+///
+/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
+///
+/// The handler owns the request, with its body. It can return early with
+/// [`HandlerError::response`]. A streamed body of the response is read after the session is closed:
+/// it can read the session, but not change it.
 ///
 /// The client's address is the [`SocketAddr`] among the request's
-/// [extensions](Request::extensions), where the application puts it. Without one, sessions know no
-/// address.
-///
-/// A handler can return early with [`HandlerError::response`]. It gets the whole request, with its
-/// body. A body of the response that is streamed is read after the session is closed: it can read
-/// the session, but not change it.
+/// [extensions](Request::extensions), where the application puts it. Without one, the address is
+/// unknown.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -98,8 +100,8 @@ pub fn session<Q, B: From<&'static str>>(
     session_with_error_page(manager, request, handler, error_page)
 }
 
-/// Answers a request with a session as [`session`] does, with error pages of the application:
-/// `error_page` gets the status and returns the page, whose status this sets.
+/// Answers a request as [`session`] does, with error pages of the application: `error_page` gets
+/// the status and returns the page. The function then sets the status of the page.
 pub fn session_with_error_page<Q, B>(
     manager: &SessionManager,
     request: Request<Q>,

@@ -1,7 +1,8 @@
 //! Adapters for web frameworks, one module for each.
 //!
-//! An adapter translates a request and a response of its framework;
-//! [`Adapter`](crate::adapter::Adapter) does everything else, also for adapters outside this crate.
+//! An adapter opens the session of a request, runs the handler, stores the changes before the
+//! response is sent, and adds the header fields. For any other framework, see
+//! [`Adapter`](crate::adapter::Adapter).
 
 #[cfg(any(feature = "http", feature = "rouille", feature = "tiny_http"))]
 mod error_page;

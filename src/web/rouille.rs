@@ -1,8 +1,10 @@
 //! Sessions for rouille.
 //!
+//! Handlers call [`session`].
+//!
 //! On a connection that the client has kept open, rouille's server delays the body of most
-//! responses above 1 KiB by some 40 ms. rouille has no setting against this delay; the adapter for
-//! tiny_http avoids it.
+//! responses above 1 KiB by some 40 ms, and has no setting against it. The adapter for tiny_http
+//! avoids the delay.
 
 use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};
@@ -21,24 +23,22 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 
 /// Answers a request with a session.
 ///
-/// A request that a page of another origin sent is answered with 403, and the handler does not run
-/// ([`CrossOrigin`](crate::CrossOrigin)).
+/// The session's changes are stored before this returns. If the handler returns an error or panics,
+/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
+/// one), and an event has the details. Its status is [that](SessionManager::status_of) of the
+/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
+/// are then discarded; a sign-out or revocation is kept.
 ///
-/// The session's changes are stored before this returns. Where the handler returns an error, it is
-/// answered with the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
-/// crate that it is or contains, else with 500; a failure to store the changes likewise. A panic of
-/// the handler is answered with 500. These responses have a plain body
-/// ([`session_with_error_page`] has another one); an event has the details. In all these cases
-/// changes of data are discarded, and a sign-out or revocation is kept.
+/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
 ///
-/// A handler that is a function returns [`Result`]. One that returns a
-/// [`cloakroom::Result`](crate::Result) or another one is called in a closure:
-/// `|session| Ok(handler(session)?)`. A handler can return early with [`HandlerError::response`],
-/// or with [`bad_request`] in place of [`try_or_400!`](rouille::try_or_400).
+/// A handler that is a function returns [`Result`]. If it has another result, such as
+/// [`cloakroom::Result`](crate::Result), call it in a closure: `|session| Ok(handler(session)?)`. A
+/// handler can return early with [`HandlerError::response`], or with [`bad_request`] in place of
+/// [`try_or_400!`](rouille::try_or_400).
 ///
-/// A handler can call this again, for the same request and manager: the inner handler gets the same
-/// session, which the outer call closes. If the inner handler fails or panics, the request's
-/// changes of data are discarded, even if the outer one returns a success.
+/// A handler can call this function again for the same request and manager. The inner handler then
+/// gets the same session, which the outer call closes. If the inner handler fails or panics, the
+/// request's changes of data are discarded, even if the outer one returns a success.
 ///
 /// ```no_run
 /// use cloakroom::adapter::HandlerError;
@@ -70,8 +70,8 @@ pub fn session(
     session_with_error_page(manager, request, handler, error_page)
 }
 
-/// Answers a request with a session as [`session`] does, with error pages of the application:
-/// `error_page` gets the status and returns the page, whose status this sets.
+/// Answers a request as [`session`] does, with error pages of the application: `error_page` gets
+/// the status and returns the page. The function then sets the status of the page.
 ///
 /// ```
 /// use cloakroom::{MemoryStore, SessionManager, web};
@@ -129,8 +129,9 @@ pub fn session_with_error_page(
     })
 }
 
-/// Makes the early response of [`try_or_400!`](rouille::try_or_400): 400, with the error's text as
-/// JSON. For errors in the client's input only, because the client sees the text.
+/// Makes an early response with status 400 and the error's text as JSON, as
+/// [`try_or_400!`](rouille::try_or_400) does. Use it only for errors in the client's input, because
+/// the client sees the text.
 ///
 /// ```
 /// use cloakroom::web::rouille::{Result, bad_request};

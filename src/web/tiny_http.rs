@@ -46,14 +46,16 @@ pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseB
 
 /// Answers a request with a session. Send the response by [`Request::respond`].
 ///
-/// The session's changes are stored before this returns. Where the handler returns an error, the
-/// response has the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
-/// crate that it is or contains, else 500; a failure to store the changes likewise. A panic of the
-/// handler is answered with 500. These responses have a plain body; an event has the details. In
-/// all these cases changes of data are discarded, and a sign-out or revocation is kept.
+/// The session's changes are stored before this returns. If the handler returns an error or panics,
+/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
+/// one), and an event has the details. Its status is [that](SessionManager::status_of) of the
+/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
+/// are then discarded; a sign-out or revocation is kept.
 ///
-/// A handler can return early with [`HandlerError::response`], whose response is
-/// [boxed](Response::boxed).
+/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
+///
+/// A handler can return early with [`HandlerError::response`] and a [boxed](Response::boxed)
+/// response.
 ///
 /// ```
 /// use cloakroom::adapter::HandlerError;
@@ -91,8 +93,8 @@ pub fn session<R: Read + Send + 'static>(
     session_with_error_page(manager, request, handler, error_page)
 }
 
-/// Answers a request with a session as [`session`] does, with error pages of the application:
-/// `error_page` gets the status and returns the page, whose status this sets.
+/// Answers a request as [`session`] does, with error pages of the application: `error_page` gets
+/// the status and returns the page. The function then sets the status of the page.
 pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'static>(
     manager: &SessionManager,
     request: &mut Request,
@@ -115,8 +117,8 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
 /// Starts a server like [`Server::http`], with `TCP_NODELAY` for its connections.
 ///
 /// tiny_http sends the head and the body of a response separately if they are longer than 1,024
-/// bytes together. Without this option, the body on a connection that the client has kept open
-/// waits until the client has acknowledged the head, which takes some 40 ms.
+/// bytes together. On a connection that the client has kept open, Nagle's algorithm then delays the
+/// body by some 40 ms, until the client has acknowledged the head. `TCP_NODELAY` switches it off.
 ///
 /// # Errors
 /// The address cannot be listened on.

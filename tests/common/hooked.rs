@@ -145,10 +145,11 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
     fn rename_user(
         &self,
         realm: &Realm,
-        from_to: (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        self.hook.around(Call::RenameUser, || self.listing().rename_user(realm, from_to, now))
+        self.hook.around(Call::RenameUser, || self.listing().rename_user(realm, from, to, now))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

@@ -98,7 +98,7 @@ in grace               | *              | renew            | *           | nothi
 in grace               | *              | renew            | *           | *         | *     | update
 
 expired                | *              | sign in*         | *           | too large | *     | too large
-expired                | *              | sign in*         | *           | *         | *     | insert
+expired                | *              | sign in*         | *           | *         | *     | replace expired
 not found              | *              | sign in*         | *           | too large | *     | too large
 not found              | *              | sign in*         | *           | *         | *     | insert
 undecodable            | *              | sign in*         | *           | too large | *     | too large
@@ -314,16 +314,18 @@ impl Case {
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, remove_expired, session_limit, supersedes }) => {
-                let removes = self.found == "expired" && self.is_sign_in();
-                assert_eq!(remove_expired, removes.then_some(CURRENT));
+            Ok(Decision::Insert { session, supersedes, session_limit }) => {
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
                 let left = self.left(PRESENTED, join_salt);
                 match supersedes {
                     None => "insert",
-                    Some(Superseded { presented, at, ended }) => {
+                    Some(Superseded::Expired { at }) => {
+                        assert_eq!(at, CURRENT);
+                        "replace expired"
+                    }
+                    Some(Superseded::Live { at, presented, ended }) => {
                         assert_eq!(ended, self.session().to_ended());
                         assert_eq!((presented, at), (left, self.position()));
                         "replace"

@@ -307,10 +307,11 @@ impl SessionIndex for UsersByPrefix {
     fn rename_user(
         &self,
         realm: &Realm,
-        from_to: (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        self.right.rename_user(realm, from_to, now)
+        self.right.rename_user(realm, from, to, now)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {

@@ -1,8 +1,16 @@
 //! The command line for cloakroom's session databases: as the program `cloakroom`, or within the
 //! application's own.
 //!
-//! `cloakroom help` lists the commands. An application whose deployment is one binary offers them
-//! itself, on its own database:
+//! | for | commands |
+//! |---|---|
+//! | tables | `setup`, `migrate`, `clear`, `drop` |
+//! | sessions | `stats`, `list`, `show`, `revoke`, `sweep`, `copy` |
+//! | the database file | `backup`, `restore`, `compact` |
+//! | problems | `doctor` |
+//! | the shell | `completions`, `man` |
+//!
+//! `cloakroom help COMMAND` describes a command. An application that is deployed as one binary can
+//! offer the commands itself, on its own database:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -23,11 +31,15 @@
 //!
 //! No command prints a session id or its hash, and only `show --data` prints a session's data.
 //! `clear`, `drop`, `revoke --all`, `restore` and a full `compact` ask for confirmation. An
-//! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up,
-//! 4 nothing matched.
+//! interrupted command leaves nothing partial.
 //!
-//! The feature `bundled` (on by default) compiles SQLite into the binary. `postgres` adds sessions
-//! in PostgreSQL, `postgres-rustls` encrypted connections to it too.
+//! The exit codes are 0 done, 1 failed, 2 wrong arguments, 3 tables not set up, 4 nothing matched.
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `bundled` | yes | SQLite, compiled into the binary; without it the system's is linked |
+//! | `postgres` | no | sessions in PostgreSQL |
+//! | `postgres-rustls` | no | `postgres`, and encrypted connections to it |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -105,16 +117,14 @@ impl CliContext {
     }
 }
 
-/// Runs one command and returns its exit code. `args` begin with the program's name, as those of
-/// [`std::env::args_os`] do; output goes to standard output, questions, progress and errors to
-/// standard error.
+/// Runs one command and returns its [exit code](crate). `args` begin with the program's name, as
+/// those of [`std::env::args_os`] do. Output goes to standard output; questions, progress and
+/// errors go to standard error.
 ///
-/// Long commands handle SIGINT, SIGTERM and SIGHUP, unless the process ignores them, and the
-/// handlers stay registered. After the command, the first of these signals does nothing and the
-/// second ends the process; the application's own handlers run as well. Call this last, or handle
-/// the signals.
-///
-/// The exit codes are 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+/// Long commands install handlers for SIGINT, SIGTERM and SIGHUP, unless the process ignores these
+/// signals. The handlers stay installed: after the command, the first signal does nothing and the
+/// second ends the process. Handlers of the application run as well. Call this last, or handle the
+/// signals.
 pub fn run(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     target: Target,

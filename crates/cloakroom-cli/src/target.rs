@@ -17,16 +17,16 @@ use crate::postgres;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Target {
-    /// The one that `--store`, or `--db`, and `--table` name, or the environment variables
-    /// `CLOAKROOM_STORE` and `CLOAKROOM_DB`.
+    /// The database that the options `--store` or `--db`, and `--table`, name, or the environment
+    /// variables `CLOAKROOM_STORE` and `CLOAKROOM_DB`.
     Arguments,
-    /// The application's own settings. Commands open the file when they need it, so that `setup`
-    /// and `doctor` also work where the store would not open; only `setup` and `migrate` create or
-    /// migrate anything.
+    /// A SQLite file, by the application's own settings. Commands open the file when they need it,
+    /// so `setup` and `doctor` also work if the store would not open. Only `setup` and `migrate`
+    /// create or migrate anything.
     SqliteBuilder(SqliteStoreBuilder),
     /// A store that is open.
     Sqlite(SqliteStore),
-    /// The application's own settings of a store in PostgreSQL; as
+    /// A PostgreSQL database, by the application's own settings, opened as for
     /// [`SqliteBuilder`](Self::SqliteBuilder).
     #[cfg(feature = "postgres")]
     PostgresBuilder(Box<PostgresStoreBuilder>),

@@ -16,4 +16,4 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use retired_ids::{RetiredCount, RetiredIds, RetiredSinceOpen};
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
-pub(crate) use update_queue::{UpdateAttempts, UpdateQueues, contention_error};
+pub(crate) use update_queue::{UpdateQueues, contention_error};

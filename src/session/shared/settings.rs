@@ -55,7 +55,7 @@ pub(crate) struct Settings {
     pub(crate) realm: Realm,
     pub(crate) realm_tag: RealmTag,
     /// The former names of the cookie. Sessions under them move to the current name.
-    pub(crate) former: Vec<FormerCookie>,
+    pub(crate) former_cookies: Vec<FormerCookie>,
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
@@ -93,7 +93,7 @@ impl Settings {
     pub(crate) fn may_contain_id(&self, field: &str) -> bool {
         match &self.transport {
             Transport::Cookie(cookie) => {
-                let former = self.former.iter().map(|former| former.cookie.name_text());
+                let former = self.former_cookies.iter().map(|former| former.cookie.name_text());
                 std::iter::once(cookie.name_text()).chain(former).any(|name| field.contains(name))
             }
             Transport::Header(_) => false,
@@ -134,13 +134,13 @@ impl Settings {
 
     /// Returns the response header fields that remove the cookies of former names.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
-        self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
+        self.distinct_former_cookies().map(|cookie| set_cookie(cookie.remove()))
     }
 
     /// Returns one cookie for each former name, whatever its number of realms.
-    pub(crate) fn former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
+    pub(crate) fn distinct_former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
         let mut last = None;
-        self.former.iter().map(|former| &former.cookie).filter(move |cookie| {
+        self.former_cookies.iter().map(|former| &former.cookie).filter(move |cookie| {
             let name = Some(cookie.name_text());
             std::mem::replace(&mut last, name) != name
         })

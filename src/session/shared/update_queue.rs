@@ -1,6 +1,7 @@
 //! Fair queues of requests that update one session, one at a time in the order of their arrival.
-//! The first try of a commit does not wait; a request that finds a newer revision joins the queue
-//! of its session, and while the queue exists, so does every other request before its first try.
+//! The first attempt of a commit does not wait; a request that finds a newer revision joins the
+//! queue of its session, and while the queue exists, so does every other request before its first
+//! attempt.
 //! Called by commits only; no code of the application runs under its locks.
 
 use std::collections::hash_map::Entry;
@@ -8,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Expected, LiveSession};
+use crate::backend::{Committed, Expected, LiveSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
@@ -30,16 +31,6 @@ type Queues = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 /// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
-/// The attempts of one commit. The first attempt waits for a turn only if another request has it;
-/// every later attempt is made with the turn.
-pub(crate) struct UpdateAttempts<'q> {
-    queues: &'q UpdateQueues,
-    id_hash: SessionIdHash,
-    blocking: BlockingCalls,
-    deadline: Instant,
-    turn: Option<Turn<'q>>,
-}
-
 /// The exclusive right of one request to update a session in this process. Dropping it passes the
 /// turn to the first waiting request.
 #[derive(Debug)]
@@ -52,6 +43,56 @@ struct Turn<'q> {
 }
 
 impl UpdateQueues {
+    /// Makes attempts of a commit until one does not fail by the revision of the session. An
+    /// attempt is given the session as stored since its changes were computed, if that is known,
+    /// and recomputes them on it. After the first attempt it always is.
+    ///
+    /// The first attempt waits for the turn only if it depends on the session and other requests
+    /// update that; every later one is made with the turn, which ends when this returns.
+    ///
+    /// # Errors
+    /// Those of an attempt. [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests
+    /// wait already.
+    pub(crate) fn run(
+        &self,
+        id_hash: &SessionIdHash,
+        expected: Expected,
+        blocking: BlockingCalls,
+        mut attempt: impl FnMut(Option<Record>) -> Result<Committed>,
+    ) -> Result<Committed> {
+        let deadline = instant() + MAX_WAIT;
+        let wait = || blocking.run(|| self.turn(id_hash, deadline));
+        let (mut turn, mut newer) = (None, None);
+        if expected != Expected::Anything && self.is_contended(id_hash) {
+            newer = turn.insert(wait()?).take_newer_than(expected);
+        }
+        loop {
+            if turn.is_some() {
+                self.announce_next_turn(id_hash);
+            }
+            let found = match attempt(newer)? {
+                Committed::RevisionMismatch(LiveSession { record, .. }) => record,
+                committed => {
+                    if let (Some(turn), Committed::Done { session, .. }) = (&mut turn, &committed)
+                        && session.id_hash == *id_hash
+                    {
+                        turn.newest = Some(session.record.clone());
+                    }
+                    return Ok(committed);
+                }
+            };
+            newer = match turn {
+                // Only constant writes by other processes lead here.
+                Some(_) if deadline <= instant() => return Err(contention_error()),
+                Some(_) => Some(found),
+                None => {
+                    let expected = Expected::Revision(found.revision);
+                    turn.insert(wait()?).take_newer_than(expected).or(Some(found))
+                }
+            };
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queues> {
         self.0.lock().ignore_poison()
     }
@@ -113,6 +154,17 @@ impl UpdateQueues {
         Ok(Turn { queues: self, id_hash: *id_hash, newest })
     }
 
+    /// Announces the turn to the next waiter, because it comes with the end of the attempt that
+    /// begins now. Waking a thread takes about as long as a commit, so the two overlap.
+    fn announce_next_turn(&self, id_hash: &SessionIdHash) {
+        let queues = self.lock();
+        let next = queues.get(id_hash).and_then(VecDeque::front).cloned();
+        drop(queues);
+        if let Some(next) = next {
+            next.announce();
+        }
+    }
+
     /// Passes the turn to the first waiter, or removes the queue if there is none.
     fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
         let mut queues = self.lock();
@@ -133,75 +185,12 @@ impl UpdateQueues {
     }
 }
 
-impl<'q> UpdateAttempts<'q> {
-    pub(crate) fn new(
-        queues: &'q UpdateQueues,
-        id_hash: &SessionIdHash,
-        blocking: BlockingCalls,
-    ) -> Self {
-        let deadline = instant() + MAX_WAIT;
-        UpdateAttempts { queues, id_hash: *id_hash, blocking, deadline, turn: None }
-    }
-
-    /// Before the first attempt of a commit that depends on a session: waits for the turn if other
-    /// requests update it. Returns the session as they have stored it, if that is newer.
-    pub(crate) fn start(&mut self, expected: Expected) -> Result<Option<Record>> {
-        if expected != Expected::Anything && self.queues.is_contended(&self.id_hash) {
-            return Ok(self.wait()?.take_newer_than(expected));
-        }
-        Ok(None)
-    }
-
-    /// After a revision mismatch, which has found `stored`: waits for the turn, if this was the
-    /// first attempt. Returns the record for the next attempt.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
-    pub(crate) fn after_mismatch(&mut self, stored: Record) -> Result<Record> {
-        if self.turn.is_none() {
-            let newest = self.wait()?.take_newer_than(Expected::Revision(stored.revision));
-            return Ok(newest.unwrap_or(stored));
-        }
-        // Only constant writes by other processes lead here.
-        if self.deadline <= instant() { Err(contention_error()) } else { Ok(stored) }
-    }
-
-    fn wait(&mut self) -> Result<&mut Turn<'q>> {
-        let turn = || self.queues.turn(&self.id_hash, self.deadline);
-        Ok(self.turn.insert(self.blocking.run(turn)?))
-    }
-
-    /// Wakes the next waiter, because the turn ends with the attempt that begins now. Waking a
-    /// thread takes about as long as a commit, so the two overlap.
-    pub(crate) fn wake_next(&self) {
-        if self.turn.is_none() {
-            return;
-        }
-        let queues = self.queues.lock();
-        let next = queues.get(&self.id_hash).and_then(VecDeque::front).cloned();
-        drop(queues);
-        if let Some(next) = next {
-            next.announce();
-        }
-    }
-
-    /// Passes the session, as the commit has stored it, to the next waiter.
-    pub(crate) fn stored(&mut self, session: &LiveSession) {
-        if let Some(turn) = &mut self.turn
-            && session.id_hash == self.id_hash
-        {
-            turn.newest = Some(session.record.clone());
-        }
-    }
-}
-
 impl Turn<'_> {
-    /// Takes the newest record that is known, if it is newer than the `expected` one.
+    /// Takes the newest record that is known, if it is newer than the `expected` one. There is none
+    /// for a request that has found no session: it must not compute with the data of one.
     fn take_newer_than(&mut self, expected: Expected) -> Option<Record> {
-        self.newest.take().filter(|newest| match expected {
-            Expected::Revision(revision) => newest.revision > revision,
-            _ => true,
-        })
+        let Expected::Revision(revision) = expected else { return None };
+        self.newest.take().filter(|newest| newest.revision > revision)
     }
 }
 
@@ -335,7 +324,7 @@ mod tests {
         drop(first);
         let mut second = wait(&queues, &second);
         assert_eq!(
-            second.take_newer_than(Expected::Anything).map(|record| record.public_id),
+            second.take_newer_than(Expected::Revision(0)).map(|record| record.public_id),
             Some(new_session.public_id)
         );
         drop(second);

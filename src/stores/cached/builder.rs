@@ -16,6 +16,17 @@ use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::{CachedInner, CachedStore};
 
 /// The settings of a [`CachedStore`]. Start with [`CachedStore::builder`].
+///
+/// ```
+/// # use cloakroom::MemoryStore;
+/// use cloakroom::stores::cached::CachedStore;
+/// # use cloakroom::stores::memory::MemoryCache;
+/// use std::time::Duration;
+///
+/// # let (cache, store) = (MemoryCache::new(), MemoryStore::new());
+/// let store = CachedStore::builder(cache, store).entry_life(Duration::from_secs(10)).build()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CachedStoreBuilder<C, S> {
@@ -33,8 +44,8 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     }
 
     /// Sets how long a cache entry is valid after it was read from the backing store; 1 second to 1
-    /// hour. If an invalidation fails, other processes see the change within this time. Defaults to
-    /// 60 seconds.
+    /// hour. Defaults to 60 seconds. If an invalidation fails, other processes see the change after
+    /// this time at the latest.
     pub fn entry_life(self, life: Duration) -> Self {
         CachedStoreBuilder { life, ..self }
     }

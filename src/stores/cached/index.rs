@@ -62,13 +62,14 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         self.change_by_index(
             "rename a user",
             now,
-            |index| index.rename_user(realm, (from, to), now),
+            |index| index.rename_user(realm, from, to, now),
             |id_hashes| self.invalidate_sessions(id_hashes.iter().copied(), now),
         )
     }

@@ -1,7 +1,7 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
-//! cheaper and may fail or lose entries at any time.
-//!
-//! Uses the cache and the backing store through `backend` only. Called by the manager.
+//! cheaper, and may fail or lose entries at any time.
+
+// Uses the cache and the backing store through `backend` only. Called by the manager.
 
 mod backing_version;
 mod builder;
@@ -37,34 +37,9 @@ pub use builder::CachedStoreBuilder;
 
 /// A backing store `S` with a cache `C` in front of it. Clones share one store.
 ///
-/// Reads use the cache where possible. A change is committed to the backing store first, then the
+/// Reads use the cache where possible. A change is committed to the backing store first; then the
 /// cache entry is invalidated. A fill lease keeps a reader from filling in a value that was
 /// invalidated after its read began.
-///
-/// For two seconds after its first call, and after a restore of the backing store, a process does
-/// not use the cache.
-///
-/// A cache failure slows requests down and loses no session. Each server of the cache has a circuit
-/// breaker: after a few failures requests bypass the server, and a background thread probes it from
-/// time to time. Before the server is used again, the probe invalidates all its entries.
-///
-/// A process never reads from the cache an older state than one that it has acknowledged or read
-/// from the backing store. Until a change is acknowledged, another process may see first the new
-/// state and then the old one again.
-///
-/// If an entry is not invalidated, processes may serve the old state of the session until the entry
-/// expires, after 60 seconds by default:
-///
-/// | not invalidated, because | processes that may serve the old state |
-/// |---|---|
-/// | the process that made the change cannot reach the cache | the others |
-/// | that process ends between the commit and the invalidation | the others |
-/// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
-/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
-///
-/// A revocation of all sessions takes effect within a second in any case, by the backing store's
-/// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized; their difference adds
-/// to these bounds.
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;
@@ -76,6 +51,33 @@ pub use builder::CachedStoreBuilder;
 /// let sessions = SessionManager::new(store)?;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
+///
+/// # Failures of the cache
+/// They slow requests down and lose no session. Each server of the cache has a circuit breaker:
+/// after three failures within ten seconds requests bypass the server, and a background thread
+/// probes it. Before the server is used again, the probe invalidates all its entries.
+///
+/// A process does not use the cache for two seconds after its first call, and for two seconds after
+/// it notices a restore of the backing store.
+///
+/// # Consistency
+/// A process never reads from the cache an older state than one that it has acknowledged or read
+/// from the backing store. Until a change is acknowledged, another process may see the new state
+/// first and then the old one again.
+///
+/// If an entry is not invalidated, processes may read the old state of the session until the entry
+/// expires, after 60 seconds by default:
+///
+/// | not invalidated, because | processes that may read the old state |
+/// |---|---|
+/// | the process that made the change cannot reach the cache | the others |
+/// | that process ended between the commit and the invalidation | the others |
+/// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
+/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
+///
+/// A revocation of all sessions takes effect within a second even then, by the backing store's
+/// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized: their difference adds
+/// to these times.
 #[derive(Debug)]
 pub struct CachedStore<C, S>(Arc<CachedInner<C, S>>);
 
@@ -100,12 +102,12 @@ struct CachedInner<C, S> {
 }
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
-    /// Makes a store with `cache` in front of `backing`, with all defaults.
+    /// Makes a store with `cache` in front of `backing`, with the default settings.
     pub fn new(cache: C, backing: S) -> Self {
         CachedStore::builder(cache, backing).build_unchecked()
     }
 
-    /// Starts a builder with the defaults.
+    /// Starts a builder with the default settings.
     pub fn builder(cache: C, backing: S) -> CachedStoreBuilder<C, S> {
         CachedStoreBuilder::new(cache, backing)
     }

@@ -17,6 +17,18 @@ const LONGEST_NAMESPACE: usize = 100;
 pub(super) const DEFAULT_NAMESPACE: &str = "cloakroom";
 
 /// The settings of a [`MemcachedStore`]. Start with [`MemcachedStore::builder`].
+///
+/// ```no_run
+/// use cloakroom::stores::memcached::MemcachedStore;
+/// use std::time::Duration;
+///
+/// let store = MemcachedStore::builder()
+///     .servers(["10.0.0.1:11211", "10.0.0.2:11211"])
+///     .namespace("shop")
+///     .io_timeout(Duration::from_millis(500))
+///     .open()?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemcachedStoreBuilder {
@@ -40,18 +52,20 @@ impl MemcachedStoreBuilder {
         }
     }
 
-    /// Sets the servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the
-    /// same servers by the same text, in any order, because the text decides which server holds
-    /// which session. Connections use TCP without authentication or encryption. Defaults to
-    /// `127.0.0.1:11211`.
+    /// Sets the servers, each as `host:port` or `[IPv6 address]:port`. Defaults to
+    /// `127.0.0.1:11211`. Connections use TCP without authentication or encryption.
     ///
-    /// A host name must have one address; of an IPv4 and an IPv6 address the first is used. The
-    /// address is kept until a connection to it fails. If the name has another address then, the
-    /// event [`MemcachedMoved`](crate::event::Event::MemcachedMoved) is raised, and all that the
-    /// namespace has at the new address is made unreachable: sessions there may have ended
-    /// meanwhile. Each process does so when it notices, which ends the sessions begun there before.
-    /// Stop the old server before the name is changed: a process that starts later uses the new
-    /// address as it is.
+    /// Every process must name the same servers by the same texts, in any order, because the text
+    /// decides which server holds which session.
+    ///
+    /// A host name must have one address, or one of IPv4 and one of IPv6, of which the first is
+    /// used. A process keeps the address until a connection to it fails, and then looks the name up
+    /// again. If the address has changed, the process raises
+    /// [`MemcachedMoved`](crate::event::Event::MemcachedMoved), and makes all that the namespace
+    /// has at the new address unreachable, because sessions there may have ended meanwhile. Each
+    /// process does this when it notices the change, and so ends the sessions that began there
+    /// before. Stop the old server before you change the name: a process that starts later uses the
+    /// new address without this step.
     ///
     /// A server that is removed from the list and added again later still has its old sessions,
     /// ended ones among them. [`clear`] it before, through a store with that server alone.
@@ -62,8 +76,8 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// Sets the prefix of all keys, so that several applications can share a server: 1 to 100 ASCII
-    /// letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
+    /// Sets the prefix of all keys, which separates applications that share a server: 1 to 100
+    /// ASCII letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.settings.namespace = namespace.into();
         self
@@ -76,10 +90,12 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// Sets the timeout of connecting, and of looking a server's name up; 1 millisecond to 30
-    /// seconds. Defaults to 200 milliseconds. A call of the store, however many commands it needs,
-    /// takes at most as long as this and the [I/O timeout](Self::io_timeout) together; a batch of
-    /// touches or invalidations, for every 64 of them and every server.
+    /// Sets the timeout of connecting, and of looking up a server's name; 1 millisecond to 30
+    /// seconds. Defaults to 200 milliseconds.
+    ///
+    /// A call of the store takes at most as long as this and the [I/O timeout](Self::io_timeout)
+    /// together, however many commands it needs. A batch of touches or invalidations takes at most
+    /// that for every server and every 64 items.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -92,10 +108,11 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// Sets the maximum item size of the servers, their option `-I`, in bytes. A session that does
-    /// not fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a
-    /// new value drops the old one; a longer reply is refused. At least 1,024. Defaults to 1 MiB,
-    /// as memcached does.
+    /// Sets the maximum item size of the servers in bytes, as their option `-I` does; at least
+    /// 1,024. Defaults to 1 MiB, which is memcached's default.
+    ///
+    /// A change that makes a session larger fails with [`ErrorKind::TooLarge`] and is not sent,
+    /// because a server that refuses a new value drops the old one.
     pub fn item_limit(mut self, bytes: usize) -> Self {
         self.settings.item_limit = bytes;
         self

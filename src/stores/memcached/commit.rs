@@ -153,22 +153,25 @@ impl Attempts<'_> {
                 .remove(call.context, at)?
                 .then_some(Committed::Missing(Missing::NOT_FOUND)),
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, remove_expired, supersedes: None, .. } => {
-                if let Some(at) = remove_expired
+            Decision::Insert {
+                session,
+                supersedes: Some(Superseded::Live { at, presented, ended }),
+                ..
+            } => {
+                let redirect = Redirect::to_new(&presented, at.id_hash);
+                let replaced_earlier = (presented.id_hash != at.id_hash).then_some(presented);
+                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
+                let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
+                moved.answer(Committed::Done { session, replaced, ended, evicted })
+            }
+            Decision::Insert { session, supersedes, .. } => {
+                if let Some(Superseded::Expired { at }) = supersedes
                     && !inner.client.remove(call.context, at)?
                 {
                     return Ok(None);
                 }
                 self.insert(&session)?;
                 Some(Committed::done(session))
-            }
-            Decision::Insert { session, supersedes: Some(superseded), .. } => {
-                let Superseded { presented, at, ended } = superseded;
-                let redirect = Redirect::to_new(&presented, at.id_hash);
-                let replaced_earlier = (presented.id_hash != at.id_hash).then_some(presented);
-                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
-                let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
-                moved.answer(Committed::Done { session, replaced, ended, evicted })
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { replaced, replaced_earlier } = id_change;

@@ -1,7 +1,6 @@
-//! Sessions in memcached, shared by several machines, and lost when memcached loses them. Used as
-//! the only store, or as the [`Cache`](crate::backend::Cache) in front of a durable one.
-//!
-//! Uses `client` for all commands. Called by the manager, or by `CachedStore`.
+//! Sessions in memcached, shared by several machines, and lost when memcached loses them.
+
+// Uses `client` for all commands. Called by the manager, or by `CachedStore`.
 
 mod builder;
 mod cache;
@@ -39,24 +38,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 /// Sessions in one or more memcached servers, version 1.6.18 or newer. Clones share one store.
 ///
-/// The store is volatile: a restart, a flush or a full server loses whole sessions without an
-/// error. With memcached's option `-M` a full server refuses new sessions with
-/// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost;
-/// sessions of more than 30 days make no room there, because they never expire. The sessions are
-/// spread over the servers. While a server is down, its sessions are
-/// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
-/// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
-///
-/// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
-/// several machines must be synchronized. memcached drops an item a minute after its session's
-/// deadline at the latest; sessions of more than 30 days stay there until it needs their memory.
-///
-/// Two applications on one memcached need different [namespaces](MemcachedStoreBuilder::namespace)
-/// or [realms](crate::manager::SessionManagerBuilder::realm). Otherwise the sessions of one are
-/// sessions of the other.
-///
-/// As a [`Cache`](crate::backend::Cache) in front of another store it holds cache entries, separate
-/// from its sessions: see [`CachedStore`](crate::stores::cached::CachedStore).
+/// Used as the only store, or as the [`Cache`](crate::backend::Cache) of a
+/// [`CachedStore`](crate::stores::cached::CachedStore), whose entries are separate from sessions.
 ///
 /// ```no_run
 /// use cloakroom::SessionManager;
@@ -66,6 +49,25 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// let sessions = SessionManager::new(store)?;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
+///
+/// - **Losses.** The store is volatile: a restart, a flush or a full server loses whole sessions
+///   without an error.
+/// - **Outages.** Each session is on one server. While that is down, its sessions are
+///   [`Unavailable`](crate::ErrorKind::Unavailable); they do not move to another server.
+/// - **Lists.** The store cannot list sessions, so it has no [`SessionIndex`] and supports no limit
+///   per user.
+/// - **Clocks.** Deadlines are compared with the clock of the machine that serves the request, so
+///   the machines' clocks must be synchronized.
+/// - **Memory.** memcached drops an item a minute after its session's deadline at the latest. A
+///   session of more than 30 days has no expiry in memcached, and stays there until its memory is
+///   needed.
+/// - **Option `-M`.** A full server then refuses new sessions with
+///   [`Full`](crate::ErrorKind::Full), and loses a session that it cannot store again. A session of
+///   more than 30 days keeps its memory until it is signed out.
+/// - **Separation.** Two applications on one memcached need different
+///   [namespaces](MemcachedStoreBuilder::namespace) or
+///   [realms](crate::manager::SessionManagerBuilder::realm). Otherwise the sessions of one are
+///   sessions of the other.
 #[derive(Clone, Debug)]
 pub struct MemcachedStore(Arc<MemcachedInner>);
 
@@ -83,7 +85,7 @@ struct StoreCall {
 }
 
 impl MemcachedStore {
-    /// Opens a store in the memcached server at `127.0.0.1:11211`, with all defaults.
+    /// Opens a store in the memcached server at `127.0.0.1:11211`, with the default settings.
     ///
     /// # Errors
     /// As [`MemcachedStoreBuilder::open`].
@@ -91,22 +93,22 @@ impl MemcachedStore {
         MemcachedStore::builder().open()
     }
 
-    /// Starts a builder with the defaults.
+    /// Starts a builder with the default settings.
     pub fn builder() -> MemcachedStoreBuilder {
         MemcachedStoreBuilder::new()
     }
 
-    /// Ends every session of this namespace, and of no other, for every process. memcached reclaims
-    /// their memory over time.
+    /// Ends all sessions of this namespace, for every process. memcached reclaims their memory over
+    /// time.
     ///
-    /// With several servers, all of them are blocked first and then cleared, because a renewal can
-    /// move a session from a server to one that was cleared before. Requests wait meanwhile, and
-    /// fail with [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process ends in
-    /// between, the servers are unblocked after ten seconds.
+    /// All servers are blocked first and then cleared, because a renewal could otherwise move a
+    /// session to a server that is already cleared. Requests wait meanwhile, and fail with
+    /// [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process ends meanwhile, the
+    /// servers are unblocked after ten seconds.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
-    /// servers are cleared; call this again.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if a server cannot be reached. The other
+    /// servers are then cleared; call this again.
     pub fn clear(&self) -> Result<()> {
         self.0.client.clear(KeySpace::Sessions, "end all sessions in memcached")
     }

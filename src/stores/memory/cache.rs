@@ -15,8 +15,8 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// A cache in the memory of one process, for a [`CachedStore`](crate::stores::cached::CachedStore).
 ///
-/// It holds a limited number of entries, 100,000 by default, and drops the older half when it is
-/// full.
+/// It holds a limited number of entries, 100,000 by default. When it is full, it drops the older
+/// half.
 #[derive(Debug)]
 pub struct MemoryCache {
     capacity: usize,

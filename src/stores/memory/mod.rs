@@ -1,42 +1,38 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, and for programs that
-//! may lose all sessions at a restart. [`MemoryCache`] is a cache in front of another store.
-//!
-//! The store is called by the manager, the cache by `CachedStore`.
+//! Sessions in the memory of one process, and a cache in front of another store.
 
 mod cache;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, Found, IdChange, LiveSession, Loaded, Maintenance,
     Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex,
-    SessionLimit, Store, StoreIdentity, TouchError,
+    SessionLimit, Store, StoreIdentity, Superseded, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
-use crate::sync::{IgnorePoison, instant, thread};
+use crate::sync::{IgnorePoison, instant};
 
 pub use cache::MemoryCache;
 
-/// A volatile store. It has every guarantee but durability.
+/// Sessions in the memory of one process, for tests and for programs that may lose all sessions at
+/// a restart. It has every guarantee but durability.
 ///
-/// It holds a limited number of sessions, 100,000 by default. Anonymous sessions take at most nine
-/// tenths of them: beyond that, and when the store is full, the anonymous sessions that were idle
-/// longest are evicted, a 64th of the capacity at once. A signed-in session is never evicted. When
+/// It holds a limited number of sessions, 100,000 by default. Anonymous sessions use at most nine
+/// tenths of this capacity. Beyond that, and when the store is full, those that were idle longest
+/// are evicted, a 64th of the capacity at once. A signed-in session is never evicted: when
 /// signed-in sessions fill the store, creating a session fails with [`ErrorKind::Full`] until a
 /// sweep has removed expired ones.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<SessionTable>,
-    /// The number of threads that wait for the write lock.
-    waiting_writers: AtomicUsize,
     epoch: AtomicU64,
     identity: StoreIdentity,
 }
@@ -89,7 +85,6 @@ impl MemoryStore {
         MemoryStore {
             capacity,
             sessions: RwLock::default(),
-            waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             identity: random_identity(),
         }
@@ -102,21 +97,7 @@ impl MemoryStore {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, SessionTable> {
-        self.waiting_writers.fetch_add(1, Ordering::Relaxed);
-        let sessions = self.sessions.write().ignore_poison();
-        self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
-        sessions
-    }
-
-    /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
-    /// starve them. With 400 threads on two cores that only commit, the longest commit takes at
-    /// most 1.2 s with this yield, and up to 5 s without it; to yield also while no writer waits
-    /// would cost two thirds of the throughput. A `Mutex` is no fairer, and loads on eight threads
-    /// would take twice as long.
-    fn yield_to_writers(&self) {
-        if self.waiting_writers.load(Ordering::Relaxed) > 0 {
-            thread::yield_now();
-        }
+        self.sessions.write().ignore_poison()
     }
 }
 
@@ -202,8 +183,8 @@ impl SessionTable {
                 self.remove(&at);
                 Ok(Committed::Missing(Missing::NOT_FOUND))
             }
-            Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-                if let Some(at) = remove_expired {
+            Decision::Insert { session, supersedes, session_limit } => {
+                if let Some(Superseded::Expired { at }) = supersedes {
                     self.remove(&at);
                 }
                 self.check_free(&session.id_hash)?;
@@ -212,16 +193,16 @@ impl SessionTable {
                 else {
                     return Ok(Committed::LimitReached);
                 };
-                let presented = supersedes.map(|superseded| {
-                    ended.push(superseded.ended);
-                    superseded.presented
-                });
+                let mut replaced = Vec::new();
+                if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
+                    replaced.push(presented);
+                    ended.push(superseded);
+                }
                 let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
                 self.remove_all(&ids_of(&ended));
                 self.remove_all(&evicted);
                 self.last_position += 1;
                 let position = self.last_position;
-                let replaced = presented.into_iter().collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, replaced: None, ended, evicted })
@@ -394,9 +375,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let committed = self.write().commit(commit, self.capacity);
-        self.yield_to_writers();
-        committed
+        self.write().commit(commit, self.capacity)
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
@@ -460,7 +439,8 @@ impl SessionIndex for MemoryStore {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         _now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         let mut sessions = self.write();

@@ -20,9 +20,21 @@ use crate::stores::postgres::sql::{
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
 use crate::stores::postgres::tls::connector;
 
-/// The settings of a [`PostgresStore`]. Start with [`PostgresStore::builder`].
+/// The settings of a [`PostgresStore`]. Start with [`PostgresStore::builder`]. `Debug` does not
+/// show the password.
 ///
-/// Its `Debug` output has no password.
+/// ```no_run
+/// use cloakroom::PostgresStore;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::builder("postgres://app@db.example.org/app")
+///     .password(std::env::var("APP_DATABASE_PASSWORD")?)
+///     .root_certificates(std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")?)
+///     .connections(8)
+///     .open()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PostgresStoreBuilder {
@@ -42,15 +54,7 @@ pub struct PostgresStoreBuilder {
 
 impl PostgresStore {
     /// Opens the database at `url` with the default settings, and creates the tables if they do not
-    /// exist.
-    ///
-    /// ```no_run
-    /// use cloakroom::stores::postgres::PostgresStore;
-    /// use cloakroom::SessionManager;
-    ///
-    /// let sessions = SessionManager::new(PostgresStore::open("postgres://app@localhost/app")?)?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
+    /// exist. The form of the URL is described at [`builder`](Self::builder).
     ///
     /// # Errors
     /// As [`PostgresStoreBuilder::open`].
@@ -101,8 +105,8 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { table: name.into(), ..self }
     }
 
-    /// Sets the password, in place of one in the URL, so that it can come from elsewhere than the
-    /// URL: a secret of the deployment, or `~/.pgpass`. Defaults to that of the URL.
+    /// Sets the password, for example from a secret of the deployment. Defaults to that in the URL.
+    /// The store reads neither `PGPASSWORD` nor `~/.pgpass`.
     pub fn password(self, password: impl AsRef<[u8]>) -> Self {
         let with_password = |mut config: Config| {
             config.password(password);
@@ -111,18 +115,19 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { config: self.config.map(with_password), ..self }
     }
 
-    /// Sets the root certificates, in PEM, and encrypts all connections: a server is accepted only
-    /// if it proves by one of these certificates that it has the name or address in the URL, which
-    /// a Unix socket cannot. Needs the feature `postgres-rustls`. Providers of databases publish
-    /// theirs; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`. Defaults to
-    /// none, and no encryption.
+    /// Sets the root certificates, in PEM, and encrypts all connections. Needs the feature
+    /// `postgres-rustls`. Defaults to none, without encryption.
+    ///
+    /// A server is accepted only if its certificate is signed by one of these and has the name or
+    /// address in the URL. A Unix socket is therefore refused. Providers of databases publish their
+    /// root certificates; Debian has the public ones in `/etc/ssl/certs/ca-certificates.crt`.
     pub fn root_certificates(self, pem: impl Into<String>) -> Self {
         PostgresStoreBuilder { root_certificates: Some(pem.into()), ..self }
     }
 
-    /// Sets the maximum number of connections, opened on demand; 1 to 1,000. A connection that was
-    /// idle for ten minutes is closed. Together the machines need fewer than the server's
-    /// `max_connections`. Defaults to 16.
+    /// Sets the maximum number of connections, opened on demand; 1 to 1,000. Defaults to 16. A
+    /// connection is closed when it was idle for ten minutes. The sum over all processes must be
+    /// less than the server's `max_connections`.
     pub fn connections(self, connections: u32) -> Self {
         PostgresStoreBuilder { connections, ..self }
     }
@@ -133,30 +138,31 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { connect_timeout: timeout, ..self }
     }
 
-    /// Sets how long a call may take in total: waiting for a connection, connecting, and all
-    /// statements; 10 milliseconds to 1 day. Calls that read or end all sessions, and migrations,
-    /// may take twelve times as long. Defaults to 5 seconds.
+    /// Sets how long a call may take in total, with waiting for a connection, connecting, and all
+    /// statements; 10 milliseconds to 1 day. Defaults to 5 seconds. Calls that read or end all
+    /// sessions, and migrations, may take twelve times as long.
     pub fn call_timeout(self, timeout: Duration) -> Self {
         PostgresStoreBuilder { call_timeout: timeout, ..self }
     }
 
-    /// Sets how long the server works on one statement, waiting for locks included; at least 1
+    /// Sets how long the server works on one statement, with waiting for locks; at least 1
     /// millisecond, and less than the [call timeout](Self::call_timeout), so that the server gives
     /// up before the client does. Defaults to four fifths of the call timeout.
     pub fn statement_timeout(self, timeout: Duration) -> Self {
         PostgresStoreBuilder { statement_timeout: Some(timeout), ..self }
     }
 
-    /// Sets whether a pooler such as PgBouncer in transaction mode is between this store and the
-    /// server. Settings are then sent with each transaction, and statements are not prepared: the
-    /// server plans each one anew, so that a load takes several times as long. Defaults to false.
+    /// Sets whether the store connects through a pooler, such as PgBouncer in transaction mode.
+    /// Defaults to false. With true, settings are sent with each transaction and statements are not
+    /// prepared. The server then plans each statement anew, and a load takes several times as long.
     pub fn pooler(self, pooler: bool) -> Self {
         PostgresStoreBuilder { pooler, ..self }
     }
 
     /// Sets whether opening creates the tables and migrates older ones to this version. If false,
     /// opening changes nothing, and fails with [`ErrorKind::NotSetUp`] unless the tables have this
-    /// version; the user then needs no right but to read and change the tables. Defaults to true.
+    /// version; the user then needs only the rights to read and change the tables. Defaults to
+    /// true.
     pub fn migrate(self, migrate: bool) -> Self {
         PostgresStoreBuilder { migrate, ..self }
     }
@@ -174,7 +180,7 @@ impl PostgresStoreBuilder {
     /// - [`ErrorKind::Unavailable`]: the server cannot be reached, is starting or stopping, refuses
     ///   the user or the password, or has no such database.
     /// - [`ErrorKind::ReadOnly`]: the tables must be created or migrated, and the server is a
-    ///   replica or the user has not the right.
+    ///   replica or the user lacks the right.
     /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table belongs to another
     ///   program or to a newer version; nothing was changed.
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.

@@ -18,6 +18,7 @@ use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
+use crate::stores::sql::revision_number;
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -61,23 +62,28 @@ pub(super) async fn apply(
             remove(trips, sql, vec![at.id]).await?;
             Ok(Committed::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-            removed.extend(remove_expired.map(|at| at.id));
-            let at = supersedes.as_ref().map(|superseded| superseded.at);
-            let Some(mut ended) = apply_session_limit(session_limit, of_user, at, &mut removed)
+        Decision::Insert { session, supersedes, session_limit } => {
+            if let Some(Superseded::Expired { at }) = supersedes {
+                removed.push(at.id);
+            }
+            let found = match supersedes {
+                Some(Superseded::Live { at, .. }) => Some(at),
+                _ => None,
+            };
+            let Some(mut ended) = apply_session_limit(session_limit, of_user, found, &mut removed)
             else {
                 remove(trips, sql, removed).await?;
                 return Ok(Committed::LimitReached);
             };
-            removed.extend(at.map(|at| at.id));
+            removed.extend(found.map(|at| at.id));
             let mut queries = removal(sql, removed);
             queries.push(Query::new(&sql.insert, session_values(&session)));
-            if let Some(Superseded { presented, .. }) = &supersedes {
+            if let Some(Superseded::Live { presented, ended: superseded, .. }) = &supersedes {
                 queries.push(forget_one(sql, presented));
                 queries.push(remember(sql, presented, &session.id_hash));
+                ended.push(superseded.clone());
             }
             trips.commit(queries).await?;
-            ended.extend(supersedes.map(|superseded| superseded.ended));
             Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
@@ -122,10 +128,10 @@ async fn update_basis(
     let record = &session.record;
     let params = [
         basis.id_hash.as_bytes().into(),
-        row::revision(&basis.record),
+        revision_number(&basis.record).into(),
         basis.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        row::revision(record),
+        revision_number(record).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
@@ -140,12 +146,7 @@ async fn create(
     sql: &Statements,
 ) -> Result<Committed, CallFailure> {
     match commit.decide(Found::<RowPosition>::Nothing)? {
-        Decision::Insert {
-            session,
-            remove_expired: None,
-            session_limit: None,
-            supersedes: None,
-        } => {
+        Decision::Insert { session, supersedes: None, session_limit: None } => {
             let insert = Query::new(&sql.insert, session_values(&session));
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());

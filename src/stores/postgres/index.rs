@@ -106,15 +106,14 @@ impl SessionIndex for PostgresInner {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         _: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         // A sign-in counts the user's sessions, so none may run meanwhile.
         self.revocation(CallTime::Normal, "rename a user", async |trips, sql| {
-            let params = [from, to].map(|user| user.as_str().into());
-            let params = params.into_iter().chain([realm.as_str().into()]).collect();
-            let rename = Query { sql: &sql.rename_user, params };
-            let answers = trips.commit(vec![rename]).await?;
+            let params = [from.as_str().into(), to.as_str().into(), realm.as_str().into()];
+            let answers = trips.commit(vec![Query::new(&sql.rename_user, params)]).await?;
             Ok(answers.iter().flatten().map(row::id_hash).collect::<Result<_>>()?)
         })
     }

@@ -2,19 +2,17 @@
 //!
 //! The database may be the application's own. The store accesses only the tables of the chosen
 //! name, and the history of migrations `cloakroom_migrations` in the same schema.
-//!
-//! The modules import downwards only, as `tests/tidy.rs` checks:
-//!
-//! ```text
-//! admin                  operators' calls
-//! builder, index         settings and opening; lists and revocations
-//! store                  PostgresStore
-//! commit, migrate
-//! sql, pool              statements; connections, deadlines, retries
-//! row                    columns: values and decoding
-//! connection             one connection, and the round trips of a call
-//! error, tls
-//! ```
+
+// The modules import downwards only, as `tests/tidy.rs` checks:
+//
+// admin                  operators' calls
+// builder, index         settings and opening; lists and revocations
+// store                  PostgresStore
+// commit, migrate
+// sql, pool              statements; connections, deadlines, retries
+// row                    columns: values and decoding
+// connection             one connection, and the round trips of a call
+// error, hosts, tls
 
 mod admin;
 mod builder;

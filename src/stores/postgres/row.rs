@@ -13,11 +13,9 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{
-    self, Client, Cursor, EndedSession, FORMAT, Record, Summary, duration_to_millis,
-};
+use crate::record::{self, Client, Cursor, EndedSession, FORMAT, Record, Summary};
 use crate::stores::postgres::connection::Param;
-use crate::stores::sql::malformed;
+use crate::stores::sql::{idle_millis, malformed, revision_number};
 
 /// The columns of a session but `id` and `sweep_at`.
 pub(super) const SESSION: [&str; 18] = [
@@ -58,24 +56,15 @@ pub(super) fn session_values(new: &LiveSession) -> [Param<'_>; SESSION.len()] {
         Param::Int(record.authenticated.map(Timestamp::as_millis)),
         record.seen.as_millis().into(),
         record.id_issued.as_millis().into(),
-        Param::Int(record.limits.idle.map(idle_millis)),
+        Param::Int(idle_millis(&record.limits)),
         Param::Int(record.limits.absolute.map(Timestamp::as_millis)),
         record.deadline().as_millis().into(),
         Param::Bool(record.persistent),
-        revision(record),
+        revision_number(record).into(),
         Param::OwnedText(record.client.as_ref().map(Client::to_json)),
         i64::from(FORMAT).into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
     ]
-}
-
-/// Returns the value of the column `revision`.
-pub(super) fn revision(record: &Record) -> Param<'_> {
-    i64::try_from(record.revision).unwrap_or(i64::MAX).into()
-}
-
-fn idle_millis(idle: Duration) -> i64 {
-    i64::try_from(duration_to_millis(idle)).unwrap_or(i64::MAX)
 }
 
 /// The columns of a replaced id but `id` and `session`.

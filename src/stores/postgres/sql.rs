@@ -214,7 +214,7 @@ statements! {
          ORDER BY id DESC LIMIT $3";
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
-         AND ($1::bytea IS NULL OR public_id <> $1) ORDER BY id FOR UPDATE) \
+         AND public_id IS DISTINCT FROM $1 ORDER BY id FOR UPDATE) \
          RETURNING id_hash, public_id, user_key, deadline";
     // In the order in which touches and sign-ins lock rows.
     rename_user:

@@ -31,27 +31,31 @@ const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 
 /// Sessions in a PostgreSQL database, shared by several machines. A clone refers to the same store.
 ///
-/// Its guarantees hold on all machines together: the newest commit is visible to every later load
-/// of any machine, and an acknowledged change survives a crash of the server. A failover to a
-/// replica without `synchronous_standby_names` can lose acknowledged changes, sign-outs among them.
+/// ```no_run
+/// use cloakroom::{PostgresStore, SessionManager};
 ///
-/// Every call is limited by the [call timeout]. A change whose answer is lost with the connection
-/// fails with [`Unavailable`](crate::ErrorKind::Unavailable), and the text of the error says that
-/// it may have been made.
+/// let sessions = SessionManager::new(PostgresStore::open("postgres://app@localhost/app")?)?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 ///
-/// A load by the current id is one round trip to the server, and so is a merge of data into a
-/// session that the request has loaded; other changes of an existing session are two. Counting all
-/// sessions, evicting anonymous ones, and listing a realm with few live sessions read the whole
-/// table: 0.2 to 0.6 seconds for 1,000,000 sessions in memory. A list of one user's sessions uses
-/// an index.
-///
-/// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
-/// several machines must be synchronized; see
-/// [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
-///
-/// A store belongs to the process that opened it. In a process forked from that, every call fails
-/// with [`Unavailable`](crate::ErrorKind::Unavailable). A program that forks opens its stores after
-/// that, because locks in memory stay in the state that they had at the fork.
+/// - **Guarantees.** They hold on all machines together: the newest commit is visible to every
+///   later load of any machine, and an acknowledged change survives a crash of the server. A
+///   failover to a replica without `synchronous_standby_names` can lose acknowledged changes,
+///   sign-outs among them.
+/// - **Time limits.** Every call is limited by the [call timeout]. If the connection is lost before
+///   the answer to a change, the call fails with [`Unavailable`](crate::ErrorKind::Unavailable),
+///   and the text of the error says that the change may have been made.
+/// - **Round trips.** A load by the current id takes one round trip to the server, and so does a
+///   merge of data into a session that the request has loaded. Other changes of an existing session
+///   take two.
+/// - **Scans.** A list of one user's sessions uses an index. Counting all sessions, evicting
+///   anonymous ones, and listing a realm with few live sessions read the whole table: 0.2 to 0.6
+///   seconds for 1,000,000 sessions in memory.
+/// - **Clocks.** Deadlines are compared with the clock of the machine that serves the request, so
+///   the machines' clocks must be synchronized; see
+///   [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
+/// - **Forks.** A store belongs to the process that opened it. In a process forked from that, every
+///   call fails with [`Unavailable`](crate::ErrorKind::Unavailable). Fork before opening a store.
 ///
 /// [call timeout]: crate::stores::postgres::PostgresStoreBuilder::call_timeout
 #[derive(Clone, Debug)]

@@ -23,34 +23,34 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Room, TableSql, Writer, WriterSettings};
+use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettings};
 
-/// Which acknowledged changes survive a power loss.
+/// The acknowledged changes that survive a power loss.
 ///
-/// In either case all acknowledged changes survive a crash of the process, and changes that end a
-/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before
-/// they are acknowledged.
+/// All acknowledged changes survive a crash of the process. Changes that end a session or replace
+/// an id (destroying, revoking, renewing, signing in) also survive a power loss: they are on the
+/// disk before they are acknowledged. The setting is about the other changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The newest ordinary changes may be lost, whole transactions at a time.
+    /// A power loss may undo the newest of them, whole transactions at a time.
     #[default]
     Normal,
-    /// All acknowledged changes survive. A change without concurrent ones takes several times as
-    /// long.
+    /// All of them survive. A change then waits for a sync of the disk, which concurrent changes
+    /// share; a single change takes several times as long.
     Full,
 }
 
-/// How SQLite journals the file.
+/// The journal mode of the SQLite file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Journal {
-    /// A write-ahead log: readers and the writer do not wait for each other. SQLite stores the
-    /// setting in the file.
+    /// A write-ahead log (WAL): readers and the writer do not wait for each other. Opening switches
+    /// the file to this mode, which SQLite stores in the file.
     #[default]
     Wal,
-    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits
-    /// for reads: during a long read, such as a backup, changes fail with
+    /// The present mode of the file, unchanged. With a rollback journal, reads and commits wait for
+    /// each other: during a long read, such as a backup, changes fail with
     /// [`Busy`](crate::ErrorKind::Busy).
     Keep,
 }
@@ -61,6 +61,25 @@ const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 const OLDEST_SQLITE: i32 = 3_037_000;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
+///
+/// ```
+/// # fn main() -> Result<(), cloakroom::Error> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use cloakroom::SqliteStore;
+/// use cloakroom::stores::sqlite::Durability;
+/// use std::time::Duration;
+///
+/// let store = SqliteStore::builder(&path)
+///     .table("shop_sessions")
+///     .durability(Durability::Full) // carts survive a power loss
+///     .busy_timeout(Duration::from_secs(2))
+///     .max_file_size(1 << 30)
+///     .cache_bytes(16 << 20)
+///     .open()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SqliteStoreBuilder {
@@ -95,7 +114,7 @@ impl SqliteStore {
     }
 
     /// Opens a new database in memory, which is deleted with the last clone of the store. It has
-    /// one connection, so that reads wait for writes without a time limit.
+    /// one connection, so reads wait for writes, without a time limit.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -103,8 +122,8 @@ impl SqliteStore {
         SqliteStore::builder_in_memory().open()
     }
 
-    /// Makes the default settings for a new database in memory. Readers, journal and durability
-    /// have no effect there.
+    /// Makes the default settings for a new database in memory. `readers`, `journal` and
+    /// `durability` have no effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
         SqliteStoreBuilder::new(Location::Memory)
     }
@@ -170,36 +189,38 @@ impl SqliteStoreBuilder {
     }
 
     /// Opens an existing store for reading, even if the file or its folder is not writable. Opening
-    /// creates, migrates and switches nothing. If the file is not writable, changes fail with
-    /// [`ErrorKind::ReadOnly`]; so does opening if the file has a write-ahead log that SQLite
-    /// cannot read without writing.
+    /// creates, migrates and switches nothing.
+    ///
+    /// If the file is not writable, changes fail with [`ErrorKind::ReadOnly`]. So does opening if
+    /// the file has a write-ahead log that SQLite cannot read without writing.
     pub fn read_only(self) -> Self {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }
 
-    /// Sets whether this store checkpoints the write-ahead log. Disable it if another program, such
-    /// as Litestream under a heavy write load, must do all checkpoints; the log then grows until
-    /// that program runs one. Defaults to true.
+    /// Sets whether this store checkpoints the write-ahead log. Defaults to true. With false, the
+    /// log grows until another program runs a checkpoint. Litestream may need this under a heavy
+    /// write load.
     pub fn checkpoints(self, checkpoints: bool) -> Self {
         SqliteStoreBuilder { checkpoints, ..self }
     }
 
-    /// Sets the maximum size of the database file in bytes, rounded down to pages, without the log.
-    /// Defaults to no limit.
+    /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
+    /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// A tenth of the file is kept for sessions of users. While less of it is free, a commit of an
-    /// anonymous session first evicts other anonymous ones, of all realms: those with the earliest
-    /// deadlines, some 64 at once. When less than a twentieth is free, a sign-in does so too.
-    /// Sessions of users are never evicted: changes that need more space than they leave fail with
-    /// [`ErrorKind::Full`]. Other tables in the file take part of its room.
+    /// A tenth of the file is reserved for sessions of users. When less is free, each commit of an
+    /// anonymous session first evicts some 64 other anonymous ones, of all realms, those with the
+    /// earliest deadlines first. When less than a twentieth is free, a sign-in does this too.
+    /// Sessions of users are never evicted. A change that does not fit fails with
+    /// [`ErrorKind::Full`].
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
 
-    /// Sets the approximate memory in bytes for the cache of recently loaded or written sessions,
-    /// which saves the query when they are loaded again. The cache is always consistent with the
-    /// database: a commit of another process clears it. 0 disables it. It needs a write-ahead log.
-    /// Defaults to 80 MiB, enough for about 100,000 small sessions.
+    /// Sets the approximate size in bytes of the cache of recently used sessions, whose loads need
+    /// no query; 0 disables it. Defaults to 80 MiB, enough for about 100,000 small sessions.
+    ///
+    /// The cache is always consistent with the database: a commit of another process, or of the
+    /// application's own connections, clears it. It needs a write-ahead log.
     pub fn cache_bytes(self, bytes: usize) -> Self {
         SqliteStoreBuilder { cache_bytes: bytes, ..self }
     }
@@ -213,7 +234,7 @@ impl SqliteStoreBuilder {
     ///
     /// # Errors
     /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed; or the file is missing or
-    ///   empty, and the write-ahead log beside it still has changes of a deleted database.
+    ///   empty, and the write-ahead log beside it has changes of a deleted database.
     /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
     /// - [`ErrorKind::ReadOnly`]: the file or its folder is not writable.
     /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.
@@ -226,11 +247,11 @@ impl SqliteStoreBuilder {
         let table = self.validated_table()?;
         let (connection, file) = self.open_database()?;
         let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
-        let room = self.configure(&connection, &table).map_err(|error| match &file {
+        let reserve = self.configure(&connection, &table).map_err(|error| match &file {
             Some((_, path)) => explain(error, path),
             None => error,
         })?;
-        self.assemble(connection, file, in_use, table, room)
+        self.assemble(connection, file, in_use, table, reserve)
     }
 
     /// Opens the write connection. Returns it, and the file if the database is in one.
@@ -248,9 +269,13 @@ impl SqliteStoreBuilder {
         Ok((connection, Some((access, path))))
     }
 
-    /// Sets the write connection up, and prepares the database. Returns its room if its size is
-    /// bounded.
-    fn configure(&self, connection: &Connection, table: &TableName) -> Result<Option<Room>> {
+    /// Sets the write connection up, and prepares the database. Returns the reserve of its file if
+    /// the size is bounded.
+    fn configure(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+    ) -> Result<Option<SignInReserve>> {
         let deadline = Instant::now() + self.busy_timeout;
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
@@ -271,7 +296,7 @@ impl SqliteStoreBuilder {
         let pages = connection
             .query_row(&bound, [], |row| row.get(0))
             .map_err(while_doing("bound the size of the database"))?;
-        Ok(Some(Room::new(pages)))
+        Ok(Some(SignInReserve::new(pages)))
     }
 
     /// Makes the store over the configured write connection.
@@ -281,7 +306,7 @@ impl SqliteStoreBuilder {
         file: Option<(Access, PathBuf)>,
         in_use: Option<InUse>,
         table: TableName,
-        room: Option<Room>,
+        reserve: Option<SignInReserve>,
     ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
@@ -305,7 +330,7 @@ impl SqliteStoreBuilder {
             wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
-            room,
+            reserve,
         };
         let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));

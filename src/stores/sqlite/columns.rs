@@ -6,8 +6,8 @@ use rusqlite::{ToSql, params};
 use crate::backend::{LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, UserKey};
-use crate::lifetime::Limits;
-use crate::record::{Client, FORMAT, Record, duration_to_millis};
+use crate::record::{Client, FORMAT};
+use crate::stores::sql::{idle_millis, revision_number};
 
 /// Declares a module with the constant `NAMES`, the function `with_values`, and for each column its
 /// index in a row whose columns begin at `first`.
@@ -77,12 +77,3 @@ columns!(replaced(session_row: i64, of: &PublicId, replaced_id: &ReplacedId), fi
     had_user: replaced_id.had_user,
     forget_at: replaced_id.forget_at().as_millis(),
 });
-
-pub(super) fn revision_number(record: &Record) -> i64 {
-    i64::try_from(record.revision).unwrap_or(i64::MAX)
-}
-
-fn idle_millis(limits: &Limits) -> Option<i64> {
-    let millis = limits.idle.map(duration_to_millis);
-    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
-}

@@ -3,11 +3,10 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit,
+    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionIdHash;
+use crate::error::Result;
 use crate::record::EndedSession;
 use crate::stores::sqlite::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
@@ -28,12 +27,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             tx.delete(at.id, at.id_hash)?;
             Ok(Committed::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, remove_expired, session_limit, supersedes } => {
-            if let Some(at) = remove_expired {
+        Decision::Insert { session, supersedes, session_limit } => {
+            if let Some(Superseded::Expired { at }) = supersedes {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let found = supersedes.as_ref().map(|superseded| superseded.at);
-            check_free(tx, &session.id_hash)?;
+            let found = match supersedes {
+                Some(Superseded::Live { at, .. }) => Some(at),
+                _ => None,
+            };
+            tx.check_free(&session.id_hash)?;
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
@@ -42,29 +44,28 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let evicted = tx.make_room(&session.record, None)?;
+            let evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(&session)?;
-            if let Some(superseded) = supersedes {
-                let presented = &superseded.presented;
-                tx.replace_remembered(id, &session.record.public_id, presented)?;
-                ended.push(superseded.ended);
+            if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
+                tx.replace_remembered(id, &session.record.public_id, &presented)?;
+                ended.push(superseded);
             }
             Ok(Committed::Done { session, replaced: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
-            check_free(tx, &session.id_hash)?;
+            tx.check_free(&session.id_hash)?;
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
                 return Ok(Committed::LimitReached);
             };
-            let evicted = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.evict_for(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
             Ok(Committed::Done { session, replaced: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
-            let evicted = tx.make_room(&session.record, Some(at.id))?;
+            let evicted = tx.evict_for(&session.record, Some(at.id))?;
             match commit.delta.changes_data_only() {
                 true => tx.update_data(at, &session)?,
                 false => tx.update_all(at, &session)?,
@@ -80,14 +81,6 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
-    }
-}
-
-/// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
-fn check_free(tx: &WriteTx<'_>, id_hash: &SessionIdHash) -> Result<()> {
-    match tx.is_taken(id_hash)? {
-        true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-        false => Ok(()),
     }
 }
 

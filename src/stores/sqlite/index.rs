@@ -89,7 +89,8 @@ impl SessionIndex for SqliteInner {
     fn rename_user(
         &self,
         realm: &Realm,
-        (from, to): (&UserKey, &UserKey),
+        from: &UserKey,
+        to: &UserKey,
         _now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         let (realm, from, to) = (realm.clone(), from.clone(), to.clone());

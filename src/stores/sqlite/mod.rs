@@ -2,20 +2,18 @@
 //!
 //! The file may be the application's own database. The store accesses only the tables of the chosen
 //! name, and the history of migrations `cloakroom_migrations`.
-//!
-//! The modules import downwards only, as `tests/tidy.rs` checks:
-//!
-//! ```text
-//! admin                                    operators' calls
-//! builder, index                           settings and opening; lists and revocations
-//! store                                    SqliteStore
-//! commit, migrate, read_pool
-//! write                                    group commit; all writes
-//! row, references                          reads and decodes rows; foreign keys of other tables
-//! record_cache, sql, wal, file, file_identity
-//! ownership
-//! columns, error
-//! ```
+
+// The modules import downwards only, as `tests/tidy.rs` checks:
+//
+// admin                                    operators' calls
+// builder, index                           settings and opening; lists and revocations
+// store                                    SqliteStore
+// commit, migrate, read_pool
+// write                                    group commit; all writes
+// row, references                          reads and decodes rows; foreign keys of other tables
+// record_cache, sql, wal, file, file_identity
+// ownership
+// columns, error
 
 pub mod admin;
 mod builder;

@@ -66,10 +66,10 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
         "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
-         WHERE (?2 IS NULL OR public_id <> ?2) AND {{condition}}";
+         WHERE public_id IS NOT ?2 AND {{condition}}";
     by_sign_in:
         "SELECT id, id_hash, public_id FROM {t} \
-         WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id <> ?3 \
+         WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id IS NOT ?3 \
          ORDER BY authenticated, id";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \

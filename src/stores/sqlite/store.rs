@@ -53,10 +53,10 @@ use crate::sync::{instant, thread};
 /// # }
 /// ```
 ///
-/// A store belongs to the process that opened it. In a process forked from that, every call fails
-/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
-/// another file there can block for ever, because a lock may belong to a thread that the fork did
-/// not copy. Fork before opening a store.
+/// **Forks.** A store belongs to the process that opened it. In a process forked from that, every
+/// call fails with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same
+/// file. Opening another file there can block forever, because a lock may belong to a thread that
+/// the fork did not copy. Fork before opening a store.
 #[derive(Clone, Debug)]
 pub struct SqliteStore(pub(super) Arc<SqliteInner>);
 

@@ -169,9 +169,9 @@ pub(super) fn report_failure(
     status
 }
 
-/// Any error of a handler, for [`Result`](super::Result): `?` converts errors of every type,
-/// `anyhow::Error` and texts included. The client gets the catcher's response, and an event has the
-/// details.
+/// The error of a handler that returns [`Result`](super::Result): any error. `?` converts errors of
+/// every type, `anyhow::Error` and texts included. The client gets the catcher's response, and an
+/// event has the details.
 #[derive(Debug)]
 pub struct Failure(Box<dyn error::Error + Send + Sync>);
 

@@ -148,8 +148,8 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
     Adapter::new(manager).cookie_names().filter_map(of_name).collect()
 }
 
-/// Returns the outcome of an application's own guard that uses the session. An error has the
-/// manager's [status](SessionManager::status_of), and is reported as an event.
+/// Converts the result of a session call into the outcome of a guard of the application. An error
+/// gets its [status](SessionManager::status_of), and is reported as an event.
 ///
 /// ```
 /// use cloakroom::web::rocket::guard_outcome;

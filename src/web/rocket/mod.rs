@@ -20,46 +20,46 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too.
+//! `&SessionManager` is a guard too. For several managers, see [`Sessions`].
 //!
 //! # Requests from other origins
-//! The response to a cross-origin request is 403 with a plain text, and no handler or catcher runs
-//! ([`CrossOrigin`](crate::CrossOrigin)). The check runs after all request fairings that are
-//! attached before the launch, so it sees the method and the path that they have set. Routing and
-//! response fairings see a refused request as a `CONNECT`.
+//! A [cross-origin](crate::CrossOrigin) request is answered with 403 and a plain text, and no
+//! handler or catcher runs. The check runs after all request fairings that are attached before the
+//! launch, so it sees the method and the path that they have set. Routing and response fairings see
+//! a refused request as a `CONNECT`.
 //!
 //! # Errors
 //! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
 //! [status](SessionManager::status_of) makes the response, and an event has the details. Handlers
-//! that return [`Result`] can fail with any other error too. If that error contains an error of
-//! this crate, the response has the status of the contained error, otherwise 500.
+//! that return [`Result`] can fail with any error. The status is then that of the error of this
+//! crate that it contains, else 500.
 //!
 //! # Storing of changes
-//! The session's changes are stored before the response is sent, after the handler and, if one was
-//! called, the catcher have returned. Changes of data are discarded if the status of the response
-//! is 5xx, or if the handler panicked or returned an error of this crate; a sign-out or revocation
-//! is kept. If storing fails, the matching catcher makes the response. Cookies that the handler or
-//! this catcher has added to Rocket's jar are then not sent.
+//! The session's changes are stored before the response is sent, when the handler and the catcher,
+//! if one was called, have returned. Changes of data are discarded if the status of the response is
+//! 5xx, or if the handler panicked or returned an error of this crate; a sign-out or revocation is
+//! kept.
 //!
-//! A response that replaces another keeps the headers that the server, or a fairing that was
-//! attached before, adds to every response (`Server`, CORS). Attach sessions after such fairings.
+//! If storing fails, the matching catcher makes the response. It keeps the headers that the server,
+//! or a fairing that was attached before the manager, adds to every response (`Server`, CORS), so
+//! attach the manager after such fairings. Cookies that the handler or this catcher has added to
+//! Rocket's jar are not sent.
 //!
 //! A streamed body is read after the session is closed: it can read the session, but not change it.
 //! If the request presented an id, a response with such a body is `private`, and `no-store` under
 //! [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
 //!
 //! # Panics
-//! To detect panics, launching installs a hook that calls the program's [panic
-//! hook](std::panic::set_hook), once. A hook that is set later must call the previous one;
-//! otherwise a panic counts as a 500 or, if a catcher answers it with a success, as a success. The
-//! same applies to a panic that is continued with [`resume_unwind`](std::panic::resume_unwind),
-//! which calls no hook. `unwrap` on the result of a joined task does call it.
+//! To detect panics, launching installs a [panic hook](std::panic::set_hook), which calls the
+//! program's own. A hook that is set later must call the previous one. A panic that the hook does
+//! not see counts as a 500 or, if a catcher answers it with a success, as a success. This also
+//! applies to a panic that is continued with [`resume_unwind`](std::panic::resume_unwind).
 //!
 //! # Threads
-//! Rocket runs handlers, plain `fn` ones too, on threads that must not block. A call of the session
-//! that may block therefore runs in `block_in_place`, which moves the thread's other tasks to
-//! another thread. This costs some microseconds a call, which [`Sessions::inline`] saves. A call
-//! that does not reach the store needs no `block_in_place`.
+//! Rocket runs all handlers on threads that must not block, those of plain `fn` handlers included.
+//! A call of the session that may wait for the store therefore runs in Tokio's `block_in_place`,
+//! which moves the thread's other tasks to another thread. This costs some microseconds a call,
+//! which [`Sessions::inline`] saves.
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
 //! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
@@ -89,14 +89,13 @@ use crate::web::rocket::guards::OpenedSession;
 pub use error_response::Failure;
 pub use guards::{ManagerOf, SessionOf, guard_outcome};
 
-/// The result of a handler that can fail with any error: `?` converts it.
+/// The result of a handler that can fail with any error, which `?` converts.
 pub type Result<T> = std::result::Result<T, Failure>;
 
-/// The fairing with settings, or for one of several managers.
+/// The fairing for one of several managers, or for a manager with settings of this adapter.
 ///
-/// A Rocket can have several managers, each with a marker type: [`SessionOf<Admin>`](SessionOf) is
-/// the guard for the sessions of `Sessions::<Admin>::of(manager)`. They need cookies of different
-/// names.
+/// Several managers are distinguished by a marker type: [`SessionOf<Admin>`](SessionOf) is the
+/// guard for the sessions of `Sessions::<Admin>::of(manager)`. Their cookies need different names.
 ///
 /// ```
 /// use cloakroom::web::rocket::{SessionOf, Sessions};
@@ -131,9 +130,8 @@ impl<M> Sessions<M> {
 
     /// Sets whether calls block Rocket's own threads. Defaults to false.
     ///
-    /// For a [`SqliteStore`](crate::SqliteStore) on a local disk only, where a read takes some
-    /// microseconds: a store that waits, for its busy timeout for example, then delays every
-    /// request.
+    /// Use it only for a [`SqliteStore`](crate::SqliteStore) on a local disk, where a read takes
+    /// some microseconds. A call that waits, for example for the busy timeout, delays all requests.
     #[must_use]
     pub fn inline(self, inline: bool) -> Self {
         Sessions { inline, ..self }

@@ -1,7 +1,8 @@
-//! Operators' calls on the database, one file for each kind: `tables` creates and removes the
-//! tables, `info` and `check` read the file, `inspect` reads sessions, `maintenance` sweeps and
-//! compacts, `backup` and `restore` make and use copies, `copy` moves sessions from one store to
-//! another. `report` has what they return. Called by the operators' program and by applications.
+//! Operators' calls on the database: tables, lists, backups, checks and repairs.
+
+// One file for each kind: `tables` creates and removes the tables, `info` and `check` read the
+// file, `inspect` reads sessions, `maintenance` sweeps and compacts, `backup` and `restore` make
+// and use copies, `copy` moves sessions from one store to another. `report` has what they return.
 
 mod backup;
 mod check;
@@ -40,15 +41,14 @@ pub use report::{
 /// [`restore`](Self::restore) create or migrate anything.
 ///
 /// # Errors
-/// Every call fails with the kinds of [`SqliteStoreBuilder::open`]:
-/// [`NotSetUp`](crate::ErrorKind::NotSetUp) if the file does not exist, or for a call that reads
-/// sessions the table; [`Busy`](crate::ErrorKind::Busy),
-/// [`Unavailable`](crate::ErrorKind::Unavailable), [`Corrupt`](crate::ErrorKind::Corrupt) and so
-/// on. Calls on the file ([`info`](Self::info), [`check_file`](Self::check_file),
-/// [`compact`](Self::compact), [`restore`](Self::restore)) fail with
-/// [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. So do changes by settings of a
-/// file that has a second name, unless its log shows that this name is in use. Further kinds are
-/// documented at the call.
+/// Further kinds are documented at the call.
+/// - Those of [`SqliteStoreBuilder::open`], such as [`Busy`](crate::ErrorKind::Busy).
+/// - [`NotSetUp`](crate::ErrorKind::NotSetUp): the file does not exist, or for a call that reads
+///   sessions the table does not.
+/// - [`Invalid`](crate::ErrorKind::Invalid): a call on the file ([`info`](Self::info),
+///   [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) was
+///   made on a database in memory; or a change was made by settings on a file that has a second
+///   name, unless its log shows that this name is in use.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
@@ -117,10 +117,11 @@ impl Admin {
         }
     }
 
-    /// Returns why the database could not be opened, if `error` says so and the reason is one for
-    /// which operators have a remedy of its own: for [`Missing`](OpenFailure::Missing)
-    /// [`restore`](Self::restore) or [`setup`](Self::setup); `restore` cannot replace a file that
-    /// is [`NotADatabase`](OpenFailure::NotADatabase).
+    /// Returns the reason for which the database could not be opened, if `error` has one that an
+    /// operator can remedy. For [`Missing`](OpenFailure::Missing) the remedy is
+    /// [`restore`](Self::restore) or [`setup`](Self::setup). A file that is
+    /// [`NotADatabase`](OpenFailure::NotADatabase) must be moved away, because `restore` does not
+    /// replace it.
     #[must_use]
     pub fn open_failure(error: &Error) -> Option<OpenFailure> {
         OpenFailure::of(error)

@@ -13,40 +13,54 @@ use std::path::Path;
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use second_chance::SecondChanceCache;
-use wal_index::{Header, WalIndex};
+use wal_index::{Header, HeaderChange, WalIndex};
 
 pub(super) use cache_update::CacheUpdate;
 pub(super) use second_chance::CachedSession;
 
 /// The record cache of one store.
-///
-/// The header is read by a system call, but SQLite writes it through a memory map of the same file.
-/// If the system does not keep the two coherent, the cache must not be used. So it is used only
-/// after a commit of this process was seen to change the header as expected, and never again after
-/// a commit that seemed to leave the header unchanged.
 #[derive(Debug)]
 pub(super) struct RecordCache {
     wal_index: WalIndex,
-    /// Set for good when a commit seemed to leave the header unchanged. Then a load reads nothing
-    /// but this.
-    disabled: AtomicBool,
     state: Mutex<CacheState>,
 }
 
 /// The entries, and the header for which they are valid.
 #[derive(Debug)]
 struct CacheState {
-    /// Whether a commit was seen to change the header as expected.
-    is_verified: bool,
-    /// The header for which the entries are valid.
+    trust: Trust,
+    /// The header for which the entries are valid. During a transaction of this process that is the
+    /// header before it, and a new header does not invalidate the entries.
     valid_for: Option<Header>,
-    /// Whether this process has a transaction that has not updated the entries yet. Until it has, a
-    /// new header does not invalidate them.
+    /// Whether this process has a transaction that has not updated the entries yet.
     has_open_transaction: bool,
     entries: SecondChanceCache,
+}
+
+/// Whether the header that is read is the one that SQLite has written. It is read by a system call,
+/// but SQLite writes it through a memory map of the same file, and a system may not keep the two
+/// coherent. The cache is used only while this is proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// No commit of this process was seen to change the header as expected.
+    Unproved,
+    /// A commit was.
+    Proved,
+    /// A commit seemed to leave the header unchanged. This is for good.
+    Broken,
+}
+
+impl Trust {
+    /// Returns the trust after a transaction of this process.
+    fn after(self, change: HeaderChange) -> Self {
+        match (self, change) {
+            (Trust::Broken, _) | (_, HeaderChange::Incoherent) => Trust::Broken,
+            (_, HeaderChange::OurCommit) => Trust::Proved,
+            (trust, HeaderChange::NothingWritten | HeaderChange::Unknown) => trust,
+        }
+    }
 }
 
 /// A cache miss, with the header for which the entries were valid at that moment.
@@ -59,24 +73,16 @@ impl RecordCache {
     pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
         let wal_index = WalIndex::open(path).ok()?;
         let state = CacheState {
-            is_verified: false,
+            trust: Trust::Unproved,
             valid_for: None,
             has_open_transaction: false,
             entries: SecondChanceCache::new(budget),
         };
-        Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
+        Some(RecordCache { wal_index, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().ignore_poison()
-    }
-
-    fn is_disabled(&self) -> bool {
-        self.disabled.load(Ordering::Relaxed)
-    }
-
-    fn disable(&self) {
-        self.disabled.store(true, Ordering::Relaxed);
     }
 
     /// Returns the session if it is cached and live at `now`. A miss says nothing about the
@@ -87,12 +93,9 @@ impl RecordCache {
         now: Timestamp,
     ) -> Result<Record, CacheMiss> {
         const UNUSABLE: CacheMiss = CacheMiss(None);
-        if self.is_disabled() {
-            return Err(UNUSABLE);
-        }
         let header = self.wal_index.read().ok_or(UNUSABLE)?;
         let mut state = self.state();
-        if !state.is_verified {
+        if state.trust != Trust::Proved {
             return Err(UNUSABLE);
         }
         if state.valid_for != Some(header) {
@@ -130,16 +133,19 @@ impl RecordCache {
         }
     }
 
-    /// Begins a transaction of this process, and returns the header before it. Entries that are
-    /// not valid for that are removed.
-    fn begin(&self) -> Option<Header> {
+    /// Begins a transaction of this process. Entries that are not valid for the header before it
+    /// are removed. Returns false if the cache is not used any more.
+    fn begin(&self) -> bool {
         let before = self.wal_index.read();
         let mut state = self.state();
+        if state.trust == Trust::Broken {
+            return false;
+        }
         state.has_open_transaction = true;
         if state.valid_for != before {
             CacheState::clear(state, before);
         }
-        before
+        true
     }
 }
 
@@ -369,10 +375,24 @@ mod tests {
             assert!(record_cache.find(&id_hash, NOW).is_err());
             assert!(CacheUpdate::begin(Some(&record_cache)).find(&id_hash).is_none());
         }
-        assert!(record_cache.is_disabled());
+        assert_eq!(record_cache.state().trust, Trust::Broken);
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
         commit(None);
-        assert!(record_cache.is_disabled(), "for good");
+        assert_eq!(record_cache.state().trust, Trust::Broken, "for good");
+    }
+
+    #[test]
+    fn an_expected_change_of_the_header_proves_the_trust() {
+        use HeaderChange::{Incoherent, NothingWritten, OurCommit, Unknown};
+        use Trust::{Broken, Proved, Unproved};
+        for (trust, after_each) in [
+            (Unproved, [Unproved, Proved, Broken, Unproved]),
+            (Proved, [Proved, Proved, Broken, Proved]),
+            (Broken, [Broken; 4]),
+        ] {
+            let changes = [NothingWritten, OurCommit, Incoherent, Unknown];
+            assert_eq!(changes.map(|change| trust.after(change)), after_each, "{trust:?}");
+        }
     }
 
     #[test]

@@ -20,13 +20,16 @@ pub(crate) enum JobKind {
     Exclusive,
 }
 
-/// What a job does in the transaction. It keeps its answer for the thread that waits.
-type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<()> + Send>;
+/// What a job does in the transaction.
+type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<Answer> + Send>;
+
+/// The result of the work, of any type. Only the thread that waits knows the type.
+pub(super) type Answer = Box<dyn Any + Send>;
 
 /// How the work of a job ended.
 pub(super) enum JobEnd {
     NotRun,
-    Done,
+    Done(Answer),
     Failed(Error),
     Panicked(Box<dyn Any + Send>),
 }
@@ -57,9 +60,13 @@ impl Job {
     pub(super) fn run(&self, tx: &mut WriteTx<'_>, end: &mut JobEnd) -> Result<()> {
         let Some(work) = self.work.lock().ignore_poison().take() else { return Ok(()) };
         match catch_unwind(AssertUnwindSafe(|| work(tx))) {
-            Ok(result) => {
-                *end = result.clone().map_or_else(JobEnd::Failed, |()| JobEnd::Done);
-                result
+            Ok(Ok(answer)) => {
+                *end = JobEnd::Done(answer);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                *end = JobEnd::Failed(error.clone());
+                Err(error)
             }
             Err(panic) => {
                 *end = JobEnd::Panicked(panic);

@@ -7,7 +7,7 @@
 
 mod connection;
 mod job;
-mod room;
+mod reserve;
 mod sql;
 mod tx;
 
@@ -26,10 +26,10 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, JobEnd, WaitResult, panicked};
+use job::{Answer, Job, JobEnd, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use room::Room;
+pub(super) use reserve::SignInReserve;
 pub(super) use sql::TableSql;
 pub(super) use tx::WriteTx;
 
@@ -53,7 +53,7 @@ pub(super) struct WriterSettings {
     pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// `None` if the size of the file is not bounded.
-    pub(super) room: Option<Room>,
+    pub(super) reserve: Option<SignInReserve>,
 }
 
 /// The jobs that wait for a leader, in the order of their arrival.
@@ -90,7 +90,7 @@ impl Leader<'_> {
         };
         for (job, end) in self.group.drain(..) {
             let end = match (end, &failure) {
-                (JobEnd::NotRun | JobEnd::Done, Some(failure)) => JobEnd::Failed(failure.clone()),
+                (JobEnd::NotRun | JobEnd::Done(_), Some(error)) => JobEnd::Failed(error.clone()),
                 (end, _) => end,
             };
             job.waiter.send(WaitResult::Completed(end));
@@ -146,12 +146,7 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let answer = Arc::new(Mutex::new(None));
-        let to = answer.clone();
-        let work = move |tx: &mut WriteTx<'_>| {
-            *to.lock().ignore_poison() = Some(work(tx)?);
-            Ok(())
-        };
+        let work = move |tx: &mut WriteTx<'_>| Ok(Box::new(work(tx)?) as Answer);
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
         let mut waited = self.await_leadership(&job, deadline)?;
         if let WaitResult::Leader = waited {
@@ -159,16 +154,14 @@ impl Writer {
             waited = job.waiter.receive();
         }
         match waited {
-            WaitResult::Completed(JobEnd::Done) => {}
-            WaitResult::Completed(JobEnd::Failed(error)) => return Err(error),
+            WaitResult::Completed(JobEnd::Done(answer)) => {
+                answer.downcast().map(|answer| *answer).map_err(|_| panicked(operation))
+            }
+            WaitResult::Completed(JobEnd::Failed(error)) => Err(error),
             // A panic of the work continues on the thread of its caller, whichever ran it.
             WaitResult::Completed(JobEnd::Panicked(panic)) => resume_unwind(panic),
-            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => {
-                return Err(panicked(operation));
-            }
+            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => Err(panicked(operation)),
         }
-        let answer = answer.lock().ignore_poison().take();
-        answer.ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
@@ -252,14 +245,14 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, file_identity, record_cache, room, .. } = &self.settings;
+        let WriterSettings { sql, file_identity, record_cache, reserve, .. } = &self.settings;
         let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?
-            .with_room(room.as_ref());
+        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
+        tx.reserve = reserve.as_ref();
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, end) in &mut leader.group {
@@ -328,7 +321,7 @@ mod tests {
             wal,
             file_identity,
             record_cache: None,
-            room: None,
+            reserve: None,
         };
         let writer = Arc::new(Writer::new(connection, journal == "WAL", settings));
         Bench { writer, other: open(), folder }

@@ -15,18 +15,15 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
-use crate::stores::sql::with_condition;
-use crate::stores::sqlite::columns::{self, replaced, session};
+use crate::stores::sql::{revision_number, with_condition};
+use crate::stores::sqlite::columns::{replaced, session};
 use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::room::{self, Room};
+use crate::stores::sqlite::write::reserve::{self, SignInReserve};
 use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
-
-/// The condition that each session matches.
-const EVERY_SESSION: &str = "true";
 
 /// The changed sessions of a statement on another table.
 const NO_SESSION: &[SessionIdHash] = &[];
@@ -38,7 +35,8 @@ pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
     sql: &'c TableSql,
     cache_update: CacheUpdate<'c>,
-    room: Option<&'c Room>,
+    /// `None` if the size of the file is not bounded.
+    pub(super) reserve: Option<&'c SignInReserve>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
     /// The group had one job, which failed; there is nothing to commit.
@@ -57,13 +55,7 @@ impl<'c> WriteTx<'c> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .map_err(while_doing(operation))?;
         let cache_update = CacheUpdate::begin(record_cache);
-        Ok(WriteTx { connection, sql, cache_update, room: None, operation, is_undone: false })
-    }
-
-    /// Returns this transaction in a file with bounded room.
-    pub(super) fn with_room(mut self, room: Option<&'c Room>) -> Self {
-        self.room = room;
-        self
+        Ok(WriteTx { connection, sql, cache_update, reserve: None, operation, is_undone: false })
     }
 
     /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
@@ -226,12 +218,17 @@ impl WriteTx<'_> {
         row::count(self.connection, sql, params).map_err(self.failed())
     }
 
-    /// Returns whether `id_hash` is the id of a session, or a remembered replaced id.
-    pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        self.connection
+    /// Fails with [`ErrorKind::Conflict`] if any session has or had the id `id_hash`.
+    pub(crate) fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
+        let is_taken = self
+            .connection
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
-            .map_err(self.failed())
+            .map_err(self.failed())?;
+        match is_taken {
+            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
+            false => Ok(()),
+        }
     }
 
     /// Returns the user's live sessions, each with its row id, in a realm except the one in row
@@ -245,8 +242,6 @@ impl WriteTx<'_> {
     ) -> Result<Vec<(i64, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
-            // No row has the id -1: SQLite assigns row ids from 1 upwards.
-            let except = except.unwrap_or(-1);
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
             let session = |row: &Row<'_>| {
                 let id_hash = SessionIdHash::from_bytes(row.get(1)?);
@@ -283,7 +278,7 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let (revision, data) = (columns::revision_number(record), record.data.as_json());
+        let (revision, data) = (revision_number(record), record.data.as_json());
         if record.seen == at.seen {
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
@@ -339,11 +334,9 @@ impl WriteTx<'_> {
         params: impl Params + Copy,
         changed: &[SessionIdHash],
     ) -> Result<usize> {
-        let WriteSql { delete, delete_all, end, .. } = &self.sql.write;
+        let WriteSql { delete, end, .. } = &self.sql.write;
         let Some(referenced) = self.referenced_condition()? else {
-            let is_all = condition == EVERY_SESSION;
-            let delete = if is_all { delete_all } else { &with_condition(delete, condition) };
-            return self.execute(delete, params, changed);
+            return self.execute(&with_condition(delete, condition), params, changed);
         };
         // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
         let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
@@ -355,12 +348,6 @@ impl WriteTx<'_> {
         let ended = self.execute(&with_condition(end, condition), params, changed)?;
         self.check_none_left(condition, params)?;
         Ok(deleted + ended)
-    }
-
-    /// Deletes or ends all sessions that match `condition`.
-    fn delete_many(&mut self, condition: &str, params: impl Params + Copy) -> Result<()> {
-        self.cache_update.remove_all();
-        self.delete_or_end(condition, params, &[]).map(drop)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
@@ -473,21 +460,21 @@ impl WriteTx<'_> {
         Ok(removed)
     }
 
-    /// Makes room in a bounded file for `session`, which is in the row `at` if it is stored:
-    /// deletes anonymous sessions that end soon, and returns their ids. Fails with
-    /// [`ErrorKind::Full`] if the room that is left is kept for sign-ins.
-    pub(crate) fn make_room(
+    /// Evicts anonymous sessions that end soon from a bounded file, so that the session of `record`
+    /// can be stored, which is in the row `at` if it is stored already. Returns their id hashes.
+    /// Fails with [`ErrorKind::Full`] if all that is free is reserved for sign-ins.
+    pub(crate) fn evict_for(
         &mut self,
         record: &Record,
         at: Option<i64>,
     ) -> Result<Vec<SessionIdHash>> {
         let (mut evicted, is_anonymous) = (Vec::new(), record.user.is_none());
-        let Some(room) = self.room else { return Ok(evicted) };
-        for _ in 0..room::MAX_BATCHES {
-            if !room.is_short(self.used_pages()?, is_anonymous) {
+        let Some(reserve) = self.reserve else { return Ok(evicted) };
+        for _ in 0..reserve::MAX_BATCHES {
+            if !reserve.is_short(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
-            let batch = room.next_batch(self.connection, &self.sql.read, at);
+            let batch = reserve.next_batch(self.connection, &self.sql.read, at);
             let batch = batch.map_err(self.failed())?;
             if batch.is_empty() {
                 break;
@@ -498,7 +485,7 @@ impl WriteTx<'_> {
                 evicted.push(id_hash);
             }
         }
-        if is_anonymous && at.is_none() && room.is_short(self.used_pages()?, false) {
+        if is_anonymous && at.is_none() && reserve.is_short(self.used_pages()?, false) {
             let why = "sessions of users fill the file, and the rest of it is for sign-ins";
             return Err(Error::with_source(ErrorKind::Full, self.operation, why));
         }
@@ -540,9 +527,8 @@ impl WriteTx<'_> {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        let except =
-            except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
-        let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
+        let except = except.map(|public_id| public_id.as_bytes().to_vec());
+        let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
         let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
         let found = statement
@@ -584,10 +570,14 @@ impl WriteTx<'_> {
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
-        self.delete_many(EVERY_SESSION, [])?;
         self.execute(&self.sql.write.delete_all_replaced, [], NO_SESSION)?;
         self.raise_epoch()?;
-        self.check_none_left(EVERY_SESSION, [])?;
+        // The sessions come last: a trigger on another table could bring some back.
+        self.cache_update.remove_all();
+        match self.referenced_condition()? {
+            None => self.execute(&self.sql.write.delete_all, [], &[])?,
+            Some(_) => self.delete_or_end("true", [], &[])?,
+        };
         Ok(live)
     }
 
@@ -603,9 +593,9 @@ impl WriteTx<'_> {
         }
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
-        self.delete_many("realm = ?1", [realm.as_str()])?;
         self.raise_epoch()?;
-        self.check_none_left("realm = ?1", [realm.as_str()])?;
+        self.cache_update.remove_all();
+        self.delete_or_end("realm = ?1", [realm.as_str()], &[])?;
         Ok(live)
     }
 

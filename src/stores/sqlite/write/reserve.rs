@@ -1,4 +1,5 @@
-//! The room that a bounded file keeps for sign-ins: which anonymous sessions go, and when.
+//! The part of a bounded file that is reserved for sign-ins: when anonymous sessions are evicted
+//! for it, and which ones.
 //!
 //! Called by `WriteTx`, before it stores a session.
 
@@ -17,13 +18,13 @@ const BATCH: usize = 64;
 /// The maximum number of rows that are read to find a batch.
 const MAX_ROWS: i64 = 2048;
 
-/// The pages that are always reserved, if that is at most half of the file: a sign-in may split a
-/// page of each table and index.
+/// The minimum number of reserved pages, unless that is more than half of the file: a sign-in may
+/// split a page of each table and index.
 const MIN_PAGES: i64 = 16;
 
-/// The maximum size of a file, and the position of the next eviction in it.
+/// The maximum size of a file, of which a part is reserved, and the position of the next eviction.
 #[derive(Debug)]
-pub(in crate::stores::sqlite) struct Room {
+pub(in crate::stores::sqlite) struct SignInReserve {
     max_pages: i64,
     /// The deadline and the row id up to which sessions were examined. Those that are left before
     /// it have users, or have got an earlier deadline since; they are examined in the next round.
@@ -34,14 +35,14 @@ pub(in crate::stores::sqlite) struct Room {
 /// The start of a round. A session with the deadline 0 has ended, and another table keeps its row.
 const START: (i64, i64) = (0, i64::MAX);
 
-impl Room {
+impl SignInReserve {
     pub(in crate::stores::sqlite) fn new(max_pages: i64) -> Self {
-        Room { max_pages, examined: Mutex::new(START) }
+        SignInReserve { max_pages, examined: Mutex::new(START) }
     }
 
-    /// Returns whether a file with this number of used pages has too little room: less than a tenth
-    /// of the file before a change of an anonymous session, less than a twentieth before a change
-    /// of a user's.
+    /// Returns whether a file with this number of used pages has too few free ones: less than a
+    /// tenth of the file before a change of an anonymous session, less than a twentieth before a
+    /// change of a user's.
     pub(super) fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
         let (share, least) = if is_anonymous { (10, MIN_PAGES * 2) } else { (20, MIN_PAGES) };
         let reserved = (self.max_pages / share).max(least).min(self.max_pages / 2);

@@ -1,0 +1,139 @@
+//! What a handler chooses for its session and this request: limits, persistence, a new id.
+//!
+//! Records the choices; the commit and the close carry them out. Called by handlers.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::session::Session;
+
+impl Session {
+    /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
+    /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
+    /// and the browser deletes it when it is closed.
+    ///
+    /// The choice applies to a session that begins in this request, or that a user signs in to
+    /// later in this request. Any other session keeps the choice that was made when it began.
+    /// Defaults to the manager's [`persistent`](crate::manager::SessionManagerBuilder::persistent).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request. [`ErrorKind::Invalid`] after
+    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session, because
+    /// the choice would have no effect.
+    pub fn set_persistent(&self, persistent: bool) -> Result<()> {
+        const OPERATION: &str = "choose how long the cookie lives";
+        let mut state = self.writable(OPERATION)?;
+        if state.load_state.issued().is_some() {
+            let why = "the session has begun or was signed in to already: choose before that";
+            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+        }
+        state.persistent = Some(persistent);
+        Ok(())
+    }
+
+    /// Changes the idle limit of this session: a shorter one at a public terminal, or a longer one
+    /// for a user who asks for it. The limit is rounded down to milliseconds, and at most that of
+    /// the session's [lifetime](crate::manager::SessionManagerBuilder::lifetime), unless
+    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. The
+    /// absolute limit stays and holds as well.
+    ///
+    /// The limit counts from this request, is stored with the other changes at its end, and holds
+    /// for the whole session: through activity, renewals and restarts, until it is changed again or
+    /// a user signs in. A [`sign_in`](Self::sign_in) restarts both limits with those of the
+    /// manager; one that follows in the same request stores this limit, and fails if it is above
+    /// the maximum for the user's session.
+    ///
+    /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
+    /// it is stored in the same step. If this is called after the sign-in and the end of the
+    /// request cannot be stored, the user is signed in with the limit of the manager.
+    ///
+    /// Without a session, the limit applies to one that this request begins. The call alone begins
+    /// none.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cloakroom::Session;
+    ///
+    /// /// The user has chosen "sign me out after a break of five minutes".
+    /// fn shorten(session: &Session) -> cloakroom::Result<()> {
+    ///     session.set_idle_limit(Duration::from_secs(5 * 60))
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
+    /// # shorten(&session)?;
+    /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
+    /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it;
+    /// - the store's errors when this is the first read.
+    pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
+        const OPERATION: &str = "set the idle limit of a session";
+        let mut state = self.load_for_change(OPERATION)?;
+        let settings = &self.context.settings;
+        let record = state.load_state.session().map(|session| &session.record);
+        let persistent = record.map_or(settings.persistent, |record| record.persistent);
+        let lifetime = match record.is_some_and(|record| record.user.is_some()) {
+            true => settings.signed_in_lifetime(persistent),
+            false => settings.anonymous_lifetime(persistent),
+        };
+        let limit = settings.checked_idle_limit(limit, &lifetime, OPERATION)?;
+        state.changes.edit(|delta| delta.set_idle_limit(limit));
+        Ok(())
+    }
+
+    /// Gives the session a new id at the end of this request and changes nothing else of it. The
+    /// old id then works only within the manager's grace, if there is one.
+    ///
+    /// The call has no effect if there is no session and none is written, if the presented id has
+    /// already been renewed, or if this request has already issued a new id, for example by
+    /// [`sign_in`](Self::sign_in).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn renew(&self) -> Result<()> {
+        let mut state = self.writable("renew the session")?;
+        state.changes.renew = state.load_state.issued().is_none();
+        Ok(())
+    }
+
+    /// Discards the changes of this request, a [`destroy`](Self::destroy) and a
+    /// [`renew`](Self::renew) included, and sends no cookie. It undoes no
+    /// [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and the id that
+    /// those issued is sent.
+    ///
+    /// An ignored request does not count as activity, so it does not extend the idle limit. Call
+    /// this before the first use of the session: if the session would reach its idle limit within
+    /// ten minutes (the maximum expected duration of a request), its first use records activity
+    /// immediately, and a later `ignore` does not undo that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn ignore(&self) -> Result<()> {
+        self.lock_open("ignore the session")?.is_ignored = true;
+        Ok(())
+    }
+
+    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
+    /// the cookie, although another site sent it. Call it once the request has proved where it
+    /// comes from.
+    ///
+    /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
+    /// request begins replaces the one that the browser has, so any site could sign the user out.
+    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
+    /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
+    /// request presents an id, the call has no effect.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn allow_cross_site(&self) -> Result<()> {
+        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
+        Ok(())
+    }
+}

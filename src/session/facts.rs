@@ -1,0 +1,133 @@
+//! The facts of a session that a request reads: its user, ids, authentication, end and deadline.
+//!
+//! Uses the load. Called by handlers and the manager.
+
+use std::net::IpAddr;
+
+use crate::backend::LiveSession;
+use crate::clock::Timestamp;
+use crate::error::{ErrorKind, Result};
+use crate::id::{PublicId, UserKey};
+use crate::lifetime::{EndReason, Limits};
+use crate::record::Record;
+use crate::session::Session;
+
+impl Session {
+    /// Returns the signed-in user.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn user(&self) -> Result<Option<UserKey>> {
+        self.read_record(|record| record.user.clone()).map(Option::flatten)
+    }
+
+    /// Returns the time of the last sign-in.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
+        self.read_record(|record| record.authenticated).map(Option::flatten)
+    }
+
+    /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
+    /// user is signed in.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn auth_level(&self) -> Result<u16> {
+        self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
+    }
+
+    /// Returns the public id of the session, for pages and logs; `None` if there is no session.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn public_id(&self) -> Result<Option<PublicId>> {
+        self.read_record(|record| record.public_id)
+    }
+
+    /// Returns the signed-in user and the public id of the session.
+    pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
+        let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
+        self.read_record(who).map(Option::flatten)
+    }
+
+    /// Returns why the user's session behind the presented id has ended, for a page that says so;
+    /// `None` if the id finds a live session, or if the request presented none.
+    ///
+    /// Show it on the page that first sees the ended session: once a request writes, a new session
+    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
+    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
+    ///
+    /// The reason is known while the expired session is stored, which is until the next sweep, and
+    /// for at least an hour if this process has ended or swept the session, unless it has ended
+    /// more than 10,000 others since. In other cases the result is `None` too: after a restart,
+    /// after [`revoke_everyone`](crate::SessionManager::revoke_everyone), or if another process, or
+    /// memcached itself, has removed the session.
+    ///
+    /// ```
+    /// use cloakroom::{Session, lifetime::EndReason};
+    ///
+    /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
+    ///     Ok(session.ended()?.map(|reason| match reason {
+    ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
+    ///         EndReason::SignedOut => "You are signed out.",
+    ///         _ => "Please sign in again.",
+    ///     }))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn ended(&self) -> Result<Option<EndReason>> {
+        let mut state = self.lock("look at a session")?;
+        self.read(&mut state)?;
+        Ok(state.ending.reason)
+    }
+
+    /// Returns the time at which the session ends if no further request uses it, for a page that
+    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
+    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn deadline(&self) -> Result<Option<Timestamp>> {
+        let mut state = self.lock("look at a session")?;
+        self.read(&mut state)?;
+        let Some(LiveSession { record, .. }) = state.load_state.session() else { return Ok(None) };
+        let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
+        let now = state.first_use.unwrap_or(record.seen);
+        let touch = record.due_touch(self.activity(&state), new_idle, now);
+        let limits = Limits::new(new_idle.or(record.limits.idle), record.limits.absolute);
+        let seen = touch.map_or(record.seen, |touch| touch.seen.max(record.seen));
+        let deadline = limits.deadline(seen);
+        Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
+    }
+
+    /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
+    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    #[must_use]
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// Returns whether this request has changes that are not stored yet. A write of the value that
+    /// is already stored counts as a change. Inside the closure of an update the result is true.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        match self.lock("look at a session") {
+            Ok(state) => !state.is_closed && !state.changes.is_empty(),
+            Err(error) => error.kind() != ErrorKind::CrossOrigin,
+        }
+    }
+
+    /// Returns whether the browser prefetches the page, and may never show it.
+    pub(crate) fn is_prefetch(&self) -> bool {
+        self.is_prefetch
+    }
+
+    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+        let mut state = self.lock("look at a session")?;
+        Ok(self.read(&mut state)?.session().map(|session| ask(&session.record)))
+    }
+}
