@@ -104,11 +104,12 @@ impl CrossOrigin {
 
     /// Names the trusted origins and the exempt paths; `None` without any.
     pub(crate) fn exceptions(&self) -> Option<String> {
-        let of =
-            |kind, all: &[String]| (!all.is_empty()).then(|| format!("{kind} {}", all.join(", ")));
-        let both = [of("from", &self.trusted), of("to", &self.exempt)];
-        let both: Vec<_> = both.into_iter().flatten().collect();
-        (!both.is_empty()).then(|| both.join(" and "))
+        let lists = [("from", &self.trusted), ("to", &self.exempt)].into_iter();
+        let texts: Vec<_> = lists
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(word, list)| format!("{word} {}", list.join(", ")))
+            .collect();
+        (!texts.is_empty()).then(|| texts.join(" and "))
     }
 
     /// Fails if an origin or a path is not as requests have it, and would never match.
@@ -137,9 +138,9 @@ impl CrossOrigin {
         }
     }
 
-    fn check(&self, head: &RequestHead<'_>, proxies: u8) -> Result<(), RefusalReason> {
+    fn check(&self, head: &RequestHead<'_>, proxies: u8) -> Result<(), CrossOriginReason> {
         if head.sec_fetch_site == Single::Repeated || head.origin == Single::Repeated {
-            return Err(RefusalReason::Repeated);
+            return Err(CrossOriginReason::Repeated);
         }
         let origin = head.origin.once();
         if origin.is_some_and(|origin| self.trusted.iter().any(|trusted| trusted == origin)) {
@@ -147,12 +148,12 @@ impl CrossOrigin {
         }
         match (head.sec_fetch_site.once(), origin) {
             (Some("same-origin" | "none"), _) | (None, None) => Ok(()),
-            (Some(_), _) => Err(RefusalReason::OtherSite),
-            (None, Some("null")) => Err(RefusalReason::NullOrigin),
+            (Some(_), _) => Err(CrossOriginReason::OtherSite),
+            (None, Some("null")) => Err(CrossOriginReason::NullOrigin),
             (None, Some(origin)) => match head.public_host(proxies) {
-                None => Err(RefusalReason::NoHost),
-                Some(host) if is_same(origin, host, head.secure) => Ok(()),
-                Some(_) => Err(RefusalReason::OtherHost),
+                None => Err(CrossOriginReason::NoHost),
+                Some(host) if is_same_host(origin, host, head.secure) => Ok(()),
+                Some(_) => Err(CrossOriginReason::OtherHost),
             },
         }
     }
@@ -169,13 +170,13 @@ pub(crate) enum OriginDecision {
     /// It is cross-origin and passes, because its path is exempt.
     Exempt,
     /// It is cross-origin and passes, because the check only reports.
-    Report(RefusalReason),
-    Refuse(RefusalReason),
+    Report(CrossOriginReason),
+    Refuse(CrossOriginReason),
 }
 
 /// The reason why a request counts as cross-origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalReason {
+pub(crate) enum CrossOriginReason {
     OtherSite,
     OtherHost,
     NullOrigin,
@@ -183,64 +184,63 @@ pub(crate) enum RefusalReason {
     Repeated,
 }
 
-impl RefusalReason {
+impl CrossOriginReason {
     /// Returns the reason with its remedy, for the operator.
     pub(crate) fn message(self) -> &'static str {
         match self {
-            RefusalReason::OtherSite => {
+            CrossOriginReason::OtherSite => {
                 "the browser says that a page of another origin sent it; if that page may, use \
                  CrossOrigin::trust or CrossOrigin::exempt"
             }
-            RefusalReason::OtherHost => {
+            CrossOriginReason::OtherHost => {
                 "the origin is not the host; if the page is the application's own, let the proxy \
                  pass the Host field on (nginx: proxy_set_header Host $http_host), or send \
                  X-Forwarded-Host with behind_proxies; else see CrossOrigin::trust"
             }
-            RefusalReason::NullOrigin => {
+            CrossOriginReason::NullOrigin => {
                 "the page hides its origin; if it is the application's own, send \
                  Referrer-Policy: same-origin with it in place of no-referrer"
             }
-            RefusalReason::NoHost => "it has an origin, but not one Host to compare it with",
-            RefusalReason::Repeated => "it has several fields Origin or Sec-Fetch-Site",
+            CrossOriginReason::NoHost => "it has an origin, but not one Host to compare it with",
+            CrossOriginReason::Repeated => "it has several fields Origin or Sec-Fetch-Site",
         }
     }
 }
 
-/// Whether the method changes nothing, by RFC 9110, section 9.2.1, and the handshake of no
+/// Returns whether the method changes nothing, by RFC 9110, section 9.2.1, and the handshake of no
 /// WebSocket follows. A head without a method counts as unsafe.
 fn is_safe(head: &RequestHead<'_>) -> bool {
     matches!(head.method, Some("GET" | "HEAD" | "OPTIONS")) && !head.websocket
 }
 
-/// Whether an origin has the host and port of a `Host` field. That field omits the default port of
-/// the scheme, which is the origin's if they are the same. Browsers write both in lower case, IDNA
-/// names as ASCII, and IPv6 addresses in one form, so the texts are compared.
-fn is_same(origin: &str, host: &str, secure: bool) -> bool {
-    let default_port = match origin.split_once("://") {
+/// Returns whether an origin has the host and port of a `Host` field. That field omits the default
+/// port of the scheme, which is the origin's if they are the same. Browsers write both in lower
+/// case, IDNA names as ASCII, and IPv6 addresses in one form, so the texts are compared.
+fn is_same_host(origin: &str, host: &str, secure: bool) -> bool {
+    let (authority, default_port) = match origin.split_once("://") {
         // A page over plain HTTP may come from anyone in the network.
-        Some(("http", authority)) if !secure => Some((authority, 80)),
-        Some(("https", authority)) => Some((authority, 443)),
-        _ => None,
+        Some(("http", authority)) if !secure => (authority, 80),
+        Some(("https", authority)) => (authority, 443),
+        _ => return false,
     };
-    default_port.is_some_and(|(authority, default_port)| {
-        let of =
-            |text| host_and_port(text).map(|(host, port)| (host, port.unwrap_or(default_port)));
-        match (of(authority), of(host)) {
-            (Some((origin, port)), Some((host, own_port))) => {
-                !host.is_empty() && port == own_port && origin.eq_ignore_ascii_case(host)
-            }
-            _ => false,
+    match (host_and_port(authority), host_and_port(host)) {
+        (Some((origin, origin_port)), Some((host, host_port))) => {
+            !host.is_empty()
+                && origin.eq_ignore_ascii_case(host)
+                && origin_port.unwrap_or(default_port) == host_port.unwrap_or(default_port)
         }
-    })
+        _ => false,
+    }
 }
 
-/// Splits a text into the host and, if it has one, the port.
+/// Splits a text into the host and, if it has one, the port; `None` if that is no port.
 fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     match text.rsplit_once(':') {
         // The colons of an IPv6 address are in brackets.
         Some((host, port)) if !port.ends_with(']') => {
-            let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-            Some((host, Some(port.parse().ok().filter(|_| is_number)?)))
+            // `parse` accepts a plus sign.
+            let digits = Some(port).filter(|port| port.bytes().all(|c| c.is_ascii_digit()))?;
+            Some((host, Some(digits.parse().ok()?)))
         }
         _ => Some((text, None)),
     }
@@ -299,11 +299,11 @@ fn invalid_path(path: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const REPEATED: OriginDecision = OriginDecision::Refuse(RefusalReason::Repeated);
-    const OTHER_SITE: OriginDecision = OriginDecision::Refuse(RefusalReason::OtherSite);
-    const OTHER_HOST: OriginDecision = OriginDecision::Refuse(RefusalReason::OtherHost);
-    const NULL: OriginDecision = OriginDecision::Refuse(RefusalReason::NullOrigin);
-    const NO_HOST: OriginDecision = OriginDecision::Refuse(RefusalReason::NoHost);
+    const REPEATED: OriginDecision = OriginDecision::Refuse(CrossOriginReason::Repeated);
+    const OTHER_SITE: OriginDecision = OriginDecision::Refuse(CrossOriginReason::OtherSite);
+    const OTHER_HOST: OriginDecision = OriginDecision::Refuse(CrossOriginReason::OtherHost);
+    const NULL: OriginDecision = OriginDecision::Refuse(CrossOriginReason::NullOrigin);
+    const NO_HOST: OriginDecision = OriginDecision::Refuse(CrossOriginReason::NoHost);
 
     fn post<'r>() -> RequestHead<'r> {
         RequestHead::new().method("POST").target("/pay?now")
@@ -505,7 +505,7 @@ mod tests {
     fn the_mode_decides_what_happens() {
         let head = post().host("example.org").sec_fetch_site("cross-site");
         let report = CrossOrigin::report_only();
-        assert_eq!(report.decide(&head, 0), OriginDecision::Report(RefusalReason::OtherSite));
+        assert_eq!(report.decide(&head, 0), OriginDecision::Report(CrossOriginReason::OtherSite));
         assert_eq!(report.exempt("/pay").decide(&head, 0), OriginDecision::Exempt);
         assert_eq!(CrossOrigin::off().decide(&head, 0), OriginDecision::Pass);
     }

@@ -298,10 +298,7 @@ impl Record {
             persistent: fields.persistent,
             revision: fields.revision,
             client: fields.client.map(Client::from),
-            data: match fields.data {
-                Some(data) => Data::from_json(data.get())?,
-                None => return Err(undecodable("the data is missing")),
-            },
+            data: Data::from_json(fields.data.get())?,
         })
     }
 }
@@ -341,7 +338,7 @@ struct JsonRecord<D> {
     persistent: bool,
     revision: u64,
     client: Option<JsonClient>,
-    data: Option<D>,
+    data: D,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -77,87 +77,63 @@ impl CookieConfig {
     /// Signs the id with HMAC-SHA-256: clients can read it and cannot forge it. Replaces
     /// [`encrypted`](Self::encrypted).
     pub fn signed(self, keys: CookieKeys) -> Self {
-        CookieConfig { seal: Some(Arc::new(Signed(keys))), ..self }
+        CookieConfig { seal: Some(Arc::new(KeyedSeal { keys, encrypts: false })), ..self }
     }
 
     /// Encrypts the id with AES-256-GCM: clients can neither read nor forge it. Replaces
     /// [`signed`](Self::signed).
     pub fn encrypted(self, keys: CookieKeys) -> Self {
-        CookieConfig { seal: Some(Arc::new(Encrypted(keys))), ..self }
+        CookieConfig { seal: Some(Arc::new(KeyedSeal { keys, encrypts: true })), ..self }
     }
 }
 
+/// A seal that signs or encrypts.
 #[derive(Debug)]
-struct Signed(CookieKeys);
+struct KeyedSeal {
+    keys: CookieKeys,
+    encrypts: bool,
+}
 
-#[derive(Debug)]
-struct Encrypted(CookieKeys);
+fn cookie(name: &str, value: &str) -> Cookie<'static> {
+    Cookie::new(name.to_owned(), value.to_owned())
+}
 
-impl CookieKeys {
-    /// Derives the keys of a realm: SHA-256(tag ‖ half of a key), for both halves of each key.
-    fn of_realm(&self, realm: RealmTag) -> Result<Self> {
+impl Seal for KeyedSeal {
+    fn seal(&self, name: &str, id: &str) -> String {
+        let mut jar = CookieJar::new();
+        if let Some(key) = self.keys.0.first() {
+            match self.encrypts {
+                true => jar.private_mut(key).add(cookie(name, id)),
+                false => jar.signed_mut(key).add(cookie(name, id)),
+            }
+        }
+        jar.get(name).map(|cookie| cookie.value().to_owned()).unwrap_or_default()
+    }
+
+    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
+        let (jar, sealed) = (CookieJar::new(), cookie(name, value));
+        self.keys.0.iter().enumerate().find_map(|(index, key)| {
+            let opened = match self.encrypts {
+                true => jar.private(key).decrypt(sealed.clone()),
+                false => jar.signed(key).verify(sealed.clone()),
+            }?;
+            Some(Unsealed { id: opened.value().to_owned(), outdated: index > 0 })
+        })
+    }
+
+    /// Derives each key: SHA-256(tag ‖ half of the key), for both halves.
+    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
         let half =
             |key: &[u8]| Sha256::new().chain_update(realm.as_bytes()).chain_update(key).finalize();
-        let key = |key: &Key| {
+        let derived = |key: &Key| {
             let both = [half(key.signing()), half(key.encryption())].concat();
             Key::try_from(&both[..]).map_err(|why| {
                 let why = why.to_string();
                 Error::with_source(ErrorKind::Unexpected, "derive the keys of a realm", why)
             })
         };
-        self.0.iter().map(key).collect::<Result<Vec<_>>>().map(CookieKeys)
-    }
-
-    fn seal(
-        &self,
-        name: &str,
-        id: &str,
-        add: impl Fn(&mut CookieJar, &Key, Cookie<'static>),
-    ) -> String {
-        let mut jar = CookieJar::new();
-        if let Some(key) = self.0.first() {
-            add(&mut jar, key, Cookie::new(name.to_owned(), id.to_owned()));
-        }
-        jar.get(name).map(|cookie| cookie.value().to_owned()).unwrap_or_default()
-    }
-
-    fn unseal(&self, open: impl Fn(&Key) -> Option<Cookie<'static>>) -> Option<Unsealed> {
-        self.0.iter().enumerate().find_map(|(index, key)| {
-            let id = open(key)?.value().to_owned();
-            Some(Unsealed { id, outdated: index > 0 })
-        })
-    }
-}
-
-fn sealed(name: &str, value: &str) -> Cookie<'static> {
-    Cookie::new(name.to_owned(), value.to_owned())
-}
-
-impl Seal for Signed {
-    fn seal(&self, name: &str, id: &str) -> String {
-        self.0.seal(name, id, |jar, key, cookie| jar.signed_mut(key).add(cookie))
-    }
-
-    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
-        self.0.unseal(|key| CookieJar::new().signed(key).verify(sealed(name, value)))
-    }
-
-    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
-        Ok(Arc::new(Signed(self.0.of_realm(realm)?)))
-    }
-}
-
-impl Seal for Encrypted {
-    fn seal(&self, name: &str, id: &str) -> String {
-        self.0.seal(name, id, |jar, key, cookie| jar.private_mut(key).add(cookie))
-    }
-
-    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
-        self.0.unseal(|key| CookieJar::new().private(key).decrypt(sealed(name, value)))
-    }
-
-    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
-        Ok(Arc::new(Encrypted(self.0.of_realm(realm)?)))
+        let keys = CookieKeys(self.keys.0.iter().map(derived).collect::<Result<_>>()?);
+        Ok(Arc::new(KeyedSeal { keys, encrypts: self.encrypts }))
     }
 }
 

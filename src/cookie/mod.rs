@@ -7,7 +7,7 @@ mod date;
 #[cfg(feature = "cookie-keys")]
 mod keys;
 
-use std::fmt::{self, Debug, Write};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,17 +63,12 @@ pub(crate) trait Seal: Debug + Send + Sync {
     fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>>;
 }
 
+/// The text of an id from a sealed value.
 pub(crate) struct Unsealed {
     pub(crate) id: String,
-    /// The value was sealed with an old key, so the cookie is to be sent again, sealed with the
-    /// newest key.
+    /// Whether the value was sealed with an old key: the cookie is then to be sent again, sealed
+    /// with the newest key.
     pub(crate) outdated: bool,
-}
-
-impl Debug for Unsealed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unsealed").field("outdated", &self.outdated).finish_non_exhaustive()
-    }
 }
 
 /// The configuration of the session cookie.
@@ -254,23 +249,23 @@ impl CookieConfig {
             (self.partitioned && !self.secure, "Partitioned demands Secure"),
             (
                 !self.path.starts_with('/') || !attribute(&self.path),
-                "a path begins with a slash, has no control character and no semicolon, and at \
-                 most 1024 bytes",
+                "a path begins with a slash and has at most 1024 bytes: printable ASCII characters \
+                 without a semicolon",
             ),
             (
                 self.domain.as_deref().is_some_and(|domain| !is_domain(domain)),
-                "a domain has labels of letters, digits and hyphens with one dot between them, \
-                 none after them, and at most 253 bytes",
+                "a domain has at most 253 bytes: labels of letters, digits and hyphens with one \
+                 dot between them and none at the end",
             ),
             (
                 !self.extra.iter().all(|text| attribute(text)),
-                "an extra attribute has no control character and no semicolon, is not empty, and \
-                 has at most 1024 bytes",
+                "an extra attribute has 1 to 1024 bytes: printable ASCII characters without a \
+                 semicolon",
             ),
             (
                 self.extra.iter().any(has_setter),
-                "an extra attribute must not be one that has a setter: Domain, Path, Secure, \
-                 HttpOnly, SameSite, Partitioned, Max-Age and Expires",
+                "an extra attribute is none that has a setter or follows from the lifetime: \
+                 Domain, Path, Secure, HttpOnly, SameSite, Partitioned, Max-Age and Expires",
             ),
             (cookie_len > MAX_COOKIE_BYTES, "name and value together have at most 4096 bytes"),
         ];
@@ -371,38 +366,35 @@ impl CookieConfig {
     /// CookieManager treats a cookie without Expires as one of RFC 2965, whose value it quotes.
     fn set_cookie(&self, value: &str, ends: Option<(Duration, Timestamp)>) -> String {
         let mut text = format!("{}={value}; Path={}", self.name, self.path);
-        // Writing to a String cannot fail.
-        let mut push = |name: &str, value: &str| {
-            let _ = write!(text, "; {name}{value}");
+        let mut add = |attribute: &str| {
+            text.push_str("; ");
+            text.push_str(attribute);
         };
         if let Some(domain) = &self.domain {
-            push("Domain=", domain);
+            add(&format!("Domain={domain}"));
         }
         if let Some((max_age, expires)) = ends {
             // Rounded up: the server enforces the limit, so the browser must not drop the cookie
             // early.
-            push("Max-Age=", &max_age.as_millis().div_ceil(1000).to_string());
-            push("Expires=", &http_date(expires).to_string());
+            add(&format!("Max-Age={}", max_age.as_millis().div_ceil(1000)));
+            add(&format!("Expires={}", http_date(expires)));
         }
         if self.secure {
-            push("Secure", "");
+            add("Secure");
         }
         if self.http_only {
-            push("HttpOnly", "");
+            add("HttpOnly");
         }
-        push(
-            "SameSite=",
-            match self.same_site {
-                SameSite::Strict => "Strict",
-                SameSite::Lax => "Lax",
-                SameSite::None => "None",
-            },
-        );
+        add(match self.same_site {
+            SameSite::Strict => "SameSite=Strict",
+            SameSite::Lax => "SameSite=Lax",
+            SameSite::None => "SameSite=None",
+        });
         if self.partitioned {
-            push("Partitioned", "");
+            add("Partitioned");
         }
         for attribute in &self.extra {
-            push(attribute, "");
+            add(attribute);
         }
         text
     }

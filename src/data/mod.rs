@@ -11,7 +11,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -45,10 +45,9 @@ impl Value<'static> {
     /// infinities, which JSON cannot represent (RFC 8259, section 6), maps whose keys are not
     /// strings, numbers or booleans, and arrays and objects nested more than 127 deep.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        match encode::encode(value) {
-            Ok(text) => Ok(Value(Text::Owned(text.into()))),
-            Err(source) => Err(Error::with_source(ErrorKind::WrongType, ENCODE, source)),
-        }
+        encode::encode(value)
+            .map(Value::owned)
+            .map_err(|source| Error::with_source(ErrorKind::WrongType, ENCODE, source))
     }
 
     /// Makes the JSON array of these values.
@@ -59,7 +58,7 @@ impl Value<'static> {
             text.push_str(value.as_json());
         }
         text.push(']');
-        Value(Text::Owned(text.into()))
+        Value::owned(text)
     }
 
     /// Encodes the value of `name`; an error contains the name.
@@ -67,10 +66,11 @@ impl Value<'static> {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub(crate) fn encode_named(name: &str, value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        match encode::encode(value) {
-            Ok(text) => Ok(Value(Text::Owned(text.into()))),
-            Err(source) => Err(wrong_type(ENCODE, name, &source)),
-        }
+        encode::encode(value).map(Value::owned).map_err(|source| wrong_type(ENCODE, name, &source))
+    }
+
+    fn owned(json: String) -> Self {
+        Value(Text::Owned(json.into()))
     }
 }
 
@@ -89,9 +89,9 @@ impl Value<'_> {
     /// [`ErrorKind::WrongType`] when the value is not a `T`. The error contains nothing of the
     /// value.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        let why = |source| self.mismatch::<T>(&source);
-        serde_json::from_str(self.as_json())
-            .map_err(|source| Error::with_source(ErrorKind::WrongType, DECODE, why(source)))
+        serde_json::from_str(self.as_json()).map_err(|source| {
+            Error::with_source(ErrorKind::WrongType, DECODE, self.mismatch::<T>(&source))
+        })
     }
 
     /// Decodes the value of `name`; an error contains the name.
@@ -206,8 +206,8 @@ impl fmt::Debug for Data {
 }
 
 impl Data {
-    /// Makes the data of names with their values, which are JSON. The names are sorted.
-    fn of(entries: &[(&str, &str)]) -> Self {
+    /// Makes the data of names and JSON values that are ordered by name.
+    fn from_sorted(entries: &[(&str, &str)]) -> Self {
         let mut json = String::from("{");
         let mut names = Vec::with_capacity(entries.len());
         for (name, value) in entries {
@@ -250,7 +250,7 @@ impl Data {
         let masked =
             |(name, value)| (name, if name == CSRF_SECRET { "\"(masked)\"" } else { value });
         let entries: Vec<_> = self.entries().map(masked).collect();
-        Data::of(&entries).as_json().to_owned()
+        Data::from_sorted(&entries).as_json().to_owned()
     }
 
     /// Returns the number of names.
@@ -273,15 +273,15 @@ impl Data {
     ) -> bool {
         let before = self.clone();
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut stored = before.entries().peekable();
+        let mut unmerged = before.entries().peekable();
         for (name, value) in changes {
-            while let Some(other) = stored.next_if(|(have, _)| *have < name) {
-                entries.push(other);
+            while let Some(unchanged) = unmerged.next_if(|(have, _)| *have < name) {
+                entries.push(unchanged);
             }
-            stored.next_if(|(have, _)| *have == name);
+            unmerged.next_if(|(have, _)| *have == name);
             entries.extend(value.map(|value| (name, value)));
         }
-        entries.extend(stored);
+        entries.extend(unmerged);
         self.replace(&entries)
     }
 
@@ -290,7 +290,7 @@ impl Data {
     pub(crate) fn replace(&mut self, entries: &[(&str, &str)]) -> bool {
         let changed = !entries.iter().copied().eq(self.entries());
         if changed {
-            *self = Data::of(entries);
+            *self = Data::from_sorted(entries);
         }
         changed
     }
@@ -301,7 +301,7 @@ impl Data {
     /// [`ErrorKind::Undecodable`] for any other text.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let data = ObjectVisitor.deserialize(&mut deserializer);
+        let data = deserializer.deserialize_map(ObjectVisitor);
         let data = data.and_then(|data| deserializer.end().map(|()| data));
         data.map_err(|source| undecodable(describe_json_error(&source)))
     }
@@ -351,14 +351,6 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
 
 struct ObjectVisitor;
 
-impl<'de> DeserializeSeed<'de> for ObjectVisitor {
-    type Value = Data;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Data;
 
@@ -379,7 +371,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         }
         let entries: Vec<(&str, &str)> =
             entries.iter().map(|(name, json)| (&**name, *json)).collect();
-        Ok(Data::of(&entries))
+        Ok(Data::from_sorted(&entries))
     }
 }
 
@@ -405,7 +397,7 @@ mod tests {
         #[test]
         fn data_returns_its_entries_and_their_json(entries in entries(), other in "[ab]{0,3}") {
             let all: Vec<_> = entries.iter().map(|(name, value)| (&**name, &**value)).collect();
-            let data = Data::of(&all);
+            let data = Data::from_sorted(&all);
             prop_assert_eq!(data.len(), entries.len());
             prop_assert!(data.entries().eq(all.iter().copied()));
             for name in entries.keys().chain([&other]) {

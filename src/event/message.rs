@@ -18,7 +18,7 @@ impl fmt::Display for Event<'_> {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
             Event::Undecodable { public_id, error } => {
-                let session = Named(*public_id);
+                let session = session_of(*public_id);
                 write!(f, "{session} does not decode and stays in the store: {error}")
             }
             Event::CheckpointBlocked { pages } => {
@@ -71,14 +71,14 @@ impl fmt::Display for Event<'_> {
                 write!(f, "the clock is {seconds} s {ahead} that of the database server{effect}")
             }
             Event::MalformedId { address } => {
-                write!(f, "received a malformed id from {}", Address(*address))
+                write!(f, "received a malformed id from {}", client(*address))
             }
             Event::UnknownId { address } => {
-                write!(f, "received an id of no live session from {}", Address(*address))
+                write!(f, "received an id of no live session from {}", client(*address))
             }
             Event::IdGuessing { address, count } => {
                 let network = if matches!(address, Some(IpAddr::V6(_))) { "/64" } else { "" };
-                let from = Address(*address);
+                let from = client(*address);
                 write!(
                     f,
                     "{count} malformed or unknown ids within a minute came from {from}{network}: \
@@ -89,30 +89,30 @@ impl fmt::Display for Event<'_> {
                 f,
                 "received a replaced id of session {public_id} from {}: the client lost a \
                  response, or the id was stolen",
-                Address(*address)
+                client(*address)
             ),
             Event::TooManyIds { address } => write!(
                 f,
                 "received too many session ids from {} and ignored the rest: other hosts may have \
                  planted cookies, which only a name that begins with __Host- prevents",
-                Address(*address)
+                client(*address)
             ),
             Event::CrossOrigin { address, path, origin, host, refused, reason } => {
-                let did = if *refused { "refused" } else { "did not refuse, but only reports," };
+                let did = if *refused { "refused" } else { "reported, and did not refuse," };
                 write!(
                     f,
                     "{did} a cross-origin request from {} to {}, with the origin {} and the host \
                      {}: {reason}",
-                    Address(*address),
-                    Shortened(*path),
-                    Shortened(*origin),
-                    Shortened(*host)
+                    client(*address),
+                    shortened(*path),
+                    shortened(*origin),
+                    shortened(*host)
                 )
             }
             Event::Created { public_id } => write!(f, "session {public_id} began"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
             Event::SignedIn { public_id, user, address } => {
-                let (user, from) = (user.as_str(), Address(*address));
+                let (user, from) = (user.as_str(), client(*address));
                 write!(f, "user {user:?} signed in to session {public_id} from {from}")
             }
             Event::SignInRefused { user } => {
@@ -120,14 +120,14 @@ impl fmt::Display for Event<'_> {
                 write!(f, "user {user:?} was refused a sign-in: the limit of sessions is reached")
             }
             Event::Ended { public_id, user, reason, by, address } => {
-                write!(f, "{}", Named(*public_id))?;
+                write!(f, "{}", session_of(*public_id))?;
                 if let Some(user) = user {
                     write!(f, " of user {:?}", user.as_str())?;
                 }
                 write!(f, " ended: {reason}")?;
                 match reason {
                     EndReason::Idle(_) | EndReason::Absolute => Ok(()),
-                    _ => write!(f, "{} from {}", By(*by), Address(*address)),
+                    _ => write!(f, "{} from {}", by_user(*by), client(*address)),
                 }
             }
             Event::UserRenamed { from, to, sessions } => {
@@ -135,19 +135,19 @@ impl fmt::Display for Event<'_> {
                 write!(f, "user {from:?} with {sessions} sessions is now user {to:?}")
             }
             Event::Revoked { sessions, by, address } => {
-                let from = Address(*address);
-                write!(f, "{sessions} sessions were revoked{} from {from}", By(*by))
+                let from = client(*address);
+                write!(f, "{sessions} sessions were revoked{} from {from}", by_user(*by))
             }
             Event::NoAbsoluteLimit => f.write_str(
                 "sessions have no absolute limit: a session in use never ends; set a limit, or \
                  document why there is none (OWASP ASVS 7.3.2)",
             ),
             Event::ChangesDiscarded { public_id } => {
-                let session = Named(*public_id);
+                let session = session_of(*public_id);
                 write!(f, "changes to {session} were discarded: it has ended or has a new id")
             }
             Event::SessionNotClosed { public_id } => {
-                let session = Named(*public_id);
+                let session = session_of(*public_id);
                 write!(f, "changes to {session} were lost: it was dropped and not closed")
             }
             Event::TouchFailed { sessions, error } => write!(
@@ -158,7 +158,9 @@ impl fmt::Display for Event<'_> {
             Event::RenewalFailed { public_id, error } => {
                 write!(f, "the id of session {public_id} was not renewed by its age: {error}")
             }
-            Event::WrongType { public_id, error } => write!(f, "{}: {error:?}", Named(*public_id)),
+            Event::WrongType { public_id, error } => {
+                write!(f, "{}: {error:?}", session_of(*public_id))
+            }
             Event::TreatedAsAnonymous { error } => {
                 write!(
                     f,
@@ -169,9 +171,9 @@ impl fmt::Display for Event<'_> {
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
             Event::InsecureConnection { rejected_by } => write!(
                 f,
-                "a browser rejects the Secure session cookie on plain HTTP{}: serve it over TLS (a \
-                 proxy must send X-Forwarded-Proto: https), or use CookieConfig::insecure_http() \
-                 if the connection is trusted",
+                "a browser rejects the Secure session cookie on plain HTTP{}: serve the \
+                 application over TLS (a proxy must send X-Forwarded-Proto: https), or use \
+                 CookieConfig::insecure_http() if the connection is trusted",
                 match rejected_by {
                     RejectedBy::AnyBrowser => "",
                     RejectedBy::WebKit => " to a loopback name, as WebKit browsers do",
@@ -181,7 +183,7 @@ impl fmt::Display for Event<'_> {
                 f,
                 "a request from {} has X-Forwarded-For, but behind_proxies is not set: behind a \
                  proxy, its address counts as that of every client",
-                Address(*peer)
+                client(*peer)
             ),
             Event::ForeignItem { error } => {
                 write!(f, "an invalid value counts as absent: {error}")
@@ -202,16 +204,25 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-/// A session, with its public id if that is known.
-struct Named<'a>(Option<&'a PublicId>);
+/// Names a session, by its public id if that is known.
+fn session_of(public_id: Option<&PublicId>) -> String {
+    public_id.map_or_else(|| "a session".to_owned(), |public_id| format!("session {public_id}"))
+}
 
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(public_id) => write!(f, "session {public_id}"),
-            None => f.write_str("a session"),
-        }
-    }
+/// Names a client by its address, if that is known.
+fn client(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string())
+}
+
+/// Names the user who revoked a session, if that is known.
+fn by_user(user: Option<&UserKey>) -> String {
+    user.map_or_else(String::new, |user| format!(" by user {:?}", user.as_str()))
+}
+
+/// Quotes the value of a header field, which a client can make long.
+fn shortened(value: Option<&str>) -> String {
+    let quoted = |value: &str| format!("{:?}", value.chars().take(256).collect::<String>());
+    value.map_or_else(|| "(none)".to_owned(), quoted)
 }
 
 impl fmt::Display for EndReason {
@@ -224,38 +235,6 @@ impl fmt::Display for EndReason {
             EndReason::ReplacedId => f.write_str("a replaced id of it was used"),
             EndReason::Idle(limit) => write!(f, "no activity for {} s", limit.as_secs_f64()),
             EndReason::Absolute => f.write_str("the absolute limit was reached"),
-        }
-    }
-}
-
-/// The value of a header field, which a client can make long.
-struct Shortened<'a>(Option<&'a str>);
-
-impl fmt::Display for Shortened<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(text) => write!(f, "{:?}", text.chars().take(256).collect::<String>()),
-            None => f.write_str("(none)"),
-        }
-    }
-}
-
-/// The user who revoked a session, if that is known.
-struct By<'a>(Option<&'a UserKey>);
-
-impl fmt::Display for By<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |user| write!(f, " by user {:?}", user.as_str()))
-    }
-}
-
-struct Address(Option<IpAddr>);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => write!(f, "{address}"),
-            None => f.write_str("an unknown address"),
         }
     }
 }

@@ -409,15 +409,6 @@ macro_rules! event_kinds {
                     $(Event::$kind { .. } => EventKind::$kind,)*
                 }
             }
-
-            /// Returns the level at which [`LogSink`] logs this event.
-            const fn level(&self) -> ::log::Level {
-                match self {
-                    // Of an anonymous session.
-                    Event::Ended { user: None, .. } => ::log::Level::Debug,
-                    $(Event::$kind { .. } => EventKind::$kind.level(),)*
-                }
-            }
         }
     };
 }
@@ -466,6 +457,17 @@ event_kinds! {
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;
     MemcachedMoved, "memcached_moved", Warn;
+}
+
+impl Event<'_> {
+    /// Returns the level at which [`LogSink`] logs this event.
+    fn level(&self) -> ::log::Level {
+        match self {
+            // Of an anonymous session.
+            Event::Ended { user: None, .. } => ::log::Level::Debug,
+            _ => self.kind().level(),
+        }
+    }
 }
 
 /// The browsers that reject a Secure cookie which was sent over plain HTTP.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::cleaner::Cleaner;
-use crate::cross_origin::{OriginDecision, RefusalReason};
+use crate::cross_origin::{CrossOriginReason, OriginDecision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
@@ -160,7 +160,7 @@ impl SessionManager {
     }
 
     #[cold]
-    fn raise_cross_origin(&self, head: &RequestHead<'_>, reason: RefusalReason, refused: bool) {
+    fn raise_cross_origin(&self, head: &RequestHead<'_>, reason: CrossOriginReason, refused: bool) {
         let proxies = self.context.settings.proxies;
         self.context.events.raise(&Event::CrossOrigin {
             address: head.client_address(proxies),

@@ -269,7 +269,7 @@ impl SessionManager {
         let by = user_of(current)?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
-        // Changes of concurrent requests are then discarded, instead of beginning new sessions.
+        // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let retired_ids = &self.context.retired_ids;
         let ended = retired_ids.while_retiring(
             || self.blocking.run(revoke),

@@ -2,16 +2,16 @@
 
 use std::net::IpAddr;
 
-/// Whether `user_agent` belongs to a WebKit browser, such as Safari and all browsers on iOS.
-/// Chromium names WebKit too, but is not one.
+/// Returns whether `user_agent` belongs to a WebKit browser, such as Safari and all browsers on
+/// iOS. Chromium names WebKit too, but is not one.
 pub(crate) fn is_webkit(user_agent: &str) -> bool {
     user_agent.contains("AppleWebKit/")
         && !user_agent.contains("Chrome/")
         && !user_agent.contains("Chromium/")
 }
 
-/// Whether `host`, the value of a `Host` header, is a loopback name or address. Chromium and
-/// Firefox accept Secure cookies from these without TLS; WebKit does not (bug 281149).
+/// Returns whether `host`, the value of a `Host` header, is a loopback name or address. Chromium
+/// and Firefox accept Secure cookies from these without TLS; WebKit does not (bug 281149).
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),

@@ -193,7 +193,7 @@ impl<'r> RequestHead<'r> {
     }
 }
 
-/// The address of an entry of `X-Forwarded-For`, to which some proxies append the port.
+/// Parses the address of an entry of `X-Forwarded-For`, to which some proxies append the port.
 fn parse_address(entry: &str) -> Option<IpAddr> {
     let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
     let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -222,7 +222,7 @@ impl Debug for RequestHead<'_> {
 }
 
 impl<'r> From<Option<&'r str>> for RequestHead<'r> {
-    /// The head of a request with at most one `Cookie` field.
+    /// Makes the head of a request with at most one `Cookie` field.
     fn from(cookie: Option<&'r str>) -> Self {
         match cookie {
             Some(value) => RequestHead::new().cookie(value),

@@ -94,9 +94,9 @@ impl ResponseHeaders {
             Some(_) => Some(PRIVATE_NO_CACHE),
             None => (self.sharing != Sharing::Allowed).then_some(PRIVATE),
         };
-        let directive = directives.map(|value| ("Cache-Control", value));
+        let cache_control = directives.map(|value| ("Cache-Control", value));
         let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
-        self.appended_fields().chain(directive).chain(vary)
+        self.appended_fields().chain(cache_control).chain(vary)
     }
 
     /// Iterates over names and values to append, without `Vary` and `Cache-Control`. For these two,
@@ -106,7 +106,8 @@ impl ResponseHeaders {
         id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
     }
 
-    /// An id in another field than Set-Cookie counts too: no cache knows that field.
+    /// Returns whether no cache may store the response. An id in another field than Set-Cookie is a
+    /// reason too: no cache knows that field.
     fn is_no_store(&self) -> bool {
         self.no_store || self.id_fields.first().is_some_and(|(name, _)| name != "Set-Cookie")
     }
@@ -163,12 +164,13 @@ impl ResponseHeaders {
     }
 }
 
-/// The single value that is equivalent to several fields of one name (RFC 9110, section 5.3).
+/// Returns the single value that is equivalent to several fields of one name (RFC 9110, section
+/// 5.3).
 fn joined(values: &[&str]) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
 }
 
-/// The directives of a `Cache-Control` value. A comma between quotes is part of an argument.
+/// Splits a `Cache-Control` value into directives. A comma between quotes is part of an argument.
 fn directives(value: &str) -> impl Iterator<Item = &str> {
     let mut in_quotes = false;
     let parts = value.split(move |c| {
@@ -182,8 +184,8 @@ fn is_directive(part: &str, name: &str) -> bool {
     part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
 }
 
-/// Whether a directive forbids caches to reuse `Set-Cookie` without validation: `no-cache`, for
-/// this field or for the whole response.
+/// Returns whether a directive forbids caches to reuse `Set-Cookie` without validation: `no-cache`,
+/// for this field or for the whole response.
 fn covers_set_cookie(part: &str) -> bool {
     let fields = part.split_once('=').map(|(_, fields)| fields.trim().trim_matches('"'));
     is_directive(part, "no-cache")

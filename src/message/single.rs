@@ -1,7 +1,7 @@
-//! The value of a header field that a request has once at most.
+//! The value of a header field of which a request may have only one.
 
-/// The value of a header field that a request has once at most. Requests with several are refused
-/// rather than read in one way here and in another by a proxy.
+/// The value of a header field of which a request may have only one. A request with several is
+/// refused: a proxy may read another of them than this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Single<'r> {
     #[default]

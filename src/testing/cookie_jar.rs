@@ -80,7 +80,7 @@ impl CookieJar {
         for (_, value) in fields.into_iter().filter(|(n, _)| n.eq_ignore_ascii_case("Set-Cookie")) {
             let (cookie, attributes) = value.split_once(';').unwrap_or((value, ""));
             let Some((name, value)) = pair(cookie) else { continue };
-            if attributes.split(';').filter_map(pair).any(|(n, age)| is_removal(n, age)) {
+            if attributes.split(';').filter_map(pair).any(is_removal) {
                 self.cookies.remove(name);
             } else {
                 self.cookies.insert(name.to_owned(), value.to_owned());
@@ -119,7 +119,7 @@ fn pair(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Returns whether the attribute removes its cookie, as in RFC 6265, section 5.2.2.
-fn is_removal(attribute: &str, value: &str) -> bool {
+fn is_removal((attribute, value): (&str, &str)) -> bool {
     attribute.eq_ignore_ascii_case("Max-Age") && value.parse().is_ok_and(|age: i64| age <= 0)
 }
 

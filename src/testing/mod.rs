@@ -124,19 +124,21 @@ pub fn with_session(
 /// ```
 #[must_use]
 pub fn field_of_form<'p>(page: &'p str, name: &str) -> Option<&'p str> {
-    page.match_indices('<').find_map(|(start, _)| {
-        let tag = &page[start + 1..];
-        let (mut found, mut value) = (false, None);
-        for (attribute, text) in attributes(tag).filter(|_| tag.starts_with(char::is_alphabetic)) {
-            found |= attribute.eq_ignore_ascii_case("name") && text == name;
-            value = Some(text).filter(|_| attribute.eq_ignore_ascii_case("value")).or(value);
+    let tags = page.match_indices('<').map(|(start, _)| &page[start + 1..]);
+    tags.filter(|tag| tag.starts_with(char::is_alphabetic)).find_map(|tag| {
+        let (mut has_name, mut value) = (false, None);
+        for (attribute, text) in attributes(tag) {
+            has_name |= attribute.eq_ignore_ascii_case("name") && text == name;
+            if attribute.eq_ignore_ascii_case("value") {
+                value = Some(text);
+            }
         }
-        value.filter(|_| found)
+        value.filter(|_| has_name)
     })
 }
 
-/// Iterates over the attributes of a tag with their values; the name of the tag, and an attribute
-/// without a value, have an empty one.
+/// Iterates over the words of a tag, which are its name and its attributes, each with its value. A
+/// word without a value has an empty one.
 fn attributes(mut tag: &str) -> impl Iterator<Item = (&str, &str)> {
     std::iter::from_fn(move || {
         tag = tag.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '/');

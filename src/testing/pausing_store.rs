@@ -68,19 +68,20 @@ impl<S> Clone for PausingStore<S> {
 
 #[derive(Debug)]
 enum Plan {
-    WaitBefore(Barrier),
-    WaitAfter(Barrier),
+    WaitBefore(PausedCall),
+    WaitAfter(PausedCall),
     Fail(ErrorKind),
 }
 
 /// The store's side of a [`Pause`].
 #[derive(Debug)]
-struct Barrier {
+struct PausedCall {
     reached: Sender<()>,
     end: Receiver<()>,
 }
 
-impl Barrier {
+impl PausedCall {
+    /// Waits until the pause is ended or dropped.
     fn wait(&self) {
         // The test may have dropped the pause.
         let _ = self.reached.send(());
@@ -156,10 +157,10 @@ impl<S: Store> PausingStore<S> {
         self.plans.lock().ignore_poison().push((call, plan));
     }
 
-    fn plan_pause(&self, call: Call, plan: fn(Barrier) -> Plan) -> Pause {
+    fn plan_pause(&self, call: Call, plan: fn(PausedCall) -> Plan) -> Pause {
         let (reached_sender, reached) = channel();
         let (end, end_receiver) = channel();
-        self.plan(call, plan(Barrier { reached: reached_sender, end: end_receiver }));
+        self.plan(call, plan(PausedCall { reached: reached_sender, end: end_receiver }));
         Pause { reached, end }
     }
 
@@ -180,13 +181,13 @@ impl<S: Store> PausingStore<S> {
                 let why = "the test requested this failure";
                 Err(Error::with_source(kind, "use the store", why).into())
             }
-            Some(Plan::WaitBefore(barrier)) => {
-                barrier.wait();
+            Some(Plan::WaitBefore(call)) => {
+                call.wait();
                 forward(&self.store)
             }
-            Some(Plan::WaitAfter(barrier)) => {
+            Some(Plan::WaitAfter(call)) => {
                 let result = forward(&self.store);
-                barrier.wait();
+                call.wait();
                 result
             }
         }

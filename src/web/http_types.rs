@@ -134,7 +134,7 @@ fn head<'r, Q>(adapter: Adapter<'_>, request: &'r Request<Q>) -> RequestHead<'r>
     }
 }
 
-/// The value of a field; `None` if it is not UTF-8.
+/// Returns the value of a field; `None` if it is not UTF-8.
 fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }

@@ -28,7 +28,7 @@ struct FailureState {
     /// Whether a catcher has made the response; known from the first response fairing on.
     is_from_catcher: Option<bool>,
     /// The header fields that all managers of the request have appended so far.
-    kept: Vec<(String, String)>,
+    kept_fields: Vec<(String, String)>,
 }
 
 fn failure_state<'r>(request: &'r Request<'_>) -> MutexGuard<'r, FailureState> {
@@ -99,9 +99,9 @@ fn remove_mark(response: &mut Response<'_>) -> bool {
 
 /// Keeps the fields that a manager has appended, for a response that replaces this one: an
 /// id that one manager has issued is valid even if the session of another manager fails.
-pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
+pub(super) fn keep_fields(request: &Request<'_>, headers: &ResponseHeaders) {
     let fields = headers.appended_fields().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    failure_state(request).kept.extend(fields);
+    failure_state(request).kept_fields.extend(fields);
 }
 
 /// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
@@ -118,8 +118,8 @@ pub(super) async fn replace<'r>(
             response.set_raw_header(name.to_owned(), header.value().to_owned());
         }
     }
-    let kept = failure_state(request).kept.clone();
-    for (name, value) in kept {
+    let kept_fields = failure_state(request).kept_fields.clone();
+    for (name, value) in kept_fields {
         response.adjoin_raw_header(name, value);
     }
 }
@@ -145,11 +145,12 @@ fn is_of_every_response(name: &str) -> bool {
 /// The response is that of the catcher for the status. An event has the details.
 impl<'r> Responder<'r, 'static> for Error {
     fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
-        Err(failed(request, &self))
+        Err(report_failure(request, &self))
     }
 }
 
-pub(super) fn failed(
+/// Reports the error of a request, and returns the status for the catcher.
+pub(super) fn report_failure(
     request: &Request<'_>,
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
@@ -182,10 +183,11 @@ impl<E: Into<Box<dyn error::Error + Send + Sync>>> From<E> for Failure {
 
 impl<'r> Responder<'r, 'static> for Failure {
     fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
-        Err(failed(request, &*self.0))
+        Err(report_failure(request, &*self.0))
     }
 }
 
+/// Returns the status of this code, or 500 if Rocket has none.
 fn status(code: u16) -> Status {
     Status::from_code(code).unwrap_or(Status::InternalServerError)
 }
@@ -194,16 +196,17 @@ fn status(code: u16) -> Status {
 /// Rocket does.
 async fn catcher_response<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
     for status in [status(code), Status::InternalServerError] {
-        let catcher = matching(status, request).unwrap_or_default();
-        if let Some(response) = call(&catcher, status, request).await {
+        let catcher = matching_catcher(status, request).unwrap_or_default();
+        if let Some(response) = call_catcher(&catcher, status, request).await {
             return response;
         }
     }
-    let default = call(&Catcher::default(), Status::InternalServerError, request).await;
+    let default = call_catcher(&Catcher::default(), Status::InternalServerError, request).await;
     default.unwrap_or_else(|| Response::build().status(Status::InternalServerError).finalize())
 }
 
-async fn call<'r>(
+/// Calls a catcher; returns `None` if it fails or panics.
+async fn call_catcher<'r>(
     catcher: &Catcher,
     status: Status,
     request: &'r Request<'_>,
@@ -216,7 +219,7 @@ async fn call<'r>(
 
 /// Returns the application's catcher that Rocket would choose: by the deepest base, then by the
 /// code.
-fn matching(status: Status, request: &Request<'_>) -> Option<Catcher> {
+fn matching_catcher(status: Status, request: &Request<'_>) -> Option<Catcher> {
     let path = request.uri().path();
     let covers = |catcher: &&Catcher| {
         catcher.code.is_none_or(|code| code == status.code)

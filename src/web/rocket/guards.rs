@@ -139,10 +139,11 @@ pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) ->
 fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String> {
     let of_name = |name| {
         let cookie = request.cookies().get(name)?;
-        let is_it =
-            |pair: &str| Cookie::parse_encoded(pair.trim()).is_ok_and(|it| it.name() == name);
+        let has_name = |pair: &str| {
+            Cookie::parse_encoded(pair.trim()).is_ok_and(|cookie| cookie.name() == name)
+        };
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
-        (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
+        (!pairs.any(has_name)).then(|| format!("{name}={}", cookie.value()))
     };
     Adapter::new(manager).cookie_names().filter_map(of_name).collect()
 }
@@ -176,7 +177,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
-        Err(error) => Outcome::Error((error_response::failed(request, &error), error)),
+        Err(error) => Outcome::Error((error_response::report_failure(request, &error), error)),
     }
 }
 

@@ -182,8 +182,8 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             if others.contains(&id_transport) {
                 log::error!(
                     target: "cloakroom",
-                    "two session managers of this Rocket use {id_transport:?}, and would take each \
-                     other's sessions away: give one another name"
+                    "two session managers of this Rocket use {id_transport}, and would overwrite \
+                     each other's ids: give one of the two another name"
                 );
                 drop(others);
                 return Err(rocket);
@@ -264,7 +264,7 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
         }
     };
     headers.apply_to(response);
-    error_response::keep(request, &headers);
+    error_response::keep_fields(request, &headers);
 }
 
 impl adapter::Response for Response<'_> {
