@@ -120,6 +120,7 @@ impl SessionManagerBuilder {
                 realm: Realm::default(),
                 realm_tag: Realm::default().tag(),
                 former_cookies: Vec::new(),
+                former_realms: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
@@ -196,8 +197,14 @@ impl SessionManagerBuilder {
     /// default.
     ///
     /// Under a former name the manager looks in two realms: in the default realm of that name, and
-    /// in its own [`realm`](Self::realm) if one is set. The attributes and keys of the cookie are
-    /// the current ones. Building the manager fails with a [`header`](Self::header).
+    /// in its own [`realm`](Self::realm) if one is set. Until a session moves, it stays in its
+    /// realm. The manager's lists, counts and revocations apply to these realms too, and so to the
+    /// sessions of another manager that still uses them; a limit of sessions per user does not
+    /// count those that have not moved. To keep all sessions in one realm, set the realm to the
+    /// former name.
+    ///
+    /// The attributes and keys of the cookie are the current ones. Building the manager fails with
+    /// a [`header`](Self::header).
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
         self.former_cookie_names.push(name.into());
         self
@@ -532,10 +539,12 @@ impl SessionManagerBuilder {
             let former = cookie.clone().name(name);
             former.validate()?;
             // A former cookie may date from before this manager's realm was set, or from after.
-            for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
-                let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
-                let cookie = former.clone().of_realm(realm)?;
-                settings.former_cookies.push(FormerCookie { cookie, realm });
+            for realm in std::iter::once(Realm::new(former.name_text())?).chain(named.clone()) {
+                let cookie = former.clone().of_realm(realm.tag())?;
+                settings.former_cookies.push(FormerCookie { cookie, realm: realm.tag() });
+                if realm != settings.realm && !settings.former_realms.contains(&realm) {
+                    settings.former_realms.push(realm);
+                }
             }
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);

@@ -3,6 +3,7 @@
 //! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
 //! concurrent requests.
 
+use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
 use crate::backend::{LiveSession, Page, SessionFilter, SessionIndex};
@@ -46,7 +47,8 @@ pub struct UserSession {
     pub is_current: bool,
 }
 
-/// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm).
+/// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm), and of
+/// the realms of its [former cookie names](crate::manager::SessionManagerBuilder::former_cookie_name).
 ///
 /// A revocation can be passed the session of the request that asks for it, `current`. The
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
@@ -100,17 +102,23 @@ impl SessionManager {
         Ok(SessionPage { sessions, next: page.next })
     }
 
-    /// Lists one page of the live sessions of this manager's realm, the newest first.
+    /// Lists one page of the live sessions of this manager, the newest first.
     ///
     /// # Errors
     /// The store's errors.
     pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<SessionPage> {
         let index = self.index("list sessions")?;
-        let filter = SessionFilter::InRealm(self.realm(), filter);
         // One more than requested shows whether there is a next page.
         let one_more = Page { limit: page.limit.saturating_add(1), ..page };
-        let mut sessions =
-            self.blocking.run(|| index.list(&filter, one_more, self.context.now()))?;
+        let mut sessions: Vec<Summary> = Vec::new();
+        for realm in self.context.settings.realms() {
+            let filter = SessionFilter::InRealm(realm, filter);
+            let list = || index.list(&filter, one_more, self.context.now());
+            sessions.extend(self.blocking.run(list)?);
+        }
+        // A session that moved to the own realm between two calls is in the lists of both.
+        sessions.sort_by_key(|session| Reverse(session.cursor));
+        sessions.dedup_by_key(|session| session.cursor);
         let has_more = sessions.len() > page.limit.get();
         sessions.truncate(page.limit.get());
         let next = sessions.last().filter(|_| has_more).map(|last| last.cursor);
@@ -203,9 +211,9 @@ impl SessionManager {
         }
     }
 
-    /// Changes the user key of all sessions of `from` to `to` atomically, for a user whose key has
-    /// changed, such as an e-mail address. Returns their number, with expired sessions that are not
-    /// swept yet.
+    /// Changes the user key of all sessions of `from` to `to`, in one atomic step for each realm,
+    /// for a user whose key has changed, such as an e-mail address. Returns their number, with
+    /// expired sessions that are not swept yet.
     ///
     /// Change the account first, so that no later sign-in uses the former key. A request that has
     /// read its session before still sees the former key. The limit per user applies at the next
@@ -219,8 +227,11 @@ impl SessionManager {
         if from == to {
             return Ok(0);
         }
-        let rename = || index.rename_user(self.realm(), from, to, self.context.now());
-        let sessions = self.blocking.run(rename)?.len();
+        let mut sessions = 0;
+        for realm in self.context.settings.realms() {
+            let rename = || index.rename_user(realm, from, to, self.context.now());
+            sessions += self.blocking.run(rename)?.len();
+        }
         self.context.events.raise(&Event::UserRenamed { from, to, sessions });
         Ok(sessions)
     }
@@ -238,22 +249,28 @@ impl SessionManager {
         self.revoke_where(&SessionFilter::IdpSession(idp_session_id), None, current)
     }
 
-    /// Ends all sessions of this manager's realm, anonymous ones included, and returns the number
-    /// of live ones.
+    /// Ends all sessions of this manager, anonymous ones included, and returns the number of live
+    /// ones.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
         let index = self.index("revoke all sessions")?;
         let by = user_of(current)?;
-        let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
+        let settings = &self.context.settings;
+        let revoke = || {
+            let revoke_realm = |realm| index.revoke_everyone(Some(realm), self.context.now());
+            settings.realms().map(revoke_realm).sum::<Result<u64>>()
+        };
         let retired_ids = &self.context.retired_ids;
         let ended = retired_ids.while_retiring(
             || self.blocking.run(revoke),
             |_| retired_ids.record_revocation_of_all(),
         )?;
         if let Some(current) = current {
-            current.apply_own_revocation(|live| live.record.realm == *self.realm());
+            current.apply_own_revocation(|live| {
+                settings.realms().any(|realm| live.record.realm == *realm)
+            });
         }
         self.raise_revoked(ended, by.as_ref(), current);
         Ok(ended)
@@ -267,8 +284,14 @@ impl SessionManager {
     ) -> Result<usize> {
         let index = self.index("revoke sessions")?;
         let by = user_of(current)?;
-        let filter = SessionFilter::InRealm(self.realm(), filter);
-        let revoke = || index.revoke(&filter, except, self.context.now());
+        let revoke = || {
+            let mut ended = Vec::new();
+            for realm in self.context.settings.realms() {
+                let filter = SessionFilter::InRealm(realm, filter);
+                ended.extend(index.revoke(&filter, except, self.context.now())?);
+            }
+            Ok(ended)
+        };
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let retired_ids = &self.context.retired_ids;
         let ended = retired_ids.while_retiring(

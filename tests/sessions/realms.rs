@@ -11,6 +11,7 @@ use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, S
 use crate::common::app::{App, defaults, user};
 use crate::common::credentials::{Credential, TRANSPORTS, sign_in_as};
 use crate::common::every_store::on_every_store;
+use crate::common::faulty::Call;
 
 #[test]
 fn an_id_of_one_manager_finds_nothing_in_another() {
@@ -161,6 +162,11 @@ fn names(headers: &ResponseHeaders) -> Vec<(String, bool)> {
     headers.id_fields.iter().map(name).collect()
 }
 
+/// Renames the cookie `old` to `new`.
+fn renamed(builder: SessionManagerBuilder) -> SessionManagerBuilder {
+    builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
+}
+
 #[test]
 fn a_renamed_cookie_keeps_its_session() {
     for (transport, configure) in
@@ -221,9 +227,7 @@ fn a_renamed_cookie_keeps_its_session() {
 fn a_sign_out_after_a_rename_removes_both_cookies() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
-        let after = app.another(|builder| {
-            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
-        });
+        let after = app.another(renamed);
         let (old, new) = (sign_in_as(&before, "ada"), sign_in_as(&after, "ada"));
         for cookies in [&[("old", &old)][..], &[("new", &new)], &[("new", &new), ("old", &old)]] {
             let headers = request(&after, cookies, |session| session.destroy().unwrap());
@@ -239,9 +243,7 @@ fn a_sign_out_after_a_rename_removes_both_cookies() {
 fn the_current_cookie_name_counts_before_former_names() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
-        let after = app.another(|builder| {
-            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
-        });
+        let after = app.another(renamed);
         let (old, new) = (sign_in_as(&before, "zoe"), sign_in_as(&after, "ada"));
         request(&after, &[("old", &old), ("new", &new)], |session| {
             assert_eq!(session.user().unwrap(), Some(user("ada")));
@@ -249,6 +251,72 @@ fn the_current_cookie_name_counts_before_former_names() {
         // An id counts only under the name for which it was issued.
         assert_eq!(old.user(&after, "new"), None);
         assert_eq!(new.user(&after, "old"), None);
+    });
+}
+
+#[test]
+fn lists_and_revocations_cover_sessions_of_former_names() {
+    crate::common::app::on_both_stores(defaults, |app: App| {
+        let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
+        let after = app.another(renamed);
+        let ada = user("ada");
+        let public_ids = || {
+            let page = after.list_for_user(&ada, None).unwrap();
+            page.sessions.iter().map(|it| it.summary.public_id).collect::<Vec<_>>()
+        };
+        let (old, new) = (sign_in_as(&before, "ada"), sign_in_as(&after, "ada"));
+        let other = sign_in_as(&before, "zoe");
+        assert_eq!(after.count_for_user(&ada).unwrap(), 2);
+        assert_eq!(before.count_for_user(&ada).unwrap(), 1, "a manager without former names");
+        // The newest first, and in pages of any size.
+        let (newest, oldest) = (public_ids()[0], public_ids()[1]);
+        assert_eq!(Some(newest), new.open(&after, "new").public_id().unwrap());
+        let one = NonZeroUsize::MIN;
+        let first = after.list_page(&SessionFilter::User(&ada), Page::first(one)).unwrap();
+        assert_eq!(first.sessions[0].public_id, newest);
+        let second = Page::after(one, first.next.unwrap());
+        let second = after.list_page(&SessionFilter::User(&ada), second).unwrap();
+        assert_eq!((second.sessions[0].public_id, second.next), (oldest, None));
+        // One by its public id, the others of a user, all of a user, everyone.
+        assert!(after.revoke(&ada, &oldest, None).unwrap());
+        assert_eq!(old.user(&before, "old"), None);
+        let old = sign_in_as(&before, "ada");
+        assert_eq!(after.revoke_others(&new.open(&after, "new")).unwrap(), 1);
+        assert_eq!(old.user(&before, "old"), None);
+        let old = sign_in_as(&before, "ada");
+        let current = old.open(&after, "old");
+        assert_eq!(after.sign_out_everywhere(&current).unwrap(), 2);
+        assert_eq!(current.user().unwrap(), None, "its own session has ended");
+        assert_eq!((old.user(&before, "old"), new.user(&after, "new")), (None, None));
+        assert_eq!(after.rename_user(&user("zoe"), &user("zoë")).unwrap(), 1);
+        assert_eq!(other.user(&before, "old").as_deref(), Some("zoë"));
+        sign_in_as(&after, "ada");
+        let current = other.open(&after, "old");
+        assert_eq!(after.revoke_everyone(Some(&current)).unwrap(), 2);
+        assert_eq!(current.user().unwrap(), None);
+        assert_eq!(other.user(&before, "old"), None);
+    });
+}
+
+#[test]
+fn a_session_that_moves_during_a_revocation_ends() {
+    crate::common::app::on_both_stores(defaults, |app: App| {
+        let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
+        let (after, elsewhere) = (app.another(renamed), app.another(renamed));
+        let old = sign_in_as(&before, "ada");
+        let (first_realm, second_realm) =
+            (app.store.hold(Call::Revoke), app.store.hold(Call::Revoke));
+        first_realm.open();
+        let headers = std::thread::scope(|scope| {
+            let revocation = scope.spawn(|| after.revoke_all(&user("ada"), None).unwrap());
+            second_realm.wait_until_reached();
+            let headers = request(&elsewhere, &[("old", &old)], |session| session.renew().unwrap());
+            second_realm.open();
+            assert_eq!(revocation.join().unwrap(), 1);
+            headers
+        });
+        assert_eq!(names(&headers), [], "there was no session to move");
+        assert_eq!(after.count_for_user(&user("ada")).unwrap(), 0);
     });
 }
 

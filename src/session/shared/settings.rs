@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) realm_tag: RealmTag,
     /// The former names of the cookie. Sessions under them move to the current name.
     pub(crate) former_cookies: Vec<FormerCookie>,
+    /// The realms of the former names, which are not this manager's.
+    pub(crate) former_realms: Vec<Realm>,
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
@@ -135,6 +137,12 @@ impl Settings {
     /// Returns the response header fields that remove the cookies of former names.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
         self.distinct_former_cookies().map(|cookie| set_cookie(cookie.remove()))
+    }
+
+    /// Returns the realms of the sessions that this manager accepts, its own last. A session moves
+    /// from a former realm to the own one, so a call for each realm in this order misses none.
+    pub(crate) fn realms(&self) -> impl Iterator<Item = &Realm> {
+        self.former_realms.iter().chain([&self.realm])
     }
 
     /// Returns one cookie for each former name, whatever its number of realms.
