@@ -52,16 +52,19 @@ impl Session {
     /// it, so a request with a valid token comes from a page of this session.
     ///
     /// Every call returns a different token. All of them are valid until the session ends or the
-    /// next [`sign_in`](Self::sign_in), also after a renewal. After a sign-in they are valid only
-    /// in requests that present the replaced id while the store remembers it, so that a sign-in
-    /// form can be sent twice. A page that is rendered after a sign-in in the same request must use
-    /// a token that was requested after the sign-in.
+    /// next [`sign_in`](Self::sign_in); a renewal does not change that.
     ///
-    /// Without a session, the call begins one at the end of the request, as any change does. For a
-    /// session without a CSRF secret, it stores a new secret immediately, even if the request fails
-    /// later. [`clear`](Self::clear) removes the secret and so invalidates the tokens, unless this
-    /// is called after it in the same request. After [`ignore`](Self::ignore), a token is valid
-    /// later only if the session had a secret before.
+    /// - **After a sign-in** the earlier tokens are valid only in requests that present the
+    ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. A
+    ///   page that is rendered in the request of the sign-in must request its token after the
+    ///   sign-in.
+    /// - **Without a session** the call begins one at the end of the request, as any change does.
+    /// - **The first token** of a session stores its CSRF secret immediately, even if the request
+    ///   fails later.
+    /// - **[`clear`](Self::clear)** removes the secret and so invalidates the tokens, unless this
+    ///   is called after it in the same request.
+    /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
+    ///   before.
     ///
     /// # Errors
     /// As [`update`](Self::update).
@@ -82,9 +85,9 @@ impl Session {
     /// Verifies a token. Call this before changing anything on behalf of the user, and answer with
     /// status 403 if the token is invalid.
     ///
-    /// The result is [`Invalid`](CsrfCheck::Invalid) for text that is not a token, which is refused
-    /// without reading the session, and for every token if the request finds neither a session nor
-    /// a replaced id that the store remembers. Writes nothing.
+    /// The result is [`Invalid`](CsrfCheck::Invalid) for a text that is not a token, without
+    /// reading the session. It is `Invalid` for every token if the request finds neither a session
+    /// nor a replaced id that the store remembers. Writes nothing.
     ///
     /// ```
     /// use cloakroom::csrf::CsrfCheck;

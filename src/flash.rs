@@ -115,7 +115,8 @@ impl Session {
         Ok(flashes)
     }
 
-    /// Keeps messages that were read for the next page too.
+    /// Puts messages that [`flashes`](Self::flashes) returned back, so that the next page shows
+    /// them too.
     ///
     /// # Errors
     /// As [`update`](Self::update).

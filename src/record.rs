@@ -215,19 +215,21 @@ impl Record {
         is_later
     }
 
-    /// Returns the activity to record when a commit at `now` stores the `activity` of its request,
-    /// and sets the idle limit to `new_idle`, if any; `None` if no activity is due. A changed limit
-    /// counts from its change, because the recorded activity may be older than the new limit.
-    pub(crate) fn due_touch(
-        &self,
+    /// Records the activity of a request whose commit at `now` sets the idle limit to `new_idle`,
+    /// if that is `Some`. Returns false if none is due. A changed limit counts from its change,
+    /// because the recorded activity may be older than the new limit.
+    pub(crate) fn touch_if_due(
+        &mut self,
         activity: Option<Touch>,
         new_idle: Option<Duration>,
         now: Timestamp,
-    ) -> Option<Touch> {
-        if new_idle.is_some() && new_idle != self.limits.idle {
-            return Some(activity.unwrap_or(Touch::at(now)));
-        }
-        activity.filter(|activity| self.limits.touch_due(self.seen, activity.seen))
+    ) -> bool {
+        let due = if new_idle.is_some() && new_idle != self.limits.idle {
+            Some(activity.unwrap_or(Touch::at(now)))
+        } else {
+            activity.filter(|touch| self.limits.touch_due(self.seen, touch.seen))
+        };
+        due.is_some_and(|touch| self.touch(touch))
     }
 
     /// Encodes the record as JSON text, for stores that keep a record as one value.

@@ -28,7 +28,7 @@ const HEAD_FIELDS: &str = "\
     Cookie Host Origin Sec-Fetch-Site Upgrade X-Forwarded-Host X-Forwarded-Proto X-Forwarded-For \
     User-Agent Sec-Purpose Purpose";
 
-/// Runs the requests of a web framework with sessions of one manager.
+/// The connection between a web framework and the sessions of one manager.
 ///
 /// [`run`](Self::run) is for a framework that calls a function for each request. For other
 /// frameworks, its parts are methods too: [`head`](Self::head), [`open`](Self::open) and
@@ -96,9 +96,10 @@ impl<'m> Adapter<'m> {
     ///   403 and nothing else happens. Its text can be [`REFUSED`](crate::cross_origin::REFUSED).
     /// - **Early response.** The handler can return a response as a [`HandlerError`].
     /// - **Failed.** If the handler returns an error or panics, or if the changes cannot be stored,
-    ///   an event is raised and `error_page` makes the response. Its status is
-    ///   [that](SessionManager::status_of) of the [`Error`] of this crate that the handler's error
-    ///   is or contains, else 500. Changes of data are discarded; a sign-out or revocation is kept.
+    ///   an event is raised and `error_page` makes the response. Its status is the
+    ///   [status](SessionManager::status_of) of the [`Error`] of this crate that the handler's
+    ///   error is or contains, else 500. Changes of data are discarded; a sign-out or revocation is
+    ///   kept.
     ///
     /// A streamed body is read after the session is closed: it can read the session, but not change
     /// it.
@@ -210,8 +211,8 @@ impl<'m> Adapter<'m> {
     }
 
     /// Raises an event for an error that the handler has returned, and returns the status of the
-    /// response: [that](SessionManager::status_of) of the [`Error`] of this crate that `error` is,
-    /// contains or has among its sources; 500 if there is none.
+    /// response: the [status](SessionManager::status_of) of the [`Error`] of this crate that
+    /// `error` is, contains or has among its sources; 500 if there is none.
     pub fn report_error(self, error: &(dyn StdError + Send + Sync + 'static)) -> u16 {
         let events = self.manager.events();
         if let Some(error) = error.downcast_ref::<Error>() {

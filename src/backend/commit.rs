@@ -540,9 +540,8 @@ impl Commit {
         let record = &mut session.record;
         let bytes = record.data.json_len();
         let had_user = record.user.is_some();
-        let touch = record.due_touch(self.touch, self.delta.idle_limit(), self.now);
+        let touched = record.touch_if_due(self.touch, self.delta.idle_limit(), self.now);
         let changed = self.delta.apply(record);
-        let touched = touch.is_some_and(|touch| record.touch(touch));
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.

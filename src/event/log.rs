@@ -1,5 +1,5 @@
-//! The default sink: writes events to the [`log`](::log) crate and limits the rate of repeated
-//! lines.
+//! The default sink: writes events to the [`log`](https://docs.rs/log) crate and limits the rate of
+//! repeated lines.
 //!
 //! Uses `clock`.
 
@@ -24,7 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// second.
 const MAX_LINES: usize = 32;
 
-/// The default sink. It writes events to the [`log`](::log) crate, under the target `cloakroom`.
+/// The default sink. It writes events to the [`log`](https://docs.rs/log) crate, under the target
+/// `cloakroom`.
 ///
 /// An error or warning with the same text is logged at most once a second; the next line has the
 /// number of suppressed ones. At most 32 different lines of one [kind](EventKind) are logged within

@@ -1,7 +1,7 @@
 //! Events for operators: what happens in a manager, a store or a cache.
 //!
 //! [`Events`] counts each [`Event`] by its kind, and passes it to a [`Sink`]. The default sink,
-//! [`LogSink`], writes to the [`log`](::log) crate.
+//! [`LogSink`], writes to the [`log`](https://docs.rs/log) crate.
 //!
 //! ```
 //! use cloakroom::event::{Event, EventKind, Events, LogSink, Sink};
@@ -535,7 +535,7 @@ impl Events {
 }
 
 impl Default for Events {
-    /// Returns events that go to the [`log`](::log) crate.
+    /// Returns events that go to the [`log`](https://docs.rs/log) crate.
     fn default() -> Self {
         Events::new(LogSink::new())
     }

@@ -501,8 +501,8 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { clock: Arc::new(clock), ..self }
     }
 
-    /// Sets the receiver of events. Defaults to the [`log`] crate. A store has a setting of its
-    /// own; pass the same [`Events`] to both.
+    /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate. A store has
+    /// a setting of its own; pass the same [`Events`] to both.
     pub fn events(self, events: Events) -> Self {
         SessionManagerBuilder { events, ..self }
     }

@@ -63,14 +63,16 @@ pub struct UserSession {
 /// # let (session, phone) = (sessions.open(None), sessions.open(None));
 /// # assert_eq!(session.sign_in(ada.clone())?, SignIn::Done);
 /// # assert_eq!(phone.sign_in(ada.clone())?, SignIn::Done);
-/// // A page that lists the user's devices, and a button that signs one of them out.
-/// for device in sessions.list_for_user(&ada, Some(&session))? {
-///     println!("{} {}", device.summary.public_id, device.summary.seen);
-///     if !device.is_current {
-///         sessions.revoke(&ada, &device.summary.public_id, Some(&session))?;
-///     }
+/// // The page that lists ada's devices:
+/// let devices = sessions.list_for_user(&ada, Some(&session))?.sessions;
+/// for device in &devices {
+///     let mark = if device.is_current { "this device" } else { "" };
+///     println!("{} {} {mark}", device.summary.public_id, device.summary.seen);
 /// }
-/// # assert_eq!(sessions.count_for_user(&ada)?, 1);
+/// // The button beside one of them, which sends its public id:
+/// # let device = devices.iter().find(|device| !device.is_current).unwrap();
+/// assert!(sessions.revoke(&ada, &device.summary.public_id, Some(&session))?);
+/// assert_eq!(sessions.count_for_user(&ada)?, 1);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 impl SessionManager {

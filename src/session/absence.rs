@@ -3,15 +3,15 @@
 //! Uses `retired_ids`. Called by the load, and by the commit, which may find that the session
 //! has ended meanwhile.
 
-use crate::backend::{LiveSession, Missing, ReplacedId};
+use crate::backend::{Missing, ReplacedId};
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::record::Record;
-use crate::session::load::LoadState;
+use crate::session::load::{Live, LoadState};
 use crate::session::shared::RetiredSinceOpen;
-use crate::session::{Session, SignOut, State};
+use crate::session::{Session, State};
 
 /// A request without a session: why it finds none, and what becomes of its changes.
 #[derive(Debug, Default)]
@@ -83,41 +83,32 @@ impl Session {
         })
     }
 
-    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
-    /// request, has ended the session that it has read.
-    pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
-        let mut state = self.state();
-        if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
-            state.reset(SignOut::Done);
-        }
-    }
-
     /// Continues without the live session, which another request has ended or given a new id.
     pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
+        let LoadState::Live(Live { session, issued, .. }) = &state.load_state else { return };
+        let public_id = session.record.public_id;
         // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
         let discards = has_data || !matches!(missing, Missing::Replaced { .. });
-        let public_id = state.load_state.public_id();
         let mut absence = Absence::default();
-        match (missing, state.load_state.session()) {
-            (Missing::NotFound { expired_by }, Some(session)) => {
+        match missing {
+            Missing::NotFound { expired_by } => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
                 state.ending.reason = expired_by.or_else(reason);
             }
-            (Missing::Replaced { id, .. }, Some(session)) => {
+            Missing::Replaced { id, .. } => {
                 // An id that this request issued is not used after its changes were discarded.
-                let issued = state.load_state.issued().filter(|_| !discards);
+                let issued = issued.as_ref().filter(|_| !discards);
                 absence.replaced = Some(self.new_replaced(issued, id, &session.record));
             }
-            (Missing::Undecodable { public_id, error }, _) => {
+            Missing::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error });
             }
-            _ => {}
         }
         state.set_absent(absence);
         if discards {
-            self.discard_changes(state, public_id.as_ref());
+            self.discard_changes(state, Some(&public_id));
         }
     }
 

@@ -87,8 +87,8 @@ impl Changes {
         self.delta.as_deref().unwrap_or(&NOTHING)
     }
 
-    /// The delta for a commit. A change that comes later does not reach it.
-    pub(super) fn shared(&self) -> Arc<Delta> {
+    /// Returns the delta for a commit. A change that comes later does not reach it.
+    pub(super) fn shared_delta(&self) -> Arc<Delta> {
         self.delta.clone().unwrap_or_default()
     }
 
@@ -137,7 +137,7 @@ impl Changes {
             |step: &Step| matches!(step, Step::Update { result, .. } if result.is(update));
         let Some(at) = self.steps.iter().position(is_update) else { return Ok(()) };
         self.steps.remove(at);
-        self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?.into());
+        self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?);
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
             self.expected = Expected::Anything;
@@ -147,7 +147,7 @@ impl Changes {
 
     /// Recomputes all changes on a newer revision of the session.
     pub(super) fn rebase_on(&mut self, data: &Data, revision: u64) -> Result<()> {
-        self.delta = Some(self.rebased_delta(data)?.into());
+        self.delta = Some(self.rebased_delta(data)?);
         self.expected = Expected::Revision(revision);
         Ok(())
     }
@@ -155,15 +155,14 @@ impl Changes {
     /// Returns the changes recomputed on empty data, for another session: they contain nothing of
     /// the session that was read.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
-        let delta = if self.steps.is_empty() {
-            self.delta.clone()
-        } else {
-            Some(self.rebased_delta(&Data::default())?.into())
-        };
+        let delta = Some(self.rebased_delta(&Data::default())?);
         Ok(Changes { delta, ..Changes::default() })
     }
 
-    fn rebased_delta(&self, data: &Data) -> Result<Delta> {
+    fn rebased_delta(&self, data: &Data) -> Result<Arc<Delta>> {
+        if self.steps.is_empty() {
+            return Ok(self.shared_delta());
+        }
         let mut delta = Delta::new();
         for step in &self.steps {
             match step {
@@ -175,7 +174,7 @@ impl Changes {
                 }
             }
         }
-        Ok(delta)
+        Ok(delta.into())
     }
 }
 

@@ -61,6 +61,15 @@ impl Session {
         Ok(())
     }
 
+    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
+    /// request, has ended the session that it has read.
+    pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
+        let mut state = self.state();
+        if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
+            state.reset(SignOut::Done);
+        }
+    }
+
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {

@@ -161,8 +161,8 @@ impl Session {
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let by_age = renewal == Renewal::ByAge;
         let renews = by_age || is_asked || self.has_former_cookie(id_hash);
-        let id = renews.then(SessionId::generate).transpose()?;
-        let to = id.as_ref().map(|id| id.hash(self.realm_tag()));
+        let new_id = renews.then(SessionId::generate).transpose()?;
+        let to = new_id.as_ref().map(|id| id.hash(self.realm_tag()));
         let settings = &self.context.settings;
         let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.renewal_grace };
         let action = to.map_or(Action::Merge, |to| Action::Renew {
@@ -180,7 +180,8 @@ impl Session {
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
-        match id.filter(|_| to == Some(session.id_hash)) {
+        // Through an id within its grace, a renewal only merges and the new id is not used.
+        match new_id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
                 state.load_state = LoadState::with_new_id(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
@@ -302,5 +303,5 @@ pub(super) struct CommitPlan<'p> {
 
 /// The delta of a commit that stores all changes.
 pub(super) fn all_changes(changes: &Changes, _: &LoadState) -> Result<Arc<Delta>> {
-    Ok(changes.shared())
+    Ok(changes.shared_delta())
 }

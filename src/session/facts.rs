@@ -4,11 +4,10 @@
 
 use std::net::IpAddr;
 
-use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
 use crate::id::{PublicId, UserKey};
-use crate::lifetime::{EndReason, Limits};
+use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::Session;
 
@@ -94,14 +93,14 @@ impl Session {
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
-        let Some(LiveSession { record, .. }) = state.load_state.session() else { return Ok(None) };
+        let Some(session) = state.load_state.session() else { return Ok(None) };
+        let mut record = session.record.clone();
         let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
+        // A limit that this request changes counts from the commit, which comes later.
         let now = state.first_use.unwrap_or(record.seen);
-        let touch = record.due_touch(self.activity(&state), new_idle, now);
-        let limits = Limits::new(new_idle.or(record.limits.idle), record.limits.absolute);
-        let seen = touch.map_or(record.seen, |touch| touch.seen.max(record.seen));
-        let deadline = limits.deadline(seen);
-        Ok(Some(deadline).filter(|deadline| *deadline != Timestamp::MAX))
+        record.touch_if_due(self.activity(&state), new_idle, now);
+        record.limits.idle = new_idle.or(record.limits.idle);
+        Ok(Some(record.deadline()).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
     /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,

@@ -13,7 +13,15 @@ use crate::session::absence::{Absence, Replaced};
 use crate::session::shared::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
-/// What the presented ids find.
+/// What the presented ids find. The state changes in these ways:
+///
+/// | from | to | by |
+/// |---|---|---|
+/// | `Unread` | `Live`, `Absent` | the load, or the commit of a request that only writes |
+/// | `Unread` | `Unreadable` | a load that failed |
+/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the beginning of a session |
+/// | `Live` | `Absent` | a commit that finds no session |
+/// | any | `Absent` | `destroy`, or a revocation by this request |
 #[derive(Debug, Default)]
 #[allow(clippy::large_enum_variant)] // one per request, stored inline
 pub(super) enum LoadState {

@@ -1,7 +1,8 @@
 //! The session of one request: loaded at the first read, changed in memory, committed at the end.
-//!
-//! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
-//! through the `Context`. Called by the manager and the adapters.
+
+// Owns `Session` and its state; its submodules implement the operations, in the order of a request:
+// `presented`, `load`, `values` with `changes`, `close`, `commit`. Uses stores only through the
+// `Context`. Called by the manager and the adapters.
 
 mod absence;
 mod activity;
@@ -288,8 +289,8 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails inside the function of an update, because this thread holds the lock,
-    /// and for a refused request.
+    /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
+    /// a refused request.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if let OriginDecision::Refuse(_) = self.origin_check {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));

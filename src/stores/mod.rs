@@ -20,6 +20,8 @@ mod migration;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod slots;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(all(feature = "sqlite", unix))]
 pub mod sqlite;

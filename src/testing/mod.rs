@@ -107,9 +107,9 @@ pub fn with_session(
     })
 }
 
-/// Returns the attribute `value` of the first element of a page that has it and has this `name`.
-/// Attributes may be in any order, with or without quotes. The value is not unescaped. Comments and
-/// scripts are read like the rest of the page.
+/// Returns the attribute `value` of the first element of `page` with this `name`; skips elements
+/// without a `value`. Attributes may be in any order, with or without quotes. The value is not
+/// unescaped. Comments and scripts are read like the rest of the page.
 ///
 /// ```
 /// use cloakroom::csrf::CsrfCheck;

@@ -1,5 +1,5 @@
-//! Sessions for synchronous servers that use the types of the [`http`] crate, such as Astra and
-//! touche. Their handlers call [`session`].
+//! Sessions for synchronous servers that use the types of the [`http`](https://docs.rs/http) crate,
+//! such as Astra and touche. Their handlers call [`session`].
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 ///
 /// The session's changes are stored before this returns. If the handler returns an error or panics,
 /// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
-/// one), and an event has the details. Its status is [that](SessionManager::status_of) of the
+/// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
 /// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
 /// are then discarded; a sign-out or revocation is kept.
 ///

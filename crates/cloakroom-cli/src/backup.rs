@@ -14,9 +14,12 @@ use crate::error::{CliError, CliResult, NOT_SET_UP};
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::progress::bar;
 use crate::signals::Interrupt;
+use crate::sqlite::refuse_conflict;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.file("`pg_dump` copies a PostgreSQL database")?.store_for_reading()?;
+    let admin = context.file("`pg_dump` copies a PostgreSQL database")?;
+    refuse_conflict(admin)?;
+    let store = admin.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
@@ -31,13 +34,11 @@ pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Writ
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
+    refuse_conflict(admin)?;
+    admin.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {
         Ok(info) => {
-            if info.read_only {
-                // Its error says why.
-                admin.try_write()?;
-            }
             let others = match info.other_tables {
                 0 => String::new(),
                 1 => ", including one other table".to_owned(),
@@ -46,10 +47,6 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
             format!("This replaces {}{others} with {from}; ", info.path.display())
         }
         Err(error) if error.kind() == ErrorKind::NotSetUp => format!("This restores {from}; "),
-        // A damaged database is a reason to restore one.
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            format!("This replaces a damaged database with {from}; ")
-        }
         Err(error) => return Err(error.into()),
     };
     let effect = match args.keep {

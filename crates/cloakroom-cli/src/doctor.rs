@@ -18,8 +18,9 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED, DELETED, FULL, NOT_SET_UP};
+use crate::error::{CHOWN, CliError, CliResult, DAMAGED, FULL, UNREADABLE};
 use crate::output::{self, Colour, Style, one_line};
+use crate::processes::{self, Process};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
@@ -102,9 +103,13 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = error
-            .advice()
-            .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service");
+        let remedy = match error.is_of_permissions() {
+            // The service needs them, whichever user runs this.
+            true => CHOWN,
+            false => error
+                .advice()
+                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service"),
+        };
         self.problem(check, error.reason(), remedy);
     }
 
@@ -129,34 +134,24 @@ pub(crate) fn examine_file(
     context: &CliContext,
     interrupt: &Interrupt,
 ) -> CliResult {
+    if let Some(path) = admin.path()
+        && let Some((found, remedy)) = processes::conflict(path)
+    {
+        // The file says nothing about what the process uses.
+        findings.problem("in use", found, remedy);
+        check_disk(findings, path, LOG_BYTES);
+        return Ok(());
+    }
     let info = match admin.info() {
         Ok(info) => info,
-        Err(error) => match Admin::open_failure(&error) {
-            // There is nothing to examine: an error, not a finding.
-            Some(OpenFailure::Missing | OpenFailure::DanglingLink) => {
-                let lost = admin.path().and_then(host_checks::deleted_while_open);
-                return Err(lost.map_or(error.into(), |lost| {
-                    CliError::Message(NOT_SET_UP, format!("{lost}; {DELETED}"))
-                }));
-            }
-            _ => {
-                // Without space SQLite cannot make -shm, as without a permission.
-                match admin.path().is_some_and(is_full) {
-                    true => findings.problem("file", error.to_string(), FULL),
-                    false => findings.failed_in_file("file", error),
-                }
-                if let Some(path) = admin.path() {
-                    check_disk(findings, path, LOG_BYTES);
-                }
-                return Ok(());
-            }
-        },
+        Err(error) => return not_examined(findings, admin, error),
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-    check_host(findings, &info);
-    check_processes(findings, admin, &info);
+    let processes = processes::processes(&info.path);
+    check_host(findings, &info, &processes);
+    check_processes(findings, admin, &info, &processes);
     check_interference(findings, &info);
-    check_properties(findings, &info, context);
+    check_properties(findings, &info, &processes, context);
     let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
@@ -168,15 +163,38 @@ pub(crate) fn examine_file(
     Ok(())
 }
 
-fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
-    let wrong = host_checks::permissions(info);
-    if wrong.is_empty() {
-        findings.ok("permissions", "only the owner can use the file");
+/// Adds why the file could not be examined.
+fn not_examined(findings: &mut Findings, admin: &Admin, error: Error) -> CliResult {
+    match (Admin::open_failure(&error), error.kind()) {
+        // There is nothing to examine: an error, not a finding.
+        (Some(OpenFailure::Missing | OpenFailure::DanglingLink), _) => return Err(error.into()),
+        // Without space SQLite cannot make -shm, as without a permission.
+        _ if admin.path().is_some_and(is_full) => {
+            findings.problem("file", error.to_string(), FULL);
+        }
+        (None, ErrorKind::Corrupt) => findings.problem("file", error.to_string(), UNREADABLE),
+        _ => findings.failed_in_file("file", error),
     }
-    for found in wrong {
-        let remedy = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
-                      `chmod 600` the files, `chmod u+rwx,o-w` the folder";
-        findings.problem("permissions", found, remedy);
+    if let Some(path) = admin.path() {
+        check_disk(findings, path, LOG_BYTES);
+    }
+    Ok(())
+}
+
+fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process]) {
+    let wrong = host_checks::permissions(info, processes);
+    let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
+    match wrong.is_empty() {
+        // To root this shows nothing about another user.
+        true if is_of_root && !is_in_use(processes) => findings.note(
+            "permissions",
+            "only root can use the file; the service's user was not compared, because no process \
+             has the file open",
+            "if the service runs as another user, `chown` the folder, the file, its -wal and its \
+             -shm to that user",
+        ),
+        true => findings.ok("permissions", "only the owner can use the file"),
+        false => wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN)),
     }
     for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";
@@ -193,6 +211,11 @@ fn check_host(findings: &mut Findings, info: &DatabaseInfo) {
     }
     let log = LOG_BYTES.saturating_sub(info.log_bytes);
     check_disk(findings, &info.path, log.max(info.bytes / 10));
+}
+
+/// Returns whether another process has the file open.
+fn is_in_use(processes: &[Process]) -> bool {
+    processes.iter().any(|process| !process.is_own())
 }
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
@@ -224,11 +247,15 @@ fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
 }
 
 /// Checks which processes have the file open, and whether a change is possible.
-fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) {
+fn check_processes(
+    findings: &mut Findings,
+    admin: &Admin,
+    info: &DatabaseInfo,
+    processes: &[Process],
+) {
     let mut can_write_files = true;
-    for process in host_checks::processes(&info.path) {
-        let name = format!("{} (process {})", process.name, process.id);
-        let is_own = process.id == std::process::id();
+    for process in processes {
+        let (name, is_own) = (process.to_string(), process.is_own());
         let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
             can_write_files &= !is_own;
@@ -239,14 +266,8 @@ fn check_processes(findings: &mut Findings, admin: &Admin, info: &DatabaseInfo) 
                  is killed by SIGXFSZ",
             );
         }
-        match process.is_outdated {
-            true => findings.problem(
-                "in use",
-                format!("{name} has a file open that was deleted, moved or replaced"),
-                &format!("its changes fail; {DELETED}"),
-            ),
-            false if !is_own => findings.ok("in use", format!("by {name}")),
-            false => {}
+        if !is_own {
+            findings.ok("in use", format!("by {name}"));
         }
     }
     if !can_write_files {
@@ -297,9 +318,20 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut Findings, info: &DatabaseInfo, context: &CliContext) {
+fn check_properties(
+    findings: &mut Findings,
+    info: &DatabaseInfo,
+    processes: &[Process],
+    context: &CliContext,
+) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
+        // As `restore` leaves it where no file was.
+        other if !is_in_use(processes) => findings.note(
+            "journal",
+            format!("{other}, until the service opens the file"),
+            "the service switches it to wal when it starts, unless it has Journal::Keep",
+        ),
         other => findings.problem(
             "journal",
             format!("{other}: readers and the writer wait for each other"),
@@ -390,8 +422,8 @@ pub(crate) fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "check that the service runs, and its log for \"the cleaner failed\"; `sweep` removes \
-             them now",
+            "check the clock (`date`), that the service runs, and its log for \"the cleaner \
+             failed\"; `sweep` removes them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
@@ -471,10 +503,14 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Cli
     match latest {
         Some(latest) if latest.since(context.now) > MAX_CLOCK_SKEW => findings.problem(
             "clock",
-            format!("a session was used {} s in the future", latest.since(context.now).as_secs()),
+            format!(
+                "a session was used {} in the future",
+                HumanDuration(latest.since(context.now))
+            ),
             &format!(
                 "correct the clocks of this machine and of the service (NTP), on which limits \
-                 depend; then this goes away by itself, at the latest at {}",
+                 depend; then this goes away by itself, at the latest at {}, or when you `revoke` \
+                 the sessions that `list` shows with such times",
                 context.style.time(latest)
             ),
         ),

@@ -16,6 +16,16 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
                                   elsewhere, and `restore` the last copy; without one see \
                                   \"Damage without a copy\" in docs/operating.md";
 
+/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
+pub(crate) const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
+                                     and `restore` the last copy; without one see \"Damage \
+                                     without a copy\" in docs/operating.md";
+
+/// The remedy for files of another user than the service's.
+pub(crate) const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
+                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
+                                folder";
+
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The remedy for a full disk.
@@ -24,6 +34,11 @@ pub(crate) const FULL: &str = "free space on the disk, outside the database firs
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
 pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
                                   database\" in docs/operating.md";
+
+/// The remedy for a SQLite database that a process has open by another name.
+pub(crate) const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
+                                     program and leave one name: see \"A second name\" in \
+                                     docs/operating.md";
 
 /// The reason why a command failed.
 #[derive(Debug)]
@@ -72,6 +87,12 @@ impl CliError {
         }
     }
 
+    /// Returns whether a SQLite database cannot be written because of owners and modes.
+    pub(crate) fn is_of_permissions(&self) -> bool {
+        matches!(self, CliError::Sqlite(error) if error.kind() == ErrorKind::ReadOnly
+            && Admin::open_failure(error).is_none())
+    }
+
     /// Returns advice to the operator about an error of the store.
     pub(crate) fn advice(&self) -> Option<&'static str> {
         match self {
@@ -118,17 +139,18 @@ impl fmt::Display for CliError {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), Admin::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
-            "check --db; if a service used this file, do not run `setup`, do not stop the program \
-             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
-             service `setup` creates it"
+            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
+             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             it"
         }
         (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, do not run `setup`, do not stop the program \
-             yet, and keep -wal: see \"A deleted database\" in docs/operating.md; for a new \
-             service `setup` creates the tables"
+            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
+             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             the tables"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
-            "mount the disk to which the link leads, or correct the link"
+            "mount the disk to which the link leads, or correct the link; if the file there is \
+             lost, `restore` a copy with --db and the target of the link"
         }
         (_, Some(OpenFailure::ReadOnlyFileSystem)) => {
             "mount it read-write; if it was, its disk may have failed: see the system's log \
@@ -146,7 +168,8 @@ fn advice(error: &Error) -> Option<&'static str> {
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {
             "run this as the user who owns the file and its folder; if that is not the service's \
-             user, `chown` both to it; `chmod 600` the file, `chmod u+rwx,o-w` the folder"
+             user, `chown` both, and the -wal and -shm, to it first; `chmod 600` the files, `chmod \
+             u+rwx,o-w` the folder"
         }
         (ErrorKind::Full, _) => FULL,
         (ErrorKind::Corrupt, _) => DAMAGED,

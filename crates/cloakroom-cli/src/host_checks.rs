@@ -1,6 +1,5 @@
 //! Checks of the host: the file's permissions, free disk space, the kind of file system.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cloakroom::stores::sqlite::admin::DatabaseInfo;
+
+use crate::processes::Process;
 
 /// Kinds of network file systems, which do not share locks reliably between machines.
 const NETWORK: [&str; 19] = [
@@ -57,7 +58,7 @@ pub(crate) fn is_owner(path: &Path) -> bool {
 }
 
 /// Returns the problems with the permissions of the database's files and their folder.
-pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
+pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
@@ -83,6 +84,22 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
         wrong.push(format!("any user can replace files in {}", folder.display()));
     }
+    // Root may do everything.
+    for process in processes.iter().filter(|process| !process.is_own()) {
+        let Some(user) = process.user.filter(|user| *user != 0) else { continue };
+        let of_another = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.uid() != user);
+        let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(&info.path, suffix));
+        let mut files: Vec<_> = files.into_iter().filter(of_another).collect();
+        if folder_info.uid() != user && folder_info.mode() & 0o022 == 0 {
+            files.push(folder.to_owned());
+        }
+        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+        if !files.is_empty() {
+            let verb = if files.len() == 1 { "does" } else { "do" };
+            let files = files.join(", ");
+            wrong.push(format!("{files} {verb} not belong to user {user}, who runs {process}"));
+        }
+    }
     let (owner, folder_owner, folder) = (&info.owner, &info.folder_owner, folder.display());
     let is_another = folder_info.uid() != database.uid();
     if is_another && database.uid() == 0 {
@@ -105,86 +122,10 @@ pub(crate) fn permissions(info: &DatabaseInfo) -> Vec<String> {
     wrong
 }
 
-/// A process that has the database open, or had.
-pub(crate) struct Process {
-    pub(crate) id: u32,
-    pub(crate) name: String,
-    /// Whether it has the database or its log open, and another file is in its place now.
-    pub(crate) is_outdated: bool,
-    /// The size that its files may have, if there is a limit.
-    pub(crate) max_file_bytes: Option<u64>,
-}
-
-/// Returns this process, and the others that have the database at `path` open, as far as this user
-/// may see them.
-pub(crate) fn processes(path: &Path) -> Vec<Process> {
-    let files = ["", "-wal"].map(|suffix| {
-        let path = with_suffix(path, suffix);
-        (file_id(&path), path)
-    });
-    let database = file_id(path);
-    let own = std::process::id();
-    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter_map(|id| {
-        let folder = PathBuf::from(format!("/proc/{id}"));
-        let (mut has_database, mut has_file, mut is_outdated) = (id == own, false, false);
-        for open in fs::read_dir(folder.join("fd")).into_iter().flatten().flatten() {
-            let Ok(link) = fs::read_link(open.path()) else { continue };
-            let link = link.as_os_str().as_bytes();
-            let link =
-                Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)));
-            let opened = file_id(&open.path());
-            has_database |= opened == database && database.is_some();
-            if let Some((file, _)) = files.iter().find(|(_, path)| path == link) {
-                has_file = true;
-                is_outdated |= opened != *file;
-            }
-        }
-        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-        (has_database || has_file).then(|| Process {
-            id,
-            name: name.trim_end().to_owned(),
-            // With its log open a process has the database open too, maybe under a new name.
-            is_outdated: is_outdated || !has_database,
-            max_file_bytes: max_file_bytes(&folder),
-        })
-    })
-    .collect()
-}
-
-/// Returns which other processes have the database at `path` or its log open, if there is no file
-/// at the path.
-pub(crate) fn deleted_while_open(path: &Path) -> Option<String> {
-    if fs::exists(path).unwrap_or(true) {
-        return None;
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
-    let path = folder.join(path.file_name()?);
-    let own = std::process::id();
-    let open = processes(&path).into_iter().filter(|process| process.id != own);
-    let names: Vec<_> = open.map(|it| format!("{} (process {})", it.name, it.id)).collect();
-    let named = || format!("{} is missing, and open in {}", path.display(), names.join(", "));
-    (!names.is_empty()).then(named)
-}
-
-/// Returns the device and inode number of a file.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned().into_os_string();
     path.push(suffix);
     path.into()
-}
-
-fn max_file_bytes(process: &Path) -> Option<u64> {
-    let limits = fs::read_to_string(process.join("limits")).ok()?;
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
-    // "unlimited", or the bytes.
-    limit.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns the files beside the database that a killed backup or restore has left behind.

@@ -61,6 +61,7 @@ mod pgpass;
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod processes;
 mod progress;
 #[cfg(doctest)]
 mod readme_doctests;

@@ -2,22 +2,17 @@
 
 use std::io::{self, Write};
 
-use cloakroom::stores::sqlite::admin::Admin;
-
 use crate::CliContext;
 use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
-use crate::error::{CliError, CliResult, DELETED};
+use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
+use crate::sqlite::refuse_conflict;
 
 pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let location = context.location()?;
-    if let Some(path) = location.file().and_then(Admin::path)
-        && let Some(lost) = host_checks::deleted_while_open(path)
-    {
-        return Err(CliError::new(format!("{lost}: nothing was set up; {DELETED}")));
-    }
+    location.file().map_or(Ok(()), refuse_conflict)?;
     let is_set_up = location.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if args.keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?.migrate()?;

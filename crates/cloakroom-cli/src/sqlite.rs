@@ -18,14 +18,17 @@ use crate::arguments::DoctorArgs;
 use crate::database::{Database, Location, Properties};
 use crate::doctor::{self, Findings};
 use crate::error::{CliError, CliResult};
+use crate::processes;
 use crate::signals::Interrupt;
 
 impl Location for Admin {
     fn open(&self) -> CliResult<Box<dyn Database>> {
+        refuse_conflict(self)?;
         Ok(Box::new(self.store()?))
     }
 
     fn open_for_reading(&self) -> CliResult<Box<dyn Database>> {
+        refuse_conflict(self)?;
         Ok(Box::new(self.store_for_reading()?))
     }
 
@@ -39,6 +42,7 @@ impl Location for Admin {
     }
 
     fn migrate(&self) -> CliResult {
+        refuse_conflict(self)?;
         Ok(Admin::migrate(self).map(drop)?)
     }
 
@@ -166,6 +170,16 @@ impl Database for SqliteStore {
 
     fn import(&self, batch: &CopyBatch, before: &CopyMark) -> CliResult<CopyMark> {
         Ok(self.admin().import(batch, before)?)
+    }
+}
+
+/// Rejects a file that is not what a running process uses. If it was deleted or replaced, a change
+/// would be written into the log that its rescue needs, and a reader would mix the new file with
+/// that log; by another name, a revocation would have no effect on the process.
+pub(crate) fn refuse_conflict(admin: &Admin) -> CliResult {
+    match admin.path().and_then(processes::conflict) {
+        Some((found, remedy)) => Err(CliError::new(format!("{found}: {remedy}"))),
+        None => Ok(()),
     }
 }
 

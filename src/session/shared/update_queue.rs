@@ -38,17 +38,18 @@ struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     /// The session as this holder or an earlier one stored it, if one did. Without it the first
-    /// attempt of the next holder would fail by its revision, and each update cost two commits.
+    /// attempt of the next holder would find another revision, and each update take two commits.
     newest: Option<Record>,
 }
 
 impl UpdateQueues {
-    /// Makes attempts of a commit until one does not fail by the revision of the session. An
-    /// attempt is given the session as stored since its changes were computed, if that is known,
-    /// and recomputes them on it. After the first attempt it always is.
+    /// Makes attempts of a commit until one finds the session at the revision that it expects. An
+    /// attempt is given the newer record of the session, if one is known, and recomputes its
+    /// changes on that. After a mismatch there always is one.
     ///
-    /// The first attempt waits for the turn only if it depends on the session and other requests
-    /// update that; every later one is made with the turn, which ends when this returns.
+    /// The first attempt waits for the turn only if its changes depend on the session, and other
+    /// requests are updating that. Every later attempt has the turn, which is passed on when this
+    /// returns.
     ///
     /// # Errors
     /// Those of an attempt. [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests

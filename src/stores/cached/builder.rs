@@ -57,7 +57,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     }
 
     /// Sets the receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the
-    /// [`log`] crate.
+    /// [`log`](https://docs.rs/log) crate.
     pub fn events(self, events: Events) -> Self {
         CachedStoreBuilder { events, ..self }
     }

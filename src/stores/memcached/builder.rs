@@ -118,7 +118,7 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// Sets the receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate.
     pub fn events(self, events: Events) -> Self {
         MemcachedStoreBuilder { events, ..self }
     }

@@ -30,12 +30,12 @@ impl RedirectPath {
     /// Follows the redirect at the current id. Returns false if the requested id finds no session.
     fn follow(&mut self, redirect: &Redirect) -> bool {
         if redirect.presented == Some(self.requested) {
-            // The sign-in of the requested id replaced this one. The redirect of the requested id
-            // may not say so yet.
+            // The sign-in through the requested id has replaced the current one too. The redirect
+            // of the requested id may be that of an earlier replacement.
             self.replaced = Some(redirect.replaced_id(self.requested));
             self.redirects = 0;
         } else {
-            let ends_here = redirect.is_dead()
+            let ends_here = redirect.finds_no_session()
                 || redirect.begins_session && self.replaced.is_some()
                 || self.redirects == ReplacedId::MAX;
             if ends_here {
@@ -120,10 +120,7 @@ impl MemcachedInner {
         record: Record,
         call: StoreCall,
     ) -> Result<Written> {
-        let ttl = ttl_of(&record, call.now);
-        let value = ItemState::Live(record).encode(&at.id_hash);
-        let new = Replacement { at, value, ttl };
-        self.client.replace(call.context, &new)
+        self.client.replace(call.context, &live(at, record, call.now))
     }
 
     /// Stores a redirect in place of this version of an item.
@@ -175,6 +172,12 @@ impl MemcachedInner {
             _ => Ok(false),
         }
     }
+}
+
+/// Returns what stores a live session in place of this version of an item.
+pub(super) fn live(at: ItemVersion, record: Record, now: Timestamp) -> Replacement {
+    let ttl = ttl_of(&record, now);
+    Replacement { at, value: ItemState::Live(record).encode(&at.id_hash), ttl }
 }
 
 /// Returns the result of a lookup that has found a session at `at`, by its current id or by the id

@@ -218,12 +218,10 @@ impl MemcachedInner {
         let Some(item) = item else { return TouchStep::Nothing };
         match self.decode(&item) {
             Ok(Some(ItemState::Live(mut record))) => {
-                if !record.is_live(now) || !record.touch(touch) {
-                    return TouchStep::Nothing;
+                match record.is_live(now) && record.touch(touch) {
+                    true => TouchStep::Replace(lookup::live(item.at, record, now)),
+                    false => TouchStep::Nothing,
                 }
-                let ttl = ttl_of(&record, now);
-                let value = ItemState::Live(record).encode(&item.at.id_hash);
-                TouchStep::Replace(Replacement { at: item.at, value, ttl })
             }
             Ok(Some(_)) => TouchStep::Find,
             Ok(None) | Err(_) => TouchStep::Nothing,

@@ -40,33 +40,33 @@ pub(super) struct Redirect {
     /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
     /// the previous session do not find it.
     pub(super) begins_session: bool,
-    /// The presented id of the sign-in, if it is another id that was replaced before. From this
-    /// replacement on it counts as replaced by it.
+    /// The id that the sign-in presented, if that is not the id of this item but an earlier one of
+    /// the session. Since the sign-in that id counts as replaced by it.
     pub(super) presented: Option<SessionIdHash>,
 }
 
 impl Redirect {
-    /// Makes the redirect from the replaced id `left`.
-    pub(super) fn of(left: &ReplacedId) -> Self {
-        let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
+    /// Makes the redirect from the id `replaced`.
+    pub(super) fn of(replaced: &ReplacedId) -> Self {
+        let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *replaced;
         Redirect { to, at, by, had_user, begins_session: false, presented: None }
     }
 
-    /// Makes the redirect from `id_hash` to the same session, replaced by a sign-in with the id
-    /// `presented`.
+    /// Makes the redirect from `id_hash`, which a sign-in through the id `presented` has replaced,
+    /// to the same session.
     pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
         Redirect { presented: other, ..Redirect::of(presented) }
     }
 
-    /// Makes the redirect from `id_hash` to a new session, created by a request with the id
+    /// Makes the redirect from `id_hash` to a new session, created by a sign-in through the id
     /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         Redirect { begins_session: true, ..Redirect::by_sign_in(presented, id_hash) }
     }
 
     /// Returns whether the id finds no session: only the presented id finds a new session.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(super) fn finds_no_session(&self) -> bool {
         self.begins_session && self.presented.is_some()
     }
 

@@ -167,7 +167,7 @@ impl PostgresStoreBuilder {
         PostgresStoreBuilder { migrate, ..self }
     }
 
-    /// Sets the receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate.
     pub fn events(self, events: Events) -> Self {
         PostgresStoreBuilder { events, ..self }
     }

@@ -54,7 +54,7 @@ pub(super) async fn apply(
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
     let mut removed = Vec::new();
-    if is_taken && gives_new_id(&decision) {
+    if is_taken && matches!(decision, Decision::Insert { .. } | Decision::Move { .. }) {
         return Err(id_is_taken().into());
     }
     match decision {
@@ -157,17 +157,6 @@ async fn create(
     }
 }
 
-/// Returns the statement by which a sign-in waits for the user's others.
-fn sign_in_lock<'q>(
-    commit: &Commit,
-    sql: &'q Statements,
-    locks: &AdvisoryLocks,
-) -> Option<Query<'q>> {
-    let Action::SignIn { user, .. } = &commit.action else { return None };
-    let params = [locks.revocation.into(), locks.of_user(user).into()];
-    Some(Query::new(&sql.sign_in_lock, params))
-}
-
 /// Begins the transaction, and locks and reads all that the decision and its execution need.
 async fn lock(
     commit: &Commit,
@@ -176,24 +165,21 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let of_user = match &commit.action {
-        Action::SignIn { user, new_session, .. } if commit.session_limit.is_some() => {
-            let params = [user.as_str().into(), new_session.realm.as_str().into()];
-            Some(Query::new(&sql.lock_of_user, params))
-        }
-        _ => None,
-    };
-    let is_taken = match &commit.action {
-        Action::Renew { to, .. } | Action::SignIn { to, .. } => {
-            Some(Query::new(&sql.is_taken, [to.as_bytes().into()]))
-        }
-        _ => None,
-    };
+    let (mut sign_in_lock, mut of_user, mut is_taken) = (None, None, None);
+    if let Action::SignIn { user, new_session, .. } = &commit.action {
+        // It waits for the user's other sign-ins.
+        let params = [locks.revocation.into(), locks.of_user(user).into()];
+        sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
+        let params = [user.as_str().into(), new_session.realm.as_str().into()];
+        of_user = commit.session_limit.map(|_| Query::new(&sql.lock_of_user, params));
+    }
+    if let Action::Renew { to, .. } | Action::SignIn { to, .. } = &commit.action {
+        is_taken = Some(Query::new(&sql.is_taken, [to.as_bytes().into()]));
+    }
     let lock = || Query::new(&sql.lock, [presented.as_bytes().into()]);
     let replaced_by = || Query::new(&sql.replaced_by, [presented.as_bytes().into()]);
     // The session comes after the user's other ones: what is found then is at least as new as they
     // are.
-    let sign_in_lock = sign_in_lock(commit, sql, locks);
     let queries = [sign_in_lock, of_user, Some(lock()), Some(replaced_by()), is_taken];
     let [_, of_user, mut locked, mut by, taken] = trips.begin(queries).await?;
     while locked.is_empty() && !by.is_empty() {
@@ -228,10 +214,6 @@ fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
     })
-}
-
-fn gives_new_id(decision: &Decision<RowPosition>) -> bool {
-    matches!(decision, Decision::Insert { .. } | Decision::Move { .. })
 }
 
 fn id_is_taken() -> Error {

@@ -20,9 +20,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Row, Statement};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::postgres::error::{
-    CallFailure, ends_connection, error_of, is_of_pooler, no_answer,
-};
+use crate::stores::postgres::error::{CallFailure, ends_connection, error_of, is_of_pooler};
 use crate::stores::postgres::hosts;
 use crate::stores::postgres::tls::TlsConnector;
 
@@ -103,14 +101,11 @@ impl OwnedRuntime {
     }
 }
 
-/// The end of one attempt at a call.
-pub(super) enum AttemptEnd<T> {
-    /// The answer of the call.
-    Answer(T),
-    /// The attempt failed. If `may_be_done`, a commit was sent whose result is unknown.
-    Failed { failure: CallFailure, may_be_done: bool },
-    /// The deadline has passed.
-    TimedOut { may_be_done: bool },
+/// An attempt at a call that failed.
+pub(super) struct FailedAttempt {
+    pub(super) failure: CallFailure,
+    /// A commit was sent whose result is unknown.
+    pub(super) may_be_done: bool,
 }
 
 impl PostgresConnection {
@@ -123,7 +118,7 @@ impl PostgresConnection {
     ) -> Result<Self> {
         let runtime = OwnedRuntime::new(operation)?;
         let hosts = hosts::one_by_one(config);
-        let mut failure = no_answer(operation, false);
+        let mut failure = CallFailure::TimedOut;
         for (at, host) in hosts.iter().enumerate() {
             // A silent host gets its share of the time, so that the next one is tried.
             let left = deadline.saturating_duration_since(Instant::now());
@@ -140,21 +135,22 @@ impl PostgresConnection {
                     let statements = HashMap::new();
                     return Ok(PostgresConnection { client, io, statements, runtime });
                 }
-                Some(Err(error)) => error_of(operation, CallFailure::Sql(error), false),
-                None => no_answer(operation, false),
+                Some(Err(error)) => CallFailure::Sql(error),
+                None => CallFailure::TimedOut,
             };
         }
-        Err(failure)
+        Err(error_of(operation, failure, false))
     }
 
-    /// Makes one attempt at a call. Returns its end, and whether the connection can be used again.
+    /// Makes one attempt at a call. Returns its result, and whether the connection can be used
+    /// again.
     pub(super) fn attempt<T>(
         &mut self,
         settings: &SqlSettings,
         deadline: Instant,
         is_new: bool,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
-    ) -> (AttemptEnd<T>, bool) {
+    ) -> (Result<T, FailedAttempt>, bool) {
         let PostgresConnection { client, io, statements, runtime } = self;
         let mut trips = Trips { client, statements, settings, is_new, state: TxState::None };
         let call = async {
@@ -162,15 +158,10 @@ impl PostgresConnection {
             (result, trips.roll_back().await)
         };
         let ended = runtime.run(deadline, io.run(call));
+        let (result, can_be_used) = ended.unwrap_or((Err(CallFailure::TimedOut), false));
         let may_be_done = trips.state == TxState::CommitSent;
-        match ended {
-            None => (AttemptEnd::TimedOut { may_be_done }, false),
-            Some((Ok(answer), can_be_used)) => (AttemptEnd::Answer(answer), can_be_used),
-            Some((Err(failure), can_be_used)) => {
-                let ends = matches!(&failure, CallFailure::Sql(error) if ends_connection(error));
-                (AttemptEnd::Failed { failure, may_be_done }, can_be_used && !ends)
-            }
-        }
+        let ends = matches!(&result, Err(CallFailure::Sql(error)) if ends_connection(error));
+        (result.map_err(|failure| FailedAttempt { failure, may_be_done }), can_be_used && !ends)
     }
 }
 

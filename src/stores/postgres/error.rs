@@ -15,6 +15,8 @@ pub(super) enum CallFailure {
     Sql(tokio_postgres::Error),
     /// The server had closed the connection before the call's only trip.
     Closed,
+    /// The deadline has passed.
+    TimedOut,
     /// An error of this crate, such as a conflict or a malformed row.
     Store(Error),
 }
@@ -37,24 +39,15 @@ const MAY_BE_DONE: &str = "; the change may have been made";
 /// Converts a failure to an [`Error`] of `operation`. `may_be_done` says that a commit was sent
 /// whose result is unknown.
 pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
-    let error = match failure {
+    let (kind, reason) = match failure {
         CallFailure::Store(error) => return error,
-        CallFailure::Closed => return no_answer(operation, false),
-        CallFailure::Sql(error) => error,
+        CallFailure::Closed | CallFailure::TimedOut => {
+            (ErrorKind::Unavailable, "the server did not answer in time".to_owned())
+        }
+        CallFailure::Sql(error) => (kind(&error), message(&error)),
     };
-    let kind = if may_be_done { ErrorKind::Unavailable } else { kind(&error) };
-    failed(kind, operation, message(&error), may_be_done)
-}
-
-/// Makes the error of a call that the server has not answered in time.
-pub(super) fn no_answer(operation: &'static str, may_be_done: bool) -> Error {
-    let message = "the server did not answer in time".to_owned();
-    failed(ErrorKind::Unavailable, operation, message, may_be_done)
-}
-
-fn failed(kind: ErrorKind, operation: &'static str, reason: String, may_be_done: bool) -> Error {
     match may_be_done {
-        true => Error::with_source(kind, operation, reason + MAY_BE_DONE),
+        true => Error::with_source(ErrorKind::Unavailable, operation, reason + MAY_BE_DONE),
         false => Error::with_source(kind, operation, reason).with_nothing_done(),
     }
 }
@@ -126,20 +119,24 @@ pub(super) fn is_of_pooler(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|server| server.parsed_severity().is_none())
 }
 
-/// Returns whether the transaction can succeed when it is repeated.
-pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
-    matches!(
-        error.code(),
-        Some(&(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED))
-    )
-}
+impl CallFailure {
+    /// Returns whether the transaction can succeed when it is repeated.
+    pub(super) fn is_transient(&self) -> bool {
+        let CallFailure::Sql(error) = self else { return false };
+        matches!(
+            error.code(),
+            Some(&(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED))
+        )
+    }
 
-/// Returns whether the call can succeed on another connection: this one has ended, or its prepared
-/// statements have.
-pub(super) fn is_of_this_connection(error: &tokio_postgres::Error) -> bool {
-    let of_statement = matches!(
-        error.code(),
-        Some(&(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::FEATURE_NOT_SUPPORTED))
-    );
-    of_statement || (ends_connection(error) && kind(error) == ErrorKind::Unavailable)
+    /// Returns whether the call can succeed on another connection: this one has ended, or its
+    /// prepared statements have.
+    pub(super) fn is_of_this_connection(&self) -> bool {
+        let CallFailure::Sql(error) = self else { return matches!(self, CallFailure::Closed) };
+        let of_statement = matches!(
+            error.code(),
+            Some(&(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::FEATURE_NOT_SUPPORTED))
+        );
+        of_statement || (ends_connection(error) && kind(error) == ErrorKind::Unavailable)
+    }
 }

@@ -44,7 +44,7 @@ pub(super) fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Para
 
 impl PostgresInner {
     /// Executes a transaction during which no user signs in.
-    pub(super) fn revocation<T: Send>(
+    fn revocation<T: Send>(
         &self,
         time: CallTime,
         operation: &'static str,
@@ -54,6 +54,32 @@ impl PostgresInner {
             let lock = Query::new(&self.sql.exclusive_lock, [self.locks.revocation.into()]);
             trips.begin([lock]).await?;
             work(trips, &self.sql).await
+        })
+    }
+
+    /// Ends sessions as [`SessionIndex::revoke`] does, and executes `also` in the same transaction.
+    pub(super) fn revoke_with(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+        also: Option<&str>,
+    ) -> Result<Vec<EndedSession>> {
+        let time = if concerns_all(filter) { CallTime::Bulk } else { CallTime::Normal };
+        let except = except.map(|public_id| public_id.as_bytes().as_slice());
+        self.revocation(time, "revoke sessions", async |trips, sql| {
+            let mut params = vec![Param::Bytes(except)];
+            let revoke = with_condition(&sql.revoke, &condition(filter, &mut params));
+            let mut queries = vec![Query { sql: &revoke, params }];
+            queries.extend(also.map(|sql| Query::new(sql, [])));
+            let answers = trips.commit(queries).await?;
+            let mut live = Vec::new();
+            for row in answers.first().into_iter().flatten() {
+                if row::time(row, "deadline")? > now {
+                    live.push(row::ended(row)?);
+                }
+            }
+            Ok(live)
         })
     }
 
@@ -85,22 +111,7 @@ impl SessionIndex for PostgresInner {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        let time = if concerns_all(filter) { CallTime::Bulk } else { CallTime::Normal };
-        let except = except.map(|public_id| public_id.as_bytes().as_slice());
-        self.revocation(time, "revoke sessions", async |trips, sql| {
-            let mut params = vec![Param::Bytes(except)];
-            let condition = condition(filter, &mut params);
-            let sql = with_condition(&sql.revoke, &condition);
-            let answers = trips.commit(vec![Query { sql: &sql, params }]).await?;
-            let removed = answers.first().map_or(&[][..], Vec::as_slice);
-            let mut live = Vec::new();
-            for row in removed {
-                if row::time(row, "deadline")? > now {
-                    live.push(row::ended(row)?);
-                }
-            }
-            Ok(live)
-        })
+        self.revoke_with(filter, except, now, None)
     }
 
     fn rename_user(
@@ -186,7 +197,7 @@ impl SessionIndex for PostgresInner {
     }
 }
 
-pub(super) fn concerns_all(filter: &SessionFilter<'_>) -> bool {
+fn concerns_all(filter: &SessionFilter<'_>) -> bool {
     match filter {
         SessionFilter::All => true,
         SessionFilter::InRealm(_, filter) => concerns_all(filter),

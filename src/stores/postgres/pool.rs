@@ -4,51 +4,25 @@
 //! its deadline. If the server is down, the caller therefore gets the error immediately. Called by
 //! `store`, `index` and `builder` for every call to the server.
 
-use std::convert::Infallible;
 use std::fmt::{self, Debug};
 use std::mem;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection};
+use r2d2::{NopErrorHandler, Pool, PooledConnection};
 use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::postgres::connection::{AttemptEnd, PostgresConnection, SqlSettings, Trips};
-use crate::stores::postgres::error::{
-    CallFailure, error_of, is_of_this_connection, is_transient, no_answer,
-};
+use crate::stores::postgres::connection::{FailedAttempt, PostgresConnection, SqlSettings, Trips};
+use crate::stores::postgres::error::{CallFailure, error_of};
 use crate::stores::postgres::tls::TlsConnector;
+use crate::stores::slots::EmptySlots;
 
-/// A place for one connection.
-type ConnectionSlot = Option<PostgresConnection>;
-
-/// Makes empty slots.
-#[derive(Debug)]
-struct EmptySlots;
-
-impl ManageConnection for EmptySlots {
-    type Connection = ConnectionSlot;
-    type Error = Infallible;
-
-    fn connect(&self) -> Result<ConnectionSlot, Infallible> {
-        Ok(None)
-    }
-
-    fn is_valid(&self, _: &mut ConnectionSlot) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    /// A call empties the slot of a broken connection. The pool drops an empty slot, because it
-    /// hands out the slot that was returned last: it would keep the others from being used while
-    /// the server accepts no connection.
-    fn has_broken(&self, slot: &mut ConnectionSlot) -> bool {
-        slot.is_none()
-    }
-}
+/// The places of the connections. A call empties the slot of a broken one.
+type Slots = EmptySlots<PostgresConnection>;
 
 /// The settings of the connections of a store.
 pub(super) struct PoolSettings {
@@ -76,7 +50,7 @@ pub(super) const BULK_FACTOR: u32 = 12;
 
 pub(super) struct ConnectionPool {
     process: Process,
-    slots: Pool<EmptySlots>,
+    slots: Pool<Slots>,
     settings: PoolSettings,
 }
 
@@ -100,12 +74,9 @@ impl Drop for ConnectionPool {
 
 impl ConnectionPool {
     pub(super) fn new(settings: PoolSettings) -> Self {
-        let slots = Pool::builder()
-            .max_size(settings.connections)
-            .min_idle(Some(0))
-            .test_on_check_out(false)
+        let slots = EmptySlots::pool(settings.connections)
             .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(EmptySlots);
+            .build_unchecked(EmptySlots::new());
         ConnectionPool { process: Process::current(), slots, settings }
     }
 
@@ -160,37 +131,24 @@ impl ConnectionPool {
                 Some(connection) => (connection, false),
                 None => (self.connect(operation, deadline)?, true),
             };
-            let (end, can_be_used) = connection.attempt(sql, deadline, is_new, work);
+            let (result, can_be_used) = connection.attempt(sql, deadline, is_new, work);
             *slot = can_be_used.then_some(connection);
-            match end {
-                AttemptEnd::Answer(answer) => return Ok(answer),
-                AttemptEnd::Failed { failure: CallFailure::Closed, .. } if !is_new => {}
-                AttemptEnd::TimedOut { may_be_done } => {
-                    return Err(no_answer(operation, may_be_done));
-                }
-                AttemptEnd::Failed { failure, may_be_done } => {
-                    let CallFailure::Sql(error) = &failure else {
-                        return Err(error_of(operation, failure, may_be_done));
-                    };
-                    let is_lost = !is_new && is_of_this_connection(error);
-                    if may_be_done || !(is_lost || is_transient(error)) {
-                        return Err(error_of(operation, failure, may_be_done));
-                    }
-                    if is_lost {
-                        *slot = None;
-                    } else if Instant::now() >= deadline {
-                        return Err(error_of(operation, failure, may_be_done));
-                    }
-                }
+            let (failure, may_be_done) = match result {
+                Ok(answer) => return Ok(answer),
+                Err(FailedAttempt { failure, may_be_done }) => (failure, may_be_done),
+            };
+            let is_lost = !is_new && failure.is_of_this_connection();
+            let can_succeed = is_lost || failure.is_transient() && Instant::now() < deadline;
+            if may_be_done || !can_succeed {
+                return Err(error_of(operation, failure, may_be_done));
+            }
+            if is_lost {
+                *slot = None;
             }
         }
     }
 
-    fn slot(
-        &self,
-        operation: &'static str,
-        deadline: Instant,
-    ) -> Result<PooledConnection<EmptySlots>> {
+    fn slot(&self, operation: &'static str, deadline: Instant) -> Result<PooledConnection<Slots>> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.slots.get_timeout(left).map_err(|_| {
             let why = format!("all {} connections are in use", self.settings.connections);

@@ -130,8 +130,7 @@ statements! {
         let replaced_values = parameters(REPLACED.len());
         let current_id = REPLACED.len() + 1;
         let r_columns = renamed_replaced_columns();
-        // A list needs no more of the data than its size.
-        let summary = columns.replace("data", "length(data)::bigint AS data");
+        let summary = summary_columns();
     }
 
     load: "SELECT {columns}, id FROM {t} WHERE id_hash = $1";
@@ -210,7 +209,7 @@ statements! {
              (SELECT count(*) FROM removed) AS removed) AS counts \
          LEFT JOIN (SELECT * FROM removed WHERE user_key IS NOT NULL) AS of_users ON true";
     list:
-        "SELECT {summary}, id FROM {t} WHERE deadline > $1 AND id < $2 AND {{condition}} \
+        "SELECT {summary} FROM {t} WHERE deadline > $1 AND id < $2 AND {{condition}} \
          ORDER BY id DESC LIMIT $3";
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
@@ -244,6 +243,11 @@ statements! {
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE id_hash = ANY($1) \
          AND user_key IS NULL ORDER BY id FOR UPDATE) RETURNING id";
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
+}
+
+/// Returns the columns of a list, which needs no more of the data than its size.
+pub(super) fn summary_columns() -> String {
+    SESSION.join(", ").replace("data", "length(data)::bigint AS data") + ", id"
 }
 
 /// Returns the columns of a replaced id in the row `r`, renamed because a session has some of the

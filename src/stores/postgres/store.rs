@@ -26,8 +26,8 @@ use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 use crate::sync::instant;
 
-/// The longest difference to the server's clock that needs no attention.
-const TOLERATED_SKEW: Duration = Duration::from_secs(5);
+/// The longest difference to the server's clock that needs no attention, in milliseconds.
+const TOLERATED_SKEW: i64 = 5000;
 
 /// Sessions in a PostgreSQL database, shared by several machines. A clone refers to the same store.
 ///
@@ -186,12 +186,8 @@ impl PostgresInner {
     }
 
     fn is_clock_ahead(&self) -> bool {
-        self.clock_ahead.load(Ordering::Relaxed) > millis(TOLERATED_SKEW)
+        self.clock_ahead.load(Ordering::Relaxed) > TOLERATED_SKEW
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 async fn touch(
@@ -255,10 +251,8 @@ impl Maintenance for PostgresInner {
             Ok(asked.as_millis() - server)
         })?;
         let before = self.clock_ahead.swap(ahead, Ordering::Relaxed);
-        let tolerated = TOLERATED_SKEW.as_millis();
-        if u128::from(ahead.unsigned_abs()) > tolerated
-            && u128::from(before.unsigned_abs()) <= tolerated
-        {
+        let is_tolerated = |skew: i64| (-TOLERATED_SKEW..=TOLERATED_SKEW).contains(&skew);
+        if !is_tolerated(ahead) && is_tolerated(before) {
             let by = Duration::from_millis(ahead.unsigned_abs());
             self.events.raise(&Event::ClockSkewed { by, ahead: ahead > 0 });
         }

@@ -176,7 +176,7 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { durability, ..self }
     }
 
-    /// Sets how SQLite journals the file. Defaults to [`Journal::Wal`].
+    /// Sets the journal mode of the file. Defaults to [`Journal::Wal`].
     pub fn journal(self, journal: Journal) -> Self {
         SqliteStoreBuilder { journal, ..self }
     }
@@ -225,7 +225,7 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { cache_bytes: bytes, ..self }
     }
 
-    /// Sets the receiver of events. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate.
     pub fn events(self, events: Events) -> Self {
         SqliteStoreBuilder { events, ..self }
     }

@@ -214,8 +214,8 @@ pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> 
         return Ok(());
     }
     let why = format!(
-        "{} exists, the log of {state} database; do not stop the program yet, and keep -wal: see \
-         \"A deleted database\" in docs/operating.md",
+        "{} exists, the log of {state} database; keep the -wal file; do not run `setup`: see \
+         \"The rescue from the log\" in docs/operating.md",
         log.display()
     );
     Err(Error::with_source(ErrorKind::Invalid, operation.to_owned(), why))

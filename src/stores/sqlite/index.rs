@@ -152,7 +152,7 @@ fn idle_anonymous(
     // One snapshot for all statements.
     let snapshot = connection.unchecked_transaction()?;
     let all = row::count(&snapshot, &sql.count_all, [])?;
-    // Indexes alone count the anonymous sessions of all realms, ten times as fast.
+    // The counts of all realms read indexes alone, in a tenth of the time of the count of one.
     if all.saturating_sub(row::count(&snapshot, &sql.count_with_user, [])?) <= keep {
         return Ok(Vec::new());
     }

@@ -2,7 +2,6 @@
 //!
 //! Uses the path and flags of `file`. Called by `store` for every read.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
+use crate::stores::slots::EmptySlots;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file_identity::FileIdentity;
@@ -26,33 +26,10 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool {
     process: Process,
-    slots: Pool<Slots>,
+    slots: Pool<EmptySlots<Connection>>,
     manager: Arc<SqliteConnectionManager>,
     file_identity: Arc<FileIdentity>,
     busy_timeout: Duration,
-}
-
-/// Makes empty slots, each for one connection, which a reader opens on its own thread. If the pool
-/// opened connections, it would retry a failure until the timeout, and report it as a text.
-#[derive(Debug)]
-struct Slots;
-
-impl ManageConnection for Slots {
-    type Connection = Option<Connection>;
-    type Error = Infallible;
-
-    fn connect(&self) -> Result<Option<Connection>, Infallible> {
-        Ok(None)
-    }
-
-    fn is_valid(&self, _: &mut Option<Connection>) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    /// Drops a slot whose connection could not be opened, so that it hides no open one.
-    fn has_broken(&self, slot: &mut Option<Connection>) -> bool {
-        slot.is_none()
-    }
 }
 
 impl ReadPool {
@@ -62,13 +39,10 @@ impl ReadPool {
         readers: u32,
         busy_timeout: Duration,
     ) -> Self {
-        let slots = Pool::builder()
-            .max_size(readers)
-            .min_idle(Some(0))
-            .test_on_check_out(false)
+        let slots = EmptySlots::pool(readers)
             .idle_timeout(None)
             .max_lifetime(None)
-            .build_unchecked(Slots);
+            .build_unchecked(EmptySlots::new());
         let manager = SqliteConnectionManager::file(access.name())
             .with_flags(access.flags())
             .with_init(|connection| {

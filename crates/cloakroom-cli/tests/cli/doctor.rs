@@ -1,13 +1,18 @@
 //! `doctor`: finds each problem.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
-use crate::fixture::{DAY, Ran, begin, done, fill, json, number, open, run, set_up, with_store};
+use crate::fixture::{
+    DAY, Ran, begin, done, fill, is_root, json, number, open, run, set_up, start, with_store,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -40,7 +45,8 @@ fn only(folder: &Folder, check: &str, words: &str) {
 #[test]
 fn a_sound_database_has_no_problem() {
     let folder = Folder::new();
-    begin(&open(&folder), Some("ada"), MINUTE);
+    let store = open(&folder);
+    begin(&store, Some("ada"), MINUTE);
     assert_eq!(wrong(&folder, &[]), []);
     assert_eq!(wrong(&folder, &["--quick"]), []);
     let shown = done(&folder, &["doctor"]);
@@ -140,7 +146,49 @@ fn a_limit_on_the_size_of_files_is_found() {
 fn a_kept_journal_mode_is_found() {
     let folder = Folder::new();
     done(&folder, &["setup", "--keep-journal"]);
+    let _service = Connection::open(folder.database()).unwrap();
     only(&folder, "journal", "delete");
+}
+
+#[test]
+fn a_journal_mode_that_the_service_changes_is_noted() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    done(&folder, &["setup", "--keep-journal"]);
+    let copy = other.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    done(&other, &["restore", &copy, "--yes"]);
+    assert!(done(&other, &["doctor"]).contains("note    journal      delete, until the service"));
+    let _service = open(&other);
+    assert!(done(&other, &["doctor"]).contains("ok      journal      wal"));
+}
+
+#[test]
+fn files_of_another_user_than_the_services_are_found() {
+    if !is_root() {
+        return;
+    }
+    const USER: u32 = 65_534;
+    let folder = Folder::new();
+    let give = |name: &str, user| chown(folder.path(name), Some(user), None).unwrap();
+    give("", USER);
+    done(&folder, &["setup"]);
+    let mut service = std::process::Command::new("sh");
+    service.args(["-c", "exec 3<\"$0\"; echo; read _"]).arg(folder.database());
+    let mut service = start(service.uid(USER).gid(USER).stdin(Stdio::piped()));
+    let mut line = [0];
+    service.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(wrong(&folder, &[]), []);
+    for name in ["", "app.db"] {
+        give(name, 0);
+    }
+    let found = wrong(&folder, &[]);
+    let words = format!("do not belong to user {USER}, who runs sh (process {})", service.id());
+    assert!(found[0].1.contains("app.db, /") && found[0].1.ends_with(&words), "{found:?}");
+    drop(service.stdin.take());
+    service.wait().unwrap();
+    assert_eq!(wrong(&folder, &[]), []);
+    let shown = done(&folder, &["doctor"]);
+    assert!(shown.contains("note    permissions  only root can use the file; the"), "{shown}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Owners, names and schema of the file: each problem has a message, and a finding of `doctor`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -11,23 +13,14 @@ use cloakroom::{ErrorKind, SqliteStore};
 
 use crate::common::Folder;
 use crate::fixture::{
-    Ran, begin, count, damage, done, fails, fill, is_intact, json, names, number, open, program,
-    run, set_up, with_store,
+    Ran, begin, count, damage, done, fails, fill, is_intact, is_root, json, names, number, open,
+    program, run, set_up, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A user without rights; its name differs between systems.
 const OTHER: u32 = 65_534;
-
-/// Returns whether these tests can change owners; says so if not.
-fn is_root() -> bool {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
-    if !is_root {
-        eprintln!("skipped: it needs root, to change the owner of files");
-    }
-    is_root
-}
 
 fn as_other(folder: &Folder, args: &[&str]) -> Ran {
     program(folder, args).uid(OTHER).gid(OTHER).output().unwrap().into()
@@ -95,8 +88,12 @@ fn a_database_of_root_is_an_error_that_names_owner_and_mode() {
     assert!(found[0].contains("app.db belongs to root and has mode 600"), "{found:?}");
     let found = problems(&run(&folder, &["doctor", "--json"]), "permissions");
     assert!(found[0].contains("app.db belongs to root and its folder to "), "{found:?}");
-    give(&folder.database(), OTHER);
-    assert_eq!(as_other(&folder, &["sweep"]).code, 0);
+    // A process that ends while it closes the database leaves an empty log, here one of root.
+    for name in names(&folder) {
+        give(&folder.path(&name), OTHER);
+    }
+    let ran = as_other(&folder, &["sweep"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(problems(&run(&folder, &["doctor", "--json"]), "permissions"), [""; 0]);
 }
 
@@ -200,21 +197,19 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     done(&folder, &["backup", &copy]);
     fs::remove_file(folder.database()).unwrap();
     let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\"";
-    for command in [&["stats"][..], &["revoke", "--all", "--yes"]] {
-        let said = fails(&folder, command, 3);
-        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
-    }
-    for (command, code) in [("doctor", 3), ("setup", 1)] {
-        let said = fails(&folder, &[command], code);
+    for command in
+        [&["stats"][..], &["revoke", "--all", "--yes"], &["setup"], &["restore", &copy, "--yes"]]
+    {
+        // Not 3, after which a script might set it up.
+        let said = fails(&folder, command, 1);
         let process = format!("(process {})", std::process::id());
         assert!(said.contains("app.db is missing, and open in ") && said.contains(&process));
         assert!(said.contains(rescue), "{said}");
     }
+    let found = run(&folder, &["doctor"]).out;
+    assert!(found.contains("PROBLEM in use       ") && found.contains(rescue), "{found}");
+    assert!(found.contains("app.db is missing, and open in "), "{found}");
     let log = fs::read(folder.path("app.db-wal")).unwrap();
-    let ran = run(&folder, &["restore", &copy, "--yes"]);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let words = format!("app.db-wal exists, the log of a deleted database; {rescue}");
-    assert!(ran.err.contains(&words), "{ran:?}");
     assert!(!folder.database().exists());
     // A service that starts again refuses too: SQLite would remove the log.
     let error = SqliteStore::open(folder.database()).unwrap_err();
@@ -224,13 +219,161 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
     drop(store);
     fs::write(folder.path("app.db-wal"), &log).unwrap();
-    let said = fails(&folder, &["setup"], 1);
-    assert!(said.contains(&words), "{said}");
+    let words = "app.db-wal exists, the log of a deleted database; keep the -wal file; do not run \
+                 `setup`: see \"The rescue from the log\" in docs/operating.md";
+    for command in [&["setup"][..], &["restore", &copy]] {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains(words), "{said}");
+    }
     for name in ["app.db-wal", "app.db-shm"] {
         let _ = fs::rename(folder.path(name), other.path(name));
     }
     done(&folder, &["restore", &copy, "--yes"]);
     assert_eq!(count(&folder), 0);
+}
+
+/// Commands that change or read sessions, with a copy to restore.
+fn commands(copy: &str) -> [Vec<&str>; 12] {
+    [
+        vec!["stats"],
+        vec!["list"],
+        vec!["backup", "/no/such/folder/copy.db"],
+        vec!["setup"],
+        vec!["setup", "--keep-journal"],
+        vec!["revoke", "--user", "ada"],
+        vec!["revoke", "--all", "--yes"],
+        vec!["sweep"],
+        vec!["compact", "--yes"],
+        vec!["clear", "--yes"],
+        vec!["drop", "--yes"],
+        vec!["restore", copy, "--yes"],
+    ]
+}
+
+/// Fails unless a message names this process as the one that has the former file open.
+fn is_lost(said: &str) {
+    let process = format!("(process {}) has a file open that was deleted, ", std::process::id());
+    assert!(said.contains(&process), "{said}");
+    let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\" in docs";
+    assert!(said.contains(rescue) || said.ends_with("moved or replaced"), "{said}");
+}
+
+#[test]
+fn a_replaced_database_is_not_changed_beside_its_log() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    fs::copy(&copy, folder.path("new.db")).unwrap();
+    fs::rename(folder.path("new.db"), folder.database()).unwrap();
+    let log = fs::read(folder.path("app.db-wal")).unwrap();
+    for command in &commands(&copy) {
+        is_lost(&fails(&folder, command, 1));
+    }
+    is_lost(&only_problem(&folder, "in use"));
+    assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
+    assert_eq!(fs::read(folder.database()).unwrap(), fs::read(&copy).unwrap());
+    drop(store);
+    done(&folder, &["sweep"]);
+}
+
+#[test]
+fn a_deleted_log_is_not_replaced_while_it_is_open() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    let before = fs::read(folder.database()).unwrap();
+    fs::remove_file(folder.path("app.db-wal")).unwrap();
+    for command in &commands(&copy) {
+        is_lost(&fails(&folder, command, 1));
+    }
+    is_lost(&only_problem(&folder, "in use"));
+    assert_eq!(fs::read(folder.database()).unwrap(), before);
+    assert!(!folder.path("app.db-wal").exists());
+}
+
+#[test]
+fn a_link_to_a_deleted_database_names_its_process() {
+    let (folder, store) = with_store();
+    begin(&store, Some("ada"), MINUTE);
+    symlink(folder.database(), folder.path("link.db")).unwrap();
+    fs::remove_file(folder.database()).unwrap();
+    let link = folder.path("link.db").display().to_string();
+    for command in ["stats", "setup"] {
+        let said = fails(&folder, &[command, "--db", &link], 1);
+        assert!(said.contains("app.db is missing, and open in "), "{said}");
+    }
+    let said = run(&folder, &["doctor", "--db", &link]).out;
+    assert!(said.contains("PROBLEM in use "), "{said}");
+    assert!(said.contains("app.db is missing, and open in "), "{said}");
+}
+
+/// Mounts `from` at `to` for a shell that has the database in the folder `to`, or `to` itself,
+/// open, and its log. Returns `None` where this is impossible.
+fn container(from: &Path, to: &Path) -> Option<Child> {
+    let script = "mount --bind \"$1\" \"$2\" || exit; test -f \"$2\" || set \"$1\" \"$2/app.db\"
+        exec 3<\"$2\" 4<\"$2-wal\"; echo open; read _";
+    let mut shell = std::process::Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", script, "sh"]).arg(from).arg(to);
+    let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut shell = shell.ok()?;
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line != "open\n" {
+        eprintln!("skipped: unshare may not mount");
+        shell.wait().unwrap();
+        return None;
+    }
+    Some(shell)
+}
+
+fn stop(mut shell: Child) {
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+}
+
+#[test]
+fn a_container_with_another_folder_at_the_path_is_ignored() {
+    let (folder, other) = (set_up(), set_up());
+    fs::write(other.path("app.db-wal"), "").unwrap();
+    let Some(shell) = container(&other.path(""), &folder.path("")) else { return };
+    done(&folder, &["sweep"]);
+    done(&folder, &["doctor", "--quick"]);
+    stop(shell);
+}
+
+#[test]
+fn a_container_with_the_folder_at_another_path_is_found() {
+    let (folder, other) = (set_up(), Folder::new());
+    let _store = open(&folder);
+    let Some(shell) = container(&folder.path(""), &other.path("")) else { return };
+    let found = done(&folder, &["doctor", "--quick"]);
+    assert!(found.contains(&format!("by sh (process {})", shell.id())), "{found}");
+    done(&folder, &["sweep"]);
+    stop(shell);
+}
+
+#[test]
+fn a_file_mounted_alone_is_refused_while_it_is_used() {
+    let (folder, other) = (set_up(), Folder::new());
+    for name in ["app.db", "app.db-wal"] {
+        fs::write(other.path(name), "").unwrap();
+    }
+    let Some(shell) = container(&folder.database(), &other.database()) else { return };
+    let words = format!(
+        "sh (process {}) uses it by another name or mount, {}, with a log of its own",
+        shell.id(),
+        other.database().display()
+    );
+    for command in [&["revoke", "--all", "--yes"][..], &["stats"], &["sweep"]] {
+        let said = fails(&folder, command, 1);
+        assert!(said.contains(&words), "{said}");
+        assert!(said.contains("see \"A second name\" in docs/operating.md"), "{said}");
+    }
+    assert!(only_problem(&folder, "in use").contains(&words));
+    stop(shell);
+    done(&folder, &["sweep"]);
 }
 
 #[test]
@@ -242,7 +385,7 @@ fn an_emptied_database_is_not_set_up_beside_its_log() {
     let log = fs::read(folder.path("app.db-wal")).unwrap();
     for command in [&["setup"][..], &["stats"], &["sweep"], &["restore", &copy, "--yes"]] {
         let said = run(&folder, command).err;
-        let words = "app.db-wal exists, the log of an emptied database; do not stop the program";
+        let words = "app.db-wal exists, the log of an emptied database; keep the -wal file; do not";
         assert!(said.contains(words), "{command:?}: {said}");
     }
     assert!(only_problem(&folder, "file").contains("the log of an emptied database"));
@@ -263,7 +406,8 @@ fn an_empty_file_is_reported_with_what_to_do() {
     for command in [&["stats"][..], &["migrate"], &["revoke", "--all", "--yes"]] {
         let said = fails(&folder, command, 3);
         assert!(said.contains("the file is empty; check --db; if a service used this"), "{said}");
-        assert!(said.contains("do not run `setup`, do not stop the program yet"), "{said}");
+        assert!(said.contains("keep the -wal file and do not run `setup`"), "{said}");
+        assert!(!said.contains("stop the program"), "{said}");
     }
     assert_eq!(names(&folder).len(), 2, "no log was made");
     done(&folder, &["restore", &copy, "--yes"]);
@@ -278,30 +422,39 @@ fn a_change_under_a_second_name_is_refused() {
     let (other, copy) = (folder.path("other.db"), folder.path("copy.db"));
     let (other, copy) = (other.display().to_string(), copy.display().to_string());
     done(&folder, &["backup", &copy]);
-    for command in [
-        &["revoke", "--user", "ada"][..],
-        &["sweep"],
-        &["clear", "--yes"],
-        &["setup"],
-        &["compact", "--yes"],
-        &["restore", &copy, "--yes"],
-    ] {
-        let ran = run(&folder, &[command, &["--db", &other]].concat());
-        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        let words = "use the name beside which there is a `-wal` with content, or";
-        assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+    let refuses = |words: &str| {
+        for command in [
+            &["revoke", "--user", "ada"][..],
+            &["sweep"],
+            &["clear", "--yes"],
+            &["setup"],
+            &["compact", "--yes"],
+            &["restore", &copy, "--yes"],
+        ] {
+            let ran = run(&folder, &[command, &["--db", &other]].concat());
+            assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+            assert!(ran.err.contains(words), "{command:?}: {ran:?}");
+        }
+    };
+    refuses("uses it by another name or mount, ");
+    let found = run(&folder, &["doctor", "--db", &other]).out;
+    assert!(!found.contains("setup"), "{found}");
+    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
+    // As after a kill.
+    let files = ["app.db", "app.db-wal"].map(|name| (name, fs::read(folder.path(name)).unwrap()));
+    drop(store);
+    for (name, bytes) in files {
+        fs::write(folder.path(name), bytes).unwrap();
     }
+    refuses("use the name beside which there is a `-wal` with content, or");
     // The tables are in the log under the first name.
     for command in ["stats", "list"] {
         let said = fails(&folder, &[command, "--db", &other], 3);
         assert!(said.contains("it has a second name (it has 2 hard links)"), "{said}");
         assert!(!said.contains("setup"), "{said}");
     }
-    let found = run(&folder, &["doctor", "--db", &other]).out;
-    assert!(!found.contains("setup"), "{found}");
-    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
     let log = fs::metadata(folder.path("other.db-wal"));
-    assert!(log.is_ok_and(|log| log.len() == 0), "one that was only read");
+    assert_eq!(log.map_or(0, |log| log.len()), 0, "nothing was written");
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
 }
 
@@ -326,10 +479,12 @@ fn a_folder_in_which_no_log_can_be_made_is_found() {
 fn a_link_to_nothing_is_reported_with_its_target() {
     let folder = Folder::new();
     symlink("/no/such/disk/app.db", folder.database()).unwrap();
+    let remedy = "; mount the disk to which the link leads, or correct the link; if the file there \
+                  is lost, `restore` a copy with --db and the target of the link\n";
     for (command, code) in [("setup", 1), ("stats", 3), ("doctor", 3)] {
         let said = fails(&folder, &[command], code);
         assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
-        assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+        assert!(said.ends_with(remedy), "{said}");
     }
     // A restore, into the link and from it.
     let other = set_up();
@@ -337,9 +492,15 @@ fn a_link_to_nothing_is_reported_with_its_target() {
     let (link, database) = (link.display().to_string(), database.display().to_string());
     let said = run(&folder, &["restore", &database, "--yes"]).err;
     assert!(said.contains("it is a link to /no/such/disk/app.db, where there is no"), "{said}");
-    assert!(said.ends_with("; mount the disk to which the link leads, or correct the link\n"));
+    assert!(said.ends_with(remedy), "{said}");
     let said = run(&other, &["restore", &link, "--yes"]).err;
     assert!(said.contains("a link to /no/such/disk/app.db, where there is none"), "{said}");
+    // What the message says.
+    let target = folder.path("target.db");
+    fs::remove_file(folder.database()).unwrap();
+    symlink(&target, folder.database()).unwrap();
+    done(&folder, &["restore", &database, "--yes", "--db", &target.display().to_string()]);
+    assert_eq!(count(&folder), 0);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 #![allow(unreachable_pub, reason = "shared by the files beside this one")]
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Barrier;
@@ -265,6 +267,15 @@ pub fn visit(sessions: &SessionManager, cookie: Option<&str>) -> Result<(Option<
     let set = headers.iter().find(|(name, _)| *name == "Set-Cookie");
     let cookie = set.map(|(_, value)| value.split(';').next().unwrap().to_owned());
     Ok((cookie, count))
+}
+
+/// Returns whether these tests can change owners; says so if not.
+pub fn is_root() -> bool {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if !is_root {
+        eprintln!("skipped: it needs root, to change the owner of files");
+    }
+    is_root
 }
 
 pub fn number(path: &Path, sql: &str) -> i64 {

@@ -8,14 +8,13 @@ use crate::backend::{Page, Record, SessionFilter, Summary};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm};
-use crate::stores::postgres::connection::{Param, Query};
-use crate::stores::postgres::index::{concerns_all, condition, count};
+use crate::stores::postgres::connection::Query;
+use crate::stores::postgres::index::{condition, count};
 use crate::stores::postgres::migrate;
 use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, SESSION, get};
-use crate::stores::postgres::sql::TableNames;
+use crate::stores::postgres::sql::{TableNames, summary_columns};
 use crate::stores::postgres::store::PostgresStore;
-use crate::stores::sql::with_condition;
 
 pub use info::DatabaseServer;
 
@@ -47,11 +46,6 @@ impl PostgresStore {
     pub fn admin(&self) -> PostgresAdmin {
         PostgresAdmin(self.clone())
     }
-}
-
-/// Returns the columns of a list, which needs no more of the data than its size.
-fn summary_columns() -> String {
-    SESSION.join(", ").replace("data", "length(data)::bigint AS data") + ", id"
 }
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
@@ -166,19 +160,9 @@ impl PostgresAdmin {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<u64> {
-        let time = if concerns_all(filter) { CallTime::Bulk } else { CallTime::Normal };
-        let except = except.map(|public_id| public_id.as_bytes().as_slice());
-        self.0.0.revocation(time, "revoke sessions", async |trips, sql| {
-            let mut params = vec![Param::Bytes(except)];
-            let revoke = with_condition(&sql.revoke, &condition(filter, &mut params));
-            let queries = vec![Query { sql: &revoke, params }, Query::new(&sql.raise_epoch, [])];
-            let answers = trips.commit(queries).await?;
-            let mut live = 0;
-            for row in answers.first().into_iter().flatten() {
-                live += u64::from(row::time(row, "deadline")? > now);
-            }
-            Ok(live)
-        })
+        let inner = &self.0.0;
+        let ended = inner.revoke_with(filter, except, now, Some(&inner.sql.raise_epoch))?;
+        Ok(ended.len() as u64)
     }
 
     /// Removes the store's tables with all sessions. Afterwards every call of the store fails with

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
@@ -49,38 +49,97 @@ impl Admin {
         now: Timestamp,
         mut progress: ProgressFn,
     ) -> Result<ControlFlow<(), RestoreReport>> {
+        let to = self.restore_target()?;
+        let restore = Restore { from: from.as_ref(), to: &to, keep_sessions, now };
+        restore.run(&mut progress).map_err(|error| explain(error, &to.path))
+    }
+
+    /// Fails as [`restore`](Self::restore) would because of the database that is to be replaced,
+    /// whatever the copy. Changes nothing.
+    pub fn check_restore(&self) -> Result<()> {
+        let to = self.restore_target()?;
+        to.open().map(drop).map_err(|error| explain(error, &to.path))
+    }
+
+    fn restore_target(&self) -> Result<Target> {
         self.refuse_second_name()?;
         let settings = self.settings()?;
-        let (path, table) = (settings.path()?, settings.validated_table()?);
-        let restore = Restore {
-            from: from.as_ref(),
-            to: path,
-            table: &table,
-            keep_sessions,
-            busy_timeout: settings.busy_timeout,
-            now,
-        };
-        restore.run(&mut progress).map_err(|error| explain(error, path))
+        let (path, table) = (settings.path()?.to_owned(), settings.validated_table()?);
+        Ok(Target { path, table, busy_timeout: settings.busy_timeout })
+    }
+}
+
+/// The database that is to be replaced, which may not exist.
+struct Target {
+    path: PathBuf,
+    table: TableName,
+    busy_timeout: Duration,
+}
+
+impl Target {
+    /// Opens it; returns `None` if it does not exist. Rejects one that cannot be written over, and
+    /// one that does not belong to this program, because the copy was not made of it.
+    fn open(&self) -> Result<Option<Connection>> {
+        let failed = || while_doing(RESTORING);
+        if let Some(error) = file::dangling_link(&self.path, Purpose::Write) {
+            return Err(error);
+        }
+        file::refuse_log_of_deleted(&self.path, RESTORING)?;
+        if !fs::exists(&self.path).map_err(|source| failed_io(RESTORING, source))? {
+            refuse_existing(&self.path, RESTORING)?;
+            return Ok(None);
+        }
+        file::check_inherited(&self.path)?;
+        let target = Access::read_write(&self.path).connect().map_err(failed())?;
+        target.busy_timeout(self.busy_timeout).map_err(failed())?;
+        if target.is_readonly("main").map_err(failed())? {
+            return Err(Error::new(ErrorKind::ReadOnly, format!("open {}", self.path.display())));
+        }
+        // Without a readable schema, on the first page, SQLite writes nothing to a file.
+        let tables = row::count(&target, "SELECT count(*) FROM sqlite_schema", [])
+            .map_err(failed())
+            .map_err(|error| self.explain_damage(error))?;
+        match migrate::version_before(&target, &self.table) {
+            Ok(0) if tables > 0 => {
+                let (table, path) = (self.table.as_str(), self.path.display());
+                let why = format!("{path} holds other tables and no table {table}");
+                Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
+            }
+            Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
+            // The table is ours, of any version, or too damaged to tell.
+            _ => Ok(Some(target)),
+        }
+    }
+
+    /// Adds the remedy to the error of a database that is too damaged to be written over.
+    fn explain_damage(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Corrupt {
+            return error;
+        }
+        let (path, cause) = (self.path.display(), cause(&error));
+        let why = format!(
+            "{path} is too damaged to be written over ({cause}): stop the service, move it away \
+             with its -wal and -shm, and `restore` again"
+        );
+        Error::with_source(ErrorKind::Corrupt, RESTORING, why)
     }
 }
 
 /// The parameters of a restore.
 struct Restore<'r> {
     from: &'r Path,
-    to: &'r Path,
-    table: &'r TableName,
+    to: &'r Target,
     keep_sessions: bool,
-    busy_timeout: Duration,
     now: Timestamp,
 }
 
 impl Restore<'_> {
     fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
-        let target = self.open_target().map_err(|error| self.explain_damage(error))?;
+        let target = self.to.open()?;
         self.refuse_same_file()?;
         // The copy is prepared in a separate file, so that other processes see one atomic change,
         // and never a moment with live sessions that should have ended.
-        let partial = Partial::beside(self.to)?;
+        let partial = Partial::beside(&self.to.path)?;
         let copied =
             self.open_copy().and_then(|copy| copy_all(&copy, &partial.0, progress, RESTORING));
         if copied.map_err(explain_copy)?.is_break() {
@@ -101,37 +160,16 @@ impl Restore<'_> {
             return Ok(ControlFlow::Continue(report));
         };
         let written = self.write_over(&prepared, &mut target, progress);
-        Ok(match written.map_err(|error| self.explain_damage(error))? {
+        Ok(match written.map_err(|error| self.to.explain_damage(error))? {
             ControlFlow::Continue(()) => ControlFlow::Continue(report),
             ControlFlow::Break(()) => ControlFlow::Break(()),
         })
     }
 
-    /// Opens the database that is to be replaced; returns `None` if it does not exist.
-    fn open_target(&self) -> Result<Option<Connection>> {
-        let failed = || while_doing(RESTORING);
-        if let Some(error) = file::dangling_link(self.to, Purpose::Write) {
-            return Err(error);
-        }
-        file::refuse_log_of_deleted(self.to, RESTORING)?;
-        if !fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))? {
-            refuse_existing(self.to, RESTORING)?;
-            return Ok(None);
-        }
-        file::check_inherited(self.to)?;
-        let target = Access::read_write(self.to).connect().map_err(failed())?;
-        target.busy_timeout(self.busy_timeout).map_err(failed())?;
-        if target.is_readonly("main").map_err(failed())? {
-            return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
-        }
-        self.refuse_foreign(&target)?;
-        Ok(Some(target))
-    }
-
     fn refuse_same_file(&self) -> Result<()> {
         let path = |path: &Path| fs::canonicalize(path).ok();
         let from = path(self.from);
-        if from.is_some() && from == path(self.to) {
+        if from.is_some() && from == path(&self.to.path) {
             let why = "a database cannot be restored from itself";
             return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
         }
@@ -151,18 +189,18 @@ impl Restore<'_> {
             return refused(ErrorKind::Invalid, why);
         }
         let Opened { connection: copy, .. } = file::open(self.from, Purpose::Read)?;
-        copy.busy_timeout(self.busy_timeout).map_err(failed())?;
+        copy.busy_timeout(self.to.busy_timeout).map_err(failed())?;
         distrust(&copy).map_err(failed())?;
         let read = copy.query_row("PRAGMA schema_version", [], |_| Ok(()));
         if read.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::NotADatabase)) {
             let why = format!("{} is not a database", self.from.display());
             return refused(ErrorKind::Invalid, why);
         }
-        if migrate::version_before(&copy, self.table)? == 0 {
-            let why = format!("the copy has no table {}", self.table.as_str());
+        if migrate::version_before(&copy, &self.to.table)? == 0 {
+            let why = format!("the copy has no table {}", self.to.table.as_str());
             return refused(ErrorKind::NotSetUp, why);
         }
-        let triggers = migrate::triggers(&copy, self.table).map_err(failed())?;
+        let triggers = migrate::triggers(&copy, &self.to.table).map_err(failed())?;
         if let Some(trigger) = triggers.first() {
             let why = format!(
                 "the copy has a trigger on the sessions, which can bring ended ones back: examine \
@@ -173,34 +211,13 @@ impl Restore<'_> {
         Ok(copy)
     }
 
-    /// Rejects a target that does not belong to this program, because the copy was not made of it.
-    fn refuse_foreign(&self, target: &Connection) -> Result<()> {
-        let failed = || while_doing(RESTORING);
-        // A file that is not a database cannot be written to.
-        target.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed())?;
-        match migrate::version_before(target, self.table) {
-            Ok(0) => {
-                let tables = "SELECT count(*) FROM sqlite_schema";
-                if row::count(target, tables, []).map_err(failed())? == 0 {
-                    return Ok(());
-                }
-                let (table, path) = (self.table.as_str(), self.to.display());
-                let why = format!("{path} holds other tables and no table {table}");
-                Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
-            }
-            Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
-            // The table is ours, of any version, or too damaged to tell.
-            _ => Ok(()),
-        }
-    }
-
     /// Deletes the sessions of the copy unless they are kept, and raises the epoch above every
     /// epoch that a cache may have seen.
     fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
-        let deadline = Instant::now() + self.busy_timeout;
+        let deadline = Instant::now() + self.to.busy_timeout;
         // Off by default in the system's SQLite; rows of the application go with their sessions.
         prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(while_doing(RESTORING))?;
-        let sql = TableSql::new(self.table);
+        let sql = TableSql::new(&self.to.table);
         let mut tx = WriteTx::begin(prepared, &sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
         let target_epoch =
@@ -222,7 +239,7 @@ impl Restore<'_> {
         if let Ok(file) = File::open(&partial.0) {
             give_to_owner_of_folder(&file, &partial.0);
         }
-        partial.publish(self.to, RESTORING)
+        partial.publish(&self.to.path, RESTORING)
     }
 
     /// Writes the prepared copy over the database in one transaction.
@@ -236,20 +253,7 @@ impl Restore<'_> {
         // Revocations must be durable before they are acknowledged.
         let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
         target.execute_batch(synced).map_err(while_doing(RESTORING))?;
-        transfer(prepared, target, self.busy_timeout, progress, RESTORING)
-    }
-
-    /// Adds the remedy to the error of a database that is too damaged to be written over.
-    fn explain_damage(&self, error: Error) -> Error {
-        if error.kind() != ErrorKind::Corrupt {
-            return error;
-        }
-        let (path, cause) = (self.to.display(), cause(&error));
-        let why = format!(
-            "{path} is too damaged to be written over ({cause}): stop the service, move it away \
-             with its -wal and -shm, and `restore` again"
-        );
-        Error::with_source(ErrorKind::Corrupt, RESTORING, why)
+        transfer(prepared, target, self.to.busy_timeout, progress, RESTORING)
     }
 
     /// Gives the copy the page size of the target: SQLite cannot change the page size of a file

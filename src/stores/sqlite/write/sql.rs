@@ -54,7 +54,7 @@ statements! {
     sweep:
         "DELETE FROM {t} WHERE id IN \
          (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) {deleted}";
-    // Without a condition SQLite drops whole pages, a thousand times as fast.
+    // Without a condition SQLite drops whole pages, in a thousandth of the time.
     delete_all: "DELETE FROM {t}";
     // In place of a deletion that another table prevents: the session has expired, and nothing is
     // left of its data.

@@ -59,7 +59,8 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
-    /// stay. A job without others needs no savepoint, which would take a tenth of its transaction.
+    /// stay. A job without others needs no savepoint, which would take a tenth of the
+    /// transaction's time.
     ///
     /// Fails if SQLite has rolled the whole group back.
     pub(super) fn run_job(

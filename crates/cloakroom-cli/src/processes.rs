@@ -1,0 +1,157 @@
+//! The processes that have the database open, and whether they use another file than the commands.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{DELETED, OTHER_NAME};
+use crate::host_checks::with_suffix;
+
+/// A process that has the database open, or had.
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// The number of its effective user, if it is known.
+    pub(crate) user: Option<u32>,
+    /// Whether it has the database or its log open, and another file is in its place now.
+    is_outdated: bool,
+    /// Another name by which it has the database open, with a log of its own.
+    other_name: Option<PathBuf>,
+    /// The size that its files may have, if there is a limit.
+    pub(crate) max_file_bytes: Option<u64>,
+}
+
+impl Process {
+    /// Returns whether it is this one.
+    pub(crate) fn is_own(&self) -> bool {
+        self.id == std::process::id()
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name, self.id)
+    }
+}
+
+/// Returns this process, and the others that have the database at `path` open, as far as this user
+/// may see them.
+pub(crate) fn processes(path: &Path) -> Vec<Process> {
+    let mut found = list(path);
+    // A process that opens or closes the database meanwhile can look outdated once.
+    for _ in 0..2 {
+        if !found.iter().any(|process| process.is_outdated || process.other_name.is_some()) {
+            break;
+        }
+        found = list(path);
+    }
+    found
+}
+
+fn list(path: &Path) -> Vec<Process> {
+    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter_map(|id| process(id, path)).collect()
+}
+
+fn process(id: u32, path: &Path) -> Option<Process> {
+    let folder = PathBuf::from(format!("/proc/{id}"));
+    let (database, log) = (file_id(path), with_suffix(path, "-wal"));
+    // In a container the same path can be in another folder.
+    let seen = path.parent().and_then(|parent| {
+        file_id(&folder.join("root").join(parent.strip_prefix("/").unwrap_or(parent)))
+    });
+    let has_same_paths = seen.is_none() || seen == path.parent().and_then(file_id);
+    let open = fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
+    let open: Vec<_> = open
+        .filter_map(|open| {
+            let name = fs::read_link(open.path()).ok()?.into_os_string();
+            let name = name.as_bytes();
+            let name = OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name));
+            Some((PathBuf::from(name), file_id(&open.path())))
+        })
+        .collect();
+    let named = |(name, _): &&(PathBuf, _)| has_same_paths && (name == path || *name == log);
+    let is_database = |file: &Option<(u64, u64)>| file.is_some() && *file == database;
+    let has_database = id == std::process::id() || open.iter().any(|(_, file)| is_database(file));
+    let has_file = open.iter().any(|it| named(&it));
+    if !has_database && !has_file {
+        return None;
+    }
+    // With its log open a process has the database open too, maybe under a new name.
+    let is_outdated =
+        !has_database || open.iter().filter(named).any(|(name, file)| *file != file_id(name));
+    let has_own_log = |name: &Path| {
+        let other = with_suffix(name, "-wal");
+        open.iter().any(|(name, file)| *name == other && *file != file_id(&log))
+    };
+    let mut others = open.iter().filter(|it| is_database(&it.1) && !named(it));
+    let other_name = others.find(|(name, _)| has_own_log(name)).map(|(name, _)| name.clone());
+    let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+    let (name, user) = (name.trim_end().to_owned(), user(&folder));
+    let max_file_bytes = max_file_bytes(&folder);
+    Some(Process { id, name, user, is_outdated, other_name, max_file_bytes })
+}
+
+/// Returns why the file at `path` is not what a running process uses, and the remedy: it was
+/// deleted, moved or replaced, or the process has it open by another name.
+pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
+    let path = resolved(path)?;
+    let all = processes(&path);
+    let outdated = all.iter().filter(|process| process.is_outdated);
+    let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
+    let (exists, path) = (fs::exists(&path).unwrap_or(true), path.display());
+    if !names.is_empty() {
+        let verb = if names.len() == 1 { "has" } else { "have" };
+        let names = names.join(", ");
+        let found = match exists {
+            false => format!("{path} is missing, and open in {names}"),
+            true => {
+                format!("{path}: {names} {verb} a file open that was deleted, moved or replaced")
+            }
+        };
+        return Some((found, DELETED));
+    }
+    let (process, other) = all.iter().find_map(|it| Some((it, it.other_name.as_ref()?)))?;
+    let other = other.display();
+    let found = format!(
+        "{path}: {process} uses it by another name or mount, {other}, with a log of its own"
+    );
+    Some((found, OTHER_NAME))
+}
+
+/// Returns the path without links, also of a missing file.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    if let Ok(path) = fs::canonicalize(path) {
+        return Some(path);
+    }
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    // The target of a link to nothing.
+    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
+    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
+}
+
+/// Returns the device and inode number of a file.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn user(process: &Path) -> Option<u32> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    // The second is the effective one.
+    ids.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn max_file_bytes(process: &Path) -> Option<u64> {
+    let limits = fs::read_to_string(process.join("limits")).ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
+    // "unlimited", or the bytes.
+    limit.split_whitespace().next()?.parse().ok()
+}
