@@ -23,6 +23,11 @@ use crate::session::{Session, Transport};
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;
 
+/// The header fields that [`Adapter::head`] reads, apart from the one that carries the id.
+const HEAD_FIELDS: &str = "\
+    Cookie Host Origin Sec-Fetch-Site Upgrade X-Forwarded-Host X-Forwarded-Proto X-Forwarded-For \
+    User-Agent Sec-Purpose Purpose";
+
 /// The connection between a web framework and the sessions of one manager.
 ///
 /// [`run`](Self::run) is for a framework that calls a function for each request. For other
@@ -275,10 +280,7 @@ impl<'m> Adapter<'m> {
     /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that
     /// look fields up by name.
     pub fn header_names(self) -> impl Iterator<Item = &'m str> {
-        let origin = ["Host", "X-Forwarded-Host", "Origin", "Sec-Fetch-Site", "Upgrade"];
-        let client = ["X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
-        let others = ["Cookie", "Sec-Purpose", "Purpose"];
-        origin.into_iter().chain(client).chain(others).chain(self.id_header())
+        HEAD_FIELDS.split(' ').chain(self.id_header())
     }
 
     /// Returns the request header that carries the id, if that is not a cookie.
@@ -322,6 +324,18 @@ impl<'m> Adapter<'m> {
 mod tests {
     use super::*;
     use crate::stores::memory::MemoryStore;
+
+    #[test]
+    fn a_head_has_every_field_that_is_named() {
+        let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+        let adapter = Adapter::new(&sessions);
+        let head = |field| format!("{:?}", adapter.head("GET", "/", field));
+        for name in adapter.header_names() {
+            // It has a meaning in every field.
+            let value = "https, websocket, prefetch; __Host-id=x";
+            assert_ne!(head(Some((name, value))), head(None), "{name}");
+        }
+    }
 
     #[test]
     fn the_first_of_several_forwarded_protocols_counts() {

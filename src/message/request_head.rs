@@ -217,6 +217,7 @@ impl Debug for RequestHead<'_> {
             .field("peer_addr", &self.peer_addr)
             .field("forwarded_for", &forwarded_for)
             .field("user_agent", &self.user_agent)
+            .field("prefetch", &self.prefetch)
             .finish()
     }
 }

@@ -216,7 +216,7 @@ fn the_event_has_both_values_and_the_remedy() {
     let text = line(&sessions, own().sec_fetch_site("none").sec_fetch_site("none"));
     assert!(text.contains("several"), "{text}");
     let text = line(&report, own().host("other.example"));
-    assert!(text.contains("only reports"), "{text}");
+    assert!(text.contains("reported, and did not refuse"), "{text}");
     let long = "https://\u{1b}".to_owned() + &"a".repeat(10_000);
     let text = line(&sessions, RequestHead::new().origin(&long).host("example.org"));
     assert!(text.len() < 1000 && !text.contains('\u{1b}'), "{text}");
