@@ -15,6 +15,10 @@ use cloakroom::web::tiny_http::{self as web, Result};
 use cloakroom::{Session, SessionManager};
 use tiny_http::{Header, Method, Request, Response, ResponseBox};
 
+/// More than the 65 that one visitor can occupy while the store does not answer; see
+/// docs/servers.md.
+const THREADS: usize = 128;
+
 fn main() -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
     let sessions = app::sessions("tiny_http")?;
@@ -22,10 +26,10 @@ fn main() -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
     println!("listening on http://{}", server.server_addr());
     {
         let server = server.clone();
-        ctrlc::set_handler(move || (0..8).for_each(|_| server.unblock()))?;
+        ctrlc::set_handler(move || (0..THREADS).for_each(|_| server.unblock()))?;
     }
     thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Ok(mut request) = server.recv() {
                     let response = web::session(&sessions, &mut request, |session, request| {

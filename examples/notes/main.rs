@@ -43,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let sessions = app.sessions.clone();
 
     let address = setting("CLOAKROOM_ADDR", "127.0.0.1:8000");
-    // Without a bound rouille starts a thread for each request, and argon2 takes 19 MiB on it.
+    // Without a bound rouille starts a thread for each request, and argon2 takes 19 MiB on it. One
+    // client could occupy all of these while the store does not answer, so the proxy limits its
+    // connections (docs/deployment.md).
     let server = Server::new(address, move |request| app.handle(request))?.pool_size(32);
     let server = Arc::new(server);
     println!("listening on http://{}", server.server_addr());
