@@ -17,6 +17,8 @@ run contention --manifest-path bench/Cargo.toml -- contention
 run peers --manifest-path bench/Cargo.toml -- peers
 run scale --manifest-path bench/Cargo.toml -- scale
 run http --manifest-path bench/http/Cargo.toml --
-cargo bench --locked --manifest-path bench/Cargo.toml --bench pieces | sed -n '/^pieces/,$p' \
-    >bench/figures/pieces.txt
+{
+    date -u '+measured on %F'
+    cargo bench --locked --manifest-path bench/Cargo.toml --bench pieces | sed -n '/^pieces/,$p'
+} >bench/figures/pieces.txt
 cargo run --locked --release --manifest-path bench/Cargo.toml -- chart

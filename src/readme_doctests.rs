@@ -13,4 +13,5 @@
 #![doc = include_str!("../docs/own-tables.md")]
 #![doc = include_str!("../docs/moving.md")]
 #![doc = include_str!("../docs/stores.md")]
+#![doc = include_str!("../docs/scaling.md")]
 #![doc = include_str!("../docs/events.md")]

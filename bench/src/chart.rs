@@ -66,12 +66,27 @@ impl Run {
         self.figure(name)["value"].as_f64().expect("a number")
     }
 
+    /// The figure's goal: whether it is an upper bound, and the bound.
+    fn goal(&self, name: &str) -> (bool, f64) {
+        let goal = self.figure(name)["goal"].as_str().expect("a goal");
+        let (sign, bound) = goal.split_once(' ').expect("a sign and a bound");
+        (sign == "<=", bound.parse().expect("a number"))
+    }
+
     /// The ratio of times, even if the goal is about throughput.
     fn time_ratio(&self, name: &str) -> f64 {
-        match self.figure(name)["goal"].as_str() {
-            Some(goal) if goal.starts_with(">=") => 1.0 / self.value(name),
-            _ => self.value(name),
+        match self.goal(name) {
+            (true, _) => self.value(name),
+            (false, _) => 1.0 / self.value(name),
         }
+    }
+
+    /// The fastest of the other sides, with its microseconds.
+    fn best_other(&self, name: &str) -> (&str, f64) {
+        let sides = self.figure(name)["microseconds"].as_object().expect("sides");
+        let others = sides.iter().filter(|(side, _)| *side != "cloakroom");
+        let others = others.map(|(side, time)| (side.as_str(), time.as_f64().expect("a time")));
+        others.min_by(|a, b| a.1.total_cmp(&b.1)).expect("another side")
     }
 
     /// The microseconds of one of the sides.

@@ -111,30 +111,31 @@ impl Bench {
         // The first round filled caches and opened connections.
         of_rounds.remove(0);
         let of = |what: &dyn Fn(&Round) -> f64| median(of_rounds.iter().map(what).collect());
-        let from = format!(
-            "{:.2} ms beside one session, {:.2} ms beside {THREADS}; longest {:.0} and {:.0} ms",
-            of(&|round| round.beside_one.p99()),
-            of(&|round| round.beside_many.p99()),
-            of(&|round| round.beside_one.longest()),
-            of(&|round| round.beside_many.longest()),
-        );
+        let sides = [
+            ("cloakroom", of(&|round| round.beside_one.p99() * 1e3)),
+            ("beside 400 sessions", of(&|round| round.beside_many.p99() * 1e3)),
+        ];
         let ratio = of(&|round| round.beside_one.p99() / round.beside_many.p99());
-        report.ratio("contention_p99", ratio, Goal::AtMost(2.0), &from);
-        let from = format!(
-            "{:.0} of the visitor's requests a second beside one session, {:.0} beside {THREADS}",
-            of(&|round| round.beside_one.visits()),
-            of(&|round| round.beside_many.visits()),
-        );
+        report.ratio("contention_p99", ratio, Goal::AtMost(2.0), &sides);
+        let sides = [
+            ("cloakroom", of(&|round| 1e6 / round.beside_one.visits())),
+            ("beside 400 sessions", of(&|round| 1e6 / round.beside_many.visits())),
+        ];
         let ratio = of(&|round| round.beside_one.visits() / round.beside_many.visits());
-        report.ratio("contention_rate", ratio, Goal::AtLeast(0.5), &from);
-        let from = format!(
-            "{:.0} updates a second by {THREADS} threads, {:.0} by one; {:.0} refused a second",
-            of(&|round| round.together.updates),
-            of(&|round| round.alone.updates),
-            of(&|round| round.together.refused),
-        );
+        report.ratio("contention_rate", ratio, Goal::AtLeast(0.5), &sides);
+        let sides = [
+            ("cloakroom", of(&|round| 1e6 / round.together.updates)),
+            ("one thread", of(&|round| 1e6 / round.alone.updates)),
+        ];
         let ratio = of(&|round| round.together.updates / round.alone.updates);
-        report.ratio("contention_hot", ratio, Goal::AtLeast(0.5), &from);
+        report.ratio("contention_hot", ratio, Goal::AtLeast(0.5), &sides);
+        let longest = [
+            ("beside one session", of(&|round| round.beside_one.longest())),
+            ("beside 400 sessions", of(&|round| round.beside_many.longest())),
+        ];
+        report.series("contention_longest", "ms", &longest);
+        let refused = [("400 threads on one session", of(&|round| round.together.refused))];
+        report.series("contention_refused", "requests a second", &refused);
     }
 
     /// One slice: a thread for each of the cookies updates its session, beside the visitor.

@@ -150,7 +150,7 @@ impl Bench {
             )
         });
         let time = median(times.collect());
-        report.ratio("load_none", time, Goal::AtMost(150.0), "nanoseconds, not a ratio");
+        report.amount("load_none", time, "ns", Goal::AtMost(150.0));
     }
 
     fn cross_origin(&self, report: &mut Report) {
@@ -169,7 +169,7 @@ impl Bench {
             )
         });
         let time = median(times.collect());
-        report.ratio("cross_origin", time, Goal::AtMost(100.0), "nanoseconds, not a ratio");
+        report.amount("cross_origin", time, "ns", Goal::AtMost(100.0));
     }
 
     fn load(
@@ -186,7 +186,7 @@ impl Bench {
                 || self.time_reads(sessions, threads),
                 || self.time_raw_reads(threads),
             );
-            self.add(report, name, goal, &pairs, "SELECT");
+            add(report, name, goal, &pairs);
         }
     }
 
@@ -197,20 +197,8 @@ impl Bench {
                 || self.time_writes(threads),
                 || self.time_raw_writes(threads, full),
             );
-            self.add(report, name, goal, &pairs, "UPDATE");
+            add(report, name, goal, &pairs);
         }
-    }
-
-    /// Reports a ratio: of times for an upper bound, of throughputs for a lower bound.
-    fn add(&self, report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
-        let value = match goal {
-            Goal::AtMost(_) => pairs.ratio,
-            Goal::AtLeast(_) => 1.0 / pairs.ratio,
-        };
-        let from =
-            format!("{:.1} us here, {:.1} us for the raw {what}", pairs.a / 1e3, pairs.b / 1e3);
-        let sides = [("cloakroom", pairs.a / 1e3), ("hand-written", pairs.b / 1e3)];
-        report.ratio_of(name, value, goal, &from, &sides);
     }
 
     /// Reads whose touch is due and goes to the cleaner, beside reads without a touch. They come in
@@ -247,11 +235,9 @@ impl Bench {
         }
         let each = writing.as_secs_f64() * 1e6 / (self.rounds * 5 * BURST) as f64;
         let (with, without) = (median(with) / 1e3, median(without) / 1e3);
-        let from = format!(
-            "{with:.2} us with a touch, {without:.2} us without; {each:.1} us more each on the \
-             cleaner's thread"
-        );
-        report.ratio("touch", with / without, Goal::AtMost(1.1), &from);
+        let sides = [("cloakroom", with), ("without a touch", without)];
+        report.ratio("touch", with / without, Goal::AtMost(1.1), &sides);
+        report.series("touch_later", "us", &[("on the cleaner's thread", each)]);
     }
 
     fn request(&self, report: &mut Report) {
@@ -271,7 +257,7 @@ impl Bench {
         };
         let raw = || self.time_raw_reads(1) + self.time_raw_writes(1, false);
         let pairs = interleaved(self.rounds, ours, raw);
-        self.add(report, "request_1t", Goal::AtMost(0.7), &pairs, "SELECT and UPDATE");
+        add(report, "request_1t", Goal::AtMost(0.7), &pairs);
     }
 
     /// Merges with their checkpoints, beside the raw UPDATE with its checkpoints; and how long a
@@ -296,7 +282,7 @@ impl Bench {
         };
         let raw = || self.time_raw_writes(1, false);
         let pairs = interleaved(self.rounds, ours, raw);
-        self.add(report, "checkpoint", Goal::AtMost(0.8), &pairs, "UPDATE with its checkpoints");
+        add(report, "checkpoint", Goal::AtMost(0.8), &pairs);
 
         // Requests that write while checkpoints run on another thread, which block the slowest.
         let stop = AtomicBool::new(false);
@@ -319,9 +305,18 @@ impl Bench {
             times.sort_by(f64::total_cmp);
             longest.set(times[times.len() * 99 / 100]);
         });
-        let from = "milliseconds a merge takes, p99, while checkpoints never stop";
-        report.ratio("checkpoint_p99", longest.get(), Goal::AtMost(50.0), from);
+        report.amount("checkpoint_p99", longest.get(), "ms", Goal::AtMost(50.0));
     }
+}
+
+/// Reports a ratio: of times for an upper bound, of throughputs for a lower bound.
+fn add(report: &mut Report, name: &str, goal: Goal, pairs: &Pairs) {
+    let value = match goal {
+        Goal::AtMost(_) => pairs.ratio,
+        Goal::AtLeast(_) => 1.0 / pairs.ratio,
+    };
+    let sides = [("cloakroom", pairs.a / 1e3), ("hand-written", pairs.b / 1e3)];
+    report.ratio(name, value, goal, &sides);
 }
 
 /// The cleaner's sweep beside one raw DELETE on a copy; and the requests during a sweep.
@@ -360,8 +355,8 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let raw = time_raw_delete(&before_ours, now);
     let ours = time_sweep(&store, now, expired / 2);
     let raw = f64::midpoint(raw, time_raw_delete(&after_ours, now));
-    let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
-    report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &from);
+    let sides = [("cloakroom", ours * 1e6), ("hand-written", raw * 1e6)];
+    report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &sides);
 
     // The cleaner removes the rest, while requests run.
     let sessions = manager();
@@ -374,17 +369,15 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         time_requests(&sessions, &live, || done.load(Ordering::Relaxed))
     });
     let p99 = |times: &[f64]| times[times.len() * 99 / 100];
-    for (name, during, before) in [
-        ("sweep_p99_load", &during.reads, &before.reads),
-        ("sweep_p99_merge", &during.writes, &before.writes),
-    ] {
+    for (what, during, before) in
+        [("load", &during.reads, &before.reads), ("merge", &during.writes, &before.writes)]
+    {
+        let (during_p99, before_p99) = (p99(during), p99(before));
+        let sides = [("cloakroom", during_p99 * 1e3), ("before the sweep", before_p99 * 1e3)];
+        let name = format!("sweep_p99_{what}");
+        report.ratio(&name, during_p99 / before_p99, Goal::AtMost(2.0), &sides);
         let longest = during.last().copied().unwrap_or_default();
-        let from = format!(
-            "p99 {:.3} ms during, {:.3} ms before; longest {longest:.1} ms, goal 50",
-            p99(during),
-            p99(before)
-        );
-        report.ratio(name, p99(during) / p99(before), Goal::AtMost(2.0), &from);
+        report.amount(&format!("sweep_longest_{what}"), longest, "ms", Goal::AtMost(50.0));
     }
 }
 
@@ -462,7 +455,7 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
         SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
     ours::read(&sessions, &known[all / 2].cookie);
     let time = began.elapsed().as_secs_f64() * 1e3;
-    report.ratio("open", time, Goal::AtMost(50.0), "milliseconds, not a ratio");
+    report.amount("open", time, "ms", Goal::AtMost(50.0));
 
     let slice = Duration::from_millis(100);
     let index: &dyn SessionIndex = store.index().expect("it lists");
@@ -504,7 +497,5 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
             )
         },
     );
-    let from =
-        format!("{:.1} us for a list of 5, {:.1} us for 5 SELECTs", pairs.a / 1e3, pairs.b / 1e3);
-    report.ratio("list", pairs.ratio, Goal::AtMost(3.0), &from);
+    add(report, "list", Goal::AtMost(3.0), &pairs);
 }

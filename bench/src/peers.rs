@@ -120,15 +120,9 @@ impl Turns {
             .collect();
         let best = (0..peers.len()).min_by(|a, b| medians[*a].total_cmp(&medians[*b])).unwrap_or(0);
         let ratio = median(rounds.iter().map(|(here, there)| there[best] / here).collect());
-        let from = format!(
-            "{:.2} us here, {:.2} us with {}",
-            here / 1e3,
-            medians[best] / 1e3,
-            peers[best].name
-        );
         let mut sides = vec![("cloakroom", here / 1e3)];
         sides.extend(peers.iter().zip(&medians).map(|(peer, time)| (peer.name, time / 1e3)));
-        report.ratio_of(name, ratio, Goal::AtLeast(goal), &from, &sides);
+        report.ratio(name, ratio, Goal::AtLeast(goal), &sides);
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-/// The goal of a ratio: an upper or a lower bound.
+/// The goal of a figure: an upper or a lower bound.
 #[derive(Clone, Copy)]
 pub enum Goal {
     AtMost(f64),
@@ -68,28 +68,23 @@ impl Report {
         self.only.as_ref().is_some_and(|only| only.starts_with(family))
     }
 
-    /// Adds one ratio, and a text with the values that it was computed from.
-    pub fn ratio(&mut self, name: &str, value: f64, goal: Goal, from: &str) {
-        self.ratio_of(name, value, goal, from, &[]);
+    /// Adds one ratio, with the two or more sides in microseconds: `cloakroom`, and the others.
+    pub fn ratio(&mut self, name: &str, value: f64, goal: Goal, sides: &[(&str, f64)]) {
+        let goal = goal.text();
+        let times: Vec<String> =
+            sides.iter().map(|(side, time)| format!("{side} {time:.2} µs")).collect();
+        println!("ratio {name} {value:.2} goal {goal}   ({})", times.join(", "));
+        self.figures.push(json!({
+            "name": name, "value": rounded(value), "goal": goal, "microseconds": points(sides),
+        }));
     }
 
-    /// Adds one ratio, also with the measured sides in microseconds, for the pictures.
-    pub fn ratio_of(
-        &mut self,
-        name: &str,
-        value: f64,
-        goal: Goal,
-        from: &str,
-        sides: &[(&str, f64)],
-    ) {
+    /// Adds a measurement with a goal that is no ratio of two sides.
+    pub fn amount(&mut self, name: &str, value: f64, unit: &str, goal: Goal) {
         let goal = goal.text();
-        println!("ratio {name} {value:.2} goal {goal}   ({from})");
-        let mut figure =
-            json!({ "name": name, "value": rounded(value), "goal": goal, "from": from });
-        if !sides.is_empty() {
-            figure["microseconds"] = points(sides);
-        }
-        self.figures.push(figure);
+        println!("amount {name} {value:.2} {unit} goal {goal}");
+        let value = rounded(value);
+        self.figures.push(json!({ "name": name, "value": value, "unit": unit, "goal": goal }));
     }
 
     /// Adds a measurement without a goal: a value for each of several labels.
@@ -124,8 +119,11 @@ impl Report {
             }
         }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        // A day of UTC, from the system's program.
+        let date = std::process::Command::new("date").args(["-u", "+%F"]).output()?.stdout;
+        let date = String::from_utf8_lossy(&date);
         let run = json!({
-            "command": command.join(" "), "cores": cores, "others_percent": self.others(),
+            "command": command.join(" "), "date": date.trim_end(), "cores": cores, "others_percent": self.others(),
             "figures": self.figures,
         });
         std::fs::write(path, format!("{run:#}\n"))

@@ -52,10 +52,8 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let open: Vec<f64> = served.iter().map(|served| served.open).collect();
     series(report, "scale_open", "ms", &open);
     let largest = sizes.len() - 1;
-    let from = format!("MiB resident, serving {} sessions, not a ratio", sizes[largest]);
-    report.ratio("memory", memory[largest], Goal::AtMost(128.0), &from);
-    let from = format!("milliseconds to the first load of {} sessions", sizes[largest]);
-    report.ratio("open", open[largest], Goal::AtMost(50.0), &from);
+    report.amount("memory", memory[largest], "MiB", Goal::AtMost(128.0));
+    report.amount("open", open[largest], "ms", Goal::AtMost(50.0));
 
     let (rounds, slice) = (if quick { 3 } else { 9 }, if quick { 60 } else { 500 });
     let slice = Duration::from_millis(slice);
@@ -75,8 +73,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     series(report, "scale_merge", "us", &medians(&turns(Site::merges)));
     series(report, "scale_list", "us", &medians(&turns(Site::lists)));
     let ratio = median(loads.iter().map(|round| round[largest] / round[1]).collect());
-    let from = format!("{} sessions beside {}", sizes[largest], sizes[1]);
-    report.ratio("scale_load", ratio, Goal::AtMost(1.6), &from);
+    report.amount("scale_load_growth", ratio, "", Goal::AtMost(1.6));
     // Last, because it changes the files.
     if report.wants("scale_sweep") {
         let sweeps: Vec<f64> = sites.iter().map(|site| site.sweep() / 1e3).collect();

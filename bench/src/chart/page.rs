@@ -5,17 +5,107 @@ use std::path::Path;
 
 use crate::chart::{Run, Runs};
 
+/// What each figure measures, by its name: on both sides, or first here and then on the other.
+const MEMORY: &[(&str, &str)] =
+    &[("peer_memory_1t", "in memory: one value read"), ("peer_memory_8t", "the same, 8 threads")];
+const PEERS: &[(&str, &str)] = &[
+    ("peer_load_1t", "in SQLite: one value read"),
+    ("peer_load_8t", "the same, 8 threads"),
+    ("peer_save_1t", "one value changed"),
+    ("peer_save_8t", "the same, 8 threads"),
+    ("peer_request_1t", "one value read, one changed"),
+    ("peer_request_8t", "the same, 8 threads"),
+];
+const LIMIT: &[(&str, &str)] = &[
+    ("load_1t", "one value read; `SELECT`"),
+    ("load_8t", "the same, 8 threads"),
+    ("load_cold_1t", "one value read, no record cache; `SELECT`"),
+    ("load_cold_8t", "the same, 8 threads"),
+    ("touch", "a read with a touch; a read without"),
+    ("merge_1t", "one value changed; `UPDATE`"),
+    ("merge_32t", "the same, 32 threads"),
+    ("merge_full_32t", "32 threads, `FULL`; `UPDATE`"),
+    ("request_1t", "one read, one changed; `SELECT` and `UPDATE`"),
+    ("checkpoint", "one changed, checkpoints included; `UPDATE`"),
+    ("sweep", "a row swept in batches; a row of one `DELETE`"),
+    ("sweep_p99_load", "p99 of a read during a sweep; before it"),
+    ("sweep_p99_merge", "p99 of a change during a sweep; before it"),
+    ("list", "a list of 5 sessions; 5 `SELECT`s"),
+];
+const LIMIT_AMOUNTS: &[(&str, &str)] = &[
+    ("load_none", "a request that does not use its session"),
+    ("cross_origin", "the check of a request's origin"),
+    ("checkpoint_p99", "p99 of a change while checkpoints never stop"),
+    ("sweep_longest_load", "the longest read during a sweep"),
+    ("sweep_longest_merge", "the longest change during a sweep"),
+    ("open", "from the start to the first load, a million sessions"),
+];
+const CONTENTION: &[(&str, &str)] = &[
+    ("contention_p99", "p99 of the visitor: beside one session; beside 400"),
+    ("contention_rate", "mean of the visitor: beside one session; beside 400"),
+    ("contention_hot", "an update of one session: by 400 threads; by one"),
+];
+const SCALE_AMOUNTS: &[(&str, &str)] = &[
+    ("memory", "resident memory with the most sessions"),
+    ("open", "start to first load with the most sessions"),
+    ("scale_load_growth", "a load with the most sessions, divided by one with 100,000"),
+];
+const HTTP: &[(&str, &str)] = &[
+    ("http_read", "rouille, session read"),
+    ("http_write", "rouille, session changed"),
+    ("rocket_1ms_read", "Rocket, handler of 1 ms, session read"),
+    ("rocket_read_inline", "Rocket with `inline`, session read"),
+    ("rocket_read_crossing", "Rocket, session read"),
+    ("rocket_write_inline", "Rocket with `inline`, session changed"),
+    ("rocket_write_crossing", "Rocket, session changed"),
+];
+const MEMCACHED: &[(&str, &str)] = &[
+    ("memcached_load_1t", "a load; `get`"),
+    ("memcached_load_8t", "the same, 8 threads"),
+    ("memcached_merge", "a change; `gets` and `cas`"),
+];
+const MEMCACHED_AMOUNTS: &[(&str, &str)] = &[
+    ("memcached_down", "a load and a change behind a frozen cache: more than without a cache"),
+    ("memcached_down_p999", "the same, p99.9"),
+];
+const POSTGRES: &[(&str, &str)] = &[
+    ("postgres_load", "a load; prepared `SELECT`"),
+    ("postgres_32t", "the same, 32 threads on 8 connections"),
+    ("postgres_merge", "a loaded session changed; `UPDATE … RETURNING`"),
+    ("postgres_request", "one value read, one changed; `SELECT` and `UPDATE`"),
+    ("postgres_touch", "a touch in a batch of 256; `UPDATE`"),
+];
+const POSTGRES_AMOUNTS: &[(&str, &str)] =
+    &[("postgres_sweep", "share of the slower of two cleaners on one table")];
+
 pub fn fill(runs: &Runs, path: &Path) {
     let mut page = std::fs::read_to_string(path).expect("the page");
+    let Runs { limit, peers, scale, http, memcached, postgres, contention, pieces } = runs;
     for (name, table) in [
-        ("limit", ratios(&runs.limit)),
-        ("peers", ratios(&runs.peers)),
-        ("scale", sizes(&runs.scale)),
-        ("http", ratios(&runs.http)),
-        ("memcached", ratios(&runs.memcached)),
-        ("postgres", ratios(&runs.postgres)),
-        ("contention", ratios(&runs.contention)),
-        ("pieces", format!("```text\n{}\n```\n", runs.pieces.trim_end())),
+        ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
+        ("limit", origin(limit) + &times(limit, "cloakroom", "hand-written", LIMIT)),
+        ("limit, no ratios", amounts(limit, LIMIT_AMOUNTS)),
+        (
+            "contention",
+            origin(contention) + &times(contention, "first case", "second case", CONTENTION),
+        ),
+        ("scale", origin(scale) + &sizes(scale) + "\n" + &amounts(scale, SCALE_AMOUNTS)),
+        ("http", origin(http) + &rates(http, HTTP)),
+        (
+            "memcached",
+            origin(memcached)
+                + &times(memcached, "cloakroom", "the client alone", MEMCACHED)
+                + "\n"
+                + &amounts(memcached, MEMCACHED_AMOUNTS),
+        ),
+        (
+            "postgres",
+            origin(postgres)
+                + &times(postgres, "cloakroom", "hand-written", POSTGRES)
+                + "\n"
+                + &amounts(postgres, POSTGRES_AMOUNTS),
+        ),
+        ("pieces", format!("```text\n{}\n```\n", pieces.trim_end())),
     ] {
         let (begin, end) = (format!("<!-- figures: {name} -->\n"), "<!-- end -->");
         let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
@@ -25,72 +115,125 @@ pub fn fill(runs: &Runs, path: &Path) {
     std::fs::write(path, page).expect("the page");
 }
 
-/// The line about the machine above a table.
+/// The line about the run above a table.
 fn origin(run: &Run) -> String {
     let others = run.0["others_percent"].as_f64().unwrap_or(0.0);
-    format!("{} cores; other programs used {others:.0} % of them meanwhile.\n\n", run.0["cores"])
+    let (date, cores) = (run.0["date"].as_str().unwrap_or("?"), &run.0["cores"]);
+    format!("{date}; other programs used {others:.0} % of the {cores} cores meanwhile.\n\n")
 }
 
-fn ratios(run: &Run) -> String {
-    let mut table = origin(run);
-    table.push_str("| | measured | goal | | from |\n|---|---|---|---|---|\n");
-    for figure in run.figures() {
-        let (Some(value), Some(goal)) = (figure["value"].as_f64(), figure["goal"].as_str()) else {
-            continue;
-        };
-        let (sign, bound) = goal.split_once(' ').expect("a sign and a bound");
-        let bound: f64 = bound.parse().expect("a number");
-        let met = if sign == "<=" { value <= bound } else { value >= bound };
-        let (name, from) = (figure["name"].as_str(), figure["from"].as_str());
-        writeln!(
-            table,
-            "| `{}` | **{}** | {} {bound} | {} | {} |",
-            name.expect("a name"),
-            number(value),
-            if sign == "<=" { '≤' } else { '≥' },
-            if met { "met" } else { "not met" },
-            from.expect("words"),
-        )
-        .expect("a string takes everything");
+fn table(head: &str, rows: impl Iterator<Item = String>) -> String {
+    let columns = head.matches('|').count() - 1;
+    let mut table = format!("{head}\n|{}\n", "---|".repeat(columns));
+    for row in rows {
+        table.push_str(&row);
+        table.push('\n');
     }
     table
 }
 
+/// Ratios of times: less is better.
+fn times(run: &Run, ours: &str, other: &str, rows: &[(&str, &str)]) -> String {
+    let head = format!("| | what is measured | {ours} | {other} | ratio | goal |");
+    let row = |(name, what): &(&str, &str)| {
+        let (at_most, bound) = run.goal(name);
+        let bound = if at_most { bound } else { 1.0 / bound };
+        let goal = goal(run, name, '≤', bound);
+        let [ours, theirs] = [run.side(name, "cloakroom"), run.best_other(name).1].map(time);
+        let ratio = number(run.time_ratio(name));
+        format!("| `{name}` | {what} | {ours} | {theirs} | **{ratio}** | {goal} |")
+    };
+    table(&head, rows.iter().map(row))
+}
+
+/// Speeds beside peers: more is better.
+fn speeds(run: &Run, rows: &[(&str, &str)]) -> String {
+    let head = "| | what is measured | cloakroom | best peer | times as fast | goal |";
+    let row = |(name, what): &(&str, &str)| {
+        let goal = goal(run, name, '≥', run.goal(name).1);
+        let (ours, ratio) = (time(run.side(name, "cloakroom")), number(run.value(name)));
+        let (peer, theirs) = run.best_other(name);
+        let (peer, theirs) = (peer.trim_start_matches("tower-sessions").trim(), time(theirs));
+        let peer = peer.trim_start_matches('-');
+        format!("| `{name}` | {what} | {ours} | {theirs}, {peer} | **{ratio}** | {goal} |")
+    };
+    table(head, rows.iter().map(row))
+}
+
+/// Requests a second with sessions and without: more is better.
+fn rates(run: &Run, rows: &[(&str, &str)]) -> String {
+    let head = "| | what is measured | with sessions | without | ratio | goal |";
+    let row = |(name, what): &(&str, &str)| {
+        let goal = goal(run, name, '≥', run.goal(name).1);
+        let rate = |time: f64| thousands((1e4 / time).round() * 100.0);
+        let [with, without] = [run.side(name, "cloakroom"), run.best_other(name).1].map(rate);
+        let ratio = number(run.value(name));
+        format!("| `{name}` | {what} | {with}/s | {without}/s | **{ratio}** | {goal} |")
+    };
+    table(head, rows.iter().map(row))
+}
+
+/// Figures that are no ratios of two sides.
+fn amounts(run: &Run, rows: &[(&str, &str)]) -> String {
+    let row = |(name, what): &(&str, &str)| {
+        let (at_most, bound) = run.goal(name);
+        let goal = goal(run, name, if at_most { '≤' } else { '≥' }, bound);
+        let (value, unit) = (number(run.value(name)), run.figure(name)["unit"].as_str());
+        let value = format!("{value} {}", unit.unwrap_or_default());
+        format!("| `{name}` | {what} | {} | {goal} |", value.trim_end())
+    };
+    table("| | what is measured | | goal |", rows.iter().map(row))
+}
+
+/// A goal as the table shows it, and whether the figure meets it.
+fn goal(run: &Run, name: &str, sign: char, shown: f64) -> String {
+    let (value, (at_most, bound)) = (run.value(name), run.goal(name));
+    let met = if at_most { value <= bound } else { value >= bound };
+    let shown = format!("{shown:.2}");
+    let shown = shown.trim_end_matches('0').trim_end_matches('.');
+    format!("{sign} {shown}, {}", if met { "met" } else { "**missed**" })
+}
+
+/// Microseconds, or milliseconds from a thousand on.
+fn time(microseconds: f64) -> String {
+    match microseconds {
+        long if long >= 1000.0 => format!("{} ms", number(long / 1000.0)),
+        short => format!("{} µs", number(short)),
+    }
+}
+
 fn sizes(run: &Run) -> String {
-    let mut table = origin(run);
     let rows = [
         ("load", "scale_load", "µs"),
-        ("merge, checkpoint included", "scale_merge", "µs"),
+        ("change, checkpoint included", "scale_merge", "µs"),
         ("list of a user's 5 sessions", "scale_list", "µs"),
         ("sweep, a row", "scale_sweep", "µs"),
         ("start to first load", "scale_open", "ms"),
         ("resident memory", "scale_memory", "MiB"),
         ("file", "scale_file", "MiB"),
     ];
-    table.push_str("| sessions |");
+    let mut head = String::from("| sessions |");
     for (sessions, _) in run.points("scale_load") {
-        write!(table, " {} |", thousands(sessions)).expect("a string takes everything");
+        write!(head, " {} |", thousands(sessions)).expect("a string takes everything");
     }
-    let columns = run.points("scale_load").len();
-    writeln!(table, "\n|---|{}", "---|".repeat(columns)).expect("a string takes everything");
-    for (what, name, unit) in rows {
-        write!(table, "| {what} |").expect("a string takes everything");
+    let row = |(what, name, unit): (&str, &str, &str)| {
+        let mut row = format!("| {what} |");
         for (_, value) in run.points(name) {
-            write!(table, " {} {unit} |", number(value)).expect("a string takes everything");
+            write!(row, " {} {unit} |", number(value)).expect("a string takes everything");
         }
-        table.push('\n');
-    }
-    table.push('\n');
-    table + ratios(run).split_once("\n\n").expect("the table follows the origin").1
+        row
+    };
+    table(&head, rows.into_iter().map(row))
 }
 
-/// Three significant digits, as far as they are decimals.
+/// At most three significant digits, and whole numbers in full.
 fn number(value: f64) -> String {
     match value {
         value if value >= 1e4 => thousands(value),
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
+        value if value >= 0.095 => format!("{value:.2}"),
+        value => format!("{value:.3}"),
     }
 }
 
