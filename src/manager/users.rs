@@ -48,7 +48,7 @@ pub struct UserSession {
 }
 
 /// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm), and of
-/// the realms of its [former cookie names](crate::manager::SessionManagerBuilder::former_cookie_name).
+/// the realms of its [former cookie names].
 ///
 /// A revocation can be passed the session of the request that asks for it, `current`. The
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
@@ -77,6 +77,8 @@ pub struct UserSession {
 /// assert_eq!(sessions.count_for_user(&ada)?, 1);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
+///
+/// [former cookie names]: crate::manager::SessionManagerBuilder::former_cookie_name
 impl SessionManager {
     /// Lists the live sessions of `user`, at most one hundred, the newest first. The session
     /// `current` is marked.
