@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["manager"],
     &["adapter"],
     &["testing", "web"],
-    &["readme_doctests"],
+    &["guide"],
 ];
 
 /// The layers within `stores/sqlite`.
