@@ -84,7 +84,7 @@ impl SessionManager {
     /// [`list_page`](Self::list_page) lists them.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn list_for_user(
         &self,
         user: &UserKey,
@@ -103,7 +103,7 @@ impl SessionManager {
     /// Lists one page of the live sessions of this manager's realm, the newest first.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<SessionPage> {
         let index = self.index("list sessions")?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
@@ -120,7 +120,7 @@ impl SessionManager {
     /// Counts the live sessions of `user`.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
         let (mut count, mut page) = (0, Page::first(PAGE_SIZE));
         loop {
@@ -137,7 +137,7 @@ impl SessionManager {
     /// Counts all sessions in the store, those of other realms included.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn stats(&self) -> Result<Stats> {
         let index = self.index("count sessions")?;
         self.blocking.run(|| index.stats(self.context.now()))
@@ -147,7 +147,8 @@ impl SessionManager {
     /// user is required because a public id in a request may be another user's.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.
+    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the
+    /// session may have ended.
     pub fn revoke(
         &self,
         user: &UserKey,
@@ -212,8 +213,8 @@ impl SessionManager {
     /// sign-in.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can
-    /// be repeated.
+    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the user
+    /// may be renamed; the call can be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {
