@@ -272,7 +272,7 @@ impl SessionManagerBuilder {
     }
 
     /// Sets how long the replaced id stays valid after [`Session::renew`](crate::Session::renew),
-    /// for concurrent requests. At most one minute, because a renewal may be meant to invalidate a
+    /// for overlapping requests. At most one minute, because a renewal may be meant to invalidate a
     /// stolen id. Defaults to zero. It does not apply to a sign-in, which has no grace, nor to a
     /// renewal by age ([`renew_every`](Self::renew_every)), whose grace is one minute.
     pub fn renewal_grace(self, grace: Duration) -> Self {
@@ -294,7 +294,7 @@ impl SessionManagerBuilder {
     ///
     /// | time | the request | reason |
     /// |---|---|---|
-    /// | up to 10 seconds | uses the session | it is concurrent with the renewal |
+    /// | up to 10 seconds | uses the session | it overlaps the renewal |
     /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
     /// | 10 to 60 seconds, with [`renewal_grace`](Self::renewal_grace) set | uses the session, and gets no new id | a handler may have replaced the id because it was stolen |
     /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |

@@ -1,7 +1,7 @@
 //! The calls of a manager that list, count and revoke sessions.
 //!
 //! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
-//! concurrent requests.
+//! overlapping requests.
 
 use std::num::NonZeroUsize;
 

@@ -21,7 +21,7 @@ use crate::session::{Authentication, Session, Settings, State};
 const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. Another one follows only if the session that this one was to
-/// join was renewed or has ended in between, which parallel clients hardly cause twice. The bound
+/// join was renewed or has ended in between, which concurrent clients hardly cause twice. The bound
 /// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 

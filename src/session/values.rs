@@ -129,7 +129,7 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two overlapping
+    /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
     /// requests can both receive the value: for a value that may be used once only, use
     /// [`update_now`](Self::update_now).
     ///
@@ -153,7 +153,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` with `f`, without losing a change of an overlapping request.
+    /// Changes the value of `name` with `f`, without losing a change of a concurrent request.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -197,7 +197,7 @@ impl Session {
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
     /// session.
     ///
-    /// Overlapping requests of one session take turns, and `f` runs on the result of the turn
+    /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
     /// before. A value can therefore be used once only:
     ///
     /// ```
@@ -210,7 +210,7 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Without a session, one begins: overlapping first requests of one visitor each begin their
+    /// Without a session, one begins: concurrent first requests of one visitor each begin their
     /// own.
     ///
     /// # Errors
