@@ -101,7 +101,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](crate::ErrorKind#the-stores-errors) when this is the first read.
     pub fn verify_csrf(&self, token: &str) -> Result<CsrfCheck> {
         let Some(claimed) = unmasked(token) else { return Ok(CsrfCheck::Invalid) };
         Ok(match self.secret_if_any()? {

@@ -66,8 +66,8 @@ fn newest(flashes: &[Value<'_>]) -> Value<'static> {
 }
 
 impl Session {
-    /// Adds a message for the next page that reads messages. Messages of parallel requests are all
-    /// kept, up to the [limits](Flash).
+    /// Adds a message for the next page that reads messages. Messages of concurrent requests are
+    /// all kept, up to the [limits](Flash).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

@@ -52,28 +52,29 @@
 //!
 //! # Guide
 //!
-//! The pages are in the folder `docs` of this package. docs.rs shows them as text under
-//! [Source](https://docs.rs/crate/cloakroom/latest/source/docs/).
-//!
-//! | question | items | page in `docs` |
+//! | question | items | page |
 //! |---|---|---|
-//! | How do I add sessions to my application? | [`web`] | `getting-started.md`, `servers.md` |
-//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | `signing-in.md` |
-//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_all`] | `signing-in.md` |
-//! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | `values.md` |
-//! | How are forms protected from other sites? | [`CrossOrigin`], [`Session::csrf_field`] | `forms.md` |
-//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | `errors.md` |
-//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`policy::Policy`] | `configuration.md` |
-//! | How does the cookie behave in each browser? | [`CookieConfig`] | `cookies.md` |
-//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | `testing.md` |
-//! | Which store do I need? | [`stores`] | `stores.md`, `scaling.md` |
-//! | How do I use my own tables in the same file? | [`SqliteStore`] | `own-tables.md` |
-//! | How do I run it behind a proxy, or in a container? | [`behind_proxies`](manager::SessionManagerBuilder::behind_proxies) | `deployment.md` |
-//! | What do I do when something fails? | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` | `operating.md` |
-//! | Which events are logged? | [`event::Event`] | `events.md` |
-//! | Is my data safe? | [`stores::sqlite::Durability`] | `guarantees.md` |
-//! | How fast is it? How does it compare? | | `performance.md`, `comparison.md` |
-//! | How do I write a store, or an adapter? | [`backend::Store`], [`conformance`]; [`adapter::Adapter`] | `stores.md`, `servers.md` |
+//! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
+//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in) |
+//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_all`] | [signing in](guide::signing_in) |
+//! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
+//! | How are forms protected from other sites? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
+//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
+//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`policy::Policy`] | [configuration](guide::configuration) |
+//! | How does the cookie behave in each browser? | [`CookieConfig`] | [cookies](guide::cookies) |
+//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
+//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
+//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
+//! | How do I move from another library? | | [moving](guide::moving) |
+//! | How do I run it behind a proxy, or in a container? | [`behind_proxies`](manager::SessionManagerBuilder::behind_proxies) | [deployment](guide::deployment) |
+//! | What do I do when something fails? | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` | [operating](guide::operating) |
+//! | Which events are logged? | [`event::Event`] | [events](guide::events) |
+//! | Is my data safe? | [`stores::sqlite::Durability`] | [guarantees](guide::guarantees), [reliability](guide::reliability) |
+//! | Is it secure, and by which standard? | [`SessionManager::review`] | [security](guide::security) |
+//! | How fast is it? How does it compare? | | [performance](guide::performance), [comparison](guide::comparison) |
+//! | How do I write a store, or an adapter? | [`backend::Store`], [`conformance`]; [`adapter::Adapter`] | [stores](guide::stores), [servers](guide::servers) |
+//! | How does it work inside? | | [design](guide::design), [architecture](guide::architecture) |
+//! | What does a word mean? Which versions does it need? | | [terms](guide::terms), [platforms](guide::platforms) |
 //!
 //! # Features
 //!
@@ -122,12 +123,7 @@ mod delta;
 mod error;
 pub mod event;
 mod flash;
-pub mod id;
-pub mod lifetime;
-pub mod manager;
-mod message;
-pub mod policy;
-mod process;
+// The code on its pages needs these features.
 #[cfg(all(
     doctest,
     feature = "http",
@@ -138,7 +134,15 @@ mod process;
     feature = "sqlite",
     feature = "testing"
 ))]
-mod readme_doctests;
+mod guide;
+#[cfg(all(doc, not(doctest)))]
+pub mod guide;
+pub mod id;
+pub mod lifetime;
+pub mod manager;
+mod message;
+pub mod policy;
+mod process;
 mod record;
 pub mod session;
 pub mod stores;

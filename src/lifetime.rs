@@ -36,7 +36,8 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// Makes a lifetime with an idle limit only: a session ends when no request uses it for
-    /// `limit`.
+    /// `limit`. Not every use is written, so a session may end up to a twentieth of the limit
+    /// early. It never ends late.
     #[must_use]
     pub const fn idle(limit: Duration) -> Self {
         Lifetime { idle: Some(limit), absolute: None }

@@ -141,11 +141,12 @@ pub struct Record {
     pub user: Option<UserKey>,
     /// The identity provider's id of the session.
     pub idp_session_id: Option<IdpSessionId>,
-    /// The level of the user's authentication.
+    /// The level of the user's last proof of identity.
     pub auth_level: u16,
     /// The time at which the session began.
     pub created: Timestamp,
-    /// The time at which the user last signed in.
+    /// The time of the user's last proof of identity: a sign-in, or
+    /// [`confirm_authentication`](crate::Session::confirm_authentication).
     pub authenticated: Option<Timestamp>,
     /// The time of the last recorded activity.
     pub seen: Timestamp,
@@ -403,11 +404,12 @@ pub struct Summary {
     pub user: Option<UserKey>,
     /// The identity provider's id of the session.
     pub idp_session_id: Option<IdpSessionId>,
-    /// The level of the user's authentication.
+    /// The level of the user's last proof of identity.
     pub auth_level: u16,
     /// The time at which the session began.
     pub created: Timestamp,
-    /// The time at which the user last signed in.
+    /// The time of the user's last proof of identity: a sign-in, or
+    /// [`confirm_authentication`](crate::Session::confirm_authentication).
     pub authenticated: Option<Timestamp>,
     /// The time of the last recorded activity. It may be older than the last request, by up to a
     /// twentieth of the idle limit (72 minutes by default).

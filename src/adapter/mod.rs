@@ -98,8 +98,7 @@ impl<'m> Adapter<'m> {
     /// - **Failed.** If the handler returns an error or panics, or if the changes cannot be stored,
     ///   an event is raised and `error_page` makes the response. Its status is the
     ///   [status](SessionManager::status_of) of the [`Error`] of this crate that the handler's
-    ///   error is or contains, else 500. Changes of data are discarded; a sign-out or revocation is
-    ///   kept.
+    ///   error is or contains, else 500. [`Outcome`] says what is stored.
     ///
     /// A streamed body is read after the session is closed: it can read the session, but not change
     /// it.

@@ -47,10 +47,8 @@ pub use wrapper::StoreWrapper;
 /// every session whose deadline is at or before `now` as absent.
 ///
 /// # Errors
-/// Each method fails with an [`Error`](crate::Error) whose kind shows whether a retry can succeed:
-/// [`Busy`](crate::ErrorKind::Busy), [`Unavailable`](crate::ErrorKind::Unavailable),
-/// [`Full`](crate::ErrorKind::Full), [`NotSetUp`](crate::ErrorKind::NotSetUp) and so on. A missing
-/// session is an answer, never an error.
+/// The [store's errors](crate::ErrorKind#the-stores-errors). A missing session is an answer, never
+/// an error.
 #[allow(clippy::missing_errors_doc)] // once for all methods, above
 pub trait Store: Debug + Send + Sync + 'static {
     /// Finds a live session. Writes nothing.

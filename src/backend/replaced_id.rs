@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::id::{JoinSalt, SessionIdHash};
 
 /// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
-/// for ten minutes, because overlapping requests still present it, and so does a client that lost
-/// the response with its new id.
+/// until ten minutes after the replacement or the end of its grace, because overlapping requests
+/// still present it, and so does a client that lost the response with its new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplacedId {
     /// The hash of the replaced id.

@@ -43,6 +43,26 @@ struct ErrorInner {
 }
 
 /// The kind of an [`Error`].
+///
+/// # The store's errors
+/// A call that reads or writes the store can fail with these kinds. The status is that of the
+/// response to a request that failed with the error, unless
+/// [`error_status`](crate::manager::SessionManagerBuilder::error_status) is set.
+///
+/// | kind | status | does a retry help? |
+/// |---|---|---|
+/// | [`Busy`](Self::Busy) | 503 | yes, a moment later |
+/// | [`Unavailable`](Self::Unavailable) | 503 | yes, when the store can be reached again |
+/// | [`Full`](Self::Full), [`ReadOnly`](Self::ReadOnly), [`Corrupt`](Self::Corrupt) | 500 | no, an operator must repair it |
+/// | [`NotSetUp`](Self::NotSetUp), [`ForeignTable`](Self::ForeignTable), [`NewerSchema`](Self::NewerSchema) | 500 | no, an operator must look at the tables |
+/// | [`TooLarge`](Self::TooLarge) | 500 | no, the session must hold less |
+/// | [`Unsupported`](Self::Unsupported) | 500 | no, another store is needed |
+/// | [`Undecodable`](Self::Undecodable), [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
+///
+/// A change that failed may have been made: see [`Error::may_have_been_done`].
+///
+/// The other kinds are errors of the caller or the request, and a retry does not help: 403 for
+/// [`CrossOrigin`](Self::CrossOrigin), else 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

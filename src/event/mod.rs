@@ -161,9 +161,9 @@ pub enum Event<'a> {
         count: u64,
     },
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
-    /// before. Either the client lost the response with the new id, or the id is stolen. The
-    /// request does not get the session. With [`end_session_on_replaced_id`][setting] it ends the
-    /// session.
+    /// before, and whose grace has ended. Either the client lost the response with the new id, or
+    /// the id is stolen. The request cannot read the session.
+    /// [`end_session_on_replaced_id`][setting] has the exact times, and with it the session ends.
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
@@ -221,11 +221,16 @@ pub enum Event<'a> {
     },
     /// A session ended. Logged at level `Info` if it had a user, else at level `Debug`.
     ///
-    /// A session that expires is reported when it is swept. Not reported are
+    /// Raised by the process that ends or sweeps the session; one that expires is reported when it
+    /// is swept. Not reported are
     ///
     /// - anonymous sessions that expire or are evicted,
     /// - sessions that [`revoke_everyone`](crate::SessionManager::revoke_everyone) ends,
-    /// - sessions that expire in memcached, which removes them itself.
+    /// - sessions that a store removes without a report: memcached does, when they expire or its
+    ///   memory is full,
+    /// - expired sessions that a sign-in, a sign-out or a revocation removes before the sweep,
+    /// - sessions that an operator ends or sweeps, by a command or a call of the store's `Admin`,
+    /// - sessions whose process stops before it reports them.
     Ended {
         /// The session's public id, if it can be read.
         public_id: Option<&'a PublicId>,

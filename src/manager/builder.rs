@@ -319,13 +319,19 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.renew_every = Some(age))
     }
 
-    /// Sets whether a request that presents a replaced id ends the session, because the id may be
-    /// stolen. Both the user and a thief are then signed out. Defaults to false: a
-    /// client that lost the response with its new id presents the replaced one too.
+    /// Sets whether a request that presents only a replaced id ends the session, because the id may
+    /// be stolen. Both the user and a thief are then signed out. Defaults to false: a client that
+    /// lost the response with its new id presents the replaced one too.
     ///
-    /// The setting applies from ten seconds after the renewal or sign-in that replaced the id
-    /// until the store forgets the id, at most ten minutes later. With false, such a request only
-    /// raises [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    /// | the id was replaced by | the setting applies |
+    /// |---|---|
+    /// | a sign-in, or [`Session::renew`](crate::Session::renew) without a grace | from 10 seconds to 10 minutes after it |
+    /// | [`Session::renew`](crate::Session::renew) with a [grace](Self::renewal_grace) | from the end of the grace, and at least 10 seconds, to 10 minutes after the end of the grace |
+    /// | a renewal [by age](Self::renew_every) | from 1 minute to 11 minutes after it |
+    ///
+    /// A sign-in ends all graces. After these times, and beyond the latest eight replaced ids of a
+    /// session, the id is unknown. With false, a request within these times only raises
+    /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
@@ -352,8 +358,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.on_load_failure = policy)
     }
 
-    /// Sets whether the changes of a handler that responds with a 5xx status are stored. Defaults
-    /// to false: then only a sign-out and a renewal are.
+    /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
+    /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
+    /// then.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -403,8 +410,10 @@ impl SessionManagerBuilder {
     /// Sets the number of proxies in front of the application; at most 8. Each of them must add an
     /// entry to `X-Forwarded-For`, and every request must pass through all of them. Defaults to 0.
     ///
-    /// The client's address is then the entry that the outermost proxy added. The host of the
-    /// application is the first entry of `X-Forwarded-Host`, if a proxy sends that.
+    /// The client's address is then the entry that the outermost proxy added. If there are fewer
+    /// entries than proxies, the request has bypassed one, and the address is that of the
+    /// connection. The host of the application is the first entry of `X-Forwarded-Host`, if a proxy
+    /// sends that.
     ///
     /// With 0 both headers are ignored, because any client can send them. The client's address is
     /// that of the connection.

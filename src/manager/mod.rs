@@ -189,7 +189,8 @@ impl SessionManager {
     /// this is for commands and tests.
     ///
     /// # Errors
-    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Unsupported`] without a
+    /// cleaner.
     pub fn sweep_now(&self) -> Result<usize> {
         let cleaner = self.cleaner("sweep expired sessions")?;
         self.blocking.run(|| cleaner.sweep_now())
@@ -198,7 +199,8 @@ impl SessionManager {
     /// Waits until the cleaner has written all activity that requests have recorded so far.
     ///
     /// # Errors
-    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Unsupported`] without a
+    /// cleaner.
     pub fn flush(&self) -> Result<()> {
         let cleaner = self.cleaner("write pending activity")?;
         self.blocking.run(|| cleaner.flush())

@@ -1,7 +1,7 @@
 //! The calls of a manager that list, count and revoke sessions.
 //!
 //! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
-//! concurrent requests.
+//! overlapping requests.
 
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
@@ -88,7 +88,7 @@ impl SessionManager {
     /// [`list_page`](Self::list_page) lists them.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn list_for_user(
         &self,
         user: &UserKey,
@@ -107,7 +107,7 @@ impl SessionManager {
     /// Lists one page of the live sessions of this manager, the newest first.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<SessionPage> {
         let index = self.index("list sessions")?;
         // One more than requested shows whether there is a next page.
@@ -130,7 +130,7 @@ impl SessionManager {
     /// Counts the live sessions of `user`.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
         let (mut count, mut page) = (0, Page::first(PAGE_SIZE));
         loop {
@@ -147,7 +147,7 @@ impl SessionManager {
     /// Counts all sessions in the store, those of other realms included.
     ///
     /// # Errors
-    /// The store's errors.
+    /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn stats(&self) -> Result<Stats> {
         let index = self.index("count sessions")?;
         self.blocking.run(|| index.stats(self.context.now()))
@@ -157,7 +157,8 @@ impl SessionManager {
     /// user is required because a public id in a request may be another user's.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.
+    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the
+    /// session may have ended.
     pub fn revoke(
         &self,
         user: &UserKey,
@@ -222,8 +223,8 @@ impl SessionManager {
     /// sign-in.
     ///
     /// # Errors
-    /// The store's errors. After [`ErrorKind::Unavailable`] the user may be renamed; the call can
-    /// be repeated.
+    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the user
+    /// may be renamed; the call can be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {

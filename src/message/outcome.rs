@@ -1,15 +1,31 @@
 //! The outcome of a request.
 
-/// The outcome of a request, for [`SessionManager::close`](crate::SessionManager::close).
+/// The outcome of a request, for [`SessionManager::close`](crate::SessionManager::close). It
+/// decides what the close stores:
+///
+/// | change | `Completed` | `ServerError` | `Panicked` |
+/// |---|---|---|---|
+/// | values, flash messages, the idle limit | stored | discarded | discarded |
+/// | a [`renew`](crate::Session::renew) | stored | stored | discarded |
+/// | a [`destroy`](crate::Session::destroy) | stored | stored | stored |
+/// | a [renewal by age](crate::manager::SessionManagerBuilder::renew_every) | done if due | not done | not done |
+///
+/// With [`keep_on_server_error`](crate::manager::SessionManagerBuilder::keep_on_server_error),
+/// `ServerError` stores what `Completed` does.
+///
+/// What the request has committed before stays, whatever the outcome: a sign-in, a
+/// [confirmed authentication](crate::Session::confirm_authentication), a
+/// [`commit`](crate::Session::commit), an [`update_now`](crate::Session::update_now), and
+/// revocations by the manager. If the close fails, no further change is stored; a `destroy` may
+/// have been carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The handler answered with a status below 500: all changes are stored.
+    /// The handler answered with a status below 500.
     Completed,
-    /// The handler answered with a 5xx status: changes of data are discarded, a sign-out and a
-    /// renewal are kept.
+    /// The handler answered with a 5xx status, or returned an error.
     ServerError,
-    /// The handler panicked: everything but a sign-out is discarded.
+    /// The handler panicked.
     Panicked,
 }
 

@@ -41,7 +41,8 @@ impl Authentication {
     }
 
     /// Sets the level. The application defines the meaning of the number: a page can require a
-    /// level with [`Session::auth_level`], and ask for another sign-in to raise it. Defaults to 0.
+    /// level with [`Session::auth_level`], and [`Session::confirm_authentication`] raises it.
+    /// Defaults to 0.
     pub fn level(self, level: u16) -> Self {
         Authentication { level, ..self }
     }
@@ -121,9 +122,9 @@ impl Authentication {
 #[must_use]
 #[non_exhaustive]
 pub enum RecentAuth {
-    /// The user has signed in recently enough.
+    /// The user's last proof of identity is recent enough.
     Recent,
-    /// The last proof is too old: ask for the password, and call
+    /// The last proof of identity is too old: ask for the password, and call
     /// [`confirm_authentication`](Session::confirm_authentication).
     TooOld,
     /// No user is signed in.
@@ -131,11 +132,10 @@ pub enum RecentAuth {
 }
 
 impl Session {
-    /// Records that the signed-in user has proved the identity once more, now and at this level:
-    /// the password before a change of the e-mail address, or a second factor. In contrast to
-    /// another [`sign_in`](Self::sign_in), the limits and the end of the session, the identity
-    /// provider's id and the CSRF secret stay, so forms in open pages still work. The session gets
-    /// a new id.
+    /// Records that the signed-in user has proved the identity once more, now and at this level: by
+    /// the password before a change of the e-mail address, or by a second factor. The session gets
+    /// a new id. Its limits and its end, the identity provider's id and the CSRF secret stay, so
+    /// forms in open pages still work; another [`sign_in`](Self::sign_in) would replace them.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
@@ -152,10 +152,12 @@ impl Session {
     /// ```
     ///
     /// It is committed when this returns, with the changes of this request so far. If another
-    /// request has ended or renewed the session meanwhile, all of them are discarded.
+    /// request has ended the session or replaced its id meanwhile, all of them are
+    /// [discarded](CommitOutcome::Discarded).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no user is signed in; the store's errors.
+    /// [`ErrorKind::Invalid`] if no user is signed in; the [store's
+    /// errors](ErrorKind#the-stores-errors).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
         let mut state = self.load_for_change(OPERATION)?;
@@ -169,9 +171,9 @@ impl Session {
         self.commit_all(&mut state)
     }
 
-    /// Checks whether the user has signed in less than `max_age` ago, for pages that change a
-    /// password or an address or that spend money.
-    /// [`confirm_authentication`](Self::confirm_authentication) satisfies the check again.
+    /// Checks whether the user's last proof of identity, a [`sign_in`](Self::sign_in) or
+    /// [`confirm_authentication`](Self::confirm_authentication), is less than `max_age` old. For
+    /// pages that change a password or an address, or that spend money.
     ///
     /// ```
     /// use std::time::Duration;
@@ -184,7 +186,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
         Ok(match (self.user()?, self.authenticated_at()?) {
             (None, _) => RecentAuth::NotSignedIn,

@@ -72,7 +72,7 @@ impl Session {
     /// - [`ErrorKind::Closed`] after the end of the request;
     /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
     ///   without it;
-    /// - the store's errors when this is the first read.
+    /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
         let mut state = self.load_for_change(OPERATION)?;
@@ -89,7 +89,8 @@ impl Session {
     }
 
     /// Gives the session a new id at the end of this request and changes nothing else of it. The
-    /// old id then works only within the manager's grace, if there is one.
+    /// old id then works only within the manager's
+    /// [grace](crate::manager::SessionManagerBuilder::renewal_grace), which is zero by default.
     ///
     /// The call has no effect if there is no session and none is written, if the presented id has
     /// already been renewed, or if this request has already issued a new id, for example by

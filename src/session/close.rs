@@ -29,8 +29,10 @@ pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
 const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
-    /// Ends the session for good, and every other session whose id this request presented. From now
-    /// on the session is empty: a later write in this request begins a new, anonymous session.
+    /// Marks the session to be ended, with every other session whose id this request presented. To
+    /// this request it is empty from now on, and a later write begins a new, anonymous session. The
+    /// store ends it at the close of this session, or at the next [`commit`](Self::commit). Until
+    /// then other requests can use it.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -40,10 +42,9 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The session ends at the end of the request, also if the handler fails or panics, or called
-    /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
-    /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the
-    /// cookie even if the id found no session.
+    /// The session ends also if the handler fails or panics, or called [`ignore`](Self::ignore)
+    /// before, and if another request has replaced the presented id in the last ten minutes, by a
+    /// renewal or a sign-in. The response removes the cookie even if the id found no session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

@@ -28,16 +28,19 @@ use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, Stat
 pub enum CommitOutcome {
     /// The changes are stored, or there were none.
     Stored,
-    /// The session ended or was renewed before the changes could be stored.
+    /// They were discarded: the session had ended, or its id had been replaced, before they could
+    /// be stored.
     Discarded,
 }
 
 impl Session {
-    /// Stores all changes now, for a handler that needs to know the result. A later failure of the
-    /// request does not undo it. After [`ignore`](Self::ignore) it does nothing.
+    /// Stores all changes now, for a handler that needs to know the result, and carries out a
+    /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
+    /// [`ignore`](Self::ignore) it does nothing.
     ///
     /// # Errors
-    /// The store's errors. The changes are then kept, and the end of the request tries again.
+    /// The [store's errors](ErrorKind#the-stores-errors). The changes are then kept, and the end of
+    /// the request tries again. [`ErrorKind::Closed`] after the end of the request.
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.writable("commit the session")?;
         if state.is_ignored {

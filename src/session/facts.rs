@@ -12,27 +12,29 @@ use crate::record::Record;
 use crate::session::Session;
 
 impl Session {
-    /// Returns the signed-in user.
+    /// Returns the signed-in user; `None` if there is none.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn user(&self) -> Result<Option<UserKey>> {
         self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
 
-    /// Returns the time of the last sign-in.
+    /// Returns the time of the user's last proof of identity: a [`sign_in`](Self::sign_in) or
+    /// [`confirm_authentication`](Self::confirm_authentication). `None` if no user is signed in.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
         self.read_record(|record| record.authenticated).map(Option::flatten)
     }
 
-    /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
-    /// user is signed in.
+    /// Returns the level of the user's last proof of identity, as
+    /// [`authenticated_at`](Self::authenticated_at) has its time; 0 if it recorded no level, or if
+    /// no user is signed in.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
@@ -40,7 +42,7 @@ impl Session {
     /// Returns the public id of the session, for pages and logs; `None` if there is no session.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn public_id(&self) -> Result<Option<PublicId>> {
         self.read_record(|record| record.public_id)
     }
@@ -77,7 +79,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn ended(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
@@ -89,7 +91,7 @@ impl Session {
     /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;

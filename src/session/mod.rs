@@ -64,6 +64,11 @@ pub use sign_in::SignIn;
 /// immediately, so that the session does not expire during the work. A request that only writes
 /// restarts the limit with its commit.
 ///
+/// A method that returns a `Result` fails with [`CrossOrigin`](ErrorKind::CrossOrigin) if the
+/// request was [refused](crate::CrossOrigin), and with [`Invalid`](ErrorKind::Invalid) in the
+/// closure of an [`update`](Self::update) of the same session. Further errors are documented at the
+/// method.
+///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
 /// raised.

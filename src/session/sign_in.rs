@@ -21,7 +21,7 @@ use crate::session::{Authentication, Session, Settings, State};
 const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. Another one follows only if the session that this one was to
-/// join was renewed or has ended in between, which parallel clients hardly cause twice. The bound
+/// join was renewed or has ended in between, which concurrent clients hardly cause twice. The bound
 /// ends the loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
@@ -32,7 +32,9 @@ const MAX_ATTEMPTS: usize = 100;
 pub enum SignIn {
     /// The user is signed in.
     Done,
-    /// The user has as many sessions as allowed, and nothing was changed.
+    /// The user has as many sessions as
+    /// [`max_sessions_per_user`](crate::manager::SessionManagerBuilder::max_sessions_per_user)
+    /// allows, and nothing was changed.
     Refused,
 }
 
@@ -77,35 +79,34 @@ impl Session {
     ///
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     ///
-    /// # Repeated sign-ins
-    /// A double click sends two sign-ins of one user with the same id. The browser keeps one of the
-    /// two responses, so both carry the same new id:
-    ///
-    /// - A request that was opened at most ten seconds after the first sign-in was stored *joins*
-    ///   it: its changes are merged into that session, and its response carries the id that the
-    ///   first one issued. Both must have the same level, persistence and absolute limit. An idle
-    ///   limit of its own replaces that of the first.
-    /// - A request that was opened later comes from a client that did not receive the first
-    ///   response. It gives the session another new id, and the id in the first response no longer
-    ///   finds the session.
-    /// - Requests that present no common id, such as two first visits without a cookie, each begin
-    ///   a session.
-    ///
-    /// Send the response soon after the sign-in. The client presents the old id until the response
-    /// arrives, and a request that is opened with it more than ten seconds after the sign-in is
-    /// treated as one of a client that lost the response: it reads no session, and a write begins a
-    /// new one.
-    ///
     /// [`set_persistent`](Self::set_persistent) earlier in this request chooses whether the browser
     /// keeps the cookie after it is closed. Otherwise the choice of the session before the sign-in
     /// stays, or the manager's default applies if there was no session. An idle limit that
     /// [`set_idle_limit`](Self::set_idle_limit) has set earlier in this request is stored with the
     /// sign-in.
     ///
+    /// # Repeated sign-ins
+    /// A double click sends two sign-ins of one user with the same id, and the browser may keep
+    /// either response. What the second one does depends on when its request was opened:
+    ///
+    /// | the second request | its sign-in | the id in its response |
+    /// |---|---|---|
+    /// | was opened at most ten seconds after the first sign-in | joins the first: its changes are merged into that session | that of the first response |
+    /// | was opened later: its client has lost the first response | is done in that session | a new one; that of the first response is replaced |
+    /// | presents no id, as on a first visit | begins a session of its own | a new one |
+    ///
+    /// Only a sign-in with the same level, persistence, absolute limit and session of an identity
+    /// provider joins; another one gives the session a new id. An idle limit of the second replaces
+    /// that of the first.
+    ///
+    /// Send the response soon: a request that presents the old id, and is opened more than ten
+    /// seconds after the sign-in, reads no session, and a write begins a new one.
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above the maximum
-    /// for the user's session; the store's errors. The user is not signed in then. A
-    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier
+    /// `set_idle_limit` of this request is above the maximum for the user's session. The user is
+    /// not signed in then. A [`destroy`](Self::destroy) earlier in this request may have been
+    /// carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }

@@ -34,8 +34,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] when the value is not a `T`; and the store's errors when this is
-    /// the first read.
+    /// [`ErrorKind::WrongType`] when the value is not a `T`; and the [store's
+    /// errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let mut state = self.lock(GET)?;
         state.response.varies = true;
@@ -61,7 +61,7 @@ impl Session {
     /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock("look for a session value")?;
         state.response.varies = true;
@@ -78,7 +78,7 @@ impl Session {
     /// `cloakroom.`.
     ///
     /// # Errors
-    /// The store's errors when this is the first read.
+    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn keys(&self) -> Result<Vec<String>> {
         let mut state = self.lock("list session values")?;
         let mut data = self.read(&mut state)?.data().cloned().unwrap_or_default();
@@ -87,8 +87,10 @@ impl Session {
         Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
     }
 
-    /// Sets `name`. Does not load the session: the change is merged into the stored session at the
-    /// end of the request.
+    /// Sets the value of `name`. Does not load the session: the change is merged into the stored
+    /// session at the end of the request. Despite the `Ok` it is discarded if another request ends
+    /// the session or replaces its id before that. To know the result, call
+    /// [`commit`](Self::commit), which returns [`Discarded`](CommitOutcome::Discarded) then.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -116,7 +118,7 @@ impl Session {
         Ok(())
     }
 
-    /// Removes `name`. Does not load the session.
+    /// Removes the value of `name`. Does not load the session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request, [`ErrorKind::Invalid`] for a name that
@@ -127,8 +129,8 @@ impl Session {
         Ok(())
     }
 
-    /// Removes `name` and returns its value, as [`get`](Self::get) does. Two parallel requests can
-    /// both receive the value: for a value that may be used once only, use
+    /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
+    /// requests can both receive the value: for a value that may be used once only, use
     /// [`update_now`](Self::update_now).
     ///
     /// # Errors
@@ -151,7 +153,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` with `f` without losing a change of a parallel request.
+    /// Changes the value of `name` with `f`, without losing a change of a concurrent request.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -165,7 +167,8 @@ impl Session {
     /// result. The result is stored at the end of the request. If another request has changed the
     /// session before that, `f` runs again on the stored value, on the thread that stores the
     /// changes. So `f` must depend on its argument only, and the result returned here may differ
-    /// from the stored one. If that matters, use [`update_now`](Self::update_now).
+    /// from the stored one. The result is discarded if another request ends the session or replaces
+    /// its id before. If that matters, use [`update_now`](Self::update_now).
     ///
     /// Of the requests that update one session at the same time, 64 wait for each other. For the
     /// others [`commit`](Self::commit), or the end of the request, immediately fails with
@@ -194,8 +197,8 @@ impl Session {
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
     /// session.
     ///
-    /// Parallel requests of one session take turns, and `f` runs on the result of the turn before.
-    /// A value can therefore be used once only:
+    /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
+    /// before. A value can therefore be used once only:
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -207,11 +210,13 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Without a session, one begins: parallel first requests of one visitor each begin their own.
+    /// Without a session, one begins: concurrent first requests of one visitor each begin their
+    /// own.
     ///
     /// # Errors
-    /// As [`update`](Self::update), and the store's errors. After an error the value is unchanged,
-    /// now and at the end of the request; the other changes are retried at the end.
+    /// As [`update`](Self::update), and the [store's errors](ErrorKind#the-stores-errors). After an
+    /// error the value is unchanged, now and at the end of the request; the other changes are
+    /// retried at the end.
     pub fn update_now<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
     where
         T: Serialize + DeserializeOwned,

@@ -54,7 +54,8 @@ use crate::session::{Session, SignIn};
 /// sends, or of the header that carries the id instead.
 ///
 /// # Errors
-/// The store's errors; [`ErrorKind::Invalid`] if the user has the maximum number of sessions.
+/// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if the user has the
+/// maximum number of sessions.
 pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
     with_session(sessions, |session| match session.sign_in(user)? {
         SignIn::Done => Ok(()),

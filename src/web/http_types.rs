@@ -20,8 +20,8 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// The session's changes are stored before this returns. If the handler returns an error or panics,
 /// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
 /// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
-/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
-/// are then discarded; a sign-out or revocation is kept.
+/// [`Error`](crate::Error) of this crate that the error is or contains, else 500.
+/// [`Outcome`](adapter::Outcome) says what is stored then.
 ///
 /// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
 ///

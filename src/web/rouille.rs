@@ -26,8 +26,8 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 /// The session's changes are stored before this returns. If the handler returns an error or panics,
 /// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
 /// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
-/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. Changes of data
-/// are then discarded; a sign-out or revocation is kept.
+/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. [`Outcome`]
+/// says what is stored then.
 ///
 /// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
 ///
@@ -37,8 +37,8 @@ pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 /// [`try_or_400!`](rouille::try_or_400).
 ///
 /// A handler can call this function again for the same request and manager. The inner handler then
-/// gets the same session, which the outer call closes. If the inner handler fails or panics, the
-/// request's changes of data are discarded, even if the outer one returns a success.
+/// gets the same session, which the outer call closes. If the inner handler fails or panics, that
+/// is the [`Outcome`] of the request, even if the outer handler returns a success.
 ///
 /// ```no_run
 /// use cloakroom::adapter::HandlerError;

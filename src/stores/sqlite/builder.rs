@@ -25,15 +25,15 @@ use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
 use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettings};
 
-/// The acknowledged changes that survive a power loss.
+/// The acknowledged changes that survive a power cut.
 ///
 /// All acknowledged changes survive a crash of the process. Changes that end a session or replace
-/// an id (destroying, revoking, renewing, signing in) also survive a power loss: they are on the
+/// an id (destroying, revoking, renewing, signing in) also survive a power cut: they are on the
 /// disk before they are acknowledged. The setting is about the other changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A power loss may undo the newest of them, whole transactions at a time.
+    /// A power cut may undo the newest of them, whole transactions at a time.
     #[default]
     Normal,
     /// All of them survive. A change then waits for a sync of the disk, which concurrent changes
@@ -72,7 +72,7 @@ const OLDEST_SQLITE: i32 = 3_037_000;
 ///
 /// let store = SqliteStore::builder(&path)
 ///     .table("shop_sessions")
-///     .durability(Durability::Full) // carts survive a power loss
+///     .durability(Durability::Full) // carts survive a power cut
 ///     .busy_timeout(Duration::from_secs(2))
 ///     .max_file_size(1 << 30)
 ///     .cache_bytes(16 << 20)
@@ -171,7 +171,7 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// Sets which changes survive a power loss. Defaults to [`Durability::Normal`].
+    /// Sets which changes survive a power cut. Defaults to [`Durability::Normal`].
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }

@@ -139,8 +139,8 @@ impl SqliteStore {
         self.0.table.as_str()
     }
 
-    /// Opens another connection to the file, for the application's own tables. `docs/own-tables.md`
-    /// describes their use.
+    /// Opens another connection to the file, for the application's
+    /// [own tables](crate::guide::own_tables).
     ///
     /// The connection waits some five seconds for a lock before it fails with `database is locked`,
     /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It

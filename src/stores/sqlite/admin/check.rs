@@ -18,9 +18,9 @@ use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// Runs SQLite's integrity check, and returns the first problems. A quick check does not
-    /// compare indexes with tables. Other connections can read and write meanwhile; the write-ahead
-    /// log cannot be reset until the check ends.
+    /// Runs SQLite's integrity check, and returns the first problems, at most twenty. A quick check
+    /// does not compare indexes with tables. Other connections can read and write meanwhile; the
+    /// write-ahead log cannot be reset until the check ends.
     pub fn check_file(
         &self,
         quick: bool,
@@ -30,9 +30,9 @@ impl Admin {
         check(&connection, quick, &mut progress, "check the database")
     }
 
-    /// Tries what each change needs, and changes nothing: takes the write lock, for which it waits
-    /// for the busy timeout, and writes a file of 128 KiB beside the database, which it removes.
-    /// As root it does not show what the service's user may do.
+    /// Checks whether a change is possible, and changes nothing: takes the write lock, for which it
+    /// waits for the busy timeout, and writes a file of 128 KiB beside the database, which it
+    /// removes. As root it does not show what the service's user may do.
     pub fn try_write(&self) -> Result<()> {
         let settings = self.settings()?;
         let (Opened { connection, path, .. }, _) = connect(&settings, Purpose::Write)?;

@@ -123,10 +123,9 @@ impl Admin {
 
     /// Returns, for each of `times` in ascending order, the number of live sessions created from
     /// then until the next time; for the last one, all that were created since.
-    ///
-    /// Creation times have no index. Row ids are in the order of creation, so a binary search finds
-    /// the first row of each period, and the index of deadlines counts the rows in between.
     pub fn count_created_since(&self, times: &[Timestamp], now: Timestamp) -> Result<Vec<u64>> {
+        // Creation times have no index. Row ids are in the order of creation, so a binary search
+        // finds the first row of each period, and the index of deadlines counts the rows between.
         self.query("count sessions by day", |connection, sql| {
             let snapshot = connection.unchecked_transaction()?;
             let mut starts = Vec::new();

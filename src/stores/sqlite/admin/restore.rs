@@ -41,7 +41,7 @@ impl Admin {
     /// for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
     /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
     /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
-    /// [`ErrorKind::Full`] and so on.
+    /// [`ErrorKind::Full`] if there is no space.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
@@ -54,8 +54,11 @@ impl Admin {
         restore.run(&mut progress).map_err(|error| explain(error, &to.path))
     }
 
-    /// Fails as [`restore`](Self::restore) would because of the database that is to be replaced,
-    /// whatever the copy. Changes nothing.
+    /// Checks whether [`restore`](Self::restore) can replace this database, whatever the copy.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`restore`](Self::restore) that are not about the copy.
     pub fn check_restore(&self) -> Result<()> {
         let to = self.restore_target()?;
         to.open().map(drop).map_err(|error| explain(error, &to.path))

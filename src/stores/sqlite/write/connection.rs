@@ -44,7 +44,7 @@ impl WriteConnection {
     ///
     /// With a write-ahead log EXTRA syncs each commit before it returns, and NORMAL leaves that to
     /// the next checkpoint or synced commit. With a rollback journal only EXTRA also prevents a
-    /// power loss from restoring the journal of a commit; and less than FULL could damage the
+    /// power cut from restoring the journal of a commit; and less than FULL could damage the
     /// database, by a journal that was written in part.
     pub(super) fn idle_with_sync(
         &mut self,

@@ -1,0 +1,51 @@
+//! The pages of the repository about this crate. The table in the [documentation of the
+//! crate](crate#guide) says which page answers which question.
+
+// Only rustdoc compiles this. It also tests the code on the pages, and runs it unless it is marked
+// `no_run`. `guide.html` is a script that rewrites the pages' links. It is left out of the tests,
+// which would be named after its file.
+
+macro_rules! pages {
+    ($($name:ident: $path:literal;)*) => {$(
+        #[doc = include_str!($path)]
+        #[cfg_attr(not(doctest), doc = include_str!("guide.html"))]
+        pub mod $name {}
+    )*};
+}
+
+pages! {
+    architecture: "../docs/architecture.md";
+    comparison: "../docs/comparison.md";
+    configuration: "../docs/configuration.md";
+    cookies: "../docs/cookies.md";
+    deployment: "../docs/deployment.md";
+    design: "../DESIGN.md";
+    errors: "../docs/errors.md";
+    events: "../docs/events.md";
+    forms: "../docs/forms.md";
+    getting_started: "../docs/getting-started.md";
+    guarantees: "../docs/guarantees.md";
+    moving: "../docs/moving.md";
+    own_tables: "../docs/own-tables.md";
+    performance: "../docs/performance.md";
+    platforms: "../docs/platforms.md";
+    reliability: "../RELIABILITY.md";
+    scaling: "../docs/scaling.md";
+    security: "../SECURITY.md";
+    servers: "../docs/servers.md";
+    signing_in: "../docs/signing-in.md";
+    stores: "../docs/stores.md";
+    terms: "../docs/terms.md";
+    testing: "../docs/testing.md";
+    values: "../docs/values.md";
+}
+
+// The command line tests the code of this page.
+#[cfg(not(doctest))]
+#[doc = include_str!("../docs/operating.md")]
+#[doc = include_str!("guide.html")]
+pub mod operating {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
