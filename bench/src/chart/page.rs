@@ -26,6 +26,8 @@ const LIMIT: &[(&str, &str)] = &[
     ("merge_32t", "the same, 32 threads"),
     ("merge_full_32t", "32 threads, `FULL`; `UPDATE`"),
     ("request_1t", "one read, one changed; `SELECT` and `UPDATE`"),
+    ("sign_in_1t", "a sign-in; `UPDATE` with `FULL`"),
+    ("sign_in_32t", "the same, 32 threads"),
     ("checkpoint", "one changed, checkpoints included; `UPDATE`"),
     ("sweep", "a row swept in batches; a row of one `DELETE`"),
     ("sweep_p99_load", "p99 of a read during a sweep; before it"),
