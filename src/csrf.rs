@@ -75,6 +75,15 @@ impl Session {
 
     /// Returns a [token](Self::csrf_token) as the hidden field `csrf` of an HTML form.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let csrf = session.csrf_field()?;
+    /// let form = format!("<form method=post action=/pay>{csrf}<button>Pay</button></form>");
+    /// # assert!(form.contains("csrf"));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`csrf_token`](Self::csrf_token).
     pub fn csrf_field(&self) -> Result<String> {

@@ -133,6 +133,16 @@ impl Session {
     /// requests can both receive the value: for a value that may be used once only, use
     /// [`update_now`](Self::update_now).
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("next", "/cart")?;
+    /// let next: Option<String> = session.take("next")?;
+    /// assert_eq!(next.as_deref(), Some("/cart"));
+    /// # assert!(!session.contains("next")?);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Self::get); the value stays after an error.
     pub fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {

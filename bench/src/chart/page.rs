@@ -67,8 +67,8 @@ const MEMCACHED: &[(&str, &str)] = &[
     ("memcached_merge", "a change; `gets` and `cas`"),
 ];
 const MEMCACHED_AMOUNTS: &[(&str, &str)] = &[
-    ("memcached_down", "a load and a change behind a frozen cache: more than without a cache"),
-    ("memcached_down_p999", "the same, p99.9"),
+    ("memcached_down", "a load and a change: mean behind a frozen cache, minus mean without"),
+    ("memcached_down_p999", "the same of the p99.9"),
 ];
 const POSTGRES: &[(&str, &str)] = &[
     ("postgres_load", "a load; prepared `SELECT`"),
@@ -82,7 +82,7 @@ const POSTGRES_AMOUNTS: &[(&str, &str)] =
 
 pub fn fill(runs: &Runs, path: &Path) {
     let mut page = std::fs::read_to_string(path).expect("the page");
-    let Runs { limit, peers, scale, http, memcached, postgres, contention, pieces } = runs;
+    let Runs { limit, peers, scale, http, memcached, postgres, contention } = runs;
     for (name, table) in [
         ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
         ("limit", origin(limit) + &times(limit, "cloakroom", "hand-written", LIMIT)),
@@ -107,7 +107,6 @@ pub fn fill(runs: &Runs, path: &Path) {
                 + "\n"
                 + &amounts(postgres, POSTGRES_AMOUNTS),
         ),
-        ("pieces", format!("```text\n{}\n```\n", pieces.trim_end())),
     ] {
         let (begin, end) = (format!("<!-- figures: {name} -->\n"), "<!-- end -->");
         let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
