@@ -210,7 +210,7 @@ impl Session {
     /// if session.user()?.is_some() {
     ///     let clicks = session.update_now("pay_clicks", |n: Option<u32>| n.unwrap_or(0) + 1)?;
     ///     if clicks == Some(1) {
-    ///         // One request of this session takes this branch, however often the button is clicked.
+    ///         // One request of this session takes this branch.
     ///     }
     ///     # assert_eq!(clicks, Some(1));
     /// }
