@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, Committed, Decision, EndedSession, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus, SessionIndex, Store,
-    Superseded, Touch, TouchError,
+    Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
+    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus,
+    SessionIndex, Store, Superseded, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -120,7 +120,7 @@ impl Store for OwnStore {
         self.load(id_hash, now).ok()
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         // One lock around the look-up and the write makes the commit atomic. A database uses a
         // transaction, a server without transactions a compare-and-swap with retries.
         let mut rows = self.rows();
@@ -129,7 +129,7 @@ impl Store for OwnStore {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
-                Ok(Committed::Missing(Missing::NOT_FOUND))
+                Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
             }
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, supersedes, session_limit: _ } => {
@@ -146,35 +146,40 @@ impl Store for OwnStore {
                     None => {}
                 }
                 rows.put(session.id_hash, &session.record, replaced_ids);
-                Ok(Committed::Done { session, replaced: None, ended, evicted: vec![] })
+                Ok(CommitAnswer::Done { session, replaced: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::done(session))
+                Ok(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, replaced_earlier } = id_change;
+                let IdChange { replaced, presented } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if replaced.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(replaced), replaced_earlier].into_iter().flatten() {
+                for id in [Some(replaced), presented].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(Committed::Done { session, replaced: Some(at), ended: vec![], evicted: vec![] })
+                Ok(CommitAnswer::Done {
+                    session,
+                    replaced: Some(at),
+                    ended: vec![],
+                    evicted: vec![],
+                })
             }
             Decision::Touch { at, session } => {
                 rows.replace(&at, &session.record);
-                Ok(Committed::Unchanged(session))
+                Ok(CommitAnswer::Unchanged(session))
             }
             Decision::End { at, public_id, user } => {
                 rows.remove(&at);
-                Ok(Committed::Ended(EndedSession::new(at, public_id, user)))
+                Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
             }
         }
     }

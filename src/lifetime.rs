@@ -155,7 +155,7 @@ impl Limits {
 
     /// Returns the limit that ends a session whose last activity was at `seen`.
     #[must_use]
-    pub fn expired_by(&self, seen: Timestamp) -> EndReason {
+    pub fn reached_limit(&self, seen: Timestamp) -> EndReason {
         match self.idle {
             Some(idle) if self.absolute.is_none_or(|end| seen + idle < end) => {
                 EndReason::Idle(idle)

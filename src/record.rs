@@ -203,7 +203,7 @@ impl Record {
     /// visitor need not know.
     #[must_use]
     pub(crate) fn expired_by(&self) -> Option<EndReason> {
-        self.user.as_ref().map(|_| self.limits.expired_by(self.seen))
+        self.user.as_ref().map(|_| self.limits.reached_limit(self.seen))
     }
 
     /// Records activity and returns true, or returns false if the touch is not later than the
@@ -382,7 +382,7 @@ impl EndedSession {
     /// Makes the value for the session of `record`, which has expired.
     #[must_use]
     pub fn expired(id_hash: SessionIdHash, record: &Record) -> Self {
-        EndedSession::of(id_hash, record).with_expired_by(record.limits.expired_by(record.seen))
+        EndedSession::of(id_hash, record).with_expired_by(record.limits.reached_limit(record.seen))
     }
 
     /// Returns this with the limit that the session had reached.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
@@ -85,7 +85,7 @@ fn merge(store: &impl Store, id_hash: &SessionIdHash, n: u64) {
     let mut merge = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
     merge.touch = Some(Touch::at(NOW));
     let answer = store.commit(&merge).expect("it merges");
-    assert!(matches!(answer, Committed::Done { .. } | Committed::Unchanged(_)));
+    assert!(matches!(answer, CommitAnswer::Done { .. } | CommitAnswer::Unchanged(_)));
 }
 
 pub fn run(quick: bool, report: &mut Report) {

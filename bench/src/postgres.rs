@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, NewSession, Store, Touch, Value,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
@@ -227,7 +227,7 @@ impl Bench {
                 let (action, next) = action(id_hash);
                 let commit = Commit::new(id_hash, action, Delta::new(), NOW);
                 let answer = self.store.commit(&commit).expect("it is stored");
-                assert!(matches!(answer, Committed::Done { .. } | Committed::Ended(_)));
+                assert!(matches!(answer, CommitAnswer::Done { .. } | CommitAnswer::Ended(_)));
                 *id_hash = next;
             }
             times.push((name, began.elapsed().as_secs_f64() * 1e6 / ids.len() as f64));
@@ -312,7 +312,7 @@ fn merge(store: &PostgresStore, loaded: &LiveSession, n: u64) -> LiveSession {
     let mut commit = Commit::new(&loaded.id_hash, Action::Merge, delta, NOW);
     commit.basis = Some(loaded.clone().into());
     match store.commit(&commit) {
-        Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => session,
+        Ok(CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session)) => session,
         other => panic!("{other:?}"),
     }
 }

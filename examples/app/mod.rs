@@ -57,7 +57,7 @@ pub enum Answer {
 pub fn home(session: &Session) -> Result<Answer> {
     let visits = session.update("visits", |visits: Option<u64>| visits.unwrap_or(0) + 1)?;
     // In the browser of a user whose session has expired, once: now another session begins.
-    if let Some(EndReason::Idle(_)) = session.ended()? {
+    if let Some(EndReason::Idle(_)) = session.end_reason()? {
         session.flash("info", "You were signed out after a day without activity.")?;
     }
     let user = session.user()?;

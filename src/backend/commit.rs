@@ -26,7 +26,7 @@ pub struct Commit {
     /// The changes to merge.
     pub delta: Arc<Delta>,
     /// The session that the changes were computed on. If the store finds another one, it answers
-    /// [`Committed::RevisionMismatch`].
+    /// [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
     /// store that decides from its own lookup ignores it; see
@@ -84,7 +84,7 @@ pub enum Action {
     ///
     /// | session's user | had a user when the id was replaced | replaced by | result |
     /// |---|---|---|---|
-    /// | this user | any | an overlapping sign-in that this one repeats | [`Committed::CanJoin`] |
+    /// | this user | any | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
     /// | this user, or none | any | anything else | the session gets a new id |
     /// | another user | yes | any | a new session begins; the other ends |
     /// | another user | no | any | a new session begins |
@@ -112,7 +112,7 @@ pub enum Action {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Committed {
+pub enum CommitAnswer {
     /// The change is stored.
     Done {
         /// The session as stored. After a renewal through an id within its grace, its id is not the
@@ -148,20 +148,20 @@ pub enum Committed {
     Missing(Missing),
 }
 
-impl Committed {
-    /// Makes the answer [`Done`](Committed::Done) to a commit that has replaced no id and ended no
-    /// other session.
+impl CommitAnswer {
+    /// Makes the answer [`Done`](CommitAnswer::Done) to a commit that has replaced no id and ended
+    /// no other session.
     #[must_use]
     pub const fn done(session: LiveSession) -> Self {
-        Committed::Done { session, replaced: None, ended: Vec::new(), evicted: Vec::new() }
+        CommitAnswer::Done { session, replaced: None, ended: Vec::new(), evicted: Vec::new() }
     }
 
-    /// Returns the id hashes that were current before a commit that is [`Done`](Committed::Done)
+    /// Returns the id hashes that were current before a commit that is [`Done`](CommitAnswer::Done)
     /// and no longer are: the replaced one, and those of ended and evicted sessions. A cache
     /// invalidates them. For any other answer there are none.
     pub fn ids_to_invalidate(&self) -> impl Iterator<Item = SessionIdHash> {
         let (replaced, ended, evicted) = match self {
-            Committed::Done { replaced, ended, evicted, .. } => {
+            CommitAnswer::Done { replaced, ended, evicted, .. } => {
                 (*replaced, ended.as_slice(), evicted.as_slice())
             }
             _ => (None, [].as_slice(), [].as_slice()),
@@ -176,8 +176,8 @@ impl Committed {
 /// A store applies it to the other sessions of the signed-in session's user in the same realm, in
 /// the step that stores the session. It removes the expired ones among them, for the reason of
 /// [`Decision::RemoveExpired`], and ends the [excess](Self::sessions_to_end) of the live ones. If
-/// the sign-in is refused, it answers [`Committed::LimitReached`] and changes nothing else. A store
-/// without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
+/// the sign-in is refused, it answers [`CommitAnswer::LimitReached`] and changes nothing else. A
+/// store without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -236,8 +236,8 @@ pub enum Decision<P = ()> {
         /// The position of the session.
         at: P,
     },
-    /// Store a new session. Answer [`Committed::Done`]; fail with [`Conflict`](ErrorKind::Conflict)
-    /// if any session has or had its id.
+    /// Store a new session. Answer [`CommitAnswer::Done`]; fail with
+    /// [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
     Insert {
         /// The new session.
         session: LiveSession,
@@ -246,14 +246,14 @@ pub enum Decision<P = ()> {
         /// The limit to [apply](SessionLimit) before the session is stored.
         session_limit: Option<SessionLimit>,
     },
-    /// Store `session`, whose id stays, in place of the one found. Answer [`Committed::Done`].
+    /// Store `session`, whose id stays, in place of the one found. Answer [`CommitAnswer::Done`].
     Update {
         /// The position of the session.
         at: P,
         /// The session with its changes.
         session: LiveSession,
     },
-    /// Store `session`, under its new id, in place of the one found. Answer [`Committed::Done`].
+    /// Store `session`, under its new id, in place of the one found. Answer [`CommitAnswer::Done`].
     Move {
         /// The position of the session.
         at: P,
@@ -265,14 +265,14 @@ pub enum Decision<P = ()> {
         session_limit: Option<SessionLimit>,
     },
     /// Store only the record's `seen` and deadline, because nothing else has changed. Answer
-    /// [`Committed::Unchanged`].
+    /// [`CommitAnswer::Unchanged`].
     Touch {
         /// The position of the session.
         at: P,
         /// The session with its new `seen`.
         session: LiveSession,
     },
-    /// Remove the session found. Answer [`Committed::Ended`], with the hash of its current id.
+    /// Remove the session found. Answer [`CommitAnswer::Ended`], with the hash of its current id.
     End {
         /// The position of the session.
         at: P,
@@ -282,7 +282,7 @@ pub enum Decision<P = ()> {
         user: Option<UserKey>,
     },
     /// Change nothing, and answer this.
-    Answer(Committed),
+    Answer(CommitAnswer),
 }
 
 /// A session in whose place a new one begins, at a sign-in. Remove it with all its ids.
@@ -315,7 +315,7 @@ pub struct IdChange {
     pub replaced: ReplacedId,
     /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
     /// earlier entry, so that another sign-in through it can join.
-    pub replaced_earlier: Option<ReplacedId>,
+    pub presented: Option<ReplacedId>,
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -388,7 +388,7 @@ impl Commit {
             Action::Create(new_session) => self.insert(self.id_hash, new_session, None, None),
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, at)) => self.change(session, at),
-                Err(missing) => Ok(Decision::Answer(Committed::Missing(missing))),
+                Err(missing) => Ok(Decision::Answer(CommitAnswer::Missing(missing))),
             },
             Action::SignIn { to, user, new_session, join_salt } => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
@@ -402,7 +402,7 @@ impl Commit {
                     Decision::End { at, public_id, user: None }
                 }
                 Found::Expired { at, .. } => Decision::RemoveExpired { at },
-                Found::Nothing => Decision::Answer(Committed::Missing(Missing::NOT_FOUND)),
+                Found::Nothing => Decision::Answer(CommitAnswer::Missing(Missing::NOT_FOUND)),
             }),
         }
     }
@@ -497,17 +497,17 @@ impl Commit {
             && self.can_join(&id, &session.id_hash)
             && is_repeated(new_session, &session.record)
         {
-            return Ok(Decision::Answer(Committed::CanJoin { id, session }));
+            return Ok(Decision::Answer(CommitAnswer::CanJoin { id, session }));
         }
         if self.is_unexpected(&session.record) {
-            return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
+            return Ok(Decision::Answer(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
         // The salt belongs to the id that was presented.
         let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
             replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
-            replaced_earlier: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
+            presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -535,7 +535,7 @@ impl Commit {
     /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
         if self.is_unexpected(&session.record) {
-            return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
+            return Ok(Decision::Answer(CommitAnswer::RevisionMismatch(session)));
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
@@ -552,7 +552,7 @@ impl Commit {
                 let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
                 session.id_hash = successor;
                 let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
-                Some(IdChange { replaced, replaced_earlier: None })
+                Some(IdChange { replaced, presented: None })
             }
             _ => None,
         };
@@ -560,7 +560,7 @@ impl Commit {
             return Ok(if touched {
                 Decision::Touch { at, session }
             } else {
-                Decision::Answer(Committed::Unchanged(session))
+                Decision::Answer(CommitAnswer::Unchanged(session))
             });
         }
         session.record.revision += 1;

@@ -31,7 +31,7 @@ pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{
-    Action, Commit, Committed, Decision, Expected, IdChange, SessionLimit, Superseded,
+    Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
@@ -59,13 +59,13 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// must not block.
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded>;
 
-    /// Executes a commit, in one atomic step. When it returns [`Committed::Done`] or
-    /// [`Committed::Ended`], every later call sees the change.
+    /// Executes a commit, in one atomic step. When it returns [`CommitAnswer::Done`] or
+    /// [`CommitAnswer::Ended`], every later call sees the change.
     ///
     /// Besides the errors above: [`TooLarge`](crate::ErrorKind::TooLarge) when the data would
     /// exceed the commit's limit, [`Conflict`](crate::ErrorKind::Conflict) when a new id is taken;
     /// what was stored before is intact then.
-    fn commit(&self, commit: &Commit) -> Result<Committed>;
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer>;
 
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes
     /// neither data nor revision.

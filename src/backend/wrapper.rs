@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
+    Capabilities, Commit, CommitAnswer, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -24,7 +24,7 @@ use crate::record::Touch;
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
 ///
-/// use cloakroom::backend::{Commit, Committed, StoreWrapper};
+/// use cloakroom::backend::{Commit, CommitAnswer, StoreWrapper};
 /// use cloakroom::{MemoryStore, Result, SessionManager};
 ///
 /// /// Counts the commits.
@@ -41,7 +41,7 @@ use crate::record::Touch;
 ///         &self.store
 ///     }
 ///
-///     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+///     fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
 ///         self.commits.fetch_add(1, Ordering::Relaxed);
 ///         self.store.commit(commit)
 ///     }
@@ -73,7 +73,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     }
 
     /// Replaces [`Store::commit`].
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.wrapped().commit(commit)
     }
 
@@ -112,7 +112,7 @@ impl<W: StoreWrapper> Store for W {
         self.on_try_load(id_hash, now)
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.on_commit(commit)
     }
 

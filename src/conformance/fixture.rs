@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, Expected, LiveSession, Loaded, Missing, Page, RemovalReport,
+    Action, Commit, CommitAnswer, Expected, LiveSession, Loaded, Missing, Page, RemovalReport,
     ReplacedId, SessionFilter, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
@@ -135,7 +135,7 @@ impl Sample {
     }
 }
 
-/// The content of [`Committed::Done`].
+/// The content of [`CommitAnswer::Done`].
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) record: Record,
@@ -146,15 +146,15 @@ pub(super) struct Done {
 }
 
 /// Returns the name of the result.
-pub(super) fn name_of(answer: &Committed) -> &'static str {
+pub(super) fn name_of(answer: &CommitAnswer) -> &'static str {
     match answer {
-        Committed::Done { .. } => "Done",
-        Committed::Unchanged(_) => "Unchanged",
-        Committed::Ended(_) => "Ended",
-        Committed::RevisionMismatch(_) => "RevisionMismatch",
-        Committed::CanJoin { .. } => "CanJoin",
-        Committed::Missing(missing) => why(missing),
-        Committed::LimitReached => "LimitReached",
+        CommitAnswer::Done { .. } => "Done",
+        CommitAnswer::Unchanged(_) => "Unchanged",
+        CommitAnswer::Ended(_) => "Ended",
+        CommitAnswer::RevisionMismatch(_) => "RevisionMismatch",
+        CommitAnswer::CanJoin { .. } => "CanJoin",
+        CommitAnswer::Missing(missing) => why(missing),
+        CommitAnswer::LimitReached => "LimitReached",
     }
 }
 
@@ -198,32 +198,32 @@ pub(super) fn names_ended(ended: &[EndedSession], wanted: &[&Sample], what: &str
 }
 
 /// Fails unless the result of `what` has one of these names.
-pub(super) fn answered_one_of(answer: &Committed, wanted: &[&str], what: &str) -> Passed {
+pub(super) fn answered_one_of(answer: &CommitAnswer, wanted: &[&str], what: &str) -> Passed {
     let name = name_of(answer);
     ensure!(wanted.contains(&name), "{what} returned {name}, not {}", wanted.join(" or "))
 }
 
 /// Fails unless the result of `what` has this name.
-pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
+pub(super) fn answered(answer: &CommitAnswer, wanted: &str, what: &str) -> Passed {
     answered_one_of(answer, &[wanted], what)
 }
 
-pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
+pub(super) fn done(answer: CommitAnswer, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     let ids_to_invalidate = answer.ids_to_invalidate().collect();
     match answer {
-        Committed::Done { session: LiveSession { record, id_hash }, replaced, ended, .. } => {
-            Ok(Done { record, id_hash, ids_to_invalidate, replaced, ended })
-        }
+        CommitAnswer::Done {
+            session: LiveSession { record, id_hash }, replaced, ended, ..
+        } => Ok(Done { record, id_hash, ids_to_invalidate, replaced, ended }),
         _ => Err(Violation(format!("{what} was not done"))),
     }
 }
 
 /// Fails unless the result has this name and carries the session as it is stored.
-pub(super) fn returned(answer: &Committed, wanted: &str, stored: &Sample, what: &str) -> Passed {
+pub(super) fn returned(answer: &CommitAnswer, wanted: &str, stored: &Sample, what: &str) -> Passed {
     answered(answer, wanted, what)?;
     match answer {
-        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => {
+        CommitAnswer::Unchanged(session) | CommitAnswer::RevisionMismatch(session) => {
             let same = session.id_hash == stored.id_hash && session.record == stored.record;
             ensure!(same, "{what} returned another session than the stored one")
         }
@@ -233,7 +233,7 @@ pub(super) fn returned(answer: &Committed, wanted: &str, stored: &Sample, what: 
 
 /// Fails unless the commit gave this session the id `to` and ended its former id.
 pub(super) fn moved(
-    answer: Committed,
+    answer: CommitAnswer,
     session: &Sample,
     to: &SessionIdHash,
     what: &str,
@@ -247,7 +247,7 @@ pub(super) fn moved(
 }
 
 /// Fails unless the commit began a session that has nothing of `other`.
-pub(super) fn begun(answer: Committed, other: &Sample, what: &str) -> Passed<Done> {
+pub(super) fn begun(answer: CommitAnswer, other: &Sample, what: &str) -> Passed<Done> {
     let done = done(answer, what)?;
     ensure!(done.record.public_id != other.public_id(), "{what} took another session's public id")?;
     ensure!(done.record.data.is_empty(), "{what} took another session's data")?;
@@ -319,16 +319,16 @@ impl Fixture {
         id_hash: &SessionIdHash,
         action: Action,
         delta: &Delta,
-    ) -> Passed<Committed> {
+    ) -> Passed<CommitAnswer> {
         Ok(self.store.commit(&Commit::new(id_hash, action, delta.clone(), self.now))?)
     }
 
-    pub(super) fn merge(&self, id_hash: &SessionIdHash, delta: &Delta) -> Passed<Committed> {
+    pub(super) fn merge(&self, id_hash: &SessionIdHash, delta: &Delta) -> Passed<CommitAnswer> {
         self.commit(id_hash, Action::Merge, delta)
     }
 
     /// Merges as a request that has loaded the session: `loaded` may be outdated.
-    pub(super) fn merge_loaded(&self, loaded: &Sample, delta: &Delta) -> Passed<Committed> {
+    pub(super) fn merge_loaded(&self, loaded: &Sample, delta: &Delta) -> Passed<CommitAnswer> {
         let merge = Commit::new(&loaded.id_hash, Action::Merge, delta.clone(), self.now);
         Ok(self.store.commit(&Commit { basis: Some(loaded.to_basis()), ..merge })?)
     }
@@ -338,12 +338,12 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         delta: &Delta,
-    ) -> Passed<Committed> {
+    ) -> Passed<CommitAnswer> {
         let merge = Commit::new(id_hash, Action::Merge, delta.clone(), self.now);
         Ok(self.store.commit(&Commit { touch: Some(Touch::at(self.now)), ..merge })?)
     }
 
-    pub(super) fn end(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
+    pub(super) fn end(&self, id_hash: &SessionIdHash) -> Passed<CommitAnswer> {
         self.commit(id_hash, Action::End, &nothing())
     }
 
@@ -355,7 +355,7 @@ impl Fixture {
         what: &str,
     ) -> Passed {
         match self.end(id_hash)? {
-            Committed::Ended(ended) => {
+            CommitAnswer::Ended(ended) => {
                 ensure!(ended.id_hash == *current, "{what} does not return the current id")
             }
             other => answered(&other, "Ended", what),
@@ -367,7 +367,7 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         grace_until: Option<Timestamp>,
-    ) -> Passed<(SessionIdHash, Committed)> {
+    ) -> Passed<(SessionIdHash, CommitAnswer)> {
         let to = self::id_hash()?;
         Ok((to, self.commit(id_hash, renew_to(to, grace_until), &nothing())?))
     }
@@ -387,7 +387,7 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         user: &UserKey,
-    ) -> Passed<(SessionIdHash, Committed)> {
+    ) -> Passed<(SessionIdHash, CommitAnswer)> {
         let to = self::id_hash()?;
         let action = sign_in_to(to, user, &self.new_session()?);
         Ok((to, self.commit(id_hash, action, &nothing())?))

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::backend::{AtLimit, Commit, Committed, SessionFilter, SessionLimit};
+use crate::backend::{AtLimit, Commit, CommitAnswer, SessionFilter, SessionLimit};
 use crate::conformance::fixture::*;
 use crate::id::{SessionIdHash, UserKey};
 
@@ -12,7 +12,7 @@ pub(super) fn sign_in(
     from: &SessionIdHash,
     owner: &UserKey,
     (limit, at_limit): (u32, AtLimit),
-) -> Passed<(SessionIdHash, Committed)> {
+) -> Passed<(SessionIdHash, CommitAnswer)> {
     let to = id_hash()?;
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
     let action = sign_in_to(to, owner, &fixture.new_session()?);

@@ -1,6 +1,6 @@
 //! Checks that a delta is merged into the session as it is stored at the commit.
 
-use crate::backend::{Action, Commit, Committed, Expected};
+use crate::backend::{Action, Commit, CommitAnswer, Expected};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::data::Value;
@@ -58,7 +58,7 @@ pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Passed 
 
 pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let merge = |coat: &str, revision| -> Passed<Committed> {
+    let merge = |coat: &str, revision| -> Passed<CommitAnswer> {
         let delta = set("coat", coat)?;
         let commit = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
         Ok(fixture.store.commit(&Commit { expected: Expected::Revision(revision), ..commit })?)

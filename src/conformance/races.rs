@@ -7,7 +7,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, AtLimit, Commit, Committed, Expected, LiveSession, SessionFilter};
+use crate::backend::{Action, AtLimit, Commit, CommitAnswer, Expected, LiveSession, SessionFilter};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::conformance::{limits, replaced_ids};
@@ -19,7 +19,7 @@ use crate::sync::IgnorePoison;
 const ROUNDS: u32 = 1000;
 
 /// Merges; in half of the rounds as a request that has loaded the session.
-fn merge(fixture: &Fixture, session: &Sample, delta: &Delta) -> Passed<Committed> {
+fn merge(fixture: &Fixture, session: &Sample, delta: &Delta) -> Passed<CommitAnswer> {
     match session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
         true => fixture.merge_loaded(session, delta),
         false => fixture.merge(&session.id_hash, delta),
@@ -136,7 +136,9 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
             let (expected, basis) = (Expected::Revision(record.revision), Some(loaded.into()));
             let merge = Commit { expected, basis, ..merge };
             match fixture.store.commit(&merge)? {
-                Committed::RevisionMismatch(LiveSession { record: stored, .. }) => record = stored,
+                CommitAnswer::RevisionMismatch(LiveSession { record: stored, .. }) => {
+                    record = stored
+                }
                 other => {
                     return answered_one_of(&other, &["Done", "RevisionMismatch"], "an increment");
                 }
@@ -166,7 +168,7 @@ fn end(fixture: &Fixture, session: &Sample) -> Passed {
 fn change_and_end(
     fixture: &Fixture,
     (change, end): (&str, &str),
-    make_change: impl Fn(&Sample) -> Passed<(SessionIdHash, Committed)>,
+    make_change: impl Fn(&Sample) -> Passed<(SessionIdHash, CommitAnswer)>,
     make_end: impl Fn(&Sample) -> Passed + Sync,
 ) -> Passed {
     race(fixture, make_change, make_end, |session, (to, answer), ()| {
@@ -271,7 +273,7 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fix
         fixture,
         |fixture, session| fixture.merge_and_touch(&session.id_hash, &set("coat", "red")?),
         |merge, lives, swept| {
-            if let Committed::Done { .. } = merge {
+            if let CommitAnswer::Done { .. } = merge {
                 let kept = lives && swept == 0;
                 return ensure!(kept, "a sweep removed a session whose deadline a merge had moved");
             }
@@ -350,7 +352,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Passed {
     let renew = |session: &Sample| fixture.renew(&session.id_hash, grace_until);
     race(fixture, renew, renew, |session, (to_a, a), (to_b, b)| {
         let (winner, loser, answer) = match (&a, &b) {
-            (Committed::Done { .. }, _) => (to_a, to_b, b),
+            (CommitAnswer::Done { .. }, _) => (to_a, to_b, b),
             _ => (to_b, to_a, a),
         };
         let found = fixture.live(&winner, "a session renewed twice at once")?;
@@ -359,7 +361,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Passed {
         let wanted = if grace_until.is_some() { "Unchanged" } else { "Replaced" };
         answered(&answer, wanted, "the later of two concurrent renewals")?;
         match answer {
-            Committed::Unchanged(LiveSession { id_hash, .. }) => {
+            CommitAnswer::Unchanged(LiveSession { id_hash, .. }) => {
                 ensure!(id_hash == winner, "a renewal did not return the current id")
             }
             _ => Ok(()),
@@ -382,7 +384,7 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
     let sign_in = |session: &Sample| replaced_ids::sign_in(fixture, &session.id_hash, &owner);
     race(fixture, sign_in, sign_in, |session, a, b| {
         let (first, later) = match (&a.answer, &b.answer) {
-            (Committed::Done { .. }, _) => (a, b),
+            (CommitAnswer::Done { .. }, _) => (a, b),
             _ => (b, a),
         };
         let record = done(first.answer, "one of two concurrent sign-ins")?.record;
@@ -393,7 +395,7 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
     })
 }
 
-type SignInAnswer = (SessionIdHash, Committed);
+type SignInAnswer = (SessionIdHash, CommitAnswer);
 
 fn two_sign_ins(
     fixture: &Fixture,
@@ -420,7 +422,7 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -
 pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> Passed {
     for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
         two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
-            let ends = |answer: &Committed, id_hash| -> Passed<bool> {
+            let ends = |answer: &CommitAnswer, id_hash| -> Passed<bool> {
                 let ids_to_invalidate =
                     done(answer.clone(), "a sign-in that may end others")?.ids_to_invalidate;
                 Ok(ids_to_invalidate.contains(id_hash))

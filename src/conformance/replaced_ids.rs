@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, ReplacedBy, ReplacedId};
+use crate::backend::{Action, Commit, CommitAnswer, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
@@ -14,7 +14,7 @@ const LATE: Duration = ReplacedId::OVERLAPS_FOR;
 pub(super) struct SignInReply {
     pub(super) to: SessionIdHash,
     pub(super) salt: JoinSalt,
-    pub(super) answer: Committed,
+    pub(super) answer: CommitAnswer,
 }
 
 pub(super) fn sign_in(
@@ -39,9 +39,9 @@ fn sign_in_opened(
 }
 
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
-pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
+pub(super) fn joins(answer: &CommitAnswer, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
-        Committed::CanJoin { id, session } => {
+        CommitAnswer::CanJoin { id, session } => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
             let is_its_salt = id.by == ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(is_its_salt, "a sign-in that can join got another salt")?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread;
 
-use crate::backend::{Committed, LiveSession, Loaded, SessionFilter};
+use crate::backend::{CommitAnswer, LiveSession, Loaded, SessionFilter};
 use crate::conformance::fixture::*;
 use crate::id::{PublicId, SessionIdHash};
 use crate::sync::IgnorePoison;
@@ -118,8 +118,8 @@ impl StressRun<'_> {
     }
 
     /// Records the end of the session if the call ended it.
-    fn note_end(&self, session: &Sample, answer: &Committed) {
-        if matches!(answer, Committed::Ended(_)) {
+    fn note_end(&self, session: &Sample, answer: &CommitAnswer) {
+        if matches!(answer, CommitAnswer::Ended(_)) {
             self.ended.lock().ignore_poison().insert(session.public_id());
         }
     }
@@ -129,11 +129,11 @@ impl StressRun<'_> {
         &self,
         slot: &Mutex<Sample>,
         session: &Sample,
-        (to, answer): (SessionIdHash, Committed),
+        (to, answer): (SessionIdHash, CommitAnswer),
     ) {
         self.note_end(session, &answer);
         self.id_hashes.lock().ignore_poison().push(to);
-        if let Committed::Done { session: LiveSession { record, id_hash }, .. } = answer {
+        if let CommitAnswer::Done { session: LiveSession { record, id_hash }, .. } = answer {
             *slot.lock().ignore_poison() = Sample { id_hash, record };
         }
     }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Action, Commit, Committed, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -86,7 +86,7 @@ impl Session {
         reason: EndReason,
     ) -> Result<bool> {
         let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let Committed::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
+        let CommitAnswer::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
         self.report_end(&ended, reason);
         Ok(true)
     }
@@ -97,16 +97,16 @@ impl Session {
     }
 
     /// Makes one call of the store, and records which ids it has retired.
-    fn call_store(&self, commit: &Commit) -> Result<Committed> {
+    fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
         let call = || self.blocking.run(|| store.commit(commit));
-        let record_retired = |committed: &Committed| match committed {
+        let record_retired = |committed: &CommitAnswer| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
-            Committed::Done { replaced, ended, .. } => {
+            CommitAnswer::Done { replaced, ended, .. } => {
                 retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
             }
-            Committed::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
+            CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
         let committed = match commit.action {
@@ -117,7 +117,7 @@ impl Session {
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
         }?;
-        if let (Committed::Done { evicted, .. }, Some(cleaner)) =
+        if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
             (&committed, &self.context.cleaner)
         {
             cleaner.sessions_evicted(evicted.len());
@@ -177,8 +177,8 @@ impl Session {
             CommitPlan { id_hash, action, activity: self.activity(state), delta: &all_changes };
         let State { load_state, changes, .. } = state;
         let session = match self.commit_with_retries(load_state, changes, &plan)? {
-            Committed::Done { session, .. } | Committed::Unchanged(session) => session,
-            Committed::Missing(missing) => return Ok(Some(missing)),
+            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
+            CommitAnswer::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         state.changes = Changes::default();
@@ -214,7 +214,7 @@ impl Session {
         let (action, activity) = (Action::Create(new_session), self.activity(state));
         let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
         match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
-            Committed::Done { session, .. } => {
+            CommitAnswer::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.load_state = LoadState::with_new_id(session, id);
                 if let Some(cleaner) = &self.context.cleaner {
@@ -254,7 +254,7 @@ impl Session {
         load_state: &mut LoadState,
         changes: &mut Changes,
         plan: &CommitPlan<'_>,
-    ) -> Result<Committed> {
+    ) -> Result<CommitAnswer> {
         let (queues, expected) = (self.context.update_queues.get()?, changes.expected);
         queues.run(plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::{Action, Committed};
+use crate::backend::{Action, CommitAnswer};
 use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
@@ -183,13 +183,13 @@ impl Session {
         let (action, activity) = (Action::Merge, self.activity(state));
         let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
-            Committed::Done { session, .. } | Committed::Unchanged(session) => {
+            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.load_state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }
-            Committed::Missing(missing) => {
+            CommitAnswer::Missing(missing) => {
                 self.leave_session(state, &missing);
                 Ok(None)
             }

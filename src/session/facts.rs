@@ -70,7 +70,7 @@ impl Session {
     /// use cloakroom::{Session, lifetime::EndReason};
     ///
     /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
-    ///     Ok(session.ended()?.map(|reason| match reason {
+    ///     Ok(session.end_reason()?.map(|reason| match reason {
     ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
     ///         EndReason::SignedOut => "You are signed out.",
     ///         _ => "Please sign in again.",
@@ -80,7 +80,7 @@ impl Session {
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
-    pub fn ended(&self) -> Result<Option<EndReason>> {
+    pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock("look at a session")?;
         self.read(&mut state)?;
         Ok(state.ending.reason)

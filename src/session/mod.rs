@@ -78,7 +78,7 @@ pub use sign_in::SignIn;
 /// | read values | [`get`](Self::get), [`contains`](Self::contains), [`keys`](Self::keys) |
 /// | change values | [`set`](Self::set), [`update`](Self::update), [`update_now`](Self::update_now), [`take`](Self::take), [`remove`](Self::remove), [`clear`](Self::clear) |
 /// | users | [`sign_in`](Self::sign_in), [`sign_in_with`](Self::sign_in_with), [`user`](Self::user), [`require_recent_auth`](Self::require_recent_auth), [`confirm_authentication`](Self::confirm_authentication), [`authenticated_at`](Self::authenticated_at), [`auth_level`](Self::auth_level) |
-/// | the end of a session | [`destroy`](Self::destroy), [`ended`](Self::ended), [`deadline`](Self::deadline), [`set_idle_limit`](Self::set_idle_limit), [`set_persistent`](Self::set_persistent) |
+/// | the end of a session | [`destroy`](Self::destroy), [`end_reason`](Self::end_reason), [`deadline`](Self::deadline), [`set_idle_limit`](Self::set_idle_limit), [`set_persistent`](Self::set_persistent) |
 /// | ids | [`renew`](Self::renew), [`public_id`](Self::public_id) |
 /// | forms and messages | [`csrf_field`](Self::csrf_field), [`csrf_token`](Self::csrf_token), [`verify_csrf`](Self::verify_csrf), [`flash`](Self::flash), [`flashes`](Self::flashes), [`keep_flashes`](Self::keep_flashes), [`allow_cross_site`](Self::allow_cross_site) |
 /// | this request | [`commit`](Self::commit), [`ignore`](Self::ignore), [`is_changed`](Self::is_changed), [`client_address`](Self::client_address) |

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Committed, Loaded, ReplacedBy};
+use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
 use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -232,11 +232,11 @@ impl Session {
         let (id_hash, activity) = (&request.from, request.activity);
         let plan = CommitPlan { id_hash, action, activity, delta: &delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            Committed::Done { session, ended, .. } => {
+            CommitAnswer::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(ended))
             }
-            Committed::CanJoin { id: replaced, session } => {
+            CommitAnswer::CanJoin { id: replaced, session } => {
                 let salt = match replaced.by {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,
@@ -251,7 +251,7 @@ impl Session {
                     }
                 }
             }
-            Committed::LimitReached => Ok(AttemptResult::Refused),
+            CommitAnswer::LimitReached => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }
@@ -269,11 +269,11 @@ impl Session {
         let (action, activity) = (Action::Merge, request.activity);
         let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            Committed::Done { session, .. } | Committed::Unchanged(session) => {
+            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 *request.load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(Vec::new()))
             }
-            Committed::Missing(_) => Ok(AttemptResult::Retry),
+            CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

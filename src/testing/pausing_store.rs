@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{Commit, Committed, Loaded, RemovalReport, Store, StoreWrapper, TouchError};
+use crate::backend::{
+    Commit, CommitAnswer, Loaded, RemovalReport, Store, StoreWrapper, TouchError,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -206,7 +208,7 @@ impl<S: Store> StoreWrapper for PausingStore<S> {
         self.run(Call::Load, |store| store.load(id_hash, now))
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.run(Call::Commit, |store| store.commit(commit))
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheKey, CacheLookup, Commit, Committed, EndedSession, FillLease, Loaded,
-    Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch,
+    Cache, CacheEntry, CacheKey, CacheLookup, Commit, CommitAnswer, EndedSession, FillLease,
+    Loaded, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch,
     TouchError,
 };
 use cloakroom::clock::Timestamp;
@@ -99,7 +99,7 @@ impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
         self.hook.around(Call::Load, || self.inner.load(id_hash, now))
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.hook.around(Call::Commit, || self.inner.commit(commit))
     }
 

@@ -65,7 +65,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Cache, Commit, Committed, Delta, LiveSession, Loaded, NewSession, Record, Store, Value,
+    Action, Cache, Commit, CommitAnswer, Delta, LiveSession, Loaded, NewSession, Record, Store,
+    Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -164,7 +165,7 @@ pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {
     Ok(id_hash)
 }
 
-pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Result<Committed> {
+pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Result<CommitAnswer> {
     store.commit(&Commit::new(id_hash, Action::Merge, delta.clone(), NOW))
 }
 
@@ -174,13 +175,13 @@ pub fn sign_in_to(
     id_hash: &SessionIdHash,
     to: &SessionIdHash,
     name: &str,
-) -> Result<Committed> {
+) -> Result<CommitAnswer> {
     let (to, user, new_session) = (*to, UserKey::new(name).unwrap(), new_session());
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 
-pub fn end(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
+pub fn end(store: &impl Store, id_hash: &SessionIdHash) -> Result<CommitAnswer> {
     store.commit(&Commit::new(id_hash, Action::End, Delta::new(), NOW))
 }
 

@@ -7,7 +7,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Missing, ReplacedId, SessionLimit, Store, Touch,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Missing, ReplacedId, SessionLimit, Store,
+    Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
@@ -225,7 +226,7 @@ impl<'w> Worker<'w> {
             let mut commit = Commit::new(&own.id_hash, action, delta, NOW);
             commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {
-                Committed::Done { session: LiveSession { record, .. }, .. } => {
+                CommitAnswer::Done { session: LiveSession { record, .. }, .. } => {
                     let own = &mut worker.sessions[at];
                     (own.id_hash, own.replaced) = (to, VecDeque::new());
                     (own.public_id, own.user) = (record.public_id, record.user);
@@ -297,10 +298,10 @@ impl<'w> Worker<'w> {
     }
 }
 
-fn answer(committed: &Committed) -> Answer {
+fn answer(committed: &CommitAnswer) -> Answer {
     match committed {
-        Committed::Done { .. } | Committed::Ended(_) => Answer::Done,
-        Committed::Missing(Missing::NotFound { .. }) => Answer::Gone,
+        CommitAnswer::Done { .. } | CommitAnswer::Ended(_) => Answer::Done,
+        CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Missing, NewSession, Record,
-    SessionIndex, SessionLimit, Store, Touch, Value,
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Missing, NewSession,
+    Record, SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
@@ -251,34 +251,36 @@ impl Names {
         }
     }
 
-    fn committed(self, committed: Committed) -> Answer {
+    fn committed(self, committed: CommitAnswer) -> Answer {
         let session = |record: &Record| self.session(record);
-        if let Committed::Done { session, .. }
-        | Committed::Unchanged(session)
-        | Committed::RevisionMismatch(session) = &committed
+        if let CommitAnswer::Done { session, .. }
+        | CommitAnswer::Unchanged(session)
+        | CommitAnswer::RevisionMismatch(session) = &committed
         {
             self.remember(session);
         }
         match &committed {
-            Committed::Done { session: LiveSession { record, id_hash }, .. } => {
+            CommitAnswer::Done { session: LiveSession { record, id_hash }, .. } => {
                 let retired_ids: Vec<SessionIdHash> = committed.ids_to_invalidate().collect();
                 let (id_hash, retired_ids) =
                     (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }
             }
-            Committed::Unchanged(LiveSession { record, id_hash }) => {
+            CommitAnswer::Unchanged(LiveSession { record, id_hash }) => {
                 Answer::Unchanged { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
+            CommitAnswer::RevisionMismatch(LiveSession { record, id_hash }) => {
                 Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::Ended(ended) => Answer::Deleted { id_hash: self.id_number(&ended.id_hash) },
-            Committed::CanJoin { session, .. }
-            | Committed::Missing(Missing::Replaced { session, .. }) => {
+            CommitAnswer::Ended(ended) => {
+                Answer::Deleted { id_hash: self.id_number(&ended.id_hash) }
+            }
+            CommitAnswer::CanJoin { session, .. }
+            | CommitAnswer::Missing(Missing::Replaced { session, .. }) => {
                 Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }
-            Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,
-            Committed::LimitReached => Answer::Full,
+            CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+            CommitAnswer::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }
     }

@@ -70,7 +70,7 @@ fn public_id(app: &App, browser: &Browser) -> String {
 }
 
 fn ended(app: &App, browser: &Browser) -> Option<EndReason> {
-    browser.open(&app.sessions).ended().unwrap()
+    browser.open(&app.sessions).end_reason().unwrap()
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_sign_in_and_a_sign_out_leave_a_trail() {
             assert_eq!(ended(&app, &browser), None);
             request(&app, &mut browser, |session| {
                 session.destroy().unwrap();
-                assert_eq!(session.ended().unwrap(), None, "it was live");
+                assert_eq!(session.end_reason().unwrap(), None, "it was live");
             });
             assert_eq!(
                 trail.take(),
@@ -99,7 +99,7 @@ fn a_sign_in_and_a_sign_out_leave_a_trail() {
             let mut again = copy.clone();
             request(&app, &mut again, |session| {
                 session.set("n", 1).unwrap();
-                assert_eq!(session.ended().unwrap(), Some(EndReason::SignedOut));
+                assert_eq!(session.end_reason().unwrap(), Some(EndReason::SignedOut));
             });
             assert_eq!(ended(&app, &again), None);
         },
@@ -277,7 +277,7 @@ fn a_request_that_loses_its_session_learns_why() {
         app.sessions.revoke_all(&user("ada"), None).unwrap();
         session.set("n", 1).unwrap();
         let _ = session.commit().unwrap();
-        assert_eq!(session.ended().unwrap(), Some(EndReason::Revoked));
+        assert_eq!(session.end_reason().unwrap(), Some(EndReason::Revoked));
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Capabilities, Commit, Committed, Delta, Expected, LiveSession, Loaded, Maintenance,
+    Action, Capabilities, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Maintenance,
     Missing, NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -64,9 +64,9 @@ impl<S: Store> StoreWrapper for Two<S> {
 
 /// Some stores still have an expired session that others have forgotten, and say which limit it had
 /// reached.
-fn answer_text(answer: &cloakroom::Result<Committed>) -> String {
+fn answer_text(answer: &cloakroom::Result<CommitAnswer>) -> String {
     match answer {
-        Ok(Committed::Missing(Missing::NotFound { .. })) => "not found".to_owned(),
+        Ok(CommitAnswer::Missing(Missing::NotFound { .. })) => "not found".to_owned(),
         answer => format!("{answer:?}"),
     }
 }

@@ -7,7 +7,7 @@ use crate::common::integrity::assert_integrity;
 use crate::common::{
     Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
-use cloakroom::backend::{Action, Commit, Committed, Delta, Store};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::manager::SessionFilter;
@@ -57,14 +57,14 @@ fn sign_in(store: &SqliteStore, user: &str) -> SessionIdHash {
         join_salt: None,
     };
     let commit = Commit::new(&new_id_hash(), action, setting("cart", "three coats"), NOW);
-    assert!(matches!(store.commit(&commit).unwrap(), Committed::Done { .. }));
+    assert!(matches!(store.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
     to
 }
 
 /// Fails unless nothing of the session can be found, listed or read.
 fn assert_ended(store: &SqliteStore, connection: &Connection, id_hash: &SessionIdHash) {
     assert!(live(store, id_hash).unwrap().is_none());
-    assert!(matches!(merge(store, id_hash, &setting("n", 1)).unwrap(), Committed::Missing(_)));
+    assert!(matches!(merge(store, id_hash, &setting("n", 1)).unwrap(), CommitAnswer::Missing(_)));
     let left = "SELECT count(*) FROM cloakroom_sessions WHERE id_hash = ?1 AND
                 (user_key IS NOT NULL OR client IS NOT NULL OR data <> '{}' OR deadline > 0)";
     let left: i64 = connection.query_row(left, [id_hash.as_bytes()], |row| row.get(0)).unwrap();
@@ -82,7 +82,7 @@ fn a_sign_out_ends_a_session_that_another_table_keeps() {
         reference(&connection, &kept);
         assert!(live(&store, &kept).unwrap().is_some());
         for id_hash in [&kept, &free] {
-            assert!(matches!(end(&store, id_hash).unwrap(), Committed::Ended(_)));
+            assert!(matches!(end(&store, id_hash).unwrap(), CommitAnswer::Ended(_)));
             assert_ended(&store, &connection, id_hash);
         }
         assert_eq!(rows(&connection), 1, "{foreign_key}: the row that is referenced");
@@ -258,7 +258,7 @@ fn a_session_that_a_trigger_brings_back_has_ended() {
         let index = store.index().unwrap();
         let ada = UserKey::new("ada").unwrap();
         match round {
-            0 => assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_))),
+            0 => assert!(matches!(end(&store, &id_hash).unwrap(), CommitAnswer::Ended(_))),
             1 => {
                 let revoked = index.revoke(&SessionFilter::User(&ada), None, NOW).unwrap();
                 assert!(revoked.iter().map(|ended| ended.id_hash).eq([id_hash]));

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Decision, Delta, Expected, Found, IdChange, LiveSession, Missing,
+    Action, Commit, CommitAnswer, Decision, Delta, Expected, Found, IdChange, LiveSession, Missing,
     NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
@@ -343,11 +343,11 @@ impl Case {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
-                    IdChange { replaced, replaced_earlier: None } => {
+                    IdChange { replaced, presented: None } => {
                         assert_eq!(replaced, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    IdChange { replaced, replaced_earlier: Some(presented) } => {
+                    IdChange { replaced, presented: Some(presented) } => {
                         assert_eq!(replaced, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"
@@ -382,23 +382,23 @@ impl Case {
         ReplacedId { id_hash, successor: NEW, replaced_at: NOW, by, had_user }
     }
 
-    fn check_answer(&self, answer: &Committed) -> &'static str {
+    fn check_answer(&self, answer: &CommitAnswer) -> &'static str {
         match answer {
-            Committed::Unchanged(session) => {
+            CommitAnswer::Unchanged(session) => {
                 assert_eq!(*session, self.session());
                 "unchanged"
             }
-            Committed::RevisionMismatch(session) => {
+            CommitAnswer::RevisionMismatch(session) => {
                 assert_eq!(*session, self.session());
                 "mismatch"
             }
-            Committed::CanJoin { id, session }
-            | Committed::Missing(Missing::Replaced { id, session }) => {
+            CommitAnswer::CanJoin { id, session }
+            | CommitAnswer::Missing(Missing::Replaced { id, session }) => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }
-            Committed::Missing(Missing::NotFound { .. }) => "not found",
-            Committed::Missing(Missing::Undecodable { public_id, .. }) => {
+            CommitAnswer::Missing(Missing::NotFound { .. }) => "not found",
+            CommitAnswer::Missing(Missing::Undecodable { public_id, .. }) => {
                 assert_eq!(*public_id, Some(self.record().public_id));
                 "undecodable"
             }

@@ -12,7 +12,7 @@ use crate::common::{
     Folder, KillOnDrop, NOW, child, create, end, hex, id_hash_of, live, merge, on_threads, role,
     setting, value,
 };
-use cloakroom::backend::{Committed, SessionIndex, Store};
+use cloakroom::backend::{CommitAnswer, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::Journal;
@@ -105,7 +105,10 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
 
     fs::rename(folder.database(), folder.path("copy.db")).unwrap();
     fs::rename(folder.path("away.db"), folder.database()).unwrap();
-    assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    assert!(matches!(
+        merge(&store, &id_hash, &setting("n", 3)).unwrap(),
+        CommitAnswer::Done { .. }
+    ));
     let counts = (events.count(EventKind::FileLost), events.count(EventKind::FileRecovered));
     assert_eq!(counts, (1, 1));
     drop(store);
@@ -270,7 +273,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     }
     make_room();
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(end(store, &id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(store, &id_hash).unwrap(), CommitAnswer::Ended(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
     for id_hash in &id_hashes {
@@ -442,7 +445,10 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     let record = live(&store, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(1), "acknowledged before something ended");
     assert!(live(&store, &ended).unwrap().is_none());
-    assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    assert!(matches!(
+        merge(&store, &id_hash, &setting("n", 3)).unwrap(),
+        CommitAnswer::Done { .. }
+    ));
     drop(store);
     assert_integrity(path);
 }
@@ -450,7 +456,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
 /// The process whose disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
-    assert!(matches!(end(store, ended).unwrap(), Committed::Ended(_)));
+    assert!(matches!(end(store, ended).unwrap(), CommitAnswer::Ended(_)));
     println!("revoked");
     io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..3 {

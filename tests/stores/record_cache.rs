@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, NewSession, SessionLimit,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, Missing, NewSession, SessionLimit,
     Store, Touch,
 };
 use cloakroom::clock::Timestamp;
@@ -285,7 +285,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
         let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
         let mut commit = Commit::new(&none, action, delta, now);
         commit.session_limit = Some(SessionLimit::new(limit, AtLimit::Refuse));
-        assert!(matches!(store.commit(&commit), Ok(Committed::Done { .. })));
+        assert!(matches!(store.commit(&commit), Ok(CommitAnswer::Done { .. })));
         to
     };
     let first = sign_in(NOW);
@@ -355,7 +355,7 @@ fn a_store_that_keeps_no_sessions_works_the_same() {
     let folder = Folder::new();
     let store = SqliteStore::builder(folder.database()).cache_bytes(0).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
-    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(Committed::Done { .. })));
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(CommitAnswer::Done { .. })));
     assert_eq!(value::<u64>(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(2));
     let late = new_session().limits.deadline(NOW);
     assert!(matches!(store.load(&id_hash, late), Ok(Loaded::Missing(Missing::NotFound { .. }))));

@@ -12,7 +12,7 @@ use crate::common::{
     Folder, NOW, child, create, end, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::{Page, SessionFilter};
@@ -184,7 +184,8 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         };
         assert_eq!(error.kind(), ErrorKind::Undecodable);
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        let Committed::Missing(Missing::Undecodable { public_id: Some(other), .. }) = answer else {
+        let CommitAnswer::Missing(Missing::Undecodable { public_id: Some(other), .. }) = answer
+        else {
             panic!("{answer:?}");
         };
         assert_eq!(other, public_id);
@@ -271,7 +272,10 @@ fn while_another_process_holds_the_lock_writes_are_busy() {
     let busy = SqliteStore::builder(folder.database()).table("new").busy_timeout(timeout).open();
     assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
     other.execute_batch("COMMIT").unwrap();
-    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::Done { .. }));
+    assert!(matches!(
+        merge(&store, &id_hash, &setting("n", 2)).unwrap(),
+        CommitAnswer::Done { .. }
+    ));
 }
 
 #[test]
@@ -349,7 +353,7 @@ fn a_full_database_keeps_its_content_and_continues_later() {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
     for id_hash in id_hashes.drain(..10) {
-        assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&store, &id_hash).unwrap(), CommitAnswer::Ended(_)));
     }
     sign_in().unwrap();
 }
@@ -380,7 +384,7 @@ fn a_visitor_in_an_almost_full_file_keeps_the_session() {
     for n in 0..500 {
         // The one that writes is not evicted for its own change, though it ends first.
         let changed = merge(&store, &first, &setting("n", format!("{n}{note}"))).unwrap();
-        assert!(matches!(changed, Committed::Done { .. }), "{n}: {changed:?}");
+        assert!(matches!(changed, CommitAnswer::Done { .. }), "{n}: {changed:?}");
         store.touch(&[(first, Touch::at(NOW + Duration::from_secs(n)))], NOW).unwrap();
         create(&store, &setting("n", &note)).unwrap();
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, EndedSession, LiveSession, Loaded, Missing, NewSession,
+    Action, Commit, CommitAnswer, Delta, EndedSession, LiveSession, Loaded, Missing, NewSession,
     Record, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
@@ -46,9 +46,9 @@ struct Upsert {
 impl StoreWrapper for Upsert {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match (self.right.commit(commit)?, &commit.action) {
-            (Committed::Missing(Missing::NotFound { .. }), Action::Merge) => {
+            (CommitAnswer::Missing(Missing::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 let (create, delta) = (Action::Create(new_session), commit.delta.clone());
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
@@ -79,7 +79,7 @@ struct DeleteThenCreate {
 impl StoreWrapper for DeleteThenCreate {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let Action::Renew { to, .. } = commit.action else { return self.right.commit(commit) };
         let Loaded::Live(session) = self.right.load(&commit.id_hash, commit.now)? else {
             return self.right.commit(commit);
@@ -121,7 +121,7 @@ struct BasisUnchecked {
 impl StoreWrapper for BasisUnchecked {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match commit.merge_into_basis() {
             Some((_, merged)) => {
                 let delta = copy(&merged.record);
@@ -170,7 +170,7 @@ struct FixedIdleLimit {
 impl StoreWrapper for FixedIdleLimit {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let mut commit = commit.clone();
         if commit.delta.idle_limit().is_some() {
             commit.delta = Delta::new().into();
@@ -350,7 +350,7 @@ impl SessionIndex for UsersByPrefix {
         let mut removed = 0;
         for id_hash in id_hashes {
             let end = Commit::new(id_hash, Action::End, Delta::new(), now);
-            removed += usize::from(matches!(self.right.commit(&end)?, Committed::Ended(_)));
+            removed += usize::from(matches!(self.right.commit(&end)?, CommitAnswer::Ended(_)));
         }
         Ok(RemovalReport::new(removed, Duration::ZERO))
     }
@@ -409,9 +409,9 @@ struct Panics {
 impl StoreWrapper for Panics {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match self.right.commit(commit)? {
-            Committed::Missing(Missing::NotFound { .. }) => panic!("no such row"),
+            CommitAnswer::Missing(Missing::NotFound { .. }) => panic!("no such row"),
             answer => Ok(answer),
         }
     }

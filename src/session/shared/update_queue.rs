@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Committed, Expected, LiveSession};
+use crate::backend::{CommitAnswer, Expected, LiveSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
@@ -59,8 +59,8 @@ impl UpdateQueues {
         id_hash: &SessionIdHash,
         expected: Expected,
         blocking: BlockingCalls,
-        mut attempt: impl FnMut(Option<Record>) -> Result<Committed>,
-    ) -> Result<Committed> {
+        mut attempt: impl FnMut(Option<Record>) -> Result<CommitAnswer>,
+    ) -> Result<CommitAnswer> {
         let deadline = instant() + MAX_WAIT;
         let wait = || blocking.run(|| self.turn(id_hash, deadline));
         let (mut turn, mut newer) = (None, None);
@@ -72,9 +72,10 @@ impl UpdateQueues {
                 self.announce_next_turn(id_hash);
             }
             let found = match attempt(newer)? {
-                Committed::RevisionMismatch(LiveSession { record, .. }) => record,
+                CommitAnswer::RevisionMismatch(LiveSession { record, .. }) => record,
                 committed => {
-                    if let (Some(turn), Committed::Done { session, .. }) = (&mut turn, &committed)
+                    if let (Some(turn), CommitAnswer::Done { session, .. }) =
+                        (&mut turn, &committed)
                         && session.id_hash == *id_hash
                     {
                         turn.newest = Some(session.record.clone());

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{
-    Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Loaded, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
+    Action, Cache, CacheEntry, CacheKey, CacheLookup, Capabilities, Commit, CommitAnswer,
+    FillLease, LiveSession, Loaded, Maintenance, RemovalReport, SessionIndex, Store, StoreIdentity,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -338,7 +338,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         None
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.0.process.check()?;
         let (presented, now) = (commit.id_hash, commit.now);
         self.0.freshness.observe(now);
@@ -358,25 +358,25 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // No request can have used the id before its session was created.
-            Committed::Done { evicted, .. } if is_new && evicted.is_empty() => {}
-            Committed::Done { session, .. } => {
+            CommitAnswer::Done { evicted, .. } if is_new && evicted.is_empty() => {}
+            CommitAnswer::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
                 self.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
             }
-            Committed::Unchanged(session) => {
+            CommitAnswer::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
                     self.invalidate_sessions([presented, session.id_hash], now);
                 }
             }
             // A mismatch may come from an outdated entry. The entry of an ended session must go.
-            Committed::RevisionMismatch(LiveSession { id_hash, .. })
-            | Committed::Ended(EndedSession { id_hash, .. }) => {
+            CommitAnswer::RevisionMismatch(LiveSession { id_hash, .. })
+            | CommitAnswer::Ended(EndedSession { id_hash, .. }) => {
                 self.invalidate_sessions([presented, *id_hash], now);
             }
-            Committed::Missing(_) | Committed::CanJoin { .. } => {
+            CommitAnswer::Missing(_) | CommitAnswer::CanJoin { .. } => {
                 self.invalidate_sessions([presented], now);
             }
-            Committed::LimitReached => {}
+            CommitAnswer::LimitReached => {}
         }
         Ok(answer)
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
     Superseded,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -42,11 +42,11 @@ enum MoveResult {
 impl MoveResult {
     /// Returns the answer to the commit, which is `done` for a moved session; `None` if the commit
     /// must be tried again.
-    fn answer(self, done: Committed) -> Option<Committed> {
+    fn answer(self, done: CommitAnswer) -> Option<CommitAnswer> {
         match self {
             MoveResult::Moved => Some(done),
             MoveResult::Conflict => None,
-            MoveResult::Ended => Some(Committed::Missing(Missing::NOT_FOUND)),
+            MoveResult::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
         }
     }
 }
@@ -60,7 +60,7 @@ struct Attempts<'a> {
 }
 
 impl MemcachedInner {
-    pub(super) fn commit(&self, commit: &Commit) -> Result<Committed> {
+    pub(super) fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let call = self.call(commit.now, commit.action.operation());
         let mut attempts = Attempts { inner: self, commit, call, reserved: None };
         let answer = attempts.run();
@@ -121,7 +121,7 @@ impl MemcachedInner {
 }
 
 impl Attempts<'_> {
-    fn run(&mut self) -> Result<Committed> {
+    fn run(&mut self) -> Result<CommitAnswer> {
         let mut pause = Duration::from_micros(20);
         loop {
             if let Some(answer) = self.attempt()? {
@@ -139,7 +139,7 @@ impl Attempts<'_> {
     }
 
     /// Returns `None` if another request has changed the session in between.
-    fn attempt(&mut self) -> Result<Option<Committed>> {
+    fn attempt(&mut self) -> Result<Option<CommitAnswer>> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
             // Its id was made for it: storing it shows whether the id is taken.
@@ -151,7 +151,7 @@ impl Attempts<'_> {
             Decision::RemoveExpired { at } => inner
                 .client
                 .remove(call.context, at)?
-                .then_some(Committed::Missing(Missing::NOT_FOUND)),
+                .then_some(CommitAnswer::Missing(Missing::NOT_FOUND)),
             // The manager gives a store without an index no session limit.
             Decision::Insert {
                 session,
@@ -159,10 +159,10 @@ impl Attempts<'_> {
                 ..
             } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
-                let replaced_earlier = (presented.id_hash != at.id_hash).then_some(presented);
-                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
+                let presented = (presented.id_hash != at.id_hash).then_some(presented);
+                let moved = self.move_session(at, &redirect, &session, presented)?;
                 let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
-                moved.answer(Committed::Done { session, replaced, ended, evicted })
+                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
             }
             Decision::Insert { session, supersedes, .. } => {
                 if let Some(Superseded::Expired { at }) = supersedes
@@ -171,30 +171,30 @@ impl Attempts<'_> {
                     return Ok(None);
                 }
                 self.insert(&session)?;
-                Some(Committed::done(session))
+                Some(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, replaced_earlier } = id_change;
-                let redirect = match &replaced_earlier {
+                let IdChange { replaced, presented } = id_change;
+                let redirect = match &presented {
                     Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
                     None => Redirect::of(&replaced),
                 };
-                let moved = self.move_session(at, &redirect, &session, replaced_earlier)?;
+                let moved = self.move_session(at, &redirect, &session, presented)?;
                 let (replaced, ended, evicted) = (Some(at.id_hash), Vec::new(), Vec::new());
-                moved.answer(Committed::Done { session, replaced, ended, evicted })
+                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then_some(Committed::done(session))
+                written.is_stored().then_some(CommitAnswer::done(session))
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then_some(Committed::Unchanged(session))
+                written.is_stored().then_some(CommitAnswer::Unchanged(session))
             }
             // Only this version: by now it may be the old id of a session.
             Decision::End { at, public_id, user } => {
                 let ended = EndedSession::new(at.id_hash, public_id, user);
-                inner.client.remove(call.context, at)?.then_some(Committed::Ended(ended))
+                inner.client.remove(call.context, at)?.then_some(CommitAnswer::Ended(ended))
             }
         })
     }
@@ -227,7 +227,7 @@ impl Attempts<'_> {
         old: ItemVersion,
         redirect: &Redirect,
         session: &LiveSession,
-        replaced_earlier: Option<ReplacedId>,
+        presented: Option<ReplacedId>,
     ) -> Result<MoveResult> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
@@ -249,7 +249,7 @@ impl Attempts<'_> {
             }
             Ok(Written::Missing) => {}
         }
-        if let Some(presented) = replaced_earlier {
+        if let Some(presented) = presented {
             let begins_session = redirect.begins_session;
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);

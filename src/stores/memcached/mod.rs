@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
+    Capabilities, Commit, CommitAnswer, Loaded, Maintenance, RemovalReport, SessionIndex, Store,
     TouchError,
 };
 use crate::clock::Timestamp;
@@ -151,7 +151,7 @@ impl Store for MemcachedStore {
         None
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.0.commit(commit)
     }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Decision, Found, IdChange, LiveSession, Loaded, Maintenance,
-    Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex,
-    SessionLimit, Store, StoreIdentity, Superseded, TouchError,
+    Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
+    Maintenance, Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter,
+    SessionIndex, SessionLimit, Store, StoreIdentity, Superseded, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -176,12 +176,12 @@ impl SessionTable {
         }
     }
 
-    fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
+    fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let missing = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
-                Ok(Committed::Missing(Missing::NOT_FOUND))
+                Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
             }
             Decision::Insert { session, supersedes, session_limit } => {
                 if let Some(Superseded::Expired { at }) = supersedes {
@@ -191,7 +191,7 @@ impl SessionTable {
                 let Some(mut ended) =
                     self.apply_session_limit(&session, session_limit, None, commit.now)
                 else {
-                    return Ok(Committed::LimitReached);
+                    return Ok(CommitAnswer::LimitReached);
                 };
                 let mut replaced = Vec::new();
                 if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
@@ -205,39 +205,39 @@ impl SessionTable {
                 let position = self.last_position;
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, replaced: None, ended, evicted })
+                Ok(CommitAnswer::Done { session, replaced: None, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let row = self.remove(&at).ok_or_else(missing)?;
                 self.insert(at, Row { record: session.record.clone(), ..row });
-                Ok(Committed::done(session))
+                Ok(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit } => {
                 self.check_free(&session.id_hash)?;
                 let Some(ended) =
                     self.apply_session_limit(&session, session_limit, Some(at), commit.now)
                 else {
-                    return Ok(Committed::LimitReached);
+                    return Ok(CommitAnswer::LimitReached);
                 };
                 self.remove_all(&ids_of(&ended));
                 let mut row = self.remove(&at).ok_or_else(missing)?;
                 row.record = session.record.clone();
-                let IdChange { replaced, replaced_earlier } = id_change;
-                for id in [Some(replaced), replaced_earlier].into_iter().flatten() {
+                let IdChange { replaced, presented } = id_change;
+                for id in [Some(replaced), presented].into_iter().flatten() {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
+                Ok(CommitAnswer::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
                     row.record.seen = session.record.seen;
                 }
-                Ok(Committed::Unchanged(session))
+                Ok(CommitAnswer::Unchanged(session))
             }
             Decision::End { at, public_id, user } => {
                 self.remove(&at);
-                Ok(Committed::Ended(EndedSession::new(at, public_id, user)))
+                Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
             }
             Decision::Answer(answer) => Ok(answer),
         }
@@ -374,7 +374,7 @@ impl Store for MemoryStore {
         self.load(id_hash, now).ok()
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.write().commit(commit, self.capacity)
     }
 
@@ -546,7 +546,7 @@ mod tests {
         store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
         let begun = create(&store, id_hash(18), at(21)).unwrap();
         let evicts = |begun, ids: &[SessionIdHash]| match begun {
-            Committed::Done { evicted, .. } => assert_eq!(evicted, ids),
+            CommitAnswer::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
         };
         evicts(begun, &[id_hash(1)]);
@@ -569,12 +569,12 @@ mod tests {
         SessionIdHash::from_bytes(bytes)
     }
 
-    fn create(store: &MemoryStore, id_hash: SessionIdHash, now: Timestamp) -> Result<Committed> {
+    fn create(store: &MemoryStore, id_hash: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
         let new_session = NewSession::new(Lifetime::default().starting(now))?;
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), now))
     }
 
-    fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<Committed> {
+    fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
         let (user, new_session) =
             (UserKey::new("u")?, NewSession::new(Lifetime::default().starting(now))?);
         let action = Action::SignIn { to, user, new_session, join_salt: None };

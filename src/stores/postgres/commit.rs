@@ -7,7 +7,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
     SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
@@ -42,14 +42,14 @@ pub(super) async fn apply(
     trips: &mut Trips<'_>,
     sql: &Statements,
     locks: &AdvisoryLocks,
-) -> Result<Committed, CallFailure> {
+) -> Result<CommitAnswer, CallFailure> {
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
     if let Some((basis, session)) = commit.merge_into_basis()
         && update_basis(basis, &session, trips, sql).await?
     {
-        return Ok(Committed::done(session));
+        return Ok(CommitAnswer::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
@@ -60,7 +60,7 @@ pub(super) async fn apply(
     match decision {
         Decision::RemoveExpired { at } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Missing(Missing::NOT_FOUND))
+            Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, supersedes, session_limit } => {
             if let Some(Superseded::Expired { at }) = supersedes {
@@ -73,7 +73,7 @@ pub(super) async fn apply(
             let Some(mut ended) = apply_session_limit(session_limit, of_user, found, &mut removed)
             else {
                 remove(trips, sql, removed).await?;
-                return Ok(Committed::LimitReached);
+                return Ok(CommitAnswer::LimitReached);
             };
             removed.extend(found.map(|at| at.id));
             let mut queries = removal(sql, removed);
@@ -84,34 +84,34 @@ pub(super) async fn apply(
                 ended.push(superseded.clone());
             }
             trips.commit(queries).await?;
-            Ok(Committed::Done { session, replaced: None, ended, evicted: Vec::new() })
+            Ok(CommitAnswer::Done { session, replaced: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(Committed::done(session))
+            Ok(CommitAnswer::done(session))
         }
         Decision::Move { at, session, id_change, session_limit } => {
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
             else {
                 remove(trips, sql, removed).await?;
-                return Ok(Committed::LimitReached);
+                return Ok(CommitAnswer::LimitReached);
             };
             let mut queries = removal(sql, removed);
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
             let replaced = Some(at.id_hash);
-            Ok(Committed::Done { session, replaced, ended, evicted: Vec::new() })
+            Ok(CommitAnswer::Done { session, replaced, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let (seen, deadline) = (session.record.seen, session.record.deadline());
             let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
             trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
-            Ok(Committed::Unchanged(session))
+            Ok(CommitAnswer::Unchanged(session))
         }
         Decision::End { at, public_id, user } => {
             remove(trips, sql, vec![at.id]).await?;
-            Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
+            Ok(CommitAnswer::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
     }
@@ -144,14 +144,14 @@ async fn create(
     commit: &Commit,
     trips: &mut Trips<'_>,
     sql: &Statements,
-) -> Result<Committed, CallFailure> {
+) -> Result<CommitAnswer, CallFailure> {
     match commit.decide(Found::<RowPosition>::Nothing)? {
         Decision::Insert { session, supersedes: None, session_limit: None } => {
             let insert = Query::new(&sql.insert, session_values(&session));
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
             }
-            Ok(Committed::done(session))
+            Ok(CommitAnswer::done(session))
         }
         _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
     }
@@ -272,7 +272,7 @@ fn remember_id_change<'q>(
     sql: &'q Statements,
     at: RowPosition,
     current: &'q SessionIdHash,
-    IdChange { replaced, replaced_earlier }: &'q IdChange,
+    IdChange { replaced, presented }: &'q IdChange,
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
@@ -283,7 +283,7 @@ fn remember_id_change<'q>(
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());
     queries.push(remember(sql, replaced, current));
-    if let Some(presented) = replaced_earlier {
+    if let Some(presented) = presented {
         queries.push(forget_one(sql, presented));
         queries.push(forget_oldest());
         queries.push(remember(sql, presented, current));

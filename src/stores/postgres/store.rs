@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Found, Loaded, Maintenance, RemovalReport, SessionIndex,
+    Capabilities, Commit, CommitAnswer, Found, Loaded, Maintenance, RemovalReport, SessionIndex,
     Store, TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -105,7 +105,7 @@ impl Store for PostgresStore {
         None
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let PostgresInner { pool, sql, locks, .. } = &*self.0;
         pool.call(commit.action.operation(), async |trips| {
             commit::apply(commit, trips, sql, locks).await

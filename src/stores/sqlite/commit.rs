@@ -3,7 +3,7 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
+    Action, Commit, CommitAnswer, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
 };
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -16,7 +16,7 @@ pub(super) fn job_kind(commit: &Commit) -> JobKind {
 }
 
 /// Finds the session and applies the decision.
-pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> {
+pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswer> {
     let found = match commit.action {
         // The unique index finds the conflict that a lookup would find.
         Action::Create(_) => Found::Nothing,
@@ -25,7 +25,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Missing(Missing::NOT_FOUND))
+            Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
         }
         Decision::Insert { session, supersedes, session_limit } => {
             if let Some(Superseded::Expired { at }) = supersedes {
@@ -39,7 +39,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             let Some(mut ended) =
                 apply_session_limit(tx, &session, session_limit, found, commit.now)?
             else {
-                return Ok(Committed::LimitReached);
+                return Ok(CommitAnswer::LimitReached);
             };
             if let Some(at) = found {
                 tx.delete(at.id, at.id_hash)?;
@@ -50,19 +50,19 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 tx.replace_remembered(id, &session.record.public_id, &presented)?;
                 ended.push(superseded);
             }
-            Ok(Committed::Done { session, replaced: None, ended, evicted })
+            Ok(CommitAnswer::Done { session, replaced: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
             tx.check_free(&session.id_hash)?;
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
-                return Ok(Committed::LimitReached);
+                return Ok(CommitAnswer::LimitReached);
             };
             let evicted = tx.evict_for(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            Ok(Committed::Done { session, replaced: Some(at.id_hash), ended, evicted })
+            Ok(CommitAnswer::Done { session, replaced: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
             let evicted = tx.evict_for(&session.record, Some(at.id))?;
@@ -70,15 +70,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
                 true => tx.update_data(at, &session)?,
                 false => tx.update_all(at, &session)?,
             }
-            Ok(Committed::Done { session, replaced: None, ended: Vec::new(), evicted })
+            Ok(CommitAnswer::Done { session, replaced: None, ended: Vec::new(), evicted })
         }
         Decision::Touch { at, session } => {
             tx.update_seen(at, &session)?;
-            Ok(Committed::Unchanged(session))
+            Ok(CommitAnswer::Unchanged(session))
         }
         Decision::End { at, public_id, user } => {
             tx.delete(at.id, at.id_hash)?;
-            Ok(Committed::Ended(EndedSession::new(at.id_hash, public_id, user)))
+            Ok(CommitAnswer::Ended(EndedSession::new(at.id_hash, public_id, user)))
         }
         Decision::Answer(answer) => Ok(answer),
     }

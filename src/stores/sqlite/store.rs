@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Found, LiveSession, Loaded, Maintenance, RemovalReport,
+    Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
     SessionIndex, Store, TouchError,
 };
 use crate::clock::Timestamp;
@@ -239,7 +239,7 @@ impl Store for SqliteStore {
         Some(Loaded::Live(session))
     }
 
-    fn commit(&self, commit: &Commit) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
         let (kind, operation) = (commit::job_kind(&commit), commit.action.operation());
         self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))

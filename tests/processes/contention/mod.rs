@@ -16,7 +16,9 @@ use crate::common::{
     setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Store};
+use cloakroom::backend::{
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Store,
+};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -53,7 +55,7 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
         while Instant::now() < end {
             n += 1;
             let done = merge(store, &id_hash, &setting("n", n)).unwrap();
-            assert!(matches!(done, Committed::Done { .. }));
+            assert!(matches!(done, CommitAnswer::Done { .. }));
             if n.is_multiple_of(10) {
                 create(store, &setting("note", "x".repeat(200))).unwrap();
             }
@@ -159,10 +161,10 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
                 let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
                 commit.expected = Expected::Revision(record.revision);
                 match store.commit(&commit).unwrap() {
-                    Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
+                    CommitAnswer::RevisionMismatch(LiveSession { record: newer, .. }) => {
                         record = newer
                     }
-                    Committed::Done { .. } => break,
+                    CommitAnswer::Done { .. } => break,
                     other => panic!("{other:?}"),
                 }
             }

@@ -1,7 +1,7 @@
 //! Messages for the next page.
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::Committed;
+use cloakroom::backend::CommitAnswer;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Flash, Session};
 
@@ -119,7 +119,7 @@ fn with_stored_flashes(app: &App, count: usize) -> Browser {
     let merged =
         merge(&app.store, &browser.id().hash(cloakroom::id::Realm::default().tag()), &delta)
             .unwrap();
-    assert!(matches!(merged, Committed::Done { .. }));
+    assert!(matches!(merged, CommitAnswer::Done { .. }));
     browser
 }
 

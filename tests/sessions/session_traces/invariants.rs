@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cloakroom::UserKey;
 use cloakroom::adapter::{ResponseHeaders, Sharing};
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Loaded};
+use cloakroom::backend::{Action, Commit, CommitAnswer, LiveSession, Loaded};
 use cloakroom::event::Event;
 use cloakroom::id::PublicId;
 use cloakroom::{Error, ErrorKind, Result};
@@ -90,19 +90,19 @@ impl Invariants {
     }
 
     /// What the store has done, whether the request learns of it or not.
-    pub(super) fn committed(&mut self, commit: &Commit, committed: &Result<Committed>) {
+    pub(super) fn committed(&mut self, commit: &Commit, committed: &Result<CommitAnswer>) {
         match committed {
-            Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => {
+            Ok(CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session)) => {
                 self.found_live(session, matches!(commit.action, Action::SignIn { .. }));
             }
-            Ok(Committed::Ended(ended)) => self.ended.extend(ended.public_id),
+            Ok(CommitAnswer::Ended(ended)) => self.ended.extend(ended.public_id),
             _ => {}
         }
     }
 
     /// The answer that the request receives.
-    pub(super) fn acknowledged(&mut self, committed: &Result<Committed>) {
-        if let Ok(Committed::Done { .. } | Committed::Unchanged(_)) = committed
+    pub(super) fn acknowledged(&mut self, committed: &Result<CommitAnswer>) {
+        if let Ok(CommitAnswer::Done { .. } | CommitAnswer::Unchanged(_)) = committed
             && let Some(facts) = self.facts()
         {
             facts.has_stored = true;

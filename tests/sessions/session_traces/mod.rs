@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use cloakroom::adapter::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::backend::{
-    Action, Commit, Committed, Loaded, Store, StoreWrapper, Touch, TouchError,
+    Action, Commit, CommitAnswer, Loaded, Store, StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::event::{Event, Events, Sink};
@@ -113,7 +113,7 @@ impl StoreWrapper for Traced {
         self.inner.try_load(id_hash, now)
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.write(|trace| trace.commit(commit));
         self.invariants.lock().unwrap().commit(commit);
         // A deletion blocks other requests until it is done.

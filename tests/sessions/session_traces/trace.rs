@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use cloakroom::adapter::ResponseHeaders;
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Expected, LiveSession, Loaded, Missing, Record,
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Missing, Record,
 };
 use cloakroom::event::Event;
 use cloakroom::id::{PublicId, SessionIdHash};
@@ -139,26 +139,26 @@ impl Trace {
         text
     }
 
-    pub(super) fn committed(&mut self, committed: &Result<Committed>) -> String {
+    pub(super) fn committed(&mut self, committed: &Result<CommitAnswer>) -> String {
         match committed {
-            Ok(done @ Committed::Done { session, .. }) => {
+            Ok(done @ CommitAnswer::Done { session, .. }) => {
                 let mut retired: Vec<_> =
                     done.ids_to_invalidate().map(|id| self.id_hash(&id)).collect();
                 retired.sort();
                 let retires = if retired.is_empty() { "" } else { ", retires " };
                 format!("done {}{retires}{}", self.session(session), retired.join(" "))
             }
-            Ok(Committed::Unchanged(session)) => format!("unchanged {}", self.session(session)),
-            Ok(Committed::Ended(ended)) => format!("ended {}", self.id_hash(&ended.id_hash)),
-            Ok(Committed::RevisionMismatch(session)) => {
+            Ok(CommitAnswer::Unchanged(session)) => format!("unchanged {}", self.session(session)),
+            Ok(CommitAnswer::Ended(ended)) => format!("ended {}", self.id_hash(&ended.id_hash)),
+            Ok(CommitAnswer::RevisionMismatch(session)) => {
                 format!("revision mismatch {}", self.session(session))
             }
-            Ok(Committed::CanJoin { id, session }) => {
+            Ok(CommitAnswer::CanJoin { id, session }) => {
                 let of = self.id_hash(&id.id_hash);
                 format!("can join {of}, replaced by {}", self.id_hash(&session.id_hash))
             }
-            Ok(Committed::Missing(missing)) => self.missing(missing),
-            Ok(Committed::LimitReached) => "limit reached".into(),
+            Ok(CommitAnswer::Missing(missing)) => self.missing(missing),
+            Ok(CommitAnswer::LimitReached) => "limit reached".into(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => format!("{:?}", error.kind()),
         }

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Expected, Loaded, Missing, NewSession, SessionLimit, Store,
-    Touch,
+    Action, Commit, CommitAnswer, Delta, Expected, Loaded, Missing, NewSession, SessionLimit,
+    Store, Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
@@ -176,7 +176,7 @@ fn a_touch_in_a_commit_without_changes_is_seen_at_once() {
         assert!(live(&fixture.store, &id_hash).unwrap().is_some(), "this read fills the cache");
         let mut commit = Commit::new(&id_hash, Action::Merge, nothing, later);
         commit.touch = Some(Touch::at(later));
-        assert!(matches!(fixture.store.commit(&commit).unwrap(), Committed::Unchanged(_)));
+        assert!(matches!(fixture.store.commit(&commit).unwrap(), CommitAnswer::Unchanged(_)));
         let record = live_at(&fixture.store, &id_hash, later).unwrap().expect("it lives");
         assert_eq!(record.seen, later);
     });
@@ -208,14 +208,14 @@ fn an_entry_older_than_the_store_is_invalidated() {
         };
         let id_hash = fixture.cached_session();
         merge(&fixture.backing, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
+        assert!(matches!(stale(&id_hash), CommitAnswer::RevisionMismatch(_)));
         assert_eq!(stored_n(&fixture.store, &id_hash), Some(2));
         end(&fixture.backing, &id_hash).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
+        assert!(matches!(stale(&id_hash), CommitAnswer::Missing(Missing::NotFound { .. })));
         assert_eq!(stored_n(&fixture.store, &id_hash), None);
         let id_hash = fixture.cached_session();
         renew(&fixture.backing, &id_hash, None);
-        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::Replaced { .. })));
+        assert!(matches!(stale(&id_hash), CommitAnswer::Missing(Missing::Replaced { .. })));
         assert_eq!(stored_n(&fixture.store, &id_hash), None);
     });
 }

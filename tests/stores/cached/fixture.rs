@@ -4,7 +4,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, CacheKey, Commit, Committed, Delta, SessionLimit, Store};
+use cloakroom::backend::{Action, CacheKey, Commit, CommitAnswer, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
@@ -117,7 +117,7 @@ pub(crate) fn renew(
     let to = new_id_hash();
     let action = Action::Renew { to, realm: Realm::default(), grace_until: grace };
     let answer = store.commit(&Commit::new(id_hash, action, Delta::new(), NOW)).unwrap();
-    assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
+    assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
     to
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn sign_in(
     let mut commit = Commit::new(id_hash, action, delta, NOW);
     commit.session_limit = session_limit;
     let answer = store.commit(&commit).unwrap();
-    assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
+    assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
     to
 }
 
@@ -140,7 +140,7 @@ pub(crate) type Ending = (&'static str, fn(&CachedFixture, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
     ("a sign-out", |fixture, id_hash| {
-        assert!(matches!(end(&fixture.store, id_hash).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&fixture.store, id_hash).unwrap(), CommitAnswer::Ended(_)));
     }),
     ("a renewal", |fixture, id_hash| _ = renew(&fixture.store, id_hash, None)),
     ("a sign-in", |fixture, id_hash| _ = sign_in(&fixture.store, id_hash, None)),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Committed, Loaded, Missing, Store};
+use cloakroom::backend::{CommitAnswer, Loaded, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
@@ -39,7 +39,7 @@ fn changes_during_an_outage_of_the_cache_are_never_missed() {
             let loads = fixture.loads();
             assert_eq!(stored_n(&fixture.store, &id_hash), None, "{what}, after that");
             assert!(fixture.loads() > loads);
-            if matches!(changed, Committed::Done { .. }) {
+            if matches!(changed, CommitAnswer::Done { .. }) {
                 assert_eq!(stored_n(&fixture.store, &kept), Some(2), "{what}");
             }
             // Another process, whose connection never failed, sees it from now on as well.

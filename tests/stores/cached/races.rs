@@ -5,7 +5,7 @@ use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Loaded, Missing,
+    Cache, CacheEntry, CacheLookup, CommitAnswer, Delta, FillLease, LiveSession, Loaded, Missing,
     Store, Touch,
 };
 use cloakroom::manager::{Page, SessionFilter};
@@ -215,7 +215,7 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
             // The store has it, and the invalidation is still due.
             control.wait_until_reached();
             match merge(&fixture.store, &id_hash, &Delta::new()).unwrap() {
-                Committed::Unchanged(LiveSession { record, .. }) => {
+                CommitAnswer::Unchanged(LiveSession { record, .. }) => {
                     assert_eq!(value(&record, "n"), Some(2))
                 }
                 other => panic!("{other:?}"),

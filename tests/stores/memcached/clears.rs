@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    Action, Cache, CacheKey, Commit, Committed, Delta, Loaded, Missing, Store,
+    Action, Cache, CacheKey, Commit, CommitAnswer, Delta, Loaded, Missing, Store,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash};
@@ -32,7 +32,7 @@ fn a_clear_holds_for_every_process_at_once() {
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
     let answer = merge(&other, &id_hash, &setting("n", 3)).unwrap();
-    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
+    assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                                 .commit(&Commit::new(&id_hash, action, nothing.clone(), NOW))
                                 .unwrap()
                             {
-                                Committed::Done { .. } => id_hash = to,
+                                CommitAnswer::Done { .. } => id_hash = to,
                                 _ => break,
                             }
                         }
@@ -209,7 +209,8 @@ fn a_session_that_moves_does_not_escape_a_clear() {
         for waits in [1, 0, 1] {
             held.wait_until_reached();
             let to = clearing.id_hash_at(1 - waits);
-            if let Ok(Committed::Done { .. }) = renew(&clearing.store, &id_hashes[0], &to, None) {
+            if let Ok(CommitAnswer::Done { .. }) = renew(&clearing.store, &id_hashes[0], &to, None)
+            {
                 id_hashes.insert(0, to);
             }
             let next = clearing.proxies[1 - waits].hold(0);

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, LiveSession, Loaded, Missing, ReplacedBy, Store, Touch,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, Missing, ReplacedBy, Store, Touch,
 };
 use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -48,7 +48,7 @@ impl Operation {
         store: &MemcachedStore,
         id_hash: &SessionIdHash,
         to: &SessionIdHash,
-    ) -> Result<Committed> {
+    ) -> Result<CommitAnswer> {
         match self {
             Operation::Renew => renew(store, id_hash, to, None),
             Operation::RenewWithGrace => renew(store, id_hash, to, Some(NOW + HOUR)),
@@ -127,7 +127,9 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 }
                 assert_eq!(live_ids.len(), 1, "{what}: {answer:?} left {live_ids:?}");
                 match &answer {
-                    Ok(Committed::Done { session: LiveSession { id_hash: now, .. }, .. }) => {
+                    Ok(CommitAnswer::Done {
+                        session: LiveSession { id_hash: now, .. }, ..
+                    }) => {
                         assert_eq!(live_ids, [*now], "{what}")
                     }
                     Ok(other) => panic!("{what}: {other:?}"),
@@ -145,7 +147,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 }
                 // The live session can be ended.
                 let outcome = end(&requests.store, &live_ids[0]).unwrap();
-                assert!(matches!(outcome, Committed::Ended(_)));
+                assert!(matches!(outcome, CommitAnswer::Ended(_)));
                 assert!(requests.live_ids([&id_hash, &to]).is_empty(), "{what}");
             }
         }
@@ -178,7 +180,7 @@ fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
                 let live_ids = requests.live_ids([&renewed, &to]);
                 assert_eq!(live_ids.len(), 1, "{what}: {answer:?} left {live_ids:?}");
                 match &answer {
-                    Ok(Committed::Done { .. }) => assert_eq!(live_ids, [to], "{what}"),
+                    Ok(CommitAnswer::Done { .. }) => assert_eq!(live_ids, [to], "{what}"),
                     Ok(other) => panic!("{what}: {other:?}"),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}"),
                 }
@@ -208,7 +210,8 @@ fn a_sign_out_between_any_two_commands_is_final() {
                 while !reached && is_done.try_recv().is_err() {
                     reached = hold.is_reached_within(Duration::from_millis(1));
                 }
-                let ended = matches!(end(&requests.store, &id_hash).unwrap(), Committed::Ended(_));
+                let ended =
+                    matches!(end(&requests.store, &id_hash).unwrap(), CommitAnswer::Ended(_));
                 drop(hold);
                 (ended, request.join().unwrap())
             });
@@ -219,7 +222,7 @@ fn a_sign_out_between_any_two_commands_is_final() {
                 // A sign-in begins a session where it finds none. A sign-out after it ends that
                 // session, through the replaced id too.
                 Operation::SignIn | Operation::SignInOverAnother => {
-                    assert!(matches!(answer, Ok(Committed::Done { .. })), "{context}");
+                    assert!(matches!(answer, Ok(CommitAnswer::Done { .. })), "{context}");
                     if live_ids.is_empty() {
                         assert!(ended, "{context}");
                         continue;
@@ -310,10 +313,10 @@ fn a_request_with_either_id_finishes_a_move() {
         let (id_hash, to) = interrupted_move(&requests, operation);
         let answer = merge(&requests.store, &id_hash, &setting("late", 1)).unwrap();
         match answer {
-            Committed::Done { session: LiveSession { id_hash, .. }, .. } if graced => {
+            CommitAnswer::Done { session: LiveSession { id_hash, .. }, .. } if graced => {
                 assert_eq!(id_hash, to)
             }
-            Committed::Missing(Missing::Replaced { .. }) if !graced => {}
+            CommitAnswer::Missing(Missing::Replaced { .. }) if !graced => {}
             other => panic!("{operation:?}: by a merge {other:?}"),
         }
     }
@@ -340,13 +343,13 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
         proxy.plan(Plan::LoseRequest(1));
         let answer = operation.run(&store, &id_hash, &to).unwrap();
         assert!(
-            matches!(answer, Committed::Done { session: LiveSession { id_hash, .. }, .. } if id_hash == to),
+            matches!(answer, CommitAnswer::Done { session: LiveSession { id_hash, .. }, .. } if id_hash == to),
             "{answer:?}"
         );
         assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
         proxy.plan(Plan::Pass);
         assert!(is_live(&store, &to), "{operation:?}");
-        assert!(matches!(end(&store, &to).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&store, &to).unwrap(), CommitAnswer::Ended(_)));
         assert!(!is_live(&store, &id_hash), "{operation:?}");
     }
 }
@@ -372,7 +375,7 @@ fn a_slow_reader_that_finishes_a_move_revives_nothing() {
                         reached = hold.is_reached_within(Duration::from_millis(1));
                     }
                     let ended = end(&requests.store, &to).unwrap();
-                    assert!(matches!(ended, Committed::Ended(_)), "{operation:?} {number}");
+                    assert!(matches!(ended, CommitAnswer::Ended(_)), "{operation:?} {number}");
                     drop(hold);
                     late.join().unwrap();
                 });
@@ -395,7 +398,7 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
     assert!(is_absent(&requests.store, &to));
     assert!(is_live(&requests.store, &id_hash), "the old id still works");
     let answer = merge(&requests.store, &to, &setting("n", 2)).unwrap();
-    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
+    assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
     // A renewal during which the session is signed out leaves no item.
     let (id_hash, to) = (requests.session(Operation::Renew), new_id_hash());
     let hold = requests.proxy.hold(2);
@@ -405,12 +408,12 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
         hold.wait_until_reached();
         end(&requests.store, &id_hash).unwrap();
         drop(hold);
-        assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));
+        assert!(matches!(request.join().unwrap(), CommitAnswer::Missing(Missing::NotFound { .. })));
     });
     create_at(&requests.store, &to).expect("the id is free");
 }
 
-fn assert_unavailable(answer: Result<Committed>) {
+fn assert_unavailable(answer: Result<CommitAnswer>) {
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
@@ -445,7 +448,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         // redirect; its next command is lost.
         requests.proxy.plan(Plan::LoseRequest(6));
         let commit = Commit::new(&id_hash, action, Delta::new(), signed_in);
-        assert!(matches!(requests.through.commit(&commit).unwrap(), Committed::Done { .. }));
+        assert!(matches!(requests.through.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
         requests.proxy.plan(Plan::Pass);
         match requests.store.load(&id_hash, loaded).unwrap() {
             Loaded::Missing(Missing::Replaced { id, session }) => {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -19,7 +19,7 @@ pub(crate) fn user(name: &str) -> UserKey {
     UserKey::new(name).unwrap()
 }
 
-pub(crate) fn create_at(store: &MemcachedStore, id_hash: &SessionIdHash) -> Result<Committed> {
+pub(crate) fn create_at(store: &MemcachedStore, id_hash: &SessionIdHash) -> Result<CommitAnswer> {
     store.commit(&Commit::new(id_hash, Action::Create(new_session()), Delta::new(), NOW))
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn renew(
     id_hash: &SessionIdHash,
     to: &SessionIdHash,
     grace_until: Option<Timestamp>,
-) -> Result<Committed> {
+) -> Result<CommitAnswer> {
     let action = Action::Renew { to: *to, realm: Realm::default(), grace_until };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }

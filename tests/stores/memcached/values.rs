@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, Committed, Delta, Loaded, Missing, NewSession, ReplacedId, Store, Touch,
+    Action, Commit, CommitAnswer, Delta, Loaded, Missing, NewSession, ReplacedId, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
@@ -75,12 +75,12 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         assert_eq!(events.count(EventKind::ForeignItem), before + 1);
         // A concurrent write revives nothing; only an action that begins a session succeeds.
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
+        assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
         let answer = end(&store, &id_hash).unwrap();
-        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
+        assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
-        assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
+        assert!(matches!(create_at(&store, &id_hash).unwrap(), CommitAnswer::Done { .. }));
         assert!(is_live(&store, &id_hash));
     }
 }
@@ -111,17 +111,20 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
         let found = store.load(&id_hash, NOW).unwrap();
         assert!(matches!(found, Loaded::Missing(Missing::Undecodable { .. })));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(merged, CommitAnswer::Missing(Missing::Undecodable { .. })));
         let renewed = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
-        assert!(matches!(renewed, Committed::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(renewed, CommitAnswer::Missing(Missing::Undecodable { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
         let to = new_id_hash();
-        assert!(matches!(sign_in(&store, &id_hash, &to, "ada").unwrap(), Committed::Done { .. }));
+        assert!(matches!(
+            sign_in(&store, &id_hash, &to, "ada").unwrap(),
+            CommitAnswer::Done { .. }
+        ));
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
     }
-    assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_)));
+    assert!(matches!(end(&store, &id_hash).unwrap(), CommitAnswer::Ended(_)));
     assert!(is_absent(&store, &id_hash));
 }
 
@@ -138,9 +141,9 @@ fn a_session_over_the_item_limit_is_too_large() {
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
     let fits = setting("n", "x".repeat(500 << 10));
-    assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), Committed::Done { .. }));
+    assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), CommitAnswer::Done { .. }));
     let answer = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
-    assert!(matches!(answer, Committed::Done { .. }));
+    assert!(matches!(answer, CommitAnswer::Done { .. }));
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn the_injected_clock_decides_about_the_deadline() {
 #[test]
 fn a_late_request_revives_no_session_that_has_expired() {
     let store = shared().store();
-    let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
+    let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> CommitAnswer; 2] = [
         |store, id_hash, at| {
             store.commit(&Commit::new(id_hash, Action::End, Delta::new(), at)).unwrap()
         },
@@ -226,7 +229,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
             assert!(
                 matches!(
                     answer,
-                    Committed::Missing(Missing::NotFound { .. }) | Committed::Done { .. }
+                    CommitAnswer::Missing(Missing::NotFound { .. }) | CommitAnswer::Done { .. }
                 ),
                 "{answer:?}"
             );
@@ -237,7 +240,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
             let late =
                 store.commit(&Commit::new(&id_hash, Action::Merge, delta.clone(), before)).unwrap();
             assert!(
-                matches!(late, Committed::Missing(Missing::NotFound { .. })),
+                matches!(late, CommitAnswer::Missing(Missing::NotFound { .. })),
                 "act {number}: {late:?}"
             );
             assert!(is_absent(&store, &id_hash));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::backend::{Committed, Delta, Store};
+use cloakroom::backend::{CommitAnswer, Delta, Store};
 use cloakroom::{ErrorKind, PostgresStore};
 
 use super::given::{all_fail, all_succeed, killed_under_changes, number};
@@ -32,7 +32,7 @@ fn a_promoted_synchronous_replica_has_all_that_was_answered() {
     let store = store_on([&replica, &primary]);
     let [id_hash, ended] = [(); 2].map(|()| create(&store, &Delta::new()).unwrap());
     let acknowledged = {
-        assert!(matches!(end(&store, &ended).unwrap(), Committed::Ended(_)));
+        assert!(matches!(end(&store, &ended).unwrap(), CommitAnswer::Ended(_)));
         killed_under_changes(&primary, &store, &id_hash)
     };
 
@@ -48,7 +48,7 @@ fn a_promoted_synchronous_replica_has_all_that_was_answered() {
     assert!([acknowledged, acknowledged + 1].contains(&stored), "{stored} of {acknowledged}");
     assert!(live(&store, &ended).unwrap().is_none());
     let merged = merge(&store, &ended, &setting("n", 1)).unwrap();
-    assert!(matches!(merged, Committed::Missing(_)), "{merged:?}");
+    assert!(matches!(merged, CommitAnswer::Missing(_)), "{merged:?}");
     all_succeed(&store, &id_hash);
     // The connection to it, from before its promotion, is used on.
     merge(&read_only, &id_hash, &setting("n", -1)).unwrap();
@@ -83,7 +83,7 @@ fn an_asynchronous_replica_can_bring_an_ended_session_back() {
     // The replica is behind from here on.
     replica.set("primary_conninfo", "");
     while primary.sql("SELECT count(*) FROM pg_stat_replication") != "0" {}
-    assert!(matches!(end(&store, &id_hash).unwrap(), Committed::Ended(_)));
+    assert!(matches!(end(&store, &id_hash).unwrap(), CommitAnswer::Ended(_)));
     assert!(live(&store, &id_hash).unwrap().is_none());
     primary.kill();
     replica.promote();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Delta, SessionIndex, Store, Touch};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionIndex, Store, Touch};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::manager::{Page, SessionFilter};
 use cloakroom::stores::postgres::PostgresStoreBuilder;
@@ -53,7 +53,7 @@ pub(crate) fn renew(
     store: &PostgresStore,
     id_hash: &SessionIdHash,
     to: &SessionIdHash,
-) -> Result<Committed> {
+) -> Result<CommitAnswer> {
     let action = Action::Renew { to: *to, realm: Realm::default(), grace_until: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }

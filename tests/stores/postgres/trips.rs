@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use cloakroom::backend::{Committed, Delta, Store};
+use cloakroom::backend::{CommitAnswer, Delta, Store};
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, PostgresStore};
 
@@ -74,7 +74,7 @@ fn a_connection_lost_before_a_commit_is_replaced() {
     let (proxy, store, direct, id_hash) = proxied();
     proxy.plan(Plan::LoseOneAnswer(0));
     let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-    assert!(matches!(merged, Committed::Done { session, .. } if session.record.revision == 3));
+    assert!(matches!(merged, CommitAnswer::Done { session, .. } if session.record.revision == 3));
     assert_eq!(number(&direct, &id_hash), 2);
     proxy.plan(Plan::LoseOneAnswer(0));
     assert_eq!(number(&store, &id_hash), 2);

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Action, Commit, Committed, NewSession, Store};
+use cloakroom::backend::{Action, Commit, CommitAnswer, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
 use cloakroom::manager::Client;
@@ -167,7 +167,7 @@ fn begin_as(
     let at_first = SessionId::generate().unwrap().hash(tag);
     let from = if user.is_some() { &at_first } else { &id_hash };
     match store.commit(&Commit::new(from, action, delta, at)).unwrap() {
-        Committed::Done { session, .. } => {
+        CommitAnswer::Done { session, .. } => {
             Begun { id, id_hash: session.id_hash, public_id: session.record.public_id }
         }
         other => panic!("{other:?}"),

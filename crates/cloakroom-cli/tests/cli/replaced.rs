@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Delta, Loaded, Missing, Store};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store};
 use cloakroom::id::{Realm, SessionIdHash};
 
 use crate::common::{Folder, new_id_hash};
@@ -26,7 +26,7 @@ fn renewed(store: &SqliteStore) -> Renewed {
         let grace_until = Some(now() + MINUTE).filter(|_| grace);
         let action = Action::Renew { to, realm: Realm::default(), grace_until };
         let renewed = store.commit(&Commit::new(from, action, Delta::new(), now())).unwrap();
-        let Committed::Done { session, .. } = renewed else { panic!("{renewed:?}") };
+        let CommitAnswer::Done { session, .. } = renewed else { panic!("{renewed:?}") };
         assert_eq!(session.id_hash, to);
         to
     };

@@ -170,7 +170,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::backend::{Action, Commit, Committed, Found, LiveSession, Loaded, Missing, Store};
+    use crate::backend::{
+        Action, Commit, CommitAnswer, Found, LiveSession, Loaded, Missing, Store,
+    };
     use crate::data::Value;
     use crate::delta::Delta;
     use crate::error::{Error, ErrorKind};
@@ -219,7 +221,7 @@ mod tests {
 
     fn merge(store: &SqliteStore, id_hash: &SessionIdHash, value: u32) -> Record {
         match store.commit(&Commit::new(id_hash, Action::Merge, setting(value), NOW)).unwrap() {
-            Committed::Done { session: LiveSession { record, .. }, .. } => record,
+            CommitAnswer::Done { session: LiveSession { record, .. }, .. } => record,
             other => panic!("{other:?}"),
         }
     }
@@ -308,7 +310,7 @@ mod tests {
             Loaded::Missing(Missing::NotFound { .. })
         ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
-        assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
+        assert!(matches!(merged, CommitAnswer::Missing(Missing::NotFound { .. })), "{merged:?}");
         assert!(is_cached(&store, &long));
     }
 
@@ -456,7 +458,7 @@ mod tests {
             [(before, sign_in, setting(1)), (to, Action::Merge, confirmed)]
         {
             let done = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
-            let Committed::Done { session, .. } = done else { panic!("{done:?}") };
+            let CommitAnswer::Done { session, .. } = done else { panic!("{done:?}") };
             assert_eq!(record_cache(&store).find(&to, NOW).unwrap(), session.record);
             assert!(!is_cached(&store, &before));
         }

@@ -380,13 +380,13 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, replaced_earlier }: &IdChange,
+        IdChange { replaced, presented }: &IdChange,
     ) -> Result<()> {
         if replaced.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
-        match replaced_earlier {
+        match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
