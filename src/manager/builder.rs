@@ -245,8 +245,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
-    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute; a limit of
-    /// `lifetime` that is shorter applies here too.
+    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, or the limits of
+    /// `lifetime` where those are shorter. A lifetime that is set here is not shortened.
     ///
     /// Set a longer one if visitors fill a cart without an account. Anyone can begin an anonymous
     /// session, so a longer lifetime means more stored sessions.
