@@ -20,9 +20,10 @@ const ROUNDS: u32 = 1000;
 
 /// Merges; in half of the rounds as a request that has loaded the session.
 fn merge(fixture: &Fixture, session: &Sample, delta: &Delta) -> Passed<CommitAnswer> {
-    match session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
-        true => fixture.merge_loaded(session, delta),
-        false => fixture.merge(&session.id_hash, delta),
+    if session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
+        fixture.merge_loaded(session, delta)
+    } else {
+        fixture.merge(&session.id_hash, delta)
     }
 }
 

@@ -103,12 +103,13 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = match error.is_of_permissions() {
+        let remedy = if error.is_of_permissions() {
             // The service needs them, whichever user runs this.
-            true => CHOWN,
-            false => error
+            CHOWN
+        } else {
+            error
                 .advice()
-                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service"),
+                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service")
         };
         self.problem(check, error.reason(), remedy);
     }
@@ -184,17 +185,19 @@ fn not_examined(findings: &mut Findings, admin: &Admin, error: Error) -> CliResu
 fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process]) {
     let wrong = host_checks::permissions(info, processes);
     let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
-    match wrong.is_empty() {
+    if !wrong.is_empty() {
+        wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN));
+    } else if is_of_root && !is_in_use(processes) {
         // To root this shows nothing about another user.
-        true if is_of_root && !is_in_use(processes) => findings.note(
+        findings.note(
             "permissions",
             "only root can use the file; the service's user was not compared, because no process \
              has the file open",
             "if the service runs as another user, `chown` the folder, the file, its -wal and its \
              -shm to that user",
-        ),
-        true => findings.ok("permissions", "only the owner can use the file"),
-        false => wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN)),
+        );
+    } else {
+        findings.ok("permissions", "only the owner can use the file");
     }
     for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";

@@ -44,10 +44,7 @@ fn is_control(c: char) -> bool {
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        match is_control(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
+        if is_control(c) { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
 }
@@ -72,10 +69,11 @@ pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     };
     for c in text.chars() {
         if in_string {
-            match is_control(c) {
+            if is_control(c) {
                 // All of them fit into the 16 bits of one escape.
-                true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-                false => out.push(c),
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            } else {
+                out.push(c);
             }
             in_string = is_escaped || c != '"';
             is_escaped = c == '\\' && !is_escaped;

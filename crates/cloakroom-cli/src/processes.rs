@@ -107,11 +107,10 @@ pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
     if !names.is_empty() {
         let verb = if names.len() == 1 { "has" } else { "have" };
         let names = names.join(", ");
-        let found = match exists {
-            false => format!("{path} is missing, and open in {names}"),
-            true => {
-                format!("{path}: {names} {verb} a file open that was deleted, moved or replaced")
-            }
+        let found = if exists {
+            format!("{path}: {names} {verb} a file open that was deleted, moved or replaced")
+        } else {
+            format!("{path} is missing, and open in {names}")
         };
         return Some((found, DELETED));
     }

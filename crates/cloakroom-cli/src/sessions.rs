@@ -25,18 +25,18 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &in_all);
     let next = |page: Page| -> CliResult<Vec<Summary>> {
-        match args.expired {
-            true => database.list_expired(&which, page, context.now),
-            false => database.list(&which, page, context.now),
+        if args.expired {
+            database.list_expired(&which, page, context.now)
+        } else {
+            database.list(&which, page, context.now)
         }
     };
-    let mut printer = match args.json {
-        true => Printer::Json { any: false },
-        false => {
-            let shows_realm = realm.is_none();
-            let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
-            Printer::Table { table: context.style.table(header), shows_realm }
-        }
+    let mut printer = if args.json {
+        Printer::Json { any: false }
+    } else {
+        let shows_realm = realm.is_none();
+        let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+        Printer::Table { table: context.style.table(header), shows_realm }
     };
     let (mut left, mut last) = (args.limit.get(), None);
     let mut any = false;
@@ -99,12 +99,13 @@ fn no_session_of(
             .extend(summary.user.map(|user| user.to_string()).filter(|user| !users.contains(user)));
     }
     users.truncate(3);
-    Ok(match users.is_empty() {
-        true => message,
-        false => format!(
+    Ok(if users.is_empty() {
+        message
+    } else {
+        format!(
             "{message}; users are named as the application names them, here such as {}",
             users.join(", ")
-        ),
+        )
     })
 }
 

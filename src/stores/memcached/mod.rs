@@ -218,9 +218,10 @@ impl MemcachedInner {
         let Some(item) = item else { return TouchStep::Nothing };
         match self.decode(&item) {
             Ok(Some(ItemState::Live(mut record))) => {
-                match record.is_live(now) && record.touch(touch) {
-                    true => TouchStep::Replace(lookup::live(item.at, record, now)),
-                    false => TouchStep::Nothing,
+                if record.is_live(now) && record.touch(touch) {
+                    TouchStep::Replace(lookup::live(item.at, record, now))
+                } else {
+                    TouchStep::Nothing
                 }
             }
             Ok(Some(_)) => TouchStep::Find,

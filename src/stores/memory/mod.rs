@@ -267,9 +267,10 @@ impl SessionTable {
 
     /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
-        match self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-            false => Ok(()),
+        if self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
+            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
+        } else {
+            Ok(())
         }
     }
 

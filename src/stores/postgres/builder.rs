@@ -330,9 +330,10 @@ fn server_name(config: &Config) -> String {
         _ => "a local socket".to_owned(),
     });
     let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
-    let hosts = match config.get_hosts().is_empty() {
-        true => addresses.collect::<Vec<_>>().join(","),
-        false => hosts.collect::<Vec<_>>().join(","),
+    let hosts = if config.get_hosts().is_empty() {
+        addresses.collect::<Vec<_>>().join(",")
+    } else {
+        hosts.collect::<Vec<_>>().join(",")
     };
     format!("{hosts}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())
 }

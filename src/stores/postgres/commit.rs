@@ -252,9 +252,10 @@ async fn remove(
 }
 
 fn removal(sql: &Statements, removed: Vec<i64>) -> Vec<Query<'_>> {
-    match removed.is_empty() {
-        true => Vec::new(),
-        false => vec![Query::new(&sql.delete, [Param::Ints(removed)])],
+    if removed.is_empty() {
+        Vec::new()
+    } else {
+        vec![Query::new(&sql.delete, [Param::Ints(removed)])]
     }
 }
 

@@ -243,9 +243,10 @@ impl Trips<'_> {
     /// Executes this statement as a transaction of its own, in one trip.
     pub(super) async fn write(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
         // Behind a pooler the beginning of a transaction has the settings.
-        let (begins, end) = match self.settings.prepares {
-            true => (false, TripEnd::Autocommit),
-            false => (true, TripEnd::Commit),
+        let (begins, end) = if self.settings.prepares {
+            (false, TripEnd::Autocommit)
+        } else {
+            (true, TripEnd::Commit)
         };
         Ok(self.send(begins, vec![query], end).await?.pop().unwrap_or_default())
     }

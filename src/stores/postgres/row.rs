@@ -191,13 +191,12 @@ pub(super) fn lookup(
 /// Decodes a replaced id, whose columns have the prefix `replaced_`.
 pub(super) fn replaced_id(row: &Row) -> Result<Option<ReplacedId>> {
     let Some(id_hash) = get::<Option<&[u8]>>(row, "replaced_id_hash")? else { return Ok(None) };
-    let by = match get(row, "replaced_by_sign_in")? {
-        true => {
-            let salt: Option<&[u8]> = get(row, "replaced_join_salt")?;
-            let salt = salt.map(|salt| salt.try_into().map_err(|_| malformed("join_salt")));
-            ReplacedBy::SignIn { salt: salt.transpose()?.map(JoinSalt::from_bytes) }
-        }
-        false => ReplacedBy::Renewal { grace_until: optional_time(row, "replaced_grace_until")? },
+    let by = if get(row, "replaced_by_sign_in")? {
+        let salt: Option<&[u8]> = get(row, "replaced_join_salt")?;
+        let salt = salt.map(|salt| salt.try_into().map_err(|_| malformed("join_salt")));
+        ReplacedBy::SignIn { salt: salt.transpose()?.map(JoinSalt::from_bytes) }
+    } else {
+        ReplacedBy::Renewal { grace_until: optional_time(row, "replaced_grace_until")? }
     };
     Ok(Some(ReplacedId {
         id_hash: SessionIdHash::from_bytes(id_hash.try_into().map_err(|_| malformed("id_hash"))?),

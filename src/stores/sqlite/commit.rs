@@ -66,9 +66,10 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         }
         Decision::Update { at, session } => {
             let evicted = tx.evict_for(&session.record, Some(at.id))?;
-            match commit.delta.changes_data_only() {
-                true => tx.update_data(at, &session)?,
-                false => tx.update_all(at, &session)?,
+            if commit.delta.changes_data_only() {
+                tx.update_data(at, &session)?
+            } else {
+                tx.update_all(at, &session)?
             }
             Ok(CommitAnswer::Done { session, replaced: None, ended: Vec::new(), evicted })
         }

@@ -207,9 +207,10 @@ impl Wal {
         let due = self.frames(DUE_BYTES);
         let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.frames >= due);
         if is_reported(now) != is_reported(before) {
-            self.events.raise(&match is_reported(now) {
-                true => Event::CheckpointBlocked { pages: frames },
-                false => Event::CheckpointUnblocked,
+            self.events.raise(&if is_reported(now) {
+                Event::CheckpointBlocked { pages: frames }
+            } else {
+                Event::CheckpointUnblocked
             });
         }
     }

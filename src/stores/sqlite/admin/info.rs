@@ -69,9 +69,10 @@ pub(super) fn info(
         // In a damaged file the version is unreadable; a foreign table would have been found first.
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
-    let ours = match is_ours {
-        true => migrate::count_tables(connection, table).map_err(while_doing(READING))?,
-        false => 0,
+    let ours = if is_ours {
+        migrate::count_tables(connection, table).map_err(while_doing(READING))?
+    } else {
+        0
     };
     Ok(DatabaseInfo {
         path: path.clone(),

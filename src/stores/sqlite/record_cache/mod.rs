@@ -275,11 +275,10 @@ mod tests {
             let old = merge(&store, &id_hash, 1);
             let id = row(&store, &id_hash);
             let later_miss = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
-            match by_another {
-                true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
-                false => {
-                    store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
-                }
+            if by_another {
+                other.execute_batch("DELETE FROM cloakroom_sessions").unwrap()
+            } else {
+                store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
             }
             record_cache(&store).add(miss, id_hash, id, &old);
             record_cache(&store).add(later_miss, id_hash, id, &old);

@@ -92,11 +92,13 @@ impl<'c> WriteTx<'c> {
     /// Commits, and then updates the record cache. Returns the number of frames in the log, `None`
     /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
-        let frames = match self.connection.is_autocommit() {
-            false => wal::commit(self.connection, deadline).map_err(self.failed())?,
-            true if self.is_undone => None,
+        let frames = if !self.connection.is_autocommit() {
+            wal::commit(self.connection, deadline).map_err(self.failed())?
+        } else if self.is_undone {
+            None
+        } else {
             // A job has ended the transaction without an error.
-            true => return Err(Error::new(ErrorKind::Unexpected, self.operation)),
+            return Err(Error::new(ErrorKind::Unexpected, self.operation));
         };
         self.cache_update.publish(frames);
         Ok(frames)
@@ -209,9 +211,10 @@ impl WriteTx<'_> {
         };
         let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
-        Ok(match record.is_live(now) {
-            true => Found::Live { session: LiveSession { record, id_hash }, at },
-            false => Found::expired(at, &record),
+        Ok(if record.is_live(now) {
+            Found::Live { session: LiveSession { record, id_hash }, at }
+        } else {
+            Found::expired(at, &record)
         })
     }
 
@@ -226,9 +229,10 @@ impl WriteTx<'_> {
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
             .map_err(self.failed())?;
-        match is_taken {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-            false => Ok(()),
+        if is_taken {
+            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
+        } else {
+            Ok(())
         }
     }
 
