@@ -241,7 +241,8 @@ mod tests {
         fn applying_two_deltas_equals_applying_both_joined(
             start in steps(), is_users: bool, a in steps(), b in steps(),
         ) {
-            let (a, b) = (delta(&a), delta(&b));
+            let a = delta(&a);
+            let b = delta(&b);
             let mut in_turn = record(&start, is_users);
             a.apply(&mut in_turn);
             b.apply(&mut in_turn);
@@ -254,7 +255,9 @@ mod tests {
         fn then_is_associative_and_the_empty_delta_is_neutral(
             a in steps(), b in steps(), c in steps(),
         ) {
-            let (a, b, c) = (delta(&a), delta(&b), delta(&c));
+            let a = delta(&a);
+            let b = delta(&b);
+            let c = delta(&c);
             prop_assert_eq!(
                 a.clone().then(b.clone()).then(c.clone()),
                 a.clone().then(b.then(c))

@@ -504,7 +504,8 @@ impl Commit {
         }
         let LiveSession { mut record, id_hash } = session;
         // The salt belongs to the id that was presented.
-        let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
+        let had_user = record.user.is_some();
+        let is_current = id_hash == self.id_hash;
         let id_change = IdChange {
             replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
             presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
@@ -549,7 +550,9 @@ impl Commit {
                 record.id_issued = self.now;
                 record.realm.clone_from(realm);
                 let by = ReplacedBy::Renewal { grace_until: *grace_until };
-                let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
+                let id_hash = self.id_hash;
+                let successor = *to;
+                let replaced_at = self.now;
                 session.id_hash = successor;
                 let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
                 Some(IdChange { replaced, presented: None })

@@ -135,7 +135,8 @@ impl CopyMark {
         let mut words = text.split(' ');
         let source = u128::from_str_radix(words.next()?, 16).ok()?.to_be_bytes();
         let sessions = words.next()?.parse().ok()?;
-        let (digits, mut sum) = (words.next()?, [0; 4]);
+        let digits = words.next()?;
+        let mut sum = [0; 4];
         for (at, part) in sum.iter_mut().enumerate() {
             *part = u64::from_str_radix(digits.get(at * 16..at * 16 + 16)?, 16).ok()?;
         }

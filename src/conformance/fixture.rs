@@ -443,7 +443,8 @@ impl Fixture {
         // Other threads may write between the loads. Two equal results mean that none did, because
         // a session never returns to an earlier state.
         if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
-            let (same, loaded) = (is_same(&immediate, &after), found(&after));
+            let same = is_same(&immediate, &after);
+            let loaded = found(&after);
             ensure!(same, "try_load returns another result than load, which returns {loaded}")?;
         }
         Ok(after)

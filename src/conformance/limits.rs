@@ -33,7 +33,8 @@ fn live_are(fixture: &Fixture, owner: &UserKey, id_hashes: &[SessionIdHash], wha
     for id_hash in id_hashes {
         later.live(id_hash, &format!("{what}, a session that should be live"))?;
     }
-    let (listed, wanted) = (later.list(&SessionFilter::User(owner))?.len(), id_hashes.len());
+    let listed = later.list(&SessionFilter::User(owner))?.len();
+    let wanted = id_hashes.len();
     ensure!(listed == wanted, "{what}, {listed} sessions are live, not {wanted}")
 }
 
@@ -132,7 +133,8 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Passed {
-    let (owner, other) = (user("u")?, user("u1")?);
+    let owner = user("u")?;
+    let other = user("u1")?;
     let theirs = fixture.session_of(&other)?;
     let untouched = fixture.session_of(&other)?;
     fixture.session()?;

@@ -252,7 +252,8 @@ pub fn checks() -> impl Iterator<Item = &'static str> {
 
 fn run_all(make: &dyn Fn() -> Arc<dyn Store>) -> Result<(), Failures> {
     // A store that passes deadlines to a server needs them to be later than the server's clock.
-    let (now, other) = (SystemClock.now(), make());
+    let now = SystemClock.now();
+    let other = make();
     let mut failures = Vec::new();
     for guarantee in GUARANTEES {
         for (name, check) in guarantee.checks {

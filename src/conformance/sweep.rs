@@ -53,7 +53,8 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passe
 
 pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
+    let mine = fixture.session_of(&owner)?;
+    let _anonymous = fixture.session()?;
     let end = fixture.later(IDLE);
     let Loaded::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
         return Err(Violation("a session is live at its deadline".to_owned()));

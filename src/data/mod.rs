@@ -127,7 +127,8 @@ impl Value<'_> {
             Some(b'n') => "null",
             _ => "a number",
         };
-        let (line, column) = (error.line(), error.column());
+        let line = error.line();
+        let column = error.column();
         let is_inside = (line, column) > (1, 1) && matches!(found, "an array" | "an object");
         if is_inside {
             format!("expected {wanted}, found {found} that differs at line {line} column {column}")

@@ -57,7 +57,8 @@ impl Memcached {
     /// Starts the process, and returns when it answers. False if it ends instead.
     fn run(&self) -> bool {
         let mut command = Command::new("memcached");
-        let (address, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let address = self.address.ip().to_string();
+        let port = self.address.port().to_string();
         command.args(["-l", &address, "-U", "0", "-p", &port]);
         // Memcached runs as root only with this option.
         command.args(["-u", &user()]).args(&self.options);

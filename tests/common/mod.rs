@@ -176,7 +176,9 @@ pub fn sign_in_to(
     to: &SessionIdHash,
     name: &str,
 ) -> Result<CommitAnswer> {
-    let (to, user, new_session) = (*to, UserKey::new(name).unwrap(), new_session());
+    let to = *to;
+    let user = UserKey::new(name).unwrap();
+    let new_session = new_session();
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }

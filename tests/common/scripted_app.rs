@@ -121,7 +121,8 @@ fn serve_by_tiny_http(
 ) -> Server {
     let server = Arc::new(web::tiny_http::listen(address).unwrap());
     let address = server.server_addr().to_ip().unwrap();
-    let (serving, answer) = (server.clone(), Arc::new(answer));
+    let serving = server.clone();
+    let answer = Arc::new(answer);
     let thread = thread::spawn(move || {
         while let Ok(mut request) = serving.recv() {
             let answer = answer.clone();
@@ -365,7 +366,10 @@ pub fn act(
     path: &str,
     session: &Session,
 ) -> Result<Reply, Box<dyn Error + Send + Sync>> {
-    let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
+    let mut status = 200;
+    let mut headers = vec![];
+    let mut lines = vec![];
+    let mut stream = None;
     let mut early = false;
     let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
     for step in path.split('/').filter(|step| !step.is_empty()) {

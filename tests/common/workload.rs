@@ -66,7 +66,8 @@ impl<'w> Worker<'w> {
         dice: Dice,
         report: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     ) -> Self {
-        let (name, sessions) = (name.into(), vec![]);
+        let name = name.into();
+        let sessions = vec![];
         Worker { name, store, report, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
     }
 
@@ -133,14 +134,19 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (session, id_hash, new_session) = (self.new_name(), new_id_hash(), new_session());
+        let session = self.new_name();
+        let id_hash = new_id_hash();
+        let new_session = new_session();
         let change = Change::Create { session: session.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
             let create = Action::Create(new_session.clone());
             worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
-            let (public_id, seen) = (new_session.public_id, NOW.as_millis());
-            let (replaced, user, idp_session_id) = (VecDeque::new(), None, None);
+            let public_id = new_session.public_id;
+            let seen = NOW.as_millis();
+            let replaced = VecDeque::new();
+            let user = None;
+            let idp_session_id = None;
             worker.sessions.push(Own {
                 session,
                 id_hash,
@@ -156,9 +162,11 @@ impl<'w> Worker<'w> {
     }
 
     fn merge(&mut self, at: usize) -> Result<()> {
-        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
+        let session = self.sessions[at].session.clone();
+        let n = self.sessions[at].n + 1;
         self.carry_out(&Change::Merge { session, n }, |worker| {
-            let (delta, late) = (worker.data(n), worker.dice.chance(30));
+            let delta = worker.data(n);
+            let late = worker.dice.chance(30);
             let own = &mut worker.sessions[at];
             own.n = n;
             // Some by a client that does not have its new id yet, nor those before it perhaps.
@@ -173,7 +181,8 @@ impl<'w> Worker<'w> {
     }
 
     fn touch(&mut self, at: usize) -> Result<()> {
-        let (session, seen) = (self.sessions[at].session.clone(), self.sessions[at].seen + 1000);
+        let session = self.sessions[at].session.clone();
+        let seen = self.sessions[at].seen + 1000;
         self.carry_out(&Change::Touch { session, seen }, |worker| {
             let own = &mut worker.sessions[at];
             own.seen = seen;
@@ -184,8 +193,9 @@ impl<'w> Worker<'w> {
     }
 
     fn renew(&mut self, at: usize) -> Result<()> {
-        let (session, to, grace) =
-            (self.sessions[at].session.clone(), new_id_hash(), self.dice.chance(30));
+        let session = self.sessions[at].session.clone();
+        let to = new_id_hash();
+        let grace = self.dice.chance(30);
         self.carry_out(&Change::Renew { session, id_hash: to, grace }, |worker| {
             let own = &mut worker.sessions[at];
             let grace_until = grace.then(|| NOW + HOUR);
@@ -201,14 +211,17 @@ impl<'w> Worker<'w> {
     }
 
     fn sign_in(&mut self, at: usize) -> Result<()> {
-        let (session, to, user) = (self.sessions[at].session.clone(), new_id_hash(), self.user());
+        let session = self.sessions[at].session.clone();
+        let to = new_id_hash();
+        let user = self.user();
         let ends: Vec<String> = self
             .sessions
             .iter()
             .filter(|own| own.session != session && own.user.as_ref() == Some(&user))
             .map(|own| own.session.clone())
             .collect();
-        let (n, name) = (self.sessions[at].n, user.as_str().to_owned());
+        let n = self.sessions[at].n;
+        let name = user.as_str().to_owned();
         let change = Change::SignIn {
             session: session.clone(),
             id_hash: to,
@@ -242,8 +255,10 @@ impl<'w> Worker<'w> {
 
     fn end(&mut self, at: usize) -> Result<()> {
         let own = &self.sessions[at];
-        let (id_hash, public_id) = (own.id_hash, own.public_id);
-        let (user, idp_session_id) = (own.user.clone(), own.idp_session_id.clone());
+        let id_hash = own.id_hash;
+        let public_id = own.public_id;
+        let user = own.user.clone();
+        let idp_session_id = own.idp_session_id.clone();
         let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
         let sessions: Vec<String> = match (how, &user) {
             (4, Some(user)) => {
@@ -274,7 +289,9 @@ impl<'w> Worker<'w> {
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (session, id_hash, mut new_session) = (self.new_name(), new_id_hash(), new_session());
+        let session = self.new_name();
+        let id_hash = new_id_hash();
+        let mut new_session = new_session();
         new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
         let change = Change::Create { session: session.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {

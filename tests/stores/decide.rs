@@ -230,7 +230,8 @@ impl Case {
 
     /// The position is the id under which the session is stored.
     fn found(&self) -> Found<SessionIdHash> {
-        let (session, at) = (self.session(), self.position());
+        let session = self.session();
+        let at = self.position();
         match self.found {
             "current" | "in grace" => Found::Live { session, at },
             "not found" => Found::Nothing,
@@ -289,7 +290,8 @@ impl Case {
             "create" => Action::Create(new_session),
             "merge" => Action::Merge,
             "renew" => {
-                let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
+                let realm = Realm::default();
+                let grace_until = Some(GRACE_UNTIL);
                 Action::Renew { to: NEW, realm, grace_until }
             }
             "end" => Action::End,

@@ -76,7 +76,8 @@ pub(crate) struct Findings(Vec<DoctorFinding>);
 
 impl Findings {
     pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        let (severity, found) = (Severity::Ok, found.into());
+        let severity = Severity::Ok;
+        let found = found.into();
         self.0.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
@@ -258,7 +259,8 @@ fn check_processes(
 ) {
     let mut can_write_files = true;
     for process in processes {
-        let (name, is_own) = (process.to_string(), process.is_own());
+        let name = process.to_string();
+        let is_own = process.is_own();
         let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
             can_write_files &= !is_own;
@@ -433,8 +435,8 @@ pub(crate) fn check_sessions(
     }
     match database.stats(context.now) {
         Ok(stats) => {
-            let (signed_in, anonymous) =
-                (HumanCount(stats.signed_in), HumanCount(stats.anonymous()));
+            let signed_in = HumanCount(stats.signed_in);
+            let anonymous = HumanCount(stats.anonymous());
             findings.ok("live", format!("{signed_in} signed in, {anonymous} anonymous"));
         }
         Err(error) => findings.failed("live", &error),

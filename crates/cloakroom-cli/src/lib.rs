@@ -149,7 +149,8 @@ fn run_all(
     target: Target,
     review: Option<Review>,
 ) -> ExitCode {
-    let (stdout, mut stderr) = (io::stdout(), io::stderr());
+    let stdout = io::stdout();
+    let mut stderr = io::stderr();
     let arguments = match arguments::parse(args, &target) {
         Ok(arguments) => arguments,
         Err(error) if error.exit_code() == 0 => {

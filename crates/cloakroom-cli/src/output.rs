@@ -58,8 +58,10 @@ pub(crate) fn json(value: &Json) -> String {
 /// which occur inside strings only, and leaves numbers as they were written.
 pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     let mut out = String::with_capacity(text.len());
-    let (mut depth, mut is_empty) = (0_usize, false);
-    let (mut in_string, mut is_escaped) = (false, false);
+    let mut depth = 0_usize;
+    let mut is_empty = false;
+    let mut in_string = false;
+    let mut is_escaped = false;
     let line = |out: &mut String, depth: usize| {
         if pretty {
             out.push('\n');
@@ -314,7 +316,8 @@ mod tests {
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {
         let args = |no_color: Option<&str>, term: &str| {
-            let (no_color, term) = (no_color.map(str::to_owned), term.to_owned());
+            let no_color = no_color.map(str::to_owned);
+            let term = term.to_owned();
             move |name: &str| if name == "TERM" { Some(term.clone()) } else { no_color.clone() }
         };
         assert!(allows_colours(true, args(None, "xterm")));

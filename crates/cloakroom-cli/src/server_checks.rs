@@ -64,7 +64,9 @@ pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
 fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
     match &info.schema_version {
         Ok(version) if *version == info.newest_schema => {
-            let (schema, table, bytes) = (&info.schema, &info.table, HumanBytes(info.bytes));
+            let schema = &info.schema;
+            let table = &info.table;
+            let bytes = HumanBytes(info.bytes);
             findings.ok("tables", format!("{schema}.{table}, schema version {version}, {bytes}"));
             return true;
         }
@@ -99,7 +101,8 @@ fn check_server(findings: &mut Findings, info: &DatabaseServer) {
     } else {
         findings.ok("durability", format!("synchronous_commit = {}", info.synchronous_commit));
     }
-    let (dead, live) = (HumanCount(info.dead_rows), HumanCount(info.live_rows));
+    let dead = HumanCount(info.dead_rows);
+    let live = HumanCount(info.live_rows);
     let found = format!("{dead} dead rows beside {live} live ones");
     if !info.has_autovacuum {
         findings.problem(
@@ -120,7 +123,8 @@ fn check_server(findings: &mut Findings, info: &DatabaseServer) {
     }
     match info.clock_ahead {
         ahead if ahead.abs() > MAX_CLOCK_SKEW_MILLIS => {
-            let (seconds, way) = (ahead.abs() / 1000, if ahead > 0 { "ahead" } else { "behind" });
+            let seconds = ahead.abs() / 1000;
+            let way = if ahead > 0 { "ahead" } else { "behind" };
             findings.problem(
                 "server clock",
                 format!("the clock of this machine is {seconds} s {way} of the server's"),

@@ -38,7 +38,8 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
         Printer::Table { table: context.style.table(header), shows_realm }
     };
-    let (mut left, mut last) = (args.limit.get(), None);
+    let mut left = args.limit.get();
+    let mut last = None;
     let mut any = false;
     let more = loop {
         // One more than is printed, to know whether there are more.
@@ -278,14 +279,16 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = &*context.location()?.open()?;
-    let (now, realm) = (context.now, args.realm.as_ref());
+    let now = context.now;
+    let realm = args.realm.as_ref();
     let scope = scope(realm);
     if args.all {
         let live = count_live(database, context, realm)?;
         if realm.is_some() && live == Some(0) {
             return nothing_in("there is no live session", realm, database);
         }
-        let (live, name) = (live_sessions(live), database.name());
+        let live = live_sessions(live);
+        let name = database.name();
         let who = if realm.is_some() { "its users" } else { "all users" };
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;

@@ -79,7 +79,8 @@ impl Database for SqliteStore {
         }
         let info = self.admin().info()?;
         let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
-        let (bytes, log) = (HumanBytes(info.bytes), HumanBytes(info.log_bytes));
+        let bytes = HumanBytes(info.bytes);
+        let log = HumanBytes(info.log_bytes);
         Ok(Properties {
             place: vec![("file", info.path.display().to_string())],
             size: vec![

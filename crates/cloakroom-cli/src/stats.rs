@@ -99,7 +99,8 @@ impl Report {
         }
         if expired > 0 || self.sessions.live > 0 {
             let DataSizes { sampled, average, largest, .. } = self.sizes;
-            let (average, most) = (HumanBytes(average), HumanBytes(largest));
+            let average = HumanBytes(average);
+            let most = HumanBytes(largest);
             line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
         }
         for (name, value) in &self.properties.size {

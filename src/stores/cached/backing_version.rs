@@ -214,7 +214,8 @@ mod tests {
         now: Timestamp,
         read_result: Result<StoreVersion>,
     ) -> Refreshed {
-        let (reads, is_changed) = (Cell::new(0), Cell::new(false));
+        let reads = Cell::new(0);
+        let is_changed = Cell::new(false);
         let read = || {
             reads.set(reads.get() + 1);
             read_result

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn failures_open_it_only_within_the_window() {
-        let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
+        let circuit_breaker = CircuitBreaker::new(RETRY);
+        let mut at = Instant::now();
         for _ in 0..5 {
             assert!(!circuit_breaker.record_failure(at));
             assert!(!circuit_breaker.record_failure(at));

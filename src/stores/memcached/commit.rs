@@ -80,7 +80,8 @@ impl MemcachedInner {
         record: &Record,
         call: StoreCall,
     ) -> Result<ItemVersion> {
-        let (value, ttl) = (state.encode(&id_hash), ttl_of(record, call.now));
+        let value = state.encode(&id_hash);
+        let ttl = ttl_of(record, call.now);
         if let Some(version) = self.client.add(call.context, &id_hash, &value, ttl)? {
             return Ok(ItemVersion { id_hash, version });
         }
@@ -161,7 +162,9 @@ impl Attempts<'_> {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
+                let replaced = None;
+                let ended = vec![ended];
+                let evicted = Vec::new();
                 moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
             }
             Decision::Insert { session, supersedes, .. } => {
@@ -180,7 +183,9 @@ impl Attempts<'_> {
                     None => Redirect::of(&replaced),
                 };
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let (replaced, ended, evicted) = (Some(at.id_hash), Vec::new(), Vec::new());
+                let replaced = Some(at.id_hash);
+                let ended = Vec::new();
+                let evicted = Vec::new();
                 moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
             }
             Decision::Update { at, session } => {

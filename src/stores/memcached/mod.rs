@@ -187,7 +187,9 @@ impl MemcachedInner {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = self.call(now, "record activity");
         let items = self.client.get_many(call.context, batch.iter().map(|(id_hash, _)| id_hash));
-        let (mut writes, mut conflicts, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut writes = Vec::new();
+        let mut conflicts = Vec::new();
+        let mut failed = Vec::new();
         for (touch, item) in batch.iter().zip(items) {
             match item.map(|item| self.touch_step(item, touch.1, now)) {
                 Ok(TouchStep::Nothing) => {}

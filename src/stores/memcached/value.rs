@@ -256,7 +256,9 @@ mod tests {
 
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
-        let (had_user, begins_session, presented) = (true, false, None);
+        let had_user = true;
+        let begins_session = false;
+        let presented = None;
         let redirect = Redirect { to: KEY, at: NOW, by, had_user, begins_session, presented };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
         let graced = Redirect { by, had_user: false, begins_session: true, ..redirect };

@@ -292,7 +292,8 @@ impl SessionTable {
         let (mut others, expired) = by_life(self.select(&theirs), now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let (others, expired) = (ended(others), ended(expired));
+        let others = ended(others);
+        let expired = ended(expired);
         self.remove_all(&ids_of(&expired));
         session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
     }
@@ -310,7 +311,8 @@ impl SessionTable {
         // Events name them in the order of their begin.
         rows.sort_by_key(|(_, row)| row.position);
         let (live, expired) = by_life(rows, now);
-        let (live, expired) = (ended(live), ended(expired));
+        let live = ended(live);
+        let expired = ended(expired);
         self.remove_all(&ids_of(&live));
         self.remove_all(&ids_of(&expired));
         live
@@ -504,7 +506,8 @@ impl SessionIndex for MemoryStore {
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
-        let (began, before) = (instant(), sessions.rows.len());
+        let began = instant();
+        let before = sessions.rows.len();
         for id_hash in id_hashes {
             if sessions.rows.get(id_hash).is_some_and(|row| row.record.user.is_none()) {
                 sessions.remove(id_hash);
@@ -525,8 +528,10 @@ mod tests {
 
     #[test]
     fn a_full_store_begins_no_session_and_keeps_those_it_has() {
-        let (store, now) = (MemoryStore::with_capacity(1), Timestamp::from_millis(0));
-        let (first, second) = (id_hash(1), id_hash(2));
+        let store = MemoryStore::with_capacity(1);
+        let now = Timestamp::from_millis(0);
+        let first = id_hash(1);
+        let second = id_hash(2);
         sign_in(&store, first, now).unwrap();
         assert_eq!(sign_in(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(create(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
@@ -576,8 +581,8 @@ mod tests {
     }
 
     fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
-        let (user, new_session) =
-            (UserKey::new("u")?, NewSession::new(Lifetime::default().starting(now))?);
+        let user = UserKey::new("u")?;
+        let new_session = NewSession::new(Lifetime::default().starting(now))?;
         let action = Action::SignIn { to, user, new_session, join_salt: None };
         store.commit(&Commit::new(&id_hash(u32::MAX), action, Delta::new(), now))
     }

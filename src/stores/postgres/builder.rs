@@ -201,7 +201,8 @@ impl PostgresStoreBuilder {
         }
         let store = format!("table {}.{} in PostgreSQL at {server}", names.schema, names.table);
         self.events.raise(&Event::StoreOpened { store: &store });
-        let (events, clock_ahead) = (self.events, AtomicI64::new(0));
+        let events = self.events;
+        let clock_ahead = AtomicI64::new(0);
         Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, clock_ahead })))
     }
 

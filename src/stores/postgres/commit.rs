@@ -104,7 +104,8 @@ pub(super) async fn apply(
             Ok(CommitAnswer::Done { session, replaced, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
-            let (seen, deadline) = (session.record.seen, session.record.deadline());
+            let seen = session.record.seen;
+            let deadline = session.record.deadline();
             let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
             trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
             Ok(CommitAnswer::Unchanged(session))
@@ -165,7 +166,9 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let (mut sign_in_lock, mut of_user, mut is_taken) = (None, None, None);
+    let mut sign_in_lock = None;
+    let mut of_user = None;
+    let mut is_taken = None;
     if let Action::SignIn { user, new_session, .. } = &commit.action {
         // It waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
@@ -202,7 +205,8 @@ async fn lock(
 
 /// Returns the replaced id in the row `by`, if it belongs to the session in `row`.
 fn replaced_of(by: &Row, row: &Row) -> Result<Option<ReplacedId>> {
-    let (of, session): (i64, i64) = (get(by, "session")?, get(row, "id")?);
+    let of: i64 = get(by, "session")?;
+    let session: i64 = get(row, "id")?;
     if of == session { row::replaced_id(by) } else { Ok(None) }
 }
 

@@ -272,7 +272,8 @@ impl Trips<'_> {
                 return Err(CallFailure::Closed);
             }
         }
-        let (client, settings) = (self.client, self.settings);
+        let client = self.client;
+        let settings = self.settings;
         let control = |sql| -> TripStep<'_> {
             Box::pin(async move { client.batch_execute(sql).await.map(|()| Vec::new()) })
         };

@@ -10,7 +10,8 @@ use tokio_postgres::config::{Host, LoadBalanceHosts};
 ///
 /// Hosts in random order (`load_balance_hosts`), and Unix sockets, stay together.
 pub(super) fn one_by_one(config: &Config) -> Vec<Config> {
-    let (names, addresses) = (names(config), config.get_hostaddrs());
+    let names = names(config);
+    let addresses = config.get_hostaddrs();
     let number = names.len().max(addresses.len());
     let has_others = names.len() < config.get_hosts().len();
     let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;

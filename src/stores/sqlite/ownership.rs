@@ -85,7 +85,8 @@ fn mount_in(mounts: &[u8], path: &Path) -> Option<Mount> {
     let of_path = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         // …, point, options of the mount, …, "-", kind, source, options of the file system
         let mut fields = line.split(|byte| *byte == b' ');
-        let (point, of_mount) = (Path::new(OsStr::from_bytes(fields.nth(4)?)), fields.next()?);
+        let point = Path::new(OsStr::from_bytes(fields.nth(4)?));
+        let of_mount = fields.next()?;
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
         let options = [of_mount, line.rsplit(|byte| *byte == b' ').next()?];
         path.starts_with(point).then_some((point, kind, options))
@@ -150,7 +151,8 @@ fn denied(user: &Credentials, path: &Path) -> Vec<String> {
 }
 
 fn owned(path: &Path, found: &Metadata) -> String {
-    let (owner, mode) = (user_name(found.uid()), found.mode() & 0o7777);
+    let owner = user_name(found.uid());
+    let mode = found.mode() & 0o7777;
     format!("{} belongs to {owner} and has mode {mode:03o}", path.display())
 }
 

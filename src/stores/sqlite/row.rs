@@ -106,7 +106,8 @@ pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let public_id = PublicId::from_bytes(row.get(session::public_id)?);
-    let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
+    let seen = time(row, session::seen)?;
+    let deadline = time(row, session::deadline)?;
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
         return Ok(Found::expired(at, &without_data(row, &mut None)?));

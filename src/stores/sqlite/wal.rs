@@ -155,7 +155,8 @@ impl Wal {
     /// restart of the log is worthwhile then.
     pub(super) fn checkpoint_passive(&self, connection: &Connection) -> Result<bool> {
         self.is_requested.store(false, Ordering::Relaxed);
-        let (mut frames_before, mut copied_before) = (0, 0);
+        let mut frames_before = 0;
+        let mut copied_before = 0;
         for _ in 0..MAX_ROUNDS {
             let Checkpoint { frames, copied, .. } = checkpoint(connection, "PASSIVE")?;
             // There is no log, or another process runs a checkpoint or has restarted the log.

@@ -32,7 +32,8 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 /// A server that has a certificate for its address, and the certificate.
 fn encrypted() -> (Postgres, String) {
-    let (server, (certificate, key)) = (Postgres::start(), certificate("127.0.0.1"));
+    let server = Postgres::start();
+    let (certificate, key) = certificate("127.0.0.1");
     server.require_encryption(&certificate, &key);
     (server, certificate)
 }

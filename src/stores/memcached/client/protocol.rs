@@ -146,7 +146,9 @@ impl ReplyLine {
             "HD" | "EN" | "NF" | "NS" | "EX" => None,
             _ => return Err(error_reply(text)),
         };
-        let (mut cas, mut lease, mut repeated) = (None, None, None);
+        let mut cas = None;
+        let mut lease = None;
+        let mut repeated = None;
         for word in words {
             match word.split_at_checked(1) {
                 Some(("c", number)) => cas = number.parse::<u64>().ok(),

@@ -137,7 +137,8 @@ impl PostgresAdmin {
             queries.extend(batch.sessions.iter().flat_map(|new| insertion(new, &sql)));
             queries.push(Query::new(&sql.set_sequence, []));
             queries.push(Query::new(&self.0.0.sql.raise_epoch, []));
-            let (name, after) = (CopyMark::NAME.into(), Param::OwnedText(Some(mark.to_string())));
+            let name = CopyMark::NAME.into();
+            let after = Param::OwnedText(Some(mark.to_string()));
             queries.push(match before {
                 None => Query::new(&sql.insert_mark, [name, after]),
                 Some(before) => {
@@ -195,7 +196,8 @@ async fn stored(
     let mut sessions = Vec::new();
     for row in rows {
         let position = get(row, "id")?;
-        let (id_hash, deadline) = (row::id_hash(row)?, row::time(row, "deadline")?);
+        let id_hash = row::id_hash(row)?;
+        let deadline = row::time(row, "deadline")?;
         let replaced = replaced.remove(&position).unwrap_or_default();
         let record = match row::decode(row, public_id(row)?) {
             Err(error) if error.kind() != ErrorKind::Undecodable => return Err(error.into()),

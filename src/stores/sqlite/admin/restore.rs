@@ -67,7 +67,8 @@ impl Admin {
     fn restore_target(&self) -> Result<Target> {
         self.refuse_second_name()?;
         let settings = self.settings()?;
-        let (path, table) = (settings.path()?.to_owned(), settings.validated_table()?);
+        let path = settings.path()?.to_owned();
+        let table = settings.validated_table()?;
         Ok(Target { path, table, busy_timeout: settings.busy_timeout })
     }
 }
@@ -104,7 +105,8 @@ impl Target {
             .map_err(|error| self.explain_damage(error))?;
         match migrate::version_before(&target, &self.table) {
             Ok(0) if tables > 0 => {
-                let (table, path) = (self.table.as_str(), self.path.display());
+                let table = self.table.as_str();
+                let path = self.path.display();
                 let why = format!("{path} holds other tables and no table {table}");
                 Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
             }
@@ -119,7 +121,8 @@ impl Target {
         if error.kind() != ErrorKind::Corrupt {
             return error;
         }
-        let (path, cause) = (self.path.display(), cause(&error));
+        let path = self.path.display();
+        let cause = cause(&error);
         let why = format!(
             "{path} is too damaged to be written over ({cause}): stop the service, move it away \
              with its -wal and -shm, and `restore` again"

@@ -209,7 +209,9 @@ impl WriteTx<'_> {
         let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
-        let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
+        let public_id = record.public_id;
+        let seen = record.seen;
+        let deadline = record.deadline();
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
         Ok(if record.is_live(now) {
             Found::Live { session: LiveSession { record, id_hash }, at }
@@ -283,7 +285,8 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let (revision, data) = (revision_number(record), record.data.as_json());
+        let revision = revision_number(record);
+        let data = record.data.as_json();
         if record.seen == at.seen {
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
@@ -304,7 +307,8 @@ impl WriteTx<'_> {
 
     /// Writes the last activity and the deadline that follows from it.
     pub(crate) fn update_seen(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
-        let (seen, deadline) = (new.record.seen.as_millis(), new.record.deadline().as_millis());
+        let seen = new.record.seen.as_millis();
+        let deadline = new.record.deadline().as_millis();
         let params = named_params! { ":id": at.id, ":seen": seen, ":deadline": deadline };
         self.update(&self.sql.write.update_seen, params, at, new)
     }
@@ -473,7 +477,8 @@ impl WriteTx<'_> {
         record: &Record,
         at: Option<i64>,
     ) -> Result<Vec<SessionIdHash>> {
-        let (mut evicted, is_anonymous) = (Vec::new(), record.user.is_none());
+        let mut evicted = Vec::new();
+        let is_anonymous = record.user.is_none();
         let Some(reserve) = self.reserve else { return Ok(evicted) };
         for _ in 0..reserve::MAX_BATCHES {
             if !reserve.is_short(self.used_pages()?, is_anonymous) {
