@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,9 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, NotOpened, OpenFailure, while_doing};
-use crate::stores::sqlite::ownership::{
-    denial, explain, give_to_owner_of_folder, irregular, with_suffix,
-};
+use crate::stores::sqlite::file_access::{denial, explain, irregular};
+use crate::stores::sqlite::paths::{folder, with_suffix};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
@@ -332,6 +331,19 @@ fn create_private(path: &Path) -> io::Result<()> {
 
 pub(super) fn create_new_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Gives a file that root has just created at `path` the owner of its folder, who is the service's
+/// user and could not open it otherwise. Where that is impossible the file stays root's.
+///
+/// The call acts on the open file: the owner of the folder may have put another in its place.
+pub(super) fn give_to_owner_of_folder(file: &File, path: &Path) {
+    if let (Ok(folder), Ok(created)) = (fs::metadata(folder(path)), file.metadata())
+        && created.uid() == 0
+        && folder.uid() != 0
+    {
+        let _ = fchown(file, Some(folder.uid()), Some(folder.gid()));
+    }
 }
 
 pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::ownership::{explain, mount};
+use crate::stores::sqlite::file_access::explain;
+use crate::stores::sqlite::mount::mount;
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.

@@ -16,7 +16,8 @@ use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, check};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access};
-use crate::stores::sqlite::ownership::{SUFFIXES, explain, with_suffix};
+use crate::stores::sqlite::file_access::explain;
+use crate::stores::sqlite::paths::{SUFFIXES, with_suffix};
 
 const BACKING_UP: &str = "back the database up";
 

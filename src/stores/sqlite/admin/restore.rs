@@ -16,8 +16,8 @@ use crate::stores::sqlite::admin::backup::{
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::{OpenFailure, while_doing};
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
+use crate::stores::sqlite::file_access::explain;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -243,7 +243,7 @@ impl Restore<'_> {
     fn publish(&self, prepared: Connection, partial: Partial) -> Result<()> {
         prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
         if let Ok(file) = File::open(&partial.0) {
-            give_to_owner_of_folder(&file, &partial.0);
+            file::give_to_owner_of_folder(&file, &partial.0);
         }
         partial.publish(&self.to.path, RESTORING)
     }
