@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::backend::{CopyBatch, CopyMark, CopySum, StoreIdentity, StoredSession};
+use cloakroom::backend::StoreIdentity;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::PublicId;
 use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, CopySum, StoredSession};
 use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;

@@ -2,12 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{Record, SessionIndex, Store, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Summary};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
 use cloakroom::{Error, Result, SqliteStore};
 use indicatif::HumanBytes;

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use crate::backend::{
-    CopyBatch, CopyMark, LiveSession, ReplacedId, StoreIdentity, StoredPage, StoredSession,
-};
+use crate::backend::{LiveSession, ReplacedId, StoreIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
+use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::postgres::admin::PostgresAdmin;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;

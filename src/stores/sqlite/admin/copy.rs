@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
-use crate::backend::{CopyBatch, CopyMark, LiveSession, StoreIdentity, StoredPage, StoredSession};
+use crate::backend::{LiveSession, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
+use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::statements;
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};

@@ -1,6 +1,5 @@
-//! What the command `copy` moves from one store to another, and how it is compared.
-//!
-//! Read and written by the operators' calls of stores. `CopyMark` is stored in the target.
+//! What the command `cloakroom copy` moves from one store to another, and how it is compared: the
+//! types of `export` and `import` of both kinds of `Admin`. A [`CopyMark`] is stored in the target.
 
 use std::fmt;
 
