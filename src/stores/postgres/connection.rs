@@ -210,6 +210,14 @@ impl<'q> Query<'q> {
 type TripAnswers = Result<Vec<Vec<Row>>, CallFailure>;
 type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + 's>>;
 
+/// What a step of a trip executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StepKind {
+    Begin,
+    Statement,
+    Commit,
+}
+
 impl Trips<'_> {
     /// Executes one statement, in the open transaction if there is one.
     pub(super) async fn query(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
@@ -277,31 +285,36 @@ impl Trips<'_> {
         let control = |sql| -> TripStep<'_> {
             Box::pin(async move { client.batch_execute(sql).await.map(|()| Vec::new()) })
         };
-        let mut steps: Vec<TripStep<'_>> = Vec::with_capacity(queries.len() + 2);
+        let mut steps: Vec<(StepKind, TripStep<'_>)> = Vec::with_capacity(queries.len() + 2);
         if begins {
-            steps.push(control(&settings.begin));
+            steps.push((StepKind::Begin, control(&settings.begin)));
             self.state = TxState::Open;
         }
         for (query, statement) in queries.iter().zip(&statements) {
-            steps.push(Box::pin(execute(client, query, statement.as_ref())));
+            let step = Box::pin(execute(client, query, statement.as_ref()));
+            steps.push((StepKind::Statement, step));
         }
         if end == TripEnd::Commit {
-            steps.push(control("COMMIT"));
+            steps.push((StepKind::Commit, control("COMMIT")));
         }
         if commits {
             self.state = TxState::CommitSent;
         }
-        let last = steps.len().saturating_sub(1);
-        let mut answers = Vec::with_capacity(steps.len());
-        for result in in_order(steps).await {
+        let mut answers = Vec::with_capacity(queries.len());
+        for (step, result) in in_order(steps).await {
             match result {
-                Ok(rows) => answers.push(rows),
+                Ok(rows) if step == StepKind::Statement => answers.push(rows),
+                Ok(_) => {}
                 Err(error) => {
+                    let is_commit = match end {
+                        TripEnd::NoCommit => false,
+                        TripEnd::Commit => step == StepKind::Commit,
+                        TripEnd::Autocommit => step == StepKind::Statement,
+                    };
                     // After an error in a transaction the server answers a commit by a rollback. A
                     // fatal one has ended the connection before the server read the commit, unless
                     // it is the answer to the commit, or a pooler has lost the server.
-                    let may_follow_commit =
-                        answers.len() == last || !settings.prepares || is_of_pooler(&error);
+                    let may_follow_commit = is_commit || !settings.prepares || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
                         && !(may_follow_commit && ends_connection(&error));
                     if commits && is_known {
@@ -313,12 +326,6 @@ impl Trips<'_> {
         }
         if commits {
             self.state = TxState::None;
-        }
-        if end == TripEnd::Commit {
-            answers.pop();
-        }
-        if begins {
-            answers.remove(0);
         }
         Ok(answers)
     }
@@ -366,11 +373,13 @@ async fn execute(
 
 /// Completes all steps, which send their messages in this order. The client sends a message when
 /// its future is polled first, and waits for no answer before the next one.
-async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<Result<Vec<Row>, tokio_postgres::Error>> {
+async fn in_order(
+    mut steps: Vec<(StepKind, TripStep<'_>)>,
+) -> impl Iterator<Item = (StepKind, Result<Vec<Row>, tokio_postgres::Error>)> {
     let mut results: Vec<_> = steps.iter().map(|_| None).collect();
     poll_fn(|context| {
         let mut is_pending = false;
-        for (step, result) in steps.iter_mut().zip(&mut results) {
+        for ((_, step), result) in steps.iter_mut().zip(&mut results) {
             if result.is_none() {
                 match step.as_mut().poll(context) {
                     Poll::Ready(ready) => *result = Some(ready),
@@ -381,7 +390,8 @@ async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<Result<Vec<Row>, tokio_po
         if is_pending { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    results.into_iter().flatten().collect()
+    let kinds = steps.into_iter().map(|(kind, _)| kind);
+    kinds.zip(results.into_iter().flatten())
 }
 
 /// The value of a parameter. Its `Debug` output has no value, because the client logs parameters.
