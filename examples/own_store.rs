@@ -59,7 +59,7 @@ impl Rows {
         if row.deadline <= now {
             return match &record {
                 Ok(record) => Found::expired(at, record),
-                Err(_) => Found::Expired { expired_by: None, at },
+                Err(_) => Found::Expired { reached_limit: None, at },
             };
         }
         // A row that does not decode stays: another version of the program may be able to read it.

@@ -146,7 +146,7 @@ pub(super) fn swept(row: &Row) -> Result<Option<EndedSession>> {
     }
     let idle = get::<Option<i64>>(row, "idle")?.and_then(|idle| u64::try_from(idle).ok());
     let limits = Limits::new(idle.map(Duration::from_millis), optional_time(row, "absolute")?);
-    Ok(Some(ended(row)?.with_expired_by(limits.reached_limit(time(row, "seen")?))))
+    Ok(Some(ended(row)?.with_reached_limit(limits.reached_limit(time(row, "seen")?))))
 }
 
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the
@@ -171,7 +171,7 @@ pub(super) fn lookup(
     if time(row, "deadline")? <= now {
         return Ok(match decode(row, public_id) {
             Ok(record) => Found::expired(at, &record),
-            Err(_) => Found::Expired { expired_by: None, at },
+            Err(_) => Found::Expired { reached_limit: None, at },
         });
     }
     let session = match decode(row, public_id) {

@@ -161,7 +161,7 @@ pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
     let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
     let limits = Limits { idle, absolute: millis(6).map(Timestamp::from_millis) };
-    Ok(ended.with_expired_by(limits.reached_limit(time(row, 4)?)))
+    Ok(ended.with_reached_limit(limits.reached_limit(time(row, 4)?)))
 }
 
 /// Decodes the columns of a record except the format and the data. A malformed column is read as

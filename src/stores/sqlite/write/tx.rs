@@ -549,7 +549,7 @@ impl WriteTx<'_> {
             self.delete(*id, ended.id_hash)?;
         }
         let ended = found.into_iter().map(|(_, ended)| ended);
-        Ok(ended.filter(|ended| ended.expired_by.is_none()).collect())
+        Ok(ended.filter(|ended| ended.reached_limit.is_none()).collect())
     }
 
     /// Executes a statement with a `{condition}` that deletes sessions, except referenced
