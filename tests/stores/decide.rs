@@ -345,12 +345,12 @@ impl Case {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
-                    IdChange { replaced, presented: None } => {
-                        assert_eq!(replaced, self.left(PRESENTED, join_salt));
+                    IdChange { previous, presented: None } => {
+                        assert_eq!(previous, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    IdChange { replaced, presented: Some(presented) } => {
-                        assert_eq!(replaced, self.left(CURRENT, None));
+                    IdChange { previous, presented: Some(presented) } => {
+                        assert_eq!(previous, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"
                     }

@@ -162,10 +162,10 @@ impl Attempts<'_> {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let replaced = None;
+                let previous_id = None;
                 let ended = vec![ended];
                 let evicted = Vec::new();
-                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
+                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
             }
             Decision::Insert { session, supersedes, .. } => {
                 if let Some(Superseded::Expired { at }) = supersedes
@@ -177,16 +177,16 @@ impl Attempts<'_> {
                 Some(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, presented } = id_change;
+                let IdChange { previous, presented } = id_change;
                 let redirect = match &presented {
-                    Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
-                    None => Redirect::of(&replaced),
+                    Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),
+                    None => Redirect::of(&previous),
                 };
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let replaced = Some(at.id_hash);
+                let previous_id = Some(at.id_hash);
                 let ended = Vec::new();
                 let evicted = Vec::new();
-                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
+                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;

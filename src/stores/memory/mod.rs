@@ -205,7 +205,7 @@ impl SessionTable {
                 let position = self.last_position;
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done { session, replaced: None, ended, evicted })
+                Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let row = self.remove(&at).ok_or_else(missing)?;
@@ -222,12 +222,17 @@ impl SessionTable {
                 self.remove_all(&ids_of(&ended));
                 let mut row = self.remove(&at).ok_or_else(missing)?;
                 row.record = session.record.clone();
-                let IdChange { replaced, presented } = id_change;
-                for id in [Some(replaced), presented].into_iter().flatten() {
+                let IdChange { previous, presented } = id_change;
+                for id in [Some(previous), presented].into_iter().flatten() {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
+                Ok(CommitAnswer::Done {
+                    session,
+                    previous_id: Some(at),
+                    ended,
+                    evicted: Vec::new(),
+                })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {

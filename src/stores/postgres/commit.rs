@@ -84,7 +84,7 @@ pub(super) async fn apply(
                 ended.push(superseded.clone());
             }
             trips.commit(queries).await?;
-            Ok(CommitAnswer::Done { session, replaced: None, ended, evicted: Vec::new() })
+            Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
@@ -100,8 +100,8 @@ pub(super) async fn apply(
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            let replaced = Some(at.id_hash);
-            Ok(CommitAnswer::Done { session, replaced, ended, evicted: Vec::new() })
+            let previous_id = Some(at.id_hash);
+            Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
             let seen = session.record.seen;
@@ -277,17 +277,17 @@ fn remember_id_change<'q>(
     sql: &'q Statements,
     at: RowPosition,
     current: &'q SessionIdHash,
-    IdChange { replaced, presented }: &'q IdChange,
+    IdChange { previous, presented }: &'q IdChange,
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
-    if replaced.ends_graces() {
+    if previous.ends_graces() {
         queries.push(Query::new(&sql.end_graces, [at.id.into()]));
     }
-    let params = [replaced.replaced_at.as_millis().into(), 2.into()];
+    let params = [previous.replaced_at.as_millis().into(), 2.into()];
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());
-    queries.push(remember(sql, replaced, current));
+    queries.push(remember(sql, previous, current));
     if let Some(presented) = presented {
         queries.push(forget_one(sql, presented));
         queries.push(forget_oldest());

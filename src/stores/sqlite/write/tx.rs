@@ -388,12 +388,12 @@ impl WriteTx<'_> {
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented }: &IdChange,
+        IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
-        if replaced.ends_graces() {
+        if previous.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
         }
-        self.remember(at.id, &at.public_id, replaced)?;
+        self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
