@@ -129,7 +129,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         renewal::a_replaced_id_finds_the_session_within_its_grace,
         renewal::a_replaced_id_finds_no_session_at_the_end_of_its_grace,
         renewal::an_ending_through_the_grace_ends_the_session,
-        renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
+        renewal::a_renewal_through_the_grace_merges_and_renews_nothing,
         renewal::each_replaced_id_has_a_grace_of_its_own,
         replaced_ids::the_latest_replaced_ids_are_remembered,
         replaced_ids::an_ending_through_a_replaced_id_ends_the_session,

@@ -119,7 +119,7 @@ pub(super) fn an_ending_through_the_grace_ends_the_session(fixture: &Fixture) ->
     fixture.none_live(&[old.id_hash, new.id_hash], found)
 }
 
-pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_renewal_through_the_grace_merges_and_renews_nothing(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
     let (unused, answer) = fixture.renew(&old.id_hash, Some(fixture.after(IDLE)))?;

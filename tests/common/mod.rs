@@ -78,6 +78,15 @@ use tempfile::TempDir;
 pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
+/// The storage of an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// A `MemoryStore`.
+    Memory,
+    /// A `SqliteStore`.
+    File,
+}
+
 /// A folder that goes with the test, and a database path in it.
 pub struct Folder(TempDir);
 

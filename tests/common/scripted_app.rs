@@ -20,15 +20,19 @@ use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
 use crate::common::gate::{Gate, GateControl};
 
-/// A framework: its name, and how it serves the application.
-pub type Framework = (&'static str, fn(Arc<ScriptedApp>, SocketAddr) -> Server);
+/// A framework that serves the application.
+#[derive(Clone, Copy)]
+pub struct Framework {
+    pub name: &'static str,
+    pub serve: fn(Arc<ScriptedApp>, SocketAddr) -> Server,
+}
 
 /// Everything that is tested over HTTP is tested on all of these.
 pub const FRAMEWORKS: &[Framework] = &[
-    ("rouille", rouille),
-    ("Rocket", on_rocket::serve),
-    ("tiny_http", on_tiny_http),
-    ("http", on_http),
+    Framework { name: "rouille", serve: rouille },
+    Framework { name: "Rocket", serve: on_rocket::serve },
+    Framework { name: "tiny_http", serve: on_tiny_http },
+    Framework { name: "http", serve: on_http },
 ];
 
 /// A server that stops when it is dropped.

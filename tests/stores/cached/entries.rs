@@ -153,7 +153,8 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
         let clock = ManualClock::new(NOW);
         let sessions = SessionManager::builder(fixture.store.clone()).clock(clock.clone());
         let sessions = sessions.lifetime(Lifetime::idle(HOUR)).build().unwrap();
-        let browser = Browser::default().after(&sessions, |session| session.set("n", 1).unwrap());
+        let browser =
+            Browser::default().after_request(&sessions, |session| session.set("n", 1).unwrap());
         assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
         clock.advance(HOUR / 40);
         for _ in 0..20 {
