@@ -40,7 +40,7 @@ impl Client {
     #[must_use]
     pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
         let user_agent = user_agent.map(|text| {
-            let kept = text.char_indices().map(|(at, c)| at + c.len_utf8());
+            let kept = text.char_indices().map(|(index, c)| index + c.len_utf8());
             let end = kept.take_while(|end| *end <= Self::MAX_USER_AGENT).last().unwrap_or(0);
             text.get(..end).unwrap_or_default().into()
         });

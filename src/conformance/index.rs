@@ -108,10 +108,10 @@ pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Passed {
         let only = listed == [session.public_id()];
         ensure!(only, "the list of the user {owner:?} has {} sessions or others'", listed.len())?;
     }
-    for (at, (session, owner)) in sessions.iter().enumerate() {
+    for (index, (session, owner)) in sessions.iter().enumerate() {
         revokes(fixture, &SessionFilter::User(owner), None, &[session])?;
         let left = fixture.list(&SessionFilter::All)?.len();
-        ensure!(left + at + 1 == sessions.len(), "a revocation ended another user's session")?;
+        ensure!(left + index + 1 == sessions.len(), "a revocation ended another user's session")?;
     }
     Ok(())
 }

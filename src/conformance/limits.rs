@@ -23,8 +23,8 @@ pub(super) fn sign_in(
 
 /// Creates three sessions of one user, signed in one second apart.
 fn three(fixture: &Fixture, owner: &UserKey) -> Passed<[Sample; 3]> {
-    let at = |seconds| fixture.later(SECOND * seconds).session_of(owner);
-    Ok([at(0)?, at(1)?, at(2)?])
+    let begin = |seconds| fixture.later(SECOND * seconds).session_of(owner);
+    Ok([begin(0)?, begin(1)?, begin(2)?])
 }
 
 /// Fails unless exactly these sessions of the user are live.

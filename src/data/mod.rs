@@ -228,8 +228,8 @@ impl Data {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
         let object = self.0.as_deref()?;
-        let at = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
-        let (_, range) = object.names.get(at)?;
+        let index = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
+        let (_, range) = object.names.get(index)?;
         Some(Value(Text::Borrowed(object.value(range))))
     }
 
@@ -240,7 +240,9 @@ impl Data {
 
     fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
         let object = self.0.as_deref().into_iter();
-        object.flat_map(|object| object.names.iter().map(|(name, at)| (&**name, object.value(at))))
+        object.flat_map(|object| {
+            object.names.iter().map(|(name, range)| (&**name, object.value(range)))
+        })
     }
 
     /// Returns the data as a JSON object for operators, with `"(masked)"` in place of the CSRF

@@ -136,8 +136,8 @@ impl CopyMark {
         let sessions = words.next()?.parse().ok()?;
         let digits = words.next()?;
         let mut sum = [0; 4];
-        for (at, part) in sum.iter_mut().enumerate() {
-            *part = u64::from_str_radix(digits.get(at * 16..at * 16 + 16)?, 16).ok()?;
+        for (index, part) in sum.iter_mut().enumerate() {
+            *part = u64::from_str_radix(digits.get(index * 16..index * 16 + 16)?, 16).ok()?;
         }
         let source = StoreIdentity::from_bytes(source);
         Some(CopyMark { source, sum: CopySum { sessions, sum } })

@@ -259,9 +259,9 @@ fn base64url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let number = (0..3).fold(0, |n, at| n << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for at in 0..=group.len() {
-            text.push(char::from(LETTERS[(number >> (18 - 6 * at) & 63) as usize]));
+        let number = (0..3).fold(0, |n, index| n << 8 | u32::from(*group.get(index).unwrap_or(&0)));
+        for index in 0..=group.len() {
+            text.push(char::from(LETTERS[(number >> (18 - 6 * index) & 63) as usize]));
         }
     }
     text

@@ -143,7 +143,7 @@ pub fn hex(id_hash: &SessionIdHash) -> String {
 
 /// Parses the text of [`hex`].
 pub fn id_hash_of(hex: &str) -> SessionIdHash {
-    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let byte = |index| u8::from_str_radix(&hex[index..index + 2], 16).unwrap();
     SessionIdHash::from_bytes(std::array::from_fn(|n| byte(n * 2)))
 }
 

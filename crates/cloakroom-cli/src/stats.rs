@@ -106,8 +106,8 @@ impl Report {
         for (name, value) in &self.properties.size {
             line(name, value.clone())?;
         }
-        for (at, (day, count)) in self.days.iter().enumerate() {
-            let name = if at == 0 { "by day" } else { "" };
+        for (index, (day, count)) in self.days.iter().enumerate() {
+            let name = if index == 0 { "by day" } else { "" };
             line(name, format!("{day}  {:>9}", HumanCount(*count).to_string()))?;
         }
         if !self.days.is_empty() {

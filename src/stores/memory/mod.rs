@@ -548,14 +548,14 @@ mod tests {
 
     #[test]
     fn anonymous_sessions_take_nine_tenths_and_leave_for_users() {
-        let at = |second: u32| Timestamp::from_millis(i64::from(second) * 1000);
+        let time = |second: u32| Timestamp::from_millis(i64::from(second) * 1000);
         let store = MemoryStore::with_capacity(20);
-        let stats = |second| store.stats(at(second)).unwrap();
+        let stats = |second| store.stats(time(second)).unwrap();
         for n in 0..18 {
-            create(&store, id_hash(n), at(n)).unwrap();
+            create(&store, id_hash(n), time(n)).unwrap();
         }
-        store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
-        let begun = create(&store, id_hash(18), at(21)).unwrap();
+        store.touch(&[(id_hash(0), Touch::at(time(20)))], time(20)).unwrap();
+        let begun = create(&store, id_hash(18), time(21)).unwrap();
         let evicts = |begun, ids: &[SessionIdHash]| match begun {
             CommitAnswer::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
@@ -563,15 +563,15 @@ mod tests {
         evicts(begun, &[id_hash(1)]);
         assert_eq!(stats(21).anonymous(), 18);
         for n in 100..102 {
-            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[]);
+            evicts(sign_in(&store, id_hash(n), time(21)).unwrap(), &[]);
         }
         for n in 102..118 {
-            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[id_hash(n - 100)]);
+            evicts(sign_in(&store, id_hash(n), time(21)).unwrap(), &[id_hash(n - 100)]);
         }
         assert_eq!((stats(21).anonymous(), stats(21).signed_in), (2, 18));
-        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Loaded::Live(_)));
+        assert!(matches!(store.load(&id_hash(0), time(21)).unwrap(), Loaded::Live(_)));
         // Beside users, anonymous sessions share the room that is left.
-        evicts(create(&store, id_hash(50), at(22)).unwrap(), &[id_hash(0)]);
+        evicts(create(&store, id_hash(50), time(22)).unwrap(), &[id_hash(0)]);
     }
 
     fn id_hash(n: u32) -> SessionIdHash {

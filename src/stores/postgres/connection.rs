@@ -119,10 +119,10 @@ impl PostgresConnection {
         let runtime = OwnedRuntime::new(operation)?;
         let hosts = hosts::one_by_one(config);
         let mut failure = CallFailure::TimedOut;
-        for (at, host) in hosts.iter().enumerate() {
+        for (index, host) in hosts.iter().enumerate() {
             // A silent host gets its share of the time, so that the next one is tried.
             let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(hosts.len() - at).unwrap_or(u32::MAX);
+            let share = left / u32::try_from(hosts.len() - index).unwrap_or(u32::MAX);
             let connected = runtime.run(Instant::now() + share, async {
                 #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
                 let (client, connection) = host.connect(tls.clone()).await?;

@@ -58,7 +58,7 @@ pub(super) struct Wal {
 
 #[derive(Clone, Copy)]
 struct Blocked {
-    at: Instant,
+    attempted: Instant,
     frames: u32,
 }
 
@@ -147,7 +147,7 @@ impl Wal {
     fn may_restart(&self, frames: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| {
-            before.at.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
+            before.attempted.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
         })
     }
 
@@ -201,7 +201,7 @@ impl Wal {
     }
 
     fn record_result(&self, frames: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { at: Instant::now(), frames });
+        let now = blocked.then(|| Blocked { attempted: Instant::now(), frames });
         let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.

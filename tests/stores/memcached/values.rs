@@ -211,15 +211,15 @@ fn the_injected_clock_decides_about_the_deadline() {
 fn a_late_request_revives_no_session_that_has_expired() {
     let store = shared().store();
     let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> CommitAnswer; 2] = [
-        |store, id_hash, at| {
-            store.commit(&Commit::new(id_hash, Action::End, Delta::new(), at)).unwrap()
+        |store, id_hash, now| {
+            store.commit(&Commit::new(id_hash, Action::End, Delta::new(), now)).unwrap()
         },
-        |store, id_hash, at| {
+        |store, id_hash, now| {
             let to = new_id_hash();
             let ada = user("ada");
             let new_session = new_session();
             let action = Action::SignIn { to, user: ada, new_session, join_salt: None };
-            store.commit(&Commit::new(id_hash, action, Delta::new(), at)).unwrap()
+            store.commit(&Commit::new(id_hash, action, Delta::new(), now)).unwrap()
         },
     ];
     for (number, act) in acts.into_iter().enumerate() {

@@ -17,13 +17,13 @@ fn certificate(name: &str) -> (String, String) {
 fn pem(label: &str, der: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
-    for (at, group) in der.chunks(3).enumerate() {
-        let number = (0..3).fold(0, |n, at| n << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for at in 0..4 {
-            let letter = char::from(LETTERS[(number >> (18 - 6 * at) & 63) as usize]);
-            text.push(if at <= group.len() { letter } else { '=' });
+    for (index, group) in der.chunks(3).enumerate() {
+        let number = (0..3).fold(0, |n, index| n << 8 | u32::from(*group.get(index).unwrap_or(&0)));
+        for index in 0..4 {
+            let letter = char::from(LETTERS[(number >> (18 - 6 * index) & 63) as usize]);
+            text.push(if index <= group.len() { letter } else { '=' });
         }
-        if at % 16 == 15 {
+        if index % 16 == 15 {
             text.push('\n');
         }
     }

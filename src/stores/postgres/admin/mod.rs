@@ -126,12 +126,12 @@ impl PostgresAdmin {
     pub fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let ends = times.iter().skip(1).copied().chain([Timestamp::MAX]);
         let mut columns = String::new();
-        for (at, (from, to)) in times.iter().zip(ends).enumerate() {
+        for (index, (from, to)) in times.iter().zip(ends).enumerate() {
             let from = from.as_millis();
             let to = to.as_millis();
             columns.push_str(&format!(
                 ", count(*) FILTER (WHERE deadline > $1 AND created >= {from} AND created < {to}) \
-                 AS created_{at}"
+                 AS created_{index}"
             ));
         }
         let sql = format!(
@@ -142,7 +142,7 @@ impl PostgresAdmin {
         self.0.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
             let [rows] = trips.begin([Query::new(&sql, [now.as_millis().into()])]).await?;
             let row = rows.first();
-            let created = (0..times.len()).map(|at| count(row, &format!("created_{at}")));
+            let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
             Ok(SessionCounts {
                 created: created.collect::<Result<_, _>>()?,
                 sessions: count(row, "sessions")?,

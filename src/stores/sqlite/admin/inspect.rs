@@ -139,7 +139,7 @@ impl Admin {
             }
             let sql = sql.count_by_period.replace("{counts}", &counts);
             snapshot.query_row(&sql, [now.as_millis()], |row| {
-                let count = |at| Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
+                let count = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
                 (1..=times.len()).map(count).collect()
             })
         })

@@ -208,8 +208,8 @@ impl Writer {
             return Ok(waited);
         }
         let mut queue = self.queue.lock().ignore_poison();
-        if let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
-            queue.waiting.remove(at);
+        if let Some(index) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
+            queue.waiting.remove(index);
             let why = "other threads of this process were still writing";
             return Err(Error::with_source(ErrorKind::Busy, job.operation, why));
         }
