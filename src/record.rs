@@ -260,14 +260,14 @@ impl Record {
         struct Format {
             format: u32,
         }
-        let malformed = |source| undecodable(describe_json_error(&source));
+        let to_error = |source| undecodable(describe_json_error(&source));
         let fields = match serde_json::from_str::<JsonRecord<&RawValue>>(text) {
             Ok(fields) => fields,
             Err(source) => {
                 // If the format is newer, that explains the failure better than the field that does
                 // not fit.
-                check_format(serde_json::from_str::<Format>(text).map_err(malformed)?.format)?;
-                return Err(malformed(source));
+                check_format(serde_json::from_str::<Format>(text).map_err(to_error)?.format)?;
+                return Err(to_error(source));
             }
         };
         check_format(fields.format)?;

@@ -237,9 +237,9 @@ pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let others = fixture.session_of(&user("other")?)?;
     taken.id_hashes.push((session.id_hash, "the id that the session has"));
-    let from = [session.id_hash, others.id_hash, id_hash()?];
+    let presented = [session.id_hash, others.id_hash, id_hash()?];
     taken.all.extend([session, others]);
-    for from in from {
+    for from in presented {
         for (id_hash, whose) in &taken.id_hashes {
             let sign_in = sign_in_to(*id_hash, &user("u")?, &fixture.new_session()?);
             taken.conflicts(fixture, &from, sign_in, &format!("a sign-in to {whose}"))?;

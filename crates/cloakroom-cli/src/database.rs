@@ -136,8 +136,8 @@ impl dyn Database + '_ {
     }
 
     fn ask<T>(&self, call: impl FnOnce(&dyn SessionIndex) -> Result<T>) -> CliResult<T> {
-        let missing = || CliError::new("this store cannot list its sessions");
-        call(self.index().ok_or_else(missing)?).map_err(|error| self.failure(error))
+        let make_error = || CliError::new("this store cannot list its sessions");
+        call(self.index().ok_or_else(make_error)?).map_err(|error| self.failure(error))
     }
 }
 

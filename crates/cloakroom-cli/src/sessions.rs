@@ -60,11 +60,11 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     };
     printer.end(more, out)?;
     let kind = if args.expired { "expired" } else { "live" };
-    let nothing = |message: String| nothing_in(&message, realm, &*database);
+    let report_none = |message: String| nothing_in(&message, realm, &*database);
     match &args.user {
         _ if any => Ok(()),
-        Some(user) => nothing(no_session_of(user, kind, &*database, context)?),
-        None if realm.is_some() => nothing(format!("there is no {kind} session")),
+        Some(user) => report_none(no_session_of(user, kind, &*database, context)?),
+        None if realm.is_some() => report_none(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
         _ => Ok(()),
     }

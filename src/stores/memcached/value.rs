@@ -120,18 +120,18 @@ impl ItemState {
 
     /// Decodes the value of the item of `id_hash`.
     pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
-        let short = || Unreadable::foreign("it ends too early");
+        let make_error = || Unreadable::foreign("it ends too early");
         match split(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
-                let from = body.try_into().map_err(|_| short())?;
+                let from = body.try_into().map_err(|_| make_error())?;
                 Ok(ItemState::Reserved(SessionIdHash::from_bytes(from)))
             }
             (b'M', body) => {
-                let (redirect, body) = Redirect::decode(body).ok_or_else(short)?;
+                let (redirect, body) = Redirect::decode(body).ok_or_else(make_error)?;
                 Ok(ItemState::Moved(redirect, record(body)?))
             }
-            (b'F', body) => match Redirect::decode(body).ok_or_else(short)? {
+            (b'F', body) => match Redirect::decode(body).ok_or_else(make_error)? {
                 (redirect, []) => Ok(ItemState::Redirected(redirect)),
                 _ => Err(Unreadable::foreign("bytes follow its end")),
             },
@@ -305,12 +305,12 @@ mod tests {
     #[test]
     fn a_value_of_another_id_is_foreign() {
         let other = SessionIdHash::from_bytes([8; 32]);
-        let refused = |error| matches!(error, Unreadable::Foreign(_));
+        let is_foreign = |error| matches!(error, Unreadable::Foreign(_));
         for state in states() {
-            assert!(refused(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
+            assert!(is_foreign(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
         }
         let entry = encode_entry(&CacheEntry::new(a_record(), NOW), &other);
-        assert!(refused(decode_entry(&entry, &KEY).unwrap_err()));
+        assert!(is_foreign(decode_entry(&entry, &KEY).unwrap_err()));
     }
 
     #[test]

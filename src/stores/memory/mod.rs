@@ -177,7 +177,7 @@ impl SessionTable {
     }
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
-        let missing = || Error::new(ErrorKind::Unexpected, commit.action.operation());
+        let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
@@ -208,7 +208,7 @@ impl SessionTable {
                 Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
             }
             Decision::Update { at, session } => {
-                let row = self.remove(&at).ok_or_else(missing)?;
+                let row = self.remove(&at).ok_or_else(make_error)?;
                 self.insert(at, Row { record: session.record.clone(), ..row });
                 Ok(CommitAnswer::done(session))
             }
@@ -220,7 +220,7 @@ impl SessionTable {
                     return Ok(CommitAnswer::LimitReached);
                 };
                 self.remove_all(&ids_of(&ended));
-                let mut row = self.remove(&at).ok_or_else(missing)?;
+                let mut row = self.remove(&at).ok_or_else(make_error)?;
                 row.record = session.record.clone();
                 let IdChange { previous, presented } = id_change;
                 for id in [Some(previous), presented].into_iter().flatten() {

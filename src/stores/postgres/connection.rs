@@ -90,8 +90,8 @@ impl Drop for OwnedRuntime {
 impl OwnedRuntime {
     fn new(operation: &'static str) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        let unavailable = |source| Error::with_source(ErrorKind::Unavailable, operation, source);
-        Ok(OwnedRuntime(Some(runtime.map_err(unavailable)?)))
+        let to_error = |source| Error::with_source(ErrorKind::Unavailable, operation, source);
+        Ok(OwnedRuntime(Some(runtime.map_err(to_error)?)))
     }
 
     /// Runs `future` on this thread until the deadline.

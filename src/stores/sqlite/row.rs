@@ -45,11 +45,11 @@ pub(super) fn find(
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> Result<Found<FoundRow>> {
-    let failed = || while_doing("look a session up");
-    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(failed())? {
+    let to_error = || while_doing("look a session up");
+    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(to_error())? {
         return Ok(found);
     }
-    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(failed())?;
+    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(to_error())?;
     Ok(replaced.unwrap_or(Found::Nothing))
 }
 

@@ -189,10 +189,10 @@ impl Wal {
             thread::sleep(Duration::from_micros(100));
             times < 250
         }
-        let failed = || while_doing("wait for a checkpoint");
-        connection.busy_handler(Some(retry)).map_err(failed())?;
+        let to_error = || while_doing("wait for a checkpoint");
+        connection.busy_handler(Some(retry)).map_err(to_error())?;
         let result = checkpoint(connection, "RESTART");
-        connection.busy_timeout(Duration::ZERO).map_err(failed())?;
+        connection.busy_timeout(Duration::ZERO).map_err(to_error())?;
         let checkpoint = result?;
         if let Some(frames) = checkpoint.frames {
             self.record_result(frames, checkpoint.blocked);

@@ -216,11 +216,11 @@ impl ServerClient {
     }
 
     fn server_at(&self, server_index: usize) -> Result<&Server> {
-        let no_server = || {
+        let make_error = || {
             let why = "there is no such server";
             Error::with_source(ErrorKind::Invalid, "choose a memcached server", why)
         };
-        self.servers.get(server_index).ok_or_else(no_server)
+        self.servers.get(server_index).ok_or_else(make_error)
     }
 
     fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {

@@ -93,7 +93,7 @@ impl<'c> WriteTx<'c> {
     /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
         let frames = if !self.connection.is_autocommit() {
-            wal::commit(self.connection, deadline).map_err(self.failed())?
+            wal::commit(self.connection, deadline).map_err(self.to_error())?
         } else if self.is_undone {
             None
         } else {
@@ -105,10 +105,10 @@ impl<'c> WriteTx<'c> {
     }
 
     fn control(&self, sql: &str) -> Result<()> {
-        execute_cached(self.connection, sql).map_err(self.failed())
+        execute_cached(self.connection, sql).map_err(self.to_error())
     }
 
-    fn failed(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
+    fn to_error(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
         while_doing(self.operation)
     }
 
@@ -157,7 +157,7 @@ impl<'c> WriteTx<'c> {
         if rows == 0 {
             // If the row was found in the cache, others there may be wrong too.
             self.cache_update.remove_all();
-            return Err(self.failed()(rusqlite::Error::StatementChangedRows(rows)));
+            return Err(self.to_error()(rusqlite::Error::StatementChangedRows(rows)));
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl<'c> WriteTx<'c> {
         if self.connection.total_changes() != before.wrapping_add(own) {
             self.cache_update.remove_all();
         }
-        result.map_err(self.failed())
+        result.map_err(self.to_error())
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
@@ -221,7 +221,7 @@ impl WriteTx<'_> {
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
-        row::count(self.connection, sql, params).map_err(self.failed())
+        row::count(self.connection, sql, params).map_err(self.to_error())
     }
 
     /// Fails with [`ErrorKind::Conflict`] if any session has or had the id `id_hash`.
@@ -230,7 +230,7 @@ impl WriteTx<'_> {
             .connection
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
-            .map_err(self.failed())?;
+            .map_err(self.to_error())?;
         if is_taken {
             Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
         } else {
@@ -257,7 +257,7 @@ impl WriteTx<'_> {
             };
             statement.query_map(params, session)?.collect()
         };
-        query().map_err(self.failed())
+        query().map_err(self.to_error())
     }
 }
 
@@ -381,7 +381,7 @@ impl WriteTx<'_> {
     }
 
     fn referenced_condition(&self) -> Result<Option<String>> {
-        references::referenced_condition(self.connection, &self.sql.read).map_err(self.failed())
+        references::referenced_condition(self.connection, &self.sql.read).map_err(self.to_error())
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented.
@@ -460,7 +460,7 @@ impl WriteTx<'_> {
                 .and_then(|mut find| {
                     find.query_row([id_hash.as_bytes()], |row| row.get(0)).optional()
                 })
-                .map_err(self.failed())?;
+                .map_err(self.to_error())?;
             if let Some(id) = id {
                 self.delete(id, *id_hash)?;
                 removed += 1;
@@ -485,7 +485,7 @@ impl WriteTx<'_> {
                 return Ok(evicted);
             }
             let batch = reserve.next_batch(self.connection, &self.sql.read, at);
-            let batch = batch.map_err(self.failed())?;
+            let batch = batch.map_err(self.to_error())?;
             if batch.is_empty() {
                 break;
             }
@@ -508,7 +508,7 @@ impl WriteTx<'_> {
             self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
         };
         let used = || Ok(number("PRAGMA page_count")? - number("PRAGMA freelist_count")?);
-        used().map_err(self.failed())
+        used().map_err(self.to_error())
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
@@ -540,11 +540,11 @@ impl WriteTx<'_> {
         let except = except.map(|public_id| public_id.as_bytes().to_vec());
         let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
-        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
+        let mut statement = self.connection.prepare(&text).map_err(self.to_error())?;
         let found = statement
             .query_map(params_from_iter(params), |row| Ok((row.get(7)?, row::deleted(row)?)))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
-            .map_err(self.failed())?;
+            .map_err(self.to_error())?;
         for (id, ended) in &found {
             self.delete(*id, ended.id_hash)?;
         }
@@ -596,7 +596,7 @@ impl WriteTx<'_> {
         let has_others: bool = self
             .connection
             .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
-            .map_err(self.failed())?;
+            .map_err(self.to_error())?;
         if !has_others {
             // Much faster, because it has no condition.
             return self.delete_all(now);
@@ -611,7 +611,7 @@ impl WriteTx<'_> {
 
     /// Raises the epoch above its value and above `other`.
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
-        let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
+        let own = row::epoch(self.connection, &self.sql.read).map_err(self.to_error())?;
         let above = own.max(other).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], NO_SESSION).map(drop)
     }
