@@ -100,8 +100,7 @@ impl Session {
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// // An id that leaked before is of no use for the new rights.
-    /// session.set("role", "editor")?;
+    /// // A second factor was added to the account: ids from before are of no use.
     /// session.renew()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```

@@ -218,18 +218,19 @@ impl Session {
     /// # assert_eq!(session.sign_in(ada)?, cloakroom::SignIn::Done);
     /// // Read first: `update_now` then returns `None` if the session has ended since.
     /// if session.user()?.is_some() {
-    ///     let clicks = session.update_now("pay_clicks", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-    ///     if clicks == Some(1) {
-    ///         // One request of this session takes this branch.
+    ///     let mails = session.update_now("mails", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+    ///     if mails == Some(1) {
+    ///         // One request of this session sends the mail.
     ///     }
-    ///     # assert_eq!(clicks, Some(1));
+    ///     # assert_eq!(mails, Some(1));
     /// }
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// This holds within one session. What a user may do once belongs in a table of the application
-    /// with a unique key: another browser has another session, and without a session one begins, so
-    /// concurrent first requests of one visitor each begin their own.
+    /// It is for what may be missing but not doubled, such as one mail per session: the process can
+    /// be killed between this call and the mail. A payment or an order belongs in a table of the
+    /// application with a unique key. So does what a user may do once: another browser has another
+    /// session, and concurrent first requests of one visitor each begin their own.
     ///
     /// # Errors
     /// As [`update`](Self::update), and the [store's errors](ErrorKind#the-stores-errors). After an

@@ -6,6 +6,7 @@ mod common;
 mod cross_origin;
 mod edges;
 mod guards;
+mod pages;
 mod threads;
 
 use cloakroom::testing::PausingStore;

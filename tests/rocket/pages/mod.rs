@@ -1,0 +1,13 @@
+//! Examples of docs/ that need requests to be checked. Each file begins with the code of its page.
+
+mod form;
+mod guard;
+mod private_cookie;
+
+/// The code between the first line and `mod checks` is on the page.
+#[track_caller]
+fn assert_shown(file: &str, page: &str) {
+    let (_, code) = file.split_once("\n\n").unwrap();
+    let (code, _) = code.split_once("\n\nmod checks").unwrap();
+    assert!(page.contains(&format!("```rust\n{code}\n```")), "{code}");
+}
