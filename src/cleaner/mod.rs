@@ -157,11 +157,11 @@ impl Cleaner {
         operation: &'static str,
     ) -> Result<T> {
         self.process.check()?;
-        let stopped =
+        let make_error =
             || Error::with_source(ErrorKind::Unavailable, operation, "the cleaner has stopped");
         let (answer, answers) = bounded(1);
-        self.sender.send(message(answer)).map_err(|_| stopped())?;
-        answers.recv().map_err(|_| stopped())?
+        self.sender.send(message(answer)).map_err(|_| make_error())?;
+        answers.recv().map_err(|_| make_error())?
     }
 }
 

@@ -21,10 +21,10 @@ impl BlockingCalls {
         let Some(hook) = self.hook else { return call() };
         let (mut call, mut result) = (Some(call), None);
         hook(&mut || result = call.take().map(|call| call()));
-        let not_run = || {
+        let make_error = || {
             let why = "the hook did not run it";
             Error::with_source(ErrorKind::Unexpected, "make a blocking call", why)
         };
-        result.ok_or_else(not_run)?
+        result.ok_or_else(make_error)?
     }
 }
