@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::record::Record;
-use crate::session::load::{Live, LoadState};
+use crate::session::load::LoadState;
 use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, State};
 
@@ -18,23 +18,24 @@ use crate::session::{Session, State};
 pub(super) struct Absence {
     /// Whether its id was retired since this request was opened.
     pub(super) retired_since_open: RetiredSinceOpen,
-    /// The id that was replaced, if the store remembers one.
-    pub(super) replaced: Option<Replaced>,
+    /// The replacement of its id, if the store remembers one.
+    pub(super) replacement: Option<Replacement>,
     /// Whether changes of this request were discarded.
     pub(super) has_discarded_changes: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
 }
 
-/// An id of this request that was replaced.
+/// The replacement of an id of this request.
 #[derive(Debug)]
-pub(super) struct Replaced {
+pub(super) struct Replacement {
+    /// The hash of the replaced id.
     pub(super) id_hash: SessionIdHash,
-    /// The id itself, if the request presented or issued it.
+    /// The replaced id itself, if the request presented or issued it.
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// Whether the request overlaps the replacement: the client receives its new id in another
+    /// Whether the request overlaps it: the client receives its new id in another
     /// response.
     pub(super) overlaps: bool,
     /// Whether the browser keeps the session's cookie when it is closed.
@@ -58,8 +59,8 @@ impl Session {
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
-        let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards_data = absence.has_discarded_changes || is_replaced;
+        let overlaps = absence.replacement.as_ref().is_some_and(|replacement| replacement.overlaps);
+        let discards_data = absence.has_discarded_changes || overlaps;
         let is_retired = match absence.retired_since_open {
             RetiredSinceOpen::Yes => true,
             RetiredSinceOpen::InDoubt => !discards_data && self.was_retired_in_flight()?,
@@ -85,7 +86,7 @@ impl Session {
 
     /// Continues without the live session, which another request has ended or given a new id.
     pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
-        let LoadState::Live(Live { session, issued, .. }) = &state.load_state else { return };
+        let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let public_id = session.record.public_id;
         // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
@@ -99,7 +100,7 @@ impl Session {
             Missing::Replaced { id, .. } => {
                 // An id that this request issued is not used after its changes were discarded.
                 let issued = issued.as_ref().filter(|_| !discards);
-                absence.replaced = Some(self.new_replaced(issued, id, &session.record));
+                absence.replacement = Some(self.replacement(issued, id, &session.record));
             }
             Missing::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
@@ -112,15 +113,15 @@ impl Session {
         }
     }
 
-    pub(super) fn new_replaced(
+    pub(super) fn replacement(
         &self,
         issued: Option<&SessionId>,
         id: &ReplacedId,
         record: &Record,
-    ) -> Replaced {
+    ) -> Replacement {
         // If the clock was set back, the id does not count as stale.
         let opened = self.opened_at.min(self.context.now());
-        Replaced {
+        Replacement {
             id_hash: id.id_hash,
             id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
@@ -141,12 +142,12 @@ impl Session {
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
     pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.overlaps);
-        let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
+        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
+        let Some(Replacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            absence.replaced = None;
+            absence.replacement = None;
         }
         Ok(())
     }

@@ -10,12 +10,12 @@ use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::record::{Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::Renewal;
-use crate::session::load::{Live, LoadState};
+use crate::session::commit::RenewalCause;
+use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
 
@@ -149,7 +149,8 @@ impl Session {
 
     /// Returns the header fields that send the id of the live session.
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
-        let (settings, now) = (&self.context.settings, self.context.now());
+        let settings = &self.context.settings;
+        let now = self.context.now();
         self.context.warn_if_rejected(self.cookie_rejected_by);
         let record = state.load_state.session().map(|session| &session.record);
         let max_age = record
@@ -193,22 +194,22 @@ impl Session {
     /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
-        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.load_state)
-        else {
-            return;
-        };
-        let LiveSession { record, id_hash } = &live.session;
+        let Some(touch) = self.request_touch(state) else { return };
+        let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
+        let LiveSession { record, id_hash } = session;
         let settings = &self.context.settings;
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        if !renewal_is_due(live, max_age, settings.renewal_grace, self.opened_at, activity) {
+        let grace = settings.renewal_grace;
+        if !renewal_is_due(session, found_by, max_age, grace, self.opened_at, touch) {
             return;
         }
-        let (id_hash, public_id) = (*id_hash, record.public_id);
+        let id_hash = *id_hash;
+        let public_id = record.public_id;
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.merge_or_renew(state, &id_hash, Renewal::ByAge) {
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(RenewalCause::Age)) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
@@ -238,19 +239,20 @@ fn may_outlive_cookie(record: &Record) -> bool {
 /// Returns whether a request that was opened at `opened` renews the id of its session, because the
 /// id has reached `max_age` or the client has not received it.
 fn renewal_is_due(
-    live: &Live,
+    session: &LiveSession,
+    found_by: &SessionIdHash,
     max_age: Duration,
     grace: Option<Duration>,
     opened: Timestamp,
-    activity: Touch,
+    touch: Touch,
 ) -> bool {
-    let LiveSession { record, id_hash } = &live.session;
-    let is_old = activity.seen.since(record.id_issued) >= max_age;
+    let LiveSession { record, id_hash } = session;
+    let is_old = touch.seen.since(record.id_issued) >= max_age;
     // The request presents an id that was replaced earlier by a renewal by age, so the client has
     // not received the response with the new id, and would lose the session after the grace. With a
     // configured grace a handler may have renewed the id instead, in order to invalidate it, so the
     // client gets no new id here.
-    let has_lost_id = live.found_by != *id_hash
+    let has_lost_id = found_by != id_hash
         && grace.is_none()
         && opened > record.id_issued + ReplacedId::OVERLAPS_FOR;
     is_old || has_lost_id
@@ -259,7 +261,6 @@ fn renewal_is_due(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::SessionIdHash;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
 
@@ -284,9 +285,9 @@ mod tests {
             (replaced, GRACE, 3600, 3600, true),
         ] {
             let session = LiveSession { record: record.clone(), id_hash: current };
-            let live = Live { session, found_by, issued: None };
             let at = |seconds| issued + Duration::from_secs(seconds);
-            let found = renewal_is_due(&live, MAX_AGE, grace, at(opened), Touch::at(at(seen)));
+            let touch = Touch::at(at(seen));
+            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), touch);
             assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }

@@ -5,7 +5,6 @@
 // `Context`. Called by the manager and the adapters.
 
 mod absence;
-mod activity;
 mod authentication;
 mod blocking_hook;
 mod changes;
@@ -19,6 +18,7 @@ mod presented;
 mod running_update;
 mod shared;
 mod sign_in;
+mod touch;
 mod values;
 
 use std::fmt::{self, Debug};
@@ -142,7 +142,7 @@ struct State {
     cross_site_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
-    /// The time of the first use of the session, which is its activity.
+    /// The time of the first use of the session, which its touch records.
     first_use: Option<Timestamp>,
 }
 
