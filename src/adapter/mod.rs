@@ -13,7 +13,6 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::cookie::CookieConfig;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
@@ -308,7 +307,8 @@ impl<'m> Adapter<'m> {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
         };
-        own.into_iter().chain(settings.distinct_former_cookies().map(CookieConfig::name_text))
+        own.into_iter()
+            .chain(settings.former_cookies.iter().map(|former| former.cookie.name_text()))
     }
 
     /// Returns whether `session` belongs to this manager and to a request with the ids of this
