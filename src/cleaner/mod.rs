@@ -281,7 +281,8 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let (caller, clock) = (&self.caller, &self.clock);
+        let caller = &self.caller;
+        let clock = &self.clock;
         let written = self.touches.write(
             instant(),
             |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),

@@ -19,7 +19,7 @@ pub(super) struct Absence {
     /// Whether its id was retired since this request was opened.
     pub(super) retired_since_open: RetiredSinceOpen,
     /// The replacement of its id, if the store remembers one.
-    pub(super) replacement: Option<Replacement>,
+    pub(super) replacement: Option<IdReplacement>,
     /// Whether changes of this request were discarded.
     pub(super) has_discarded_changes: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
@@ -28,7 +28,7 @@ pub(super) struct Absence {
 
 /// The replacement of an id of this request.
 #[derive(Debug)]
-pub(super) struct Replacement {
+pub(super) struct IdReplacement {
     /// The hash of the replaced id.
     pub(super) id_hash: SessionIdHash,
     /// The replaced id itself, if the request presented or issued it.
@@ -77,7 +77,8 @@ impl Session {
     /// Returns whether a call that was in flight when the load found no session has retired a
     /// presented id.
     fn was_retired_in_flight(&self) -> Result<bool> {
-        let (retired_ids, since) = (&self.context.retired_ids, self.retired_at_open);
+        let retired_ids = &self.context.retired_ids;
+        let since = self.retired_at_open;
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |retired, id_hash| {
             Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)
@@ -94,8 +95,8 @@ impl Session {
         let mut absence = Absence::default();
         match missing {
             Missing::NotFound { expired_by } => {
-                let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = expired_by.or_else(reason);
+                let find_reason = || self.context.end_trail.reason(&session.id_hash);
+                state.ending.reason = expired_by.or_else(find_reason);
             }
             Missing::Replaced { id, .. } => {
                 // An id that this request issued is not used after its changes were discarded.
@@ -118,10 +119,10 @@ impl Session {
         issued: Option<&SessionId>,
         id: &ReplacedId,
         record: &Record,
-    ) -> Replacement {
+    ) -> IdReplacement {
         // If the clock was set back, the id does not count as stale.
         let opened = self.opened_at.min(self.context.now());
-        Replacement {
+        IdReplacement {
             id_hash: id.id_hash,
             id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
@@ -143,7 +144,7 @@ impl Session {
     /// session if the settings say so.
     pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
         let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
-        let Some(Replacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
+        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash, EndReason::ReplacedId)?;

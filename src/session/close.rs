@@ -268,8 +268,8 @@ mod tests {
     fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
         const MAX_AGE: Duration = Duration::from_secs(3600);
         const GRACE: Option<Duration> = Some(Duration::from_secs(30));
-        let (current, replaced) =
-            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let current = SessionIdHash::from_bytes([1; 32]);
+        let replaced = SessionIdHash::from_bytes([2; 32]);
         let issued = Timestamp::from_millis(1_700_000_000_000);
         let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
         let record = Record::create(&new_session, issued);

@@ -49,8 +49,8 @@ impl Session {
 
     /// Returns the signed-in user and the public id of the session.
     pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
-        let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
-        self.read_record(who).map(Option::flatten)
+        let read = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
+        self.read_record(read).map(Option::flatten)
     }
 
     /// Returns why the user's session behind the presented id has ended, for a page that says so;

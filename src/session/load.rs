@@ -9,7 +9,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::session::absence::{Absence, Replacement};
+use crate::session::absence::{Absence, IdReplacement};
 use crate::session::shared::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
@@ -76,7 +76,7 @@ impl LoadState {
     }
 
     /// Returns the replacement because of which there is no session.
-    pub(super) fn replacement(&self) -> Option<&Replacement> {
+    pub(super) fn replacement(&self) -> Option<&IdReplacement> {
         self.absence()?.replacement.as_ref()
     }
 
@@ -175,8 +175,9 @@ impl Session {
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
                 Missing::NotFound { expired_by } => {
-                    let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
-                    state.ending.reason = state.ending.reason.or_else(reason);
+                    let find_reason =
+                        || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
+                    state.ending.reason = state.ending.reason.or_else(find_reason);
                     let retired_ids = &self.context.retired_ids;
                     let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
                     absence.retired_since_open = absence.retired_since_open.max(retired);

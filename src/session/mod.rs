@@ -284,9 +284,9 @@ impl Session {
 
     /// Returns whether this is a session of the same manager for a request with the same ids.
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
-        let presented = || context.settings.presented(head);
-        Arc::ptr_eq(&self.context, context)
-            && presented().id_hashes().eq(self.presented.id_hashes())
+        let has_same_ids =
+            || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
+        Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

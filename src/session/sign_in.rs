@@ -221,11 +221,15 @@ impl Session {
             join_salt,
         };
         let secret = Secret::of_id(&id);
-        let delta = |changes: &Changes, load_state: &LoadState| {
+        let compute_delta = |changes: &Changes, load_state: &LoadState| {
             Ok(secret.delta_of_sign_in(changes.delta(), load_state.data())?.into())
         };
-        let plan =
-            CommitPlan { id_hash: &request.from, action, touch: request.touch, delta: &delta };
+        let plan = CommitPlan {
+            id_hash: &request.from,
+            action,
+            touch: request.touch,
+            delta: &compute_delta,
+        };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
@@ -258,14 +262,14 @@ impl Session {
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
         let idle_limit = request.idle_limit;
-        let delta = |changes: &Changes, _: &LoadState| {
+        let compute_delta = |changes: &Changes, _: &LoadState| {
             Ok(changes.delta().after_sign_in(CSRF_SECRET, idle_limit).into())
         };
         let plan = CommitPlan {
             id_hash: &id_hash,
             action: Action::Merge,
             touch: request.touch,
-            delta: &delta,
+            delta: &compute_delta,
         };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
