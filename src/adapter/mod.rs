@@ -13,7 +13,6 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
 use crate::manager::SessionManager;
@@ -132,10 +131,8 @@ impl<'m> Adapter<'m> {
     /// 403, the status of the response to a refused request. The handler must not run. An event has
     /// the reason.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
-        match self.manager.decide(head) {
-            OriginDecision::Refuse(_) => Err(403),
-            decision => Ok(self.manager.open_decided(head, decision)),
-        }
+        self.manager.check_origin(head).map_err(|_| 403_u16)?;
+        Ok(self.manager.open_checked(head))
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the

@@ -297,7 +297,7 @@ impl Session {
     /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
     /// a refused request.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if let OriginDecision::Refuse(_) = self.origin_check {
+        if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
         self.check_not_updating(operation)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::SessionLimit;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
-use crate::cross_origin::CrossOrigin;
+use crate::cross_origin::{CrossOrigin, OriginDecision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Realm, RealmTag, SessionId};
 use crate::lifetime::Lifetime;
@@ -134,6 +134,11 @@ impl Settings {
             return Err(Error::with_source(ErrorKind::Invalid, operation, why));
         }
         Ok(limit)
+    }
+
+    /// Decides whether a request may come from its origin.
+    pub(crate) fn check_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
+        self.cross_origin.decide(head, self.proxies)
     }
 
     /// Returns the response header fields that remove the cookies of former names.
