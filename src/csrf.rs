@@ -58,9 +58,9 @@ impl Session {
     ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. A
     ///   page that is rendered in the request of the sign-in must request its token after the
     ///   sign-in.
-    /// - **Without a session** the call begins one at the end of the request, as any change does.
-    /// - **The first token** of a session stores its CSRF secret immediately, even if the request
-    ///   fails later.
+    /// - **In a session that exists** the first token stores its secret immediately, even if the
+    ///   request fails later.
+    /// - **Without a session** the secret is stored with the session at the end of the request.
     /// - **[`clear`](Self::clear)** removes the secret and so invalidates the tokens, unless this
     ///   is called after it in the same request.
     /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
@@ -74,6 +74,15 @@ impl Session {
     }
 
     /// Returns a [token](Self::csrf_token) as the hidden field `csrf` of an HTML form.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let csrf = session.csrf_field()?;
+    /// let form = format!("<form method=post action=/pay>{csrf}<button>Pay</button></form>");
+    /// # assert!(form.contains("csrf"));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`csrf_token`](Self::csrf_token).

@@ -118,6 +118,15 @@ impl Session {
     /// Puts messages that [`flashes`](Self::flashes) returned back, so that the next page shows
     /// them too.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let flashes = session.flashes()?;
+    /// // This request redirects after all, and shows none.
+    /// session.keep_flashes(&flashes)?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`update`](Self::update).
     pub fn keep_flashes(&self, flashes: &[Flash]) -> Result<()> {

@@ -50,7 +50,28 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
+//! Users sign in and out by calls of the session:
+//!
+//! ```
+//! use cloakroom::{Session, SignIn, UserKey};
+//!
+//! /// After a check of the password.
+//! fn sign_in(session: &Session, user: i64) -> cloakroom::Result<bool> {
+//!     Ok(session.sign_in(UserKey::new(user.to_string())?)? == SignIn::Done)
+//! }
+//!
+//! fn sign_out(session: &Session) -> cloakroom::Result<()> {
+//!     session.destroy()
+//! }
+//! ```
+//!
 //! # Guide
+//!
+//! An application meets five types. One [`SessionManager`] has the settings, opens the session of
+//! each request, and lists and ends the sessions of a user. A [`Session`] is that of one request:
+//! it reads and changes values, and signs the user in and out. A store, such as [`SqliteStore`] or
+//! [`MemoryStore`], keeps the sessions. A [`UserKey`] names a user for ever, as a number in the
+//! user's row does. An adapter in [`web`] connects a server with the manager.
 //!
 //! | question | items | page |
 //! |---|---|---|

@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A touch is due when this fraction of the idle limit has passed since the last stored activity,
-/// and may be delayed by as much again before it is written. So a session ends at most a twentieth
-/// of its idle limit early.
+/// A touch is due when this fraction of the idle limit has passed since the last stored activity.
+/// It has the time of the visit, so its wait in a batch moves no deadline. A session thus ends less
+/// than a fortieth of its idle limit early, unless a touch is lost.
 const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 
 /// The lifetime of sessions: an idle limit, an absolute limit, or both.
@@ -36,8 +36,8 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// Makes a lifetime with an idle limit only: a session ends when no request uses it for
-    /// `limit`. Not every use is written, so a session may end up to a twentieth of the limit
-    /// early. It never ends late.
+    /// `limit`. Not every use is written, so a session can end early, by less than a fortieth of
+    /// the limit (36 minutes of a day). It never ends late.
     #[must_use]
     pub const fn idle(limit: Duration) -> Self {
         Lifetime { idle: Some(limit), absolute: None }

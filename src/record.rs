@@ -411,8 +411,8 @@ pub struct Summary {
     /// The time of the user's last proof of identity: a sign-in, or
     /// [`confirm_authentication`](crate::Session::confirm_authentication).
     pub authenticated: Option<Timestamp>,
-    /// The time of the last recorded activity. It may be older than the last request, by up to a
-    /// twentieth of the idle limit (72 minutes by default).
+    /// The time of the last recorded activity. A request is recorded, within about a second, if a
+    /// fortieth of the idle limit (36 minutes by default) has passed since the record before.
     pub seen: Timestamp,
     /// The time at which the session expires without further activity.
     pub deadline: Timestamp,

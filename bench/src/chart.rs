@@ -25,17 +25,16 @@ struct Runs {
     memcached: Run,
     postgres: Run,
     contention: Run,
-    /// The output of `cargo bench`.
-    pieces: String,
 }
 
 impl Runs {
     fn read(folder: &Path) -> Self {
-        let text = |name: &str| {
+        let run = |name: &str| {
             let path = folder.join(name);
-            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            let text = std::fs::read_to_string(&path);
+            let text = text.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            Run(serde_json::from_str(&text).expect("JSON"))
         };
-        let run = |name: &str| Run(serde_json::from_str(&text(name)).expect("JSON"));
         Runs {
             limit: run("limit.json"),
             peers: run("peers.json"),
@@ -44,7 +43,6 @@ impl Runs {
             memcached: run("memcached.json"),
             postgres: run("postgres.json"),
             contention: run("contention.json"),
-            pieces: text("pieces.txt"),
         }
     }
 }

@@ -58,6 +58,8 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
         let full = Bench::new(&dir.join("full"), rows, quick, Durability::Full);
         full.merge(report, "merge_full_32t", 32, true, Goal::AtLeast(5.0));
     }
+    bench.sign_in(report, "sign_in_1t", 1, Goal::AtMost(1.5));
+    bench.sign_in(report, "sign_in_32t", 32, Goal::AtLeast(3.0));
     let (expired, all) = if quick { (25_000, 50_000) } else { (500_000, 1_000_000) };
     if report.wants("sweep") {
         sweep(report, &dir.join("sweep"), expired, all);
@@ -198,6 +200,22 @@ impl Bench {
                 || self.time_raw_writes(threads, full),
             );
             add(report, name, goal, &pairs);
+        }
+    }
+
+    /// Sign-ins of new visitors, each synced before it is acknowledged, beside a synced UPDATE.
+    fn sign_in(&self, report: &mut Report, name: &str, threads: usize, goal: Goal) {
+        if report.wants(name) {
+            let ours = || {
+                per_operation(
+                    threads,
+                    self.slice,
+                    |thread| Random::new(thread as u64 + 1),
+                    |random| ours::sign_in(&self.sessions, random.next()),
+                )
+            };
+            let raw = || self.time_raw_writes(threads, true);
+            add(report, name, goal, &interleaved(self.rounds, ours, raw));
         }
     }
 

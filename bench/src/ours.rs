@@ -4,11 +4,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
-use cloakroom::SessionManager;
 use cloakroom::adapter::Outcome;
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
+use cloakroom::{SessionManager, SignIn, UserKey};
 
 use crate::workload::session_json;
 
@@ -106,6 +106,14 @@ pub fn warm(sessions: &SessionManager, known: &[KnownSession]) {
 pub fn write(sessions: &SessionManager, cookie: &Cookie, n: u64) {
     let session = sessions.open(Some(cookie.as_str()));
     session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
+    black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
+}
+
+/// W3: a whole request of a new visitor, which signs a user in.
+pub fn sign_in(sessions: &SessionManager, n: u64) {
+    let session = sessions.open(None);
+    let user = UserKey::new(format!("user{n}")).expect("a user key");
+    assert_eq!(session.sign_in(user).expect("it is stored"), SignIn::Done);
     black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
 }
 

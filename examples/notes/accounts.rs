@@ -99,10 +99,10 @@ pub fn sign_in(session: &Session, user: &User) -> Result<SignIn> {
 }
 
 /// Gives the session a new id and the user's new generation, after a change of the password. In
-/// contrast to a sign-in, its limits stay.
+/// contrast to a sign-in, its limits and its level stay.
 pub fn confirm(session: &Session, user: &User) -> Result<CommitOutcome> {
     session.set(GENERATION, user.generation)?;
-    Ok(session.confirm_authentication(0)?)
+    Ok(session.confirm_authentication(session.auth_level()?)?)
 }
 
 /// Returns the user of the session. Ends the session if its user was deleted, or if the password

@@ -227,9 +227,10 @@ impl<'m> Adapter<'m> {
     }
 
     /// Makes the request head from the method, the target (path and query), and the names and
-    /// values of all header fields. The adapter adds the client's
+    /// values of all header fields. The caller adds the client's
     /// [address](RequestHead::peer_addr), whether the connection is
-    /// [encrypted](RequestHead::secure_if) and, for HTTP/2, the [host](RequestHead::host).
+    /// [encrypted](RequestHead::secure_if) and, for HTTP/2, the [host](RequestHead::host): `head`
+    /// cannot see them.
     pub fn head<'r>(
         self,
         method: &'r str,

@@ -53,11 +53,13 @@ struct ErrorInner {
 /// |---|---|---|
 /// | [`Busy`](Self::Busy) | 503 | yes, a moment later |
 /// | [`Unavailable`](Self::Unavailable) | 503 | yes, when the store can be reached again |
-/// | [`Full`](Self::Full), [`ReadOnly`](Self::ReadOnly), [`Corrupt`](Self::Corrupt) | 500 | no, an operator must repair it |
+/// | [`Full`](Self::Full) | 500 | yes, when there is space again |
+/// | [`ReadOnly`](Self::ReadOnly), [`Corrupt`](Self::Corrupt) | 500 | no, an operator must repair it |
 /// | [`NotSetUp`](Self::NotSetUp), [`ForeignTable`](Self::ForeignTable), [`NewerSchema`](Self::NewerSchema) | 500 | no, an operator must look at the tables |
 /// | [`TooLarge`](Self::TooLarge) | 500 | no, the session must hold less |
 /// | [`Unsupported`](Self::Unsupported) | 500 | no, another store is needed |
-/// | [`Undecodable`](Self::Undecodable), [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
+/// | [`Undecodable`](Self::Undecodable) | 500 | no, a newer version wrote the session, or it is damaged |
+/// | [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
 ///
 /// A change that failed may have been made: see [`Error::may_have_been_done`].
 ///

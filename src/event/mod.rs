@@ -279,7 +279,10 @@ pub enum Event<'a> {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// The activity of sessions could not be recorded, and is not retried. They may expire early.
+    /// The activity of sessions was not recorded, and is not tried again. Each ends as if that
+    /// visit had not been made, unless another one is recorded. The cleaner raises this when
+    /// another attempt cannot succeed, or when 4,096 sessions already wait for one; a request
+    /// raises it when its own attempt fails.
     TouchFailed {
         /// The number of sessions.
         sessions: usize,

@@ -191,8 +191,10 @@ impl SessionManagerBuilder {
     /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
     /// or header.
     ///
-    /// A realm separates the sessions of several managers on one store: a manager finds, lists,
-    /// limits and revokes only the sessions of its realm. Managers with the same realm share their
+    /// A realm separates the sessions of several managers on one store: a manager finds and limits
+    /// only the sessions of its realm. Lists, counts and revocations also cover the realms of its
+    /// [former cookie names](Self::former_cookie_name), and
+    /// [`stats`](SessionManager::stats) counts all realms. Managers with the same realm share their
     /// sessions.
     ///
     /// After a change of the realm, the sessions of the old one stay in the store until they
@@ -209,11 +211,11 @@ impl SessionManagerBuilder {
     /// default.
     ///
     /// Under a former name the manager looks in two realms: in the default realm of that name, and
-    /// in its own [`realm`](Self::realm) if one is set. Until a session moves, it stays in its
-    /// realm. The manager's lists, counts and revocations apply to these realms too, and so to the
-    /// sessions of another manager that still uses them; a limit of sessions per user does not
-    /// count those that have not moved. To keep all sessions in one realm, set the realm to the
-    /// former name.
+    /// in its own [`realm`](Self::realm) if one is set. Until it moves, a session keeps the realm
+    /// in which it began. The manager's lists, counts and revocations apply to these realms too,
+    /// and so to the sessions of another manager that still uses them; a limit of sessions per user
+    /// does not count those that have not moved. To keep all sessions in one realm, set the realm
+    /// to the former name.
     ///
     /// The attributes and keys of the cookie are the current ones. Building the manager fails with
     /// a [`header`](Self::header).
@@ -258,8 +260,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
-    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute; a limit of
-    /// `lifetime` that is shorter applies here too.
+    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, or the limits of
+    /// `lifetime` where those are shorter. A lifetime that is set here is not shortened.
     ///
     /// Set a longer one if visitors fill a cart without an account. Anyone can begin an anonymous
     /// session, so a longer lifetime means more stored sessions.

@@ -41,7 +41,7 @@ impl Authentication {
     }
 
     /// Sets the level. The application defines the meaning of the number: a page can require a
-    /// level with [`Session::auth_level`], and [`Session::confirm_authentication`] raises it.
+    /// level with [`Session::auth_level`], and [`Session::confirm_authentication`] replaces it.
     /// Defaults to 0.
     pub fn level(self, level: u16) -> Self {
         Authentication { level, ..self }
@@ -150,6 +150,9 @@ impl Session {
     /// assert_eq!(session.auth_level()?, 2);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
+    ///
+    /// The level replaces that of the session, also if it is lower. To keep it, pass
+    /// [`auth_level`](Self::auth_level).
     ///
     /// It is committed when this returns, with the changes of this request so far. If another
     /// request has ended the session or replaced its id meanwhile, all of them are

@@ -96,6 +96,15 @@ impl Session {
     /// already been renewed, or if this request has already issued a new id, for example by
     /// [`sign_in`](Self::sign_in).
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// // An id that leaked before is of no use for the new rights.
+    /// session.set("role", "editor")?;
+    /// session.renew()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
@@ -114,6 +123,15 @@ impl Session {
     /// ten minutes (the maximum expected duration of a request), its first use records activity
     /// immediately, and a later `ignore` does not undo that.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// // A script that asks every minute must not keep the session alive.
+    /// session.ignore()?;
+    /// let unread: Option<u32> = session.get("unread")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
@@ -130,6 +148,16 @@ impl Session {
     /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
     /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
     /// request presents an id, the call has no effect.
+    ///
+    /// ```
+    /// use cloakroom::{Session, SignIn, UserKey};
+    ///
+    /// /// The form of an identity provider, whose `state` was found to be that of our cookie.
+    /// fn callback(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
+    ///     session.allow_cross_site()?;
+    ///     session.sign_in(user)
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

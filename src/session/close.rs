@@ -42,9 +42,10 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The session ends also if the handler fails or panics, or called [`ignore`](Self::ignore)
-    /// before, and if another request has replaced the presented id in the last ten minutes, by a
-    /// renewal or a sign-in. The response removes the cookie even if the id found no session.
+    /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
+    /// failing or panicking handler does not cancel it either. The session ends also if another
+    /// request has replaced the presented id in the last ten minutes, by a renewal or a sign-in.
+    /// The response removes the cookie even if the id found no session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

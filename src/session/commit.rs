@@ -38,6 +38,17 @@ impl Session {
     /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
     /// [`ignore`](Self::ignore) it does nothing.
     ///
+    /// ```
+    /// use cloakroom::session::CommitOutcome;
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("order", 17)?;
+    /// if session.commit()? == CommitOutcome::Stored {
+    ///     println!("order 17 is stored");
+    /// }
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors). The changes are then kept, and the end of
     /// the request tries again. [`ErrorKind::Closed`] after the end of the request.

@@ -29,9 +29,9 @@ impl Session {
         self.read_record(|record| record.authenticated).map(Option::flatten)
     }
 
-    /// Returns the level of the user's last proof of identity, as
-    /// [`authenticated_at`](Self::authenticated_at) has its time; 0 if it recorded no level, or if
-    /// no user is signed in.
+    /// Returns the level of the user's last proof of identity, whose time is
+    /// [`authenticated_at`](Self::authenticated_at). The level is 0 if that proof recorded none, or
+    /// if no user is signed in.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
@@ -89,6 +89,15 @@ impl Session {
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
     /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("theme", "dark")?;
+    /// let ends = session.deadline()?.map(|deadline| deadline.as_millis());
+    /// let script = format!("warnAt({})", ends.unwrap_or(i64::MAX)); // JavaScript's `Date.now()`
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.

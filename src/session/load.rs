@@ -93,8 +93,8 @@ impl LoadState {
         }
     }
 
-    /// Returns what an update is computed on. If the presented id was replaced, a sign-in can find
-    /// its session, and recomputes the updates on that.
+    /// Returns what an update is computed on. If the presented id was replaced, then the commit
+    /// expects no session: a sign-in that finds one after all recomputes the updates on it.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replacement()) {
             (Some(session), _) => Expected::Revision(session.record.revision),

@@ -86,9 +86,9 @@ pub use sign_in::SignIn;
 /// ```
 /// use cloakroom::{Session, SignIn, UserKey};
 ///
-/// fn sign_in(session: &Session, user: &str) -> cloakroom::Result<&'static str> {
-///     // The password was verified before.
-///     Ok(match session.sign_in(UserKey::new(user)?)? {
+/// fn sign_in(session: &Session, user: UserKey) -> cloakroom::Result<&'static str> {
+///     // The password was verified before. For a name that `UserKey::new` refuses, answer 400.
+///     Ok(match session.sign_in(user)? {
 ///         SignIn::Refused => "too many sessions",
 ///         _ => "signed in",
 ///     })

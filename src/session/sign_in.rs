@@ -65,7 +65,13 @@ impl Session {
     /// Signs `user` in: binds the session to the user, gives it a new id, restarts the idle and the
     /// absolute limit, and applies the limit per user. This request's changes so far are stored in
     /// the same step, and the old id no longer finds the session. Without a session, one begins.
-    /// A session of another user ends, and a new one begins.
+    ///
+    /// | before the sign-in | its values |
+    /// |---|---|
+    /// | an anonymous session, or one of `user` | stay: a cart is still there |
+    /// | a session of another user | end with it; the new session has only the changes of this request |
+    ///
+    /// Call [`destroy`](Self::destroy) first to begin with an empty session.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

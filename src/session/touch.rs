@@ -1,6 +1,18 @@
 //! The touches of a session, which record its activity: when they are written, and how.
 //!
 //! Uses the cleaner and the store. Called by the first read, the commits and the end of a request.
+//!
+//! The activity of a request counts at its first use of the session. It is written, if that is
+//! [due](crate::lifetime::Limits::touch_due), at the first of these points:
+//!
+//! | point | condition | written by |
+//! |---|---|---|
+//! | first read | the session may reach its idle limit before the request ends | a touch |
+//! | a commit | none | the commit |
+//! | end of the request | none | a touch |
+//!
+//! The cleaner writes a touch within a second. If the session may end before, or there is no
+//! cleaner, the request writes it.
 
 use std::time::Duration;
 
@@ -22,18 +34,9 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
 impl Session {
-    /// Returns the touch of this request, with the time of its first use of the session. It is
-    /// written, if it is [due](crate::lifetime::Limits::touch_due), at the first of these points:
-    ///
-    /// | point | condition | written by |
-    /// |---|---|---|
-    /// | first read | the session may reach its idle limit before the request ends | a touch |
-    /// | a commit | none | the commit |
-    /// | end of the request | none | a touch |
-    ///
-    /// The cleaner writes a touch within a second. If the session may end before, or there is no
-    /// cleaner, the request writes it. A request that [ignores](Session::ignore) its session has no
-    /// touch, nor has a prefetch, of which the user may know nothing.
+    /// Returns the touch of this request, with the time of its first use of the session. A request
+    /// that [ignores](Session::ignore) its session has none, nor has a prefetch, of which the user
+    /// may know nothing.
     pub(super) fn request_touch(&self, state: &State) -> Option<Touch> {
         state.first_use.filter(|_| !state.is_ignored && !self.is_prefetch).map(Touch::at)
     }

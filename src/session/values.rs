@@ -130,8 +130,18 @@ impl Session {
     }
 
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value: for a value that may be used once only, use
+    /// requests can both receive the value; only one request receives each result of
     /// [`update_now`](Self::update_now).
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("next", "/cart")?;
+    /// let next: Option<String> = session.take("next")?;
+    /// assert_eq!(next.as_deref(), Some("/cart"));
+    /// # assert!(!session.contains("next")?);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`get`](Self::get); the value stays after an error.
@@ -170,9 +180,9 @@ impl Session {
     /// from the stored one. The result is discarded if another request ends the session or replaces
     /// its id before. If that matters, use [`update_now`](Self::update_now).
     ///
-    /// Of the requests that update one session at the same time, 64 wait for each other. For the
-    /// others [`commit`](Self::commit), or the end of the request, immediately fails with
-    /// [`ErrorKind::Busy`].
+    /// At most 64 requests wait to update one session. In further ones this call succeeds, and
+    /// [`commit`](Self::commit), [`update_now`](Self::update_now) or the end of the request fails
+    /// with [`ErrorKind::Busy`] immediately and stores nothing.
     ///
     /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
@@ -190,28 +200,36 @@ impl Session {
         updated(name, &update)
     }
 
-    /// Changes the value of `name` with `f` and stores it immediately, together with the other
-    /// changes of this request: [`update`](Self::update) and [`commit`](Self::commit) in one.
+    /// Changes the value of `name` with `f` and stores it immediately, together with all other
+    /// changes of this request so far: [`update`](Self::update) and [`commit`](Self::commit) in
+    /// one.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, because the session had
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
     /// session.
     ///
     /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
-    /// before. A value can therefore be used once only:
+    /// before. So only one request of a session gets each number:
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// let uses = session.update_now("coupon_uses", |uses: Option<u32>| uses.unwrap_or(0) + 1)?;
-    /// if uses == Some(1) {
-    ///     // Exactly one request takes this branch.
+    /// # let ada = cloakroom::UserKey::new("ada")?;
+    /// # assert_eq!(session.sign_in(ada)?, cloakroom::SignIn::Done);
+    /// // Read first: `update_now` then returns `None` if the session has ended since.
+    /// if session.user()?.is_some() {
+    ///     let clicks = session.update_now("pay_clicks", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+    ///     if clicks == Some(1) {
+    ///         // One request of this session takes this branch.
+    ///     }
+    ///     # assert_eq!(clicks, Some(1));
     /// }
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Without a session, one begins: concurrent first requests of one visitor each begin their
-    /// own.
+    /// This holds within one session. What a user may do once belongs in a table of the application
+    /// with a unique key: another browser has another session, and without a session one begins, so
+    /// concurrent first requests of one visitor each begin their own.
     ///
     /// # Errors
     /// As [`update`](Self::update), and the [store's errors](ErrorKind#the-stores-errors). After an

@@ -13,7 +13,7 @@
 //! let sessions = SessionManager::new(MemoryStore::new())?;
 //! let server = web::listen("localhost:8000")?;
 //! std::thread::scope(|threads| {
-//!     for _ in 0..8 {
+//!     for _ in 0..128 {
 //!         threads.spawn(|| {
 //!             for mut request in server.incoming_requests() {
 //!                 let response = web::session(&sessions, &mut request, index);

@@ -26,6 +26,8 @@ const LIMIT: &[(&str, &str)] = &[
     ("merge_32t", "the same, 32 threads"),
     ("merge_full_32t", "32 threads, `FULL`; `UPDATE`"),
     ("request_1t", "one read, one changed; `SELECT` and `UPDATE`"),
+    ("sign_in_1t", "a sign-in; `UPDATE` with `FULL`"),
+    ("sign_in_32t", "the same, 32 threads"),
     ("checkpoint", "one changed, checkpoints included; `UPDATE`"),
     ("sweep", "a row swept in batches; a row of one `DELETE`"),
     ("sweep_p99_load", "p99 of a read during a sweep; before it"),
@@ -65,8 +67,8 @@ const MEMCACHED: &[(&str, &str)] = &[
     ("memcached_merge", "a change; `gets` and `cas`"),
 ];
 const MEMCACHED_AMOUNTS: &[(&str, &str)] = &[
-    ("memcached_down", "a load and a change behind a frozen cache: more than without a cache"),
-    ("memcached_down_p999", "the same, p99.9"),
+    ("memcached_down", "a load and a change: mean behind a frozen cache, minus mean without"),
+    ("memcached_down_p999", "the same of the p99.9"),
 ];
 const POSTGRES: &[(&str, &str)] = &[
     ("postgres_load", "a load; prepared `SELECT`"),
@@ -80,7 +82,7 @@ const POSTGRES_AMOUNTS: &[(&str, &str)] =
 
 pub fn fill(runs: &Runs, path: &Path) {
     let mut page = std::fs::read_to_string(path).expect("the page");
-    let Runs { limit, peers, scale, http, memcached, postgres, contention, pieces } = runs;
+    let Runs { limit, peers, scale, http, memcached, postgres, contention } = runs;
     for (name, table) in [
         ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
         ("limit", origin(limit) + &times(limit, "cloakroom", "hand-written", LIMIT)),
@@ -105,7 +107,6 @@ pub fn fill(runs: &Runs, path: &Path) {
                 + "\n"
                 + &amounts(postgres, POSTGRES_AMOUNTS),
         ),
-        ("pieces", format!("```text\n{}\n```\n", pieces.trim_end())),
     ] {
         let (begin, end) = (format!("<!-- figures: {name} -->\n"), "<!-- end -->");
         let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));

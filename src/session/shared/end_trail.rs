@@ -55,7 +55,7 @@ impl EndTrail {
         reasons.insert(id_hash, reason);
     }
 
-    /// Returns why the user session behind this id, its last one, ended.
+    /// Returns why the user's session whose last id has this hash ended.
     pub(crate) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
         let reasons = self.reasons.get().ok()?.lock().ignore_poison();
         reasons.get(id_hash).copied()

@@ -35,7 +35,7 @@ struct CallInFlight<'r> {
     number: u64,
 }
 
-/// How many ids this process had retired at some moment. It orders them.
+/// A moment, as the number of ids retired until then. Later moments compare greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RetiredCount(u64);
 

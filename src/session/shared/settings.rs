@@ -184,8 +184,9 @@ impl Transport {
     }
 
     /// Returns the response header fields that remove the id; none if a header carries it. With
-    /// `overwrite`, the cookie is overwritten first: a browser notices that even where it would
-    /// ignore the removal because of an older write of the same page.
+    /// `overwrite`, the cookie is overwritten first, because Chromium's back/forward cache may miss
+    /// a removal:
+    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
     pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
         match self {
             Transport::Cookie(cookie) if overwrite => {

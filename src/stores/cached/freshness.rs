@@ -21,8 +21,8 @@ pub(super) struct Freshness {
 
 #[derive(Clone, Copy, Debug)]
 struct ObservedTimes {
-    /// Entries read before this time are stale. `None`, with which all are, until the first call
-    /// sets it to its time: the start of this process.
+    /// Entries read before this time are stale. `None` before the first call: then every entry is
+    /// stale. The first call sets it to its own `now`.
     trusted_from: Option<Timestamp>,
     /// The latest `now` of any call. This process has filled no entry that was read later.
     latest: Timestamp,

@@ -364,6 +364,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
                 self.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
             }
             CommitAnswer::Unchanged(session) => {
+                // The touch may have been recorded: the entry then has an older time.
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
                     self.invalidate_sessions([presented, session.id_hash], now);
                 }

@@ -164,8 +164,8 @@ impl Writer {
         }
     }
 
-    /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
-    /// of its changes as of those of another process: by the header of the wal-index.
+    /// Runs `work` alone on the write connection, outside a transaction. The record cache sees this
+    /// as a commit of another process, by the changed header.
     ///
     /// Fails with [`ErrorKind::Busy`] if the caller does not become the leader in time.
     pub(super) fn exclusive<T>(
