@@ -175,6 +175,12 @@ pub(crate) enum OriginDecision {
     Refuse(CrossOriginReason),
 }
 
+impl OriginDecision {
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, OriginDecision::Refuse(_))
+    }
+}
+
 /// The reason why a request counts as cross-origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CrossOriginReason {

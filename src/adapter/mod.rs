@@ -13,8 +13,6 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::cookie::CookieConfig;
-use crate::cross_origin::OriginDecision;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
 use crate::manager::SessionManager;
@@ -133,10 +131,8 @@ impl<'m> Adapter<'m> {
     /// 403, the status of the response to a refused request. The handler must not run. An event has
     /// the reason.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
-        match self.manager.decide(head) {
-            OriginDecision::Refuse(_) => Err(403),
-            decision => Ok(self.manager.open_decided(head, decision)),
-        }
+        self.manager.check_origin(head).map_err(|_| 403_u16)?;
+        Ok(self.manager.open_checked(head))
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the
@@ -309,7 +305,8 @@ impl<'m> Adapter<'m> {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
         };
-        own.into_iter().chain(settings.distinct_former_cookies().map(CookieConfig::name_text))
+        own.into_iter()
+            .chain(settings.former_cookies.iter().map(|former| former.cookie.name_text()))
     }
 
     /// Returns whether `session` belongs to this manager and to a request with the ids of this

@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn one_new_session_wakes_the_thread_for_each_check() {
-        let (limit, now) = (limit(96), Instant::now());
+        let limit = limit(96);
+        let now = Instant::now();
         let counter = AnonymousCounter::new(Some(&limit));
         let mut evictions = Evictions::new(Some(limit));
         assert!(!evictions.start_if_due(now, &counter));
@@ -258,7 +259,8 @@ mod tests {
 
     #[test]
     fn the_longest_idle_are_evicted_first_with_pauses() {
-        let (now, limit) = (Instant::now(), limit(96));
+        let now = Instant::now();
+        let limit = limit(96);
         let counter = due(&limit);
         let mut evictions = Evictions::new(Some(limit));
         assert!(evictions.due_step(now).is_none());
@@ -271,7 +273,8 @@ mod tests {
         let Some(EvictionStep::End(mut first)) = evictions.due_step(now) else { panic!() };
         first.reverse();
         assert_eq!(first, ids(1000));
-        let (end, report) = (now + MILLI * 9, RemovalReport::new(1000, MILLI * 5));
+        let end = now + MILLI * 9;
+        let report = RemovalReport::new(1000, MILLI * 5);
         assert_eq!(evictions.batch_done(Ok(report), now, end), None);
         assert!(evictions.due_step(end + MILLI * 4).is_none(), "a pause");
         let Some(EvictionStep::End(rest)) = evictions.due_step(end + MILLI * 5) else { panic!() };
@@ -282,7 +285,8 @@ mod tests {
 
     #[test]
     fn an_error_ends_an_eviction() {
-        let (now, limit) = (Instant::now(), limit(96));
+        let now = Instant::now();
+        let limit = limit(96);
         let counter = due(&limit);
         let mut evictions = Evictions::new(Some(limit));
         let error = || Error::new(ErrorKind::Busy, "test");

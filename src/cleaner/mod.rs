@@ -228,11 +228,11 @@ impl Worker {
         // Executes the flushes that were requested before the end.
         for message in messages.try_iter() {
             match message {
-                Message::Flush(answer) => drop(answer.send(self.flush())),
+                Message::Flush(answer) => drop(answer.send(self.write_touches())),
                 Message::Wake | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
             }
         }
-        let _ = self.flush();
+        let _ = self.write_touches();
     }
 
     fn run_once(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
@@ -243,7 +243,7 @@ impl Worker {
                 return ControlFlow::Break(());
             }
             Ok(Message::Maintenance) => self.maintain(),
-            Ok(Message::Flush(answer)) => drop(answer.send(self.flush())),
+            Ok(Message::Flush(answer)) => drop(answer.send(self.write_touches())),
             Ok(Message::Sweep(reply)) => {
                 self.sweeps.start(self.clock.now(), instant(), Some(reply));
             }
@@ -275,13 +275,9 @@ impl Worker {
         self.evict_a_batch(now);
     }
 
-    fn flush(&mut self) -> Result<()> {
-        self.touches.end_pause(instant());
-        self.write_touches()
-    }
-
     fn write_touches(&mut self) -> Result<()> {
-        let (caller, clock) = (&self.caller, &self.clock);
+        let caller = &self.caller;
+        let clock = &self.clock;
         let written = self.touches.write(
             instant(),
             |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),

@@ -15,21 +15,16 @@ use crate::sync::channel::{Receiver, Sender, bounded};
 /// The capacity of the channel. A request that finds it full writes its touch itself.
 const CHANNEL_CAPACITY: usize = 4096;
 
-/// The maximum number of touches in one transaction. When the channel holds as many, they are
-/// written without delay.
+/// The maximum number of touches in one transaction.
 const MAX_BATCH: usize = 256;
 
-/// The maximum number of touches that are kept for another attempt while the store, or a server of
-/// it, fails.
+/// The maximum number of touches that are kept for another attempt.
 const MAX_FAILED: usize = 16 * MAX_BATCH;
 
-/// How long the first touch of a batch waits for others. It is less than the shortest time between
-/// two touches of a session: 1.5 seconds, a fortieth of an idle limit of one minute. Sessions with
-/// a shorter limit do not use the cleaner.
+/// How long the first touch waits for others, and failed touches for another attempt. It is less
+/// than the shortest time between two touches of a session: 1.5 seconds, a fortieth of an idle
+/// limit of one minute. Sessions with a shorter limit do not use the cleaner.
 const WAIT: Duration = Duration::from_secs(1);
-
-/// The longest pause between two attempts to write a touch. It begins with [`WAIT`] and doubles.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 type IdTouch = (SessionIdHash, Touch);
 
@@ -57,30 +52,19 @@ pub(super) struct TouchBuffer {
     /// Whether the thread was woken since it last emptied the channel. Waking it costs a request
     /// several times as much as sending a touch.
     notified: Arc<AtomicBool>,
-    /// When the touches in the channel are to be written.
+    /// When the next touches are to be written.
     due: Option<Instant>,
-    /// The touches that could not be written; `None` if all were.
-    retry: Option<Retry>,
-}
-
-/// Touches that could not be written, and their next attempt.
-struct Retry {
-    /// One for each session.
-    touches: HashMap<SessionIdHash, Touch>,
-    /// Why the last of them was not written.
-    last_error: Error,
-    at: Instant,
-    /// How long they wait for that.
-    pause: Duration,
-    /// Whether the last attempt failed for the whole store.
-    whole_store: bool,
+    /// The touches to write, one for each session. After a [`write`](Self::write), those that have
+    /// failed or were not tried.
+    pending: HashMap<SessionIdHash, Touch>,
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL_CAPACITY);
     let notified = Arc::new(AtomicBool::new(false));
     let sender = TouchSender { channel: sender, notified: notified.clone() };
-    let buffer = TouchBuffer { channel: receiver, notified, due: None, retry: None };
+    let pending = HashMap::new();
+    let buffer = TouchBuffer { channel: receiver, notified, due: None, pending };
     (sender, buffer)
 }
 
@@ -90,99 +74,75 @@ impl TouchSender {
         if self.channel.try_send((id_hash, touch)).is_err() {
             return Sent::ChannelFull;
         }
-        let is_first = !self.notified.swap(true, Ordering::AcqRel);
-        let wakes = is_first || self.channel.len().is_multiple_of(MAX_BATCH);
-        if wakes { Sent::WakeThread } else { Sent::Queued }
+        let is_notified = self.notified.swap(true, Ordering::AcqRel);
+        if is_notified { Sent::Queued } else { Sent::WakeThread }
     }
 }
 
 impl TouchBuffer {
     /// Begins the wait for more touches at the first one, and returns whether touches are to be
-    /// written now. While the whole store fails, that is only when the wait has ended, however many
-    /// touches are in the channel.
+    /// written now.
     pub(super) fn check_due(&mut self, now: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
-        let store_fails = self.retry.as_ref().is_some_and(|retry| retry.whole_store);
-        let has_batch = self.channel.len() >= MAX_BATCH && !store_fails;
-        has_batch || self.next_due().is_some_and(|due| due <= now)
+        self.due.is_some_and(|due| due <= now)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        [self.due, self.retry.as_ref().map(|retry| retry.at)].into_iter().flatten().min()
+        self.due
     }
 
-    /// Makes a [`write`](Self::write) from `now` on try the failed touches again.
-    pub(super) fn end_pause(&mut self, now: Instant) {
-        if let Some(retry) = &mut self.retry {
-            retry.at = now;
-        }
-    }
-
-    /// Writes, by `write`, the touches sent before this call, and the failed ones if their pause
-    /// has ended.
+    /// Writes, by `write`, the touches sent before this call, and those that have failed before. If
+    /// the whole store fails, the batches after that are not tried.
     ///
-    /// A touch that can succeed later is kept, up to a bound; later touches of its session wait
-    /// with it. `on_lost` receives the number of touches that are dropped, and the error of one.
+    /// A touch that can succeed later is kept, up to a bound. `on_lost` receives the number of
+    /// touches that are dropped, and the error of one.
     ///
     /// # Errors
-    /// A touch is kept for another attempt; the error of the last one.
+    /// A touch is kept for another attempt; the error of the last one that has failed.
     pub(super) fn write(
         &mut self,
         now: Instant,
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
-        mut on_lost: impl FnMut(usize, &Error),
+        on_lost: impl FnOnce(usize, &Error),
     ) -> Result<()> {
-        self.due = None;
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
         self.notified.swap(false, Ordering::AcqRel);
-        let tried = self.retry.take_if(|retry| retry.at <= now);
-        let earlier_pause = tried.as_ref().map_or(Duration::ZERO, |retry| retry.pause);
-        let pause = (earlier_pause * 2).clamp(WAIT, LONGEST_PAUSE);
-        let mut touches = tried.map(|retry| retry.touches).unwrap_or_default();
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
-            let waiting = self.retry.as_mut().map(|retry| &mut retry.touches);
-            let waiting = waiting.filter(|waiting| waiting.contains_key(&id_hash));
-            let latest = waiting.unwrap_or(&mut touches).entry(id_hash).or_insert(touch);
+            let latest = self.pending.entry(id_hash).or_insert(touch);
             latest.seen = latest.seen.max(touch.seen);
         }
-        let (mut lost, mut store_failed) = (None, None);
-        let touches: Vec<IdTouch> = touches.into_iter().collect();
-        for batch in touches.chunks(MAX_BATCH) {
-            // If the whole store fails, the other batches are not tried.
-            let result = match &store_failed {
-                Some(error) => Err(TouchError::clone(error)),
-                None => write(batch),
-            };
-            let Err(error) = result else { continue };
-            if let TouchError::Store(_) = &error {
-                store_failed = Some(error.clone());
-            }
+        let touches: Vec<IdTouch> = self.pending.drain().collect();
+        let mut batches = touches.chunks(MAX_BATCH);
+        let mut last_error = None;
+        let mut lost = Vec::new();
+        for batch in &mut batches {
+            let Err(error) = write(batch) else { continue };
+            let store_fails = matches!(error, TouchError::Store(_));
             for ((id_hash, touch), error) in error.failures(batch) {
-                let kept = self.retry.as_ref().map_or(0, |retry| retry.touches.len());
-                if is_retryable(&error) && kept < MAX_FAILED {
-                    let retry = self.retry.get_or_insert_with(|| Retry {
-                        touches: HashMap::new(),
-                        last_error: error.clone(),
-                        at: now + pause,
-                        pause,
-                        whole_store: false,
-                    });
-                    retry.touches.insert(id_hash, touch);
-                    retry.last_error = error;
+                last_error = Some(error.clone());
+                if is_retryable(&error) {
+                    self.pending.insert(id_hash, touch);
                 } else {
-                    lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
+                    lost.push(error);
                 }
             }
+            if store_fails {
+                break;
+            }
         }
-        if let Some(retry) = self.retry.as_mut().filter(|_| !touches.is_empty()) {
-            retry.whole_store = store_failed.is_some();
+        self.pending.extend(batches.flatten().copied());
+        let surplus: Vec<SessionIdHash> = self.pending.keys().skip(MAX_FAILED).copied().collect();
+        for id_hash in surplus {
+            self.pending.remove(&id_hash);
+            lost.extend(last_error.clone());
         }
-        if let Some((count, error)) = lost {
-            on_lost(count, &error);
+        self.due = (!self.pending.is_empty()).then_some(now + WAIT);
+        if let Some(error) = lost.last() {
+            on_lost(lost.len(), error);
         }
-        self.retry.as_ref().map_or(Ok(()), |retry| Err(retry.last_error.clone()))
+        last_error.filter(|_| self.due.is_some()).map_or(Ok(()), Err)
     }
 }
 
@@ -241,34 +201,30 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_is_due_at_once_unless_the_store_fails() {
+    fn a_failing_store_is_called_once_a_second() {
         let (sender, mut buffer) = touch_channel();
-        let now = Instant::now();
-        send(&sender, MAX_BATCH - 1);
-        assert!(!buffer.check_due(now));
-        assert_eq!(sender.send(id_hash(MAX_BATCH), touch(1)), Sent::WakeThread);
-        assert!(buffer.check_due(now));
-        assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
-        send(&sender, 2 * MAX_BATCH);
-        assert!(!buffer.check_due(now));
-        assert!(buffer.check_due(now + WAIT));
-        let _ = buffer.write(now + WAIT, |_| Ok(()), none_lost);
-        send(&sender, MAX_BATCH);
-        assert!(buffer.check_due(now + WAIT), "it works again");
-    }
-
-    #[test]
-    fn a_full_batch_is_due_at_once_while_one_session_fails() {
-        let (sender, mut buffer) = touch_channel();
-        let now = Instant::now();
-        let dead = id_hash(0);
-        let fails = |session: &SessionIdHash| (*session == dead).then_some(ErrorKind::Unavailable);
-        send(&sender, 2);
-        write_around(&mut buffer, now, fails);
-        send(&sender, MAX_BATCH);
-        assert!(buffer.check_due(now));
-        assert_eq!(write_around(&mut buffer, now, fails).0.len(), MAX_BATCH - 1);
-        assert!(!buffer.check_due(now), "the failed one waits");
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            send(&sender, 2 * MAX_BATCH);
+            let mut calls = 0;
+            let write = |_: &[IdTouch]| {
+                calls += 1;
+                fails(ErrorKind::Unavailable)
+            };
+            assert!(buffer.write(now, write, none_lost).is_err());
+            assert_eq!(calls, 1, "the other batches are not tried");
+            send(&sender, 2 * MAX_BATCH);
+            assert!(!buffer.check_due(now), "it waits, however many touches there are");
+            now += WAIT;
+            assert!(buffer.check_due(now));
+        }
+        let mut written = 0;
+        let write = |batch: &[IdTouch]| {
+            written += batch.len();
+            Ok(())
+        };
+        buffer.write(now, write, none_lost).unwrap();
+        assert_eq!((written, buffer.next_due()), (2 * MAX_BATCH, None), "it works again");
     }
 
     #[test]
@@ -299,7 +255,8 @@ mod tests {
         now: Instant,
         fails: impl Fn(&SessionIdHash) -> Option<ErrorKind>,
     ) -> (Vec<SessionIdHash>, usize) {
-        let (mut tried, mut lost) = (Vec::new(), 0);
+        let mut tried = Vec::new();
+        let mut lost = 0;
         let write = |batch: &[IdTouch]| {
             tried.extend(batch.iter().map(|(session, _)| *session));
             let failed = batch.iter().filter_map(|touch| Some((*touch, error(fails(&touch.0)?))));
@@ -348,25 +305,23 @@ mod tests {
     fn a_failing_server_does_not_hold_up_the_others() {
         let (sender, mut buffer) = touch_channel();
         let start = Instant::now();
-        let (dead, healthy) = (id_hash(0), id_hash(1));
+        let dead = id_hash(0);
+        let healthy = id_hash(1);
         let fails = |session: &SessionIdHash| (*session == dead).then_some(ErrorKind::Unavailable);
         send(&sender, 2);
         assert_eq!(write_around(&mut buffer, start, fails), (vec![dead, healthy], 0));
-        // Later touches of the session wait with it; the pause doubles up to four seconds.
-        let (mut now, mut pauses) = (start, Vec::new());
+        let mut now = start;
         for _ in 0..9 {
+            assert!(!buffer.check_due(now), "the failed one waits");
             send(&sender, 2);
-            assert_eq!(write_around(&mut buffer, now, fails), (vec![healthy], 0));
-            let due = buffer.next_due().unwrap();
-            pauses.push((due - now).as_secs());
-            now = due;
+            assert_eq!(buffer.next_due(), Some(now + WAIT), "the others wait as long as ever");
+            now += WAIT;
             assert!(buffer.check_due(now));
-            assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0));
+            assert_eq!(write_around(&mut buffer, now, fails), (vec![dead, healthy], 0));
         }
-        assert_eq!(pauses, [1, 2, 4, 4, 4, 4, 4, 4, 4]);
-        // The server is back: the latest touch is written, and the pause is short again.
+        assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0), "the other is written");
+        // The server is back: the latest touch is written.
         sender.send(dead, touch(7));
-        now = buffer.next_due().unwrap();
         let mut written = Vec::new();
         let write = |batch: &[IdTouch]| {
             written.extend_from_slice(batch);
@@ -386,8 +341,7 @@ mod tests {
         let now = Instant::now();
         send(&sender, 1);
         assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
-        assert!(buffer.write(now, |_| panic!("not yet"), none_lost).is_err());
-        buffer.end_pause(now);
+        assert!(!buffer.check_due(now), "not yet");
         buffer.write(now, |_| Ok(()), none_lost).unwrap();
         buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
     }
@@ -402,5 +356,23 @@ mod tests {
         let all = vec![id_hash(0), id_hash(1), id_hash(2)];
         assert_eq!(write_around(&mut buffer, now, damaged), (all, 2));
         assert_eq!(buffer.next_due(), None);
+    }
+
+    #[test]
+    fn a_batch_that_is_given_up_does_not_hold_up_the_next() {
+        let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
+        send(&sender, MAX_BATCH + 1);
+        let mut lost = 0;
+        let failed = buffer.write(now, |_| fails(ErrorKind::Corrupt), |count, _| lost = count);
+        assert_eq!((failed.unwrap_err().kind(), lost), (ErrorKind::Corrupt, MAX_BATCH));
+        assert!(buffer.check_due(now + WAIT));
+        let mut written = 0;
+        let write = |batch: &[IdTouch]| {
+            written += batch.len();
+            Ok(())
+        };
+        buffer.write(now + WAIT, write, none_lost).unwrap();
+        assert_eq!(written, 1);
     }
 }

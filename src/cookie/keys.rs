@@ -112,7 +112,8 @@ impl Seal for KeyedSeal {
     }
 
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
-        let (jar, sealed) = (CookieJar::new(), cookie(name, value));
+        let jar = CookieJar::new();
+        let sealed = cookie(name, value);
         self.keys.0.iter().enumerate().find_map(|(index, key)| {
             let opened = if self.encrypts {
                 jar.private(key).decrypt(sealed.clone())
@@ -125,16 +126,16 @@ impl Seal for KeyedSeal {
 
     /// Derives each key: SHA-256(tag ‖ half of the key), for both halves.
     fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
-        let half =
+        let derive_half =
             |key: &[u8]| Sha256::new().chain_update(realm.as_bytes()).chain_update(key).finalize();
-        let derived = |key: &Key| {
-            let both = [half(key.signing()), half(key.encryption())].concat();
+        let derive = |key: &Key| {
+            let both = [derive_half(key.signing()), derive_half(key.encryption())].concat();
             Key::try_from(&both[..]).map_err(|why| {
                 let why = why.to_string();
                 Error::with_source(ErrorKind::Unexpected, "derive the keys of a realm", why)
             })
         };
-        let keys = CookieKeys(self.keys.0.iter().map(derived).collect::<Result<_>>()?);
+        let keys = CookieKeys(self.keys.0.iter().map(derive).collect::<Result<_>>()?);
         Ok(Arc::new(KeyedSeal { keys, encrypts: self.encrypts }))
     }
 }

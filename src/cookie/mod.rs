@@ -213,13 +213,13 @@ impl CookieConfig {
     /// # Errors
     /// [`ErrorKind::Invalid`], with the reason as text.
     pub fn validate(&self) -> Result<()> {
-        let prefixed = |prefix: &str| {
+        let has_prefix = |prefix: &str| {
             // Browsers compare the prefixes case-insensitively.
             self.name.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
         };
-        let host = prefixed("__Host-");
-        let http = prefixed("__Http-") || prefixed("__Host-Http-");
-        let attribute = |text: &str| {
+        let host = has_prefix("__Host-");
+        let http = has_prefix("__Http-") || has_prefix("__Host-Http-");
+        let is_attribute = |text: &str| {
             let is_plain = |byte| (b' '..=b'~').contains(&byte) && byte != b';';
             !text.is_empty() && text.len() <= MAX_ATTRIBUTE_BYTES && text.bytes().all(is_plain)
         };
@@ -237,7 +237,7 @@ impl CookieConfig {
             (host && self.path != "/", "a name that begins with __Host- demands Path=/"),
             (host && self.domain.is_some(), "a name that begins with __Host- allows no Domain"),
             (
-                prefixed("__Secure-") && !self.secure,
+                has_prefix("__Secure-") && !self.secure,
                 "a name that begins with __Secure- demands Secure",
             ),
             (http && !self.secure, "a name that begins with __Http- demands Secure"),
@@ -248,7 +248,7 @@ impl CookieConfig {
             (self.same_site == SameSite::None && !self.secure, "SameSite=None demands Secure"),
             (self.partitioned && !self.secure, "Partitioned demands Secure"),
             (
-                !self.path.starts_with('/') || !attribute(&self.path),
+                !self.path.starts_with('/') || !is_attribute(&self.path),
                 "a path begins with a slash and has at most 1024 bytes: printable ASCII characters \
                  without a semicolon",
             ),
@@ -258,7 +258,7 @@ impl CookieConfig {
                  dot between them and none at the end",
             ),
             (
-                !self.extra.iter().all(|text| attribute(text)),
+                !self.extra.iter().all(|text| is_attribute(text)),
                 "an extra attribute has 1 to 1024 bytes: printable ASCII characters without a \
                  semicolon",
             ),

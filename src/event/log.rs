@@ -90,7 +90,8 @@ impl<C: Clock> LogSink<C> {
     /// Counts this line. If it is to be logged, returns the numbers of lines of this kind that were
     /// suppressed before: identical ones and others.
     fn admit(&self, kind: EventKind, line: &str) -> Option<(u64, u64)> {
-        let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
+        let hash = self.hasher.hash_one(line);
+        let now = self.clock.now();
         let mut recent = self.recent.lock().ignore_poison();
         let Recent { lines, others } = recent.entry(kind).or_default();
         let mut identical = 0;

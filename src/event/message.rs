@@ -110,7 +110,8 @@ impl fmt::Display for Event<'_> {
             Event::Created { public_id } => write!(f, "session {public_id} began"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
             Event::SignedIn { public_id, user, address } => {
-                let (user, from) = (user.as_str(), client(*address));
+                let user = user.as_str();
+                let from = client(*address);
                 write!(f, "user {user:?} signed in to session {public_id} from {from}")
             }
             Event::SignInRefused { user } => {
@@ -129,7 +130,8 @@ impl fmt::Display for Event<'_> {
                 }
             }
             Event::UserRenamed { from, to, sessions } => {
-                let (from, to) = (from.as_str(), to.as_str());
+                let from = from.as_str();
+                let to = to.as_str();
                 write!(f, "user {from:?} with {sessions} sessions is now user {to:?}")
             }
             Event::Revoked { sessions, by, address } => {
@@ -219,8 +221,8 @@ fn by_user(user: Option<&UserKey>) -> String {
 
 /// Quotes the value of a header field, which a client can make long.
 fn shortened(value: Option<&str>) -> String {
-    let quoted = |value: &str| format!("{:?}", value.chars().take(256).collect::<String>());
-    value.map_or_else(|| "(none)".to_owned(), quoted)
+    let quote = |value: &str| format!("{:?}", value.chars().take(256).collect::<String>());
+    value.map_or_else(|| "(none)".to_owned(), quote)
 }
 
 impl fmt::Display for EndReason {

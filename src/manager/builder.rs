@@ -2,6 +2,7 @@
 //!
 //! Uses the modules below `manager`. Applications call it through [`SessionManager::builder`].
 
+use std::error;
 use std::fmt::{self, Debug};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -45,12 +46,23 @@ const MAX_GRACE: Duration = Duration::from_secs(60);
 
 const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 
+const FORMER_COOKIE_NAME: &str = "former_cookie_name";
+
 fn is_reserved(header: &str) -> bool {
     let has_prefix = |prefix: &str| {
         header.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
     };
     RESERVED_HEADERS.split(' ').any(|reserved| header.eq_ignore_ascii_case(reserved))
         || RESERVED_HEADER_PREFIXES.split(' ').any(has_prefix)
+}
+
+/// Returns the operation of an error about a setting.
+fn set(setting: &str) -> String {
+    format!("set `{setting}`")
+}
+
+fn invalid(setting: &str, why: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+    Error::with_source(ErrorKind::Invalid, set(setting), why)
 }
 
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
@@ -208,7 +220,10 @@ impl SessionManagerBuilder {
     /// The attributes and keys of the cookie are the current ones. Building the manager fails with
     /// a [`header`](Self::header).
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
-        self.former_cookie_names.push(name.into());
+        let name = name.into();
+        if !self.former_cookie_names.contains(&name) {
+            self.former_cookie_names.push(name);
+        }
         self
     }
 
@@ -532,31 +547,32 @@ impl SessionManagerBuilder {
             Transport::Cookie(cookie) => cookie.name_text().to_owned(),
             Transport::Header(name) => name.to_ascii_lowercase(),
         };
-        let named = self.realm.take().map(Realm::new).transpose()?;
+        let named = self.realm.take().map(Realm::new).transpose();
+        let named = named.map_err(|error| invalid("realm", error))?;
         settings.realm = named.clone().map_or_else(|| Realm::new(default), Ok)?;
         settings.realm_tag = settings.realm.tag();
         let Transport::Cookie(cookie) = &settings.transport else {
             if self.former_cookie_names.is_empty() {
                 return Ok(());
             }
-            let why = "only a cookie has former names, a header has none";
-            return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
+            return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
         };
         for name in self.former_cookie_names.drain(..) {
             if name == cookie.name_text() {
-                let why = "that is the current name of the cookie";
-                return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
+                let why = format!("{name} is the current name");
+                return Err(invalid(FORMER_COOKIE_NAME, why));
             }
             let former = cookie.clone().name(name);
-            former.validate()?;
+            former.validate().map_err(|error| invalid(FORMER_COOKIE_NAME, error))?;
+            let mut by_realm = Vec::new();
             // A former cookie may date from before this manager's realm was set, or from after.
             for realm in std::iter::once(Realm::new(former.name_text())?).chain(named.clone()) {
-                let cookie = former.clone().of_realm(realm.tag())?;
-                settings.former_cookies.push(FormerCookie { cookie, realm: realm.tag() });
+                by_realm.push((former.clone().of_realm(realm.tag())?, realm.tag()));
                 if realm != settings.realm && !settings.former_realms.contains(&realm) {
                     settings.former_realms.push(realm);
                 }
             }
+            settings.former_cookies.push(FormerCookie { cookie: former, by_realm });
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
         Ok(())
@@ -569,60 +585,64 @@ impl SessionManagerBuilder {
 
     /// Checks every setting but the realms and the origins.
     fn validate(&self) -> Result<()> {
-        let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
-        settings.lifetime.validate()?;
-        for lifetime in settings.browser_session_lifetime.iter().chain(&settings.anonymous_lifetime)
-        {
-            lifetime.validate()?;
+        for (setting, lifetime) in [
+            ("lifetime", Some(&settings.lifetime)),
+            ("browser_session_lifetime", settings.browser_session_lifetime.as_ref()),
+            ("anonymous_lifetime", settings.anonymous_lifetime.as_ref()),
+        ] {
+            let validated = lifetime.map_or(Ok(()), Lifetime::validate);
+            validated.map_err(|error| invalid(setting, error))?;
         }
         match &settings.transport {
-            Transport::Cookie(cookie) => cookie.validate()?,
+            Transport::Cookie(cookie) => {
+                cookie.validate().map_err(|error| invalid("cookie", error))?;
+            }
             Transport::Header(name) => {
                 if name.is_empty() || !name.bytes().all(cookie::is_token) {
-                    return Err(invalid(
-                        "a header's name contains only letters, digits and !#$%&'*+-.^_`|~",
-                    ));
+                    let why = "a name contains only letters, digits and !#$%&'*+-.^_`|~";
+                    return Err(invalid("header", why));
                 }
                 if is_reserved(name) {
-                    return Err(invalid("that header has another meaning"));
+                    return Err(invalid("header", format!("{name} has another meaning in HTTP")));
                 }
             }
         }
         if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
-            return Err(invalid("the grace of a replaced id is at most one minute"));
+            return Err(invalid("renewal_grace", "the maximum is one minute"));
         }
         if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
-            return Err(invalid("ids are renewed when they are at least one minute old"));
+            return Err(invalid("renew_every", "the minimum is one minute"));
         }
-        let idle_limit = |persistent| {
+        let longest_idle_limit = |persistent| {
             let lifetimes =
                 [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
             lifetimes.iter().filter_map(Lifetime::idle_limit).max()
         };
+        let longest = longest_idle_limit(true).max(longest_idle_limit(false));
         if let Some(max) = settings.max_idle_limit
-            && (max < Duration::from_millis(1)
-                || idle_limit(true).max(idle_limit(false)) > Some(max))
+            && (max < Duration::from_millis(1) || longest > Some(max))
         {
-            return Err(invalid("the maximum of idle limits is less than that of a lifetime"));
+            let why = "the minimum is 1 ms, and the idle limit of each lifetime";
+            return Err(invalid("max_idle_limit", why));
         }
         if settings.proxies > MAX_PROXIES {
-            return Err(invalid("at most 8 proxies are supported"));
+            return Err(invalid("behind_proxies", format!("the maximum is {MAX_PROXIES}")));
         }
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
-            return Err(invalid("the interval between sweeps is from one millisecond to one day"));
+            return Err(invalid("sweep_every", "an interval is from one millisecond to one day"));
         }
         if settings.max_anonymous == Some(0) {
-            return Err(invalid("the maximum of anonymous sessions is at least 1"));
+            return Err(invalid("max_anonymous", "the minimum is 1"));
         }
-        for (is_set, operation) in [
-            (settings.session_limit.is_some(), "limit the sessions of a user"),
-            (settings.max_anonymous.is_some(), "limit the anonymous sessions"),
+        for (is_set, setting) in [
+            (settings.session_limit.is_some(), "max_sessions_per_user"),
+            (settings.max_anonymous.is_some(), "max_anonymous"),
         ] {
             if is_set && self.store.index().is_none() {
-                let why = "this store cannot count them";
-                return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+                let why = "this store cannot count sessions";
+                return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
             }
         }
         Ok(())
@@ -657,8 +677,10 @@ impl SessionManagerBuilder {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
-        let start = |interval| {
-            let (store, clock, trail) = (self.store.clone(), self.clock.clone(), end_trail.clone());
+        let start_cleaner = |interval| {
+            let store = self.store.clone();
+            let clock = self.clock.clone();
+            let trail = end_trail.clone();
             let realm = self.settings.realm.clone();
             let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession| {
@@ -667,7 +689,7 @@ impl SessionManagerBuilder {
             });
             Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
         };
-        let cleaner = self.sweep_every.map(start).transpose()?;
+        let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
         let context = Arc::new(Context {
             capabilities,
             store: ProcessBound::new(self.store),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::cleaner::Cleaner;
-use crate::cross_origin::{CrossOriginReason, OriginDecision};
+use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
@@ -100,17 +100,18 @@ impl SessionManager {
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         let head = head.into();
-        self.open_decided(&head, self.decide(&head))
+        // The session refuses each use of a refused request.
+        let _ = self.check_origin(&head);
+        self.open_checked(&head)
     }
 
-    /// Opens the session of a request, about whose origin this decision was made. A refused request
-    /// presents nothing.
-    pub(crate) fn open_decided(&self, head: &RequestHead<'_>, decision: OriginDecision) -> Session {
+    /// Opens the session of a request for which [`check_origin`](Self::check_origin) was called,
+    /// which raises the event.
+    pub(crate) fn open_checked(&self, head: &RequestHead<'_>) -> Session {
+        let decision = self.context.settings.check_origin(head);
+        // A refused request presents nothing.
         let nothing = RequestHead::new();
-        let head = match decision {
-            OriginDecision::Refuse(_) => &nothing,
-            _ => head,
-        };
+        let head = if decision.is_refusal() { &nothing } else { head };
         Session::new(self.context.clone(), self.blocking, head, decision)
     }
 
@@ -134,33 +135,11 @@ impl SessionManager {
     /// [`ErrorKind::CrossOrigin`] if the request is refused; the event
     /// [`CrossOrigin`](Event::CrossOrigin) has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
-        match self.decide(head) {
-            OriginDecision::Refuse(_) => {
-                Err(Error::new(ErrorKind::CrossOrigin, "answer the request"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Decides about the origin of a request, without an event.
-    pub(crate) fn decide_quietly(&self, head: &RequestHead<'_>) -> OriginDecision {
-        let settings = &self.context.settings;
-        settings.cross_origin.decide(head, settings.proxies)
-    }
-
-    /// Decides about the origin of a request, and raises the event if it is refused or reported.
-    pub(crate) fn decide(&self, head: &RequestHead<'_>) -> OriginDecision {
-        let decision = self.decide_quietly(head);
-        match decision {
-            OriginDecision::Pass | OriginDecision::Exempt => {}
-            OriginDecision::Report(reason) => self.raise_cross_origin(head, reason, false),
-            OriginDecision::Refuse(reason) => self.raise_cross_origin(head, reason, true),
-        }
-        decision
-    }
-
-    #[cold]
-    fn raise_cross_origin(&self, head: &RequestHead<'_>, reason: CrossOriginReason, refused: bool) {
+        let decision = self.context.settings.check_origin(head);
+        let (OriginDecision::Report(reason) | OriginDecision::Refuse(reason)) = decision else {
+            return Ok(());
+        };
+        let refused = decision.is_refusal();
         let proxies = self.context.settings.proxies;
         self.context.events.raise(&Event::CrossOrigin {
             address: head.client_address(proxies),
@@ -170,6 +149,10 @@ impl SessionManager {
             refused,
             reason: reason.message(),
         });
+        if refused {
+            return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
+        }
+        Ok(())
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the

@@ -352,7 +352,7 @@ fn data_in_browsers(settings: &Settings) -> Vec<Finding> {
 
 /// The levels of NIST SP 800-63B-4.
 fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
-    let within = |limit: Option<Duration>, most: Option<Duration>| {
+    let is_within = |limit: Option<Duration>, most: Option<Duration>| {
         limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
     };
     let persistence = if lifetimes.persistent {
@@ -365,20 +365,20 @@ fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
         ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
         ("NIST AAL3", true, Policy::aal3().lifetime(), "aal3"),
     ];
-    let finding = |(level, asks_for_idle, policy, name): (_, bool, Lifetime, _)| {
-        let met = |lifetime: &Lifetime| {
-            within(lifetime.absolute_limit(), policy.absolute_limit())
-                && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
+    let assess = |(level, asks_for_idle, policy, name): (_, bool, Lifetime, _)| {
+        let meets_level = |lifetime: &Lifetime| {
+            is_within(lifetime.absolute_limit(), policy.absolute_limit())
+                && (!asks_for_idle || is_within(lifetime.idle_limit(), policy.idle_limit()))
         };
         let text = &lifetimes.text;
         let is_max_within =
-            lifetimes.max_idle.is_none_or(|max| within(Some(max), policy.idle_limit()));
+            lifetimes.max_idle.is_none_or(|max| is_within(Some(max), policy.idle_limit()));
         let and_max = if is_max_within { "" } else { " and no longer max_idle_limit" };
         let unmet = format!("{text}{persistence}: set policy(Policy::{name}()){and_max}");
         let is_met = !lifetimes.persistent
-            && lifetimes.all.iter().all(met)
+            && lifetimes.all.iter().all(meets_level)
             && (!asks_for_idle || is_max_within);
         Finding::new(level, is_met, text, &unmet)
     };
-    levels.map(finding).into()
+    levels.map(assess).into()
 }

@@ -96,11 +96,11 @@ impl SessionManager {
     ) -> Result<SessionPage<UserSession>> {
         let current = current.map(Session::public_id).transpose()?.flatten();
         let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
-        let marked = |summary: Summary| {
+        let mark = |summary: Summary| {
             let is_current = current == Some(summary.public_id);
             UserSession { summary, is_current }
         };
-        let sessions = page.sessions.into_iter().map(marked).collect();
+        let sessions = page.sessions.into_iter().map(mark).collect();
         Ok(SessionPage { sessions, next: page.next })
     }
 
@@ -132,7 +132,8 @@ impl SessionManager {
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors).
     pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
-        let (mut count, mut page) = (0, Page::first(PAGE_SIZE));
+        let mut count = 0;
+        let mut page = Page::first(PAGE_SIZE);
         loop {
             let SessionPage { sessions, next } =
                 self.list_page(&SessionFilter::User(user), page)?;
@@ -310,8 +311,8 @@ impl SessionManager {
             self.raise_revoked(sessions, by.as_ref(), current);
         }
         let address = current.and_then(Session::client_address);
-        for ended in &ended {
-            self.context.end_trail.report(ended, EndReason::Revoked, by.as_ref(), address);
+        for session in &ended {
+            self.context.end_trail.report(session, EndReason::Revoked, by.as_ref(), address);
         }
         Ok(ended.len())
     }

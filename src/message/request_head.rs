@@ -195,9 +195,9 @@ impl<'r> RequestHead<'r> {
 
 /// Parses the address of an entry of `X-Forwarded-For`, to which some proxies append the port.
 fn parse_address(entry: &str) -> Option<IpAddr> {
-    let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
-    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    entry.parse().ok().or_else(with_port).or_else(in_brackets)
+    let parse_with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let parse_in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    entry.parse().ok().or_else(parse_with_port).or_else(parse_in_brackets)
 }
 
 impl Debug for RequestHead<'_> {

@@ -135,8 +135,9 @@ impl ResponseHeaders {
         if parts.iter().any(|part| is_directive(part, NO_STORE)) {
             return None;
         }
-        let shared = |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
-        let was_shared = parts.iter().any(shared);
+        let is_shared =
+            |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
+        let was_shared = parts.iter().any(is_shared);
         let is_private = parts.iter().any(|part| part.eq_ignore_ascii_case(PRIVATE));
         let is_covered = parts.iter().any(|part| covers_set_cookie(part));
         let mut added = Vec::new();
@@ -158,7 +159,7 @@ impl ResponseHeaders {
         if added.is_empty() && !was_shared {
             return None;
         }
-        let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
+        let mut kept: Vec<&str> = parts.into_iter().filter(|part| !is_shared(part)).collect();
         kept.extend(added);
         Some(kept.join(", "))
     }

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::record::Record;
-use crate::session::load::{Live, LoadState};
+use crate::session::load::LoadState;
 use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, State};
 
@@ -18,23 +18,24 @@ use crate::session::{Session, State};
 pub(super) struct Absence {
     /// Whether its id was retired since this request was opened.
     pub(super) retired_since_open: RetiredSinceOpen,
-    /// The id that was replaced, if the store remembers one.
-    pub(super) replaced: Option<Replaced>,
+    /// The replacement of its id, if the store remembers one.
+    pub(super) replacement: Option<IdReplacement>,
     /// Whether changes of this request were discarded.
     pub(super) has_discarded_changes: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
 }
 
-/// An id of this request that was replaced.
+/// The replacement of an id of this request.
 #[derive(Debug)]
-pub(super) struct Replaced {
+pub(super) struct IdReplacement {
+    /// The hash of the replaced id.
     pub(super) id_hash: SessionIdHash,
-    /// The id itself, if the request presented or issued it.
+    /// The replaced id itself, if the request presented or issued it.
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// Whether the request overlaps the replacement: the client receives its new id in another
+    /// Whether the request overlaps it: the client receives its new id in another
     /// response.
     pub(super) overlaps: bool,
     /// Whether the browser keeps the session's cookie when it is closed.
@@ -58,8 +59,8 @@ impl Session {
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
-        let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards_data = absence.has_discarded_changes || is_replaced;
+        let overlaps = absence.replacement.as_ref().is_some_and(|replacement| replacement.overlaps);
+        let discards_data = absence.has_discarded_changes || overlaps;
         let is_retired = match absence.retired_since_open {
             RetiredSinceOpen::Yes => true,
             RetiredSinceOpen::InDoubt => !discards_data && self.was_retired_in_flight()?,
@@ -76,7 +77,8 @@ impl Session {
     /// Returns whether a call that was in flight when the load found no session has retired a
     /// presented id.
     fn was_retired_in_flight(&self) -> Result<bool> {
-        let (retired_ids, since) = (&self.context.retired_ids, self.retired_at_open);
+        let retired_ids = &self.context.retired_ids;
+        let since = self.retired_at_open;
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |retired, id_hash| {
             Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)
@@ -85,7 +87,7 @@ impl Session {
 
     /// Continues without the live session, which another request has ended or given a new id.
     pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
-        let LoadState::Live(Live { session, issued, .. }) = &state.load_state else { return };
+        let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let public_id = session.record.public_id;
         // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
@@ -93,13 +95,13 @@ impl Session {
         let mut absence = Absence::default();
         match missing {
             Missing::NotFound { reached_limit } => {
-                let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = reached_limit.or_else(reason);
+                let find_reason = || self.context.end_trail.reason(&session.id_hash);
+                state.ending.reason = reached_limit.or_else(find_reason);
             }
             Missing::Replaced { id, .. } => {
                 // An id that this request issued is not used after its changes were discarded.
                 let issued = issued.as_ref().filter(|_| !discards);
-                absence.replaced = Some(self.new_replaced(issued, id, &session.record));
+                absence.replacement = Some(self.replacement(issued, id, &session.record));
             }
             Missing::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
@@ -112,15 +114,15 @@ impl Session {
         }
     }
 
-    pub(super) fn new_replaced(
+    pub(super) fn replacement(
         &self,
         issued: Option<&SessionId>,
         id: &ReplacedId,
         record: &Record,
-    ) -> Replaced {
+    ) -> IdReplacement {
         // If the clock was set back, the id does not count as stale.
         let opened = self.opened_at.min(self.context.now());
-        Replaced {
+        IdReplacement {
             id_hash: id.id_hash,
             id: self.find_id(issued, &id.id_hash),
             public_id: record.public_id,
@@ -141,12 +143,12 @@ impl Session {
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
     pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.overlaps);
-        let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
+        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
+        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            absence.replaced = None;
+            absence.replacement = None;
         }
         Ok(())
     }

@@ -106,8 +106,8 @@ impl Authentication {
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         let lifetime = settings.signed_in_lifetime(new_session.persistent);
-        let checked = |limit| settings.checked_idle_limit(limit, &lifetime, OPERATION);
-        let idle_limit = self.idle_limit.or(idle_limit).map(checked).transpose()?;
+        let check = |limit| settings.checked_idle_limit(limit, &lifetime, OPERATION);
+        let idle_limit = self.idle_limit.or(idle_limit).map(check).transpose()?;
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;
         new_session.idp_session_id.clone_from(&self.idp_session_id);

@@ -19,7 +19,8 @@ impl BlockingCalls {
     /// Makes a call that may block.
     pub(crate) fn run<T>(self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(hook) = self.hook else { return call() };
-        let (mut call, mut result) = (Some(call), None);
+        let mut call = Some(call);
+        let mut result = None;
         hook(&mut || result = call.take().map(|call| call()));
         let make_error = || {
             let why = "the hook did not run it";

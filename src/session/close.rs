@@ -10,12 +10,12 @@ use crate::clock::Timestamp;
 use crate::cookie;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::record::{Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::Renewal;
-use crate::session::load::{Live, LoadState};
+use crate::session::commit::RenewalCause;
+use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
 
@@ -150,7 +150,8 @@ impl Session {
 
     /// Returns the header fields that send the id of the live session.
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
-        let (settings, now) = (&self.context.settings, self.context.now());
+        let settings = &self.context.settings;
+        let now = self.context.now();
         self.context.warn_if_rejected(self.cookie_rejected_by);
         let record = state.load_state.session().map(|session| &session.record);
         let max_age = record
@@ -197,22 +198,22 @@ impl Session {
     /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
     /// the setting for renewals by the handler says.
     fn renew_old_id(&self, state: &mut State) {
-        let (Some(activity), LoadState::Live(live)) = (self.activity(state), &state.load_state)
-        else {
-            return;
-        };
-        let LiveSession { record, id_hash } = &live.session;
+        let Some(touch) = self.request_touch(state) else { return };
+        let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
+        let LiveSession { record, id_hash } = session;
         let settings = &self.context.settings;
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        if !renewal_is_due(live, max_age, settings.renewal_grace, self.opened_at, activity) {
+        let grace = settings.renewal_grace;
+        if !renewal_is_due(session, found_by, max_age, grace, self.opened_at, touch) {
             return;
         }
-        let (id_hash, public_id) = (*id_hash, record.public_id);
+        let id_hash = *id_hash;
+        let public_id = record.public_id;
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.merge_or_renew(state, &id_hash, Renewal::ByAge) {
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(RenewalCause::Age)) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
@@ -242,19 +243,20 @@ fn may_outlive_cookie(record: &Record) -> bool {
 /// Returns whether a request that was opened at `opened` renews the id of its session, because the
 /// id has reached `max_age` or the client has not received it.
 fn renewal_is_due(
-    live: &Live,
+    session: &LiveSession,
+    found_by: &SessionIdHash,
     max_age: Duration,
     grace: Option<Duration>,
     opened: Timestamp,
-    activity: Touch,
+    touch: Touch,
 ) -> bool {
-    let LiveSession { record, id_hash } = &live.session;
-    let is_old = activity.seen.since(record.id_issued) >= max_age;
+    let LiveSession { record, id_hash } = session;
+    let is_old = touch.seen.since(record.id_issued) >= max_age;
     // The request presents an id that was replaced earlier by a renewal by age, so the client has
     // not received the response with the new id, and would lose the session after the grace. With a
     // configured grace a handler may have renewed the id instead, in order to invalidate it, so the
     // client gets no new id here.
-    let has_lost_id = live.found_by != *id_hash
+    let has_lost_id = found_by != id_hash
         && grace.is_none()
         && opened > record.id_issued + ReplacedId::OVERLAPS_FOR;
     is_old || has_lost_id
@@ -263,7 +265,6 @@ fn renewal_is_due(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::SessionIdHash;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
 
@@ -271,8 +272,8 @@ mod tests {
     fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
         const MAX_AGE: Duration = Duration::from_secs(3600);
         const GRACE: Option<Duration> = Some(Duration::from_secs(30));
-        let (current, replaced) =
-            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let current = SessionIdHash::from_bytes([1; 32]);
+        let replaced = SessionIdHash::from_bytes([2; 32]);
         let issued = Timestamp::from_millis(1_700_000_000_000);
         let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
         let record = Record::create(&new_session, issued);
@@ -288,9 +289,9 @@ mod tests {
             (replaced, GRACE, 3600, 3600, true),
         ] {
             let session = LiveSession { record: record.clone(), id_hash: current };
-            let live = Live { session, found_by, issued: None };
             let at = |seconds| issued + Duration::from_secs(seconds);
-            let found = renewal_is_due(&live, MAX_AGE, grace, at(opened), Touch::at(at(seen)));
+            let touch = Touch::at(at(seen));
+            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), touch);
             assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }

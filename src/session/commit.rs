@@ -109,7 +109,8 @@ impl Session {
 
     /// Makes one call of the store, and records which ids it has retired.
     fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
-        let (store, retired_ids) = (self.context.store.get()?, &self.context.retired_ids);
+        let store = self.context.store.get()?;
+        let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
         let record_retired = |committed: &CommitAnswer| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
@@ -142,15 +143,16 @@ impl Session {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
                 let merge = |state: &mut State, id_hash: &_| {
-                    self.merge_or_renew(state, id_hash, Renewal::IfAsked)
+                    self.merge_or_renew(state, id_hash, self.renewal_cause(state, id_hash))
                 };
                 if !self.try_presented_ids(state, merge)? {
                     self.create_or_discard(state)?;
                 }
             }
-            LoadState::Live(live) => {
-                let id_hash = live.session.id_hash;
-                if let Some(missing) = self.merge_or_renew(state, &id_hash, Renewal::IfAsked)? {
+            LoadState::Live { session, .. } => {
+                let id_hash = session.id_hash;
+                let cause = self.renewal_cause(state, &id_hash);
+                if let Some(missing) = self.merge_or_renew(state, &id_hash, cause)? {
                     self.leave_session(state, &missing);
                 }
             }
@@ -161,31 +163,28 @@ impl Session {
         Ok(())
     }
 
-    /// Merges the changes into the session of this id. Renews the session in the same commit if the
-    /// handler asks for it, by its age, or to move it from a former cookie name. Returns the reason
-    /// if there is no such session.
+    /// Returns why the commit of this request's changes renews the id, if it does.
+    fn renewal_cause(&self, state: &State, id_hash: &SessionIdHash) -> Option<RenewalCause> {
+        // A replaced id within its grace is not renewed, because the client was sent a newer one.
+        if state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some() {
+            Some(RenewalCause::Handler)
+        } else {
+            self.has_former_cookie(id_hash).then_some(RenewalCause::FormerCookie)
+        }
+    }
+
+    /// Merges the changes into the session of this id. If there is a cause, renews the session in
+    /// the same commit. Returns the reason if there is no such session.
     pub(super) fn merge_or_renew(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        renewal: Renewal,
+        cause: Option<RenewalCause>,
     ) -> Result<Option<Missing>> {
-        // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let is_asked =
-            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
-        let by_age = renewal == Renewal::ByAge;
-        let renews = by_age || is_asked || self.has_former_cookie(id_hash);
-        let new_id = renews.then(SessionId::generate).transpose()?;
-        let to = new_id.as_ref().map(|id| id.hash(self.realm_tag()));
-        let settings = &self.context.settings;
-        let grace = if by_age { Some(AGE_RENEWAL_GRACE) } else { settings.renewal_grace };
-        let action = to.map_or(Action::Merge, |to| Action::Renew {
-            to,
-            realm: settings.realm.clone(),
-            grace_until: grace.map(|grace| self.context.now() + grace),
-        });
-        let plan =
-            CommitPlan { id_hash, action, activity: self.activity(state), delta: &all_changes };
+        let new_id = cause.map(|_| SessionId::generate()).transpose()?;
+        let renewal = new_id.as_ref().zip(cause).map(|(id, cause)| self.renewal_to(id, cause));
+        let action = renewal.unwrap_or(Action::Merge);
+        let plan = CommitPlan::of_all_changes(id_hash, action, self.request_touch(state));
         let State { load_state, changes, .. } = state;
         let session = match self.commit_with_retries(load_state, changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
@@ -195,7 +194,7 @@ impl Session {
         state.changes = Changes::default();
         let public_id = session.record.public_id;
         // Through an id within its grace, a renewal only merges and the new id is not used.
-        match new_id.filter(|_| to == Some(session.id_hash)) {
+        match new_id.filter(|id| id.hash(self.realm_tag()) == session.id_hash) {
             Some(id) => {
                 state.load_state = LoadState::with_new_id(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
@@ -204,6 +203,19 @@ impl Session {
             None => state.load_state.set_session(session, id_hash),
         }
         Ok(None)
+    }
+
+    fn renewal_to(&self, id: &SessionId, cause: RenewalCause) -> Action {
+        let settings = &self.context.settings;
+        let grace = match cause {
+            RenewalCause::Age => Some(AGE_RENEWAL_GRACE),
+            RenewalCause::Handler | RenewalCause::FormerCookie => settings.renewal_grace,
+        };
+        Action::Renew {
+            to: id.hash(self.realm_tag()),
+            realm: settings.realm.clone(),
+            grace_until: grace.map(|grace| self.context.now() + grace),
+        }
     }
 
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
@@ -222,8 +234,8 @@ impl Session {
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
-        let (action, activity) = (Action::Create(new_session), self.activity(state));
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
+        let action = Action::Create(new_session);
+        let plan = CommitPlan::of_all_changes(&id_hash, action, self.request_touch(state));
         match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
             CommitAnswer::Done { session, .. } => {
                 let public_id = session.record.public_id;
@@ -247,8 +259,8 @@ impl Session {
     ) -> Result<NewSession> {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.load_state {
-            LoadState::Live(live) => live.session.record.persistent,
-            load_state => load_state.replaced().map_or(settings.persistent, |it| it.persistent),
+            LoadState::Live { session, .. } => session.record.persistent,
+            load_state => load_state.replacement().map_or(settings.persistent, |it| it.persistent),
         });
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;
@@ -266,19 +278,21 @@ impl Session {
         changes: &mut Changes,
         plan: &CommitPlan<'_>,
     ) -> Result<CommitAnswer> {
-        let (queues, expected) = (self.context.update_queues.get()?, changes.expected);
+        let queues = self.context.update_queues.get()?;
+        let expected = changes.expected;
         queues.run(plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
                 rebase(load_state, changes, newer)?;
             }
-            let (settings, now) = (&self.context.settings, self.context.now());
+            let settings = &self.context.settings;
+            let now = self.context.now();
             self.call_store(&Commit {
                 id_hash: *plan.id_hash,
                 action: plan.action.clone(),
                 delta: (plan.delta)(changes, load_state)?,
                 expected: changes.expected,
                 basis: load_state.session().cloned().map(Arc::new),
-                touch: plan.activity,
+                touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
                 opened: self.opened_at.min(now),
@@ -291,31 +305,39 @@ impl Session {
 /// Recomputes the changes on a newer revision of the session.
 fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
     changes.rebase_on(&newer.data, newer.revision)?;
-    if let LoadState::Live(live) = load_state {
-        live.session.record = newer;
+    if let LoadState::Live { session, .. } = load_state {
+        session.record = newer;
     }
     Ok(())
 }
 
-/// The occasions on which a merge renews the id.
+/// Why a commit renews the id of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Renewal {
-    /// Only if the handler has asked for it, or the id is from a former cookie name.
-    IfAsked,
-    /// In any case, because of the age of the id.
-    ByAge,
+pub(super) enum RenewalCause {
+    /// The handler has asked for it.
+    Handler,
+    /// The request presents the id under a former name of the cookie.
+    FormerCookie,
+    /// The age of the id.
+    Age,
 }
 
 /// The parts of a commit that stay the same when its changes are recomputed.
 pub(super) struct CommitPlan<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
-    pub(super) activity: Option<Touch>,
+    pub(super) touch: Option<Touch>,
     /// Returns the part of the changes that it stores.
     pub(super) delta: &'p dyn Fn(&Changes, &LoadState) -> Result<Arc<Delta>>,
 }
 
-/// The delta of a commit that stores all changes.
-pub(super) fn all_changes(changes: &Changes, _: &LoadState) -> Result<Arc<Delta>> {
-    Ok(changes.shared_delta())
+impl<'p> CommitPlan<'p> {
+    /// Plans to store all changes.
+    pub(super) fn of_all_changes(
+        id_hash: &'p SessionIdHash,
+        action: Action,
+        touch: Option<Touch>,
+    ) -> Self {
+        CommitPlan { id_hash, action, touch, delta: &|changes, _| Ok(changes.shared_delta()) }
+    }
 }

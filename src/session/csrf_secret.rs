@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, all_changes};
+use crate::session::commit::CommitPlan;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -90,8 +90,8 @@ impl State {
     /// of pages agree for a client that still presents it, and returns whether the request
     /// overlaps the replacement. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
-        let replaced = self.load_state.replaced()?;
-        Some((Secret::of_id(replaced.id.as_ref()?), replaced.overlaps))
+        let replacement = self.load_state.replacement()?;
+        Some((Secret::of_id(replacement.id.as_ref()?), replacement.overlaps))
     }
 }
 
@@ -146,7 +146,7 @@ impl Session {
         state.check_readable(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
-            LoadState::Live(_) if !state.is_ignored => self.stored_secret(state)?,
+            LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
             load_state if load_state.has_discarded_changes() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
@@ -178,10 +178,10 @@ impl Session {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, expected) = (state.load_state.data(), state.load_state.expected());
+        let data = state.load_state.data();
+        let expected = state.load_state.expected();
         separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
-        let (action, activity) = (Action::Merge, self.activity(state));
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &all_changes };
+        let plan = CommitPlan::of_all_changes(&id_hash, Action::Merge, self.request_touch(state));
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);

@@ -49,8 +49,8 @@ impl Session {
 
     /// Returns the signed-in user and the public id of the session.
     pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
-        let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
-        self.read_record(who).map(Option::flatten)
+        let read = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
+        self.read_record(read).map(Option::flatten)
     }
 
     /// Returns why the user's session behind the presented id has ended, for a page that says so;
@@ -109,7 +109,7 @@ impl Session {
         let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
         // A limit that this request changes counts from the commit, which comes later.
         let now = state.first_use.unwrap_or(record.seen);
-        record.touch_if_due(self.activity(&state), new_idle, now);
+        record.touch_if_due(self.request_touch(&state), new_idle, now);
         record.limits.idle = new_idle.or(record.limits.idle);
         Ok(Some(record.deadline()).filter(|deadline| *deadline != Timestamp::MAX))
     }

@@ -9,7 +9,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::session::absence::{Absence, Replaced};
+use crate::session::absence::{Absence, IdReplacement};
 use crate::session::shared::RetiredSinceOpen;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
@@ -27,34 +27,23 @@ use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 pub(super) enum LoadState {
     #[default]
     Unread,
-    Live(Live),
+    Live {
+        session: LiveSession,
+        /// The id hash that found it. A replaced id in its grace finds a session too.
+        found_by: SessionIdHash,
+        /// The id that this request has issued for it; the response carries it.
+        issued: Option<SessionId>,
+    },
     Absent(Absence),
     /// The load failed, and the request is treated as anonymous.
     Unreadable(Error),
-}
-
-/// The live session of a request.
-#[derive(Debug)]
-pub(super) struct Live {
-    pub(super) session: LiveSession,
-    /// The id hash that found it. A replaced id in its grace finds a session too.
-    pub(super) found_by: SessionIdHash,
-    /// The id that this request has issued for it; the response carries it.
-    pub(super) issued: Option<SessionId>,
 }
 
 impl LoadState {
     /// Returns the session of an id that this request issues.
     pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
-        LoadState::Live(Live { session, found_by, issued: Some(id) })
-    }
-
-    fn live(&self) -> Option<&Live> {
-        match self {
-            LoadState::Live(live) => Some(live),
-            _ => None,
-        }
+        LoadState::Live { session, found_by, issued: Some(id) }
     }
 
     fn absence(&self) -> Option<&Absence> {
@@ -65,7 +54,10 @@ impl LoadState {
     }
 
     pub(super) fn session(&self) -> Option<&LiveSession> {
-        self.live().map(|live| &live.session)
+        match self {
+            LoadState::Live { session, .. } => Some(session),
+            _ => None,
+        }
     }
 
     pub(super) fn public_id(&self) -> Option<PublicId> {
@@ -77,12 +69,15 @@ impl LoadState {
     }
 
     pub(super) fn issued(&self) -> Option<&SessionId> {
-        self.live()?.issued.as_ref()
+        match self {
+            LoadState::Live { issued, .. } => issued.as_ref(),
+            _ => None,
+        }
     }
 
-    /// Returns the replaced id because of which there is no session.
-    pub(super) fn replaced(&self) -> Option<&Replaced> {
-        self.absence()?.replaced.as_ref()
+    /// Returns the replacement because of which there is no session.
+    pub(super) fn replacement(&self) -> Option<&IdReplacement> {
+        self.absence()?.replacement.as_ref()
     }
 
     /// Returns whether changes of this request were discarded, because its session ended meanwhile.
@@ -91,17 +86,17 @@ impl LoadState {
     }
 
     /// Records the session that a commit by this id hash has found.
-    pub(super) fn set_session(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
+    pub(super) fn set_session(&mut self, new: LiveSession, id_hash: &SessionIdHash) {
         match self {
-            LoadState::Live(live) => live.session = session,
-            _ => *self = LoadState::Live(Live { session, found_by: *id_hash, issued: None }),
+            LoadState::Live { session, .. } => *session = new,
+            _ => *self = LoadState::Live { session: new, found_by: *id_hash, issued: None },
         }
     }
 
     /// Returns what an update is computed on. If the presented id was replaced, then the commit
     /// expects no session: a sign-in that finds one after all recomputes the updates on it.
     pub(super) fn expected(&self) -> Expected {
-        match (self.session(), self.replaced()) {
+        match (self.session(), self.replacement()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
             (None, Some(_)) => Expected::NoSession,
             (None, None) => Expected::Anything,
@@ -134,10 +129,13 @@ impl Session {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store.get()?;
             // A store that knows the session in memory needs no call of the hook.
-            let immediate = self.blocking.hook.and_then(|_| store.try_load(id_hash, now));
-            let found =
-                immediate.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok);
-            Ok(match found? {
+            let has_hook = self.blocking.hook.is_some();
+            let in_memory = if has_hook { store.try_load(id_hash, now) } else { None };
+            let loaded = match in_memory {
+                Some(loaded) => loaded,
+                None => self.blocking.run(|| store.load(id_hash, now))?,
+            };
+            Ok(match loaded {
                 Loaded::Live(session) => {
                     state.load_state.set_session(session, id_hash);
                     None
@@ -164,12 +162,12 @@ impl Session {
             };
             match missing {
                 Missing::Replaced { id, session } => {
-                    let new = self.new_replaced(None, &id, &session.record);
+                    let new = self.replacement(None, &id, &session.record);
                     // A replacement that the request overlaps comes first, so that a planted id
                     // does not hide it.
-                    let have = absence.replaced.as_ref();
+                    let have = absence.replacement.as_ref();
                     if have.is_none_or(|have| new.overlaps && !have.overlaps) {
-                        absence.replaced = Some(new);
+                        absence.replacement = Some(new);
                     }
                 }
                 Missing::Undecodable { public_id, error } => {
@@ -177,9 +175,9 @@ impl Session {
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
                 Missing::NotFound { reached_limit } => {
-                    let reason =
+                    let find_reason =
                         || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
-                    state.ending.reason = state.ending.reason.or_else(reason);
+                    state.ending.reason = state.ending.reason.or_else(find_reason);
                     let retired_ids = &self.context.retired_ids;
                     let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
                     absence.retired_since_open = absence.retired_since_open.max(retired);

@@ -5,7 +5,6 @@
 // `Context`. Called by the manager and the adapters.
 
 mod absence;
-mod activity;
 mod authentication;
 mod blocking_hook;
 mod changes;
@@ -19,6 +18,7 @@ mod presented;
 mod running_update;
 mod shared;
 mod sign_in;
+mod touch;
 mod values;
 
 use std::fmt::{self, Debug};
@@ -142,7 +142,7 @@ struct State {
     cross_site_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
-    /// The time of the first use of the session, which is its activity.
+    /// The time of the first use of the session, which its touch records.
     first_use: Option<Timestamp>,
 }
 
@@ -284,9 +284,9 @@ impl Session {
 
     /// Returns whether this is a session of the same manager for a request with the same ids.
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
-        let presented = || context.settings.presented(head);
-        Arc::ptr_eq(&self.context, context)
-            && presented().id_hashes().eq(self.presented.id_hashes())
+        let has_same_ids =
+            || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
+        Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -297,7 +297,7 @@ impl Session {
     /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
     /// a refused request.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if let OriginDecision::Refuse(_) = self.origin_check {
+        if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
         self.check_not_updating(operation)?;

@@ -131,8 +131,8 @@ impl Settings {
         match &self.transport {
             Transport::Cookie(cookie) => {
                 let own = (cookie, self.realm_tag, false);
-                let former =
-                    self.former_cookies.iter().map(|former| (&former.cookie, former.realm, true));
+                let former = self.former_cookies.iter().flat_map(|former| &former.by_realm);
+                let former = former.map(|(cookie, realm)| (cookie, *realm, true));
                 for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
                     let fields = head.cookies.iter().copied();
                     let fields = fields.filter(|field| field.contains(cookie.name_text()));
@@ -163,8 +163,8 @@ impl Session {
         id_hash: &SessionIdHash,
     ) -> Option<SessionId> {
         let issued = issued.filter(|id| id.hash(self.realm_tag()) == *id_hash);
-        let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
-        issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
+        let find_presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
+        issued.or_else(|| find_presented().map(|presented| &presented.id)).cloned()
     }
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.

@@ -42,7 +42,7 @@ pub enum SignIn {
 struct SignInRequest<'r> {
     load_state: &'r mut LoadState,
     changes: &'r mut Changes,
-    activity: Option<Touch>,
+    touch: Option<Touch>,
     user: &'r UserKey,
     new_session: NewSession,
     /// The idle limit that replaces the manager's.
@@ -127,9 +127,10 @@ impl Session {
         let mut state = self.load_for_change(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
-        let (set_before, settings) = (state.changes.delta().idle_limit(), &self.context.settings);
+        let set_before = state.changes.delta().idle_limit();
+        let settings = &self.context.settings;
         let idle_limit = how.apply(&mut new_session, set_before, settings, self.context.now())?;
-        let activity = self.activity(&state);
+        let touch = self.request_touch(&state);
         let State { load_state, changes, .. } = &mut *state;
         let owner = load_state.session().and_then(|session| session.record.user.as_ref());
         // Neither the data of one user's session nor changes computed from it may reach the session
@@ -148,7 +149,7 @@ impl Session {
         let request = SignInRequest {
             load_state,
             changes,
-            activity,
+            touch,
             user,
             new_session,
             idle_limit,
@@ -162,10 +163,10 @@ impl Session {
         state.ending.after_sign_in.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
-        for ended in &ended {
-            let is_theirs = ended.user.as_ref() == Some(user);
+        for session in &ended {
+            let is_theirs = session.user.as_ref() == Some(user);
             let reason = if is_theirs { EndReason::Limit } else { EndReason::Superseded };
-            self.report_end(ended, reason);
+            self.report_end(session, reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
             self.context.events.raise(&Event::SignedIn { public_id, user, address: self.address });
@@ -194,16 +195,16 @@ impl Session {
         load_state: &LoadState,
     ) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match load_state {
-            LoadState::Live(live) => {
-                match self.find_id(live.issued.as_ref(), &live.session.id_hash) {
+            LoadState::Live { session, found_by, issued } => {
+                match self.find_id(issued.as_ref(), &session.id_hash) {
                     // A replaced id within its grace has found the session. The current id is not
                     // known, and no request could join a sign-in through it.
-                    None => (live.found_by, self.find_id(live.issued.as_ref(), &live.found_by)),
-                    id => (live.session.id_hash, id),
+                    None => (*found_by, self.find_id(issued.as_ref(), found_by)),
+                    id => (session.id_hash, id),
                 }
             }
-            load_state => match load_state.replaced() {
-                Some(replaced) => (replaced.id_hash, replaced.id.clone()),
+            load_state => match load_state.replacement() {
+                Some(replacement) => (replacement.id_hash, replacement.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
             },
@@ -226,11 +227,15 @@ impl Session {
             join_salt,
         };
         let secret = Secret::of_id(&id);
-        let delta = |changes: &Changes, load_state: &LoadState| {
+        let compute_delta = |changes: &Changes, load_state: &LoadState| {
             Ok(secret.delta_of_sign_in(changes.delta(), load_state.data())?.into())
         };
-        let (id_hash, activity) = (&request.from, request.activity);
-        let plan = CommitPlan { id_hash, action, activity, delta: &delta };
+        let plan = CommitPlan {
+            id_hash: &request.from,
+            action,
+            touch: request.touch,
+            delta: &compute_delta,
+        };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
@@ -263,11 +268,15 @@ impl Session {
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
         let idle_limit = request.idle_limit;
-        let delta = |changes: &Changes, _: &LoadState| {
+        let compute_delta = |changes: &Changes, _: &LoadState| {
             Ok(changes.delta().after_sign_in(CSRF_SECRET, idle_limit).into())
         };
-        let (action, activity) = (Action::Merge, request.activity);
-        let plan = CommitPlan { id_hash: &id_hash, action, activity, delta: &delta };
+        let plan = CommitPlan {
+            id_hash: &id_hash,
+            action: Action::Merge,
+            touch: request.touch,
+            delta: &compute_delta,
+        };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 *request.load_state = LoadState::with_new_id(session, id);
@@ -286,7 +295,8 @@ impl Session {
         from: &SessionIdHash,
         own: Option<PublicId>,
     ) -> Result<Vec<SessionIdHash>> {
-        let (mut others, now) = (Vec::new(), self.context.now());
+        let mut others = Vec::new();
+        let now = self.context.now();
         for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.

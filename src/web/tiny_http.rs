@@ -163,8 +163,9 @@ impl adapter::Response for ResponseBox {
 /// response anew.
 fn remove_header(response: &mut ResponseBox, name: &'static str) {
     let old = std::mem::replace(response, Response::empty(0).boxed());
-    let (status, length, threshold) =
-        (old.status_code(), old.data_length(), old.chunked_threshold());
+    let status = old.status_code();
+    let length = old.data_length();
+    let threshold = old.chunked_threshold();
     let kept = old.headers().iter().filter(|header| !header.field.equiv(name)).cloned().collect();
     let new = Response::new(status, kept, old.into_reader(), length, None);
     *response = new.with_chunked_threshold(threshold);

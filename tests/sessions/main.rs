@@ -14,6 +14,7 @@ mod replaced_id_races;
 mod replaced_ids;
 mod requests;
 mod session_traces;
+mod settings;
 mod trail;
 mod user_sessions;
 mod values;

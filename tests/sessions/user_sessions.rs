@@ -437,7 +437,10 @@ fn a_store_that_cannot_list_says_so() {
     assert_eq!(kinds, [ErrorKind::Unsupported; 6]);
     let limited = SessionManager::builder(Unlisted(MemoryStore::new()))
         .max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse);
-    assert_eq!(limited.build().unwrap_err().kind(), ErrorKind::Unsupported);
+    let error = limited.build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let text = "cannot set `max_sessions_per_user`: this store cannot count sessions";
+    assert_eq!(error.to_string(), text);
 }
 
 // Limits.

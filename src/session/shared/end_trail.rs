@@ -39,7 +39,8 @@ impl EndTrail {
         address: Option<IpAddr>,
     ) {
         let EndedSession { id_hash, public_id, user, .. } = ended;
-        let (public_id, user) = (public_id.as_ref(), user.as_ref());
+        let public_id = public_id.as_ref();
+        let user = user.as_ref();
         if user.is_some() {
             self.remember(*id_hash, reason);
         }
@@ -47,7 +48,8 @@ impl EndTrail {
     }
 
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {
-        let (Ok(reasons), now) = (self.reasons.get(), instant()) else { return };
+        let Ok(reasons) = self.reasons.get() else { return };
+        let now = instant();
         let mut reasons = reasons.lock().ignore_poison();
         reasons.rotate(RETENTION, now);
         reasons.insert(id_hash, reason);

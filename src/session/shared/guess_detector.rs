@@ -99,14 +99,14 @@ impl Windows {
             let newer = self.begun - (MAX_ADDRESSES / 2) as u64;
             self.by_address.retain(|_, window| window.number > newer);
         }
-        let fresh = |begun: &mut u64| {
+        let begin_window = |begun: &mut u64| {
             *begun += 1;
             Window { number: *begun, began: now, count: 0, report_at: THRESHOLD, seen: Vec::new() }
         };
         let begun = &mut self.begun;
-        let window = self.by_address.entry(address).or_insert_with(|| fresh(begun));
+        let window = self.by_address.entry(address).or_insert_with(|| begin_window(begun));
         if now.since(window.began) >= WINDOW {
-            *window = fresh(begun);
+            *window = begin_window(begun);
         }
         window
     }

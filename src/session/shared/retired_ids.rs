@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn the_result_is_undecided_while_a_call_is_in_flight() {
         let retired_ids = RetiredIds::default();
-        let (id_hash, other) =
-            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let id_hash = SessionIdHash::from_bytes([1; 32]);
+        let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.count();
         let in_flight = retired_ids.begin().unwrap();
         assert_eq!(retired_ids.retired_since(&id_hash, before).unwrap(), RetiredSinceOpen::InDoubt);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::SessionLimit;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
-use crate::cross_origin::CrossOrigin;
+use crate::cross_origin::{CrossOrigin, OriginDecision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Realm, RealmTag, SessionId};
 use crate::lifetime::Lifetime;
@@ -37,11 +37,13 @@ pub(crate) enum Transport {
     Header(String),
 }
 
-/// A former name of the cookie, with the realm of its ids.
+/// A cookie of a former name.
 #[derive(Clone, Debug)]
 pub(crate) struct FormerCookie {
+    /// Its name and attributes.
     pub(crate) cookie: CookieConfig,
-    pub(crate) realm: RealmTag,
+    /// The realms that its ids can have, and the cookie with the keys of each.
+    pub(crate) by_realm: Vec<(CookieConfig, RealmTag)>,
 }
 
 /// A response header field that carries or removes the id: name and value.
@@ -109,8 +111,8 @@ impl Settings {
 
     /// Returns the lifetime of an anonymous session whose cookie is `persistent`.
     pub(crate) fn anonymous_lifetime(&self, persistent: bool) -> Lifetime {
-        let by_default = || Lifetime::anonymous(self.signed_in_lifetime(persistent));
-        self.anonymous_lifetime.unwrap_or_else(by_default)
+        let make_default = || Lifetime::anonymous(self.signed_in_lifetime(persistent));
+        self.anonymous_lifetime.unwrap_or_else(make_default)
     }
 
     /// Returns the idle limit that a handler sets for a session of this lifetime, in whole
@@ -134,24 +136,20 @@ impl Settings {
         Ok(limit)
     }
 
+    /// Decides whether a request may come from its origin.
+    pub(crate) fn check_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
+        self.cross_origin.decide(head, self.proxies)
+    }
+
     /// Returns the response header fields that remove the cookies of former names.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
-        self.distinct_former_cookies().map(|cookie| set_cookie(cookie.remove()))
+        self.former_cookies.iter().map(|former| set_cookie(former.cookie.remove()))
     }
 
     /// Returns the realms of the sessions that this manager accepts, its own last. A session moves
     /// from a former realm to the own one, so a call for each realm in this order misses none.
     pub(crate) fn realms(&self) -> impl Iterator<Item = &Realm> {
         self.former_realms.iter().chain([&self.realm])
-    }
-
-    /// Returns one cookie for each former name, whatever its number of realms.
-    pub(crate) fn distinct_former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
-        let mut last = None;
-        self.former_cookies.iter().map(|former| &former.cookie).filter(move |cookie| {
-            let name = Some(cookie.name_text());
-            std::mem::replace(&mut last, name) != name
-        })
     }
 
     /// Returns the parts of the client that the settings record.

@@ -63,7 +63,8 @@ impl UpdateQueues {
     ) -> Result<CommitAnswer> {
         let deadline = instant() + MAX_WAIT;
         let wait = || blocking.run(|| self.turn(id_hash, deadline));
-        let (mut turn, mut newer) = (None, None);
+        let mut turn = None;
+        let mut newer = None;
         if expected != Expected::Anything && self.is_contended(id_hash) {
             newer = turn.insert(wait()?).take_newer_than(expected);
         }
@@ -250,7 +251,8 @@ mod tests {
         thread::scope(|scope| {
             // The threads start in reverse order of their positions.
             for (number, waiter) in waiters.iter().enumerate().rev() {
-                let (sender, queues) = (sender.clone(), &queues);
+                let sender = sender.clone();
+                let queues = &queues;
                 scope.spawn(move || {
                     let turn = wait(queues, waiter);
                     sender.send(number).unwrap();
@@ -297,7 +299,8 @@ mod tests {
     fn a_waiter_leaves_the_queue_at_its_deadline() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (late, next) = (enqueue(&queues), enqueue(&queues));
+        let late = enqueue(&queues);
+        let next = enqueue(&queues);
         assert!(queues.wait(&id_hash(1), &late, instant()).is_err());
         drop(first);
         drop(wait(&queues, &next));
@@ -308,7 +311,8 @@ mod tests {
     fn a_turn_granted_before_the_deadline_is_passed_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (second, third) = (enqueue(&queues), enqueue(&queues));
+        let second = enqueue(&queues);
+        let third = enqueue(&queues);
         drop(first);
         drop(queues.wait(&id_hash(1), &second, instant()).expect("its turn has come"));
         drop(wait(&queues, &third));
@@ -319,7 +323,8 @@ mod tests {
     fn a_turn_carries_the_session_as_last_stored() {
         let queues = UpdateQueues::default();
         let mut first = turn(&queues, &id_hash(1));
-        let (second, third) = (enqueue(&queues), enqueue(&queues));
+        let second = enqueue(&queues);
+        let third = enqueue(&queues);
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         first.newest = Some(Record::create(&new_session, now));

@@ -82,8 +82,8 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let head = head(manager, request);
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
-        // The fairing `OriginCheck` raises the event.
-        let session = manager.open_decided(&head, manager.decide_quietly(&head));
+        // The fairing `OriginCheck` has checked the origin.
+        let session = manager.open_checked(&head);
         if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = manager.close(&session, adapter::Outcome::Completed);
@@ -114,13 +114,13 @@ fn authority<'r>(request: &'r Request<'_>) -> Option<&'r str> {
 
 pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
     let adapter = Adapter::new(manager);
-    let all = |name| request.headers().get(name).map(move |value| (name, value));
-    let fields = adapter.header_names().flat_map(all);
+    let fields_of = |name| request.headers().get(name).map(move |value| (name, value));
+    let fields = adapter.header_names().flat_map(fields_of);
     let method = sent_method(request).as_str();
     let head = adapter.head(method, request.uri().path().as_str(), fields);
     let head = authority(request).into_iter().fold(head, RequestHead::host);
-    let proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
-    let proto = request.rocket().state().and_then(proto).unwrap_or_default();
+    let read_proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
+    let proto = request.rocket().state().and_then(read_proto).unwrap_or_default();
     let head = head.secure_if(request.rocket().config().tls_enabled());
     let head = head.secure_if(proto.trim().eq_ignore_ascii_case("https"));
     // Not `client_ip`, which trusts a header that any client can send.
@@ -137,7 +137,7 @@ pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) ->
 /// are read from the headers only: browsers do not enforce the prefix `__Host-` for the name
 /// `__Host%2Did`.
 fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String> {
-    let of_name = |name| {
+    let find_cookie = |name| {
         let cookie = request.cookies().get(name)?;
         let has_name = |pair: &str| {
             Cookie::parse_encoded(pair.trim()).is_ok_and(|cookie| cookie.name() == name)
@@ -145,7 +145,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(has_name)).then(|| format!("{name}={}", cookie.value()))
     };
-    Adapter::new(manager).cookie_names().filter_map(of_name).collect()
+    Adapter::new(manager).cookie_names().filter_map(find_cookie).collect()
 }
 
 /// Converts the result of a session call into the outcome of a guard of the application. An error

@@ -116,8 +116,9 @@ impl StoreWrapper for Traced {
     fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.write(|trace| trace.commit(commit));
         self.invariants.lock().unwrap().commit(commit);
-        // A deletion blocks other requests until it is done.
-        let may_interrupt = !matches!(commit.action, Action::End);
+        // Ends and sign-ins block a request that finds no session until they are done. On this
+        // thread it would wait for ever.
+        let may_interrupt = !matches!(commit.action, Action::End | Action::SignIn { .. });
         let committed = self.call(may_interrupt, || {
             let committed = self.inner.commit(commit);
             self.invariants.lock().unwrap().committed(commit, &committed);

@@ -1,4 +1,4 @@
-//! The activity of a session, from which its idle limit counts: when it is written, and how.
+//! The touches of a session, which record its activity: when they are written, and how.
 //!
 //! Uses the cleaner and the store. Called by the first read, the commits and the end of a request.
 //!
@@ -20,7 +20,7 @@ use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
-use crate::session::load::{Live, LoadState};
+use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// Sessions with a shorter idle limit are touched without waiting for a batch.
@@ -34,19 +34,20 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
 impl Session {
-    /// Returns the activity of this request. A request that [ignores](Session::ignore) its session
-    /// is no activity, nor is a prefetch, of which the user may know nothing.
-    pub(super) fn activity(&self, state: &State) -> Option<Touch> {
+    /// Returns the touch of this request, with the time of its first use of the session. A request
+    /// that [ignores](Session::ignore) its session has none, nor has a prefetch, of which the user
+    /// may know nothing.
+    pub(super) fn request_touch(&self, state: &State) -> Option<Touch> {
         state.first_use.filter(|_| !state.is_ignored && !self.is_prefetch).map(Touch::at)
     }
 
     /// Touches the session that the first read has loaded, if it may reach its idle limit before
     /// the request ends.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if self.activity(state).is_none() {
+        if self.request_touch(state).is_none() {
             return;
         }
-        let LoadState::Live(Live { session, .. }) = &mut state.load_state else { return };
+        let LoadState::Live { session, .. } = &mut state.load_state else { return };
         let ends = session.record.limits.idle.map(|idle| session.record.seen + idle);
         if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
             let touch = Touch::at(now);
@@ -58,7 +59,9 @@ impl Session {
 
     /// Touches the session at the end of the request.
     pub(super) fn touch_at_end(&self, state: &State) {
-        if let (Some(session), Some(touch)) = (state.load_state.session(), self.activity(state)) {
+        if let (Some(session), Some(touch)) =
+            (state.load_state.session(), self.request_touch(state))
+        {
             self.touch(session, touch, self.context.now());
         }
     }
