@@ -8,8 +8,8 @@
 //! **For** applications on rouille, Rocket or tiny_http, or on another server that answers each
 //! request on a thread. All calls block their thread; on Rocket other requests continue meanwhile.
 //!
-//! **Not for** axum, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no passwords and
-//! does not encrypt the data of sessions.
+//! **Not for** axum, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no passwords
+//! and does not encrypt the data of sessions.
 //!
 //! # Usage
 //!

@@ -206,8 +206,8 @@ impl Session {
     }
 
     /// Changes the value of `name` with `f` and stores it immediately, so that you can act on the
-    /// result. It is [`update`](Self::update) and [`commit`](Self::commit) in one: all other changes
-    /// of this request so far are stored too.
+    /// result. It is [`update`](Self::update) and [`commit`](Self::commit) in one: all other
+    /// changes of this request so far are stored too.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, because the session had
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
