@@ -5,6 +5,12 @@
 //! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
 //! closing stores the changes and returns header fields for the response.
 //!
+//! **For** applications on rouille, Rocket or tiny_http, or on another server that answers each
+//! request on a thread. All calls block their thread; on Rocket other requests continue meanwhile.
+//!
+//! **Not for** axum, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no passwords
+//! and does not encrypt the data of sessions.
+//!
 //! # Usage
 //!
 //! The adapters in [`web`] open and close the session. With rouille:
@@ -25,6 +31,22 @@
 //! # }
 //! # #[cfg(not(all(feature = "rouille", feature = "sqlite")))]
 //! # fn main() {}
+//! ```
+//!
+//! On Rocket, with `rocket::build().attach(sessions)`, the handler is:
+//!
+//! ```
+//! # #[cfg(feature = "rocket")]
+//! # mod application {
+//! use cloakroom::Session;
+//! use rocket::get;
+//!
+//! #[get("/")]
+//! fn index(session: &Session) -> cloakroom::Result<String> {
+//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!     Ok(format!("visits: {visits}\n"))
+//! }
+//! # }
 //! ```
 //!
 //! Without a web framework, two requests of one browser:
@@ -81,21 +103,22 @@
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
 //! | How are forms protected from other sites? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
 //! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
-//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`policy::Policy`] | [configuration](guide::configuration) |
-//! | How does the cookie behave in each browser? | [`CookieConfig`] | [cookies](guide::cookies) |
-//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
+//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`CookieConfig`] | [configuration](guide::configuration), [cookies](guide::cookies) |
 //! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
 //! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
-//! | How do I move from another library? | | [moving](guide::moving) |
-//! | How do I run it behind a proxy, or in a container? | [`behind_proxies`](manager::SessionManagerBuilder::behind_proxies) | [deployment](guide::deployment) |
-//! | What do I do when something fails? | [`stores::sqlite::admin::Admin`], the crate `cloakroom-cli` | [operating](guide::operating) |
-//! | Which events are logged? | [`event::Event`] | [events](guide::events) |
-//! | Is my data safe? | [`stores::sqlite::Durability`] | [guarantees](guide::guarantees), [reliability](guide::reliability) |
-//! | Is it secure, and by which standard? | [`SessionManager::review`] | [security](guide::security) |
-//! | How fast is it? How does it compare? | | [performance](guide::performance), [comparison](guide::comparison) |
-//! | How do I write a store, or an adapter? | [`backend::Store`], [`conformance`]; [`adapter::Adapter`] | [stores](guide::stores), [servers](guide::servers) |
-//! | How does it work inside? | | [design](guide::design), [architecture](guide::architecture) |
-//! | What does a word mean? Which versions does it need? | | [terms](guide::terms), [platforms](guide::platforms) |
+//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
+//!
+//! Other pages:
+//!
+//! - Moving from another library: [moving](guide::moving), [comparison](guide::comparison).
+//! - Running an application: [deployment](guide::deployment), [operating](guide::operating),
+//!   [events](guide::events), [performance](guide::performance).
+//! - Judging the library: [guarantees](guide::guarantees), [reliability](guide::reliability),
+//!   [security](guide::security), [platforms](guide::platforms).
+//! - Writing a [store](backend::Store), which [`conformance`] checks, or an
+//!   [adapter](adapter::Adapter): [stores](guide::stores), [servers](guide::servers).
+//! - The design: [design](guide::design), [architecture](guide::architecture). The words:
+//!   [terms](guide::terms).
 //!
 //! # Features
 //!

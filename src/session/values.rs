@@ -87,10 +87,13 @@ impl Session {
         Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
     }
 
-    /// Sets the value of `name`. Does not load the session: the change is merged into the stored
-    /// session at the end of the request. Despite the `Ok` it is discarded if another request ends
-    /// the session or replaces its id before that. To know the result, call
-    /// [`commit`](Self::commit), which returns [`Discarded`](CommitOutcome::Discarded) then.
+    /// Sets the value of `name`, for a value that does not depend on the old one; otherwise use
+    /// [`update`](Self::update).
+    ///
+    /// Does not load the session: the change is merged into the stored session at the end of the
+    /// request. Despite the `Ok` it is discarded if another request ends the session or replaces
+    /// its id before that. To know the result, call [`commit`](Self::commit), which returns
+    /// [`Discarded`](CommitOutcome::Discarded) then.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -163,7 +166,9 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` with `f`, without losing a change of a concurrent request.
+    /// Changes the value of `name` with `f`, for a value that depends on the old one; loses no
+    /// change of a concurrent request. If you act on the result, use
+    /// [`update_now`](Self::update_now).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -200,9 +205,9 @@ impl Session {
         updated(name, &update)
     }
 
-    /// Changes the value of `name` with `f` and stores it immediately, together with all other
-    /// changes of this request so far: [`update`](Self::update) and [`commit`](Self::commit) in
-    /// one.
+    /// Changes the value of `name` with `f` and stores it immediately, so that you can act on the
+    /// result. It is [`update`](Self::update) and [`commit`](Self::commit) in one: all other
+    /// changes of this request so far are stored too.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, because the session had
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
