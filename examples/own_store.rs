@@ -59,7 +59,7 @@ impl Rows {
         if row.deadline <= now {
             return match &record {
                 Ok(record) => Found::expired(at, record),
-                Err(_) => Found::Expired { expired_by: None, at },
+                Err(_) => Found::Expired { reached_limit: None, at },
             };
         }
         // A row that does not decode stays: another version of the program may be able to read it.
@@ -146,21 +146,21 @@ impl Store for OwnStore {
                     None => {}
                 }
                 rows.put(session.id_hash, &session.record, replaced_ids);
-                Ok(CommitAnswer::Done { session, replaced: None, ended, evicted: vec![] })
+                Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
                 rows.replace(&at, &session.record);
                 Ok(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, presented } = id_change;
+                let IdChange { previous, presented } = id_change;
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
-                if replaced.ends_graces() {
+                if previous.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(replaced), presented].into_iter().flatten() {
+                for id in [Some(previous), presented].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);
                 }
@@ -168,7 +168,7 @@ impl Store for OwnStore {
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
                 Ok(CommitAnswer::Done {
                     session,
-                    replaced: Some(at),
+                    previous_id: Some(at),
                     ended: vec![],
                     evicted: vec![],
                 })

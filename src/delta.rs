@@ -26,7 +26,7 @@ pub struct Delta {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Confirmation {
-    at: Timestamp,
+    time: Timestamp,
     level: u16,
 }
 
@@ -71,8 +71,8 @@ impl Delta {
     }
 
     /// Sets the time and the level of the authentication, if the session has a user.
-    pub fn confirm_authentication(&mut self, at: Timestamp, level: u16) {
-        self.confirmation = Some(Confirmation { at, level });
+    pub fn confirm_authentication(&mut self, time: Timestamp, level: u16) {
+        self.confirmation = Some(Confirmation { time, level });
     }
 
     /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
@@ -164,10 +164,10 @@ impl Delta {
     pub fn apply(&self, record: &mut Record) -> bool {
         let data_changed = self.apply_data(&mut record.data);
         let before = (record.authenticated, record.auth_level, record.limits.idle);
-        if let Some(Confirmation { at, level }) = self.confirmation
+        if let Some(Confirmation { time, level }) = self.confirmation
             && record.user.is_some()
         {
-            (record.authenticated, record.auth_level) = (Some(at), level);
+            (record.authenticated, record.auth_level) = (Some(time), level);
         }
         record.limits.idle = self.idle_limit.or(record.limits.idle);
         data_changed || before != (record.authenticated, record.auth_level, record.limits.idle)
@@ -213,8 +213,8 @@ mod tests {
                 Step::Remove(name) => delta.remove(NAMES[*name]),
                 Step::Clear => delta.clear(),
                 Step::Confirm(level) => {
-                    let at = Timestamp::from_millis(i64::from(*level));
-                    delta.confirm_authentication(at, u16::from(*level));
+                    let time = Timestamp::from_millis(i64::from(*level));
+                    delta.confirm_authentication(time, u16::from(*level));
                 }
                 Step::Idle(hours) => {
                     delta.set_idle_limit(Duration::from_secs(u64::from(*hours) * 3600));
@@ -241,7 +241,8 @@ mod tests {
         fn applying_two_deltas_equals_applying_both_joined(
             start in steps(), is_users: bool, a in steps(), b in steps(),
         ) {
-            let (a, b) = (delta(&a), delta(&b));
+            let a = delta(&a);
+            let b = delta(&b);
             let mut in_turn = record(&start, is_users);
             a.apply(&mut in_turn);
             b.apply(&mut in_turn);
@@ -254,7 +255,9 @@ mod tests {
         fn then_is_associative_and_the_empty_delta_is_neutral(
             a in steps(), b in steps(), c in steps(),
         ) {
-            let (a, b, c) = (delta(&a), delta(&b), delta(&c));
+            let a = delta(&a);
+            let b = delta(&b);
+            let c = delta(&c);
             prop_assert_eq!(
                 a.clone().then(b.clone()).then(c.clone()),
                 a.clone().then(b.then(c))

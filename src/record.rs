@@ -40,7 +40,7 @@ impl Client {
     #[must_use]
     pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
         let user_agent = user_agent.map(|text| {
-            let kept = text.char_indices().map(|(at, c)| at + c.len_utf8());
+            let kept = text.char_indices().map(|(index, c)| index + c.len_utf8());
             let end = kept.take_while(|end| *end <= Self::MAX_USER_AGENT).last().unwrap_or(0);
             text.get(..end).unwrap_or_default().into()
         });
@@ -199,13 +199,6 @@ impl Record {
         now < self.deadline()
     }
 
-    /// Returns the limit that ends the session of a user; `None` for an anonymous session, whose
-    /// visitor need not know.
-    #[must_use]
-    pub(crate) fn expired_by(&self) -> Option<EndReason> {
-        self.user.as_ref().map(|_| self.limits.reached_limit(self.seen))
-    }
-
     /// Records activity and returns true, or returns false if the touch is not later than the
     /// recorded activity.
     pub fn touch(&mut self, touch: Touch) -> bool {
@@ -267,14 +260,14 @@ impl Record {
         struct Format {
             format: u32,
         }
-        let malformed = |source| undecodable(describe_json_error(&source));
+        let to_error = |source| undecodable(describe_json_error(&source));
         let fields = match serde_json::from_str::<JsonRecord<&RawValue>>(text) {
             Ok(fields) => fields,
             Err(source) => {
                 // If the format is newer, that explains the failure better than the field that does
                 // not fit.
-                check_format(serde_json::from_str::<Format>(text).map_err(malformed)?.format)?;
-                return Err(malformed(source));
+                check_format(serde_json::from_str::<Format>(text).map_err(to_error)?.format)?;
+                return Err(to_error(source));
             }
         };
         check_format(fields.format)?;
@@ -359,7 +352,7 @@ pub struct EndedSession {
     /// The user; `None` if the session was anonymous or cannot be read.
     pub user: Option<UserKey>,
     /// The limit that it had reached; `None` if it was live until it was ended.
-    pub expired_by: Option<EndReason>,
+    pub reached_limit: Option<EndReason>,
 }
 
 impl EndedSession {
@@ -370,7 +363,7 @@ impl EndedSession {
         public_id: Option<PublicId>,
         user: Option<UserKey>,
     ) -> Self {
-        EndedSession { id_hash, public_id, user, expired_by: None }
+        EndedSession { id_hash, public_id, user, reached_limit: None }
     }
 
     /// Makes the value for the session of `record`, which was live.
@@ -382,13 +375,14 @@ impl EndedSession {
     /// Makes the value for the session of `record`, which has expired.
     #[must_use]
     pub fn expired(id_hash: SessionIdHash, record: &Record) -> Self {
-        EndedSession::of(id_hash, record).with_expired_by(record.limits.reached_limit(record.seen))
+        EndedSession::of(id_hash, record)
+            .with_reached_limit(record.limits.reached_limit(record.seen))
     }
 
     /// Returns this with the limit that the session had reached.
     #[must_use]
-    pub fn with_expired_by(self, limit: EndReason) -> Self {
-        EndedSession { expired_by: Some(limit), ..self }
+    pub fn with_reached_limit(self, limit: EndReason) -> Self {
+        EndedSession { reached_limit: Some(limit), ..self }
     }
 }
 

@@ -33,8 +33,9 @@ const LAYERS: &[&[&str]] = &[
 
 /// The layers within `stores/sqlite`.
 const SQLITE_LAYERS: &[&[&str]] = &[
-    &["columns", "error"],
-    &["ownership"],
+    &["columns", "error", "paths"],
+    &["mount"],
+    &["file_access"],
     &["file", "file_identity", "record_cache", "sql", "wal"],
     &["references", "row"],
     &["write"],

@@ -119,7 +119,7 @@ pub enum CommitAnswer {
         /// one that the commit named.
         session: LiveSession,
         /// The hash of the session's previous id, if the commit gave it a new one.
-        replaced: Option<SessionIdHash>,
+        previous_id: Option<SessionIdHash>,
         /// The sessions that it ended: those above the limit per user, and the one that the new
         /// session replaces.
         ended: Vec<EndedSession>,
@@ -153,21 +153,21 @@ impl CommitAnswer {
     /// no other session.
     #[must_use]
     pub const fn done(session: LiveSession) -> Self {
-        CommitAnswer::Done { session, replaced: None, ended: Vec::new(), evicted: Vec::new() }
+        CommitAnswer::Done { session, previous_id: None, ended: Vec::new(), evicted: Vec::new() }
     }
 
     /// Returns the id hashes that were current before a commit that is [`Done`](CommitAnswer::Done)
-    /// and no longer are: the replaced one, and those of ended and evicted sessions. A cache
+    /// and no longer are: the previous one, and those of ended and evicted sessions. A cache
     /// invalidates them. For any other answer there are none.
     pub fn ids_to_invalidate(&self) -> impl Iterator<Item = SessionIdHash> {
-        let (replaced, ended, evicted) = match self {
-            CommitAnswer::Done { replaced, ended, evicted, .. } => {
-                (*replaced, ended.as_slice(), evicted.as_slice())
+        let (previous_id, ended, evicted) = match self {
+            CommitAnswer::Done { previous_id, ended, evicted, .. } => {
+                (*previous_id, ended.as_slice(), evicted.as_slice())
             }
             _ => (None, [].as_slice(), [].as_slice()),
         };
         let ended = ended.iter().map(|ended| ended.id_hash);
-        replaced.into_iter().chain(ended).chain(evicted.iter().copied())
+        previous_id.into_iter().chain(ended).chain(evicted.iter().copied())
     }
 }
 
@@ -306,13 +306,13 @@ pub enum Superseded<P> {
     },
 }
 
-/// A change of a session's id, to the [successor](ReplacedId::successor) of the replaced id. A
+/// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id. A
 /// store fails with [`Conflict`](ErrorKind::Conflict) if any session has or had the new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now. Remember it beside the earlier ones, at most
     /// [`ReplacedId::MAX`] in all; if [it ends graces](ReplacedId::ends_graces), end theirs.
-    pub replaced: ReplacedId,
+    pub previous: ReplacedId,
     /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
     /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
@@ -504,9 +504,10 @@ impl Commit {
         }
         let LiveSession { mut record, id_hash } = session;
         // The salt belongs to the id that was presented.
-        let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
+        let had_user = record.user.is_some();
+        let is_current = id_hash == self.id_hash;
         let id_change = IdChange {
-            replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
+            previous: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
             presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
@@ -549,10 +550,12 @@ impl Commit {
                 record.id_issued = self.now;
                 record.realm.clone_from(realm);
                 let by = ReplacedBy::Renewal { grace_until: *grace_until };
-                let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
+                let id_hash = self.id_hash;
+                let successor = *to;
+                let replaced_at = self.now;
                 session.id_hash = successor;
-                let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
-                Some(IdChange { replaced, presented: None })
+                let previous = ReplacedId { id_hash, successor, replaced_at, by, had_user };
+                Some(IdChange { previous, presented: None })
             }
             _ => None,
         };

@@ -69,7 +69,7 @@ pub enum Found<P> {
     /// A session whose deadline has passed.
     Expired {
         /// The limit that the session of a user had reached.
-        expired_by: Option<EndReason>,
+        reached_limit: Option<EndReason>,
         /// Its position.
         at: P,
     },
@@ -110,7 +110,7 @@ pub enum Missing {
     /// There is no such session, or its deadline has passed.
     NotFound {
         /// The limit that the session of a user had reached, if it is still stored.
-        expired_by: Option<EndReason>,
+        reached_limit: Option<EndReason>,
     },
 }
 
@@ -118,7 +118,9 @@ impl<P> Found<P> {
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
     pub fn expired(at: P, record: &Record) -> Self {
-        Found::Expired { expired_by: record.expired_by(), at }
+        // The visitor of an anonymous session need not know.
+        let reached_limit = record.user.as_ref().map(|_| record.limits.reached_limit(record.seen));
+        Found::Expired { reached_limit, at }
     }
 
     /// Returns the session if it can be read, with its position; else the reason.
@@ -130,7 +132,7 @@ impl<P> Found<P> {
             Found::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error }
             }
-            Found::Expired { expired_by, .. } => Missing::NotFound { expired_by },
+            Found::Expired { reached_limit, .. } => Missing::NotFound { reached_limit },
             Found::Nothing => Missing::NOT_FOUND,
         })
     }
@@ -138,7 +140,7 @@ impl<P> Found<P> {
 
 impl Missing {
     /// There is no such session, and none has expired.
-    pub const NOT_FOUND: Missing = Missing::NotFound { expired_by: None };
+    pub const NOT_FOUND: Missing = Missing::NotFound { reached_limit: None };
 }
 
 impl<P> From<Found<P>> for Loaded {

@@ -7,8 +7,6 @@
 mod batch_pacer;
 mod cache;
 pub(crate) mod commit;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod copy;
 pub(crate) mod list;
 mod lookup;
 mod replaced_id;
@@ -33,8 +31,6 @@ pub(crate) use commit::AtLimit;
 pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use copy::{CopyBatch, CopyMark, CopySum, StoredPage, StoredSession};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
@@ -151,7 +147,7 @@ pub trait SessionIndex: Debug + Send + Sync {
 /// A random number that a store draws when its tables are made, and again when they are restored
 /// from a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreIdentity([u8; 16]);
+pub struct StoreIdentity(pub(crate) [u8; 16]);
 
 impl StoreIdentity {
     /// Makes an identity of random bytes.

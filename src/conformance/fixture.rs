@@ -141,7 +141,7 @@ pub(super) struct Done {
     pub(super) record: Record,
     pub(super) id_hash: SessionIdHash,
     pub(super) ids_to_invalidate: Vec<SessionIdHash>,
-    pub(super) replaced: Option<SessionIdHash>,
+    pub(super) previous_id: Option<SessionIdHash>,
     pub(super) ended: Vec<EndedSession>,
 }
 
@@ -213,8 +213,8 @@ pub(super) fn done(answer: CommitAnswer, what: &str) -> Passed<Done> {
     let ids_to_invalidate = answer.ids_to_invalidate().collect();
     match answer {
         CommitAnswer::Done {
-            session: LiveSession { record, id_hash }, replaced, ended, ..
-        } => Ok(Done { record, id_hash, ids_to_invalidate, replaced, ended }),
+            session: LiveSession { record, id_hash }, previous_id, ended, ..
+        } => Ok(Done { record, id_hash, ids_to_invalidate, previous_id, ended }),
         _ => Err(Violation(format!("{what} was not done"))),
     }
 }
@@ -238,10 +238,10 @@ pub(super) fn moved(
     to: &SessionIdHash,
     what: &str,
 ) -> Passed<Sample> {
-    let Done { record, id_hash, ids_to_invalidate, replaced, .. } = done(answer, what)?;
+    let Done { record, id_hash, ids_to_invalidate, previous_id, .. } = done(answer, what)?;
     ensure!(id_hash == *to, "{what} gave the session no new id")?;
     ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
-    ensure!(replaced == Some(session.id_hash), "{what} did not name the id that it replaced")?;
+    ensure!(previous_id == Some(session.id_hash), "{what} did not name the id that it replaced")?;
     ensure!(ids_to_invalidate == [session.id_hash], "{what} ended a session")?;
     Ok(Sample { id_hash, record })
 }
@@ -443,7 +443,8 @@ impl Fixture {
         // Other threads may write between the loads. Two equal results mean that none did, because
         // a session never returns to an earlier state.
         if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
-            let (same, loaded) = (is_same(&immediate, &after), found(&after));
+            let same = is_same(&immediate, &after);
+            let loaded = found(&after);
             ensure!(same, "try_load returns another result than load, which returns {loaded}")?;
         }
         Ok(after)

@@ -46,7 +46,9 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
     let all: Vec<_> = sessions.iter().rev().map(Sample::public_id).collect();
     let index = fixture.index()?;
     let three = NonZeroUsize::MIN.saturating_add(2);
-    let (mut listed, mut sizes, mut page) = (Vec::new(), Vec::new(), Page::first(three));
+    let mut listed = Vec::new();
+    let mut sizes = Vec::new();
+    let mut page = Page::first(three);
     loop {
         let summaries = index.list(&SessionFilter::All, page, fixture.now)?;
         sizes.push(summaries.len());
@@ -106,10 +108,10 @@ pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Passed {
         let only = listed == [session.public_id()];
         ensure!(only, "the list of the user {owner:?} has {} sessions or others'", listed.len())?;
     }
-    for (at, (session, owner)) in sessions.iter().enumerate() {
+    for (index, (session, owner)) in sessions.iter().enumerate() {
         revokes(fixture, &SessionFilter::User(owner), None, &[session])?;
         let left = fixture.list(&SessionFilter::All)?.len();
-        ensure!(left + at + 1 == sessions.len(), "a revocation ended another user's session")?;
+        ensure!(left + index + 1 == sessions.len(), "a revocation ended another user's session")?;
     }
     Ok(())
 }
@@ -134,7 +136,8 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
 
 pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passed {
     let mut id_hash = fixture.session()?.id_hash;
-    let (first, second) = (user("u")?, user("u1")?);
+    let first = user("u")?;
+    let second = user("u1")?;
     let is_listed = |owner: Option<&UserKey>, what: &str| {
         for name in [&first, &second] {
             let listed = fixture.list(&SessionFilter::User(name))?.len();
@@ -167,7 +170,9 @@ pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Passe
 pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner);
-    let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
+    let a = of(&owner)?;
+    let b = of(&owner)?;
+    let other = of(&user("u1")?)?;
     let b = fixture.renewed(&b, None)?;
     let anonymous = fixture.session()?;
     let public_id = anonymous.public_id();
@@ -183,7 +188,9 @@ pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture
 pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner);
-    let (a, b, current) = (of(&owner)?, of(&owner)?, of(&owner)?);
+    let a = of(&owner)?;
+    let b = of(&owner)?;
+    let current = of(&owner)?;
     let other = of(&user("u1")?)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&current.public_id()), &[&a, &b])?;
     fixture.is_intact(&current, "a revocation except this session")?;
@@ -202,7 +209,8 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner);
     for grace_until in [None, Some(fixture.after(SECOND))] {
-        let (other, old) = (mine()?, mine()?);
+        let other = mine()?;
+        let old = mine()?;
         let current = fixture.renewed(&old, grace_until)?;
         revokes(fixture, &SessionFilter::User(&owner), Some(&old.public_id()), &[&other])?;
         fixture.is_intact(&current, "a revocation except a session that has been renewed")?;
@@ -214,14 +222,18 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture
 pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner);
-    let (ended, a, b) = (mine()?, mine()?, mine()?);
+    let ended = mine()?;
+    let a = mine()?;
+    let b = mine()?;
     fixture.end(&ended.id_hash)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
 pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Passed {
-    let (owner, other) = (user("u")?, user("u1")?);
-    let (mine, theirs) = (fixture.session_of(&owner)?, fixture.session_of(&other)?);
+    let owner = user("u")?;
+    let other = user("u1")?;
+    let mine = fixture.session_of(&owner)?;
+    let theirs = fixture.session_of(&other)?;
     let anonymous = fixture.session()?;
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
@@ -236,10 +248,12 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> P
 
 pub(super) fn a_rename_moves_exactly_the_sessions_of_a_user(fixture: &Fixture) -> Passed {
     let [old, new, other] = [user("u")?, user("new")?, user("other")?];
-    let (a, old_b) = (fixture.session_of(&old)?, fixture.session_of(&old)?);
+    let a = fixture.session_of(&old)?;
+    let old_b = fixture.session_of(&old)?;
     let b = fixture.renewed(&old_b, Some(fixture.after(IDLE)))?;
     let theirs = fixture.session_of(&other)?;
-    let (index, realm) = (fixture.index()?, &a.record.realm);
+    let index = fixture.index()?;
+    let realm = &a.record.realm;
     let elsewhere = Realm::new("elsewhere")?;
     let none = index.rename_user(&elsewhere, &old, &new, fixture.now)?;
     ensure!(none.is_empty(), "a rename in another realm returned {none:?}")?;

@@ -23,8 +23,8 @@ pub(super) fn sign_in(
 
 /// Creates three sessions of one user, signed in one second apart.
 fn three(fixture: &Fixture, owner: &UserKey) -> Passed<[Sample; 3]> {
-    let at = |seconds| fixture.later(SECOND * seconds).session_of(owner);
-    Ok([at(0)?, at(1)?, at(2)?])
+    let begin = |seconds| fixture.later(SECOND * seconds).session_of(owner);
+    Ok([begin(0)?, begin(1)?, begin(2)?])
 }
 
 /// Fails unless exactly these sessions of the user are live.
@@ -33,7 +33,8 @@ fn live_are(fixture: &Fixture, owner: &UserKey, id_hashes: &[SessionIdHash], wha
     for id_hash in id_hashes {
         later.live(id_hash, &format!("{what}, a session that should be live"))?;
     }
-    let (listed, wanted) = (later.list(&SessionFilter::User(owner))?.len(), id_hashes.len());
+    let listed = later.list(&SessionFilter::User(owner))?.len();
+    let wanted = id_hashes.len();
     ensure!(listed == wanted, "{what}, {listed} sessions are live, not {wanted}")
 }
 
@@ -132,7 +133,8 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Passed {
-    let (owner, other) = (user("u")?, user("u1")?);
+    let owner = user("u")?;
+    let other = user("u1")?;
     let theirs = fixture.session_of(&other)?;
     let untouched = fixture.session_of(&other)?;
     fixture.session()?;

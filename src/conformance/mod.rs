@@ -129,7 +129,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         renewal::a_replaced_id_finds_the_session_within_its_grace,
         renewal::a_replaced_id_finds_no_session_at_the_end_of_its_grace,
         renewal::an_ending_through_the_grace_ends_the_session,
-        renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
+        renewal::a_renewal_through_the_grace_merges_and_renews_nothing,
         renewal::each_replaced_id_has_a_grace_of_its_own,
         replaced_ids::the_latest_replaced_ids_are_remembered,
         replaced_ids::an_ending_through_a_replaced_id_ends_the_session,
@@ -252,7 +252,8 @@ pub fn checks() -> impl Iterator<Item = &'static str> {
 
 fn run_all(make: &dyn Fn() -> Arc<dyn Store>) -> Result<(), Failures> {
     // A store that passes deadlines to a server needs them to be later than the server's clock.
-    let (now, other) = (SystemClock.now(), make());
+    let now = SystemClock.now();
+    let other = make();
     let mut failures = Vec::new();
     for guarantee in GUARANTEES {
         for (name, check) in guarantee.checks {

@@ -128,7 +128,8 @@ pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
 pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
     fixture: &Fixture,
 ) -> Passed {
-    let (owner, end) = (user("u")?, fixture.after(IDLE));
+    let owner = user("u")?;
+    let end = fixture.after(IDLE);
     let filters: [for<'a> fn(&'a UserKey, &'a PublicId) -> SessionFilter<'a>; 4] = [
         |_, _| SessionFilter::All,
         |owner, _| SessionFilter::User(owner),
@@ -145,7 +146,8 @@ pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
 }
 
 pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(fixture: &Fixture) -> Passed {
-    let (owner, end) = (user("u")?, fixture.after(IDLE));
+    let owner = user("u")?;
+    let end = fixture.after(IDLE);
     let expired = fixture.session_of(&owner)?;
     let limit = (1, AtLimit::Refuse);
     let (_, answer) = limits::sign_in(&fixture.at(end), &id_hash()?, &owner, limit)?;

@@ -94,7 +94,8 @@ pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> 
 }
 
 pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Passed {
-    let (id_hash, new_session) = (id_hash()?, fixture.new_session()?);
+    let id_hash = id_hash()?;
+    let new_session = fixture.new_session()?;
     done(fixture.commit(&id_hash, Action::Create(new_session), &nothing())?, "a create")?;
     let stored = fixture.live(&id_hash, "a session without data")?;
     ensure!(stored.record.data.is_empty(), "a session without data was loaded with data")
@@ -137,14 +138,17 @@ fn limited(
 }
 
 pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Passed {
-    let (id_hash, create) = (id_hash()?, Action::Create(fixture.new_session()?));
+    let id_hash = id_hash()?;
+    let create = Action::Create(fixture.new_session()?);
     let create = limited(fixture, &id_hash, create, &huge()?, MAX_BYTES);
     fixture.fails(&create, ErrorKind::TooLarge, "a create of 10 MB under a limit of 64 KiB")?;
     fixture.is_absent(&id_hash, "a create that was too large stored something")
 }
 
 pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Passed {
-    let (session, huge, to) = (fixture.session()?, huge()?, id_hash()?);
+    let session = fixture.session()?;
+    let huge = huge()?;
+    let to = id_hash()?;
     for (action, what) in [
         (Action::Merge, "a merge of 10 MB under a limit of 64 KiB"),
         (renew_to(to, None), "a renewal with 10 MB"),

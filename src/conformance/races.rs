@@ -20,9 +20,10 @@ const ROUNDS: u32 = 1000;
 
 /// Merges; in half of the rounds as a request that has loaded the session.
 fn merge(fixture: &Fixture, session: &Sample, delta: &Delta) -> Passed<CommitAnswer> {
-    match session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
-        true => fixture.merge_loaded(session, delta),
-        false => fixture.merge(&session.id_hash, delta),
+    if session.id_hash.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
+        fixture.merge_loaded(session, delta)
+    } else {
+        fixture.merge(&session.id_hash, delta)
     }
 }
 
@@ -133,7 +134,8 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
             let delta = set("n", n + 1)?;
             let merge = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
             let loaded = LiveSession { record: record.clone(), id_hash: session.id_hash };
-            let (expected, basis) = (Expected::Revision(record.revision), Some(loaded.into()));
+            let expected = Expected::Revision(record.revision);
+            let basis = Some(loaded.into());
             let merge = Commit { expected, basis, ..merge };
             match fixture.store.commit(&merge)? {
                 CommitAnswer::RevisionMismatch(LiveSession { record: stored, .. }) => {
@@ -413,7 +415,8 @@ fn two_sign_ins(
 
 pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -> Passed {
     two_sign_ins(fixture, AtLimit::Refuse, |(_, a), (_, b)| {
-        let (a, b) = (name_of(a), name_of(b));
+        let a = name_of(a);
+        let b = name_of(b);
         let one = [("Done", "LimitReached"), ("LimitReached", "Done")].contains(&(a, b));
         ensure!(one, "two concurrent sign-ins under a limit of 1 returned {a} and {b}")
     })
@@ -427,7 +430,8 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> P
                     done(answer.clone(), "a sign-in that may end others")?.ids_to_invalidate;
                 Ok(ids_to_invalidate.contains(id_hash))
             };
-            let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
+            let a_ends_b = ends(a, to_b)?;
+            let b_ends_a = ends(b, to_a)?;
             let one = a_ends_b != b_ends_a;
             ensure!(one, "of two concurrent sign-ins not exactly one ended the other")?;
             let ended = if a_ends_b { to_b } else { to_a };

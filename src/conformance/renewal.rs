@@ -21,7 +21,8 @@ pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Pa
 }
 
 pub(super) fn a_renewal_carries_its_change_along(fixture: &Fixture) -> Passed {
-    let (session, to) = (fixture.session()?, id_hash()?);
+    let session = fixture.session()?;
+    let to = id_hash()?;
     let then = fixture.after(TOUCH_DUE);
     let renewal = Commit::new(&session.id_hash, renew_to(to, None), set("coat", "red")?, then);
     let answer = fixture.store.commit(&Commit { touch: Some(Touch::at(then)), ..renewal })?;
@@ -118,7 +119,7 @@ pub(super) fn an_ending_through_the_grace_ends_the_session(fixture: &Fixture) ->
     fixture.none_live(&[old.id_hash, new.id_hash], found)
 }
 
-pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &Fixture) -> Passed {
+pub(super) fn a_renewal_through_the_grace_merges_and_renews_nothing(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
     let (unused, answer) = fixture.renew(&old.id_hash, Some(fixture.after(IDLE)))?;
@@ -166,7 +167,8 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn a_renewal_at_another_revision_moves_nothing(fixture: &Fixture) -> Passed {
-    let (session, to) = (fixture.session()?, id_hash()?);
+    let session = fixture.session()?;
+    let to = id_hash()?;
     fixture.is_revision_mismatch(&session.id_hash, &to, renew_to(to, None), &session)
 }
 
@@ -218,7 +220,8 @@ pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Passed {
     let mut taken = taken(fixture)?;
     let previous = fixture.session()?;
     let session = fixture.renewed(&previous, None)?;
-    let (previous, current) = (previous.id_hash, session.id_hash);
+    let previous = previous.id_hash;
+    let current = session.id_hash;
     taken.id_hashes.push((current, "the id that the session has"));
     taken.id_hashes.push((previous, "the id that the session had"));
     taken.all.push(session);
@@ -231,11 +234,12 @@ pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Passed {
 
 pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Passed {
     let mut taken = taken(fixture)?;
-    let (session, others) = (fixture.session()?, fixture.session_of(&user("other")?)?);
+    let session = fixture.session()?;
+    let others = fixture.session_of(&user("other")?)?;
     taken.id_hashes.push((session.id_hash, "the id that the session has"));
-    let from = [session.id_hash, others.id_hash, id_hash()?];
+    let presented = [session.id_hash, others.id_hash, id_hash()?];
     taken.all.extend([session, others]);
-    for from in from {
+    for from in presented {
         for (id_hash, whose) in &taken.id_hashes {
             let sign_in = sign_in_to(*id_hash, &user("u")?, &fixture.new_session()?);
             taken.conflicts(fixture, &from, sign_in, &format!("a sign-in to {whose}"))?;

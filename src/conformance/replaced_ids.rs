@@ -32,7 +32,9 @@ fn sign_in_opened(
     user: &UserKey,
     opened: Timestamp,
 ) -> Passed<SignInReply> {
-    let (to, salt, new_session) = (id_hash()?, JoinSalt::generate()?, fixture.new_session()?);
+    let to = id_hash()?;
+    let salt = JoinSalt::generate()?;
+    let new_session = fixture.new_session()?;
     let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: Some(salt) };
     let commit = Commit { opened, ..Commit::new(from, action, nothing(), fixture.now) };
     Ok(SignInReply { to, salt, answer: fixture.store.commit(&commit)? })
@@ -178,7 +180,8 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Pass
     ];
     for change in changes {
         let (from, current, _) = signed_in(fixture, &owner)?;
-        let (to, mut new_session) = (id_hash()?, fixture.new_session()?);
+        let to = id_hash()?;
+        let mut new_session = fixture.new_session()?;
         change(&mut new_session)?;
         let NewSession { auth_level, limits, .. } = new_session;
         let join_salt = Some(JoinSalt::generate()?);
@@ -219,7 +222,8 @@ pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture
 }
 
 pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture) -> Passed {
-    let (owner, other) = (user("u")?, user("other")?);
+    let owner = user("u")?;
+    let other = user("other")?;
     let old = fixture.session_of(&owner)?;
     done(fixture.merge(&old.id_hash, &set("coat", "blue")?)?, "a merge")?;
     let new = fixture.renewed(&old, None)?;
@@ -241,7 +245,8 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
 pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     fixture: &Fixture,
 ) -> Passed {
-    let (owner, other) = (user("u")?, user("other")?);
+    let owner = user("u")?;
+    let other = user("other")?;
     let (first, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &current.id_hash, &other)?;
     done(theirs.answer, "another user's sign-in")?;
@@ -255,7 +260,8 @@ pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
 }
 
 pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Passed {
-    let (owner, other) = (user("u")?, user("other")?);
+    let owner = user("u")?;
+    let other = user("other")?;
     let (from, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &from, &other)?;
     let what = "another user's sign-in through a replaced id";

@@ -4,7 +4,9 @@ use crate::conformance::fixture::*;
 use crate::record::{Client, NewSession, Record};
 
 pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixture) -> Passed {
-    let (session, to, owner) = (fixture.session()?, id_hash()?, user("søren 'ü'")?);
+    let session = fixture.session()?;
+    let to = id_hash()?;
+    let owner = user("søren 'ü'")?;
     let later = fixture.later(SECOND * 10);
     let longer = lifetime().with_absolute(IDLE * 20);
     let mut new_session = NewSession::new(longer.starting(later.now))?;
@@ -35,8 +37,10 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
 }
 
 pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Passed {
-    let (absent, to, owner, new_session) =
-        (id_hash()?, id_hash()?, user("u")?, fixture.new_session()?);
+    let absent = id_hash()?;
+    let to = id_hash()?;
+    let owner = user("u")?;
+    let new_session = fixture.new_session()?;
     let action = sign_in_to(to, &owner, &new_session);
     let answer = fixture.commit(&absent, action, &set("hat", 1)?)?;
     let begun = done(answer, "a sign-in without a session")?;
@@ -110,7 +114,8 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
 }
 
 pub(super) fn a_sign_in_at_another_revision_moves_nothing(fixture: &Fixture) -> Passed {
-    let (session, to) = (fixture.session()?, id_hash()?);
+    let session = fixture.session()?;
+    let to = id_hash()?;
     let action = sign_in_to(to, &user("u")?, &fixture.new_session()?);
     fixture.is_revision_mismatch(&session.id_hash, &to, action, &session)
 }

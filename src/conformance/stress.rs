@@ -61,7 +61,8 @@ impl StressRun<'_> {
         let fixture = self.fixture;
         let Some(slot) = self.sessions.get(random.below(SESSIONS)) else { return Ok(()) };
         let session = slot.lock().ignore_poison().clone();
-        let (id_hash, now) = (session.id_hash, fixture.after(SECOND));
+        let id_hash = session.id_hash;
+        let now = fixture.after(SECOND);
         match random.below(20) {
             0..=6 => self.load(&id_hash)?,
             7..=11 => {

@@ -53,19 +53,20 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passe
 
 pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let (mine, _anonymous) = (fixture.session_of(&owner)?, fixture.session()?);
+    let mine = fixture.session_of(&owner)?;
+    let _anonymous = fixture.session()?;
     let end = fixture.later(IDLE);
-    let Loaded::Missing(Missing::NotFound { expired_by, .. }) = end.load(&mine.id_hash)? else {
+    let Loaded::Missing(Missing::NotFound { reached_limit, .. }) = end.load(&mine.id_hash)? else {
         return Err(Violation("a session is live at its deadline".to_owned()));
     };
     let idle = EndReason::Idle(IDLE);
     // A cache, or the server of the store, may have forgotten it.
-    ensure!(expired_by.is_none_or(|limit| limit == idle), "a load names {expired_by:?}")?;
+    ensure!(reached_limit.is_none_or(|limit| limit == idle), "a load names {reached_limit:?}")?;
     let report = fixture.store.sweep(end.now, ALL)?;
     if report.removed == 0 && fixture.store.index().is_none() {
         return Ok(());
     }
-    let wanted = [mine.to_ended().with_expired_by(idle)];
+    let wanted = [mine.to_ended().with_reached_limit(idle)];
     let named = report.user_sessions;
     ensure!(named == wanted, "a sweep named {named:?}, not {wanted:?}")
 }

@@ -32,9 +32,12 @@ pub(super) fn a_touch_never_moves_time_back(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Passed {
-    let (ended, one, two) = (fixture.session()?, fixture.session()?, fixture.session()?);
+    let ended = fixture.session()?;
+    let one = fixture.session()?;
+    let two = fixture.session()?;
     fixture.end(&ended.id_hash)?;
-    let (soon, later) = (fixture.after(SECOND), fixture.after(SECOND * 2));
+    let soon = fixture.after(SECOND);
+    let later = fixture.after(SECOND * 2);
     let batch = [
         (id_hash()?, Touch::at(soon)),
         (one.id_hash, Touch::at(later)),

@@ -102,9 +102,10 @@ impl Seal for KeyedSeal {
     fn seal(&self, name: &str, id: &str) -> String {
         let mut jar = CookieJar::new();
         if let Some(key) = self.keys.0.first() {
-            match self.encrypts {
-                true => jar.private_mut(key).add(cookie(name, id)),
-                false => jar.signed_mut(key).add(cookie(name, id)),
+            if self.encrypts {
+                jar.private_mut(key).add(cookie(name, id))
+            } else {
+                jar.signed_mut(key).add(cookie(name, id))
             }
         }
         jar.get(name).map(|cookie| cookie.value().to_owned()).unwrap_or_default()
@@ -113,9 +114,10 @@ impl Seal for KeyedSeal {
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
         let (jar, sealed) = (CookieJar::new(), cookie(name, value));
         self.keys.0.iter().enumerate().find_map(|(index, key)| {
-            let opened = match self.encrypts {
-                true => jar.private(key).decrypt(sealed.clone()),
-                false => jar.signed(key).verify(sealed.clone()),
+            let opened = if self.encrypts {
+                jar.private(key).decrypt(sealed.clone())
+            } else {
+                jar.signed(key).verify(sealed.clone())
             }?;
             Some(Unsealed { id: opened.value().to_owned(), outdated: index > 0 })
         })

@@ -66,7 +66,8 @@ impl Formatter for DepthLimit {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let (mut in_string, mut escaped) = (false, false);
+        let mut in_string = false;
+        let mut escaped = false;
         for byte in fragment.bytes() {
             match byte {
                 _ if escaped => escaped = false,

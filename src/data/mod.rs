@@ -127,7 +127,8 @@ impl Value<'_> {
             Some(b'n') => "null",
             _ => "a number",
         };
-        let (line, column) = (error.line(), error.column());
+        let line = error.line();
+        let column = error.column();
         let is_inside = (line, column) > (1, 1) && matches!(found, "an array" | "an object");
         if is_inside {
             format!("expected {wanted}, found {found} that differs at line {line} column {column}")
@@ -227,8 +228,8 @@ impl Data {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
         let object = self.0.as_deref()?;
-        let at = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
-        let (_, range) = object.names.get(at)?;
+        let index = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
+        let (_, range) = object.names.get(index)?;
         Some(Value(Text::Borrowed(object.value(range))))
     }
 
@@ -239,7 +240,9 @@ impl Data {
 
     fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
         let object = self.0.as_deref().into_iter();
-        object.flat_map(|object| object.names.iter().map(|(name, at)| (&**name, object.value(at))))
+        object.flat_map(|object| {
+            object.names.iter().map(|(name, range)| (&**name, object.value(range)))
+        })
     }
 
     /// Returns the data as a JSON object for operators, with `"(masked)"` in place of the CSRF

@@ -135,9 +135,12 @@ impl fmt::Display for OneLine<'_> {
 
         impl fmt::Write for Escape<'_, '_> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars().try_for_each(|c| match c.is_control() || changes_direction(c) {
-                    true => write!(self.0, "{}", c.escape_default()),
-                    false => self.0.write_char(c),
+                text.chars().try_for_each(|c| {
+                    if c.is_control() || changes_direction(c) {
+                        write!(self.0, "{}", c.escape_default())
+                    } else {
+                        self.0.write_char(c)
+                    }
                 })
             }
         }

@@ -64,10 +64,8 @@ impl fmt::Display for Event<'_> {
             }
             Event::ClockSkewed { by, ahead } => {
                 let seconds = by.as_secs();
-                let (ahead, effect) = match ahead {
-                    true => ("ahead of", ": no sweeps meanwhile"),
-                    false => ("behind", ""),
-                };
+                let (ahead, effect) =
+                    if *ahead { ("ahead of", ": no sweeps meanwhile") } else { ("behind", "") };
                 write!(f, "the clock is {seconds} s {ahead} that of the database server{effect}")
             }
             Event::MalformedId { address } => {

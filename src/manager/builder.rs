@@ -702,7 +702,7 @@ impl SessionManagerBuilder {
             let realm = self.settings.realm.clone();
             let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession| {
-                let reason = ended.expired_by.unwrap_or(EndReason::Absolute);
+                let reason = ended.reached_limit.unwrap_or(EndReason::Absolute);
                 trail.report(ended, reason, None, None);
             });
             Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)

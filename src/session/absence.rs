@@ -92,9 +92,9 @@ impl Session {
         let discards = has_data || !matches!(missing, Missing::Replaced { .. });
         let mut absence = Absence::default();
         match missing {
-            Missing::NotFound { expired_by } => {
+            Missing::NotFound { reached_limit } => {
                 let reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = expired_by.or_else(reason);
+                state.ending.reason = reached_limit.or_else(reason);
             }
             Missing::Replaced { id, .. } => {
                 // An id that this request issued is not used after its changes were discarded.

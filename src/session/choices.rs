@@ -79,9 +79,10 @@ impl Session {
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);
-        let lifetime = match record.is_some_and(|record| record.user.is_some()) {
-            true => settings.signed_in_lifetime(persistent),
-            false => settings.anonymous_lifetime(persistent),
+        let lifetime = if record.is_some_and(|record| record.user.is_some()) {
+            settings.signed_in_lifetime(persistent)
+        } else {
+            settings.anonymous_lifetime(persistent)
         };
         let limit = settings.checked_idle_limit(limit, &lifetime, OPERATION)?;
         state.changes.edit(|delta| delta.set_idle_limit(limit));

@@ -174,11 +174,14 @@ impl Session {
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;
-        let sharing = match varies {
-            _ if is_personal => Sharing::Never,
-            true if self.presented.is_empty() => Sharing::IfPublic,
-            true => Sharing::Never,
-            false => Sharing::Allowed,
+        let sharing = if is_personal {
+            Sharing::Never
+        } else if !varies {
+            Sharing::Allowed
+        } else if self.presented.is_empty() {
+            Sharing::IfPublic
+        } else {
+            Sharing::Never
         };
         ResponseHeaders {
             id_fields,

@@ -114,8 +114,8 @@ impl Session {
         let record_retired = |committed: &CommitAnswer| match committed {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
-            CommitAnswer::Done { replaced, ended, .. } => {
-                retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*replaced));
+            CommitAnswer::Done { previous_id, ended, .. } => {
+                retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*previous_id));
             }
             CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
             _ => {}

@@ -176,8 +176,9 @@ impl Session {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Missing::NotFound { expired_by } => {
-                    let reason = || expired_by.or_else(|| self.context.end_trail.reason(&id_hash));
+                Missing::NotFound { reached_limit } => {
+                    let reason =
+                        || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(reason);
                     let retired_ids = &self.context.retired_ids;
                     let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;

@@ -12,6 +12,8 @@
 
 // One file or folder for each store. They implement `backend`, and none imports another.
 pub mod cached;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod copy;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 pub mod memory;

@@ -12,7 +12,7 @@ use cloakroom::manager::{SessionManagerBuilder, Stats};
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::{Call, Faulty};
-use super::{Folder, NOW, events};
+use super::{Folder, NOW, Storage, events};
 
 /// The last attributes of every cookie of the default configuration.
 pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
@@ -44,9 +44,9 @@ pub fn on_both_stores(
     configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
     test: impl Fn(App),
 ) {
-    for sqlite in [false, true] {
-        eprintln!("on {}", if sqlite { "SqliteStore" } else { "MemoryStore" });
-        test(App::new(sqlite, &configure));
+    for storage in [Storage::Memory, Storage::File] {
+        eprintln!("on {storage:?}");
+        test(App::new(storage, &configure));
     }
 }
 
@@ -57,13 +57,13 @@ pub fn defaults(builder: SessionManagerBuilder) -> SessionManagerBuilder {
 
 impl App {
     pub fn new(
-        sqlite: bool,
+        storage: Storage,
         configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
     ) -> App {
         let folder = Folder::new();
-        let inner: Box<dyn Store> = match sqlite {
-            true => Box::new(SqliteStore::open(folder.database()).unwrap()),
-            false => Box::new(MemoryStore::new()),
+        let inner: Box<dyn Store> = match storage {
+            Storage::Memory => Box::new(MemoryStore::new()),
+            Storage::File => Box::new(SqliteStore::open(folder.database()).unwrap()),
         };
         App::on(inner, folder, configure)
     }
@@ -132,7 +132,7 @@ impl App {
 
     /// A browser after its first request.
     pub fn visitor_after(&self, handler: impl FnOnce(&Session)) -> Browser {
-        Browser::default().after(&self.sessions, handler)
+        Browser::default().after_request(&self.sessions, handler)
     }
 
     /// Makes calls while a sweep waits for the store.
@@ -261,14 +261,18 @@ impl Browser {
     }
 
     /// This browser as it is after a request, while the browser itself stays as it is.
-    pub fn after(&self, sessions: &SessionManager, handler: impl FnOnce(&Session)) -> Browser {
+    pub fn after_request(
+        &self,
+        sessions: &SessionManager,
+        handler: impl FnOnce(&Session),
+    ) -> Browser {
         let mut browser = self.clone();
         browser.request(sessions, handler);
         browser
     }
 
     /// This browser as it is after a response.
-    pub fn answered(&self, headers: &ResponseHeaders) -> Browser {
+    pub fn with_response(&self, headers: &ResponseHeaders) -> Browser {
         let mut browser = self.clone();
         browser.take(headers);
         browser

@@ -316,10 +316,8 @@ impl Tab<'_> {
     pub fn double_click(&self, selector: &str) {
         let query = json!({ "using": "css selector", "value": selector });
         let element = self.command("POST", "/element", &query);
-        let (down, up) = (
-            json!({ "type": "pointerDown", "button": 0 }),
-            json!({ "type": "pointerUp", "button": 0 }),
-        );
+        let down = json!({ "type": "pointerDown", "button": 0 });
+        let up = json!({ "type": "pointerUp", "button": 0 });
         let to = json!({ "type": "pointerMove", "origin": element, "x": 0, "y": 0, "duration": 0 });
         let mouse = json!({
             "type": "pointer",

@@ -118,7 +118,7 @@ pub fn program(name: &str) -> PathBuf {
     let list = fs::read_to_string(folder.join(format!("{name}.d"))).unwrap();
     for file in list.split_whitespace() {
         let changed = fs::metadata(file).and_then(|file| file.modified());
-        assert!(!changed.is_ok_and(|at| at > built), "{file} has changed since: {remedy}");
+        assert!(!changed.is_ok_and(|time| time > built), "{file} has changed since: {remedy}");
     }
     program
 }

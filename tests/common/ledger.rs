@@ -386,12 +386,12 @@ impl Ledger {
     /// Looks whether the store keeps all of it, and takes from it what was not known. No process
     /// may be at work.
     pub fn check(&mut self, store: &dyn Store) {
-        let open: Vec<Open> =
+        let all_open: Vec<Open> =
             self.open.drain().map(|(_, open)| open).chain(self.unknown.drain(..)).collect();
-        for open in &open {
+        for open in &all_open {
             self.settle_everyone(open, store);
         }
-        for open in open {
+        for open in all_open {
             self.settle(&open.change, store);
         }
         for (name, session) in &mut self.sessions {

@@ -57,7 +57,8 @@ impl Memcached {
     /// Starts the process, and returns when it answers. False if it ends instead.
     fn run(&self) -> bool {
         let mut command = Command::new("memcached");
-        let (address, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let address = self.address.ip().to_string();
+        let port = self.address.port().to_string();
         command.args(["-l", &address, "-U", "0", "-p", &port]);
         // Memcached runs as root only with this option.
         command.args(["-u", &user()]).args(&self.options);
@@ -258,9 +259,9 @@ fn base64url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let number = (0..3).fold(0, |n, at| n << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for at in 0..=group.len() {
-            text.push(char::from(LETTERS[(number >> (18 - 6 * at) & 63) as usize]));
+        let number = (0..3).fold(0, |n, index| n << 8 | u32::from(*group.get(index).unwrap_or(&0)));
+        for index in 0..=group.len() {
+            text.push(char::from(LETTERS[(number >> (18 - 6 * index) & 63) as usize]));
         }
     }
     text

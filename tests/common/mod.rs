@@ -78,6 +78,15 @@ use tempfile::TempDir;
 pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
+/// The storage of an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// A `MemoryStore`.
+    Memory,
+    /// A `SqliteStore`.
+    File,
+}
+
 /// A folder that goes with the test, and a database path in it.
 pub struct Folder(TempDir);
 
@@ -134,7 +143,7 @@ pub fn hex(id_hash: &SessionIdHash) -> String {
 
 /// Parses the text of [`hex`].
 pub fn id_hash_of(hex: &str) -> SessionIdHash {
-    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let byte = |index| u8::from_str_radix(&hex[index..index + 2], 16).unwrap();
     SessionIdHash::from_bytes(std::array::from_fn(|n| byte(n * 2)))
 }
 
@@ -176,7 +185,9 @@ pub fn sign_in_to(
     to: &SessionIdHash,
     name: &str,
 ) -> Result<CommitAnswer> {
-    let (to, user, new_session) = (*to, UserKey::new(name).unwrap(), new_session());
+    let to = *to;
+    let user = UserKey::new(name).unwrap();
+    let new_session = new_session();
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }

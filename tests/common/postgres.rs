@@ -249,7 +249,8 @@ pub fn fresh_table() -> String {
 pub fn shared() -> &'static Postgres {
     static SHARED: LazyLock<Postgres> = LazyLock::new(|| {
         let server = Postgres::start();
-        let (id, folder) = (server.id(), server.folder.path(""));
+        let id = server.id();
+        let folder = server.folder.path("");
         let script = format!(
             "read -r _; kill -QUIT {id}; while kill -0 {id} 2>/dev/null; do :; done; rm -r {}",
             folder.display()

@@ -113,7 +113,8 @@ fn next(plan: &Mutex<Plan>) -> Act {
 }
 
 fn carry(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Plan>) {
-    let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    let mut answers = server.try_clone().unwrap();
+    let mut back = client.try_clone().unwrap();
     let lose_answer = Arc::new(Mutex::new(false));
     let loses = lose_answer.clone();
     let pump = thread::spawn(move || {

@@ -20,15 +20,19 @@ use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
 use crate::common::gate::{Gate, GateControl};
 
-/// A framework: its name, and how it serves the application.
-pub type Framework = (&'static str, fn(Arc<ScriptedApp>, SocketAddr) -> Server);
+/// A framework that serves the application.
+#[derive(Clone, Copy)]
+pub struct Framework {
+    pub name: &'static str,
+    pub serve: fn(Arc<ScriptedApp>, SocketAddr) -> Server,
+}
 
 /// Everything that is tested over HTTP is tested on all of these.
 pub const FRAMEWORKS: &[Framework] = &[
-    ("rouille", rouille),
-    ("Rocket", on_rocket::serve),
-    ("tiny_http", on_tiny_http),
-    ("http", on_http),
+    Framework { name: "rouille", serve: rouille },
+    Framework { name: "Rocket", serve: on_rocket::serve },
+    Framework { name: "tiny_http", serve: on_tiny_http },
+    Framework { name: "http", serve: on_http },
 ];
 
 /// A server that stops when it is dropped.
@@ -121,7 +125,8 @@ fn serve_by_tiny_http(
 ) -> Server {
     let server = Arc::new(web::tiny_http::listen(address).unwrap());
     let address = server.server_addr().to_ip().unwrap();
-    let (serving, answer) = (server.clone(), Arc::new(answer));
+    let serving = server.clone();
+    let answer = Arc::new(answer);
     let thread = thread::spawn(move || {
         while let Ok(mut request) = serving.recv() {
             let answer = answer.clone();
@@ -365,7 +370,10 @@ pub fn act(
     path: &str,
     session: &Session,
 ) -> Result<Reply, Box<dyn Error + Send + Sync>> {
-    let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
+    let mut status = 200;
+    let mut headers = vec![];
+    let mut lines = vec![];
+    let mut stream = None;
     let mut early = false;
     let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
     for step in path.split('/').filter(|step| !step.is_empty()) {

@@ -13,8 +13,9 @@ use crate::common::{Folder, KillOnDrop, child};
 
 /// In a child: serves on the framework of this name, until the process is killed.
 pub fn serve(framework: &str, sessions: SessionManager) -> ! {
-    let (_, serve) = FRAMEWORKS.iter().find(|(name, _)| *name == framework).unwrap();
-    let server = serve(ScriptedApp::new(sessions), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let framework = FRAMEWORKS.iter().find(|known| known.name == framework).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = (framework.serve)(ScriptedApp::new(sessions), address);
     io::stdout().write_all(format!("\nserving {}\n", server.address).as_bytes()).unwrap();
     loop {
         std::thread::park();

@@ -1,4 +1,5 @@
-//! The application, served by each framework from each store, and a look behind the scenes.
+//! The application, served by each framework from each store, with access to the store, its clock
+//! and the events.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -18,13 +19,7 @@ use crate::common::client::{Exchange, HttpClient, Request, Response, send};
 use crate::common::faulty::{Call, Faulty};
 use crate::common::gate::GateControl;
 use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
-use crate::common::{Folder, NOW};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    Memory,
-    File,
-}
+use crate::common::{Folder, NOW, Storage};
 
 /// The settings of a site.
 #[derive(Clone, Copy)]
@@ -37,7 +32,7 @@ pub struct SiteConfig {
 
 impl fmt::Display for SiteConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {:?}", self.framework.0, self.storage)
+        write!(f, "{} on {:?}", self.framework.name, self.storage)
     }
 }
 
@@ -77,7 +72,7 @@ impl Site {
     }
 
     fn serve(config: &SiteConfig, app: &Arc<ScriptedApp>) -> Server {
-        config.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
+        (config.framework.serve)(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     /// Stops the server, gives up the store, and starts again on the same file.
@@ -89,7 +84,7 @@ impl Site {
     }
 
     pub fn framework(&self) -> &'static str {
-        self.config.framework.0
+        self.config.framework.name
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -185,7 +180,7 @@ pub fn everywhere_with(
 
 /// Runs a test on one framework, where they differ.
 pub fn on(framework: &str, test: impl Fn(&mut Site)) {
-    for config in configs(|builder| builder).filter(|config| config.framework.0 == framework) {
+    for config in configs(|builder| builder).filter(|config| config.framework.name == framework) {
         println!("{config}");
         test(&mut Site::start(config));
     }

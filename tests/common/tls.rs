@@ -53,7 +53,8 @@ fn pass_on(client: TcpStream, config: Arc<ServerConfig>, server: SocketAddr) -> 
     let tls = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut client = BufReader::new(StreamOwned::new(tls, client));
 
-    let (mut head, mut length) = (Vec::new(), 0);
+    let mut head = Vec::new();
+    let mut length = 0;
     loop {
         let mut line = String::new();
         client.read_line(&mut line)?;

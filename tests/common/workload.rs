@@ -66,7 +66,8 @@ impl<'w> Worker<'w> {
         dice: Dice,
         report: &'w (dyn Fn(&str, &WorkerMessage) + Sync),
     ) -> Self {
-        let (name, sessions) = (name.into(), vec![]);
+        let name = name.into();
+        let sessions = vec![];
         Worker { name, store, report, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
     }
 
@@ -77,16 +78,16 @@ impl<'w> Worker<'w> {
         if self.sessions.is_empty() || (roll < 15 && self.sessions.len() < MOST) {
             return self.create();
         }
-        let at = self.dice.roll(self.sessions.len());
+        let index = self.dice.roll(self.sessions.len());
         match roll {
-            0..46 => self.merge(at),
-            46..54 => self.touch(at),
-            54..66 => self.renew(at),
-            66..82 => self.sign_in(at),
-            82..95 => self.end(at),
+            0..46 => self.merge(index),
+            46..54 => self.touch(index),
+            54..66 => self.renew(index),
+            66..82 => self.sign_in(index),
+            82..95 => self.end(index),
             95..98 => self.brief(),
             _ if self.ends_everyone => self.everyone(),
-            _ => self.merge(at),
+            _ => self.merge(index),
         }
     }
 
@@ -133,14 +134,19 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (session, id_hash, new_session) = (self.new_name(), new_id_hash(), new_session());
+        let session = self.new_name();
+        let id_hash = new_id_hash();
+        let new_session = new_session();
         let change = Change::Create { session: session.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
             let create = Action::Create(new_session.clone());
             worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
-            let (public_id, seen) = (new_session.public_id, NOW.as_millis());
-            let (replaced, user, idp_session_id) = (VecDeque::new(), None, None);
+            let public_id = new_session.public_id;
+            let seen = NOW.as_millis();
+            let replaced = VecDeque::new();
+            let user = None;
+            let idp_session_id = None;
             worker.sessions.push(Own {
                 session,
                 id_hash,
@@ -155,11 +161,13 @@ impl<'w> Worker<'w> {
         })
     }
 
-    fn merge(&mut self, at: usize) -> Result<()> {
-        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
+    fn merge(&mut self, index: usize) -> Result<()> {
+        let session = self.sessions[index].session.clone();
+        let n = self.sessions[index].n + 1;
         self.carry_out(&Change::Merge { session, n }, |worker| {
-            let (delta, late) = (worker.data(n), worker.dice.chance(30));
-            let own = &mut worker.sessions[at];
+            let delta = worker.data(n);
+            let late = worker.dice.chance(30);
+            let own = &mut worker.sessions[index];
             own.n = n;
             // Some by a client that does not have its new id yet, nor those before it perhaps.
             let graces: Vec<_> = own.replaced.iter().filter(|(_, grace)| *grace).collect();
@@ -172,10 +180,11 @@ impl<'w> Worker<'w> {
         })
     }
 
-    fn touch(&mut self, at: usize) -> Result<()> {
-        let (session, seen) = (self.sessions[at].session.clone(), self.sessions[at].seen + 1000);
+    fn touch(&mut self, index: usize) -> Result<()> {
+        let session = self.sessions[index].session.clone();
+        let seen = self.sessions[index].seen + 1000;
         self.carry_out(&Change::Touch { session, seen }, |worker| {
-            let own = &mut worker.sessions[at];
+            let own = &mut worker.sessions[index];
             own.seen = seen;
             let touch = Touch::at(Timestamp::from_millis(seen));
             worker.store.touch(&[(own.id_hash, touch)], NOW)?;
@@ -183,11 +192,12 @@ impl<'w> Worker<'w> {
         })
     }
 
-    fn renew(&mut self, at: usize) -> Result<()> {
-        let (session, to, grace) =
-            (self.sessions[at].session.clone(), new_id_hash(), self.dice.chance(30));
+    fn renew(&mut self, index: usize) -> Result<()> {
+        let session = self.sessions[index].session.clone();
+        let to = new_id_hash();
+        let grace = self.dice.chance(30);
         self.carry_out(&Change::Renew { session, id_hash: to, grace }, |worker| {
-            let own = &mut worker.sessions[at];
+            let own = &mut worker.sessions[index];
             let grace_until = grace.then(|| NOW + HOUR);
             let action = Action::Renew { to, realm: Realm::default(), grace_until };
             let renewed =
@@ -200,15 +210,18 @@ impl<'w> Worker<'w> {
         })
     }
 
-    fn sign_in(&mut self, at: usize) -> Result<()> {
-        let (session, to, user) = (self.sessions[at].session.clone(), new_id_hash(), self.user());
+    fn sign_in(&mut self, index: usize) -> Result<()> {
+        let session = self.sessions[index].session.clone();
+        let to = new_id_hash();
+        let user = self.user();
         let ends: Vec<String> = self
             .sessions
             .iter()
             .filter(|own| own.session != session && own.user.as_ref() == Some(&user))
             .map(|own| own.session.clone())
             .collect();
-        let (n, name) = (self.sessions[at].n, user.as_str().to_owned());
+        let n = self.sessions[index].n;
+        let name = user.as_str().to_owned();
         let change = Change::SignIn {
             session: session.clone(),
             id_hash: to,
@@ -217,7 +230,7 @@ impl<'w> Worker<'w> {
             ends: ends.clone(),
         };
         self.carry_out(&change, |worker| {
-            let own = &worker.sessions[at];
+            let own = &worker.sessions[index];
             let mut new_session = new_session();
             new_session.idp_session_id = Some(IdpSessionId::new(format!("{session}-{n}")).unwrap());
             // Where there is no session any more one begins, and has nothing but this.
@@ -227,7 +240,7 @@ impl<'w> Worker<'w> {
             commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {
                 CommitAnswer::Done { session: LiveSession { record, .. }, .. } => {
-                    let own = &mut worker.sessions[at];
+                    let own = &mut worker.sessions[index];
                     (own.id_hash, own.replaced) = (to, VecDeque::new());
                     (own.public_id, own.user) = (record.public_id, record.user);
                     (own.idp_session_id, own.seen) =
@@ -240,17 +253,19 @@ impl<'w> Worker<'w> {
         })
     }
 
-    fn end(&mut self, at: usize) -> Result<()> {
-        let own = &self.sessions[at];
-        let (id_hash, public_id) = (own.id_hash, own.public_id);
-        let (user, idp_session_id) = (own.user.clone(), own.idp_session_id.clone());
+    fn end(&mut self, index: usize) -> Result<()> {
+        let own = &self.sessions[index];
+        let id_hash = own.id_hash;
+        let public_id = own.public_id;
+        let user = own.user.clone();
+        let idp_session_id = own.idp_session_id.clone();
         let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
         let sessions: Vec<String> = match (how, &user) {
             (4, Some(user)) => {
                 let theirs = self.sessions.iter().filter(|own| own.user.as_ref() == Some(user));
                 theirs.map(|own| own.session.clone()).collect()
             }
-            _ => vec![self.sessions[at].session.clone()],
+            _ => vec![self.sessions[index].session.clone()],
         };
         self.carry_out(&Change::End { sessions: sessions.clone() }, |worker| {
             let which = match (how, &user, &idp_session_id) {
@@ -274,7 +289,9 @@ impl<'w> Worker<'w> {
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (session, id_hash, mut new_session) = (self.new_name(), new_id_hash(), new_session());
+        let session = self.new_name();
+        let id_hash = new_id_hash();
+        let mut new_session = new_session();
         new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
         let change = Change::Create { session: session.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {

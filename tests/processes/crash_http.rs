@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Sender};
 use crate::common::client::{COOKIE, HttpClient, Request, send};
 use crate::common::dice::Dice;
 use crate::common::integrity::assert_integrity;
-use crate::common::scripted_app::FRAMEWORKS;
+use crate::common::scripted_app::{FRAMEWORKS, Framework};
 use crate::common::server_process::{serve, start};
 use crate::common::{Folder, role};
 use cloakroom::{SessionManager, SqliteStore};
@@ -106,7 +106,7 @@ fn kills_under_load_lose_no_answer_and_revive_no_session() {
     let mut dice = Dice::new(crate::common::dice::seed());
     let kills =
         crate::common::dice::number("CLOAKROOM_KILLS").map_or(10, |kills| kills.div_ceil(10));
-    for (framework, _) in FRAMEWORKS {
+    for Framework { name: framework, .. } in FRAMEWORKS {
         let folder = Folder::new();
         let mut clients: Vec<Promised> = (0..CLIENTS).map(|_| Promised::default()).collect();
         for _ in 0..kills {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::client::{HttpClient, Request, Response};
-use crate::common::scripted_app::FRAMEWORKS;
+use crate::common::scripted_app::{FRAMEWORKS, Framework};
 use crate::common::server_process::{serve, start};
 use crate::common::{Folder, KillOnDrop, role};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -219,7 +219,7 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn under_load_no_request_fails_and_nothing_grows_without_end() {
     let seconds = std::env::var("CLOAKROOM_SECONDS").map_or(6, |text| text.parse().unwrap());
-    for (framework, _) in FRAMEWORKS {
+    for Framework { name: framework, .. } in FRAMEWORKS {
         soak(framework, seconds);
     }
 }

@@ -154,7 +154,8 @@ fn each_realm_has_its_own_limit() {
         |builder: SessionManagerBuilder| builder.realm("shop").max_anonymous(64).sweep_every(HOUR);
     on_both_stores(configure, |app| {
         let news = app.another(|builder| builder.realm("news").max_anonymous(64));
-        let begin = |n| Browser::default().after(&news, |session| session.set("n", n).unwrap());
+        let begin =
+            |n| Browser::default().after_request(&news, |session| session.set("n", n).unwrap());
         let others: Vec<_> = (0..60).map(begin).collect();
         for n in 0..100 {
             app.visitor(n);
@@ -181,7 +182,7 @@ fn a_request_of_an_evicted_session_does_not_bring_it_back() {
         assert_eq!(app.count(EventKind::ChangesDiscarded), 1, "it had read what ended");
         // One that had not read begins a session of its own, as after a sweep.
         writes.set("late", true).unwrap();
-        let later = browser.answered(&complete(&app.sessions, &writes));
+        let later = browser.with_response(&complete(&app.sessions, &writes));
         assert_eq!(app.stored_n(&later), None, "without the values from before");
         assert_eq!(app.stored_n(&browser), None);
     });
@@ -193,14 +194,15 @@ fn a_request_of_a_session_that_a_sign_in_evicts_begins_anew() {
     let browser = app.visitor(0);
     app.clock.advance(SECOND);
     (1..9).for_each(|n| drop(app.visitor(n)));
-    let user = |name| Browser::default().after(&app.sessions, |session| sign_in(session, name));
+    let user =
+        |name| Browser::default().after_request(&app.sessions, |session| sign_in(session, name));
     user("ada");
     let request = browser.open(&app.sessions);
     request.set("late", true).unwrap();
     // The store is full: this sign-in evicts the session that was idle longest.
     user("bob");
     assert_eq!(app.stored_n(&browser), None);
-    let later = browser.answered(&complete(&app.sessions, &request));
+    let later = browser.with_response(&complete(&app.sessions, &request));
     assert!(later.open(&app.sessions).contains("late").unwrap());
     assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     app.sessions.sweep_now().unwrap();
@@ -240,7 +242,7 @@ fn flood(sessions: &SessionManager, clock: &ManualClock) -> Vec<Browser> {
         clock.advance(Duration::from_millis(1));
         Browser::default().request(sessions, |session| session.set("n", n).unwrap());
         if n % 100 == 0 && users.len() < 1000 {
-            users.push(Browser::default().after(sessions, |session| {
+            users.push(Browser::default().after_request(sessions, |session| {
                 session.set("n", n).unwrap();
                 sign_in(session, &format!("user {n}"));
             }));

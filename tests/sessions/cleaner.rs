@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::app::{App, Browser, complete, on_both_stores};
 use crate::common::faulty::{Call, Fault};
-use crate::common::{HOUR, NOW};
+use crate::common::{HOUR, NOW, Storage};
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::manager::SessionManagerBuilder;
@@ -331,7 +331,7 @@ fn two_managers_on_one_store_sweep_side_by_side() {
 
 #[test]
 fn a_session_whose_activity_cannot_be_written_holds_up_no_other() {
-    let app = App::new(true, on_demand);
+    let app = App::new(Storage::File, on_demand);
     let (first, second) = (app.visitor(1), app.visitor(2));
     let database = Connection::open(app.folder.database()).unwrap();
     let trigger = "CREATE TRIGGER damaged BEFORE UPDATE ON cloakroom_sessions

@@ -306,7 +306,7 @@ fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
         false => idle_alone(limit)(builder),
     };
     let sessions = builder.clock(clock.clone()).build().unwrap();
-    let browser = Browser::default().after(&sessions, |session| {
+    let browser = Browser::default().after_request(&sessions, |session| {
         assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
         session.set("n", 1).unwrap();
     });

@@ -172,7 +172,7 @@ fn a_sign_in_has_the_limit_of_its_authentication() {
             // Of a visitor with a session, without one, and of another user; it comes before a
             // limit of the request.
             for before in [app.visitor(1), Browser::default(), app.signed_in("bob")] {
-                let browser = before.after(&app.sessions, |session| {
+                let browser = before.after_request(&app.sessions, |session| {
                     session.set_idle_limit(MINUTE).unwrap();
                     session.set("n", 1).unwrap();
                     sign_in_for(session, own);
@@ -228,9 +228,9 @@ fn a_joined_sign_in_gets_the_limit_that_the_later_one_asks_for() {
     on_every_store(up_to_eight_hours, |app| {
         let before = app.visitor(1);
         let second = before.open(&app.sessions);
-        let browser = before.after(&app.sessions, |session| sign_in(session, "ada"));
+        let browser = before.after_request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in_for(&second, MINUTE * 5);
-        let joined = before.answered(&complete(&app.sessions, &second));
+        let joined = before.with_response(&complete(&app.sessions, &second));
         assert_eq!(joined.cookie, browser.cookie);
         assert_ends_after(&app, &browser, MINUTE * 5);
     });
@@ -243,7 +243,7 @@ fn a_limit_of_a_sign_in_is_at_most_that_of_the_users_lifetime() {
         builder.lifetime(user).anonymous_lifetime(Lifetime::idle(HOUR * 4).with_absolute(DAY))
     };
     on_both_stores(lifetimes, |app| {
-        let browser = app.visitor(1).after(&app.sessions, |session| {
+        let browser = app.visitor(1).after_request(&app.sessions, |session| {
             for bad in [Duration::ZERO, Duration::from_nanos(999_999), HOUR + MILLI, Duration::MAX]
             {
                 let how = Authentication::new().idle_limit(bad);

@@ -13,11 +13,11 @@ use cloakroom::id::IdpSessionId;
 use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
-use crate::common::HOUR;
 use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, user_of,
 };
 use crate::common::every_store::on_every_store;
+use crate::common::{HOUR, Storage};
 
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,9 +33,9 @@ fn double_click(
     slow: &Session,
     handler: impl Fn(&Session),
 ) -> [Option<String>; 2] {
-    let first = client.after(&app.sessions, &handler);
+    let first = client.after_request(&app.sessions, &handler);
     handler(slow);
-    let second = client.answered(&complete(&app.sessions, slow));
+    let second = client.with_response(&complete(&app.sessions, slow));
     [first, second].map(|browser| user_of(&app.sessions, &browser))
 }
 
@@ -50,7 +50,8 @@ fn a_join_gives_no_higher_level_than_was_proved() {
     on_every_store(defaults, |app| {
         let client = app.visitor(1);
         client.clone().request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(2)));
-        let thief = client.after(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(1)));
+        let thief =
+            client.after_request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(1)));
         let session = thief.open(&app.sessions);
         assert_eq!(session.auth_level().unwrap(), 1);
     });
@@ -62,7 +63,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
         let client = app.visitor(1);
         client.clone().request(&app.sessions, |session| sign_in(session, "ada"));
         let how = Authentication::new().level(2).ends(app.clock.now() + HOUR);
-        let second = client.after(&app.sessions, |session| sign_in_at(session, &how));
+        let second = client.after_request(&app.sessions, |session| sign_in_at(session, &how));
         let session = second.open(&app.sessions);
         assert_eq!(session.auth_level().unwrap(), 2, "the level it has proved");
         drop(session);
@@ -77,7 +78,8 @@ fn a_join_can_be_revoked_by_its_idp_session() {
         let client = app.visitor(1);
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
         client.clone().request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
-        let second = client.after(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
+        let second =
+            client.after_request(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
         app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap(), None).unwrap();
         assert_eq!(user_of(&app.sessions, &second), None);
     });
@@ -102,7 +104,7 @@ fn a_join_that_clears_keeps_csrf_secret_and_data() {
             sign_in(session, "ada");
         };
         let (client, slow) = app.open_visitor(1);
-        let mut first = client.after(&app.sessions, handler);
+        let mut first = client.after_request(&app.sessions, handler);
         let mut token = String::new();
         first.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
@@ -125,7 +127,7 @@ fn no_csrf_secret_from_before_a_sign_in_comes_back_by_a_join() {
         let slow = client.open(&app.sessions);
         slow.clear().unwrap();
         slow.csrf_token().unwrap();
-        let first = client.after(&app.sessions, |session| sign_in(session, "ada"));
+        let first = client.after_request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&slow, "ada");
         complete(&app.sessions, &slow);
         let valid = first.open(&app.sessions).verify_csrf(&planted).unwrap();
@@ -164,12 +166,12 @@ fn a_double_clicked_sign_in_within_a_grace_keeps_either_answer() {
 fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
     on_every_store(with_grace, |app| {
         let client = app.visitor(1);
-        let mut other = client.after(&app.sessions, |session| session.renew().unwrap());
+        let mut other = client.after_request(&app.sessions, |session| session.renew().unwrap());
         let slow = client.open(&app.sessions);
         assert_eq!(slow.user().unwrap(), None);
         other.request(&app.sessions, |session| session.renew().unwrap());
         sign_in(&slow, "ada");
-        let browser = client.answered(&complete(&app.sessions, &slow));
+        let browser = client.with_response(&complete(&app.sessions, &slow));
         assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
@@ -183,7 +185,8 @@ fn a_double_clicked_sign_in_succeeds_during_a_rename() {
             builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
         });
         for (one, other) in [(&before, &after), (&after, &before)] {
-            let client = Browser::default().after(&before, |session| session.set("n", 1).unwrap());
+            let client =
+                Browser::default().after_request(&before, |session| session.set("n", 1).unwrap());
             let (first, second) = (client.open(one), client.open(other));
             sign_in(&first, "ada");
             let signed_in = second.sign_in(user("ada"));
@@ -214,7 +217,7 @@ fn a_request_opened_within_the_grace_ends_no_session() {
         |builder: SessionManagerBuilder| with_grace(builder).end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
         let old = app.signed_in("ada");
-        let new = old.after(&app.sessions, |session| session.renew().unwrap());
+        let new = old.after_request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(GRACE - SECOND);
         let slow = old.open(&app.sessions);
         slow.set("n", 2).unwrap();
@@ -235,11 +238,11 @@ fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
         let read = ada.open(&app.sessions);
         assert_eq!(read.user().unwrap(), Some(user("ada")));
         // Another request changes the password, and signs ada in again.
-        let changes = ada.after(&app.sessions, |session| {
+        let changes = ada.after_request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
             sign_in(session, "ada");
         });
-        let browser = changes.answered(&complete(&app.sessions, &read));
+        let browser = changes.with_response(&complete(&app.sessions, &read));
         assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
@@ -258,7 +261,8 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
     let store = std::sync::Arc::new(MemoryStore::new());
     let quiet = SessionManager::new(store.clone()).unwrap();
     let loud = SessionManager::builder(store).events(Events::new(Panics)).build().unwrap();
-    let mut browser = Browser::default().after(&quiet, |session| session.set("n", 1).unwrap());
+    let mut browser =
+        Browser::default().after_request(&quiet, |session| session.set("n", 1).unwrap());
     let session = browser.open(&loud);
     let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
     assert!(std::panic::catch_unwind(signs_in).is_err());
@@ -338,8 +342,8 @@ fn another_users_double_clicked_sign_in_is_one_session() {
 fn an_id_of_another_client_ends_no_session_of_the_next_user() {
     on_every_store(defaults, |app| {
         let old = app.signed_in("ada");
-        let mut other = old.after(&app.sessions, |session| session.renew().unwrap());
-        let bob = old.after(&app.sessions, |session| sign_in(session, "bob"));
+        let mut other = old.after_request(&app.sessions, |session| session.renew().unwrap());
+        let bob = old.after_request(&app.sessions, |session| sign_in(session, "bob"));
         other.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
     });
@@ -351,7 +355,7 @@ fn a_replaced_id_beside_the_current_one_ends_no_session() {
     let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
         let old = app.visitor(1);
-        let new = old.after(&app.sessions, |session| sign_in(session, "ada"));
+        let new = old.after_request(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(SECOND * 11);
         let field = [old.cookie.unwrap(), new.cookie.clone().unwrap()].join("; ");
         let session = app.sessions.open(RequestHead::new().cookie(&field));
@@ -372,7 +376,7 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
         };
         let before = app.another(named("old"));
         let after = app.another(|builder| named("new")(builder).former_cookie_name("old"));
-        let ada = Browser::default().after(&before, |session| sign_in(session, "ada"));
+        let ada = Browser::default().after_request(&before, |session| sign_in(session, "ada"));
         assert_eq!(user_of(&after, &ada).as_deref(), Some("ada"));
     });
 }
@@ -381,7 +385,7 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
 /// that lives for a month, and every backup would have it.
 #[test]
 fn a_forgotten_salt_is_not_left_in_the_file() {
-    let app = App::new(true, defaults);
+    let app = App::new(Storage::File, defaults);
     let salts = || {
         let raw =
             cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();

@@ -25,7 +25,7 @@ fn at_once(app: &App, client: &Browser, acts: &[Act<'_>]) -> Vec<Browser> {
                     let session = client.open(&app.sessions);
                     barrier.wait();
                     act(app, &session);
-                    client.answered(&complete(&app.sessions, &session))
+                    client.with_response(&complete(&app.sessions, &session))
                 })
             })
             .collect();

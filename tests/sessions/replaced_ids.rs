@@ -335,7 +335,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
     for (session, name) in both.iter().zip(names) {
         sign_in(session, name);
     }
-    both.map(|session| client.answered(&complete(&app.sessions, &session)))
+    both.map(|session| client.with_response(&complete(&app.sessions, &session)))
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn a_sign_in_that_joins_merges_its_changes() {
         both[1].set("c", 3).unwrap();
         let answers = both.map(|session| complete(&app.sessions, &session));
         for headers in &answers {
-            let browser = client.answered(headers);
+            let browser = client.with_response(headers);
             let values = ["a", "b", "c", "n"].map(|name| get(&app.sessions, &browser, name));
             assert_eq!(values, [Some(1), Some(2), Some(3), Some(11)]);
             assert!(verify(&app, &browser, &shown));
@@ -401,12 +401,12 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
         let (client, late) = app.open_visitor(1);
         assert_eq!(late.get("n").unwrap(), Some(1));
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
-        let first = client.after(&app.sessions, |session| {
+        let first = client.after_request(&app.sessions, |session| {
             session.update("n", |n: Option<u32>| n.unwrap() + 10).unwrap();
             sign_in(session, "ada");
         });
         sign_in(&late, "ada");
-        assert_eq!(first.cookie, client.answered(&complete(&app.sessions, &late)).cookie);
+        assert_eq!(first.cookie, client.with_response(&complete(&app.sessions, &late)).cookie);
         assert_eq!(app.stored_n(&first), Some(12), "both changes count");
     });
 }
@@ -423,11 +423,11 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
             let (first, second) = thread::scope(|scope| {
                 let second = scope.spawn(|| {
                     sign_in(&session, "ada");
-                    client.answered(&complete(&app.sessions, &session))
+                    client.with_response(&complete(&app.sessions, &session))
                 });
                 held.wait_until_reached();
                 app.clock.advance(after);
-                let first = client.after(&app.sessions, |session| {
+                let first = client.after_request(&app.sessions, |session| {
                     sign_in(session, "ada");
                     session.flash("info", "welcome").unwrap();
                 });
@@ -449,9 +449,9 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
     on_every_store(defaults, |app| {
         for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN - MILLI] {
             let client = app.visitor(1);
-            let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
+            let lost = client.after_request(&app.sessions, |session| sign_in(session, "ada"));
             app.clock.advance(after);
-            let mut again = client.after(&app.sessions, |session| sign_in(session, "ada"));
+            let mut again = client.after_request(&app.sessions, |session| sign_in(session, "ada"));
             let case = format!("after {after:?}");
             assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
             assert_eq!(app.stored_n(&again), Some(1), "{case}");
@@ -462,7 +462,7 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
         }
         // When the id is forgotten, it is a new session.
         let client = app.visitor(1);
-        let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
+        let lost = client.after_request(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(FORGOTTEN);
         let mut again = client;
         again.request(&app.sessions, |session| sign_in(session, "ada"));
@@ -492,7 +492,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 // This answer is lost.
                 client.clone().request(&app.sessions, submit);
                 app.clock.advance(after);
-                let again = client.after(&app.sessions, submit);
+                let again = client.after_request(&app.sessions, submit);
                 assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
                 assert_eq!(app.stored_n(&again), Some(2), "{after:?}");
                 assert!(!verify(&app, &again, &shown), "a token from before the sign-in");
@@ -515,7 +515,7 @@ fn a_sign_in_by_a_renewed_id_moves_the_session() {
             for after in [Duration::ZERO, OVERLAP, LATE] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let again = old.after(&app.sessions, |session| sign_in(session, "ada"));
+                let again = old.after_request(&app.sessions, |session| sign_in(session, "ada"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(user_of(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
                 assert_eq!(app.stored_n(&again), Some(1), "{case}");
@@ -538,7 +538,7 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
             for after in [Duration::ZERO, OVERLAP, LATE, FORGOTTEN] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let zoe = old.after(&app.sessions, |session| sign_in(session, "zoe"));
+                let zoe = old.after_request(&app.sessions, |session| sign_in(session, "zoe"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(user_of(&app.sessions, &zoe).as_deref(), Some("zoe"), "{case}");
                 assert_eq!(app.stored_n(&zoe), None, "nothing of ada's: {case}");
@@ -568,7 +568,7 @@ fn after_a_join_and_a_renewal_a_third_sign_in_moves() {
         let client = app.visitor(1);
         let [mut first, _] = double_click(&app, &client, ["ada", "ada"]);
         first.request(&app.sessions, |session| session.renew().unwrap());
-        let third = client.after(&app.sessions, |session| sign_in(session, "ada"));
+        let third = client.after_request(&app.sessions, |session| sign_in(session, "ada"));
         assert_ne!(third.cookie, first.cookie);
         assert_eq!((app.stored_n(&third), app.stored_n(&first)), (Some(1), None));
     });
@@ -629,7 +629,7 @@ fn a_failing_store_signs_no_user_in_by_a_join() {
         assert_eq!(late.sign_in(user("ada")).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(late.user().unwrap(), None);
         assert_eq!(late.sign_in(user("ada")).unwrap(), SignIn::Done);
-        assert_eq!(client.answered(&complete(&app.sessions, &late)).cookie, first.cookie);
+        assert_eq!(client.with_response(&complete(&app.sessions, &late)).cookie, first.cookie);
     });
 }
 
@@ -658,7 +658,7 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
         for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = |name: &'static str| {
-                client.after(&app.sessions, |session| {
+                client.after_request(&app.sessions, |session| {
                     session.set("mine", name).unwrap();
                     sign_in(session, name);
                 })
@@ -683,7 +683,8 @@ fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
         on_every_store(configure, |app| {
             for round in 0..rounds() {
                 let client = app.visitor(1);
-                let sign = || client.after(&app.sessions, |session| sign_in(session, "ada"));
+                let sign =
+                    || client.after_request(&app.sessions, |session| sign_in(session, "ada"));
                 let (one, other) = race(sign, sign);
                 assert_eq!(one.cookie, other.cookie, "round {round}");
                 assert_eq!(app.stored_n(&one), Some(1), "round {round}");
@@ -699,7 +700,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
             for round in 0..rounds() {
                 let client = app.signed_in("ada");
                 let (renewed, headers) = race(
-                    || client.after(&app.sessions, |session| session.renew().unwrap()),
+                    || client.after_request(&app.sessions, |session| session.renew().unwrap()),
                     || client.clone().request(&app.sessions, |session| session.destroy().unwrap()),
                 );
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "round {round}");
@@ -722,7 +723,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         late.set("a", "x".repeat(40_000)).unwrap();
         late.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&late, Outcome::Completed).unwrap_err();
-        let second = client.answered(&Adapter::new(&app.sessions).headers_on_error(&late));
+        let second = client.with_response(&Adapter::new(&app.sessions).headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
         assert_eq!(user_of(&app.sessions, &second).as_deref(), Some("ada"));
@@ -837,8 +838,9 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {
                 let client = one.visitor(1);
-                let sign =
-                    |app: &App| client.after(&app.sessions, |session| sign_in(session, "ada"));
+                let sign = |app: &App| {
+                    client.after_request(&app.sessions, |session| sign_in(session, "ada"))
+                };
                 let (a, b) = race(|| sign(one), || sign(other));
                 assert_eq!(a.cookie, b.cookie, "round {round}");
                 for app in [one, other] {
@@ -857,9 +859,9 @@ fn a_sign_out_by_another_store_ends_a_renewed_session() {
             for round in 0..100 {
                 let client = one.signed_in("ada");
                 let (renewed, _) = race(
-                    || client.after(&one.sessions, |session| session.renew().unwrap()),
+                    || client.after_request(&one.sessions, |session| session.renew().unwrap()),
                     || {
-                        client.after(&other.sessions, |session| session.destroy().unwrap());
+                        client.after_request(&other.sessions, |session| session.destroy().unwrap());
                     },
                 );
                 for app in [one, other] {

@@ -61,7 +61,7 @@ fn a_list_has_the_sessions_of_its_user_only() {
             let head = RequestHead::new().peer_addr([192, 0, 2, n].into()).user_agent(&agent);
             let session = app.sessions.open(head);
             sign_in(&session, "ada");
-            let browser = Browser::default().answered(&complete(&app.sessions, &session));
+            let browser = Browser::default().with_response(&complete(&app.sessions, &session));
             adas.push(browser);
         }
         let bob = app.signed_in("bob");
@@ -805,7 +805,7 @@ fn a_confirmation_within_the_grace_is_stored() {
             let mut browser = app.signed_in("ada");
             let old = browser.clone();
             browser.request(&app.sessions, |session| session.renew().unwrap());
-            old.after(&app.sessions, |session| {
+            old.after_request(&app.sessions, |session| {
                 assert_eq!(session.confirm_authentication(2).unwrap(), CommitOutcome::Stored);
             });
             browser.request(&app.sessions, |session| {

@@ -29,7 +29,7 @@ struct TwoManagers {
 impl TwoManagers {
     /// A browser after its first request.
     fn visitor(&self, handler: impl FnOnce(&Session)) -> Browser {
-        Browser::default().after(&self.writer, handler)
+        Browser::default().after_request(&self.writer, handler)
     }
 }
 

@@ -169,9 +169,9 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             commit.expected = Expected::Revision(1 + rng.next(4));
         }
         if limits && rng.next(2) == 0 {
-            let at = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers];
+            let rules = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers];
             let limit = NonZeroU32::new(1 + rng.next(3) as u32).unwrap();
-            commit.session_limit = Some(SessionLimit::new(limit, at[rng.next(3) as usize]));
+            commit.session_limit = Some(SessionLimit::new(limit, rules[rng.next(3) as usize]));
         }
         log.push(format!(
             "{step}: {op} {:?} -> {:?} {user:?} {salt:?} {grace_until:?}",
@@ -216,7 +216,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
 fn every_store_answers_a_random_history_alike() {
     for seed in 1..=crate::common::dice::number("CLOAKROOM_HISTORIES").unwrap_or(2) {
         let folders: Vec<_> = (0..5).map(|_| Folder::new()).collect();
-        let sqlite = |at: usize| SqliteStore::open(folders[at].database()).unwrap();
+        let sqlite = |index: usize| SqliteStore::open(folders[index].database()).unwrap();
         let memory: Box<dyn Store> = Box::new(MemoryStore::new());
         let mut stores: Vec<(&str, Box<dyn Store>)> = vec![
             ("memory", memory),

@@ -76,7 +76,8 @@ fn a_sign_out_ends_a_session_that_another_table_keeps() {
     for foreign_key in KEEPING {
         let folder = Folder::new();
         let store = SqliteStore::open(folder.database()).unwrap();
-        let (kept, free) = (sign_in(&store, "ada"), sign_in(&store, "ada"));
+        let kept = sign_in(&store, "ada");
+        let free = sign_in(&store, "ada");
         let connection = connect(&folder);
         connection.execute_batch(&visits(foreign_key)).unwrap();
         reference(&connection, &kept);
@@ -164,7 +165,8 @@ fn a_sign_out_ends_what_a_trigger_or_a_chain_keeps() {
     ] {
         let folder = Folder::new();
         let store = SqliteStore::open(folder.database()).unwrap();
-        let (one, two) = (sign_in(&store, "ada"), sign_in(&store, "ada"));
+        let one = sign_in(&store, "ada");
+        let two = sign_in(&store, "ada");
         let connection = connect(&folder);
         connection.execute_batch(schema).unwrap();
         end(&store, &one).unwrap();

@@ -13,7 +13,8 @@ macro_rules! stores {
     ($($name:ident: $make:expr;)+) => {
         $(#[test]
         fn $name() {
-            let (folder, make) = (Folder::in_memory(), $make);
+            let folder = Folder::in_memory();
+            let make = $make;
             check(|| make(folder.fresh())).unwrap();
         })+
     };

@@ -230,7 +230,8 @@ impl Case {
 
     /// The position is the id under which the session is stored.
     fn found(&self) -> Found<SessionIdHash> {
-        let (session, at) = (self.session(), self.position());
+        let session = self.session();
+        let at = self.position();
         match self.found {
             "current" | "in grace" => Found::Live { session, at },
             "not found" => Found::Nothing,
@@ -289,7 +290,8 @@ impl Case {
             "create" => Action::Create(new_session),
             "merge" => Action::Merge,
             "renew" => {
-                let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
+                let realm = Realm::default();
+                let grace_until = Some(GRACE_UNTIL);
                 Action::Renew { to: NEW, realm, grace_until }
             }
             "end" => Action::End,
@@ -318,7 +320,7 @@ impl Case {
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
-                let left = self.left(PRESENTED, join_salt);
+                let replaced = self.expected_replaced_id(PRESENTED, join_salt);
                 match supersedes {
                     None => "insert",
                     Some(Superseded::Expired { at }) => {
@@ -327,7 +329,7 @@ impl Case {
                     }
                     Some(Superseded::Live { at, presented, ended }) => {
                         assert_eq!(ended, self.session().to_ended());
-                        assert_eq!((presented, at), (left, self.position()));
+                        assert_eq!((presented, at), (replaced, self.position()));
                         "replace"
                     }
                 }
@@ -343,13 +345,13 @@ impl Case {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
-                    IdChange { replaced, presented: None } => {
-                        assert_eq!(replaced, self.left(PRESENTED, join_salt));
+                    IdChange { previous, presented: None } => {
+                        assert_eq!(previous, self.expected_replaced_id(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    IdChange { replaced, presented: Some(presented) } => {
-                        assert_eq!(replaced, self.left(CURRENT, None));
-                        assert_eq!(presented, self.left(PRESENTED, join_salt));
+                    IdChange { previous, presented: Some(presented) } => {
+                        assert_eq!(previous, self.expected_replaced_id(CURRENT, None));
+                        assert_eq!(presented, self.expected_replaced_id(PRESENTED, join_salt));
                         "move by old id"
                     }
                 }
@@ -373,10 +375,12 @@ impl Case {
         }
     }
 
-    fn left(&self, id_hash: SessionIdHash, salt: Option<JoinSalt>) -> ReplacedId {
-        let by = match self.is_sign_in() {
-            true => ReplacedBy::SignIn { salt },
-            false => ReplacedBy::Renewal { grace_until: Some(GRACE_UNTIL) },
+    /// The replaced id that a store must remember in place of the current id `id_hash`.
+    fn expected_replaced_id(&self, id_hash: SessionIdHash, salt: Option<JoinSalt>) -> ReplacedId {
+        let by = if self.is_sign_in() {
+            ReplacedBy::SignIn { salt }
+        } else {
+            ReplacedBy::Renewal { grace_until: Some(GRACE_UNTIL) }
         };
         let had_user = self.owner().is_some();
         ReplacedId { id_hash, successor: NEW, replaced_at: NOW, by, had_user }

@@ -361,12 +361,12 @@ fn a_disk_that_is_read_only_refuses_to_open_and_nothing_else() {
 /// A disk with a file system that goes read-only under its open files once it has met an error.
 struct FailingDisk {
     image: Folder,
-    at: Folder,
+    mount_point: Folder,
 }
 
 impl FailingDisk {
     fn new() -> Option<Self> {
-        let disk = FailingDisk { image: Folder::new(), at: Folder::new() };
+        let disk = FailingDisk { image: Folder::new(), mount_point: Folder::new() };
         let image = disk.image.path("disk");
         fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
         let made = run(Command::new("mkfs.ext4").arg("-q").arg(image)) && disk.mount();
@@ -380,13 +380,13 @@ impl FailingDisk {
     fn mount(&self) -> bool {
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop,errors=remount-ro"]).arg(self.image.path("disk"));
-        run(mount.arg(self.at.path("")))
+        run(mount.arg(self.mount_point.path("")))
     }
 
     /// Makes the system report an error on this disk.
     fn switch(&self) -> Option<PathBuf> {
         let mut find = Command::new("findmnt");
-        let found = find.args(["-no", "SOURCE"]).arg(self.at.path("")).output().ok()?;
+        let found = find.args(["-no", "SOURCE"]).arg(self.mount_point.path("")).output().ok()?;
         let device = String::from_utf8(found.stdout).ok()?;
         let name = Path::new(device.trim()).file_name()?.to_owned();
         Some(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error"))
@@ -394,13 +394,16 @@ impl FailingDisk {
 
     /// Returns true if the system refuses writes to open files from here on.
     fn fail(&self) -> bool {
-        let mut file = fs::File::create(self.at.path("open")).unwrap();
+        let mut file = fs::File::create(self.mount_point.path("open")).unwrap();
         fs::write(self.switch().unwrap(), "test").unwrap();
         file.write_all(b"late").is_err()
     }
 
     fn repair(&self) {
-        assert!(run(Command::new("umount").arg(self.at.path(""))), "no process has a file open");
+        assert!(
+            run(Command::new("umount").arg(self.mount_point.path(""))),
+            "no process has a file open"
+        );
         // It says 1 when it has mended something.
         let _ = run(Command::new("e2fsck").arg("-p").arg(self.image.path("disk")));
         assert!(self.mount());
@@ -409,7 +412,7 @@ impl FailingDisk {
 
 impl Drop for FailingDisk {
     fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("-l").arg(self.at.path("")));
+        let _ = run(Command::new("umount").arg("-l").arg(self.mount_point.path("")));
     }
 }
 
@@ -420,7 +423,7 @@ fn run(command: &mut Command) -> bool {
 #[test]
 fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     let Some(disk) = FailingDisk::new() else { return };
-    let path = disk.at.database();
+    let path = disk.mount_point.database();
     let (store, _) = open(&path);
     let ended = create(&store, &setting("n", 0)).unwrap();
     let id_hash = create(&store, &setting("n", 0)).unwrap();

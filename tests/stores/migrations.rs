@@ -208,7 +208,8 @@ fn a_kept_journal_mode_stays_and_works() {
 fn two_stores_in_one_file_do_not_touch_each_other() {
     let folder = Folder::new();
     let open = |table| SqliteStore::builder(folder.database()).table(table).open().unwrap();
-    let (one, other) = (open("one"), open("other"));
+    let one = open("one");
+    let other = open("other");
     let id_hash = create(&one, &setting("n", 1)).unwrap();
     let others = create(&other, &setting("n", 2)).unwrap();
     assert!(live(&other, &id_hash).unwrap().is_none());

@@ -47,7 +47,8 @@ fn own_connections_keep_foreign_keys_and_sync_commits() {
 #[test]
 fn own_transactions_take_the_write_lock_at_their_beginning() {
     let (_folder, store) = sqlite();
-    let (mut own, other) = (store.connect().unwrap(), store.connect().unwrap());
+    let mut own = store.connect().unwrap();
+    let other = store.connect().unwrap();
     own.execute_batch(SCHEMA).unwrap();
     let tx = own.transaction().unwrap();
     other.busy_timeout(Duration::ZERO).unwrap();

@@ -53,7 +53,8 @@ impl Several {
         let open =
             |bytes| SqliteStore::builder(folder.database()).cache_bytes(bytes).open().unwrap();
         // One has room for a few sessions only.
-        let (stores, plain) = (vec![open(64 << 20), open(64 << 20), open(10_000)], open(0));
+        let stores = vec![open(64 << 20), open(64 << 20), open(10_000)];
+        let plain = open(0);
         Several { folder, stores, plain, id_hashes: vec![], public_ids: vec![], dice, now: NOW }
     }
 
@@ -103,7 +104,9 @@ impl Several {
         // Some requests carry an earlier time.
         let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
         let now = self.now - late;
-        let (id_hash, delta, new_session) = (self.any_id_hash(), self.delta(), self.new_session());
+        let id_hash = self.any_id_hash();
+        let delta = self.delta();
+        let new_session = self.new_session();
         let touch = self.dice.chance(30).then(|| Touch::at(now));
         let commit = |action| {
             let mut commit = Commit::new(&id_hash, action, delta.clone(), now);
@@ -126,7 +129,8 @@ impl Several {
                     .map(drop)
             }
             22..26 => {
-                let (to, user) = (self.fresh_id_hash(), self.user());
+                let to = self.fresh_id_hash();
+                let user = self.user();
                 let limit = NonZeroU32::new(2).unwrap();
                 let mut commit = commit(Action::SignIn { to, user, new_session, join_salt: None });
                 commit.session_limit =
@@ -214,7 +218,8 @@ impl Several {
 
     fn check(&mut self, step: usize) {
         for _ in 0..self.id_hashes.len().min(20) {
-            let (id_hash, store) = (self.any_id_hash(), self.dice.roll(self.stores.len()));
+            let id_hash = self.any_id_hash();
+            let store = self.dice.roll(self.stores.len());
             let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
             let now = self.now - late;
             let actual = said(&self.stores[store], &id_hash, now);
@@ -239,9 +244,11 @@ fn the_record_cache_equals_the_database_after_any_write() {
 fn readers_see_at_once_what_another_process_has_written() {
     let folder = Folder::in_memory();
     let open = || SqliteStore::open(folder.database()).unwrap();
-    let (here, there) = (open(), open());
+    let here = open();
+    let there = open();
     let id_hash = create(&here, &setting("n", 0)).unwrap();
-    let (before, after) = (Barrier::new(3), Barrier::new(3));
+    let before = Barrier::new(3);
+    let after = Barrier::new(3);
     // Reported at the end: a panic here would keep the others waiting.
     let wrong = Mutex::new(Vec::new());
     let see = |turn: u64, expected: &[u64]| {
@@ -278,10 +285,12 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
     let store = SqliteStore::open(folder.database()).unwrap();
     let user = UserKey::new("user").unwrap();
     let sign_in = |now| {
-        let (none, to) = (new_id_hash(), new_id_hash());
+        let none = new_id_hash();
+        let to = new_id_hash();
         let new_session =
             NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
-        let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
+        let delta = Delta::new();
+        let limit = NonZeroU32::MIN;
         let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
         let mut commit = Commit::new(&none, action, delta, now);
         commit.session_limit = Some(SessionLimit::new(limit, AtLimit::Refuse));

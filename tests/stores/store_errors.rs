@@ -221,7 +221,9 @@ fn without_grace_the_old_id_is_dead_at_any_time() {
     let stores: [Box<dyn Store>; 2] =
         [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];
     for store in stores {
-        let (id_hash, to, new_session) = (new_id_hash(), new_id_hash(), new_session());
+        let id_hash = new_id_hash();
+        let to = new_id_hash();
+        let new_session = new_session();
         let commit = |id_hash, action| {
             store.commit(&Commit::new(id_hash, action, Delta::new(), before_1970)).unwrap()
         };
@@ -315,7 +317,8 @@ fn all_writers_that_wait_for_a_held_lock_get_busy() {
         std::thread::scope(|scope| {
             let writers: Vec<_> = (0..16)
                 .map(|n| {
-                    let (store, id_hash) = (&store, &id_hash);
+                    let store = &store;
+                    let id_hash = &id_hash;
                     scope.spawn(move || merge(store, id_hash, &setting(&format!("n{n}"), n)))
                 })
                 .collect();
@@ -408,7 +411,8 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
     let taken = create(&store, &Delta::new()).unwrap();
     on_threads(8, || {
         for _ in 0..100 {
-            let (new_session, delta) = (new_session(), Delta::new());
+            let new_session = new_session();
+            let delta = Delta::new();
             let again =
                 Commit::new(&taken, Action::Create(new_session.clone()), delta.clone(), NOW);
             let error = store.commit(&again).unwrap_err();
@@ -423,8 +427,10 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
 #[test]
 fn no_byte_of_an_id_is_in_the_files() {
     let (folder, store) = sqlite();
-    let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
-    let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
+    let id = SessionId::generate().unwrap();
+    let renewed = SessionId::generate().unwrap();
+    let id_hash = id.hash(Realm::default().tag());
+    let to = renewed.hash(Realm::default().tag());
     let new_session = new_session();
     store
         .commit(&Commit::new(&id_hash, Action::Create(new_session), setting("n", 1), NOW))
@@ -487,7 +493,8 @@ fn encoded(bytes: &[u8]) -> String {
 fn a_backup_taken_under_load_is_whole() {
     let (folder, store) = sqlite();
     let id_hashes: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    let (stop, copy) = (AtomicBool::new(false), folder.path("copy.db"));
+    let stop = AtomicBool::new(false);
+    let copy = folder.path("copy.db");
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

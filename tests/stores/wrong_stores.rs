@@ -50,7 +50,8 @@ impl StoreWrapper for Upsert {
         match (self.right.commit(commit)?, &commit.action) {
             (CommitAnswer::Missing(Missing::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-                let (create, delta) = (Action::Create(new_session), commit.delta.clone());
+                let create = Action::Create(new_session);
+                let delta = commit.delta.clone();
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
             }
             (answer, _) => Ok(answer),
@@ -85,7 +86,8 @@ impl StoreWrapper for DeleteThenCreate {
             return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-        let (end, delta) = (Action::End, Delta::new());
+        let end = Action::End;
+        let delta = Delta::new();
         self.right.commit(&Commit::new(&commit.id_hash, end, delta, commit.now))?;
         let delta = copy(&session.record).then((*commit.delta).clone());
         self.right.commit(&Commit::new(&to, Action::Create(new_session), delta, commit.now))

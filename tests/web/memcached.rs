@@ -17,7 +17,7 @@ type Act = fn(&Memcached);
 /// Starts a service on a store, as its process does when it is started again.
 fn serve(framework: &Framework, store: impl Store) -> Server {
     let app = ScriptedApp::new(SessionManager::new(store).unwrap());
-    (framework.1)(app, SocketAddr::from(([127, 0, 0, 1], 0)))
+    (framework.serve)(app, SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
 fn with_cookie(address: SocketAddr, path: &str, id: &str) -> Response {

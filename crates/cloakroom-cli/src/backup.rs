@@ -49,9 +49,10 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
         Err(error) if error.kind() == ErrorKind::NotSetUp => format!("This restores {from}; "),
         Err(error) => return Err(error.into()),
     };
-    let effect = match args.keep {
-        true => "its sessions stay live, including those revoked since it was made.",
-        false => "every session in it is ended, since some may have been revoked since then.",
+    let effect = if args.keep {
+        "its sessions stay live, including those revoked since it was made."
+    } else {
+        "every session in it is ended, since some may have been revoked since then."
     };
     ask(&format!("{replaced}{effect}"), args.yes)?;
     let interrupt = Interrupt::listen()?;

@@ -18,7 +18,8 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
     context.location()?.open()?;
     let before = admin.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
-    let (path, bytes) = (before.path.display().to_string(), size(&before));
+    let path = before.path.display().to_string();
+    let bytes = size(&before);
     let full = args.full || !before.incremental;
     let mode = if full { CompactMode::Full } else { CompactMode::Incremental };
     let bar = match mode {

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::backend::{CopyBatch, CopyMark, CopySum, StoreIdentity, StoredSession};
+use cloakroom::backend::StoreIdentity;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::PublicId;
 use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, CopySum, StoredSession};
 use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;
@@ -56,7 +57,8 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
     let mut mark = begin(source, identity, target, &interrupt)?;
     let mut copied = Copied::default();
     copy_changes(source, (target, highest), &mut mark, &mut copied, &interrupt)?;
-    let (stored, removed) = (count_of_sessions(copied.stored), HumanCount(copied.removed));
+    let stored = count_of_sessions(copied.stored);
+    let removed = HumanCount(copied.removed);
     writeln!(out, "copied {stored}, removed {removed} that had ended")?;
     if let Some(example) = copied.example {
         let count = count_of_sessions(copied.undecodable);
@@ -73,7 +75,8 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
              command again",
         ));
     }
-    let (sessions, checksum) = (count_of_sessions(in_target.sessions()), in_target.checksum());
+    let sessions = count_of_sessions(in_target.sessions());
+    let checksum = in_target.checksum();
     Ok(writeln!(out, "source and target are equal: {sessions}, checksum {checksum}")?)
 }
 
@@ -111,7 +114,8 @@ fn begin(
         }
         Some(mark) => return Ok(mark),
     };
-    let (from, to) = (source.name(), target.name());
+    let from = source.name();
+    let to = target.name();
     Err(CliError::new(format!(
         "cannot copy {from} to {to}: {why}; nothing was changed: choose another target, or `clear` \
          this one, which ends its sessions"
@@ -133,7 +137,8 @@ fn copy_changes(
         if highest_position(target)? > highest {
             return Err(target_changed());
         }
-        let (from, to) = (source.export(after, PAGE)?, target.export(after, PAGE)?);
+        let from = source.export(after, PAGE)?;
+        let to = target.export(after, PAGE)?;
         // Both pages are complete up to here.
         let end = from.last.unwrap_or(i64::MAX).min(to.last.unwrap_or(i64::MAX));
         let of_page = |sessions: Vec<StoredSession>| -> BTreeMap<i64, StoredSession> {
@@ -144,7 +149,8 @@ fn copy_changes(
             copied.undecodable += from.undecodable.len() as u64;
             copied.example = copied.example.or(from.undecodable.first().map(|(id, _)| *id));
         }
-        let (wanted, present) = (of_page(from.sessions), of_page(to.sessions));
+        let wanted = of_page(from.sessions);
+        let present = of_page(to.sessions);
         let ended = present.keys().filter(|position| !wanted.contains_key(position));
         let ended: Vec<_> = ended.copied().collect();
         bar.inc(wanted.len() as u64);
@@ -180,7 +186,8 @@ fn sum(
     interrupt: &Interrupt,
 ) -> CliResult<(CopySum, u64)> {
     let bar = bar_for(database, operation)?;
-    let (mut sum, mut undecodable) = (CopySum::default(), 0);
+    let mut sum = CopySum::default();
+    let mut undecodable = 0;
     let mut after = Some(i64::MIN);
     while let Some(from) = after {
         let page = database.export(from, PAGE)?;

@@ -4,10 +4,11 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::backend::{CopyBatch, CopyMark, Record, SessionIndex, StoreIdentity, StoredPage};
+use cloakroom::backend::{Record, SessionIndex, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, ProgressFn, ScanReport};
 use cloakroom::{Error, Result};
 use serde_json::Value as Json;
@@ -135,8 +136,8 @@ impl dyn Database + '_ {
     }
 
     fn ask<T>(&self, call: impl FnOnce(&dyn SessionIndex) -> Result<T>) -> CliResult<T> {
-        let missing = || CliError::new("this store cannot list its sessions");
-        call(self.index().ok_or_else(missing)?).map_err(|error| self.failure(error))
+        let make_error = || CliError::new("this store cannot list its sessions");
+        call(self.index().ok_or_else(make_error)?).map_err(|error| self.failure(error))
     }
 }
 

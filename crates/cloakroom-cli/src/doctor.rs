@@ -76,7 +76,8 @@ pub(crate) struct Findings(Vec<DoctorFinding>);
 
 impl Findings {
     pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        let (severity, found) = (Severity::Ok, found.into());
+        let severity = Severity::Ok;
+        let found = found.into();
         self.0.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
@@ -103,12 +104,13 @@ impl Findings {
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = match error.is_of_permissions() {
+        let remedy = if error.is_of_permissions() {
             // The service needs them, whichever user runs this.
-            true => CHOWN,
-            false => error
+            CHOWN
+        } else {
+            error
                 .advice()
-                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service"),
+                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service")
         };
         self.problem(check, error.reason(), remedy);
     }
@@ -184,17 +186,19 @@ fn not_examined(findings: &mut Findings, admin: &Admin, error: Error) -> CliResu
 fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process]) {
     let wrong = host_checks::permissions(info, processes);
     let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
-    match wrong.is_empty() {
+    if !wrong.is_empty() {
+        wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN));
+    } else if is_of_root && !is_in_use(processes) {
         // To root this shows nothing about another user.
-        true if is_of_root && !is_in_use(processes) => findings.note(
+        findings.note(
             "permissions",
             "only root can use the file; the service's user was not compared, because no process \
              has the file open",
             "if the service runs as another user, `chown` the folder, the file, its -wal and its \
              -shm to that user",
-        ),
-        true => findings.ok("permissions", "only the owner can use the file"),
-        false => wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN)),
+        );
+    } else {
+        findings.ok("permissions", "only the owner can use the file");
     }
     for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";
@@ -255,7 +259,8 @@ fn check_processes(
 ) {
     let mut can_write_files = true;
     for process in processes {
-        let (name, is_own) = (process.to_string(), process.is_own());
+        let name = process.to_string();
+        let is_own = process.is_own();
         let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
             can_write_files &= !is_own;
@@ -430,8 +435,8 @@ pub(crate) fn check_sessions(
     }
     match database.stats(context.now) {
         Ok(stats) => {
-            let (signed_in, anonymous) =
-                (HumanCount(stats.signed_in), HumanCount(stats.anonymous()));
+            let signed_in = HumanCount(stats.signed_in);
+            let anonymous = HumanCount(stats.anonymous());
             findings.ok("live", format!("{signed_in} signed in, {anonymous} anonymous"));
         }
         Err(error) => findings.failed("live", &error),

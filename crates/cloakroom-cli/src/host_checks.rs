@@ -100,7 +100,9 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<Str
             wrong.push(format!("{files} {verb} not belong to user {user}, who runs {process}"));
         }
     }
-    let (owner, folder_owner, folder) = (&info.owner, &info.folder_owner, folder.display());
+    let owner = &info.owner;
+    let folder_owner = &info.folder_owner;
+    let folder = folder.display();
     let is_another = folder_info.uid() != database.uid();
     if is_another && database.uid() == 0 {
         wrong.push(format!(

@@ -102,19 +102,19 @@ struct CliContext {
 
 impl CliContext {
     fn location(&self) -> CliResult<&dyn Location> {
-        let missing = || {
+        let make_error = || {
             CliError::usage(
                 "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
                  CLOAKROOM_STORE",
             )
         };
-        self.location.as_deref().ok_or_else(missing)
+        self.location.as_deref().ok_or_else(make_error)
     }
 
     /// Returns the calls on the file. `instead` says what to do on another database.
     fn file(&self, instead: &str) -> CliResult<&Admin> {
-        let missing = || CliError::usage(format!("this command is for SQLite files; {instead}"));
-        self.location()?.file().ok_or_else(missing)
+        let make_error = || CliError::usage(format!("this command is for SQLite files; {instead}"));
+        self.location()?.file().ok_or_else(make_error)
     }
 }
 
@@ -149,7 +149,8 @@ fn run_all(
     target: Target,
     review: Option<Review>,
 ) -> ExitCode {
-    let (stdout, mut stderr) = (io::stdout(), io::stderr());
+    let stdout = io::stdout();
+    let mut stderr = io::stderr();
     let arguments = match arguments::parse(args, &target) {
         Ok(arguments) => arguments,
         Err(error) if error.exit_code() == 0 => {

@@ -44,10 +44,7 @@ fn is_control(c: char) -> bool {
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        match is_control(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
+        if is_control(c) { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
 }
@@ -61,8 +58,10 @@ pub(crate) fn json(value: &Json) -> String {
 /// which occur inside strings only, and leaves numbers as they were written.
 pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     let mut out = String::with_capacity(text.len());
-    let (mut depth, mut is_empty) = (0_usize, false);
-    let (mut in_string, mut is_escaped) = (false, false);
+    let mut depth = 0_usize;
+    let mut is_empty = false;
+    let mut in_string = false;
+    let mut is_escaped = false;
     let line = |out: &mut String, depth: usize| {
         if pretty {
             out.push('\n');
@@ -72,10 +71,11 @@ pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     };
     for c in text.chars() {
         if in_string {
-            match is_control(c) {
+            if is_control(c) {
                 // All of them fit into the 16 bits of one escape.
-                true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-                false => out.push(c),
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            } else {
+                out.push(c);
             }
             in_string = is_escaped || c != '"';
             is_escaped = c == '\\' && !is_escaped;
@@ -316,7 +316,8 @@ mod tests {
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {
         let args = |no_color: Option<&str>, term: &str| {
-            let (no_color, term) = (no_color.map(str::to_owned), term.to_owned());
+            let no_color = no_color.map(str::to_owned);
+            let term = term.to_owned();
             move |name: &str| if name == "TERM" { Some(term.clone()) } else { no_color.clone() }
         };
         assert!(allows_colours(true, args(None, "xterm")));

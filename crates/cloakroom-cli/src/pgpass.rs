@@ -36,22 +36,22 @@ pub(crate) fn password(
 /// Returns the password of the first line that matches any host of the database.
 fn find(text: &str, config: &Config, user: &str) -> Option<String> {
     let database = config.get_dbname().unwrap_or(user);
-    let port_of = |at: usize| {
+    let port_of = |index: usize| {
         let ports = config.get_ports();
-        ports.get(at).or(ports.first()).copied().unwrap_or(5432).to_string()
+        ports.get(index).or(ports.first()).copied().unwrap_or(5432).to_string()
     };
     let matches = |field: &str, value: &str| field == "*" || field == value;
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let [host, port, of_database, of_user, password] =
             <[String; 5]>::try_from(fields(line)).ok()?;
-        let is_host = config.get_hosts().iter().enumerate().any(|(at, named)| {
+        let is_host = config.get_hosts().iter().enumerate().any(|(index, named)| {
             let is_named = match named {
                 Host::Tcp(name) => matches(&host, name),
                 // A socket of the default folder is `localhost` here.
                 #[allow(unreachable_patterns, reason = "the other kind exists on Unix only")]
                 Host::Unix(path) => matches(&host, &path.to_string_lossy()) || host == "localhost",
             };
-            is_named && matches(&port, &port_of(at))
+            is_named && matches(&port, &port_of(index))
         });
         let is_ours = is_host && matches(&of_database, database) && matches(&of_user, user);
         is_ours.then_some(password)

@@ -5,12 +5,11 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::{env, fs};
 
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{Record, SessionIndex, Store, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Summary};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::postgres::tokio_postgres::Config;
 use cloakroom::stores::postgres::tokio_postgres::config::SslMode;
 use cloakroom::stores::postgres::{DatabaseServer, PostgresStoreBuilder};

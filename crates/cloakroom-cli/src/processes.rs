@@ -59,7 +59,8 @@ fn list(path: &Path) -> Vec<Process> {
 
 fn process(id: u32, path: &Path) -> Option<Process> {
     let folder = PathBuf::from(format!("/proc/{id}"));
-    let (database, log) = (file_id(path), with_suffix(path, "-wal"));
+    let database = file_id(path);
+    let log = with_suffix(path, "-wal");
     // In a container the same path can be in another folder.
     let seen = path.parent().and_then(|parent| {
         file_id(&folder.join("root").join(parent.strip_prefix("/").unwrap_or(parent)))
@@ -91,7 +92,8 @@ fn process(id: u32, path: &Path) -> Option<Process> {
     let mut others = open.iter().filter(|it| is_database(&it.1) && !named(it));
     let other_name = others.find(|(name, _)| has_own_log(name)).map(|(name, _)| name.clone());
     let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-    let (name, user) = (name.trim_end().to_owned(), user(&folder));
+    let name = name.trim_end().to_owned();
+    let user = user(&folder);
     let max_file_bytes = max_file_bytes(&folder);
     Some(Process { id, name, user, is_outdated, other_name, max_file_bytes })
 }
@@ -103,15 +105,15 @@ pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
     let all = processes(&path);
     let outdated = all.iter().filter(|process| process.is_outdated);
     let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
-    let (exists, path) = (fs::exists(&path).unwrap_or(true), path.display());
+    let exists = fs::exists(&path).unwrap_or(true);
+    let path = path.display();
     if !names.is_empty() {
         let verb = if names.len() == 1 { "has" } else { "have" };
         let names = names.join(", ");
-        let found = match exists {
-            false => format!("{path} is missing, and open in {names}"),
-            true => {
-                format!("{path}: {names} {verb} a file open that was deleted, moved or replaced")
-            }
+        let found = if exists {
+            format!("{path}: {names} {verb} a file open that was deleted, moved or replaced")
+        } else {
+            format!("{path} is missing, and open in {names}")
         };
         return Some((found, DELETED));
     }

@@ -25,7 +25,8 @@ pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write)
         && host_checks::is_root()
         && !is_set_up
     {
-        let (path, owner) = (path.display(), admin.info()?.owner);
+        let path = path.display();
+        let owner = admin.info()?.owner;
         let note = match owner.as_str() {
             "root" => "; `chown` it to the service's user, unless that is root",
             _ => ", as its folder does",

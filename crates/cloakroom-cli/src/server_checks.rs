@@ -16,41 +16,46 @@ const MAX_DEAD_ROWS: u64 = 10_000;
 /// Checks the server and the tables. Returns whether the sessions can be read.
 pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
     findings.ok("server", format!("{}, PostgreSQL {}", info.server, info.version));
-    match info.is_remote && !info.is_encrypted {
-        true => findings.problem(
+    if info.is_encrypted {
+        findings.ok("encryption", "the connection is encrypted");
+    } else if info.is_remote {
+        findings.problem(
             "encryption",
             "the connection crosses a network and is not encrypted",
             "give --root-certificates (PGSSLROOTCERT) here and `root_certificates` in the service, \
              or use a tunnel",
-        ),
-        false if info.is_encrypted => findings.ok("encryption", "the connection is encrypted"),
-        false => findings.ok("encryption", "the server is on this machine"),
+        );
+    } else {
+        findings.ok("encryption", "the server is on this machine");
     }
-    match info.is_read_only {
-        true => findings.problem(
+    if info.is_read_only {
+        findings.problem(
             "access",
             "the server is a replica, or its transactions only read",
             "use the primary: its URL, or several hosts with target_session_attrs=read-write",
-        ),
-        false => findings.ok("access", "the server can be written"),
+        );
+    } else {
+        findings.ok("access", "the server can be written");
     }
     let is_set_up = check_tables(findings, info);
-    match info.missing_rights.is_empty() {
-        true => findings.ok("rights", format!("{} has all that the service needs", info.user)),
-        false => findings.problem(
+    if info.missing_rights.is_empty() {
+        findings.ok("rights", format!("{} has all that the service needs", info.user));
+    } else {
+        findings.problem(
             "rights",
             format!("{} has not: {}", info.user, info.missing_rights.join(", ")),
             "GRANT them to the service's user; if that is another one, connect as it",
-        ),
+        );
     }
-    match info.foreign_objects.is_empty() {
-        true => findings.ok("objects", "no trigger, rule or policy is on the tables"),
-        false => findings.problem(
+    if info.foreign_objects.is_empty() {
+        findings.ok("objects", "no trigger, rule or policy is on the tables");
+    } else {
+        findings.problem(
             "objects",
             info.foreign_objects.join(", "),
             "examine and drop them: they run with every change, can keep or bring back ended \
              sessions, and hide live ones; a foreign key needs ON DELETE CASCADE",
-        ),
+        );
     }
     check_server(findings, info);
     is_set_up && !info.missing_rights.iter().any(|right| right.starts_with("SELECT"))
@@ -59,7 +64,9 @@ pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
 fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
     match &info.schema_version {
         Ok(version) if *version == info.newest_schema => {
-            let (schema, table, bytes) = (&info.schema, &info.table, HumanBytes(info.bytes));
+            let schema = &info.schema;
+            let table = &info.table;
+            let bytes = HumanBytes(info.bytes);
             findings.ok("tables", format!("{schema}.{table}, schema version {version}, {bytes}"));
             return true;
         }
@@ -75,13 +82,14 @@ fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
 }
 
 fn check_server(findings: &mut Findings, info: &DatabaseServer) {
-    match info.has_fsync {
-        true => findings.ok("fsync", "on"),
-        false => findings.problem(
+    if info.has_fsync {
+        findings.ok("fsync", "on");
+    } else {
+        findings.problem(
             "fsync",
             "off: a crash of the server's machine can damage the database",
             "set fsync = on",
-        ),
+        );
     }
     if info.synchronous_commit == "off" {
         findings.note(
@@ -93,7 +101,8 @@ fn check_server(findings: &mut Findings, info: &DatabaseServer) {
     } else {
         findings.ok("durability", format!("synchronous_commit = {}", info.synchronous_commit));
     }
-    let (dead, live) = (HumanCount(info.dead_rows), HumanCount(info.live_rows));
+    let dead = HumanCount(info.dead_rows);
+    let live = HumanCount(info.live_rows);
     let found = format!("{dead} dead rows beside {live} live ones");
     if !info.has_autovacuum {
         findings.problem(
@@ -114,7 +123,8 @@ fn check_server(findings: &mut Findings, info: &DatabaseServer) {
     }
     match info.clock_ahead {
         ahead if ahead.abs() > MAX_CLOCK_SKEW_MILLIS => {
-            let (seconds, way) = (ahead.abs() / 1000, if ahead > 0 { "ahead" } else { "behind" });
+            let seconds = ahead.abs() / 1000;
+            let way = if ahead > 0 { "ahead" } else { "behind" };
             findings.problem(
                 "server clock",
                 format!("the clock of this machine is {seconds} s {way} of the server's"),

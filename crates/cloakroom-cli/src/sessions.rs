@@ -25,20 +25,21 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &in_all);
     let next = |page: Page| -> CliResult<Vec<Summary>> {
-        match args.expired {
-            true => database.list_expired(&which, page, context.now),
-            false => database.list(&which, page, context.now),
+        if args.expired {
+            database.list_expired(&which, page, context.now)
+        } else {
+            database.list(&which, page, context.now)
         }
     };
-    let mut printer = match args.json {
-        true => Printer::Json { any: false },
-        false => {
-            let shows_realm = realm.is_none();
-            let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
-            Printer::Table { table: context.style.table(header), shows_realm }
-        }
+    let mut printer = if args.json {
+        Printer::Json { any: false }
+    } else {
+        let shows_realm = realm.is_none();
+        let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+        Printer::Table { table: context.style.table(header), shows_realm }
     };
-    let (mut left, mut last) = (args.limit.get(), None);
+    let mut left = args.limit.get();
+    let mut last = None;
     let mut any = false;
     let more = loop {
         // One more than is printed, to know whether there are more.
@@ -59,11 +60,11 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     };
     printer.end(more, out)?;
     let kind = if args.expired { "expired" } else { "live" };
-    let nothing = |message: String| nothing_in(&message, realm, &*database);
+    let report_none = |message: String| nothing_in(&message, realm, &*database);
     match &args.user {
         _ if any => Ok(()),
-        Some(user) => nothing(no_session_of(user, kind, &*database, context)?),
-        None if realm.is_some() => nothing(format!("there is no {kind} session")),
+        Some(user) => report_none(no_session_of(user, kind, &*database, context)?),
+        None if realm.is_some() => report_none(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
         _ => Ok(()),
     }
@@ -99,12 +100,13 @@ fn no_session_of(
             .extend(summary.user.map(|user| user.to_string()).filter(|user| !users.contains(user)));
     }
     users.truncate(3);
-    Ok(match users.is_empty() {
-        true => message,
-        false => format!(
+    Ok(if users.is_empty() {
+        message
+    } else {
+        format!(
             "{message}; users are named as the application names them, here such as {}",
             users.join(", ")
-        ),
+        )
     })
 }
 
@@ -277,14 +279,16 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = &*context.location()?.open()?;
-    let (now, realm) = (context.now, args.realm.as_ref());
+    let now = context.now;
+    let realm = args.realm.as_ref();
     let scope = scope(realm);
     if args.all {
         let live = count_live(database, context, realm)?;
         if realm.is_some() && live == Some(0) {
             return nothing_in("there is no live session", realm, database);
         }
-        let (live, name) = (live_sessions(live), database.name());
+        let live = live_sessions(live);
+        let name = database.name();
         let who = if realm.is_some() { "its users" } else { "all users" };
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;

@@ -64,7 +64,8 @@ impl Interrupt {
 
     /// Shows progress in `bar`, and ends the work early once the flag is set.
     pub(crate) fn watch(&self, bar: &ProgressBar) -> ProgressFn {
-        let (bar, interrupt) = (bar.clone(), self.clone());
+        let bar = bar.clone();
+        let interrupt = self.clone();
         Box::new(move |progress| {
             if progress.total > 0 {
                 bar.set_length(progress.total);

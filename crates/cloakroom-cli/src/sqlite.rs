@@ -2,12 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use cloakroom::backend::{
-    CopyBatch, CopyMark, Record, SessionIndex, Store, StoreIdentity, StoredPage,
-};
+use cloakroom::backend::{Record, SessionIndex, Store, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
 use cloakroom::manager::{Page, SessionFilter, Summary};
+use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
 use cloakroom::{Error, Result, SqliteStore};
 use indicatif::HumanBytes;
@@ -79,7 +78,8 @@ impl Database for SqliteStore {
         }
         let info = self.admin().info()?;
         let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
-        let (bytes, log) = (HumanBytes(info.bytes), HumanBytes(info.log_bytes));
+        let bytes = HumanBytes(info.bytes);
+        let log = HumanBytes(info.log_bytes);
         Ok(Properties {
             place: vec![("file", info.path.display().to_string())],
             size: vec![

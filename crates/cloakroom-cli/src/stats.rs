@@ -99,14 +99,15 @@ impl Report {
         }
         if expired > 0 || self.sessions.live > 0 {
             let DataSizes { sampled, average, largest, .. } = self.sizes;
-            let (average, most) = (HumanBytes(average), HumanBytes(largest));
+            let average = HumanBytes(average);
+            let most = HumanBytes(largest);
             line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
         }
         for (name, value) in &self.properties.size {
             line(name, value.clone())?;
         }
-        for (at, (day, count)) in self.days.iter().enumerate() {
-            let name = if at == 0 { "by day" } else { "" };
+        for (index, (day, count)) in self.days.iter().enumerate() {
+            let name = if index == 0 { "by day" } else { "" };
             line(name, format!("{day}  {:>9}", HumanCount(*count).to_string()))?;
         }
         if !self.days.is_empty() {

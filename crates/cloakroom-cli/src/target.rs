@@ -53,10 +53,7 @@ pub(crate) fn location(
 
 /// Returns the place that `name` names: a URL of PostgreSQL, or a file.
 pub(crate) fn named(name: &str, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
-    match is_url(name) {
-        true => postgres::location(name, options),
-        false => file(Path::new(name), options),
-    }
+    if is_url(name) { postgres::location(name, options) } else { file(Path::new(name), options) }
 }
 
 fn is_url(name: &str) -> bool {

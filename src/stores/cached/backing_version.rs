@@ -168,7 +168,7 @@ mod tests {
         Ok(StoreVersion { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
     }
 
-    fn failed() -> Result<StoreVersion> {
+    fn fail() -> Result<StoreVersion> {
         Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
     }
 
@@ -214,7 +214,8 @@ mod tests {
         now: Timestamp,
         read_result: Result<StoreVersion>,
     ) -> Refreshed {
-        let (reads, is_changed) = (Cell::new(0), Cell::new(false));
+        let reads = Cell::new(0);
+        let is_changed = Cell::new(false);
         let read = || {
             reads.set(reads.get() + 1);
             read_result
@@ -236,20 +237,20 @@ mod tests {
     #[test]
     fn a_failed_read_of_the_version_is_repeated() {
         let backing = BackingVersion::new(LIFE);
-        assert_eq!(refresh(&backing, NOW - SETTLING, failed()), UNREADABLE.after_read());
+        assert_eq!(refresh(&backing, NOW - SETTLING, fail()), UNREADABLE.after_read());
         let backing = known();
-        assert_eq!(refresh(&backing, NOW + FRESH, failed()), READABLE.after_read());
-        assert_eq!(refresh(&backing, NOW + FRESH, failed()), READABLE);
+        assert_eq!(refresh(&backing, NOW + FRESH, fail()), READABLE.after_read());
+        assert_eq!(refresh(&backing, NOW + FRESH, fail()), READABLE);
         assert_eq!(refresh(&backing, NOW + FRESH * 2, version(1, 8)), READABLE.after_change());
     }
 
     #[test]
     fn a_version_that_cannot_be_read_again_counts_for_its_life() {
         let backing = known();
-        let cache_use = |now| backing.refresh(now, failed, || ());
-        assert!(refresh(&backing, NOW + LIFE - MILLI, failed()).is_readable);
+        let cache_use = |now| backing.refresh(now, fail, || ());
+        assert!(refresh(&backing, NOW + LIFE - MILLI, fail()).is_readable);
         assert!(is_readable(cache_use(NOW + LIFE - MILLI)));
-        assert!(!refresh(&backing, NOW + LIFE, failed()).is_readable);
+        assert!(!refresh(&backing, NOW + LIFE, fail()).is_readable);
         assert_eq!(cache_use(NOW + LIFE), CacheUse::InvalidateAll);
         assert_eq!(refresh(&backing, NOW + LIFE * 2, version(1, 7)), READABLE.after_read());
     }
@@ -263,7 +264,7 @@ mod tests {
             version(1, 7)
         };
         assert!(is_readable(backing.refresh(now, read, || ())));
-        assert!(is_readable(backing.refresh(now, failed, || ())));
+        assert!(is_readable(backing.refresh(now, fail, || ())));
     }
 
     #[test]
@@ -305,9 +306,9 @@ mod tests {
     #[test]
     fn while_there_are_no_tables_the_cache_is_not_read() {
         let backing = known();
-        let removed = || Err(Error::new(ErrorKind::NotSetUp, "read the epoch"));
-        assert_eq!(refresh(&backing, NOW + FRESH, removed()), UNREADABLE.after_change());
-        assert_eq!(refresh(&backing, NOW + FRESH * 2, removed()), UNREADABLE.after_read());
+        let fail = || Err(Error::new(ErrorKind::NotSetUp, "read the epoch"));
+        assert_eq!(refresh(&backing, NOW + FRESH, fail()), UNREADABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + FRESH * 2, fail()), UNREADABLE.after_read());
         assert_eq!(refresh(&backing, NOW + FRESH * 3, version(1, 7)), UNREADABLE.after_read());
         assert!(refresh(&backing, NOW + FRESH * 3 + SETTLING, version(1, 7)).is_readable);
     }

@@ -39,7 +39,8 @@ pub struct CachedStoreBuilder<C, S> {
 
 impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     pub(super) fn new(cache: C, backing: S) -> Self {
-        let (life, retry) = (Duration::from_secs(60), Duration::from_secs(1));
+        let life = Duration::from_secs(60);
+        let retry = Duration::from_secs(1);
         CachedStoreBuilder { cache, backing, life, retry, events: Events::default() }
     }
 

@@ -63,26 +63,26 @@ impl CircuitBreaker {
     }
 
     /// Counts a failed read or fill. Returns true if this failure opened the breaker.
-    pub(super) fn record_failure(&self, at: Instant) -> bool {
+    pub(super) fn record_failure(&self, now: Instant) -> bool {
         let mut state = self.state();
         let BreakerState::Closed(recent) = &mut *state else { return false };
-        let in_window = recent.filter(|recent| at.duration_since(recent.first) < FAILURE_WINDOW);
-        let mut failures = in_window.unwrap_or(RecentFailures { first: at, count: 0 });
+        let in_window = recent.filter(|recent| now.duration_since(recent.first) < FAILURE_WINDOW);
+        let mut failures = in_window.unwrap_or(RecentFailures { first: now, count: 0 });
         failures.count += 1;
         *recent = Some(failures);
-        failures.count >= FAILURE_THRESHOLD && self.open(&mut state, at)
+        failures.count >= FAILURE_THRESHOLD && self.open(&mut state, now)
     }
 
     /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
-    pub(super) fn record_missed_invalidation(&self, at: Instant) -> bool {
-        self.open(&mut self.state(), at)
+    pub(super) fn record_missed_invalidation(&self, now: Instant) -> bool {
+        self.open(&mut self.state(), now)
     }
 
     /// Opens the breaker. Returns true if it was closed before.
-    fn open(&self, state: &mut BreakerState, at: Instant) -> bool {
+    fn open(&self, state: &mut BreakerState, now: Instant) -> bool {
         match state {
             BreakerState::Closed(_) => {
-                *state = self.next_probe(at);
+                *state = self.next_probe(now);
                 return true;
             }
             BreakerState::HalfOpen => *state = BreakerState::Probing,
@@ -92,9 +92,9 @@ impl CircuitBreaker {
     }
 
     /// Begins a probe if one is due. If it returns true, the caller must run the probe.
-    pub(super) fn begin_probe(&self, at: Instant) -> bool {
+    pub(super) fn begin_probe(&self, now: Instant) -> bool {
         let mut state = self.state();
-        let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= at);
+        let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= now);
         if is_due {
             *state = BreakerState::Probing;
         }
@@ -109,20 +109,20 @@ impl CircuitBreaker {
     /// Ends a probe that has invalidated the whole shard since the breaker was half-open. Closes
     /// the breaker and returns true, unless another invalidation has failed since: then schedules
     /// the next probe.
-    pub(super) fn complete_probe(&self, at: Instant) -> bool {
+    pub(super) fn complete_probe(&self, now: Instant) -> bool {
         let mut state = self.state();
         let closes = matches!(*state, BreakerState::HalfOpen);
-        *state = if closes { BreakerState::Closed(None) } else { self.next_probe(at) };
+        *state = if closes { BreakerState::Closed(None) } else { self.next_probe(now) };
         closes
     }
 
     /// Ends a probe that has failed, and schedules the next one.
-    pub(super) fn abort_probe(&self, at: Instant) {
-        *self.state() = self.next_probe(at);
+    pub(super) fn abort_probe(&self, now: Instant) {
+        *self.state() = self.next_probe(now);
     }
 
-    fn next_probe(&self, at: Instant) -> BreakerState {
-        BreakerState::Open { next_probe: at + self.retry_after }
+    fn next_probe(&self, now: Instant) -> BreakerState {
+        BreakerState::Open { next_probe: now + self.retry_after }
     }
 }
 
@@ -132,25 +132,26 @@ mod tests {
 
     const RETRY: Duration = Duration::from_secs(1);
 
-    fn open_at(at: Instant) -> CircuitBreaker {
+    fn open_at(now: Instant) -> CircuitBreaker {
         let circuit_breaker = CircuitBreaker::new(RETRY);
-        assert!(circuit_breaker.record_missed_invalidation(at));
+        assert!(circuit_breaker.record_missed_invalidation(now));
         circuit_breaker
     }
 
     #[test]
     fn failures_open_it_only_within_the_window() {
-        let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
+        let circuit_breaker = CircuitBreaker::new(RETRY);
+        let mut now = Instant::now();
         for _ in 0..5 {
-            assert!(!circuit_breaker.record_failure(at));
-            assert!(!circuit_breaker.record_failure(at));
-            at += FAILURE_WINDOW;
+            assert!(!circuit_breaker.record_failure(now));
+            assert!(!circuit_breaker.record_failure(now));
+            now += FAILURE_WINDOW;
         }
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.record_failure(at));
-        assert!(!circuit_breaker.record_failure(at));
-        assert!(circuit_breaker.record_failure(at), "reported once");
-        assert!(!circuit_breaker.record_failure(at), "reported once");
+        assert!(!circuit_breaker.record_failure(now));
+        assert!(!circuit_breaker.record_failure(now));
+        assert!(circuit_breaker.record_failure(now), "reported once");
+        assert!(!circuit_breaker.record_failure(now), "reported once");
         assert!(!circuit_breaker.is_closed());
     }
 
@@ -161,45 +162,45 @@ mod tests {
 
     #[test]
     fn one_probe_at_a_time_and_not_before_its_time() {
-        let at = Instant::now();
-        let circuit_breaker = open_at(at);
-        assert!(!circuit_breaker.begin_probe(at));
-        assert!(circuit_breaker.begin_probe(at + RETRY));
-        assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "there is one");
+        let now = Instant::now();
+        let circuit_breaker = open_at(now);
+        assert!(!circuit_breaker.begin_probe(now));
+        assert!(circuit_breaker.begin_probe(now + RETRY));
+        assert!(!circuit_breaker.begin_probe(now + RETRY * 2), "there is one");
         circuit_breaker.half_open();
-        assert!(!circuit_breaker.record_missed_invalidation(at));
-        assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "it is still running");
-        circuit_breaker.abort_probe(at + RETRY);
+        assert!(!circuit_breaker.record_missed_invalidation(now));
+        assert!(!circuit_breaker.begin_probe(now + RETRY * 2), "it is still running");
+        circuit_breaker.abort_probe(now + RETRY);
         assert!(!circuit_breaker.is_closed());
-        assert!(!circuit_breaker.begin_probe(at + RETRY));
-        assert!(circuit_breaker.begin_probe(at + RETRY * 2));
+        assert!(!circuit_breaker.begin_probe(now + RETRY));
+        assert!(circuit_breaker.begin_probe(now + RETRY * 2));
         circuit_breaker.half_open();
-        assert!(circuit_breaker.complete_probe(at + RETRY * 2));
+        assert!(circuit_breaker.complete_probe(now + RETRY * 2));
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.begin_probe(at + RETRY * 9));
+        assert!(!circuit_breaker.begin_probe(now + RETRY * 9));
     }
 
     #[test]
     fn a_breaker_stays_open_if_an_invalidation_fails_meanwhile() {
-        let at = Instant::now();
-        let circuit_breaker = open_at(at);
+        let now = Instant::now();
+        let circuit_breaker = open_at(now);
         assert!(!circuit_breaker.takes_invalidations());
-        assert!(circuit_breaker.begin_probe(at + RETRY));
+        assert!(circuit_breaker.begin_probe(now + RETRY));
         assert!(!circuit_breaker.takes_invalidations());
         circuit_breaker.half_open();
         assert!(circuit_breaker.takes_invalidations(), "sent by the caller");
-        assert!(!circuit_breaker.record_missed_invalidation(at));
+        assert!(!circuit_breaker.record_missed_invalidation(now));
         assert!(!circuit_breaker.takes_invalidations());
-        assert!(!circuit_breaker.complete_probe(at + RETRY), "that failed");
+        assert!(!circuit_breaker.complete_probe(now + RETRY), "that failed");
         assert!(!circuit_breaker.takes_invalidations() && !circuit_breaker.is_closed());
-        assert!(circuit_breaker.begin_probe(at + RETRY * 2));
+        assert!(circuit_breaker.begin_probe(now + RETRY * 2));
         circuit_breaker.half_open();
         assert!(!circuit_breaker.is_closed(), "reads still bypass it");
-        circuit_breaker.abort_probe(at + RETRY * 2);
+        circuit_breaker.abort_probe(now + RETRY * 2);
         assert!(!circuit_breaker.is_closed(), "the probe failed");
-        assert!(circuit_breaker.begin_probe(at + RETRY * 3));
+        assert!(circuit_breaker.begin_probe(now + RETRY * 3));
         circuit_breaker.half_open();
-        assert!(circuit_breaker.complete_probe(at + RETRY * 3));
+        assert!(circuit_breaker.complete_probe(now + RETRY * 3));
         assert!(circuit_breaker.takes_invalidations() && circuit_breaker.is_closed());
     }
 }

@@ -30,7 +30,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
         self.0.freshness.observe(now);
-        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let _changing = self.0.in_flight.begin();
+        let began = instant();
         let result = self.backing_index(operation).and_then(change);
         match &result {
             Ok(changed) => invalidate(changed),

@@ -180,7 +180,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
     /// began at `began`.
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
-        let (presented, now) = (commit.id_hash, commit.now);
+        let presented = commit.id_hash;
+        let now = commit.now;
         let mut id_hashes = vec![presented];
         match commit.action {
             // Which anonymous sessions it may have evicted is unknown. Making all entries stale
@@ -239,7 +240,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     fn report_down(&self, shard: usize, error: &Error) {
-        let (shard, shards) = (shard + 1, self.cache.shards().get());
+        let shard = shard + 1;
+        let shards = self.cache.shards().get();
         self.events.raise(&Event::CacheDown { shard, shards, error });
     }
 
@@ -257,7 +259,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         if invalidated.is_err() {
             circuit_breaker.abort_probe(instant());
         } else if circuit_breaker.complete_probe(instant()) {
-            let (shard, shards) = (shard + 1, self.cache.shards().get());
+            let shard = shard + 1;
+            let shards = self.cache.shards().get();
             self.events.raise(&Event::CacheRecovered { shard, shards });
         }
     }
@@ -340,7 +343,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.0.process.check()?;
-        let (presented, now) = (commit.id_hash, commit.now);
+        let presented = commit.id_hash;
+        let now = commit.now;
         self.0.freshness.observe(now);
         // In flight until the cache is invalidated. A new session has no entry; anonymous sessions
         // that a bounded store evicts for it may be read until then.
@@ -364,7 +368,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
                 self.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
             }
             CommitAnswer::Unchanged(session) => {
-                // The touch may have been recorded: the entry then has an older time.
+                // The touch was recorded, or a later one: the entry may have an older time.
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
                     self.invalidate_sessions([presented, session.id_hash], now);
                 }

@@ -80,7 +80,8 @@ impl MemcachedInner {
         record: &Record,
         call: StoreCall,
     ) -> Result<ItemVersion> {
-        let (value, ttl) = (state.encode(&id_hash), ttl_of(record, call.now));
+        let value = state.encode(&id_hash);
+        let ttl = ttl_of(record, call.now);
         if let Some(version) = self.client.add(call.context, &id_hash, &value, ttl)? {
             return Ok(ItemVersion { id_hash, version });
         }
@@ -161,8 +162,10 @@ impl Attempts<'_> {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let (replaced, ended, evicted) = (None, vec![ended], Vec::new());
-                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
+                let previous_id = None;
+                let ended = vec![ended];
+                let evicted = Vec::new();
+                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
             }
             Decision::Insert { session, supersedes, .. } => {
                 if let Some(Superseded::Expired { at }) = supersedes
@@ -174,14 +177,16 @@ impl Attempts<'_> {
                 Some(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { replaced, presented } = id_change;
+                let IdChange { previous, presented } = id_change;
                 let redirect = match &presented {
-                    Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
-                    None => Redirect::of(&replaced),
+                    Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),
+                    None => Redirect::of(&previous),
                 };
                 let moved = self.move_session(at, &redirect, &session, presented)?;
-                let (replaced, ended, evicted) = (Some(at.id_hash), Vec::new(), Vec::new());
-                moved.answer(CommitAnswer::Done { session, replaced, ended, evicted })
+                let previous_id = Some(at.id_hash);
+                let ended = Vec::new();
+                let evicted = Vec::new();
+                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
             }
             Decision::Update { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;

@@ -187,7 +187,9 @@ impl MemcachedInner {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = self.call(now, "record activity");
         let items = self.client.get_many(call.context, batch.iter().map(|(id_hash, _)| id_hash));
-        let (mut writes, mut conflicts, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut writes = Vec::new();
+        let mut conflicts = Vec::new();
+        let mut failed = Vec::new();
         for (touch, item) in batch.iter().zip(items) {
             match item.map(|item| self.touch_step(item, touch.1, now)) {
                 Ok(TouchStep::Nothing) => {}
@@ -218,9 +220,10 @@ impl MemcachedInner {
         let Some(item) = item else { return TouchStep::Nothing };
         match self.decode(&item) {
             Ok(Some(ItemState::Live(mut record))) => {
-                match record.is_live(now) && record.touch(touch) {
-                    true => TouchStep::Replace(lookup::live(item.at, record, now)),
-                    false => TouchStep::Nothing,
+                if record.is_live(now) && record.touch(touch) {
+                    TouchStep::Replace(lookup::live(item.at, record, now))
+                } else {
+                    TouchStep::Nothing
                 }
             }
             Ok(Some(_)) => TouchStep::Find,

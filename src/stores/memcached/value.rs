@@ -34,7 +34,7 @@ pub(super) enum ItemState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Redirect {
     pub(super) to: SessionIdHash,
-    pub(super) at: Timestamp,
+    pub(super) replaced_at: Timestamp,
     pub(super) by: ReplacedBy,
     pub(super) had_user: bool,
     /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
@@ -48,8 +48,8 @@ pub(super) struct Redirect {
 impl Redirect {
     /// Makes the redirect from the id `replaced`.
     pub(super) fn of(replaced: &ReplacedId) -> Self {
-        let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *replaced;
-        Redirect { to, at, by, had_user, begins_session: false, presented: None }
+        let ReplacedId { successor: to, replaced_at, by, had_user, .. } = *replaced;
+        Redirect { to, replaced_at, by, had_user, begins_session: false, presented: None }
     }
 
     /// Makes the redirect from `id_hash`, which a sign-in through the id `presented` has replaced,
@@ -72,14 +72,14 @@ impl Redirect {
 
     /// Returns the replaced id of a redirect that is stored under `id_hash`.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
-        let Redirect { to, at, mut by, had_user, presented, .. } = *self;
+        let Redirect { to, replaced_at, mut by, had_user, presented, .. } = *self;
         if let ReplacedBy::SignIn { salt } = &mut by
             && presented.is_some_and(|presented| presented != id_hash)
         {
             // The salt belongs to the presented id.
             *salt = None;
         }
-        ReplacedId { id_hash, successor: to, replaced_at: at, by, had_user }
+        ReplacedId { id_hash, successor: to, replaced_at, by, had_user }
     }
 }
 
@@ -120,18 +120,18 @@ impl ItemState {
 
     /// Decodes the value of the item of `id_hash`.
     pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
-        let short = || Unreadable::foreign("it ends too early");
+        let make_error = || Unreadable::foreign("it ends too early");
         match split(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
-                let from = body.try_into().map_err(|_| short())?;
+                let from = body.try_into().map_err(|_| make_error())?;
                 Ok(ItemState::Reserved(SessionIdHash::from_bytes(from)))
             }
             (b'M', body) => {
-                let (redirect, body) = Redirect::decode(body).ok_or_else(short)?;
+                let (redirect, body) = Redirect::decode(body).ok_or_else(make_error)?;
                 Ok(ItemState::Moved(redirect, record(body)?))
             }
-            (b'F', body) => match Redirect::decode(body).ok_or_else(short)? {
+            (b'F', body) => match Redirect::decode(body).ok_or_else(make_error)? {
                 (redirect, []) => Ok(ItemState::Redirected(redirect)),
                 _ => Err(Unreadable::foreign("bytes follow its end")),
             },
@@ -155,7 +155,7 @@ impl Redirect {
             | u8::from(self.presented.is_some()) << 2;
         [
             &self.to.as_bytes()[..],
-            &self.at.as_millis().to_be_bytes(),
+            &self.replaced_at.as_millis().to_be_bytes(),
             &[by, flags],
             &grace.to_be_bytes(),
             salt.map_or(&[0; 32][..], |salt| salt.as_bytes()),
@@ -166,7 +166,7 @@ impl Redirect {
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
-        let (at, rest) = rest.split_first_chunk::<8>()?;
+        let (replaced_at, rest) = rest.split_first_chunk::<8>()?;
         let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
@@ -182,7 +182,7 @@ impl Redirect {
         };
         let redirect = Redirect {
             to: SessionIdHash::from_bytes(*to),
-            at: Timestamp::from_millis(i64::from_be_bytes(*at)),
+            replaced_at: Timestamp::from_millis(i64::from_be_bytes(*replaced_at)),
             by,
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
@@ -256,8 +256,11 @@ mod tests {
 
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
-        let (had_user, begins_session, presented) = (true, false, None);
-        let redirect = Redirect { to: KEY, at: NOW, by, had_user, begins_session, presented };
+        let had_user = true;
+        let begins_session = false;
+        let presented = None;
+        let redirect =
+            Redirect { to: KEY, replaced_at: NOW, by, had_user, begins_session, presented };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
         let graced = Redirect { by, had_user: false, begins_session: true, ..redirect };
         let sign_in = |salt| Redirect { by: ReplacedBy::SignIn { salt }, ..redirect };
@@ -302,12 +305,12 @@ mod tests {
     #[test]
     fn a_value_of_another_id_is_foreign() {
         let other = SessionIdHash::from_bytes([8; 32]);
-        let refused = |error| matches!(error, Unreadable::Foreign(_));
+        let is_foreign = |error| matches!(error, Unreadable::Foreign(_));
         for state in states() {
-            assert!(refused(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
+            assert!(is_foreign(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
         }
         let entry = encode_entry(&CacheEntry::new(a_record(), NOW), &other);
-        assert!(refused(decode_entry(&entry, &KEY).unwrap_err()));
+        assert!(is_foreign(decode_entry(&entry, &KEY).unwrap_err()));
     }
 
     #[test]
@@ -337,9 +340,9 @@ mod tests {
         let config = Config { cases, failure_persistence: None, ..Config::default() };
         let run = TestRunner::new(config).run(&changes, |(value, changes)| {
             let mut value = values[value].clone();
-            for (at, removed, new) in changes {
-                let at = at.index(value.len() + 1);
-                value.splice(at..(at + removed).min(value.len()), new);
+            for (offset, removed, new) in changes {
+                let offset = offset.index(value.len() + 1);
+                value.splice(offset..(offset + removed).min(value.len()), new);
             }
             if let Ok(state) = ItemState::decode(&value, &KEY) {
                 assert_eq!(ItemState::decode(&state.encode(&KEY), &KEY).unwrap(), state);

@@ -177,7 +177,7 @@ impl SessionTable {
     }
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
-        let missing = || Error::new(ErrorKind::Unexpected, commit.action.operation());
+        let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         match commit.decide(self.find(&commit.id_hash, commit.now))? {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
@@ -205,10 +205,10 @@ impl SessionTable {
                 let position = self.last_position;
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done { session, replaced: None, ended, evicted })
+                Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
             }
             Decision::Update { at, session } => {
-                let row = self.remove(&at).ok_or_else(missing)?;
+                let row = self.remove(&at).ok_or_else(make_error)?;
                 self.insert(at, Row { record: session.record.clone(), ..row });
                 Ok(CommitAnswer::done(session))
             }
@@ -220,14 +220,19 @@ impl SessionTable {
                     return Ok(CommitAnswer::LimitReached);
                 };
                 self.remove_all(&ids_of(&ended));
-                let mut row = self.remove(&at).ok_or_else(missing)?;
+                let mut row = self.remove(&at).ok_or_else(make_error)?;
                 row.record = session.record.clone();
-                let IdChange { replaced, presented } = id_change;
-                for id in [Some(replaced), presented].into_iter().flatten() {
+                let IdChange { previous, presented } = id_change;
+                for id in [Some(previous), presented].into_iter().flatten() {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done { session, replaced: Some(at), ended, evicted: Vec::new() })
+                Ok(CommitAnswer::Done {
+                    session,
+                    previous_id: Some(at),
+                    ended,
+                    evicted: Vec::new(),
+                })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -267,9 +272,10 @@ impl SessionTable {
 
     /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
-        match self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-            false => Ok(()),
+        if self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
+            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
+        } else {
+            Ok(())
         }
     }
 
@@ -291,7 +297,8 @@ impl SessionTable {
         let (mut others, expired) = by_life(self.select(&theirs), now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let (others, expired) = (ended(others), ended(expired));
+        let others = ended(others);
+        let expired = ended(expired);
         self.remove_all(&ids_of(&expired));
         session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
     }
@@ -309,7 +316,8 @@ impl SessionTable {
         // Events name them in the order of their begin.
         rows.sort_by_key(|(_, row)| row.position);
         let (live, expired) = by_life(rows, now);
-        let (live, expired) = (ended(live), ended(expired));
+        let live = ended(live);
+        let expired = ended(expired);
         self.remove_all(&ids_of(&live));
         self.remove_all(&ids_of(&expired));
         live
@@ -503,7 +511,8 @@ impl SessionIndex for MemoryStore {
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
-        let (began, before) = (instant(), sessions.rows.len());
+        let began = instant();
+        let before = sessions.rows.len();
         for id_hash in id_hashes {
             if sessions.rows.get(id_hash).is_some_and(|row| row.record.user.is_none()) {
                 sessions.remove(id_hash);
@@ -524,8 +533,10 @@ mod tests {
 
     #[test]
     fn a_full_store_begins_no_session_and_keeps_those_it_has() {
-        let (store, now) = (MemoryStore::with_capacity(1), Timestamp::from_millis(0));
-        let (first, second) = (id_hash(1), id_hash(2));
+        let store = MemoryStore::with_capacity(1);
+        let now = Timestamp::from_millis(0);
+        let first = id_hash(1);
+        let second = id_hash(2);
         sign_in(&store, first, now).unwrap();
         assert_eq!(sign_in(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(create(&store, second, now).unwrap_err().kind(), ErrorKind::Full);
@@ -537,14 +548,14 @@ mod tests {
 
     #[test]
     fn anonymous_sessions_take_nine_tenths_and_leave_for_users() {
-        let at = |second: u32| Timestamp::from_millis(i64::from(second) * 1000);
+        let time = |second: u32| Timestamp::from_millis(i64::from(second) * 1000);
         let store = MemoryStore::with_capacity(20);
-        let stats = |second| store.stats(at(second)).unwrap();
+        let stats = |second| store.stats(time(second)).unwrap();
         for n in 0..18 {
-            create(&store, id_hash(n), at(n)).unwrap();
+            create(&store, id_hash(n), time(n)).unwrap();
         }
-        store.touch(&[(id_hash(0), Touch::at(at(20)))], at(20)).unwrap();
-        let begun = create(&store, id_hash(18), at(21)).unwrap();
+        store.touch(&[(id_hash(0), Touch::at(time(20)))], time(20)).unwrap();
+        let begun = create(&store, id_hash(18), time(21)).unwrap();
         let evicts = |begun, ids: &[SessionIdHash]| match begun {
             CommitAnswer::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
@@ -552,15 +563,15 @@ mod tests {
         evicts(begun, &[id_hash(1)]);
         assert_eq!(stats(21).anonymous(), 18);
         for n in 100..102 {
-            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[]);
+            evicts(sign_in(&store, id_hash(n), time(21)).unwrap(), &[]);
         }
         for n in 102..118 {
-            evicts(sign_in(&store, id_hash(n), at(21)).unwrap(), &[id_hash(n - 100)]);
+            evicts(sign_in(&store, id_hash(n), time(21)).unwrap(), &[id_hash(n - 100)]);
         }
         assert_eq!((stats(21).anonymous(), stats(21).signed_in), (2, 18));
-        assert!(matches!(store.load(&id_hash(0), at(21)).unwrap(), Loaded::Live(_)));
+        assert!(matches!(store.load(&id_hash(0), time(21)).unwrap(), Loaded::Live(_)));
         // Beside users, anonymous sessions share the room that is left.
-        evicts(create(&store, id_hash(50), at(22)).unwrap(), &[id_hash(0)]);
+        evicts(create(&store, id_hash(50), time(22)).unwrap(), &[id_hash(0)]);
     }
 
     fn id_hash(n: u32) -> SessionIdHash {
@@ -575,8 +586,8 @@ mod tests {
     }
 
     fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
-        let (user, new_session) =
-            (UserKey::new("u")?, NewSession::new(Lifetime::default().starting(now))?);
+        let user = UserKey::new("u")?;
+        let new_session = NewSession::new(Lifetime::default().starting(now))?;
         let action = Action::SignIn { to, user, new_session, join_salt: None };
         store.commit(&Commit::new(&id_hash(u32::MAX), action, Delta::new(), now))
     }

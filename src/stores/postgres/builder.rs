@@ -201,7 +201,8 @@ impl PostgresStoreBuilder {
         }
         let store = format!("table {}.{} in PostgreSQL at {server}", names.schema, names.table);
         self.events.raise(&Event::StoreOpened { store: &store });
-        let (events, clock_ahead) = (self.events, AtomicI64::new(0));
+        let events = self.events;
+        let clock_ahead = AtomicI64::new(0);
         Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, clock_ahead })))
     }
 
@@ -330,9 +331,10 @@ fn server_name(config: &Config) -> String {
         _ => "a local socket".to_owned(),
     });
     let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
-    let hosts = match config.get_hosts().is_empty() {
-        true => addresses.collect::<Vec<_>>().join(","),
-        false => hosts.collect::<Vec<_>>().join(","),
+    let hosts = if config.get_hosts().is_empty() {
+        addresses.collect::<Vec<_>>().join(",")
+    } else {
+        hosts.collect::<Vec<_>>().join(",")
     };
     format!("{hosts}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())
 }

@@ -84,7 +84,7 @@ pub(super) async fn apply(
                 ended.push(superseded.clone());
             }
             trips.commit(queries).await?;
-            Ok(CommitAnswer::Done { session, replaced: None, ended, evicted: Vec::new() })
+            Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: Vec::new() })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
@@ -100,11 +100,12 @@ pub(super) async fn apply(
             queries.push(update(sql, at, &session));
             remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
             trips.commit(queries).await?;
-            let replaced = Some(at.id_hash);
-            Ok(CommitAnswer::Done { session, replaced, ended, evicted: Vec::new() })
+            let previous_id = Some(at.id_hash);
+            Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
         }
         Decision::Touch { at, session } => {
-            let (seen, deadline) = (session.record.seen, session.record.deadline());
+            let seen = session.record.seen;
+            let deadline = session.record.deadline();
             let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
             trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
             Ok(CommitAnswer::Unchanged(session))
@@ -165,7 +166,9 @@ async fn lock(
     locks: &AdvisoryLocks,
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
-    let (mut sign_in_lock, mut of_user, mut is_taken) = (None, None, None);
+    let mut sign_in_lock = None;
+    let mut of_user = None;
+    let mut is_taken = None;
     if let Action::SignIn { user, new_session, .. } = &commit.action {
         // It waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
@@ -202,7 +205,8 @@ async fn lock(
 
 /// Returns the replaced id in the row `by`, if it belongs to the session in `row`.
 fn replaced_of(by: &Row, row: &Row) -> Result<Option<ReplacedId>> {
-    let (of, session): (i64, i64) = (get(by, "session")?, get(row, "id")?);
+    let of: i64 = get(by, "session")?;
+    let session: i64 = get(row, "id")?;
     if of == session { row::replaced_id(by) } else { Ok(None) }
 }
 
@@ -252,9 +256,10 @@ async fn remove(
 }
 
 fn removal(sql: &Statements, removed: Vec<i64>) -> Vec<Query<'_>> {
-    match removed.is_empty() {
-        true => Vec::new(),
-        false => vec![Query::new(&sql.delete, [Param::Ints(removed)])],
+    if removed.is_empty() {
+        Vec::new()
+    } else {
+        vec![Query::new(&sql.delete, [Param::Ints(removed)])]
     }
 }
 
@@ -272,17 +277,17 @@ fn remember_id_change<'q>(
     sql: &'q Statements,
     at: RowPosition,
     current: &'q SessionIdHash,
-    IdChange { replaced, presented }: &'q IdChange,
+    IdChange { previous, presented }: &'q IdChange,
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
-    if replaced.ends_graces() {
+    if previous.ends_graces() {
         queries.push(Query::new(&sql.end_graces, [at.id.into()]));
     }
-    let params = [replaced.replaced_at.as_millis().into(), 2.into()];
+    let params = [previous.replaced_at.as_millis().into(), 2.into()];
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());
-    queries.push(remember(sql, replaced, current));
+    queries.push(remember(sql, previous, current));
     if let Some(presented) = presented {
         queries.push(forget_one(sql, presented));
         queries.push(forget_oldest());

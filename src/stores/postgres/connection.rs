@@ -90,8 +90,8 @@ impl Drop for OwnedRuntime {
 impl OwnedRuntime {
     fn new(operation: &'static str) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        let unavailable = |source| Error::with_source(ErrorKind::Unavailable, operation, source);
-        Ok(OwnedRuntime(Some(runtime.map_err(unavailable)?)))
+        let to_error = |source| Error::with_source(ErrorKind::Unavailable, operation, source);
+        Ok(OwnedRuntime(Some(runtime.map_err(to_error)?)))
     }
 
     /// Runs `future` on this thread until the deadline.
@@ -119,10 +119,10 @@ impl PostgresConnection {
         let runtime = OwnedRuntime::new(operation)?;
         let hosts = hosts::one_by_one(config);
         let mut failure = CallFailure::TimedOut;
-        for (at, host) in hosts.iter().enumerate() {
+        for (index, host) in hosts.iter().enumerate() {
             // A silent host gets its share of the time, so that the next one is tried.
             let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(hosts.len() - at).unwrap_or(u32::MAX);
+            let share = left / u32::try_from(hosts.len() - index).unwrap_or(u32::MAX);
             let connected = runtime.run(Instant::now() + share, async {
                 #[allow(clippy::clone_on_copy, reason = "it is Copy without encryption only")]
                 let (client, connection) = host.connect(tls.clone()).await?;
@@ -210,6 +210,14 @@ impl<'q> Query<'q> {
 type TripAnswers = Result<Vec<Vec<Row>>, CallFailure>;
 type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + 's>>;
 
+/// What a step of a trip executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StepKind {
+    Begin,
+    Statement,
+    Commit,
+}
+
 impl Trips<'_> {
     /// Executes one statement, in the open transaction if there is one.
     pub(super) async fn query(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
@@ -243,9 +251,10 @@ impl Trips<'_> {
     /// Executes this statement as a transaction of its own, in one trip.
     pub(super) async fn write(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
         // Behind a pooler the beginning of a transaction has the settings.
-        let (begins, end) = match self.settings.prepares {
-            true => (false, TripEnd::Autocommit),
-            false => (true, TripEnd::Commit),
+        let (begins, end) = if self.settings.prepares {
+            (false, TripEnd::Autocommit)
+        } else {
+            (true, TripEnd::Commit)
         };
         Ok(self.send(begins, vec![query], end).await?.pop().unwrap_or_default())
     }
@@ -271,35 +280,41 @@ impl Trips<'_> {
                 return Err(CallFailure::Closed);
             }
         }
-        let (client, settings) = (self.client, self.settings);
+        let client = self.client;
+        let settings = self.settings;
         let control = |sql| -> TripStep<'_> {
             Box::pin(async move { client.batch_execute(sql).await.map(|()| Vec::new()) })
         };
-        let mut steps: Vec<TripStep<'_>> = Vec::with_capacity(queries.len() + 2);
+        let mut steps: Vec<(StepKind, TripStep<'_>)> = Vec::with_capacity(queries.len() + 2);
         if begins {
-            steps.push(control(&settings.begin));
+            steps.push((StepKind::Begin, control(&settings.begin)));
             self.state = TxState::Open;
         }
         for (query, statement) in queries.iter().zip(&statements) {
-            steps.push(Box::pin(execute(client, query, statement.as_ref())));
+            let step = Box::pin(execute(client, query, statement.as_ref()));
+            steps.push((StepKind::Statement, step));
         }
         if end == TripEnd::Commit {
-            steps.push(control("COMMIT"));
+            steps.push((StepKind::Commit, control("COMMIT")));
         }
         if commits {
             self.state = TxState::CommitSent;
         }
-        let last = steps.len().saturating_sub(1);
-        let mut answers = Vec::with_capacity(steps.len());
-        for result in in_order(steps).await {
+        let mut answers = Vec::with_capacity(queries.len());
+        for (step, result) in in_order(steps).await {
             match result {
-                Ok(rows) => answers.push(rows),
+                Ok(rows) if step == StepKind::Statement => answers.push(rows),
+                Ok(_) => {}
                 Err(error) => {
+                    let is_commit = match end {
+                        TripEnd::NoCommit => false,
+                        TripEnd::Commit => step == StepKind::Commit,
+                        TripEnd::Autocommit => step == StepKind::Statement,
+                    };
                     // After an error in a transaction the server answers a commit by a rollback. A
                     // fatal one has ended the connection before the server read the commit, unless
                     // it is the answer to the commit, or a pooler has lost the server.
-                    let may_follow_commit =
-                        answers.len() == last || !settings.prepares || is_of_pooler(&error);
+                    let may_follow_commit = is_commit || !settings.prepares || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
                         && !(may_follow_commit && ends_connection(&error));
                     if commits && is_known {
@@ -311,12 +326,6 @@ impl Trips<'_> {
         }
         if commits {
             self.state = TxState::None;
-        }
-        if end == TripEnd::Commit {
-            answers.pop();
-        }
-        if begins {
-            answers.remove(0);
         }
         Ok(answers)
     }
@@ -364,11 +373,13 @@ async fn execute(
 
 /// Completes all steps, which send their messages in this order. The client sends a message when
 /// its future is polled first, and waits for no answer before the next one.
-async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<Result<Vec<Row>, tokio_postgres::Error>> {
+async fn in_order(
+    mut steps: Vec<(StepKind, TripStep<'_>)>,
+) -> impl Iterator<Item = (StepKind, Result<Vec<Row>, tokio_postgres::Error>)> {
     let mut results: Vec<_> = steps.iter().map(|_| None).collect();
     poll_fn(|context| {
         let mut is_pending = false;
-        for (step, result) in steps.iter_mut().zip(&mut results) {
+        for ((_, step), result) in steps.iter_mut().zip(&mut results) {
             if result.is_none() {
                 match step.as_mut().poll(context) {
                     Poll::Ready(ready) => *result = Some(ready),
@@ -379,7 +390,8 @@ async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<Result<Vec<Row>, tokio_po
         if is_pending { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    results.into_iter().flatten().collect()
+    let kinds = steps.into_iter().map(|(kind, _)| kind);
+    kinds.zip(results.into_iter().flatten())
 }
 
 /// The value of a parameter. Its `Debug` output has no value, because the client logs parameters.

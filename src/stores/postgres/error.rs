@@ -46,9 +46,10 @@ pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_don
         }
         CallFailure::Sql(error) => (kind(&error), message(&error)),
     };
-    match may_be_done {
-        true => Error::with_source(ErrorKind::Unavailable, operation, reason + MAY_BE_DONE),
-        false => Error::with_source(kind, operation, reason).with_nothing_done(),
+    if may_be_done {
+        Error::with_source(ErrorKind::Unavailable, operation, reason + MAY_BE_DONE)
+    } else {
+        Error::with_source(kind, operation, reason).with_nothing_done()
     }
 }
 
@@ -69,9 +70,10 @@ fn message(error: &tokio_postgres::Error) -> String {
                 Some(source) => format!("{error}: {source}"),
                 None => error.to_string(),
             };
-            match text.ends_with("password missing") {
-                true => text + "; put it in the URL, or call `PostgresStoreBuilder::password`",
-                false => text,
+            if text.ends_with("password missing") {
+                text + "; put it in the URL, or call `PostgresStoreBuilder::password`"
+            } else {
+                text
             }
         }
     }

@@ -10,23 +10,24 @@ use tokio_postgres::config::{Host, LoadBalanceHosts};
 ///
 /// Hosts in random order (`load_balance_hosts`), and Unix sockets, stay together.
 pub(super) fn one_by_one(config: &Config) -> Vec<Config> {
-    let (names, addresses) = (names(config), config.get_hostaddrs());
+    let names = names(config);
+    let addresses = config.get_hostaddrs();
     let number = names.len().max(addresses.len());
     let has_others = names.len() < config.get_hosts().len();
     let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
     if number < 2 || has_others || is_random {
         return vec![config.clone()];
     }
-    let of_host = |at: usize| {
+    let of_host = |index: usize| {
         let mut one = without_hosts(config);
-        if let Some(name) = names.get(at) {
+        if let Some(name) = names.get(index) {
             one.host(*name);
         }
-        if let Some(address) = addresses.get(at) {
+        if let Some(address) = addresses.get(index) {
             one.hostaddr(*address);
         }
         let ports = config.get_ports();
-        if let Some(port) = ports.get(at).or(ports.first()) {
+        if let Some(port) = ports.get(index).or(ports.first()) {
             one.port(*port);
         }
         one

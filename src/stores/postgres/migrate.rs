@@ -99,9 +99,10 @@ fn foreign(why: String) -> CallFailure {
 /// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.
 pub(super) async fn version(trips: &mut Trips<'_>, names: &TableNames) -> Result<u32, CallFailure> {
     let found = existing(trips, names).await?;
-    let recorded = match found.iter().any(|name| name == HISTORY) {
-        true => recorded_version(trips, names).await?,
-        false => 0,
+    let recorded = if found.iter().any(|name| name == HISTORY) {
+        recorded_version(trips, names).await?
+    } else {
+        0
     };
     let ours = found.iter().find(|name| *name != HISTORY);
     match ours {

@@ -146,7 +146,7 @@ pub(super) fn swept(row: &Row) -> Result<Option<EndedSession>> {
     }
     let idle = get::<Option<i64>>(row, "idle")?.and_then(|idle| u64::try_from(idle).ok());
     let limits = Limits::new(idle.map(Duration::from_millis), optional_time(row, "absolute")?);
-    Ok(Some(ended(row)?.with_expired_by(limits.reached_limit(time(row, "seen")?))))
+    Ok(Some(ended(row)?.with_reached_limit(limits.reached_limit(time(row, "seen")?))))
 }
 
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the
@@ -171,7 +171,7 @@ pub(super) fn lookup(
     if time(row, "deadline")? <= now {
         return Ok(match decode(row, public_id) {
             Ok(record) => Found::expired(at, &record),
-            Err(_) => Found::Expired { expired_by: None, at },
+            Err(_) => Found::Expired { reached_limit: None, at },
         });
     }
     let session = match decode(row, public_id) {
@@ -191,13 +191,12 @@ pub(super) fn lookup(
 /// Decodes a replaced id, whose columns have the prefix `replaced_`.
 pub(super) fn replaced_id(row: &Row) -> Result<Option<ReplacedId>> {
     let Some(id_hash) = get::<Option<&[u8]>>(row, "replaced_id_hash")? else { return Ok(None) };
-    let by = match get(row, "replaced_by_sign_in")? {
-        true => {
-            let salt: Option<&[u8]> = get(row, "replaced_join_salt")?;
-            let salt = salt.map(|salt| salt.try_into().map_err(|_| malformed("join_salt")));
-            ReplacedBy::SignIn { salt: salt.transpose()?.map(JoinSalt::from_bytes) }
-        }
-        false => ReplacedBy::Renewal { grace_until: optional_time(row, "replaced_grace_until")? },
+    let by = if get(row, "replaced_by_sign_in")? {
+        let salt: Option<&[u8]> = get(row, "replaced_join_salt")?;
+        let salt = salt.map(|salt| salt.try_into().map_err(|_| malformed("join_salt")));
+        ReplacedBy::SignIn { salt: salt.transpose()?.map(JoinSalt::from_bytes) }
+    } else {
+        ReplacedBy::Renewal { grace_until: optional_time(row, "replaced_grace_until")? }
     };
     Ok(Some(ReplacedId {
         id_hash: SessionIdHash::from_bytes(id_hash.try_into().map_err(|_| malformed("id_hash"))?),

@@ -72,9 +72,10 @@ pub(super) fn validate_schema(name: &str) -> Result<()> {
 
 pub(super) fn validate_table(name: &str) -> Result<()> {
     validate_table_name(name, LONGEST_TABLE_NAME)?;
-    match name == HISTORY {
-        true => Err(bad_table_name("cloakroom_migrations is the history of migrations")),
-        false => Ok(()),
+    if name == HISTORY {
+        Err(bad_table_name("cloakroom_migrations is the history of migrations"))
+    } else {
+        Ok(())
     }
 }
 

@@ -166,7 +166,8 @@ impl PostgresInner {
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
             trips.query(Query::new(&self.sql.forget_replaced, forget)).await?;
-            let (mut removed, mut of_users) = (0, Vec::new());
+            let mut removed = 0;
+            let mut of_users = Vec::new();
             loop {
                 let wanted = limit - removed;
                 let params = [now.as_millis().into(), wanted.into()];
@@ -216,7 +217,9 @@ async fn touch(
             *seen = (*by_id).max(*seen);
         }
     }
-    let (mut ids, mut seen_times, mut deadlines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ids = Vec::new();
+    let mut seen_times = Vec::new();
+    let mut deadlines = Vec::new();
     for row in &rows {
         let at = row::position(row)?;
         let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));

@@ -50,7 +50,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
                 tx.replace_remembered(id, &session.record.public_id, &presented)?;
                 ended.push(superseded);
             }
-            Ok(CommitAnswer::Done { session, replaced: None, ended, evicted })
+            Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
         }
         Decision::Move { at, session, id_change, session_limit } => {
             tx.check_free(&session.id_hash)?;
@@ -62,15 +62,16 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
             let evicted = tx.evict_for(&session.record, Some(at.id))?;
             tx.remember_id_change(at, &id_change)?;
             tx.update_all(at, &session)?;
-            Ok(CommitAnswer::Done { session, replaced: Some(at.id_hash), ended, evicted })
+            Ok(CommitAnswer::Done { session, previous_id: Some(at.id_hash), ended, evicted })
         }
         Decision::Update { at, session } => {
             let evicted = tx.evict_for(&session.record, Some(at.id))?;
-            match commit.delta.changes_data_only() {
-                true => tx.update_data(at, &session)?,
-                false => tx.update_all(at, &session)?,
+            if commit.delta.changes_data_only() {
+                tx.update_data(at, &session)?
+            } else {
+                tx.update_all(at, &session)?
             }
-            Ok(CommitAnswer::Done { session, replaced: None, ended: Vec::new(), evicted })
+            Ok(CommitAnswer::Done { session, previous_id: None, ended: Vec::new(), evicted })
         }
         Decision::Touch { at, session } => {
             tx.update_seen(at, &session)?;

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,9 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, NotOpened, OpenFailure, while_doing};
-use crate::stores::sqlite::ownership::{
-    denial, explain, give_to_owner_of_folder, irregular, with_suffix,
-};
+use crate::stores::sqlite::file_access::{denial, explain, irregular};
+use crate::stores::sqlite::paths::{folder, with_suffix};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
@@ -94,9 +93,9 @@ pub(super) struct Opened {
 
 /// Rejects paths that cannot name a database file.
 pub(super) fn check_path(path: &Path) -> Result<()> {
-    let invalid = |why| Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
+    let refuse = |why| Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
-        return invalid("not a file; for a database in memory use SqliteStore::in_memory");
+        return refuse("not a file; for a database in memory use SqliteStore::in_memory");
     }
     // Other libraries take a URI here, which as a path would silently name another file.
     for scheme in ["file:", "sqlite:"] {
@@ -110,12 +109,12 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
         }
     }
     if path.as_os_str().as_bytes().contains(&0) {
-        return invalid("a path has no NUL");
+        return refuse("a path has no NUL");
     }
     Ok(())
 }
 
-fn failed(path: &Path, source: io::Error) -> Error {
+fn io_error(path: &Path, source: io::Error) -> Error {
     explain(Error::with_source(kind_of_io(&source), operation(path), source), path)
 }
 
@@ -138,7 +137,7 @@ static IN_USE: Mutex<Vec<Use>> = Mutex::new(Vec::new());
 
 impl InUse {
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let file = file_id(path).map_err(|source| failed(path, source))?;
+        let file = file_id(path).map_err(|source| io_error(path, source))?;
         let held = Use { process: Process::current(), file };
         in_use().push(held);
         Ok(InUse(held))
@@ -171,7 +170,7 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
 /// its locks per file and process, and would rely on inherited records of locks that the forked
 /// process does not hold (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
 pub(super) fn check_inherited(path: &Path) -> Result<()> {
-    let file = file_id(path).map_err(|source| failed(path, source))?;
+    let file = file_id(path).map_err(|source| io_error(path, source))?;
     match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
         Some(held) => held.process.check(),
         None => Ok(()),
@@ -185,12 +184,12 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     }
     if purpose == Purpose::Create {
         refuse_log_of_deleted(path, &operation(path))?;
-        create_private(path).map_err(|source| failed(path, source))?;
+        create_private(path).map_err(|source| io_error(path, source))?;
     } else if !fs::exists(path).unwrap_or(true) {
         let why = NotOpened::new(OpenFailure::Missing, "there is no such file");
         return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
     }
-    let path = fs::canonicalize(path).map_err(|source| failed(path, source))?;
+    let path = fs::canonicalize(path).map_err(|source| io_error(path, source))?;
     refuse_log_of_deleted(&path, &operation(&path))?;
     if purpose != Purpose::Create && is_empty(&path) {
         let why = NotOpened::new(OpenFailure::Empty, "the file is empty");
@@ -332,6 +331,19 @@ fn create_private(path: &Path) -> io::Result<()> {
 
 pub(super) fn create_new_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Gives a file that root has just created at `path` the owner of its folder, who is the service's
+/// user and could not open it otherwise. Where that is impossible the file stays root's.
+///
+/// The call acts on the open file: the owner of the folder may have put another in its place.
+pub(super) fn give_to_owner_of_folder(file: &File, path: &Path) {
+    if let (Ok(folder), Ok(created)) = (fs::metadata(folder(path)), file.metadata())
+        && created.uid() == 0
+        && folder.uid() != 0
+    {
+        let _ = fchown(file, Some(folder.uid()), Some(folder.gid()));
+    }
 }
 
 pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::ownership::{explain, mount};
+use crate::stores::sqlite::file_access::explain;
+use crate::stores::sqlite::mount::mount;
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.
@@ -53,10 +54,11 @@ impl FileIdentity {
     /// none.
     pub(super) fn check(&self) -> Result<()> {
         // The database, the first, is never empty; the log can be.
-        let is_moved = |(at, (path, number)): &(usize, &(PathBuf, u64))| match fs::metadata(path) {
+        let is_moved = |(index, (path, inode)): &(usize, &(PathBuf, u64))| match fs::metadata(path)
+        {
             // The inode number alone, as SQLite compares: that of the device can change while a
             // file stays.
-            Ok(found) => found.ino() != *number || (*at == 0 && found.len() == 0),
+            Ok(found) => found.ino() != *inode || (*index == 0 && found.len() == 0),
             // After any other error the file may still be there.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };

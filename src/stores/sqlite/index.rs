@@ -80,7 +80,8 @@ impl SessionIndex for SqliteInner {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        let (except, (condition, args)) = (except.copied(), condition(&self.sql, filter));
+        let except = except.copied();
+        let (condition, args) = condition(&self.sql, filter);
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             tx.revoke(&condition, args, except.as_ref(), now)
         })
@@ -93,7 +94,9 @@ impl SessionIndex for SqliteInner {
         to: &UserKey,
         _now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        let (realm, from, to) = (realm.clone(), from.clone(), to.clone());
+        let realm = realm.clone();
+        let from = from.clone();
+        let to = to.clone();
         self.writer
             .write(JobKind::Synced, "rename a user", move |tx| tx.rename_user(&realm, &from, &to))
     }
@@ -168,7 +171,8 @@ fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Re
     // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
     let count = |sql: &str| row::count(&snapshot, sql, [now.as_millis()]);
-    let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
+    let live = count(&sql.count_live)?;
+    let expired = count(&sql.count_expired)?;
     // No index covers both user and deadline. One index counts all rows with a user; then the
     // expired or the live rows, whichever are fewer, are read.
     let with_user = row::count(&snapshot, &sql.count_with_user, [])?;
@@ -180,7 +184,8 @@ fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Re
         (live, with_user.saturating_sub(live))
     };
     let (oldest, newest) = snapshot.query_row(&sql.live_id_range, [now.as_millis()], |row| {
-        let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        let first: Option<i64> = row.get(0)?;
+        let last: Option<i64> = row.get(1)?;
         Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
     })?;
     Ok(Stats { live, expired, signed_in, expired_signed_in, oldest, newest })

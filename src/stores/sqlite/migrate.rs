@@ -167,7 +167,7 @@ fn made_by(version: u32, table: &TableName) -> rusqlite::Result<Vec<Object>> {
 
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
     // A history with other columns or value types is not ours.
-    let foreign = |source: rusqlite::Error| match error::kind(&source) {
+    let to_error = |source: rusqlite::Error| match error::kind(&source) {
         ErrorKind::Unexpected => {
             let why = format!("the table {HISTORY} was not made by this program: {source}");
             Error::with_source(ErrorKind::ForeignTable, reading(connection), why)
@@ -178,11 +178,11 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
         "SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE \
          ORDER BY version"
     );
-    let mut statement = connection.prepare(&sql).map_err(foreign)?;
+    let mut statement = connection.prepare(&sql).map_err(to_error)?;
     let rows = statement
         .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-        .map_err(foreign)?;
+        .map_err(to_error)?;
     migration::recorded_version(MIGRATIONS, &rows)
 }
 
@@ -206,7 +206,7 @@ pub(super) fn migrate(
 
 /// Applies the missing migrations within a transaction. Returns the previous version.
 fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
-    let failed = || while_doing(OPERATION);
+    let to_error = || while_doing(OPERATION);
     // Another process may have migrated while this one waited for the lock.
     let from = version(connection, table)?;
     if from == newest() {
@@ -214,7 +214,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
     }
     if from == 0 {
         // Objects that remained when an operator dropped the table.
-        remove(connection, table).map_err(failed())?;
+        remove(connection, table).map_err(to_error())?;
     }
     connection
         .execute_batch(&format!(
@@ -228,9 +228,9 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
                  PRIMARY KEY (table_name, version)
              ) STRICT"
         ))
-        .map_err(failed())?;
+        .map_err(to_error())?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
-        connection.execute_batch(&sql_for(migration, table)).map_err(failed())?;
+        connection.execute_batch(&sql_for(migration, table)).map_err(to_error())?;
         let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
         connection
             .execute(
@@ -244,7 +244,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
                     APPLIED_BY,
                 ],
             )
-            .map_err(failed())?;
+            .map_err(to_error())?;
     }
     Ok(from)
 }

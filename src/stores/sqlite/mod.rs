@@ -12,8 +12,9 @@
 // write                                    group commit; all writes
 // row, references                          reads and decodes rows; foreign keys of other tables
 // record_cache, sql, wal, file, file_identity
-// ownership
-// columns, error
+// file_access
+// mount
+// columns, error, paths
 
 pub mod admin;
 mod builder;
@@ -21,10 +22,12 @@ mod columns;
 mod commit;
 mod error;
 mod file;
+mod file_access;
 mod file_identity;
 mod index;
 mod migrate;
-mod ownership;
+mod mount;
+mod paths;
 mod read_pool;
 mod record_cache;
 mod references;

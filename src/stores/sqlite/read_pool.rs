@@ -51,7 +51,8 @@ impl ReadPool {
                 // the log.
                 connection.execute_batch("PRAGMA query_only = ON")
             });
-        let (process, manager) = (Process::current(), Arc::new(manager));
+        let process = Process::current();
+        let manager = Arc::new(manager);
         ReadPool { process, slots, manager, file_identity, busy_timeout }
     }
 

@@ -45,11 +45,11 @@ pub(super) fn find(
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> Result<Found<FoundRow>> {
-    let failed = || while_doing("look a session up");
-    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(failed())? {
+    let to_error = || while_doing("look a session up");
+    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(to_error())? {
         return Ok(found);
     }
-    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(failed())?;
+    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(to_error())?;
     Ok(replaced.unwrap_or(Found::Nothing))
 }
 
@@ -106,7 +106,8 @@ pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let public_id = PublicId::from_bytes(row.get(session::public_id)?);
-    let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
+    let seen = time(row, session::seen)?;
+    let deadline = time(row, session::deadline)?;
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
         return Ok(Found::expired(at, &without_data(row, &mut None)?));
@@ -160,7 +161,7 @@ pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
     let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
     let limits = Limits { idle, absolute: millis(6).map(Timestamp::from_millis) };
-    Ok(ended.with_expired_by(limits.reached_limit(time(row, 4)?)))
+    Ok(ended.with_reached_limit(limits.reached_limit(time(row, 4)?)))
 }
 
 /// Decodes the columns of a record except the format and the data. A malformed column is read as

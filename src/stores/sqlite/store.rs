@@ -241,7 +241,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
-        let (kind, operation) = (commit::job_kind(&commit), commit.action.operation());
+        let kind = commit::job_kind(&commit);
+        let operation = commit.action.operation();
         self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Wal {
 
 #[derive(Clone, Copy)]
 struct Blocked {
-    at: Instant,
+    attempted: Instant,
     frames: u32,
 }
 
@@ -147,7 +147,7 @@ impl Wal {
     fn may_restart(&self, frames: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| {
-            before.at.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
+            before.attempted.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
         })
     }
 
@@ -155,7 +155,8 @@ impl Wal {
     /// restart of the log is worthwhile then.
     pub(super) fn checkpoint_passive(&self, connection: &Connection) -> Result<bool> {
         self.is_requested.store(false, Ordering::Relaxed);
-        let (mut frames_before, mut copied_before) = (0, 0);
+        let mut frames_before = 0;
+        let mut copied_before = 0;
         for _ in 0..MAX_ROUNDS {
             let Checkpoint { frames, copied, .. } = checkpoint(connection, "PASSIVE")?;
             // There is no log, or another process runs a checkpoint or has restarted the log.
@@ -188,10 +189,10 @@ impl Wal {
             thread::sleep(Duration::from_micros(100));
             times < 250
         }
-        let failed = || while_doing("wait for a checkpoint");
-        connection.busy_handler(Some(retry)).map_err(failed())?;
+        let to_error = || while_doing("wait for a checkpoint");
+        connection.busy_handler(Some(retry)).map_err(to_error())?;
         let result = checkpoint(connection, "RESTART");
-        connection.busy_timeout(Duration::ZERO).map_err(failed())?;
+        connection.busy_timeout(Duration::ZERO).map_err(to_error())?;
         let checkpoint = result?;
         if let Some(frames) = checkpoint.frames {
             self.record_result(frames, checkpoint.blocked);
@@ -200,16 +201,17 @@ impl Wal {
     }
 
     fn record_result(&self, frames: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { at: Instant::now(), frames });
+        let now = blocked.then(|| Blocked { attempted: Instant::now(), frames });
         let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
         let due = self.frames(DUE_BYTES);
         let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.frames >= due);
         if is_reported(now) != is_reported(before) {
-            self.events.raise(&match is_reported(now) {
-                true => Event::CheckpointBlocked { pages: frames },
-                false => Event::CheckpointUnblocked,
+            self.events.raise(&if is_reported(now) {
+                Event::CheckpointBlocked { pages: frames }
+            } else {
+                Event::CheckpointUnblocked
             });
         }
     }

@@ -135,10 +135,10 @@ fn an_update_function_that_blocks_holds_up_no_other_session() {
 /// Serves the application with few threads and with many, from a file.
 fn on_servers(test: impl Fn(SocketAddr, &ScriptedApp, &Faulty<SqliteStore>)) {
     type Serve = fn(Arc<ScriptedApp>, SocketAddr) -> Server;
-    let on_rocket = scripted_app::FRAMEWORKS.iter().find(|(name, _)| *name == "Rocket").unwrap().1;
+    let rocket = scripted_app::FRAMEWORKS.iter().find(|framework| framework.name == "Rocket");
     let servers: [(&str, Serve); 2] = [
         ("rouille with 100 threads", |app, address| scripted_app::rouille_pool(app, address, 100)),
-        ("Rocket", on_rocket),
+        ("Rocket", rocket.unwrap().serve),
     ];
     for (name, serve) in servers {
         println!("{name}");

@@ -157,7 +157,7 @@ fn concurrent_requests_keep_the_session_and_one_renews_it() {
         let new_ids: Vec<_> = issued.iter().map(|headers| set_cookie(headers).is_some()).collect();
         assert_eq!(new_ids, [true, false, false]);
         assert!(!issued.iter().any(|headers| headers.discarded));
-        let renewed = browser.answered(&issued[0]);
+        let renewed = browser.with_response(&issued[0]);
         assert_eq!(get(&app.sessions, &renewed, "hits"), Some(3));
         // Sent before the new id arrived.
         app.clock.advance(SECOND * 10);
@@ -188,7 +188,7 @@ fn of_two_threads_that_race_to_renew_neither_loses_the_session() {
             let issued = answers.iter().filter(|headers| set_cookie(headers).is_some()).count();
             assert_eq!(issued, 1);
             assert!(!answers.iter().any(|headers| headers.discarded));
-            let [first, second] = answers.each_ref().map(|headers| browser.answered(headers));
+            let [first, second] = answers.each_ref().map(|headers| browser.with_response(headers));
             assert_eq!((app.stored_n(&first), app.stored_n(&second)), (Some(1), Some(1)));
         }
     });
@@ -198,7 +198,7 @@ fn of_two_threads_that_race_to_renew_neither_loses_the_session() {
 fn the_replaced_id_finds_the_session_for_a_minute() {
     on_every_store(hourly, |app| {
         let old = due(&app);
-        let browser = old.after(&app.sessions, read);
+        let browser = old.after_request(&app.sessions, read);
         app.clock.advance(MINUTE - MILLI);
         let session = old.open(&app.sessions);
         session.ignore().unwrap();
@@ -212,7 +212,7 @@ fn the_replaced_id_finds_the_session_for_a_minute() {
 fn a_client_that_lost_the_new_id_gets_another_one() {
     on_every_store(hourly, |app| {
         let mut browser = due(&app);
-        let lost = browser.after(&app.sessions, read);
+        let lost = browser.after_request(&app.sessions, read);
         app.clock.advance(SECOND * 10 + MILLI);
         let headers = browser.request(&app.sessions, read);
         assert_new_id(&headers);
@@ -227,7 +227,7 @@ fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
     let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(MINUTE);
     on_both_stores(grace, |app| {
         let mut stolen = app.visitor(1);
-        let browser = stolen.after(&app.sessions, |session| session.renew().unwrap());
+        let browser = stolen.after_request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(SECOND * 11);
         assert_eq!(set_cookie(&stolen.request(&app.sessions, read)), None);
         app.clock.advance(MINUTE);
@@ -239,7 +239,7 @@ fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
 fn a_renewal_by_the_handler_has_the_grace_of_its_setting() {
     on_both_stores(hourly, |app| {
         let old = due(&app);
-        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
+        let browser = old.after_request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!((app.stored_n(&old), app.stored_n(&browser)), (None, Some(1)));
         assert_eq!(app.count(EventKind::Renewed), 1);
     });

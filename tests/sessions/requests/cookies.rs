@@ -9,6 +9,7 @@ use cloakroom::id::{Realm, SessionId};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
+use crate::common::Storage;
 use crate::common::app::{
     ATTRIBUTES, Browser, ENDED, REMOVAL, WEEK, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in,
@@ -461,7 +462,7 @@ fn vary_and_cache_control_are_merged_with_the_applications() {
 
 #[test]
 fn a_stored_hash_is_not_accepted_as_an_id() {
-    let app = crate::common::app::App::new(true, defaults);
+    let app = crate::common::app::App::new(Storage::File, defaults);
     let browser = app.visitor(1);
     let path = app.folder.database();
     let other = cloakroom::stores::sqlite::rusqlite::Connection::open(&path).unwrap();

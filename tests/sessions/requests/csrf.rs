@@ -8,6 +8,7 @@ use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use crate::common::Storage;
 use crate::common::app::{
     App, Browser, assert_new_id, complete, defaults, issued, on_both_stores, sign_in, user, user_of,
 };
@@ -229,7 +230,7 @@ fn a_sign_in_replaces_the_secret_in_its_own_commit() {
 
 #[test]
 fn a_session_that_never_had_a_secret_gets_none_by_a_sign_in() {
-    let app = App::new(true, defaults);
+    let app = App::new(Storage::File, defaults);
     app.signed_in("ada");
     let database =
         cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
@@ -321,7 +322,7 @@ fn after_a_destroy_a_token_belongs_to_the_new_anonymous_session() {
 #[test]
 fn a_stored_secret_of_another_form_counts_as_none() {
     for stored in ["5", "\"short\"", "null", "\"AAAA\"", "{}"] {
-        let app = App::new(true, defaults);
+        let app = App::new(Storage::File, defaults);
         let (mut browser, before) = visitor_with_token(&app);
         let database =
             cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();

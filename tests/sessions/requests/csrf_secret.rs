@@ -23,7 +23,7 @@ fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
         // Neither the stored session nor this request knows of a secret yet.
         let page = token(&app, &mut browser.clone());
         sign_in(&session, "ada");
-        let ada = browser.answered(&complete(&app.sessions, &session));
+        let ada = browser.with_response(&complete(&app.sessions, &session));
         assert_eq!(user_of(&app.sessions, &ada).as_deref(), Some("ada"));
         assert!(!holds(&app, &ada, &page));
     });

@@ -112,7 +112,7 @@ fn a_flash_after_a_committed_destroy_begins_a_session() {
 fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
     on_both_stores(defaults, |app| {
         let old = app.signed_in("ada");
-        let mut browser = old.after(&app.sessions, |session| session.set("n", 1).unwrap());
+        let mut browser = old.after_request(&app.sessions, |session| session.set("n", 1).unwrap());
         browser.request(&app.sessions, |session| {
             session.destroy().unwrap();
             sign_in(session, "ben");
@@ -179,7 +179,7 @@ fn a_session_with_another_user_meanwhile_leaks_nothing() {
         session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&session, "ben");
-        let late = Browser::default().answered(&complete(&app.sessions, &session));
+        let late = Browser::default().with_response(&complete(&app.sessions, &session));
         assert_eq!(user_of(&app.sessions, &late).as_deref(), Some("ben"));
         assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
         assert_eq!(app.stored_n(&browser), Some(41));
@@ -338,7 +338,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         let old = browser.clone();
         browser.request(&app.sessions, |session| session.destroy().unwrap());
-        let late = old.after(&app.sessions, |session| session.set("m", 2).unwrap());
+        let late = old.after_request(&app.sessions, |session| session.set("m", 2).unwrap());
         assert_ne!(late.id(), old.id());
         assert_eq!((user_of(&app.sessions, &late), app.stored_n(&late)), (None, None));
         assert_eq!(get(&app.sessions, &late, "m"), Some(2));

@@ -6,6 +6,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::Storage;
 use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
     user, user_of,
@@ -281,7 +282,7 @@ fn spoil(app: &App) {
 #[test]
 fn an_undecodable_row_stays_beside_a_new_session() {
     for read_before in [true, false] {
-        let app = App::new(true, defaults);
+        let app = App::new(Storage::File, defaults);
         let mut browser = app.signed_in("ada");
         let old = browser.clone();
         spoil(&app);
@@ -319,7 +320,7 @@ fn an_undecodable_row_stays_beside_a_new_session() {
 
 #[test]
 fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
-    let app = App::new(true, defaults);
+    let app = App::new(Storage::File, defaults);
     let mut browser = app.visitor(1);
     let old = browser.clone();
     spoil(&app);
@@ -332,7 +333,7 @@ fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
 
 #[test]
 fn a_session_that_stops_decoding_in_a_request_takes_no_changes() {
-    let app = App::new(true, defaults);
+    let app = App::new(Storage::File, defaults);
     let (_, session) = app.open_visitor(1);
     session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
     spoil(&app);

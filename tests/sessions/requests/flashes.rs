@@ -7,7 +7,7 @@ use cloakroom::{ErrorKind, Flash, Session};
 
 use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::{merge, setting};
+use crate::common::{Storage, merge, setting};
 
 pub(super) fn texts(session: &Session) -> Vec<String> {
     session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
@@ -250,7 +250,7 @@ fn kept_flashes_obey_the_limit() {
 
 #[test]
 fn the_debug_output_of_a_flash_hides_its_text() {
-    let app = App::new(false, defaults);
+    let app = App::new(Storage::Memory, defaults);
     let session = app.sessions.open(None);
     session.flash("info", "secret").unwrap();
     let flashes = session.flashes().unwrap();

@@ -123,7 +123,7 @@ fn live_and_just_renewed_ids_are_not_counted() {
         let App { sessions, .. } = &app;
         for _ in 0..30 {
             let mut old = app.visitor(1);
-            let mut browser = old.after(sessions, |session| session.renew().unwrap());
+            let mut browser = old.after_request(sessions, |session| session.renew().unwrap());
             old.request(sessions, read);
             let session = browser.open(sessions);
             assert_eq!(session.get("n").unwrap(), Some(1));

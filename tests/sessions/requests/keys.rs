@@ -26,7 +26,7 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
                 |secrets: &[u8]| app.another(|builder| builder.cookie(config(encrypted, secrets)));
             let (old, both, new) = (manager(&[1]), manager(&[2, 1]), manager(&[2]));
             let mut browser =
-                Browser::default().after(&old, |session| session.set("n", 1).unwrap());
+                Browser::default().after_request(&old, |session| session.set("n", 1).unwrap());
             let issued_by_old = browser.clone();
 
             // A request that does not look at its session sends nothing.
@@ -52,7 +52,8 @@ fn a_write_without_a_read_with_an_old_key_is_sealed_again() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let mut browser = Browser::default().after(&old, |session| session.set("n", 1).unwrap());
+        let mut browser =
+            Browser::default().after_request(&old, |session| session.set("n", 1).unwrap());
         let stale = browser.clone();
         let headers = browser.request(&both, |session| session.set("n", 2).unwrap());
         assert!(set_cookie(&headers).is_some());
@@ -74,7 +75,8 @@ fn a_reader_in_flight_that_seals_again_sends_no_replaced_id() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let mut browser = Browser::default().after(&old, |session| session.set("n", 1).unwrap());
+        let mut browser =
+            Browser::default().after_request(&old, |session| session.set("n", 1).unwrap());
         let late = browser.open(&both);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&both, |session| sign_in(session, "ada"));
@@ -149,7 +151,7 @@ fn an_id_sealed_in_another_way_or_with_another_key_is_malformed() {
     on_both_stores(defaults, |app| {
         let of = |encrypted, key| app.another(|b| b.cookie(config(encrypted, &[key])));
         let browser =
-            Browser::default().after(&of(true, 1), |session| session.set("n", 1).unwrap());
+            Browser::default().after_request(&of(true, 1), |session| session.set("n", 1).unwrap());
         let loads = app.store.calls(Call::Load);
         for sessions in [of(true, 2), of(false, 1), of(false, 2)] {
             assert_eq!(get::<u32>(&sessions, &browser, "n"), None);

@@ -485,7 +485,7 @@ fn managers_are_cloned_and_shared_by_threads() {
                 scope.spawn(move || session.set(name, 1).unwrap());
             }
         });
-        let mut browser = Browser::default().answered(&complete(&app.sessions, &session));
+        let mut browser = Browser::default().with_response(&complete(&app.sessions, &session));
         browser.request(&app.sessions, |session| {
             assert_eq!(session.keys().unwrap(), ["a", "b", "c"]);
         });

@@ -73,7 +73,7 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
 fn the_old_id_works_within_the_grace_and_not_after_it() {
     on_both_stores(with_grace, |app| {
         let mut old = app.visitor(1);
-        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
+        let browser = old.after_request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(SECOND * 9);
         let headers = old.request(&app.sessions, |session| {
             assert_eq!(session.get("n").unwrap(), Some(1));
@@ -94,7 +94,7 @@ fn a_renewal_through_an_id_in_its_grace_only_merges() {
     on_both_stores(with_grace, |app| {
         for read_before in [false, true] {
             let mut old = app.visitor(1);
-            let browser = old.after(&app.sessions, |session| session.renew().unwrap());
+            let browser = old.after_request(&app.sessions, |session| session.renew().unwrap());
             let headers = old.request(&app.sessions, |session| {
                 if read_before {
                     assert_eq!(session.get("n").unwrap(), Some(1));
@@ -116,7 +116,8 @@ fn a_sign_in_and_a_destroy_end_the_grace() {
             [|session| sign_in(session, "ada"), |session| session.destroy().unwrap()];
         for end in ends {
             let first = app.visitor(1);
-            let mut browser = first.after(&app.sessions, |session| session.renew().unwrap());
+            let mut browser =
+                first.after_request(&app.sessions, |session| session.renew().unwrap());
             assert_eq!(app.stored_n(&first), Some(1));
             browser.request(&app.sessions, end);
             assert_eq!(app.stored_n(&first), None);
@@ -146,13 +147,13 @@ fn each_of_three_renewals_has_a_grace_of_its_own() {
 fn an_id_in_its_grace_may_sign_out_and_sign_in() {
     on_both_stores(with_grace, |app| {
         let mut old = app.visitor(1);
-        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
+        let browser = old.after_request(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_new_id(&headers);
         assert_eq!((app.stored_n(&old), app.stored_n(&browser), app.rows()), (Some(1), None, 1));
 
         let mut old = app.visitor(1);
-        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
+        let browser = old.after_request(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
         assert_eq!(app.stored_n(&browser), None);

@@ -80,7 +80,8 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     let cache = FaultyCache::cache(MemoryCache::new());
     let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
-    let (id_hash, nothing) = (new_id_hash(), Delta::new());
+    let id_hash = new_id_hash();
+    let nothing = Delta::new();
     let action =
         Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
@@ -94,10 +95,12 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
 /// has looked for it.
 #[test]
 fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
-    let (cache, backing) = (FaultyCache::cache(MemoryCache::new()), backing());
+    let cache = FaultyCache::cache(MemoryCache::new());
+    let backing = backing();
     let store = cached_store(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_id_hash(), None);
-    let (id_hash, nothing) = (new_id_hash(), Delta::new());
+    let id_hash = new_id_hash();
+    let nothing = Delta::new();
     let at_commit = backing.hold(Call::Commit);
     let served = thread::scope(|scope| {
         let first = scope.spawn(|| sign_in(&store, &old, None));
@@ -168,7 +171,9 @@ fn a_change_whose_answer_failed_is_served() {
         assert_eq!(stored_n(&store, &id_hash), Some(1));
         id_hash
     };
-    let (merged, ended, old) = (cached(), cached(), cached());
+    let merged = cached();
+    let ended = cached();
+    let old = cached();
     let new = renew(&store, &old, Some(NOW + HOUR));
     assert_eq!(stored_n(&store, &new), Some(1));
     backing.set_hides_success(true);

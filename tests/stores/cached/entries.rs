@@ -32,7 +32,8 @@ fn a_cached_session_costs_the_store_nothing_until_it_changes() {
         let id_hash = fixture.cached_session();
         merge(&fixture.store, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(stored_n(&fixture.store, &id_hash), Some(2));
-        let (other, loads) = (fixture.another(), fixture.loads());
+        let other = fixture.another();
+        let loads = fixture.loads();
         assert_eq!(stored_n(&fixture.store, &id_hash), Some(2));
         assert_eq!(stored_n(&other.store, &id_hash), Some(2), "another process has it too");
         assert_eq!(fixture.loads(), loads);
@@ -88,7 +89,8 @@ fn an_entry_expires_with_its_life_or_its_session() {
     let store = |lifetime: Lifetime| {
         let cache = shared().builder_in("lives").open().unwrap();
         let store = cached_store(cache, MemoryStore::new());
-        let (id_hash, delta) = (new_id_hash(), Delta::new());
+        let id_hash = new_id_hash();
+        let delta = Delta::new();
         let new_session = cloakroom::backend::NewSession::new(lifetime.starting(NOW)).unwrap();
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
@@ -128,7 +130,8 @@ fn an_entry_expires_after_its_life_despite_touches() {
 #[test]
 fn an_entry_that_appears_expired_is_read_from_the_store() {
     CachedFixture::on_each_cache(|fixture| {
-        let (id_hash, delta) = (new_id_hash(), setting("n", 1));
+        let id_hash = new_id_hash();
+        let delta = setting("n", 1);
         let new_session = Lifetime::idle(SECOND * 40).starting(NOW);
         let new_session = cloakroom::backend::NewSession::new(new_session).unwrap();
         fixture
@@ -150,7 +153,8 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
         let clock = ManualClock::new(NOW);
         let sessions = SessionManager::builder(fixture.store.clone()).clock(clock.clone());
         let sessions = sessions.lifetime(Lifetime::idle(HOUR)).build().unwrap();
-        let browser = Browser::default().after(&sessions, |session| session.set("n", 1).unwrap());
+        let browser =
+            Browser::default().after_request(&sessions, |session| session.set("n", 1).unwrap());
         assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
         clock.advance(HOUR / 40);
         for _ in 0..20 {
@@ -169,7 +173,9 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 fn a_touch_in_a_commit_without_changes_is_seen_at_once() {
     CachedFixture::on_each_cache(|fixture| {
         // Activity is due while the entry is still fresh.
-        let (id_hash, nothing, later) = (new_id_hash(), Delta::new(), NOW + ENTRY_LIFE / 2);
+        let id_hash = new_id_hash();
+        let nothing = Delta::new();
+        let later = NOW + ENTRY_LIFE / 2;
         let new_session = NewSession::new(Lifetime::idle(ENTRY_LIFE * 10).starting(NOW)).unwrap();
         let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
         fixture.store.commit(&begin).unwrap();
@@ -246,7 +252,8 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
 
 #[test]
 fn a_process_that_starts_after_a_restore_waits_for_the_others() {
-    let (cache, folder) = (FaultyCache::cache(MemoryCache::new()), Folder::new());
+    let cache = FaultyCache::cache(MemoryCache::new());
+    let folder = Folder::new();
     let builder = SqliteStore::builder(folder.database());
     let open = || CachedStore::new(cache.clone(), builder.clone().open().unwrap());
     let old = settled(open());
@@ -300,7 +307,8 @@ fn two_databases_behind_one_cache_share_no_session() {
     let staging = SqliteStore::open(folder.path("staging.db")).unwrap();
     let copy = folder.path("copy.db");
     let behind = |database| cached_store(server.builder_in("same").open().unwrap(), database);
-    let (staging, production) = (behind(staging), behind(SqliteStore::in_memory().unwrap()));
+    let staging = behind(staging);
+    let production = behind(SqliteStore::in_memory().unwrap());
     let id_hash = create(&staging, &setting("n", 1)).unwrap();
     assert_eq!([stored_n(&staging, &id_hash), stored_n(&staging, &id_hash)], [Some(1), Some(1)]);
     assert_eq!(stored_n(&production, &id_hash), None, "a user of one is unknown to the other");

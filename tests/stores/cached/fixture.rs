@@ -126,7 +126,10 @@ pub(crate) fn sign_in(
     id_hash: &SessionIdHash,
     session_limit: Option<SessionLimit>,
 ) -> SessionIdHash {
-    let (to, user, new_session, delta) = (new_id_hash(), user(), new_session(), Delta::new());
+    let to = new_id_hash();
+    let user = user();
+    let new_session = new_session();
+    let delta = Delta::new();
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     let mut commit = Commit::new(id_hash, action, delta, NOW);
     commit.session_limit = session_limit;

@@ -28,7 +28,8 @@ use crate::common::{
 fn changes_during_an_outage_of_the_cache_are_never_missed() {
     CachedFixture::on_each_cache(|fixture| {
         for (what, end) in ENDINGS {
-            let (id_hash, kept) = (fixture.cached_session(), fixture.cached_session());
+            let id_hash = fixture.cached_session();
+            let kept = fixture.cached_session();
             fixture.cache.set_down(true);
             end(&fixture, &id_hash);
             let changed = merge(&fixture.store, &kept, &setting("n", 2)).unwrap();
@@ -71,8 +72,9 @@ fn a_session_without_room_in_the_cache_is_no_outage() {
 #[test]
 fn changes_during_the_repair_of_the_cache_are_invalidated() {
     CachedFixture::on_each_cache(|fixture| {
-        let (first, second, third) =
-            (fixture.cached_session(), fixture.cached_session(), fixture.cached_session());
+        let first = fixture.cached_session();
+        let second = fixture.cached_session();
+        let third = fixture.cached_session();
         fixture.cache.set_down(true);
         end(&fixture.store, &first).unwrap();
         fixture.cache.set_down(false);
@@ -173,13 +175,17 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
     let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY_AFTER);
     let store = settled(store.events(events).build().unwrap());
     let sessions = SessionManager::new(store.clone()).unwrap();
-    let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let rounds = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
             .map(|n| {
-                let (sessions, rounds, stop) = (&sessions, &rounds, &stop);
+                let sessions = &sessions;
+                let rounds = &rounds;
+                let stop = &stop;
                 scope.spawn(move || {
-                    let (mut browser, name) = (Browser::default(), format!("user {n}"));
+                    let mut browser = Browser::default();
+                    let name = format!("user {n}");
                     browser.request(sessions, |session| sign_in(session, &name));
                     let mut visits = 0_u32;
                     while !stop.load(Ordering::SeqCst) {

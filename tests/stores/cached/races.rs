@@ -166,7 +166,8 @@ fn a_lease_is_valid_for_one_epoch_and_one_fill() {
 
 #[test]
 fn a_process_with_an_old_epoch_still_invalidates() {
-    let (backing, server) = (backing(), shared());
+    let backing = backing();
+    let server = shared();
     let open = || server.builder_in("heard").open().unwrap();
     let mine = cached_store(open(), backing.clone());
     let theirs = cached_store(open(), backing);
@@ -230,7 +231,8 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
 #[test]
 fn activity_once_seen_stays_seen_during_its_invalidation() {
     CachedFixture::on_each_cache(|fixture| {
-        let (id_hash, later) = (fixture.cached_session(), NOW + SECOND);
+        let id_hash = fixture.cached_session();
+        let later = NOW + SECOND;
         let control = fixture.cache.hold(Call::Invalidate);
         thread::scope(|scope| {
             let touch = scope.spawn(|| fixture.store.touch(&[(id_hash, Touch::at(later))], later));

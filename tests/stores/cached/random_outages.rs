@@ -93,10 +93,13 @@ fn random_outages_revive_nothing_and_lose_no_change() {
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
     let store = settled(store.retry_after(Duration::from_millis(2)).build().unwrap());
     let known = KnownIds(Mutex::default());
-    let (sessions, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let sessions = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for reader in 0..3 {
-            let (known, store, done) = (&known, &store, &done);
+            let known = &known;
+            let store = &store;
+            let done = &done;
             scope.spawn(move || {
                 for number in (reader..).step_by(7) {
                     if done.load(Ordering::SeqCst) {
@@ -109,7 +112,10 @@ fn random_outages_revive_nothing_and_lose_no_change() {
             });
         }
         for writer in 0..4 {
-            let (known, store, sessions, done) = (&known, &store, &sessions, &done);
+            let known = &known;
+            let store = &store;
+            let sessions = &sessions;
+            let done = &done;
             scope.spawn(move || {
                 for round in writer.. {
                     if done.load(Ordering::SeqCst) {

@@ -29,7 +29,8 @@ fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
         assert!(live(&store, id_hash).unwrap().is_some());
     }
     servers[0].freeze();
-    let (mut slow, began) = (0, Instant::now());
+    let mut slow = 0;
+    let began = Instant::now();
     for id_hash in id_hashes.iter().cycle().take(320) {
         let began = Instant::now();
         assert!(live(&store, id_hash).unwrap().is_some());
@@ -55,7 +56,8 @@ impl TwoServers {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
         let cache = FaultyCache::cache(TwoServers::cache(&servers, &proxy));
-        let (backing, (events, event_kinds)) = (backing(), events());
+        let backing = backing();
+        let (events, event_kinds) = events();
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = settled(store.retry_after(retry).events(events).build().unwrap());
         TwoServers { servers, proxy, cache, backing, store, event_kinds }
@@ -92,8 +94,8 @@ impl TwoServers {
 #[test]
 fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     let two = TwoServers::new(HOUR);
-    let (here, there) =
-        ([two.cached_on(0), two.cached_on(0)], [two.cached_on(1), two.cached_on(1)]);
+    let here = [two.cached_on(0), two.cached_on(0)];
+    let there = [two.cached_on(1), two.cached_on(1)];
     two.proxy.plan(Plan::Down);
     end(&two.store, &there[0]).unwrap();
     assert_eq!(two.event_kinds.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
@@ -116,7 +118,8 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     let id_hashes = [two.cached_on(0), two.cached_on(1)];
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
-    let (epoch, here) = (two.epoch_of_the_first(), two.cached_on(0));
+    let epoch = two.epoch_of_the_first();
+    let here = two.cached_on(0);
     let calls = two.cache.cache_calls();
     let deadline = Instant::now() + PATIENCE;
     // Reads of its share bring on probes, and are no calls of the cache themselves.

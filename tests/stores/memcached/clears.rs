@@ -40,7 +40,8 @@ fn a_clear_reaches_every_server() {
     let second = Memcached::start();
     let servers = [shared().address, second.address].map(|address| address.to_string());
     let open = || on(servers.clone()).namespace("all").open();
-    let (one, other) = (open().unwrap(), open().unwrap());
+    let one = open().unwrap();
+    let other = open().unwrap();
     let id_hashes: Vec<SessionIdHash> =
         (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
     assert!(id_hashes.iter().all(|id_hash| is_live(&other, id_hash)));
@@ -82,12 +83,14 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
         let survivors = thread::scope(|scope| {
             let movers: Vec<_> = (0..6)
                 .map(|_| {
-                    let (store, stop) = (&store, &stop);
+                    let store = &store;
+                    let stop = &stop;
                     // It lives before the clear begins.
                     let mut id_hash = create(store, &setting("n", 1)).unwrap();
                     scope.spawn(move || {
                         while !stop.load(Ordering::SeqCst) {
-                            let (to, nothing) = (new_id_hash(), Delta::new());
+                            let to = new_id_hash();
+                            let nothing = Delta::new();
                             let action =
                                 Action::Renew { to, realm: Realm::default(), grace_until: None };
                             match store
@@ -112,11 +115,13 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
 
 /// A request is held before one of its commands while everything is cleared, and goes on then.
 fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
-    let (server, namespace) = (Memcached::start(), "cleared");
+    let server = Memcached::start();
+    let namespace = "cleared";
     let store = server.builder_in(namespace).open().unwrap();
     let proxy = Proxy::to(server.address);
     let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
-    let (id_hash, to) = (create(&store, &setting("n", 1)).unwrap(), new_id_hash());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let to = new_id_hash();
     // It has learned the epoch before requests are counted.
     assert!(live(&through, &new_id_hash()).unwrap().is_none());
     let held = proxy.hold(number);

@@ -115,7 +115,8 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{operation:?}, {lost:?}");
-                let (id_hash, to) = (requests.session(operation), new_id_hash());
+                let id_hash = requests.session(operation);
+                let to = new_id_hash();
                 requests.proxy.plan(lost);
                 let answer = operation.run(&requests.through, &id_hash, &to);
                 requests.proxy.plan(Plan::Pass);
@@ -164,8 +165,9 @@ fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{operation:?}, {lost:?}");
-                let (id_hash, renewed, to) =
-                    (requests.session(operation), new_id_hash(), new_id_hash());
+                let id_hash = requests.session(operation);
+                let renewed = new_id_hash();
+                let to = new_id_hash();
                 // The request has found the session and reserved its new id.
                 let hold = requests.proxy.hold(2);
                 let answer = thread::scope(|scope| {
@@ -194,7 +196,8 @@ fn a_sign_out_between_any_two_commands_is_final() {
     let requests = StoppableRequests::new();
     for operation in Operation::ALL {
         for number in 0..6 {
-            let (id_hash, to) = (requests.session(operation), new_id_hash());
+            let id_hash = requests.session(operation);
+            let to = new_id_hash();
             let what = format!("{operation:?} held before its command {number}");
             let hold = requests.proxy.hold(number);
             let (ended, answer) = thread::scope(|scope| {
@@ -267,7 +270,8 @@ fn interrupted_move(
     requests: &StoppableRequests,
     operation: Operation,
 ) -> (SessionIdHash, SessionIdHash) {
-    let (id_hash, to) = (requests.session(operation), new_id_hash());
+    let id_hash = requests.session(operation);
+    let to = new_id_hash();
     // The first three commands: look up, reserve, and the deciding write.
     requests.proxy.plan(Plan::LoseRequest(3));
     operation.run(&requests.through, &id_hash, &to).unwrap();
@@ -324,7 +328,8 @@ fn a_request_with_either_id_finishes_a_move() {
 
 #[test]
 fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
-    let (one, other) = (Memcached::start(), Memcached::start());
+    let one = Memcached::start();
+    let other = Memcached::start();
     let proxy = Proxy::to(other.address);
     let servers = [one.address, proxy.address].map(|address| address.to_string());
     let store = on(servers).open().unwrap();
@@ -390,7 +395,8 @@ fn a_slow_reader_that_finishes_a_move_revives_nothing() {
 #[test]
 fn an_unused_reservation_finds_nothing_and_is_removed() {
     let requests = StoppableRequests::new();
-    let (id_hash, to) = (requests.session(Operation::Renew), new_id_hash());
+    let id_hash = requests.session(Operation::Renew);
+    let to = new_id_hash();
     // The request stops after it has reserved the new id.
     requests.proxy.plan(Plan::LoseRequest(2));
     assert_unavailable(Operation::Renew.run(&requests.through, &id_hash, &to));
@@ -400,7 +406,8 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
     let answer = merge(&requests.store, &to, &setting("n", 2)).unwrap();
     assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
     // A renewal during which the session is signed out leaves no item.
-    let (id_hash, to) = (requests.session(Operation::Renew), new_id_hash());
+    let id_hash = requests.session(Operation::Renew);
+    let to = new_id_hash();
     let hold = requests.proxy.hold(2);
     thread::scope(|scope| {
         let request =
@@ -436,7 +443,9 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
     let [signed_in, loaded] = [590, 620].map(|seconds| NOW + Duration::from_secs(seconds));
     for over_another in [false, true] {
         let operation = if over_another { Operation::SignInOverAnother } else { Operation::SignIn };
-        let (id_hash, renewed, to) = (requests.session(operation), new_id_hash(), new_id_hash());
+        let id_hash = requests.session(operation);
+        let renewed = new_id_hash();
+        let to = new_id_hash();
         renew(&requests.store, &id_hash, &renewed, None).unwrap();
         let action = Action::SignIn {
             to,

@@ -30,7 +30,8 @@ impl Changing {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|reply, _: &[u8]| reply)));
-        let (to, changes) = (server.address, change.clone());
+        let to = server.address;
+        let changes = change.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(to).unwrap();
@@ -57,7 +58,8 @@ impl Changing {
 
 /// Requests and replies take turns, and each is small enough to come in one piece.
 fn carry(mut client: TcpStream, mut server: TcpStream, change: &Mutex<Change>) {
-    let (mut bytes, mut before) = ([0; 1 << 16], Vec::new());
+    let mut bytes = [0; 1 << 16];
+    let mut before = Vec::new();
     while let Ok(read @ 1..) = client.read(&mut bytes) {
         if server.write_all(&bytes[..read]).is_err() {
             return;
@@ -111,7 +113,8 @@ fn an_item_lost_from_the_servers_disk_is_absent() {
 
 /// Loads two sessions in turn, and checks that each load finds the right one or fails.
 fn alternate(store: &MemcachedStore, [ada, bob]: [SessionIdHash; 2]) -> (u32, u32) {
-    let (mut right, mut failed) = (0, 0);
+    let mut right = 0;
+    let mut failed = 0;
     for (id_hash, number) in [(ada, 1), (bob, 2)].into_iter().cycle().take(80) {
         match store.load(&id_hash, NOW) {
             Ok(Loaded::Live(session)) => {

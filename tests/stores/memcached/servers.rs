@@ -130,7 +130,8 @@ fn a_server_that_may_not_drop_anything_is_full() {
 
 #[test]
 fn the_loss_of_one_server_loses_its_sessions_only() {
-    let (one, other) = (Memcached::start(), Memcached::start());
+    let one = Memcached::start();
+    let other = Memcached::start();
     let addresses = [one.address.to_string(), other.address.to_string()];
     let store = on(addresses.clone()).open().unwrap();
     let id_hashes: Vec<SessionIdHash> =
@@ -224,7 +225,8 @@ fn a_server_without_versions_is_refused_in_words() {
 
 #[test]
 fn a_failure_names_the_server() {
-    let (one, other) = (Memcached::start(), Memcached::start());
+    let one = Memcached::start();
+    let other = Memcached::start();
     let addresses = [&one, &other].map(|server| server.address.to_string());
     let store = on(addresses.clone()).open().unwrap();
     other.kill();

@@ -52,7 +52,8 @@ fn a_review_says_that_nothing_bounds_anonymous_sessions() {
 
 #[test]
 fn two_applications_on_one_server_do_not_meet() {
-    let (one, other) = (shared().store(), shared().store());
+    let one = shared().store();
+    let other = shared().store();
     let id_hash = create(&one, &setting("n", 1)).unwrap();
     assert!(is_absent(&other, &id_hash));
     create_at(&other, &id_hash).unwrap();
@@ -160,8 +161,8 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let mut raw = shared().raw();
     let day = HOUR * 24;
     let mut seconds_for = |lifetime: Lifetime| {
-        let (id_hash, new_session) =
-            (new_id_hash(), NewSession::new(lifetime.starting(NOW)).unwrap());
+        let id_hash = new_id_hash();
+        let new_session = NewSession::new(lifetime.starting(NOW)).unwrap();
         store
             .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
             .unwrap();
@@ -183,8 +184,8 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     }
     assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
     // A touch keeps it longer, and what is left behind by a renewal goes soon.
-    let (id_hash, new_session) =
-        (new_id_hash(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
+    let id_hash = new_id_hash();
+    let new_session = NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let name = raw.name("kept", 's', id_hash.as_bytes());
     store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
@@ -210,13 +211,15 @@ fn the_injected_clock_decides_about_the_deadline() {
 fn a_late_request_revives_no_session_that_has_expired() {
     let store = shared().store();
     let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> CommitAnswer; 2] = [
-        |store, id_hash, at| {
-            store.commit(&Commit::new(id_hash, Action::End, Delta::new(), at)).unwrap()
+        |store, id_hash, now| {
+            store.commit(&Commit::new(id_hash, Action::End, Delta::new(), now)).unwrap()
         },
-        |store, id_hash, at| {
-            let (to, ada, new_session) = (new_id_hash(), user("ada"), new_session());
+        |store, id_hash, now| {
+            let to = new_id_hash();
+            let ada = user("ada");
+            let new_session = new_session();
             let action = Action::SignIn { to, user: ada, new_session, join_salt: None };
-            store.commit(&Commit::new(id_hash, action, Delta::new(), at)).unwrap()
+            store.commit(&Commit::new(id_hash, action, Delta::new(), now)).unwrap()
         },
     ];
     for (number, act) in acts.into_iter().enumerate() {

@@ -89,7 +89,8 @@ fn a_machine_whose_clock_is_ahead_does_not_sweep() {
     let builder = PostgresStore::builder(&url).schema("public").table(fresh_table());
     let store = builder.events(events).open().unwrap();
     create(&store, &Delta::new()).unwrap();
-    let (maintenance, later) = (store.maintenance().unwrap(), NOW + HOUR * 24 * 400);
+    let maintenance = store.maintenance().unwrap();
+    let later = NOW + HOUR * 24 * 400;
     let sweep = || store.sweep(later, NonZeroUsize::MIN).unwrap().removed;
     let skews = || raised.try_iter().filter(|kind| *kind == EventKind::ClockSkewed).count();
     maintenance.run().unwrap();

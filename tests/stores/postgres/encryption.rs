@@ -17,13 +17,13 @@ fn certificate(name: &str) -> (String, String) {
 fn pem(label: &str, der: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
-    for (at, group) in der.chunks(3).enumerate() {
-        let number = (0..3).fold(0, |n, at| n << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for at in 0..4 {
-            let letter = char::from(LETTERS[(number >> (18 - 6 * at) & 63) as usize]);
-            text.push(if at <= group.len() { letter } else { '=' });
+    for (index, group) in der.chunks(3).enumerate() {
+        let number = (0..3).fold(0, |n, index| n << 8 | u32::from(*group.get(index).unwrap_or(&0)));
+        for index in 0..4 {
+            let letter = char::from(LETTERS[(number >> (18 - 6 * index) & 63) as usize]);
+            text.push(if index <= group.len() { letter } else { '=' });
         }
-        if at % 16 == 15 {
+        if index % 16 == 15 {
             text.push('\n');
         }
     }
@@ -32,7 +32,8 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 /// A server that has a certificate for its address, and the certificate.
 fn encrypted() -> (Postgres, String) {
-    let (server, (certificate, key)) = (Postgres::start(), certificate("127.0.0.1"));
+    let server = Postgres::start();
+    let (certificate, key) = certificate("127.0.0.1");
     server.require_encryption(&certificate, &key);
     (server, certificate)
 }

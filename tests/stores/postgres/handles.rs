@@ -72,7 +72,8 @@ fn two_handles_sweep_each_session_once() {
         create(&handles[0], &Delta::new()).unwrap();
     }
     let later = NOW + HOUR * 24 * 400;
-    let (next, removed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let next = AtomicUsize::new(0);
+    let removed = AtomicUsize::new(0);
     on_threads(2, || {
         let handle = &handles[next.fetch_add(1, Ordering::Relaxed)];
         for _ in 0..40 {

@@ -108,7 +108,8 @@ fn names_of_other_case_are_other_tables() {
 
 #[test]
 fn a_unix_socket_is_used_like_tcp() {
-    let (folder, port) = (shared().socket_folder(), shared().port());
+    let folder = shared().socket_folder();
+    let port = shared().port();
     let folder = folder.to_str().unwrap();
     for url in [
         format!("host={folder} port={port} user=postgres dbname=postgres"),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::common::client::{HttpClient, Request, Response};
-use crate::common::scripted_app::FRAMEWORKS;
+use crate::common::scripted_app::{FRAMEWORKS, Framework};
 use crate::common::site::{Site, on};
 
 /// The requests of a browser, in order. `-` before a method means without the cookie.
@@ -99,7 +99,7 @@ fn play(site: &Site) -> Vec<String> {
 #[test]
 fn one_script_has_the_same_answers_on_every_framework_and_store() {
     let plays = std::cell::RefCell::new(vec![]);
-    for (framework, _) in FRAMEWORKS {
+    for Framework { name: framework, .. } in FRAMEWORKS {
         on(framework, |site| plays.borrow_mut().push(play(site)));
     }
     let plays = plays.into_inner();

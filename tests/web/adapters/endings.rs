@@ -162,7 +162,7 @@ fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
         assert_eq!((late.text(), late.one("Set-Cookie")), ("2", None));
         assert_eq!(browser.get("/visits").text(), "2", "on the same row");
         let late = site.send(&Request::post("/renew").cookie(cookie(&old)));
-        assert_eq!((late.status, late.one("Set-Cookie")), (200, None), "it rotates nothing");
+        assert_eq!((late.status, late.one("Set-Cookie")), (200, None), "it renews nothing");
         site.clock.advance(Duration::from_secs(2));
         let late = site.send(&Request::get("/visits").cookie(cookie(&old)));
         assert_eq!((late.text(), late.one("Set-Cookie")), ("0", None));

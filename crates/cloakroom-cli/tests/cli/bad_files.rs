@@ -326,9 +326,10 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
             assert!(error.starts_with(&begin), "{error}");
             assert!(error.ends_with(": see \"Damage\" in docs/operating.md"), "{error}");
         }
-        let way_out = match is_header {
-            true => "move it away with its -wal and -shm, and `restore` a copy",
-            false => "; without one see \"Damage without a copy\" in docs/operating.md",
+        let way_out = if is_header {
+            "move it away with its -wal and -shm, and `restore` a copy"
+        } else {
+            "; without one see \"Damage without a copy\" in docs/operating.md"
         };
         for command in commands(&folder) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();

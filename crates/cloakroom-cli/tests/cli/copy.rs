@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
-use cloakroom::backend::{CopyMark, Store};
+use cloakroom::backend::Store;
+use cloakroom::stores::copy::CopyMark;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, PostgresStore, SessionManager, SignIn, SqliteStore, UserKey};
 

@@ -69,7 +69,9 @@ impl Resolver {
     }
 
     fn start(&self) -> io::Result<()> {
-        let (name, look_up, shared) = (self.name.clone(), self.look_up, self.lookups.clone());
+        let name = self.name.clone();
+        let look_up = self.look_up;
+        let shared = self.lookups.clone();
         let run = move || {
             let found = match look_up(&name) {
                 Ok(addresses) => only_one(addresses),

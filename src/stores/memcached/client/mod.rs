@@ -216,11 +216,11 @@ impl ServerClient {
     }
 
     fn server_at(&self, server_index: usize) -> Result<&Server> {
-        let no_server = || {
+        let make_error = || {
             let why = "there is no such server";
             Error::with_source(ErrorKind::Invalid, "choose a memcached server", why)
         };
-        self.servers.get(server_index).ok_or_else(no_server)
+        self.servers.get(server_index).ok_or_else(make_error)
     }
 
     fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {
@@ -228,7 +228,8 @@ impl ServerClient {
     }
 
     fn key(&self, space: KeySpace, epoch: u64, id_hash: &SessionIdHash) -> impl Display {
-        let (namespace, letter) = (&self.settings.namespace, space.letter());
+        let namespace = &self.settings.namespace;
+        let letter = space.letter();
         let id_hash = Base64Display::new(id_hash.as_bytes(), &URL_SAFE_NO_PAD);
         format!("{namespace}:{letter}:{epoch:016x}:{id_hash}")
     }
@@ -473,7 +474,8 @@ impl ServerClient {
     /// Checks the size before a value is sent, because memcached drops the old value when it
     /// refuses a new one.
     fn check_size(&self, value: &[u8], operation: &'static str) -> Result<()> {
-        let (bytes, limit) = (value.len() + OVERHEAD, self.settings.item_limit);
+        let bytes = value.len() + OVERHEAD;
+        let limit = self.settings.item_limit;
         if bytes <= limit {
             return Ok(());
         }

@@ -137,16 +137,18 @@ impl Batch {
 impl ReplyLine {
     /// Reads the first line of the reply to the command with this token.
     pub(super) fn parse(line: &[u8], token: u64) -> CommandResult<Self> {
-        let no_reply = || not_memcached(line);
-        let text = std::str::from_utf8(line).map_err(|_| no_reply())?;
+        let make_error = || not_memcached(line);
+        let text = std::str::from_utf8(line).map_err(|_| make_error())?;
         let mut words = text.split(' ').filter(|word| !word.is_empty());
-        let code = words.next().ok_or_else(no_reply)?;
+        let code = words.next().ok_or_else(make_error)?;
         let bytes = match code {
             "VA" => words.next().and_then(|bytes| bytes.parse::<usize>().ok()),
             "HD" | "EN" | "NF" | "NS" | "EX" => None,
             _ => return Err(error_reply(text)),
         };
-        let (mut cas, mut lease, mut repeated) = (None, None, None);
+        let mut cas = None;
+        let mut lease = None;
+        let mut repeated = None;
         for word in words {
             match word.split_at_checked(1) {
                 Some(("c", number)) => cas = number.parse::<u64>().ok(),
@@ -163,7 +165,7 @@ impl ReplyLine {
         }
         match (code, bytes) {
             ("VA", Some(bytes)) => Ok(ReplyLine::Value { bytes, cas, lease }),
-            ("VA", None) => Err(no_reply()),
+            ("VA", None) => Err(make_error()),
             ("HD", _) => Ok(ReplyLine::Complete(MetaReply::Done { cas })),
             ("EN" | "NF", _) => Ok(ReplyLine::Complete(MetaReply::Missing)),
             _ => Ok(ReplyLine::Complete(MetaReply::ConditionFailed)),

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use crate::backend::{
-    CopyBatch, CopyMark, LiveSession, ReplacedId, StoreIdentity, StoredPage, StoredSession,
-};
+use crate::backend::{LiveSession, ReplacedId, StoreIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
+use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::postgres::admin::PostgresAdmin;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
@@ -137,7 +136,8 @@ impl PostgresAdmin {
             queries.extend(batch.sessions.iter().flat_map(|new| insertion(new, &sql)));
             queries.push(Query::new(&sql.set_sequence, []));
             queries.push(Query::new(&self.0.0.sql.raise_epoch, []));
-            let (name, after) = (CopyMark::NAME.into(), Param::OwnedText(Some(mark.to_string())));
+            let name = CopyMark::NAME.into();
+            let after = Param::OwnedText(Some(mark.to_string()));
             queries.push(match before {
                 None => Query::new(&sql.insert_mark, [name, after]),
                 Some(before) => {
@@ -195,7 +195,8 @@ async fn stored(
     let mut sessions = Vec::new();
     for row in rows {
         let position = get(row, "id")?;
-        let (id_hash, deadline) = (row::id_hash(row)?, row::time(row, "deadline")?);
+        let id_hash = row::id_hash(row)?;
+        let deadline = row::time(row, "deadline")?;
         let replaced = replaced.remove(&position).unwrap_or_default();
         let record = match row::decode(row, public_id(row)?) {
             Err(error) if error.kind() != ErrorKind::Undecodable => return Err(error.into()),

@@ -108,7 +108,8 @@ async fn inspect(
         let params = [names.schema.as_str().into(), names.table.as_str().into()];
         trips.query(Query::new(STATISTICS, params)).await?
     };
-    let (tables, statistics) = (tables.first(), statistics.first());
+    let tables = tables.first();
+    let statistics = statistics.first();
     let known = schema_version.as_ref().ok().copied();
     Ok(DatabaseServer {
         server,

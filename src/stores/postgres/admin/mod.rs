@@ -66,7 +66,8 @@ impl PostgresAdmin {
         self.0.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let condition = condition(filter, &mut params);
-            let (columns, table) = (summary_columns(), self.names().qualified(""));
+            let columns = summary_columns();
+            let table = self.names().qualified("");
             let sql = format!(
                 "SELECT {columns} FROM {table} WHERE deadline <= $1 AND id < $2 AND {condition} \
                  ORDER BY id DESC LIMIT $3"
@@ -125,11 +126,12 @@ impl PostgresAdmin {
     pub fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let ends = times.iter().skip(1).copied().chain([Timestamp::MAX]);
         let mut columns = String::new();
-        for (at, (from, to)) in times.iter().zip(ends).enumerate() {
-            let (from, to) = (from.as_millis(), to.as_millis());
+        for (index, (from, to)) in times.iter().zip(ends).enumerate() {
+            let from = from.as_millis();
+            let to = to.as_millis();
             columns.push_str(&format!(
                 ", count(*) FILTER (WHERE deadline > $1 AND created >= {from} AND created < {to}) \
-                 AS created_{at}"
+                 AS created_{index}"
             ));
         }
         let sql = format!(
@@ -140,7 +142,7 @@ impl PostgresAdmin {
         self.0.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
             let [rows] = trips.begin([Query::new(&sql, [now.as_millis().into()])]).await?;
             let row = rows.first();
-            let created = (0..times.len()).map(|at| count(row, &format!("created_{at}")));
+            let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
             Ok(SessionCounts {
                 created: created.collect::<Result<_, _>>()?,
                 sessions: count(row, "sessions")?,
@@ -168,7 +170,8 @@ impl PostgresAdmin {
     /// Removes the store's tables with all sessions. Afterwards every call of the store fails with
     /// [`NotSetUp`](crate::ErrorKind::NotSetUp) until the tables are created again.
     pub fn drop_tables(&self) -> Result<()> {
-        let (inner, names) = (&self.0.0, self.names());
+        let inner = &self.0.0;
+        let names = self.names();
         let history = names.history();
         let has_others = format!("SELECT 1 FROM {history} LIMIT 1");
         inner.pool.call_within(CallTime::Bulk, "drop the tables", async |trips| {

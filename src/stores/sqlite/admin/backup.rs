@@ -16,7 +16,8 @@ use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, check};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access};
-use crate::stores::sqlite::ownership::{SUFFIXES, explain, with_suffix};
+use crate::stores::sqlite::file_access::explain;
+use crate::stores::sqlite::paths::{SUFFIXES, with_suffix};
 
 const BACKING_UP: &str = "back the database up";
 
@@ -105,15 +106,15 @@ impl Partial {
 
     /// Gives the complete file its final name, unless that exists meanwhile.
     pub(super) fn publish(self, to: &Path, operation: &'static str) -> Result<()> {
-        let failed = |source| failed_io(operation, source);
-        File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
+        let to_error = |source| failed_io(operation, source);
+        File::open(&self.0).and_then(|file| file.sync_all()).map_err(to_error)?;
         match fs::hard_link(&self.0, to) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(already_exists(to, operation));
             }
             // Some file systems do not support hard links.
-            Err(_) => fs::rename(&self.0, to).map_err(failed)?,
+            Err(_) => fs::rename(&self.0, to).map_err(to_error)?,
         }
         // Some file systems cannot sync a folder; the copy exists nevertheless.
         if let Some(folder) = to.parent() {
@@ -163,13 +164,13 @@ pub(super) fn copy_all(
     progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
-    let failed = || while_doing(operation);
+    let to_error = || while_doing(operation);
     file::create_new_private(to).map(drop).map_err(|source| failed_io(operation, source))?;
-    let mut target = Access::read_write(to).connect().map_err(failed())?;
+    let mut target = Access::read_write(to).connect().map_err(to_error())?;
     // A read transaction holds one snapshot. Without it the copy would restart at each commit of
     // another connection, and never finish under load.
-    let snapshot = source.unchecked_transaction().map_err(failed())?;
-    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
+    let snapshot = source.unchecked_transaction().map_err(to_error())?;
+    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(to_error())?;
     let copied = transfer(&snapshot, &mut target, Duration::ZERO, progress, operation)?;
     target.close().map_err(|(_, source)| while_doing(operation)(source))?;
     Ok(copied)
@@ -183,11 +184,11 @@ pub(super) fn transfer(
     progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
-    let failed = || while_doing(operation);
+    let to_error = || while_doing(operation);
     let deadline = Instant::now() + busy_timeout;
-    let backup = Backup::new(source, target).map_err(failed())?;
+    let backup = Backup::new(source, target).map_err(to_error())?;
     loop {
-        match backup.step(STEP).map_err(failed())? {
+        match backup.step(STEP).map_err(to_error())? {
             StepResult::Done => return Ok(ControlFlow::Continue(())),
             StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
                 let why = "other connections kept the database locked";

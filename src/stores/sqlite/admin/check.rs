@@ -13,7 +13,7 @@ use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::{self, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Opened, Purpose, create_new_private};
-use crate::stores::sqlite::ownership::explain;
+use crate::stores::sqlite::file_access::explain;
 use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
-use crate::backend::{CopyBatch, CopyMark, LiveSession, StoreIdentity, StoredPage, StoredSession};
+use crate::backend::{LiveSession, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
+use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::statements;
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
@@ -20,7 +21,8 @@ const OPERATION: &str = "copy sessions";
 statements! {
     SqliteCopySql(table: &str) {
         let t = format!("\"{table}\"");
-        let (meta, replaced) = (format!("\"{table}_meta\""), format!("\"{table}_replaced\""));
+        let meta = format!("\"{table}_meta\"");
+        let replaced = format!("\"{table}_replaced\"");
         let placeholders = |count: usize| vec!["?"; count].join(", ");
         let columns = session::NAMES.join(", ");
         let values = placeholders(session::NAMES.len());
@@ -99,7 +101,8 @@ impl Admin {
         mark: CopyMark,
     ) -> Result<CopyMark> {
         let store = self.store()?;
-        let (sql, batch) = (SqliteCopySql::new(store.table()), batch.clone());
+        let sql = SqliteCopySql::new(store.table());
+        let batch = batch.clone();
         store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
             let mark = tx.with_connection(|connection| {
                 apply(connection, &sql, &batch, before, mark).map_err(while_doing(OPERATION))?
@@ -120,7 +123,9 @@ fn page(
     let mut replaced_of = snapshot.prepare_cached(&sql.replaced_of)?;
     let mut statement = snapshot.prepare_cached(&sql.after)?;
     let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
-    let (mut page, mut last, mut count) = (StoredPage::default(), None, 0);
+    let mut page = StoredPage::default();
+    let mut last = None;
+    let mut count = 0;
     while let Some(row) = rows.next()? {
         (count, last) = (count + 1, Some(row.get(ROW_ID)?));
         match stored(row, &mut replaced_of)? {
@@ -191,7 +196,8 @@ fn apply(
         }
         mark.sum.add(new);
     }
-    let (name, text) = (CopyMark::NAME, mark.to_string());
+    let name = CopyMark::NAME;
+    let text = mark.to_string();
     let changed = match before.map(|before| before.to_string()) {
         None => execute(&sql.insert_mark, &[&name, &text])?,
         Some(before) => execute(&sql.change_mark, &[&name, &before, &text])?,

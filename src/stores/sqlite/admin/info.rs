@@ -11,9 +11,11 @@ use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{Admin, connect};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::file_access::owner;
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{folder, mount, owner, with_suffix};
+use crate::stores::sqlite::mount::mount;
+use crate::stores::sqlite::paths::{folder, with_suffix};
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
@@ -69,9 +71,10 @@ pub(super) fn info(
         // In a damaged file the version is unreadable; a foreign table would have been found first.
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
-    let ours = match is_ours {
-        true => migrate::count_tables(connection, table).map_err(while_doing(READING))?,
-        false => 0,
+    let ours = if is_ours {
+        migrate::count_tables(connection, table).map_err(while_doing(READING))?
+    } else {
+        0
     };
     Ok(DatabaseInfo {
         path: path.clone(),

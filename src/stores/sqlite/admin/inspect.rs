@@ -94,8 +94,8 @@ impl Admin {
                 while let Some(row) = rows.next()? {
                     after = row.get(ROW_ID)?;
                     report.sessions += 1;
-                    let (created, seen): (i64, i64) =
-                        (row.get(session::created)?, row.get(session::seen)?);
+                    let created: i64 = row.get(session::created)?;
+                    let seen: i64 = row.get(session::seen)?;
                     let used = Timestamp::from_millis(created.max(seen));
                     report.latest = report.latest.max(Some(used));
                     match row::decode(row)? {
@@ -139,7 +139,7 @@ impl Admin {
             }
             let sql = sql.count_by_period.replace("{counts}", &counts);
             snapshot.query_row(&sql, [now.as_millis()], |row| {
-                let count = |at| Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
+                let count = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
                 (1..=times.len()).map(count).collect()
             })
         })
@@ -155,7 +155,9 @@ impl Admin {
             let (Some(first), Some(last)) = range else { return Ok(DataSizes::default()) };
             let step = (last.saturating_sub(first) / PROBES).max(1);
             let mut probe = snapshot.prepare_cached(&sql.size_at)?;
-            let (mut sizes, mut total, mut at) = (DataSizes::default(), 0, first);
+            let mut sizes = DataSizes::default();
+            let mut total = 0;
+            let mut at = first;
             while at <= last {
                 let found =
                     probe.query_row([at], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
@@ -192,7 +194,8 @@ fn first_created_at(
         row.optional()
     };
     // The answer is in `low..=high`.
-    let (mut low, mut high) = (0_i64, i64::MAX);
+    let mut low = 0_i64;
+    let mut high = i64::MAX;
     let Some((first, _)) = created_at(0)? else { return Ok(i64::MAX) };
     low = low.max(first);
     while low < high {

@@ -32,7 +32,8 @@ impl Admin {
     ) -> Result<ControlFlow<(), u64>> {
         let store = self.store()?;
         let total = store.0.stats(now)?.expired.min(limit);
-        let (mut pacer, mut done) = (BatchPacer::new(), 0);
+        let mut pacer = BatchPacer::new();
+        let mut done = 0;
         loop {
             let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
             let Some(left) = NonZeroUsize::new(left) else { break };

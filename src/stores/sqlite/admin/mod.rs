@@ -22,7 +22,7 @@ use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
 use crate::stores::sqlite::error::{NotOpened, while_doing};
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_identity::second_name;
-use crate::stores::sqlite::ownership::with_suffix;
+use crate::stores::sqlite::paths::with_suffix;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 

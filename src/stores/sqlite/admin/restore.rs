@@ -16,8 +16,8 @@ use crate::stores::sqlite::admin::backup::{
 use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::{OpenFailure, while_doing};
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
+use crate::stores::sqlite::file_access::explain;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::ownership::{explain, give_to_owner_of_folder};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
@@ -67,7 +67,8 @@ impl Admin {
     fn restore_target(&self) -> Result<Target> {
         self.refuse_second_name()?;
         let settings = self.settings()?;
-        let (path, table) = (settings.path()?.to_owned(), settings.validated_table()?);
+        let path = settings.path()?.to_owned();
+        let table = settings.validated_table()?;
         Ok(Target { path, table, busy_timeout: settings.busy_timeout })
     }
 }
@@ -83,7 +84,7 @@ impl Target {
     /// Opens it; returns `None` if it does not exist. Rejects one that cannot be written over, and
     /// one that does not belong to this program, because the copy was not made of it.
     fn open(&self) -> Result<Option<Connection>> {
-        let failed = || while_doing(RESTORING);
+        let to_error = || while_doing(RESTORING);
         if let Some(error) = file::dangling_link(&self.path, Purpose::Write) {
             return Err(error);
         }
@@ -93,18 +94,19 @@ impl Target {
             return Ok(None);
         }
         file::check_inherited(&self.path)?;
-        let target = Access::read_write(&self.path).connect().map_err(failed())?;
-        target.busy_timeout(self.busy_timeout).map_err(failed())?;
-        if target.is_readonly("main").map_err(failed())? {
+        let target = Access::read_write(&self.path).connect().map_err(to_error())?;
+        target.busy_timeout(self.busy_timeout).map_err(to_error())?;
+        if target.is_readonly("main").map_err(to_error())? {
             return Err(Error::new(ErrorKind::ReadOnly, format!("open {}", self.path.display())));
         }
         // Without a readable schema, on the first page, SQLite writes nothing to a file.
         let tables = row::count(&target, "SELECT count(*) FROM sqlite_schema", [])
-            .map_err(failed())
+            .map_err(to_error())
             .map_err(|error| self.explain_damage(error))?;
         match migrate::version_before(&target, &self.table) {
             Ok(0) if tables > 0 => {
-                let (table, path) = (self.table.as_str(), self.path.display());
+                let table = self.table.as_str();
+                let path = self.path.display();
                 let why = format!("{path} holds other tables and no table {table}");
                 Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
             }
@@ -119,7 +121,8 @@ impl Target {
         if error.kind() != ErrorKind::Corrupt {
             return error;
         }
-        let (path, cause) = (self.path.display(), cause(&error));
+        let path = self.path.display();
+        let cause = cause(&error);
         let why = format!(
             "{path} is too damaged to be written over ({cause}): stop the service, move it away \
              with its -wal and -shm, and `restore` again"
@@ -181,35 +184,35 @@ impl Restore<'_> {
 
     /// Opens the copy. Refuses one that does not have our table, or has triggers on it.
     fn open_copy(&self) -> Result<Connection> {
-        let failed = || while_doing(RESTORING);
-        let refused = |kind, why| Err(Error::with_source(kind, RESTORING, why));
+        let to_error = || while_doing(RESTORING);
+        let refuse = |kind, why| Err(Error::with_source(kind, RESTORING, why));
         if !fs::exists(self.from).unwrap_or(true) {
             let why = match fs::read_link(self.from) {
                 Ok(target) => format!("a link to {}, where there is none", target.display()),
                 Err(_) => "there is none".to_owned(),
             };
             let why = format!("no file {}: {why}", self.from.display());
-            return refused(ErrorKind::Invalid, why);
+            return refuse(ErrorKind::Invalid, why);
         }
         let Opened { connection: copy, .. } = file::open(self.from, Purpose::Read)?;
-        copy.busy_timeout(self.to.busy_timeout).map_err(failed())?;
-        distrust(&copy).map_err(failed())?;
+        copy.busy_timeout(self.to.busy_timeout).map_err(to_error())?;
+        distrust(&copy).map_err(to_error())?;
         let read = copy.query_row("PRAGMA schema_version", [], |_| Ok(()));
         if read.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::NotADatabase)) {
             let why = format!("{} is not a database", self.from.display());
-            return refused(ErrorKind::Invalid, why);
+            return refuse(ErrorKind::Invalid, why);
         }
         if migrate::version_before(&copy, &self.to.table)? == 0 {
             let why = format!("the copy has no table {}", self.to.table.as_str());
-            return refused(ErrorKind::NotSetUp, why);
+            return refuse(ErrorKind::NotSetUp, why);
         }
-        let triggers = migrate::triggers(&copy, &self.to.table).map_err(failed())?;
+        let triggers = migrate::triggers(&copy, &self.to.table).map_err(to_error())?;
         if let Some(trigger) = triggers.first() {
             let why = format!(
                 "the copy has a trigger on the sessions, which can bring ended ones back: examine \
                  it, and remove it from the copy (DROP TRIGGER \"{trigger}\")"
             );
-            return refused(ErrorKind::Invalid, why);
+            return refuse(ErrorKind::Invalid, why);
         }
         Ok(copy)
     }
@@ -240,7 +243,7 @@ impl Restore<'_> {
     fn publish(&self, prepared: Connection, partial: Partial) -> Result<()> {
         prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
         if let Ok(file) = File::open(&partial.0) {
-            give_to_owner_of_folder(&file, &partial.0);
+            file::give_to_owner_of_folder(&file, &partial.0);
         }
         partial.publish(&self.to.path, RESTORING)
     }

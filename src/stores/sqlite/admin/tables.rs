@@ -93,7 +93,8 @@ impl Admin {
         now: Timestamp,
     ) -> Result<u64> {
         let store = self.store()?;
-        let (except, (condition, args)) = (except.copied(), index::condition(&store.0.sql, filter));
+        let except = except.copied();
+        let (condition, args) = index::condition(&store.0.sql, filter);
         let revoked = store.0.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
             // Even if none was live here: a cache may have an entry of one that ended before.

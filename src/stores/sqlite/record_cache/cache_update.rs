@@ -29,7 +29,8 @@ impl<'c> CacheUpdate<'c> {
 
     /// Returns the session as this transaction would read it; `None` if it must query the database.
     pub(crate) fn find(&self, id_hash: &SessionIdHash) -> Option<CachedSession> {
-        let (cache, changed) = (self.cache?, self.changed.as_ref()?);
+        let cache = self.cache?;
+        let changed = self.changed.as_ref()?;
         if changed.iter().any(|(changed, _)| changed == id_hash) {
             return None;
         }

@@ -233,7 +233,8 @@ mod tests {
     #[test]
     fn written_and_loaded_sessions_are_found_without_a_query() {
         let (folder, store) = store();
-        let (one, two) = (create(&store), create(&store));
+        let one = create(&store);
+        let two = create(&store);
         assert!(is_cached(&store, &one) && is_cached(&store, &two));
         let written = merge(&store, &one, 1);
         assert_eq!(record_cache(&store).find(&one, NOW).unwrap(), written);
@@ -249,7 +250,8 @@ mod tests {
     #[test]
     fn only_a_commit_of_another_process_invalidates_everything() {
         let (folder, store) = store();
-        let (one, two) = (create(&store), create(&store));
+        let one = create(&store);
+        let two = create(&store);
         merge(&store, &one, 1);
         assert!(is_cached(&store, &two));
         let other = Connection::open(folder.path().join("a.db")).unwrap();
@@ -275,11 +277,10 @@ mod tests {
             let old = merge(&store, &id_hash, 1);
             let id = row(&store, &id_hash);
             let later_miss = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
-            match by_another {
-                true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
-                false => {
-                    store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
-                }
+            if by_another {
+                other.execute_batch("DELETE FROM cloakroom_sessions").unwrap()
+            } else {
+                store.commit(&Commit::new(&id_hash, Action::End, Delta::new(), NOW)).unwrap();
             }
             record_cache(&store).add(miss, id_hash, id, &old);
             record_cache(&store).add(later_miss, id_hash, id, &old);
@@ -317,7 +318,8 @@ mod tests {
     #[test]
     fn a_transaction_does_not_find_what_it_has_swept() {
         let (_folder, store) = store();
-        let (id_hash, other) = (create(&store), create(&store));
+        let id_hash = create(&store);
+        let other = create(&store);
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
@@ -338,7 +340,8 @@ mod tests {
             let schema = "CREATE TABLE t (n); INSERT INTO t VALUES (1);
                 CREATE TRIGGER one AFTER UPDATE ON cloakroom_sessions BEGIN";
             others.execute_batch(&format!("{schema} {action}; END")).unwrap();
-            let (one, two) = (create(&store), create(&store));
+            let one = create(&store);
+            let two = create(&store);
             store.load(&two, NOW).unwrap();
             merge(&store, &one, 1);
             assert_eq!(is_cached(&store, &two), is_kept, "{action}");
@@ -359,8 +362,8 @@ mod tests {
     fn an_incoherent_header_disables_the_cache() {
         let (folder, store) = store();
         let id_hash = create(&store);
-        let (id, record) =
-            (row(&store, &id_hash), record_cache(&store).find(&id_hash, NOW).unwrap());
+        let id = row(&store, &id_hash);
+        let record = record_cache(&store).find(&id_hash, NOW).unwrap();
         // Simulates a system whose file reads and memory maps are not coherent.
         let stale = folder.path().join("stale-shm");
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
@@ -400,7 +403,8 @@ mod tests {
     #[test]
     fn a_failed_transaction_invalidates_the_cache() {
         let (_folder, store) = store();
-        let (one, two) = (create(&store), create(&store));
+        let one = create(&store);
+        let two = create(&store);
         let record = merge(&store, &one, 1);
         let mut update = CacheUpdate::begin(Some(record_cache(&store)));
         assert!(update.find(&one).is_some());
@@ -435,7 +439,8 @@ mod tests {
     #[test]
     fn an_open_transaction_does_not_invalidate_the_cache() {
         let (_folder, store) = store();
-        let (one, two) = (create(&store), create(&store));
+        let one = create(&store);
+        let two = create(&store);
         let mut update = CacheUpdate::begin(Some(record_cache(&store)));
         assert!(is_cached(&store, &one), "nothing has been committed yet");
         record_cache(&store).state().valid_for = None;
@@ -448,7 +453,8 @@ mod tests {
     #[test]
     fn a_sign_in_and_a_confirmed_authentication_are_cached() {
         let (_folder, store) = store();
-        let (before, to) = (create(&store), unused_id());
+        let before = create(&store);
+        let to = unused_id();
         let user = UserKey::new("user").unwrap();
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
         let sign_in = Action::SignIn { to, user, new_session, join_salt: None };
@@ -467,7 +473,8 @@ mod tests {
     #[test]
     fn a_failed_job_removes_what_it_has_put() {
         let (_folder, store) = store();
-        let (id_hash, other) = (create(&store), create(&store));
+        let id_hash = create(&store);
+        let other = create(&store);
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
         let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
             let found = tx.find(id_hash, NOW)?;
@@ -486,7 +493,8 @@ mod tests {
     fn a_cached_row_that_is_gone_empties_the_cache() {
         for action in [Action::Merge, Action::End] {
             let (_folder, store) = store();
-            let (id_hash, other) = (create(&store), create(&store));
+            let id_hash = create(&store);
+            let other = create(&store);
             let record = record_cache(&store).find(&id_hash, NOW).unwrap();
             let wrong = CachedSession { id: 99, record };
             record_cache(&store).state().entries.put(id_hash, wrong);

@@ -44,8 +44,8 @@ impl Header {
         Some((self.number(32)?.to_be(), self.number(36)?.to_be()))
     }
 
-    fn number(&self, at: usize) -> Option<u32> {
-        let (bytes, _) = self.0.get(at..)?.split_first_chunk::<4>()?;
+    fn number(&self, offset: usize) -> Option<u32> {
+        let (bytes, _) = self.0.get(offset..)?.split_first_chunk::<4>()?;
         Some(u32::from_ne_bytes(*bytes))
     }
 
@@ -246,10 +246,10 @@ mod tests {
         let good = fs::read(database.folder.path().join("a.db-shm")).unwrap();
         let good: [u8; 2 * COPY] = *good.first_chunk().unwrap();
         assert!(Header::read_from(&good).is_some());
-        for (at, byte) in [(20, 0xff), (70, 0xff), (0, 0), (12, 0)] {
+        for (offset, byte) in [(20, 0xff), (70, 0xff), (0, 0), (12, 0)] {
             let mut bad = good;
-            bad[at] = byte;
-            assert_eq!(Header::read_from(&bad), None, "{at}");
+            bad[offset] = byte;
+            assert_eq!(Header::read_from(&bad), None, "{offset}");
         }
         let mut newer = good;
         for copy in [0, COPY] {

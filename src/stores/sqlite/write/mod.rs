@@ -208,8 +208,8 @@ impl Writer {
             return Ok(waited);
         }
         let mut queue = self.queue.lock().ignore_poison();
-        if let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
-            queue.waiting.remove(at);
+        if let Some(index) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
+            queue.waiting.remove(index);
             let why = "other threads of this process were still writing";
             return Err(Error::with_source(ErrorKind::Busy, job.operation, why));
         }
@@ -220,7 +220,8 @@ impl Writer {
 
     /// Runs a group with the caller's job first.
     fn lead(&self, own: &Arc<Job>, deadline: Instant) {
-        let (operation, group) = (own.operation, vec![(own.clone(), JobEnd::NotRun)]);
+        let operation = own.operation;
+        let group = vec![(own.clone(), JobEnd::NotRun)];
         // Dropped after the lock of the connection is released.
         let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();

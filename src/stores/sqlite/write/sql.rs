@@ -26,10 +26,10 @@ statements! {
         let meta = format!("\"{}_meta\"", table.as_str());
         let replaced = format!("\"{}_replaced\"", table.as_str());
         let placeholders = |names: &[&str]| vec!["?"; names.len()].join(", ");
-        let (session_names, session_values) =
-            (session::NAMES.join(", "), placeholders(session::NAMES));
-        let (replaced_names, replaced_values) =
-            (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
+        let session_names = session::NAMES.join(", ");
+        let session_values = placeholders(session::NAMES);
+        let replaced_names = replaced::NAMES.join(", ");
+        let replaced_values = placeholders(replaced::NAMES);
         // What `WriteTx::delete_unreferenced` reads of each session.
         let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }

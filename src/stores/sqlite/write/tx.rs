@@ -92,21 +92,23 @@ impl<'c> WriteTx<'c> {
     /// Commits, and then updates the record cache. Returns the number of frames in the log, `None`
     /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
-        let frames = match self.connection.is_autocommit() {
-            false => wal::commit(self.connection, deadline).map_err(self.failed())?,
-            true if self.is_undone => None,
+        let frames = if !self.connection.is_autocommit() {
+            wal::commit(self.connection, deadline).map_err(self.to_error())?
+        } else if self.is_undone {
+            None
+        } else {
             // A job has ended the transaction without an error.
-            true => return Err(Error::new(ErrorKind::Unexpected, self.operation)),
+            return Err(Error::new(ErrorKind::Unexpected, self.operation));
         };
         self.cache_update.publish(frames);
         Ok(frames)
     }
 
     fn control(&self, sql: &str) -> Result<()> {
-        execute_cached(self.connection, sql).map_err(self.failed())
+        execute_cached(self.connection, sql).map_err(self.to_error())
     }
 
-    fn failed(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
+    fn to_error(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
         while_doing(self.operation)
     }
 
@@ -155,7 +157,7 @@ impl<'c> WriteTx<'c> {
         if rows == 0 {
             // If the row was found in the cache, others there may be wrong too.
             self.cache_update.remove_all();
-            return Err(self.failed()(rusqlite::Error::StatementChangedRows(rows)));
+            return Err(self.to_error()(rusqlite::Error::StatementChangedRows(rows)));
         }
         Ok(())
     }
@@ -174,7 +176,7 @@ impl<'c> WriteTx<'c> {
         if self.connection.total_changes() != before.wrapping_add(own) {
             self.cache_update.remove_all();
         }
-        result.map_err(self.failed())
+        result.map_err(self.to_error())
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
@@ -207,16 +209,19 @@ impl WriteTx<'_> {
         let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
-        let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
+        let public_id = record.public_id;
+        let seen = record.seen;
+        let deadline = record.deadline();
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
-        Ok(match record.is_live(now) {
-            true => Found::Live { session: LiveSession { record, id_hash }, at },
-            false => Found::expired(at, &record),
+        Ok(if record.is_live(now) {
+            Found::Live { session: LiveSession { record, id_hash }, at }
+        } else {
+            Found::expired(at, &record)
         })
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
-        row::count(self.connection, sql, params).map_err(self.failed())
+        row::count(self.connection, sql, params).map_err(self.to_error())
     }
 
     /// Fails with [`ErrorKind::Conflict`] if any session has or had the id `id_hash`.
@@ -225,10 +230,11 @@ impl WriteTx<'_> {
             .connection
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
-            .map_err(self.failed())?;
-        match is_taken {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
-            false => Ok(()),
+            .map_err(self.to_error())?;
+        if is_taken {
+            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
+        } else {
+            Ok(())
         }
     }
 
@@ -251,7 +257,7 @@ impl WriteTx<'_> {
             };
             statement.query_map(params, session)?.collect()
         };
-        query().map_err(self.failed())
+        query().map_err(self.to_error())
     }
 }
 
@@ -279,7 +285,8 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let (revision, data) = (revision_number(record), record.data.as_json());
+        let revision = revision_number(record);
+        let data = record.data.as_json();
         if record.seen == at.seen {
             let params = named_params! {
                 ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
@@ -300,7 +307,8 @@ impl WriteTx<'_> {
 
     /// Writes the last activity and the deadline that follows from it.
     pub(crate) fn update_seen(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
-        let (seen, deadline) = (new.record.seen.as_millis(), new.record.deadline().as_millis());
+        let seen = new.record.seen.as_millis();
+        let deadline = new.record.deadline().as_millis();
         let params = named_params! { ":id": at.id, ":seen": seen, ":deadline": deadline };
         self.update(&self.sql.write.update_seen, params, at, new)
     }
@@ -373,19 +381,19 @@ impl WriteTx<'_> {
     }
 
     fn referenced_condition(&self) -> Result<Option<String>> {
-        references::referenced_condition(self.connection, &self.sql.read).map_err(self.failed())
+        references::referenced_condition(self.connection, &self.sql.read).map_err(self.to_error())
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented.
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
-        IdChange { replaced, presented }: &IdChange,
+        IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
-        if replaced.ends_graces() {
+        if previous.ends_graces() {
             self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
         }
-        self.remember(at.id, &at.public_id, replaced)?;
+        self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
@@ -452,7 +460,7 @@ impl WriteTx<'_> {
                 .and_then(|mut find| {
                     find.query_row([id_hash.as_bytes()], |row| row.get(0)).optional()
                 })
-                .map_err(self.failed())?;
+                .map_err(self.to_error())?;
             if let Some(id) = id {
                 self.delete(id, *id_hash)?;
                 removed += 1;
@@ -469,14 +477,15 @@ impl WriteTx<'_> {
         record: &Record,
         at: Option<i64>,
     ) -> Result<Vec<SessionIdHash>> {
-        let (mut evicted, is_anonymous) = (Vec::new(), record.user.is_none());
+        let mut evicted = Vec::new();
+        let is_anonymous = record.user.is_none();
         let Some(reserve) = self.reserve else { return Ok(evicted) };
         for _ in 0..reserve::MAX_BATCHES {
             if !reserve.is_short(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
             let batch = reserve.next_batch(self.connection, &self.sql.read, at);
-            let batch = batch.map_err(self.failed())?;
+            let batch = batch.map_err(self.to_error())?;
             if batch.is_empty() {
                 break;
             }
@@ -499,7 +508,7 @@ impl WriteTx<'_> {
             self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
         };
         let used = || Ok(number("PRAGMA page_count")? - number("PRAGMA freelist_count")?);
-        used().map_err(self.failed())
+        used().map_err(self.to_error())
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
@@ -531,16 +540,16 @@ impl WriteTx<'_> {
         let except = except.map(|public_id| public_id.as_bytes().to_vec());
         let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
-        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
+        let mut statement = self.connection.prepare(&text).map_err(self.to_error())?;
         let found = statement
             .query_map(params_from_iter(params), |row| Ok((row.get(7)?, row::deleted(row)?)))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
-            .map_err(self.failed())?;
+            .map_err(self.to_error())?;
         for (id, ended) in &found {
             self.delete(*id, ended.id_hash)?;
         }
         let ended = found.into_iter().map(|(_, ended)| ended);
-        Ok(ended.filter(|ended| ended.expired_by.is_none()).collect())
+        Ok(ended.filter(|ended| ended.reached_limit.is_none()).collect())
     }
 
     /// Executes a statement with a `{condition}` that deletes sessions, except referenced
@@ -587,7 +596,7 @@ impl WriteTx<'_> {
         let has_others: bool = self
             .connection
             .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
-            .map_err(self.failed())?;
+            .map_err(self.to_error())?;
         if !has_others {
             // Much faster, because it has no condition.
             return self.delete_all(now);
@@ -602,7 +611,7 @@ impl WriteTx<'_> {
 
     /// Raises the epoch above its value and above `other`.
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
-        let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
+        let own = row::epoch(self.connection, &self.sql.read).map_err(self.to_error())?;
         let above = own.max(other).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], NO_SESSION).map(drop)
     }

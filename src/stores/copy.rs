@@ -1,6 +1,5 @@
-//! What the command `copy` moves from one store to another, and how it is compared.
-//!
-//! Read and written by the operators' calls of stores. `CopyMark` is stored in the target.
+//! What the command `cloakroom copy` moves from one store to another, and how it is compared: the
+//! types of `export` and `import` of both kinds of `Admin`. A [`CopyMark`] is stored in the target.
 
 use std::fmt;
 
@@ -135,9 +134,10 @@ impl CopyMark {
         let mut words = text.split(' ');
         let source = u128::from_str_radix(words.next()?, 16).ok()?.to_be_bytes();
         let sessions = words.next()?.parse().ok()?;
-        let (digits, mut sum) = (words.next()?, [0; 4]);
-        for (at, part) in sum.iter_mut().enumerate() {
-            *part = u64::from_str_radix(digits.get(at * 16..at * 16 + 16)?, 16).ok()?;
+        let digits = words.next()?;
+        let mut sum = [0; 4];
+        for (index, part) in sum.iter_mut().enumerate() {
+            *part = u64::from_str_radix(digits.get(index * 16..index * 16 + 16)?, 16).ok()?;
         }
         let source = StoreIdentity::from_bytes(source);
         Some(CopyMark { source, sum: CopySum { sessions, sum } })

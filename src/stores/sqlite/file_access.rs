@@ -1,17 +1,17 @@
 //! Says why this process may not use a file: its owner and mode, those of its folder, and the own
-//! user. Gives a file that root creates the owner of its folder.
+//! user.
 //!
 //! Called by `file`, by the builder and by `admin`.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
 use crate::stores::sqlite::error::{NotOpened, OpenFailure, SqliteError};
+use crate::stores::sqlite::mount::mount;
+use crate::stores::sqlite::paths::{SUFFIXES, folder, with_suffix};
 
 /// Adds to an error of opening the database at `path` what this process may not do there. An error
 /// that has another reason stays as it is.
@@ -56,61 +56,6 @@ pub(super) fn denial(path: &Path) -> Option<String> {
         .then(|| format!("permission denied to {}: {}", user_name(user.uid), denied.join("; ")))
 }
 
-/// The mount of a path.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mount {
-    /// The kind of the file system, such as `ext4`.
-    pub(super) kind: String,
-    pub(super) is_read_only: bool,
-    /// Whether the path itself is mounted.
-    pub(super) is_at_path: bool,
-}
-
-/// Returns the mount of an existing file, or of the folder of a missing one, where the operating
-/// system lists its mounts.
-pub(super) fn mount(path: &Path) -> Option<Mount> {
-    let path = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder(path))).ok()?;
-    mount_in(&fs::read("/proc/self/mountinfo").ok()?, &path)
-}
-
-fn mount_in(mounts: &[u8], path: &Path) -> Option<Mount> {
-    let mut escaped = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").into_bytes()),
-            _ => escaped.push(*byte),
-        }
-    }
-    let path = Path::new(OsStr::from_bytes(&escaped));
-    let of_path = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
-        // …, point, options of the mount, …, "-", kind, source, options of the file system
-        let mut fields = line.split(|byte| *byte == b' ');
-        let (point, of_mount) = (Path::new(OsStr::from_bytes(fields.nth(4)?)), fields.next()?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let options = [of_mount, line.rsplit(|byte| *byte == b' ').next()?];
-        path.starts_with(point).then_some((point, kind, options))
-    });
-    // A later mount on the same point hides the earlier one.
-    let (point, kind, options) = of_path.max_by_key(|(point, ..)| point.components().count())?;
-    Some(Mount {
-        kind: String::from_utf8_lossy(kind).into_owned(),
-        is_read_only: options
-            .iter()
-            .any(|all| all.split(|byte| *byte == b',').any(|it| it == b"ro")),
-        is_at_path: point == path,
-    })
-}
-
-/// The suffixes of the database and the files that SQLite keeps beside it.
-pub(super) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
-
-/// Returns the path with `suffix` added to the name of the file.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// Returns what is in the place of the database or of a file beside it, and is no file.
 pub(super) fn irregular(path: &Path) -> Option<String> {
     SUFFIXES.iter().find_map(|suffix| {
@@ -150,31 +95,14 @@ fn denied(user: &Credentials, path: &Path) -> Vec<String> {
 }
 
 fn owned(path: &Path, found: &Metadata) -> String {
-    let (owner, mode) = (user_name(found.uid()), found.mode() & 0o7777);
+    let owner = user_name(found.uid());
+    let mode = found.mode() & 0o7777;
     format!("{} belongs to {owner} and has mode {mode:03o}", path.display())
 }
 
 /// Returns the name of the user who owns a file or folder; empty if that is unknown.
 pub(super) fn owner(path: &Path) -> String {
     fs::metadata(path).map(|found| user_name(found.uid())).unwrap_or_default()
-}
-
-/// Returns the folder that contains `path`.
-pub(super) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Gives a file that root has just created at `path` the owner of its folder, who is the service's
-/// user and could not open it otherwise. Where that is impossible the file stays root's.
-///
-/// The call acts on the open file: the owner of the folder may have put another in its place.
-pub(super) fn give_to_owner_of_folder(file: &File, path: &Path) {
-    if let (Ok(folder), Ok(created)) = (fs::metadata(folder(path)), file.metadata())
-        && created.uid() == 0
-        && folder.uid() != 0
-    {
-        let _ = fchown(file, Some(folder.uid()), Some(folder.gid()));
-    }
 }
 
 /// The effective user and the groups of this process.
@@ -223,41 +151,4 @@ fn user_name(uid: u32) -> String {
         (fields.nth(1)? == number).then(|| name.to_owned())
     });
     name.unwrap_or(format!("user {number}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_deepest_mount_determines_the_kind() {
-        let mounts = b"\
-22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:30 / /srv rw shared:2 - nfs4 host:/srv rw
-31 30 0:31 / /srv/my\\040app rw shared:3 master:1 - xfs /dev/sdb rw
-32 22 0:32 / /mnt rw - ext4 /dev/sdc rw
-33 22 0:33 / /mnt rw - fuse.sshfs host:/ rw
-garbage
-";
-        let kind = |path: &str| mount_in(mounts, Path::new(path)).unwrap().kind;
-        assert_eq!(kind("/var/app.db"), "ext4");
-        assert_eq!(kind("/srv/app.db"), "nfs4");
-        assert_eq!(kind("/srvx/app.db"), "ext4");
-        assert_eq!(kind("/srv/my app/app.db"), "xfs");
-        assert_eq!(kind("/mnt/app.db"), "fuse.sshfs");
-        assert_eq!(mount_in(b"", Path::new("/")), None);
-    }
-
-    #[test]
-    fn a_mount_is_read_only_by_its_options_or_its_file_system() {
-        for (options, is_read_only) in [
-            ("rw,relatime - ext4 /dev/sda1 rw,errors=remount-ro", false),
-            ("ro,relatime - ext4 /dev/sda1 rw", true),
-            ("rw shared:1 - ext4 /dev/sda1 ro,errors=remount-ro", true),
-        ] {
-            let mounts = format!("22 1 0:20 / /srv {options}\n");
-            let mount = mount_in(mounts.as_bytes(), Path::new("/srv/app.db")).unwrap();
-            assert_eq!((mount.is_read_only, mount.is_at_path), (is_read_only, false), "{options}");
-        }
-    }
 }
