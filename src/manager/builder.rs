@@ -211,11 +211,16 @@ impl SessionManagerBuilder {
     /// default.
     ///
     /// Under a former name the manager looks in two realms: in the default realm of that name, and
-    /// in its own [`realm`](Self::realm) if one is set. Until it moves, a session keeps the realm
-    /// in which it began. The manager's lists, counts and revocations apply to these realms too,
-    /// and so to the sessions of another manager that still uses them; a limit of sessions per user
-    /// does not count those that have not moved. To keep all sessions in one realm, set the realm
-    /// to the former name.
+    /// in its own [`realm`](Self::realm) if one is set.
+    ///
+    /// | a session | under the former name | after the move |
+    /// |---|---|---|
+    /// | is in the realm | in which it began | of this manager |
+    /// | is in lists, counts and revocations | yes | yes |
+    /// | counts for the limit per user | if it began in the realm of this manager | yes |
+    ///
+    /// Lists, counts and revocations also cover the sessions of another manager that still uses one
+    /// of these realms. To keep all sessions in one realm, set the realm to the former name.
     ///
     /// The attributes and keys of the cookie are the current ones. Building the manager fails with
     /// a [`header`](Self::header).
@@ -229,6 +234,8 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user. Each limit is at least one millisecond. Defaults
     /// to 1 day idle and 30 days absolute.
+    ///
+    /// Change it if users should sign in more often, or less often.
     ///
     /// ```
     /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
@@ -255,6 +262,8 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user whose cookie is not
     /// [persistent](Self::persistent). Defaults to [`lifetime`](Self::lifetime).
+    ///
+    /// Change it if sessions without "remember me" should end earlier.
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
@@ -276,6 +285,8 @@ impl SessionManagerBuilder {
     /// limit if it has no idle limit. The absolute limit applies in any case.
     ///
     /// Building the manager fails if this is less than the idle limit of one of its lifetimes.
+    ///
+    /// Change it if a handler gives some sessions a longer idle limit.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
     }
@@ -285,12 +296,16 @@ impl SessionManagerBuilder {
     ///
     /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
     /// at start keeps the cookie even then, so such a session needs an idle limit.
+    ///
+    /// Change it if the browser should delete the cookie when it is closed.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
     /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
     /// messages do not count: they have a [separate limit](crate::Flash).
+    ///
+    /// Change it if a session holds more, such as a large form; consider a table of your own first.
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
@@ -299,6 +314,9 @@ impl SessionManagerBuilder {
     /// for overlapping requests. At most one minute, because a renewal may be meant to invalidate a
     /// stolen id. Defaults to zero. It does not apply to a sign-in, which has no grace, nor to a
     /// renewal by age ([`renew_every`](Self::renew_every)), whose grace is one minute.
+    ///
+    /// Change it if requests of the page are in flight when a handler calls `renew`: without a
+    /// grace they find no session and store nothing.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.renewal_grace = Some(grace))
     }
@@ -322,6 +340,8 @@ impl SessionManagerBuilder {
     /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
     /// | 10 to 60 seconds, with [`renewal_grace`](Self::renewal_grace) set | uses the session, and gets no new id | a handler may have replaced the id because it was stolen |
     /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |
+    ///
+    /// Change it if a stolen id should be valid for a limited time only.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -349,12 +369,16 @@ impl SessionManagerBuilder {
     /// A sign-in ends all graces. After these times, and beyond the latest eight replaced ids of a
     /// session, the id is unknown. With false, a request within these times only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    ///
+    /// Change it if a replaced id that is presented again should count as stolen.
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
 
     /// Sets what a request receives when the store cannot be read. Defaults to
     /// [`OnLoadFailure::Fail`].
+    ///
+    /// Change it if pages should be shown without a session while the store fails.
     ///
     /// ```
     /// use cloakroom::session::OnLoadFailure;
@@ -378,6 +402,8 @@ impl SessionManagerBuilder {
     /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
     /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
     /// then.
+    ///
+    /// Change it if changes of a handler that answers 5xx should be stored.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -385,6 +411,8 @@ impl SessionManagerBuilder {
     /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
     /// to no limit. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
     /// list sessions, such as memcached.
+    ///
+    /// Change it if users must not share an account, or may have one session only.
     ///
     /// ```
     /// use cloakroom::manager::AtLimit;
@@ -413,6 +441,8 @@ impl SessionManagerBuilder {
     /// a 32nd.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
+    ///
+    /// Change it if the disk has room for more or fewer sessions of visitors.
     pub fn max_anonymous(self, sessions: u64) -> Self {
         self.with(|settings| settings.max_anonymous = Some(sessions))
     }
@@ -420,6 +450,8 @@ impl SessionManagerBuilder {
     /// Sets the HTTP status of a response to a request that failed with an error of this crate.
     /// Defaults to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable),
     /// 403 for [`CrossOrigin`](ErrorKind::CrossOrigin), and 500 for all other kinds.
+    ///
+    /// Change it if a proxy or a client expects other statuses.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
     }
@@ -464,6 +496,8 @@ impl SessionManagerBuilder {
     /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name, but
     /// browsers apply both in order. A sign-out whose response begins a new session sends one
     /// field.
+    ///
+    /// Change it if no cache may store pages of signed-in users.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }
@@ -477,6 +511,8 @@ impl SessionManagerBuilder {
     /// Chromium's back/forward cache can still restore the page that followed a sign-in, after a
     /// sign-out whose response begins no new session. To prevent that, set
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
+    ///
+    /// Change it if the back button should keep the text that was typed into a form.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -505,6 +541,8 @@ impl SessionManagerBuilder {
     /// `Clear-Site-Data: "storage"` with the page that signs out.
     ///
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
+    ///
+    /// Change it if scripts store data in the browser that a sign-out should clear.
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
     }
@@ -518,6 +556,8 @@ impl SessionManagerBuilder {
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
     /// Defaults to 60 seconds.
+    ///
+    /// Change it if expired sessions may stay longer, or must be removed earlier.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }

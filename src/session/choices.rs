@@ -39,9 +39,9 @@ impl Session {
     ///
     /// The limit counts from this request, is stored with the other changes at its end, and holds
     /// for the whole session: through activity, renewals and restarts, until it is changed again or
-    /// a user signs in. A [`sign_in`](Self::sign_in) restarts both limits with those of the
-    /// manager; one that follows in the same request stores this limit, and fails if it is above
-    /// the maximum for the user's session.
+    /// a user signs in. A [`sign_in`](Self::sign_in) later in this request keeps this limit, and
+    /// fails if it is above the maximum for the user's session. A sign-in in a later request
+    /// replaces it by the manager's.
     ///
     /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
     /// it is stored in the same step. If this is called after the sign-in and the end of the
@@ -119,9 +119,8 @@ impl Session {
     /// those issued is sent.
     ///
     /// An ignored request does not count as activity, so it does not extend the idle limit. Call
-    /// this before the first use of the session: if the session would reach its idle limit within
-    /// ten minutes (the maximum expected duration of a request), its first use records activity
-    /// immediately, and a later `ignore` does not undo that.
+    /// this before the first use of the session: if the session reaches its idle limit within ten
+    /// minutes, that use [records activity](Self#activity), and a later `ignore` does not undo it.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

@@ -60,20 +60,23 @@ impl Session {
     /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
     /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
     ///
-    /// The reason is known while the expired session is stored, which is until the next sweep, and
-    /// for at least an hour if this process has ended or swept the session, unless it has ended
-    /// more than 10,000 others since. In other cases the result is `None` too: after a restart,
-    /// after [`revoke_everyone`](crate::SessionManager::revoke_everyone), or if another process, or
-    /// memcached itself, has removed the session.
+    /// Every process knows the reason of an expired session until the next sweep. After that, and
+    /// for other ends, only the process that swept or ended the session knows it: for at least an
+    /// hour, while it has ended no more than 10,000 others. A restart loses the reason, and after
+    /// [`revoke_everyone`](crate::SessionManager::revoke_everyone), or a removal by memcached
+    /// itself, it is unknown.
     ///
     /// ```
     /// use cloakroom::{Session, lifetime::EndReason};
     ///
-    /// fn notice(session: &Session) -> cloakroom::Result<Option<&'static str>> {
+    /// fn notice(session: &Session) -> cloakroom::Result<Option<String>> {
     ///     Ok(session.end_reason()?.map(|reason| match reason {
-    ///         EndReason::Idle(_) => "You were signed out after a day without activity.",
-    ///         EndReason::SignedOut => "You are signed out.",
-    ///         _ => "Please sign in again.",
+    ///         EndReason::Idle(limit) => {
+    ///             let minutes = limit.as_secs() / 60;
+    ///             format!("You were signed out after {minutes} minutes without activity.")
+    ///         }
+    ///         EndReason::SignedOut => "You are signed out.".to_owned(),
+    ///         _ => "Please sign in again.".to_owned(),
     ///     }))
     /// }
     /// ```

@@ -59,11 +59,6 @@ pub use sign_in::SignIn;
 /// step, and values that this request did not change stay as they are. Until the application
 /// writes, nothing is stored and no cookie is sent.
 ///
-/// The idle limit restarts at a request's first use of its session, not at the request's end. If a
-/// handler works for long, read the session first: if the limit is near, this activity is recorded
-/// immediately, so that the session does not expire during the work. A request that only writes
-/// restarts the limit with its commit.
-///
 /// A method that returns a `Result` fails with [`CrossOrigin`](ErrorKind::CrossOrigin) if the
 /// request was [refused](crate::CrossOrigin), and with [`Invalid`](ErrorKind::Invalid) in the
 /// closure of an [`update`](Self::update) of the same session. Further errors are documented at the
@@ -89,8 +84,8 @@ pub use sign_in::SignIn;
 /// fn sign_in(session: &Session, user: UserKey) -> cloakroom::Result<&'static str> {
 ///     // The password was verified before. For a name that `UserKey::new` refuses, answer 400.
 ///     Ok(match session.sign_in(user)? {
-///         SignIn::Refused => "too many sessions",
-///         _ => "signed in",
+///         SignIn::Done => "signed in",
+///         _ => "too many sessions", // Refused: only with `max_sessions_per_user`
 ///     })
 /// }
 ///
@@ -106,6 +101,21 @@ pub use sign_in::SignIn;
 ///     session.destroy()
 /// }
 /// ```
+///
+/// # Activity
+/// The idle limit restarts at a request's first use of its session, not at the request's end. This
+/// activity is written only if a fortieth of the limit has passed since the last time, with the
+/// next commit, and otherwise:
+///
+/// | at the first read, the idle limit | the activity is written |
+/// |---|---|
+/// | ends within two seconds, or is below a minute | by that read |
+/// | ends within ten minutes | by the cleaner, within a second of that read |
+/// | ends later | by the cleaner, within a second of the request's end |
+///
+/// So if a handler works for long, read the session first. If there is no cleaner, or its queue is
+/// full, the request writes the activity itself. A request that only writes restarts the limit with
+/// its commit.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,

@@ -119,6 +119,17 @@ fn the_guide_has_every_page_of_docs() {
 }
 
 #[test]
+fn the_comparison_of_the_readme_agrees_with_its_page() {
+    let page = Page::read(&root().join("docs/comparison.md")).comparison();
+    let mut wrong = Page::read(&root().join("README.md")).comparison();
+    assert!(wrong.len() > 40 && page.len() > wrong.len());
+    let rows: BTreeSet<_> = page.keys().map(|(row, _)| row).collect();
+    // The table of other languages lacks some rows.
+    wrong.retain(|at, cell| !rows.contains(&at.0) || page.get(at).is_some_and(|has| has != cell));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
 fn code_on_every_page_is_compiled() {
     let compiled = fs::read_to_string(root().join("src/guide.rs")).unwrap();
     let mut wrong: Vec<_> = pages()
@@ -195,6 +206,26 @@ fn doc_comments() -> Vec<Page> {
 impl Page {
     fn read(path: &Path) -> Page {
         Page { name: relative(path), text: fs::read_to_string(path).unwrap() }
+    }
+
+    /// The cells of its tables of libraries, by the names of their row and column.
+    fn comparison(&self) -> BTreeMap<(String, String), String> {
+        let mut columns = Vec::new();
+        let mut table = BTreeMap::new();
+        for line in self.text.lines() {
+            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
+            if line.starts_with("| | cloakroom |") {
+                columns = cells;
+            } else if !line.starts_with('|') {
+                columns.clear();
+            } else {
+                let cell = |(column, cell): (&String, &String)| {
+                    ((cells[1].clone(), column.clone()), cell.clone())
+                };
+                table.extend(columns.iter().zip(&cells).skip(2).map(cell));
+            }
+        }
+        table
     }
 
     /// The lines outside blocks of code, without code in backticks, numbered from 1.
