@@ -230,8 +230,9 @@ impl SessionLimit {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Remove the expired session found, with all its ids. Otherwise a write whose time was taken
-    /// before the deadline could make it live again. Answer [`Missing::NOT_FOUND`].
+    /// Remove the expired session found, with all its ids. Only after an ending, which promises
+    /// that the session is gone: otherwise a write whose time was taken before the deadline could
+    /// make it live again. Answer [`Missing::NOT_FOUND`].
     RemoveExpired {
         /// The position of the session.
         at: P,

@@ -120,8 +120,7 @@ impl Session {
         id: &ReplacedId,
         record: &Record,
     ) -> IdReplacement {
-        // If the clock was set back, the id does not count as stale.
-        let opened = self.opened_at.min(self.context.now());
+        let opened = self.opened(self.context.now());
         IdReplacement {
             id_hash: id.id_hash,
             id: self.find_id(issued, &id.id_hash),

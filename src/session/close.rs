@@ -43,9 +43,9 @@ impl Session {
     /// ```
     ///
     /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
-    /// failing or panicking handler does not cancel it either. The session ends also if another
-    /// request has replaced the presented id in the last ten minutes, by a renewal or a sign-in.
-    /// The response removes the cookie even if the id found no session.
+    /// failing or panicking handler does not cancel it either. This also ends the session of an id
+    /// that another request has replaced in the last ten minutes, by a renewal or a sign-in. The
+    /// response removes the cookie even if the id found no session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -206,7 +206,7 @@ impl Session {
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
         let grace = settings.renewal_grace;
-        if !renewal_is_due(session, found_by, max_age, grace, self.opened_at, touch) {
+        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch) {
             return;
         }
         let id_hash = *id_hash;

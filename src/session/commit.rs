@@ -123,8 +123,8 @@ impl Session {
         };
         let committed = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
-            // Not in flight: until the store forgets the replaced id, it answers that the id was
-            // replaced, so an overlapping request needs no other memory.
+            // Recorded for when the store has forgotten the replaced id. Until then it answers that
+            // the id was replaced, so no overlapping request must wait for this call.
             Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
@@ -295,7 +295,7 @@ impl Session {
                 touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
-                opened: self.opened_at.min(now),
+                opened: self.opened(now),
                 now,
             })
         })

@@ -122,8 +122,9 @@ pub struct Session {
     presented: Presented,
     /// How many ids this process had retired when the request was opened.
     retired_at_open: RetiredCount,
-    /// The time at which the request was opened.
-    opened_at: Timestamp,
+    /// The time at which the request was opened; `None` without a presented id, which alone makes
+    /// it matter.
+    opened_at: Option<Timestamp>,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
     cookie_rejected_by: Option<RejectedBy>,
     address: Option<IpAddr>,
@@ -274,8 +275,7 @@ impl Session {
         let client = context.settings.client(head, address);
         let cookie_rejected_by = context.cookie_rejected_by(head);
         let retired_at_open = context.retired_ids.count();
-        // Without a presented id this time is not used, so the clock is not read.
-        let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
+        let opened_at = (!presented.is_empty()).then(|| context.now());
         Session {
             context,
             blocking,
@@ -326,7 +326,12 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the realm of the ids that this session issues.
+    /// Returns the realm of the ids that this session issues. Returns the time at which the request
+    /// was opened; `now` if it presents no id, or if the clock was set back meanwhile.
+    fn opened(&self, now: Timestamp) -> Timestamp {
+        self.opened_at.map_or(now, |opened_at| opened_at.min(now))
+    }
+
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
     }

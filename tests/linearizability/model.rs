@@ -99,6 +99,12 @@ struct Replaced {
     had_user: bool,
 }
 
+impl Replaced {
+    fn remembered_until(&self) -> Millis {
+        self.at.max(self.grace_until.unwrap_or(self.at)) + REMEMBERED_FOR
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
     Renewal,
@@ -205,12 +211,10 @@ impl Store {
         else {
             return Found::Nothing;
         };
-        let remembered =
-            replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED_FOR;
         let is_in_grace = replaced.grace_until.is_some_and(|until| now < until);
         match at(index) {
             found if is_in_grace => found,
-            _ if now >= remembered => Found::Nothing,
+            _ if now >= replaced.remembered_until() => Found::Nothing,
             Found::Live(at) => Found::Replaced(at, replaced),
             expired => expired,
         }
@@ -675,6 +679,14 @@ impl Model for SessionModel {
             if without_expired != *world {
                 after.extend(self.step_from(&without_expired, recorded, answer));
             }
+        }
+        // A store forgets replaced ids for good, and a delayed call may have an earlier time.
+        let mut without_forgotten = world.clone();
+        for row in &mut without_forgotten.sessions.rows {
+            row.replaced.retain(|replaced| recorded.latest < replaced.remembered_until());
+        }
+        if without_forgotten != *world {
+            after.extend(self.step_from(&without_forgotten, recorded, answer));
         }
         after.dedup();
         after

@@ -93,6 +93,15 @@ pub enum Call {
 }
 
 impl Call {
+    /// The id that it issues, if it issues one.
+    pub fn issued_id(&self) -> Option<Number> {
+        match self {
+            Call::Create { id_hash, .. } => Some(*id_hash),
+            Call::Renew { to, .. } | Call::SignIn { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
     /// The id that it names, if it names one.
     pub fn id_hash(&self) -> Option<Number> {
         match self {
@@ -215,6 +224,15 @@ pub struct RecordedOperation {
 }
 
 impl RecordedOperation {
+    /// Whether it is a sign-in by an id that `other` issues at the same time. No client knows such
+    /// an id.
+    pub fn signs_in_early(&self, other: &RecordedOperation) -> bool {
+        let Call::SignIn { id_hash, .. } = self.operation.call else { return false };
+        other.operation.call.issued_id() == Some(id_hash)
+            && other.start < self.end
+            && (self.start < other.end || other.has_unknown_outcome())
+    }
+
     /// Whether it may have been executed, may still be, or may never be.
     pub fn has_unknown_outcome(&self) -> bool {
         matches!(self.answer, Answer::Unknown(_))

@@ -218,6 +218,10 @@ impl Subject for Processes<'_> {
         self.kills != Kills::Nothing
     }
 
+    fn locks_found_sessions_only(&self) -> bool {
+        matches!(self.backing, Backing::Postgres(..))
+    }
+
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.backing.clear();
         let caller = |thread| -> Caller<'_> {

@@ -119,6 +119,10 @@ impl Subject for PostgresSubject<'_> {
         self.terminates
     }
 
+    fn locks_found_sessions_only(&self) -> bool {
+        true
+    }
+
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.handles[0].index().unwrap().revoke_everyone(None, NOW).unwrap();
         let caller = |thread| -> Caller<'_> {

@@ -66,9 +66,9 @@ found                  | session of     | action           | revision    | chang
 *                      | *              | create           | *           | too large | *     | too large
 *                      | *              | create           | *           | *         | *     | insert
 
-live                   | *              | end              | *           | *         | *     | remove
-replaced               | *              | end              | *           | *         | *     | remove
-undecodable            | *              | end              | *           | *         | *     | remove
+live                   | *              | end              | *           | *         | *     | end
+replaced               | *              | end              | *           | *         | *     | end
+undecodable            | *              | end              | *           | *         | *     | end
 expired                | *              | end              | *           | *         | *     | remove expired
 not found              | *              | end              | *           | *         | *     | not found
 
@@ -107,7 +107,7 @@ undecodable            | *              | sign in*         | *           | *    
 live                   | bob, bob since | sign in*         | *           | *         | *     | replace
 replaced               | bob            | sign in*         | *           | *         | *     | replace
 replaced               | bob since      | sign in*         | *           | *         | *     | insert
-signed in              | ada, ada since | sign in          | *           | *         | *     | replaced
+signed in              | ada, ada since | sign in          | *           | *         | *     | can join
 *                      | *              | sign in*         | other, none | *         | *     | mismatch
 *                      | *              | sign in*         | *           | too large | *     | too large
 current                | *              | sign in*         | *           | *         | *     | move
@@ -366,7 +366,7 @@ impl Case {
                 assert_eq!(at, self.position());
                 assert_eq!(public_id, Some(self.record().public_id));
                 assert_eq!(user, self.record().user.filter(|_| self.found != "undecodable"));
-                "remove"
+                "end"
             }
             Ok(Decision::RemoveExpired { at }) => {
                 assert_eq!((at, self.found), (CURRENT, "expired"));
@@ -396,8 +396,11 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "mismatch"
             }
-            CommitAnswer::CanJoin { id, session }
-            | CommitAnswer::Missing(Missing::Replaced { id, session }) => {
+            CommitAnswer::CanJoin { id, session } => {
+                assert_eq!((*id, session), (self.replaced(), &self.session()));
+                "can join"
+            }
+            CommitAnswer::Missing(Missing::Replaced { id, session }) => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));
                 "replaced"
             }

@@ -1,8 +1,7 @@
 //! Fair queues of requests that update one session, one at a time in the order of their arrival.
-//! The first attempt of a commit does not wait; a request that finds a newer revision joins the
-//! queue of its session, and while the queue exists, so does every other request before its first
-//! attempt.
-//! Called by commits only; no code of the application runs under its locks.
+//! The first attempt of a commit does not wait. A request whose attempt finds a newer revision
+//! joins the queue of its session. While there is one, every request with an update joins it before
+//! its first attempt. Called by commits only; no code of the application runs under its locks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

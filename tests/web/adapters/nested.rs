@@ -134,7 +134,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
         assert_eq!(response.one("Set-Cookie"), None);
         fails.store(false, Ordering::Relaxed);
         assert_eq!(browser.get("/seen").text(), "1 1", "panics: {panics}, mended: {mended}");
-        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "stop_now once");
+        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "raised once");
         browser.get("/inner/");
         assert_eq!(browser.get("/seen").text(), "2 2", "the next request is fine");
     }

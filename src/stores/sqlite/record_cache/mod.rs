@@ -48,7 +48,7 @@ enum Trust {
     Unproved,
     /// A commit was.
     Proved,
-    /// A commit seemed to leave the header unchanged. This is for good.
+    /// A commit seemed to leave the header unchanged. This is permanent.
     Broken,
 }
 
