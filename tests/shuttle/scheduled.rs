@@ -186,10 +186,6 @@ pub(crate) mod channel {
             Ok(())
         }
 
-        pub(crate) fn len(&self) -> usize {
-            self.0.state.lock().unwrap().waiting.len()
-        }
-
         pub(crate) fn send(&self, message: T) -> Result<(), Gone> {
             let mut state = self.0.state.lock().unwrap();
             while state.is_received && state.waiting.len() >= self.0.room {
@@ -235,10 +231,6 @@ pub(crate) mod channel {
 
         pub(crate) fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
             self.receive(Some(deadline))
-        }
-
-        pub(crate) fn len(&self) -> usize {
-            self.0.state.lock().unwrap().waiting.len()
         }
 
         pub(crate) fn try_iter(&self) -> impl Iterator<Item = T> {
