@@ -63,6 +63,14 @@ fn doc_comments_do_not_link_to_files() {
 }
 
 #[test]
+fn the_readme_has_the_two_commands_of_a_checkout() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for command in ["cargo run --release --features rouille --example rouille", "tests/run.sh"] {
+        assert!(readme.lines().any(|line| line == command), "{command}");
+    }
+}
+
+#[test]
 fn files_that_the_readme_links_to_are_in_the_package() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let include = manifest.lines().find(|line| line.starts_with("include = ")).unwrap();
