@@ -131,8 +131,11 @@ impl<'m> Adapter<'m> {
     /// 403, the status of the response to a refused request. The handler must not run. An event has
     /// the reason.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
-        self.manager.check_origin(head).map_err(|_| 403_u16)?;
-        Ok(self.manager.open_checked(head))
+        let decision = self.manager.decide_origin(head);
+        if decision.is_refusal() {
+            return Err(403);
+        }
+        Ok(self.manager.open_decided(head, decision))
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the

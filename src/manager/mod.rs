@@ -100,15 +100,12 @@ impl SessionManager {
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         let head = head.into();
-        // The session refuses each use of a refused request.
-        let _ = self.check_origin(&head);
-        self.open_checked(&head)
+        let decision = self.decide_origin(&head);
+        self.open_decided(&head, decision)
     }
 
-    /// Opens the session of a request for which [`check_origin`](Self::check_origin) was called,
-    /// which raises the event.
-    pub(crate) fn open_checked(&self, head: &RequestHead<'_>) -> Session {
-        let decision = self.context.settings.check_origin(head);
+    /// Opens the session of a request whose origin was decided.
+    pub(crate) fn open_decided(&self, head: &RequestHead<'_>, decision: OriginDecision) -> Session {
         // A refused request presents nothing.
         let nothing = RequestHead::new();
         let head = if decision.is_refusal() { &nothing } else { head };
@@ -135,24 +132,28 @@ impl SessionManager {
     /// [`ErrorKind::CrossOrigin`] if the request is refused; the event
     /// [`CrossOrigin`](Event::CrossOrigin) has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
+        if self.decide_origin(head).is_refusal() {
+            return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
+        }
+        Ok(())
+    }
+
+    /// Decides about the origin of a request, and raises the event if it is cross-origin.
+    pub(crate) fn decide_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
         let decision = self.context.settings.check_origin(head);
         let (OriginDecision::Report(reason) | OriginDecision::Refuse(reason)) = decision else {
-            return Ok(());
+            return decision;
         };
-        let refused = decision.is_refusal();
         let proxies = self.context.settings.proxies;
         self.context.events.raise(&Event::CrossOrigin {
             address: head.client_address(proxies),
             path: head.path,
             origin: head.origin.once(),
             host: head.public_host(proxies),
-            refused,
+            refused: decision.is_refusal(),
             reason: reason.message(),
         });
-        if refused {
-            return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
-        }
-        Ok(())
+        decision
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the

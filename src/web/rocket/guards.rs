@@ -82,8 +82,9 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let head = head(manager, request);
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
-        // The fairing `OriginCheck` has checked the origin.
-        let session = manager.open_checked(&head);
+        // The fairing `OriginCheck` has raised the event.
+        let decision = manager.context.settings.check_origin(&head);
+        let session = manager.open_decided(&head, decision);
         if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = manager.close(&session, adapter::Outcome::Completed);
