@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};

@@ -1,13 +1,15 @@
 //! The interface of stores, which may change in a minor version. A store implements [`Store`],
 //! whose methods have no defaults, so that no implementation omits one; a store around another one
 //! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
-//! sessions or have background work; their types for lists are in [`manager`](crate::manager).
-//! [`Commit::decide`] decides for all stores what a commit does.
+//! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
+//!
+//! Types that applications use too are in modules of their own, which are more stable: see
+//! [`clock`](crate::clock), [`id`](crate::id), [`lifetime`](crate::lifetime) and
+//! [`list`](crate::list). The setting [`AtLimit`](crate::manager::AtLimit) is in `manager`.
 
 mod batch_pacer;
 mod cache;
 pub(crate) mod commit;
-pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod touch_error;
@@ -20,18 +22,17 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::list::{Page, SessionFilter, Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
-pub(crate) use crate::record::{Stats, Summary};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, Superseded,
 };
-pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub use touch_error::TouchError;

@@ -14,7 +14,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::list::{Page, SessionFilter, Stats, Summary};
 
 /// The calls of a store, of its session index, and of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

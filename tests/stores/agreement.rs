@@ -11,7 +11,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::manager::{AtLimit, SessionFilter};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::AtLimit;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 

@@ -10,7 +10,7 @@ use crate::common::{
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 use cloakroom::stores::sqlite::admin::Admin;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, SqliteStore, UserKey};

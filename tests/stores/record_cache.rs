@@ -13,7 +13,8 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
-use cloakroom::manager::{AtLimit, SessionFilter};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::AtLimit;
 use cloakroom::stores::sqlite::admin::{Admin, CompactMode, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{Error, Lifetime, SqliteStore, UserKey};

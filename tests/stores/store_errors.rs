@@ -15,7 +15,7 @@ use crate::common::{
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore, UserKey};
 

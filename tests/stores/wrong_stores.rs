@@ -12,7 +12,7 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::list::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// Makes a store a wrapper of a correct one, some of whose calls it overrides.

@@ -13,7 +13,7 @@ use std::num::NonZeroUsize;
 use cloakroom::backend::StoreIdentity;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::PublicId;
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::copy::{CopyBatch, CopyMark, CopySum, StoredSession};
 use indicatif::{HumanCount, ProgressBar};
 

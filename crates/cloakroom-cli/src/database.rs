@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use cloakroom::backend::{Record, SessionIndex, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::list::{Page, SessionFilter, Stats, Summary};
 use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, ProgressFn, ScanReport};
 use cloakroom::{Error, Result};

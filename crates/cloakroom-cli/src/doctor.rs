@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::admin::{Admin, DatabaseInfo, OpenFailure};
 use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};

@@ -8,7 +8,7 @@ use std::{env, fs};
 use cloakroom::backend::{Record, SessionIndex, Store, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
-use cloakroom::manager::{Page, SessionFilter, Summary};
+use cloakroom::list::{Page, SessionFilter, Summary};
 use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::postgres::tokio_postgres::Config;
 use cloakroom::stores::postgres::tokio_postgres::config::SslMode;

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use cloakroom::ErrorKind;
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
-use cloakroom::manager::{Client, Page, SessionFilter, Summary};
+use cloakroom::list::{Client, Page, SessionFilter, Summary};
 use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use cloakroom::backend::{Record, SessionIndex, Store, StoreIdentity};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm};
-use cloakroom::manager::{Page, SessionFilter, Summary};
+use cloakroom::list::{Page, SessionFilter, Summary};
 use cloakroom::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use cloakroom::stores::sqlite::admin::{Admin, DataSizes, DatabaseInfo, ProgressFn, ScanReport};
 use cloakroom::{Error, Result, SqliteStore};

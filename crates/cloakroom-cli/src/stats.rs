@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
-use cloakroom::manager;
+use cloakroom::list;
 use cloakroom::stores::sqlite::admin::DataSizes;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
@@ -43,7 +43,7 @@ struct Report {
     at: Timestamp,
     table: String,
     properties: Properties,
-    sessions: manager::Stats,
+    sessions: list::Stats,
     sizes: DataSizes,
     /// Live sessions by the day of their creation, and those of the days before.
     days: Vec<(String, u64)>,
@@ -89,7 +89,7 @@ impl Report {
         let version = version.unwrap_or_default();
         line("table", format!("{}{version}", self.table))?;
         let sessions = &self.sessions;
-        let manager::Stats { live, expired, oldest, newest, .. } = *sessions;
+        let list::Stats { live, expired, oldest, newest, .. } = *sessions;
         line("live", by_user(live, sessions.signed_in, sessions.anonymous()))?;
         let expired_by_user =
             by_user(expired, sessions.expired_signed_in, sessions.expired_anonymous());

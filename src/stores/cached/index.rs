@@ -4,13 +4,12 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{
-    Cache, Page, RemovalReport, SessionFilter, SessionIndex, Store, StoreIdentity,
-};
+use crate::backend::{Cache, RemovalReport, SessionIndex, Store, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{EndedSession, Stats, Summary};
+use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::record::EndedSession;
 use crate::stores::cached::CachedStore;
 use crate::sync::instant;
 

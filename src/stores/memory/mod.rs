@@ -10,13 +10,14 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter,
-    SessionIndex, SessionLimit, Store, StoreIdentity, Superseded, TouchError,
+    Maintenance, Missing, RemovalReport, ReplacedId, ReplacedIdStatus, SessionIndex, SessionLimit,
+    Store, StoreIdentity, Superseded, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
+use crate::list::{Cursor, Page, SessionFilter, Stats, Summary};
+use crate::record::{EndedSession, Record, Touch};
 use crate::sync::{IgnorePoison, instant};
 
 pub use cache::MemoryCache;

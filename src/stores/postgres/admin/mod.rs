@@ -4,10 +4,11 @@
 mod copy;
 mod info;
 
-use crate::backend::{Page, Record, SessionFilter, Summary};
+use crate::backend::Record;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm};
+use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::postgres::connection::Query;
 use crate::stores::postgres::index::{condition, count};
 use crate::stores::postgres::migrate;

@@ -5,11 +5,10 @@ use std::ops::ControlFlow;
 use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::backend::{Page, SessionFilter};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm};
-use crate::record::Summary;
+use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::admin::report::{
     DataSizes, Progress, ProgressFn, ScanReport, SessionDetails,

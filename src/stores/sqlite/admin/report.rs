@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::{PublicId, Realm};
-use crate::record::{Record, Summary};
+use crate::list::Summary;
+use crate::record::Record;
 
 /// The progress of a long call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::PublicId;
+use crate::list::SessionFilter;
 use crate::stores::sqlite::admin::{Admin, Database, connect};
 use crate::stores::sqlite::builder::Journal;
 use crate::stores::sqlite::error::while_doing;
