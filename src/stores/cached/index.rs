@@ -28,8 +28,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         change: impl FnOnce(&dyn SessionIndex) -> Result<T>,
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
-        self.0.freshness.observe(now);
-        let _changing = self.0.in_flight.begin();
+        let _changing = self.0.begin_change(now)?;
         let began = instant();
         let result = self.backing_index(operation).and_then(change);
         match &result {
@@ -105,8 +104,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     }
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
-        self.0.freshness.observe(now);
-        let _changing = self.0.in_flight.begin();
+        let _changing = self.0.begin_change(now)?;
         let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
         // Also after an error, whose outcome may be unknown.
         self.invalidate_sessions(id_hashes.iter().copied(), now);
