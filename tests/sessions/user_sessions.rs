@@ -415,7 +415,7 @@ impl StoreWrapper for Unlisted {
         &self.0
     }
 
-    fn on_index(&self) -> Option<&dyn SessionIndex> {
+    fn wrap_index(&self) -> Option<&dyn SessionIndex> {
         None
     }
 }
