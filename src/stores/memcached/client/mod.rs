@@ -207,12 +207,9 @@ impl ServerClient {
 
     /// Returns the index of the server that holds `id_hash`.
     pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
-        let score = |server_index: &usize| {
-            self.servers
-                .get(*server_index)
-                .map(|server| rendezvous::score(server.rendezvous_seed, id_hash))
-        };
-        (0..self.servers.len()).max_by_key(score).unwrap_or(0)
+        let score =
+            |(_, server): &(usize, &Server)| rendezvous::score(server.rendezvous_seed, id_hash);
+        self.servers.iter().enumerate().max_by_key(score).map_or(0, |(index, _)| index)
     }
 
     fn server_at(&self, server_index: usize) -> Result<&Server> {
