@@ -17,9 +17,9 @@ use crate::record::Touch;
 
 /// A [`Store`] around another one. It implements only the methods that it changes.
 ///
-/// Each `wrap_` method replaces the [`Store`] method of that name, and forwards to the wrapped store
-/// by default. The exception is [`wrap_try_load`](Self::wrap_try_load): by default it returns
-/// `None`, because forwarding would bypass a [`wrap_load`](Self::wrap_load) that does more.
+/// Each `wrap_` method replaces the [`Store`] method of that name. By default it forwards to the
+/// wrapped store, except [`wrap_try_load`](Self::wrap_try_load), which returns `None`: forwarding
+/// would bypass a [`wrap_load`](Self::wrap_load) that does more.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};

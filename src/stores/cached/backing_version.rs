@@ -81,11 +81,11 @@ impl BackingVersion {
         *self.known.lock().ignore_poison()
     }
 
-    /// Returns how a call at `now` may use the cache. If [`READ_INTERVAL`] has passed since the last
-    /// read of the version, one caller calls `read`; concurrent callers do not read the cache
-    /// meanwhile. If [`SETTLING`] has passed, they wait for `read`: other processes may already read
-    /// entries under another identity, which their invalidations must name. If the version has
-    /// changed, `on_change` is called before the new one is used. While reads fail, the last
+    /// Returns how a call at `now` may use the cache. If [`READ_INTERVAL`] has passed since the
+    /// last read of the version, one caller calls `read`; concurrent callers do not read the cache
+    /// meanwhile. If [`SETTLING`] has passed, they wait for `read`: other processes may already
+    /// read entries under another identity, which their invalidations must name. If the version
+    /// has changed, `on_change` is called before the new one is used. While reads fail, the last
     /// version is used for its life.
     pub(super) fn refresh(
         &self,
