@@ -110,13 +110,16 @@ impl Run {
         let Some((name, label)) = name.split_once(": ") else {
             return self.side(name, "cloakroom");
         };
-        let series = self.figure(name);
-        let value = series["points"][label].as_f64();
-        let value = value.unwrap_or_else(|| panic!("no `{label}` in `{name}`"));
-        match series["unit"].as_str() {
+        let value = self.point(name, label);
+        match self.figure(name)["unit"].as_str() {
             Some("rows a second") => 1e6 / value,
             _ => value,
         }
+    }
+
+    fn point(&self, name: &str, label: &str) -> f64 {
+        let value = self.figure(name)["points"][label].as_f64();
+        value.unwrap_or_else(|| panic!("no `{label}` in `{name}`"))
     }
 
     /// A value for each number of sessions, in ascending order.

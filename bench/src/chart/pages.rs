@@ -105,6 +105,16 @@ const RATES: &[(&str, [&str; 3])] = &[
     ("rows swept, 2 cleaners", ["", "", "postgres_sweep_rate: two cleaners"]),
 ];
 
+/// The table and the indexes of PostgreSQL.
+const SIZES: &[(&str, &str)] = &[
+    ("table", "table"),
+    ("index on the number", "id"),
+    ("index on the id hash", "id_hash"),
+    ("index on the public id", "public_id"),
+    ("index on the user", "user"),
+    ("index for the sweep", "sweep"),
+];
+
 /// A table, after the name in the comment that begins it.
 type Named = (&'static str, String);
 
@@ -187,7 +197,11 @@ fn in_short(Runs { limit, http, .. }: &Runs) -> String {
 }
 
 fn scaling(runs: &Runs) -> Vec<Named> {
-    vec![("costs", stores(runs, COSTS, time)), ("rates", stores(runs, RATES, per_second))]
+    vec![
+        ("costs", stores(runs, COSTS, time)),
+        ("rates", stores(runs, RATES, per_second)),
+        ("size", postgres_size(&runs.postgres)),
+    ]
 }
 
 /// One operation in each row, on each of the stores.
@@ -201,6 +215,17 @@ fn stores(runs: &Runs, rows: &[(&str, [&str; 3])], show: fn(f64) -> String) -> S
         format!("| {what} | {} |", cells.collect::<Vec<_>>().join(" | "))
     };
     table("| | SQLite | memcached | PostgreSQL, `fsync = off` |", rows.iter().map(row))
+}
+
+/// The bytes of a session, and the gigabytes of a hundred million.
+fn postgres_size(run: &Run) -> String {
+    let bytes = |label| run.point("postgres_size", label);
+    let sizes = SIZES.iter().map(|(what, label)| (*what, bytes(label)));
+    let all = SIZES.iter().map(|(_, label)| bytes(label)).sum();
+    let row = |(what, bytes): (&str, f64)| {
+        format!("| {what} | {bytes:.0} | {} GB |", number(bytes / 10.0))
+    };
+    table("| | bytes | 100 million sessions |", sizes.chain([("all", all)]).map(row))
 }
 
 /// The line about the run above a table.
