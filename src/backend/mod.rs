@@ -5,7 +5,7 @@
 //!
 //! Types that applications use too are in modules of their own, which are more stable: see
 //! [`clock`](crate::clock), [`id`](crate::id), [`lifetime`](crate::lifetime) and
-//! [`list`](crate::list). The setting [`AtLimit`](crate::manager::AtLimit) is in `manager`.
+//! [`list`](crate::list). `AtLimit` is in `manager`, because it is a setting.
 
 mod batch_pacer;
 mod cache;
