@@ -25,6 +25,7 @@ pages! {
     forms: "../docs/forms.md";
     getting_started: "../docs/getting-started.md";
     guarantees: "../docs/guarantees.md";
+    ids: "../docs/ids.md";
     moving: "../docs/moving.md";
     own_tables: "../docs/own-tables.md";
     performance: "../docs/performance.md";
