@@ -1,4 +1,9 @@
-//! The configuration of the session cookie.
+//! The configuration of the session cookie: its name and attributes, [`SameSite`], and with the
+//! feature `cookie-keys` the keys that sign or encrypt it.
+//!
+//! Most applications set only the [name](CookieConfig::name), if several applications run on one
+//! host, or use [`CookieConfig::insecure_http`] in development. The
+//! [guide](crate::guide::cookies) describes the behavior of browsers.
 
 // Also the conversion between ids and header fields: the session reads ids from `Cookie` fields and
 // writes `Set-Cookie` fields. Uses `clock`, `error` and `id`.

@@ -139,8 +139,8 @@ impl Session {
     }
 
     /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
-    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set. This
-    /// does not read the session.
+    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set. The
+    /// call does not read the session.
     ///
     /// ```
     /// use cloakroom::adapter::RequestHead;

@@ -199,8 +199,8 @@ impl Session {
     /// from the stored one. The result is discarded if another request ends the session or replaces
     /// its id before. If that matters, use [`update_now`](Self::update_now).
     ///
-    /// `f` can run again after the handler has returned, so it owns what it uses, and clones what it
-    /// stores:
+    /// `f` can run again after the handler has returned, so it owns what it uses, and clones what
+    /// it stores:
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
