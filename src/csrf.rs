@@ -43,13 +43,13 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
 pub enum CsrfCheck {
     /// A page of this session sent the token.
     Valid,
-    /// The token is not one of this session. Another site may have caused the request.
+    /// The token is not one of this session. A page of another origin may have sent the request.
     Invalid,
 }
 
 impl Session {
-    /// Returns a CSRF token of this session, for a form in the response. Another site cannot know
-    /// it, so a request with a valid token comes from a page of this session.
+    /// Returns a CSRF token of this session, for a form in the response. Pages of other origins do
+    /// not know it, so a request with a valid token comes from a page of this session.
     ///
     /// ```
     /// use cloakroom::Session;

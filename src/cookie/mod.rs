@@ -135,9 +135,9 @@ impl CookieConfig {
         }
     }
 
-    /// Makes a configuration for plain HTTP: the name `id`, without Secure. It is needed on hosts
-    /// other than localhost, and on localhost in Safari. An attacker who can read the connection
-    /// can use the session.
+    /// Makes a configuration for plain HTTP: the name `id`, without Secure. Without TLS, every host
+    /// but localhost needs it, and Safari needs it on localhost too. An attacker who can read the
+    /// connection can use the session.
     pub fn insecure_http() -> Self {
         CookieConfig::new().name("id").secure(false)
     }

@@ -171,7 +171,8 @@ impl Session {
         Ok(value)
     }
 
-    /// Removes every value. The session continues, and its user stays signed in.
+    /// Removes every value and flash message, and invalidates the [CSRF tokens](Self::csrf_token)
+    /// of earlier pages. The session continues, and its user stays signed in.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
