@@ -7,7 +7,10 @@
 // named after its file.
 
 // For the names in `guide.html`.
-use crate::manager::SessionManagerBuilder;
+use crate::cookie::CookieConfig;
+use crate::cross_origin::CrossOrigin;
+use crate::manager::{SessionManager, SessionManagerBuilder};
+use crate::session::Session;
 use crate::stores::cached::{CachedStore, CachedStoreBuilder};
 #[cfg(feature = "memcached")]
 use crate::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
@@ -15,7 +18,6 @@ use crate::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use crate::stores::postgres::{PostgresStore, PostgresStoreBuilder};
 #[cfg(all(feature = "sqlite", unix))]
 use crate::stores::sqlite::{SqliteStore, SqliteStoreBuilder};
-use crate::{CookieConfig, CrossOrigin, Session, SessionManager};
 
 macro_rules! pages {
     ($($name:ident: $path:literal;)*) => {$(
