@@ -365,9 +365,9 @@ impl SessionManagerBuilder {
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
     /// The replaced id stays valid for one minute. A request that presents it after ten seconds
-    /// gets another new id, because its client may not have received the first one. If
-    /// [`renewal_grace`](Self::renewal_grace) is set, it gets none, because a handler may have
-    /// replaced a stolen id. The guide has [a table](crate::guide::ids#what-an-old-id-does).
+    /// gets another new id, because its client may not have received the first one; but not within
+    /// the [`renewal_grace`](Self::renewal_grace), because a handler may have replaced a stolen id.
+    /// The guide has [a table](crate::guide::ids#what-an-old-id-does).
     ///
     /// Change it if a stolen id should be valid for a limited time only.
     ///
