@@ -3,15 +3,15 @@
 //! Applications need only [`HandlerError`] from here. [`web`](crate::web) has a table of the
 //! existing adapters.
 //!
-//! | an adapter | by |
-//! |---|---|
-//! | makes a [`RequestHead`] of the framework's request | [`Adapter::head`] |
-//! | implements [`Response`] for the framework's response | |
-//! | runs the handler | [`Adapter::run`] |
+//! An adapter has three parts:
 //!
-//! `run` does everything else: it checks the origin of the request, opens the session, calls the
-//! handler, catches its panics, closes the session and adds the header fields to the response. The
-//! example at [`Adapter`] has all three steps; `src/web/tiny_http.rs` is a short adapter.
+//! 1. It makes a [`RequestHead`] of the framework's request, by [`Adapter::head`].
+//! 2. It implements [`Response`] for the framework's response.
+//! 3. It calls [`Adapter::run`], which does the rest: it checks the origin of the request, opens
+//!    the session, runs the handler, catches its panics, closes the session and adds the header
+//!    fields to the response.
+//!
+//! The example at [`Adapter`] has all three; `src/web/tiny_http.rs` is a short adapter.
 
 mod handler_error;
 
