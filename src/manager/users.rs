@@ -109,7 +109,7 @@ impl SessionManager {
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
-    /// use cloakroom::manager::{Page, SessionFilter};
+    /// use cloakroom::list::{Page, SessionFilter};
     /// use std::num::NonZeroUsize;
     ///
     /// # let sessions = SessionManager::new(MemoryStore::new())?;
