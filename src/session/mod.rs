@@ -326,12 +326,13 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the realm of the ids that this session issues. Returns the time at which the request
-    /// was opened; `now` if it presents no id, or if the clock was set back meanwhile.
+    /// Returns the time at which the request was opened; `now` if it presents no id, or if the clock
+    /// was set back meanwhile.
     fn opened(&self, now: Timestamp) -> Timestamp {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }
 
+    /// Returns the realm of the ids that this session issues.
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
     }
