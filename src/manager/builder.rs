@@ -337,8 +337,8 @@ impl SessionManagerBuilder {
     /// | time | the request | reason |
     /// |---|---|---|
     /// | up to 10 seconds | uses the session | it overlaps the renewal |
-    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
-    /// | 10 to 60 seconds, with [`renewal_grace`](Self::renewal_grace) set | uses the session, and gets no new id | a handler may have replaced the id because it was stolen |
+    /// | up to the [`renewal_grace`](Self::renewal_grace), if that is longer | uses the session | a handler may have replaced the id because it was stolen |
+    /// | up to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
     /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |
     ///
     /// Change it if a stolen id should be valid for a limited time only.
