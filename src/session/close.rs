@@ -154,9 +154,9 @@ impl Session {
         let now = self.context.now();
         self.context.warn_if_rejected(self.cookie_rejected_by);
         let record = state.load_state.session().map(|session| &session.record);
-        let max_age = record
-            .filter(|record| record.persistent)
-            .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
+        let max_age = record.filter(|record| record.persistent).map(|record| {
+            record.limits.absolute_deadline.map_or(Duration::MAX, |end| end.since(now))
+        });
         let mut fields = settings.transport.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
         if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
@@ -237,7 +237,7 @@ impl Session {
 /// Returns whether a browser may forget the session's cookie before the session ends.
 fn may_outlive_cookie(record: &Record) -> bool {
     let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-    record.persistent && record.limits.absolute.is_none_or(outlives)
+    record.persistent && record.limits.absolute_deadline.is_none_or(outlives)
 }
 
 /// Returns whether a request renews the id of its session, because the id has reached `max_age` or

@@ -326,8 +326,8 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the time at which the request was opened; `now` if it presents no id, or if the clock
-    /// was set back meanwhile.
+    /// Returns the time at which the request was opened; `now` if it presents no id, or if the
+    /// clock was set back meanwhile.
     fn opened(&self, now: Timestamp) -> Timestamp {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }

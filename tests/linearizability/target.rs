@@ -135,7 +135,7 @@ impl Names {
             authenticated: record.authenticated.map(|time| self.moment(time)),
             seen: self.moment(record.seen),
             idle,
-            absolute: limits.absolute.map(|time| self.moment(time)),
+            absolute: limits.absolute_deadline.map(|time| self.moment(time)),
             revision: record.revision,
             data: data
                 .iter()

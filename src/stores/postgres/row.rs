@@ -57,7 +57,7 @@ pub(super) fn session_values(new: &LiveSession) -> [Param<'_>; SESSION.len()] {
         record.seen.as_millis().into(),
         record.id_issued.as_millis().into(),
         Param::Int(idle_millis(&record.limits)),
-        Param::Int(record.limits.absolute.map(Timestamp::as_millis)),
+        Param::Int(record.limits.absolute_deadline.map(Timestamp::as_millis)),
         record.deadline().as_millis().into(),
         Param::Bool(record.persistent),
         revision_number(record).into(),

@@ -160,7 +160,7 @@ pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     }
     let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
     let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
-    let limits = Limits { idle, absolute: millis(6).map(Timestamp::from_millis) };
+    let limits = Limits { idle, absolute_deadline: millis(6).map(Timestamp::from_millis) };
     Ok(ended.with_reached_limit(limits.reached_limit(time(row, 4)?)))
 }
 
@@ -200,7 +200,7 @@ fn without_data(row: &Row<'_>, malformed: &mut Option<&'static str>) -> rusqlite
         id_issued: time(row, session::id_issued)?,
         limits: Limits {
             idle: checked(row, session::idle, malformed, idle)?.map(Duration::from_millis),
-            absolute: optional_time(row, session::absolute)?,
+            absolute_deadline: optional_time(row, session::absolute)?,
         },
         persistent: row.get(session::persistent)?,
         revision: checked(row, session::revision, malformed, |n| {
