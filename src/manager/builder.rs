@@ -235,8 +235,6 @@ impl SessionManagerBuilder {
     /// Sets the lifetime of sessions with a user. Each limit is at least one millisecond. Defaults
     /// to 1 day idle and 30 days absolute.
     ///
-    /// Change it if users should sign in more often, or less often.
-    ///
     /// ```
     /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
     /// # use std::time::Duration;
@@ -262,8 +260,6 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user whose cookie is not
     /// [persistent](Self::persistent). Defaults to [`lifetime`](Self::lifetime).
-    ///
-    /// Change it if sessions without "remember me" should end earlier.
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
@@ -285,8 +281,6 @@ impl SessionManagerBuilder {
     /// limit if it has no idle limit. The absolute limit applies in any case.
     ///
     /// Building the manager fails if this is less than the idle limit of one of its lifetimes.
-    ///
-    /// Change it if a handler gives some sessions a longer idle limit.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
     }
@@ -296,16 +290,12 @@ impl SessionManagerBuilder {
     ///
     /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
     /// at start keeps the cookie even then, so such a session needs an idle limit.
-    ///
-    /// Change it if the browser should delete the cookie when it is closed.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
     /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
     /// messages do not count: they have a [separate limit](crate::Flash).
-    ///
-    /// Change it if a session holds more, such as a large form; consider a table of your own first.
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
@@ -315,8 +305,8 @@ impl SessionManagerBuilder {
     /// stolen id. Defaults to zero. It does not apply to a sign-in, which has no grace, nor to a
     /// renewal by age ([`renew_every`](Self::renew_every)), whose grace is one minute.
     ///
-    /// Change it if requests of the page are in flight when a handler calls `renew`: without a
-    /// grace they find no session and store nothing.
+    /// Without a grace, requests that are in flight when a handler calls `renew` find no session
+    /// and store nothing.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.renewal_grace = Some(grace))
     }
@@ -340,8 +330,6 @@ impl SessionManagerBuilder {
     /// | up to the [`renewal_grace`](Self::renewal_grace), if that is longer | uses the session | a handler may have replaced the id because it was stolen |
     /// | up to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
     /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |
-    ///
-    /// Change it if a stolen id should be valid for a limited time only.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -369,16 +357,12 @@ impl SessionManagerBuilder {
     /// A sign-in ends all graces. After these times, and beyond the latest eight replaced ids of a
     /// session, the id is unknown. With false, a request within these times only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
-    ///
-    /// Change it if a replaced id that is presented again should count as stolen.
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
 
     /// Sets what a request receives when the store cannot be read. Defaults to
     /// [`OnLoadFailure::Fail`].
-    ///
-    /// Change it if pages should be shown without a session while the store fails.
     ///
     /// ```
     /// use cloakroom::session::OnLoadFailure;
@@ -402,8 +386,6 @@ impl SessionManagerBuilder {
     /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
     /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
     /// then.
-    ///
-    /// Change it if changes of a handler that answers 5xx should be stored.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -411,8 +393,6 @@ impl SessionManagerBuilder {
     /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
     /// to no limit. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
     /// list sessions, such as memcached.
-    ///
-    /// Change it if users must not share an account, or may have one session only.
     ///
     /// ```
     /// use cloakroom::manager::AtLimit;
@@ -441,8 +421,6 @@ impl SessionManagerBuilder {
     /// a 32nd.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
-    ///
-    /// Change it if the disk has room for more or fewer sessions of visitors.
     pub fn max_anonymous(self, sessions: u64) -> Self {
         self.with(|settings| settings.max_anonymous = Some(sessions))
     }
@@ -450,8 +428,6 @@ impl SessionManagerBuilder {
     /// Sets the HTTP status of a response to a request that failed with an error of this crate.
     /// Defaults to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable),
     /// 403 for [`CrossOrigin`](ErrorKind::CrossOrigin), and 500 for all other kinds.
-    ///
-    /// Change it if a proxy or a client expects other statuses.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
     }
@@ -496,8 +472,6 @@ impl SessionManagerBuilder {
     /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name, but
     /// browsers apply both in order. A sign-out whose response begins a new session sends one
     /// field.
-    ///
-    /// Change it if no cache may store pages of signed-in users.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }
@@ -511,8 +485,6 @@ impl SessionManagerBuilder {
     /// Chromium's back/forward cache can still restore the page that followed a sign-in, after a
     /// sign-out whose response begins no new session. To prevent that, set
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
-    ///
-    /// Change it if the back button should keep the text that was typed into a form.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -541,8 +513,6 @@ impl SessionManagerBuilder {
     /// `Clear-Site-Data: "storage"` with the page that signs out.
     ///
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
-    ///
-    /// Change it if scripts store data in the browser that a sign-out should clear.
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
     }
@@ -556,8 +526,6 @@ impl SessionManagerBuilder {
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
     /// Defaults to 60 seconds.
-    ///
-    /// Change it if expired sessions may stay longer, or must be removed earlier.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
