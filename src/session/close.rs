@@ -14,7 +14,7 @@ use crate::id::{SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::record::Record;
 use crate::session::changes::Changes;
-use crate::session::commit::RenewalCause;
+use crate::session::commit::Renewal;
 use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
@@ -213,7 +213,8 @@ impl Session {
         let public_id = record.public_id;
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(RenewalCause::Age)) {
+        let renewal = Renewal { grace: Some(AGE_RENEWAL_GRACE) };
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(renewal)) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
