@@ -120,7 +120,7 @@ pub fn session_with_error_page(
         open.retain(|outer| outer.strong_count() > 0);
         open.push(Rc::downgrade(&own));
     });
-    let response = own.run_handler(adapter, handler, &error_page);
+    let response = own.run_handler(adapter, handler, error_page);
     adapter.close_and_respond(&own.session, response, own.failure.get(), error_page)
 }
 
