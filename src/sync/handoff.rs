@@ -35,6 +35,7 @@ impl<T> Handoff<T> {
 
     /// Spins for a value that comes soon, so that it is received without the delay of putting this
     /// thread to sleep and waking it.
+    #[allow(dead_code, reason = "only the group commit of SQLite, which is a feature, calls this")]
     pub(crate) fn spin(&self) {
         spin_until(|| self.is_sent.load(Ordering::Relaxed));
     }
