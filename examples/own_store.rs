@@ -11,7 +11,7 @@ use std::time::Instant;
 use cloakroom::backend::{
     Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
     Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus,
-    SessionIndex, Store, Superseded, Touch, TouchError,
+    SessionIndex, Store, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -125,27 +125,27 @@ impl Store for OwnStore {
         // transaction, a server without transactions a compare-and-swap with retries.
         let mut rows = self.rows();
         // `decide` decides for all stores what a commit does; a store only executes the decision.
-        match commit.decide(rows.find(&commit.id_hash, commit.now))? {
+        let decision = commit.decide(rows.find(&commit.id_hash, commit.now))?;
+        // Check before anything is changed: if a renewal fails, the old id still works.
+        decision.new_id().map_or(Ok(()), |id_hash| rows.check_free(id_hash))?;
+        match decision {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
                 Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, supersedes, session_limit: _ } => {
-                rows.check_free(&session.id_hash)?;
-                // Remove the session that was found, with all its replaced ids.
-                let (mut replaced_ids, mut ended) = (vec![], vec![]);
-                match supersedes {
-                    Some(Superseded::Live { at, presented, ended: superseded }) => {
-                        rows.remove(&at);
-                        replaced_ids.push(presented);
-                        ended.push(superseded);
-                    }
-                    Some(Superseded::Expired { at }) => drop(rows.remove(&at)),
-                    None => {}
+            Decision::Insert { session, expired, session_limit: _ } => {
+                if let Some(at) = expired {
+                    rows.remove(&at);
                 }
-                rows.put(session.id_hash, &session.record, replaced_ids);
+                rows.put(session.id_hash, &session.record, vec![]);
+                Ok(CommitAnswer::done(session))
+            }
+            Decision::Replace { at, session, presented, ended, session_limit: _ } => {
+                rows.remove(&at);
+                rows.put(session.id_hash, &session.record, vec![presented]);
+                let ended = vec![ended];
                 Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
@@ -154,8 +154,6 @@ impl Store for OwnStore {
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { previous, presented } = id_change;
-                // Check before anything is changed: if the renewal fails, the old id still works.
-                rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if previous.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
