@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
-    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus,
-    SessionIndex, Store, Touch, TouchError,
+    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, SessionIndex, Store, Touch,
+    TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -49,30 +49,16 @@ impl Rows {
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.by_key.get(&at) else { return Found::Nothing };
-        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
-        let status = replaced.map(|id| id.status(now));
-        if status == Some(ReplacedIdStatus::Forgotten) {
-            return Found::Nothing;
-        }
-        // A session ends at its deadline, whether or not a sweep has removed it.
-        let record = Record::from_json(&row.json);
-        if row.deadline <= now {
-            return match &record {
-                Ok(record) => Found::expired(at, record),
-                Err(_) => Found::Expired { reached_limit: None, at },
-            };
-        }
-        // A row that does not decode stays: another version of the program may be able to read it.
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => return Found::Undecodable { public_id: None, error, at },
+        let found = match Record::from_json(&row.json) {
+            Ok(record) => Found::stored(LiveSession { record, id_hash: at }, at, now),
+            // A session ends at its deadline, whether or not a sweep has removed it.
+            Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, at },
+            // A row that does not decode stays: another version of the program may read it.
+            Err(error) => Found::Undecodable { public_id: None, error, at },
         };
-        let session = LiveSession { record, id_hash: at };
-        match replaced {
-            Some(id) if status == Some(ReplacedIdStatus::Remembered) => {
-                Found::Replaced { id: *id, session, at }
-            }
-            _ => Found::Live { session, at },
+        match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
+            Some(id) => found.by_replaced_id(*id, now),
+            None => found,
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
-pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
+pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 

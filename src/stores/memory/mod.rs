@@ -10,8 +10,8 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter,
-    SessionIndex, SessionLimit, Store, StoreIdentity, TouchError,
+    Maintenance, Missing, Page, RemovalReport, ReplacedId, SessionFilter, SessionIndex,
+    SessionLimit, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -112,18 +112,11 @@ impl SessionTable {
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.rows.get(&at) else { return Found::Nothing };
-        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
-        let status = replaced.map(|id| (id.status(now), *id));
-        if let Some((ReplacedIdStatus::Forgotten, _)) = status {
-            return Found::Nothing;
-        }
-        if !row.record.is_live(now) {
-            return Found::expired(at, &row.record);
-        }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
-        match status {
-            Some((ReplacedIdStatus::Remembered, id)) => Found::Replaced { id, session, at },
-            _ => Found::Live { session, at },
+        let found = Found::stored(session, at, now);
+        match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
+            Some(id) => found.by_replaced_id(*id, now),
+            None => found,
         }
     }
 
@@ -379,8 +372,7 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
     }
-    replaced
-        .retain(|old| old.id_hash != id.id_hash && old.status(now) != ReplacedIdStatus::Forgotten);
+    replaced.retain(|old| old.id_hash != id.id_hash && now < old.forget_at());
     replaced.push(id);
     let excess = replaced.len().saturating_sub(ReplacedId::MAX);
     replaced.drain(..excess);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row};
 
-use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::Result;
@@ -73,17 +73,7 @@ fn by_replaced_id(
     let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let id = replaced_id(row)?;
-    let status = id.status(now);
-    if status == ReplacedIdStatus::Forgotten {
-        return Ok(None);
-    }
-    Ok(Some(match lookup(row, now)? {
-        Found::Live { session, at } if status == ReplacedIdStatus::Remembered => {
-            Found::Replaced { id, session, at }
-        }
-        found => found,
-    }))
+    Ok(Some(lookup(row, now)?.by_replaced_id(replaced_id(row)?, now)))
 }
 
 /// Decodes the columns of a replaced id.
@@ -102,7 +92,7 @@ pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
     })
 }
 
-/// Decodes the session in a row.
+/// Decodes the session in a row, which its current id finds.
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let public_id = PublicId::from_bytes(row.get(session::public_id)?);
