@@ -113,7 +113,9 @@ impl Store for OwnStore {
         // `decide` decides for all stores what a commit does; a store only executes the decision.
         let decision = commit.decide(rows.find(&commit.id_hash, commit.now))?;
         // Check before anything is changed: if a renewal fails, the old id still works.
-        decision.new_id().map_or(Ok(()), |id_hash| rows.check_free(id_hash))?;
+        if let Some(id_hash) = decision.new_id() {
+            rows.check_free(id_hash)?;
+        }
         match decision {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {

@@ -25,13 +25,14 @@ pub struct Commit {
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The session that the changes were computed on. If the store finds another one, it answers
-    /// [`CommitAnswer::RevisionMismatch`].
+    /// The condition: the session that the changes were computed on. If the store finds another
+    /// one, it answers [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
-    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
-    /// store that decides from its own lookup ignores it; see
-    /// [`merge_into_basis`](Self::merge_into_basis).
-    pub basis: Option<Arc<LiveSession>>,
+    /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
+    /// It saves a lookup, by [`merge_into_loaded`](Self::merge_into_loaded), and is no condition:
+    /// it may be another revision than the expected one, because the request has stored a change
+    /// meanwhile.
+    pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
     /// The limit per user, for a sign-in.
@@ -376,7 +377,7 @@ impl Commit {
             action,
             delta: delta.into(),
             expected: Expected::Anything,
-            basis: None,
+            loaded: None,
             touch: None,
             session_limit: None,
             max_bytes: usize::MAX,
@@ -425,22 +426,22 @@ impl Commit {
         }
     }
 
-    /// Merges the changes into the [basis](Self::basis), without a lookup. Returns the basis and
-    /// the session to store in its place. A store may do that in one step, on condition that the
-    /// session still has the id, the revision and `seen` of the basis, and so still is the basis;
-    /// else it looks the session up and [decides](Self::decide).
+    /// Merges the changes into the [loaded](Self::loaded) session, without a lookup. Returns that
+    /// and the session to store in its place. A store may do that in one step, on condition that
+    /// the session still has the id, the revision and `seen` of the loaded one, and so is
+    /// unchanged; else it looks the session up and [decides](Self::decide).
     ///
     /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
-    /// nothing at all, exceeds the maximum size, or has a basis that is not the expected session.
+    /// nothing at all, exceeds the maximum size, or expects another session than the loaded one.
     #[must_use]
-    pub fn merge_into_basis(&self) -> Option<(&LiveSession, LiveSession)> {
-        let basis = self.basis.as_deref()?;
+    pub fn merge_into_loaded(&self) -> Option<(&LiveSession, LiveSession)> {
+        let loaded = self.loaded.as_deref()?;
         let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
-        if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
+        if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Found::Live { session: basis.clone(), at: () }) {
-            Ok(Decision::Update { session, .. }) => Some((basis, session)),
+        match self.decide(Found::Live { session: loaded.clone(), at: () }) {
+            Ok(Decision::Update { session, .. }) => Some((loaded, session)),
             _ => None,
         }
     }

@@ -23,7 +23,7 @@ use super::operations::{
 };
 
 /// The limit of a sweep and of a page of a list: more sessions than any history has.
-const MANY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
 /// The ids and times of one history. No two histories share an id or a moment, so that one store
 /// can serve them in turn.
@@ -33,7 +33,7 @@ pub struct Names {
 }
 
 thread_local! {
-    /// Each session of a history as this thread read it last. A merge takes it as its basis, however
+    /// Each session of a history as this thread read it last. A merge names it as loaded, however
     /// outdated it is by then.
     static LOADED: RefCell<(u64, HashMap<SessionIdHash, Arc<LiveSession>>)> = RefCell::default();
 }
@@ -176,7 +176,7 @@ impl Names {
                 let (id_hash, delta) = (self.id_hash(*id_hash), self.delta(changes));
                 let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
                 commit.expected = if_revision.map_or(Expected::Anything, Expected::Revision);
-                commit.basis = self.remembered(&id_hash);
+                commit.loaded = self.remembered(&id_hash);
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
                 self.committed(store.commit(&commit)?)
             }

@@ -265,11 +265,11 @@ impl Case {
 
     /// Checks that a merge into the session as loaded is the decision after a lookup that finds it
     /// unchanged.
-    fn check_basis(&self, commit: &mut Commit) {
+    fn check_loaded(&self, commit: &mut Commit) {
         let Found::Live { session, .. } = self.found() else { return };
-        commit.basis = Some(session.clone().into());
-        let merged = commit.merge_into_basis().map(|(basis, merged)| {
-            assert_eq!(*basis, session);
+        commit.loaded = Some(session.clone().into());
+        let merged = commit.merge_into_loaded().map(|(loaded, merged)| {
+            assert_eq!(*loaded, session);
             merged
         });
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
@@ -309,7 +309,7 @@ impl Case {
         commit.opened = self.opened();
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
-        self.check_basis(&mut commit);
+        self.check_loaded(&mut commit);
         match commit.decide(self.found()) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);

@@ -172,7 +172,9 @@ impl SessionTable {
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         let decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
-        decision.new_id().map_or(Ok(()), |id_hash| self.check_free(id_hash))?;
+        if let Some(id_hash) = decision.new_id() {
+            self.check_free(id_hash)?;
+        }
         match decision {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);

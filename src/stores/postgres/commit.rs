@@ -46,8 +46,8 @@ pub(super) async fn apply(
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
-    if let Some((basis, session)) = commit.merge_into_basis()
-        && update_basis(basis, &session, trips, sql).await?
+    if let Some((loaded, session)) = commit.merge_into_loaded()
+        && update_loaded(loaded, &session, trips, sql).await?
     {
         return Ok(CommitAnswer::done(session));
     }
@@ -121,26 +121,25 @@ pub(super) async fn apply(
     }
 }
 
-/// Stores the session if the `basis` that it was computed from is unchanged. Returns whether it
-/// was.
-async fn update_basis(
-    basis: &LiveSession,
+/// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether it was.
+async fn update_loaded(
+    loaded: &LiveSession,
     session: &LiveSession,
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<bool, CallFailure> {
     let record = &session.record;
     let params = [
-        basis.id_hash.as_bytes().into(),
-        revision_number(&basis.record).into(),
-        basis.record.seen.as_millis().into(),
+        loaded.id_hash.as_bytes().into(),
+        revision_number(&loaded.record).into(),
+        loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
         revision_number(record).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
     ];
-    Ok(!trips.write(Query::new(&sql.update_basis, params)).await?.is_empty())
+    Ok(!trips.write(Query::new(&sql.update_loaded, params)).await?.is_empty())
 }
 
 /// Creates a session in one trip. The statement and the unique index find a conflict.

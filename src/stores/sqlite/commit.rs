@@ -23,7 +23,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     let decision = commit.decide(found)?;
-    decision.new_id().map_or(Ok(()), |id_hash| tx.check_free(id_hash))?;
+    if let Some(id_hash) = decision.new_id() {
+        tx.check_free(id_hash)?;
+    }
     match decision {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
