@@ -291,7 +291,7 @@ impl Session {
                 action: plan.action.clone(),
                 delta: (plan.delta)(changes, load_state)?,
                 expected: changes.expected,
-                loaded: load_state.shared_session(),
+                loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,

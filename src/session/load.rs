@@ -55,16 +55,13 @@ impl LoadState {
     }
 
     pub(super) fn session(&self) -> Option<&LiveSession> {
-        match self {
-            LoadState::Live { session, .. } => Some(session),
-            _ => None,
-        }
+        self.shared_session().map(Arc::as_ref)
     }
 
-    /// Returns the session for a commit, which may outlive the state.
-    pub(super) fn shared_session(&self) -> Option<Arc<LiveSession>> {
+    /// Returns the session, which commits share.
+    pub(super) fn shared_session(&self) -> Option<&Arc<LiveSession>> {
         match self {
-            LoadState::Live { session, .. } => Some(session.clone()),
+            LoadState::Live { session, .. } => Some(session),
             _ => None,
         }
     }

@@ -217,12 +217,8 @@ impl SessionTable {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done {
-                    session,
-                    previous_id: Some(at),
-                    ended,
-                    evicted: Vec::new(),
-                })
+                let previous_id = Some(at);
+                Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {

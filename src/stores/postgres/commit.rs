@@ -121,7 +121,7 @@ pub(super) async fn apply(
     }
 }
 
-/// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether it was.
+/// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether so.
 async fn update_loaded(
     loaded: &LiveSession,
     session: &LiveSession,

@@ -45,35 +45,18 @@ pub(super) fn find(
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> Result<Found<FoundRow>> {
-    let to_error = || while_doing("look a session up");
-    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(to_error())? {
-        return Ok(found);
-    }
-    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(to_error())?;
-    Ok(replaced.unwrap_or(Found::Nothing))
-}
-
-fn by_id_hash(
-    connection: &Connection,
-    sql: &ReadSql,
-    id_hash: &SessionIdHash,
-    now: Timestamp,
-) -> rusqlite::Result<Option<Found<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_id_hash)?;
-    let mut rows = statement.query([id_hash.as_bytes()])?;
-    rows.next()?.map(|row| lookup(row, now)).transpose()
-}
-
-fn by_replaced_id(
-    connection: &Connection,
-    sql: &ReadSql,
-    id_hash: &SessionIdHash,
-    now: Timestamp,
-) -> rusqlite::Result<Option<Found<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
-    let mut rows = statement.query([id_hash.as_bytes()])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(lookup(row, now)?.by_replaced_id(replaced_id(row)?, now)))
+    let query = || -> rusqlite::Result<_> {
+        let mut by_id_hash = connection.prepare_cached(&sql.by_id_hash)?;
+        if let Some(row) = by_id_hash.query([id_hash.as_bytes()])?.next()? {
+            return lookup(row, now);
+        }
+        let mut by_replaced_id = connection.prepare_cached(&sql.by_replaced_id)?;
+        match by_replaced_id.query([id_hash.as_bytes()])?.next()? {
+            Some(row) => Ok(lookup(row, now)?.by_replaced_id(replaced_id(row)?, now)),
+            None => Ok(Found::Nothing),
+        }
+    };
+    query().map_err(while_doing("look a session up"))
 }
 
 /// Decodes the columns of a replaced id.
