@@ -241,7 +241,7 @@ impl Record {
             seen: self.seen.as_millis(),
             id_issued: self.id_issued.as_millis(),
             idle: self.limits.idle.map(duration_to_millis),
-            absolute: self.limits.absolute.map(Timestamp::as_millis),
+            absolute: self.limits.absolute_deadline.map(Timestamp::as_millis),
             persistent: self.persistent,
             revision: self.revision,
             client: self.client.as_ref().map(JsonClient::from),

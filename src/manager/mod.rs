@@ -155,7 +155,8 @@ impl SessionManager {
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the
-    /// response. Call it before the first byte of the response is sent.
+    /// response. Call it before the first byte of the response is sent. It is a method of the
+    /// manager, because handlers have the session, and must not close it.
     ///
     /// # Errors
     /// - [`ErrorKind::Closed`]: the session is already closed.

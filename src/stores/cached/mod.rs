@@ -177,7 +177,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         }
     }
 
-    /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
+    /// Invalidates what a commit that failed with an unknown outcome may have changed. The commit
     /// began at `began`.
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
         let presented = commit.id_hash;
@@ -290,7 +290,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
-    /// failed with an uncertain outcome. While the change waited, other requests may have filled in
+    /// failed with an unknown outcome. While the change waited, other requests may have filled in
     /// sessions that it has ended.
     fn mark_entries_stale(&self, now: Timestamp, began: Instant) {
         self.freshness.mark_stale_until(now + instant().saturating_duration_since(began));
@@ -365,7 +365,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let answer = match self.0.backing.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
-                if error.may_have_been_done() {
+                if error.has_unknown_outcome() {
                     self.invalidate_possible_change(commit, began);
                 }
                 return Err(error);

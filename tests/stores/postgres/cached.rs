@@ -53,7 +53,7 @@ fn a_merge_on_an_outdated_entry_loses_no_change() {
     let Loaded::Live(session) = outdated else { panic!("it is live") };
     merge(&here, &id_hash, &setting("here", 1)).unwrap();
     let mut commit = Commit::new(&id_hash, Action::Merge, setting("there", 1), NOW);
-    commit.basis = Some(session.into());
+    commit.loaded = Some(session.into());
     there.commit(&commit).unwrap();
     let record = live_at(&here, &id_hash, NOW + LIFE).unwrap().unwrap();
     for name in ["n", "here", "there"] {
@@ -73,7 +73,7 @@ fn a_busy_commit_that_did_nothing_keeps_the_cache() {
     merge(&direct, &cached, &setting("n", 2)).unwrap();
     let _lock = OpenTransaction::on(shared(), &format!("SELECT 1 FROM {table} FOR UPDATE"));
     let error = end(&store, &locked).unwrap_err();
-    assert_eq!((error.kind(), error.may_have_been_done()), (ErrorKind::Busy, false), "{error}");
+    assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false), "{error}");
     assert_eq!(cached_number(), Some(1), "from the cache");
 }
 

@@ -50,7 +50,7 @@ fn a_call_without_a_free_connection_is_busy_at_its_timeout() {
             assert!(Instant::now() < deadline, "the connection is free");
         };
         assert!(busy.to_string().contains("all 1 connections are in use"), "{busy}");
-        assert!(!busy.may_have_been_done());
+        assert!(!busy.has_unknown_outcome());
         drop(lock);
         waits.join().unwrap().unwrap();
     });
