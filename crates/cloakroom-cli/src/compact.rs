@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cloakroom::stores::sqlite::admin::{CompactMode, DatabaseInfo};
+use cloakroom::stores::sqlite::{CompactMode, DatabaseInfo};
 use indicatif::HumanBytes;
 
 use crate::CliContext;
@@ -13,10 +13,10 @@ use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
 pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
+    let file = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
     // Refuses a database without our table.
     context.location()?.open()?;
-    let before = admin.info()?;
+    let before = file.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let path = before.path.display().to_string();
     let bytes = size(&before);
@@ -39,7 +39,7 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
         _ => bar("releasing", "pages"),
     };
     let interrupt = Interrupt::listen()?;
-    let done = admin.compact(mode, interrupt.watch(&bar))?;
+    let done = file.compact(mode, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if done.is_break() {
         return Err(CliError::interrupted(match mode {
@@ -47,7 +47,7 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
             _ => "the pages released so far stay released",
         }));
     }
-    Ok(writeln!(out, "{bytes} before, {} now", size(&admin.info()?))?)
+    Ok(writeln!(out, "{bytes} before, {} now", size(&file.info()?))?)
 }
 
 /// Returns the size of the file, and of its log if it has one.

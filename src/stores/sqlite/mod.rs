@@ -16,7 +16,7 @@
 // mount
 // columns, error, paths
 
-pub mod admin;
+mod admin;
 mod builder;
 mod columns;
 mod commit;
@@ -37,6 +37,7 @@ mod store;
 mod wal;
 mod write;
 
+pub use admin::{CompactMode, DatabaseInfo, OpenFailure, RestoreReport, SqliteFile};
 pub use builder::{Durability, Journal, SqliteStoreBuilder};
 pub use rusqlite;
 pub use store::SqliteStore;
