@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::{Error, ErrorKind};
@@ -20,12 +19,9 @@ pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Writ
     context.location()?.refuse_conflict()?;
     let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
-    let bar = bar("copying", "pages");
-    let copied = store.file().backup_checked(&args.file, interrupt.watch(&bar))?;
-    bar.finish_and_clear();
-    if copied.is_break() {
-        return Err(CliError::interrupted("there is no copy"));
-    }
+    interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
+        store.file().backup_checked(&args.file, progress)
+    })?;
     let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
     let file = one_line(&args.file.display().to_string());
     Ok(writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?)
@@ -56,21 +52,12 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
     ask(&format!("{replaced}{effect}"), args.yes)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
-    let done = file.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
-    bar.finish_and_clear();
-    match done.map_err(restore_failure)? {
-        ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
-        ControlFlow::Continue(restored) => {
-            let verb = if restored.ended { "ended" } else { "kept" };
-            writeln!(
-                out,
-                "restored from {}; {verb} {}",
-                one_line(&from),
-                count_of_sessions(restored.live)
-            )?;
-            Ok(())
-        }
-    }
+    let restored = interrupt.run(&bar, "nothing was changed", |progress| {
+        file.restore(&args.file, args.keep, context.now, progress).map_err(restore_failure)
+    })?;
+    let verb = if restored.ended { "ended" } else { "kept" };
+    let sessions = count_of_sessions(restored.live);
+    Ok(writeln!(out, "restored from {}; {verb} {sessions}", one_line(&from))?)
 }
 
 /// Returns the error of a restore. [`ErrorKind::NotSetUp`] concerns the copy here, which `setup`

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 
 use crate::CliContext;
 use crate::arguments::CompactArgs;
-use crate::error::{CliError, CliResult};
+use crate::error::CliResult;
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
@@ -39,14 +39,11 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
         _ => bar("releasing", "pages"),
     };
     let interrupt = Interrupt::listen()?;
-    let done = file.compact(mode, interrupt.watch(&bar))?;
-    bar.finish_and_clear();
-    if done.is_break() {
-        return Err(CliError::interrupted(match mode {
-            CompactMode::Full => "the file is unchanged",
-            _ => "the pages released so far stay released",
-        }));
-    }
+    let state = match mode {
+        CompactMode::Full => "the file is unchanged",
+        _ => "the pages released so far stay released",
+    };
+    interrupt.run(&bar, state, |progress| file.compact(mode, progress))?;
     Ok(writeln!(out, "{bytes} before, {} now", size(&file.info()?))?)
 }
 

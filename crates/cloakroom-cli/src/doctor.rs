@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
-use crate::error::{CHOWN, CliError, CliResult, DAMAGED, FULL, UNREADABLE};
+use crate::error::{CliError, CliResult, DAMAGED, FULL};
 use crate::location::Location;
 use crate::output::{self, Colour, Style, one_line};
 use crate::processes::{self, ProcessInfo};
@@ -39,6 +38,16 @@ const MAX_LOG_BYTES: u64 = 2 * LOG_BYTES;
 
 /// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
+const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
+                                     and `restore` the last copy; without one see \"Damage \
+                                     without a copy\" in docs/operating.md";
+
+/// The remedy for files of another user than the service's.
+const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
+                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
+                                folder";
 
 /// The remedy for tables that keep ended sessions.
 pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
@@ -229,16 +238,13 @@ fn is_in_use(processes: &[ProcessInfo]) -> bool {
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
 fn is_full(path: &Path) -> bool {
-    host_checks::free_and_all_bytes(folder(path)).is_ok_and(|(free, _)| free < 64 << 10)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    host_checks::free_and_all_bytes(host_checks::folder(path))
+        .is_ok_and(|(free, _)| free < 64 << 10)
 }
 
 /// Checks the free space, of which the database needs so much to grow.
 fn check_disk(findings: &mut Findings<'_>, path: &Path, needed: u64) {
-    match host_checks::free_and_all_bytes(folder(path)) {
+    match host_checks::free_and_all_bytes(host_checks::folder(path)) {
         // A small volume would never have as much as is needed.
         Ok((free, all)) if free < needed.min(all / 10) => findings.problem(
             "disk",
@@ -392,15 +398,13 @@ fn check_integrity(
     interrupt: &Interrupt,
 ) -> CliResult<bool> {
     let spinner = spinner("checking the file");
-    let checked = file.check_file(quick, interrupt.watch(&spinner));
-    spinner.finish_and_clear();
-    match checked {
-        Ok(ControlFlow::Break(())) => Err(CliError::interrupted("the file was not checked")),
-        Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
+    let check = |progress| file.check_file(quick, progress);
+    match interrupt.run(&spinner, "the file was not checked", check) {
+        Ok(problems) if problems.is_empty() => {
             findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
         }
-        Ok(ControlFlow::Continue(problems)) => {
+        Ok(problems) => {
             let more = match problems.len() {
                 1 => String::new(),
                 count => format!(", and {} more", count - 1),
@@ -409,10 +413,11 @@ fn check_integrity(
             findings.problem("integrity", format!("{first}{more}"), DAMAGED);
             Ok(true)
         }
-        Err(error) => {
+        Err(CliError::Store(error)) => {
             findings.failed("integrity", &error);
             Ok(false)
         }
+        Err(interrupted) => Err(interrupted),
     }
 }
 
@@ -455,14 +460,10 @@ pub(crate) fn check_sessions(
         return Ok(());
     }
     let bar = bar("reading", "sessions");
-    let scanned = store.scan(interrupt.watch(&bar));
-    bar.finish_and_clear();
-    match scanned {
-        Err(error) => findings.failed("sessions", &error),
-        Ok(ControlFlow::Break(())) => {
-            return Err(CliError::interrupted("not every session was read"));
-        }
-        Ok(ControlFlow::Continue(report)) => {
+    match interrupt.run(&bar, "not every session was read", |progress| store.scan(progress)) {
+        Err(CliError::Store(error)) => findings.failed("sessions", &error),
+        Err(interrupted) => return Err(interrupted),
+        Ok(report) => {
             if report.undecodable == 0 {
                 let read = HumanCount(report.sessions);
                 findings.ok("sessions", format!("all {read} decode"));

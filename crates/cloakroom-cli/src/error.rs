@@ -18,29 +18,10 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
                                   elsewhere, and `restore` the last copy; without one see \
                                   \"Damage without a copy\" in docs/operating.md";
 
-/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
-pub(crate) const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
-                                     and `restore` the last copy; without one see \"Damage \
-                                     without a copy\" in docs/operating.md";
-
-/// The remedy for files of another user than the service's.
-pub(crate) const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
-                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
-                                folder";
-
-pub(crate) type CliResult<T = ()> = Result<T, CliError>;
-
 /// The remedy for a full disk.
 pub(crate) const FULL: &str = "free space on the disk, outside the database first";
 
-/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
-pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
-                                  database\" in docs/operating.md";
-
-/// The remedy for a SQLite database that a process has open by another name.
-pub(crate) const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
-                                     program and leave one name: see \"A second name\" in \
-                                     docs/operating.md";
+pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.
 #[derive(Debug)]

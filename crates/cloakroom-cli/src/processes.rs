@@ -7,8 +7,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{DELETED, OTHER_NAME};
-use crate::host_checks::with_suffix;
+use crate::host_checks::{folder, with_suffix};
+
+/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
+const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
+                                  database\" in docs/operating.md";
+
+/// The remedy for a SQLite database that a process has open by another name.
+const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
+                                     program and leave one name: see \"A second name\" in \
+                                     docs/operating.md";
 
 /// A process that has the database open, or had.
 pub(crate) struct ProcessInfo {
@@ -130,10 +138,6 @@ fn resolved(path: &Path) -> Option<PathBuf> {
     if let Ok(path) = fs::canonicalize(path) {
         return Some(path);
     }
-    let folder = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
     // The target of a link to nothing.
     let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
     Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))

@@ -35,7 +35,7 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         Printer::Json { any: false }
     } else {
         let shows_realm = realm.is_none();
-        let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+        let header = columns(HEADER.to_vec(), shows_realm);
         Printer::Table { table: context.style.table(header), shows_realm }
     };
     let mut left = args.limit.get();
@@ -133,9 +133,13 @@ fn nothing_in(message: &str, realm: Option<&Realm>, store: &dyn Admin) -> CliRes
 const HEADER: [&str; 9] =
     ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
 
-/// The header for sessions of one realm.
-const HEADER_IN_REALM: [&str; 8] =
-    ["PUBLIC_ID", "USER", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+/// Returns the columns of a row, without the realm if all sessions are of one.
+fn columns<T>(mut row: Vec<T>, shows_realm: bool) -> Vec<T> {
+    if !shows_realm {
+        row.remove(2);
+    }
+    row
+}
 
 /// The output of a list, page by page.
 enum Printer {
@@ -182,7 +186,7 @@ fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String
     let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
     // `show` prints the whole user agent.
     let short: String = agent.chars().take(40).collect();
-    let mut row = vec![
+    let row = vec![
         summary.public_id.to_string(),
         summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
         summary.realm.as_str().to_owned(),
@@ -193,10 +197,7 @@ fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String
         summary.bytes.to_string(),
         short,
     ];
-    if !shows_realm {
-        row.remove(2);
-    }
-    row
+    columns(row, shows_realm)
 }
 
 fn summary_json(summary: &Summary) -> Json {

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::CliContext;
 use crate::arguments::StatsArgs;
 use crate::error::CliResult;
-use crate::location::{Location, Properties};
+use crate::location::Properties;
 use crate::output::{self, Style};
 use crate::signals::Interrupt;
 
@@ -20,15 +20,14 @@ use crate::signals::Interrupt;
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let location = context.location()?;
-    let store = &*location.open_for_reading()?;
+    let store = &*context.location()?.open_for_reading()?;
     let Some(seconds) = args.watch else {
-        let report = Report::new(location, store, context, context.now, args.json)?;
+        let report = Report::new(store, context, context.now, args.json)?;
         return report.print(args.json, context, out);
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = Report::new(location, store, context, SystemClock.now(), args.json)?;
+        let report = Report::new(store, context, SystemClock.now(), args.json)?;
         if !args.json && context.style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
@@ -52,13 +51,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(
-        location: &Location,
-        store: &dyn Admin,
-        context: &CliContext,
-        now: Timestamp,
-        utc: bool,
-    ) -> CliResult<Self> {
+    fn new(store: &dyn Admin, context: &CliContext, now: Timestamp, utc: bool) -> CliResult<Self> {
         let sessions = store.session_index().stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
         let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
@@ -68,7 +61,7 @@ impl Report {
         Ok(Report {
             at: now,
             table: store.table().to_owned(),
-            properties: location.properties()?,
+            properties: context.location()?.properties()?,
             sessions,
             counts,
             days,
