@@ -13,7 +13,8 @@
 //!
 //! # Usage
 //!
-//! The adapters in [`web`] open and close the session. With rouille:
+//! The adapters in [`web`] open and close the session. The shortest start is rouille, which in
+//! production needs a proxy with [two settings](guide::servers#rouille):
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
@@ -101,7 +102,7 @@
 //! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in) |
 //! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_all`] | [signing in](guide::signing_in) |
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
-//! | How are forms protected from other sites? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
+//! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
 //! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
 //! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`CookieConfig`] | [configuration](guide::configuration), [cookies](guide::cookies) |
 //! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |

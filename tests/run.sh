@@ -147,5 +147,6 @@ stage examples cargo build --locked --examples --all-features
 # The instrument works; its figures are printed, not judged. It builds for release, as it measures.
 stage bench-clippy cargo clippy --locked -p cloakroom-bench -- -D warnings
 stage bench cargo run --locked --release -p cloakroom-bench -- limit --quick
+stage figures cargo run --locked --release -p cloakroom-bench -- chart --check
 stage package package_all
 print_summary

@@ -1,19 +1,31 @@
-//! The pictures and tables of docs/performance.md, from the figures in `bench/figures`.
+//! The pictures of docs/performance.md and the tables of figures in docs, from the figures in
+//! `bench/figures`.
 
-mod page;
+mod pages;
 mod pictures;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// Writes all pictures and tables, from `bench/figures` into `docs`.
-pub fn run() {
+/// A file, and the text that it should have.
+type Wanted = (PathBuf, String);
+
+/// Writes all pictures and tables, from `bench/figures` into `docs`. With `check` it panics instead
+/// if a file is outdated.
+pub fn run(check: bool) {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = bench.join("../docs");
     let runs = Runs::read(&bench.join("figures"));
-    pictures::draw(&runs, &docs);
-    page::fill(&runs, &docs.join("performance.md"));
+    for (path, text) in pictures::draw(&runs, &docs).into_iter().chain(pages::fill(&runs, &docs)) {
+        if check {
+            let is_current = fs::read_to_string(&path).is_ok_and(|current| current == text);
+            assert!(is_current, "{} is outdated: run the command `chart`", path.display());
+        } else {
+            fs::write(&path, text).expect("the file");
+        }
+    }
 }
 
 /// The figures: one run of each command.
@@ -31,7 +43,7 @@ impl Runs {
     fn read(folder: &Path) -> Self {
         let run = |name: &str| {
             let path = folder.join(name);
-            let text = std::fs::read_to_string(&path);
+            let text = fs::read_to_string(&path);
             let text = text.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             Run(serde_json::from_str(&text).expect("JSON"))
         };
@@ -91,6 +103,23 @@ impl Run {
     fn side(&self, name: &str, side: &str) -> f64 {
         let time = self.figure(name)["microseconds"][side].as_f64();
         time.unwrap_or_else(|| panic!("no `{side}` in `{name}`"))
+    }
+
+    /// The microseconds of one operation: of a ratio, or of one label of a series.
+    fn operation(&self, name: &str) -> f64 {
+        let Some((name, label)) = name.split_once(": ") else {
+            return self.side(name, "cloakroom");
+        };
+        let value = self.point(name, label);
+        match self.figure(name)["unit"].as_str() {
+            Some("rows a second") => 1e6 / value,
+            _ => value,
+        }
+    }
+
+    fn point(&self, name: &str, label: &str) -> f64 {
+        let value = self.figure(name)["points"][label].as_f64();
+        value.unwrap_or_else(|| panic!("no `{label}` in `{name}`"))
     }
 
     /// A value for each number of sessions, in ascending order.

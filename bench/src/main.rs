@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use report::Report;
 
-const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
+const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME] [--check]
 
   limit      cloakroom and hand-written SQLite on the same rows
   contention one visitor, while 400 threads update another session
@@ -51,7 +51,8 @@ const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--on
   --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
   --dir      the folder of the databases; a temporary folder by default
-  --only     only the ratios whose name begins with NAME";
+  --only     only the ratios whose name begins with NAME
+  --check    `chart` writes nothing, and fails if a picture or a table is outdated";
 
 /// The options of the command line.
 struct Options {
@@ -60,17 +61,20 @@ struct Options {
     json: Option<PathBuf>,
     dir: Option<PathBuf>,
     only: Option<String>,
+    check: bool,
 }
 
 /// Parses the command line. Returns `None` if it is malformed.
 fn parse(mut args: impl Iterator<Item = String>) -> Option<Options> {
     let command = args.next()?;
-    let mut options = Options { command, quick: false, json: None, dir: None, only: None };
+    let mut options =
+        Options { command, quick: false, json: None, dir: None, only: None, check: false };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--quick" => options.quick = true,
             "--json" => options.json = Some(args.next()?.into()),
             "--dir" => options.dir = Some(args.next()?.into()),
+            "--check" => options.check = true,
             "--only" => options.only = Some(args.next()?),
             _ => return None,
         }
@@ -97,7 +101,7 @@ fn run(options: &Options, report: &mut Report) -> bool {
         "postgres" => postgres::run(quick, report),
         "scale" => scale::run(quick, dir, report),
         "secrets" => secrets::run(quick, dir),
-        "chart" => chart::run(),
+        "chart" => chart::run(options.check),
         _ => return false,
     }
     true

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::{assert_none, files, relative, root, rust_files};
 
 /// The pages whose code the command line compiles, in its `src/readme_doctests.rs`.
@@ -174,6 +176,47 @@ fn the_page_of_settings_lists_every_setting() {
         }
     }
     assert_none(&missing);
+}
+
+/// A figure of a page is "about 25 µs (`merge_1t`)": a time, and the name of its row in bench/figures.
+#[test]
+fn figures_with_the_name_of_a_row_agree_with_it() {
+    let rows = measured_times();
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for page in pages() {
+        let text = page.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (at, _) in text.match_indices(" µs (`") {
+            let quoted = text[..at].rsplit(' ').next().unwrap();
+            let row = text[at..].split('`').nth(1).unwrap();
+            let (Ok(figure), Some(time)) = (quoted.parse::<f64>(), rows.get(row)) else { continue };
+            checked += 1;
+            if (figure / time - 1.0).abs() > 0.15 {
+                wrong.push(format!("{}: {figure} µs (`{row}`), measured: {time} µs", page.name));
+            }
+        }
+    }
+    assert_none(&wrong);
+    assert!(checked >= 3, "{checked}");
+}
+
+/// The microseconds of an operation of cloakroom, by the names of the rows in bench/figures.
+fn measured_times() -> BTreeMap<String, f64> {
+    let paths = files(&root().join("bench/figures"));
+    let runs = paths.iter().filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let mut times = BTreeMap::new();
+    for path in runs {
+        let run: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        for figure in run["figures"].as_array().unwrap() {
+            let points = figure["points"].as_object().filter(|points| points.len() == 1);
+            let only = points.and_then(|points| points.values().next());
+            if let Some(time) = figure["microseconds"].get("cloakroom").or(only) {
+                let name = figure["name"].as_str().unwrap().to_owned();
+                times.insert(name, time.as_f64().unwrap());
+            }
+        }
+    }
+    times
 }
 
 /// All pages of the repository.

@@ -6,8 +6,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::chart::page::thousands;
-use crate::chart::{Run, Runs};
+use crate::chart::pages::thousands;
+use crate::chart::{Run, Runs, Wanted};
 
 /// The colours: on a light page, and on a dark one.
 const PAPER: Paint = Paint(RGBColor(255, 255, 255), "#0d1117");
@@ -23,9 +23,9 @@ struct Paint(RGBColor, &'static str);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-pub fn draw(runs: &Runs, docs: &Path) {
-    picture(&docs.join("peers.svg"), 452, |area| peers(&runs.peers, area));
-    picture(&docs.join("scale.svg"), 340, |area| scale(&runs.scale, area));
+pub fn draw(runs: &Runs, docs: &Path) -> Vec<Wanted> {
+    let peers = picture(452, |area| peers(&runs.peers, area));
+    let scale = picture(340, |area| scale(&runs.scale, area));
     let limit = [
         ("load, 1 thread", "load_1t"),
         ("load, 8 threads", "load_8t"),
@@ -42,7 +42,7 @@ pub fn draw(runs: &Runs, docs: &Path) {
             (what, runs.limit.time_ratio(name), format!("{ours:.1} µs beside {theirs:.1} µs"))
         })
         .collect();
-    picture(&docs.join("limit.svg"), 90 + 34 * limit.len() as u32, |area| {
+    let limit = picture(90 + 34 * limit.len() as u32, |area| {
         let title = "Time of a request's session work; hand-written SQLite = 1 (less is better)";
         ratios(title, &limit, area);
     });
@@ -56,16 +56,19 @@ pub fn draw(runs: &Runs, docs: &Path) {
     ];
     let http: Vec<(&str, f64, String)> =
         http.into_iter().map(|(what, name)| (what, runs.http.value(name), String::new())).collect();
-    picture(&docs.join("http.svg"), 90 + 34 * http.len() as u32, |area| {
+    let http = picture(90 + 34 * http.len() as u32, |area| {
         let title = "Requests per second; without sessions = 1 (more is better)";
         ratios(title, &http, area);
     });
+    [("peers", peers), ("scale", scale), ("limit", limit), ("http", http)]
+        .map(|(name, svg)| (docs.join(name).with_extension("svg"), svg))
+        .into()
 }
 
 const WIDTH: u32 = 760;
 
 /// Draws one picture, and adds its colours for dark pages.
-fn picture(path: &Path, height: u32, draw: impl FnOnce(&Area)) {
+fn picture(height: u32, draw: impl FnOnce(&Area)) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -83,7 +86,7 @@ fn picture(path: &Path, height: u32, draw: impl FnOnce(&Area)) {
     night.push_str("}</style>\n");
     let head = svg.find('>').expect("an element") + 1;
     svg.insert_str(head, &format!("\n{night}"));
-    std::fs::write(path, svg).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    svg
 }
 
 fn write(area: &Area, text: &str, size: u32, paint: &Paint, at: (i32, i32), side: HPos) {

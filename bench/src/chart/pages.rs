@@ -1,9 +1,9 @@
-//! The tables of docs/performance.md, each of which replaces the text between two comments.
+//! The tables of figures in docs, each of which replaces the text between two comments of its page.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::chart::{Run, Runs};
+use crate::chart::{Run, Runs, Wanted};
 
 /// What each figure measures, by its name: on both sides, or first here and then on the other.
 const MEMORY: &[(&str, &str)] =
@@ -80,10 +80,63 @@ const POSTGRES: &[(&str, &str)] = &[
 const POSTGRES_AMOUNTS: &[(&str, &str)] =
     &[("postgres_sweep", "share of the slower of two cleaners on one table")];
 
-pub fn fill(runs: &Runs, path: &Path) {
-    let mut page = std::fs::read_to_string(path).expect("the page");
+/// The operations of docs/scaling.md, and their figures on SQLite, memcached and PostgreSQL.
+const COSTS: &[(&str, [&str; 3])] = &[
+    ("a load", ["load_1t", "memcached_load_1t", "postgres_load"]),
+    ("a load past the record cache", ["load_cold_1t", "", ""]),
+    ("a change", ["merge_1t", "memcached_merge", "postgres_merge"]),
+    ("a load and a change", ["request_1t", "", "postgres_request"]),
+    ("a sign-in", ["sign_in_1t", "", "postgres_operations: sign_in"]),
+    ("a renewal", ["", "", "postgres_operations: renew"]),
+    ("a sign-out", ["", "", "postgres_operations: sign_out"]),
+    ("a touch in a batch", ["touch_later: on the cleaner's thread", "", "postgres_touch"]),
+    ("a list of a user's 5 sessions", ["list", "", ""]),
+];
+const RATES: &[(&str, [&str; 3])] = &[
+    ("loads, 1 thread", ["load_1t", "memcached_load_1t", "postgres_load"]),
+    ("loads, 8 threads", ["load_8t", "memcached_load_8t", ""]),
+    ("loads, 32 threads", ["", "", "postgres_32t"]),
+    ("changes, 1 thread", ["merge_1t", "memcached_merge", "postgres_merge"]),
+    ("changes, 32 threads", ["merge_32t", "", ""]),
+    ("changes with `Durability::Full`, 32 threads", ["merge_full_32t", "", ""]),
+    ("sign-ins, 1 thread", ["sign_in_1t", "", "postgres_operations: sign_in"]),
+    ("sign-ins, 32 threads", ["sign_in_32t", "", ""]),
+    ("rows swept, 1 cleaner", ["sweep", "", ""]),
+    ("rows swept, 2 cleaners", ["", "", "postgres_sweep_rate: two cleaners"]),
+];
+
+/// The table and the indexes of PostgreSQL.
+const SIZES: &[(&str, &str)] = &[
+    ("table", "table"),
+    ("index on the number", "id"),
+    ("index on the id hash", "id_hash"),
+    ("index on the public id", "public_id"),
+    ("index on the user", "user"),
+    ("index for the sweep", "sweep"),
+];
+
+/// A table, after the name in the comment that begins it.
+type Named = (&'static str, String);
+
+pub fn fill(runs: &Runs, docs: &Path) -> Vec<Wanted> {
+    let page = |(name, tables): (&str, Vec<Named>)| {
+        let path = docs.join(name);
+        let mut page = std::fs::read_to_string(&path).expect("the page");
+        for (name, table) in tables {
+            let (begin, end) = (format!("<!-- figures: {name} -->\n"), "<!-- end -->");
+            let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
+            let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("no {end}"));
+            page = format!("{before}{begin}{table}{end}{after}");
+        }
+        (path, page)
+    };
+    [("performance.md", performance(runs)), ("scaling.md", scaling(runs))].map(page).into()
+}
+
+fn performance(runs: &Runs) -> Vec<Named> {
     let Runs { limit, peers, scale, http, memcached, postgres, contention } = runs;
-    for (name, table) in [
+    vec![
+        ("in short", in_short(runs)),
         ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
         ("limit", origin(limit) + &times(limit, "cloakroom", "hand-written", LIMIT)),
         ("limit, no ratios", amounts(limit, LIMIT_AMOUNTS)),
@@ -107,13 +160,72 @@ pub fn fill(runs: &Runs, path: &Path) {
                 + "\n"
                 + &amounts(postgres, POSTGRES_AMOUNTS),
         ),
-    ] {
-        let (begin, end) = (format!("<!-- figures: {name} -->\n"), "<!-- end -->");
-        let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
-        let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("no {end}"));
-        page = format!("{before}{begin}{table}{end}{after}");
-    }
-    std::fs::write(path, page).expect("the page");
+    ]
+}
+
+/// What a request costs, and what a server loses by it.
+fn in_short(Runs { limit, http, .. }: &Runs) -> String {
+    let none = number(limit.value("load_none") / 1e3);
+    let cost = |name| time(limit.side(name, "cloakroom"));
+    let rate = |name| per_second(limit.side(name, "cloakroom"));
+    let lost = |names: &[&str]| {
+        let percent = names.iter().map(|name| (100.0 * (1.0 - http.value(name))).round());
+        let (least, most) =
+            percent.fold((f64::MAX, f64::MIN), |(a, b), next| (a.min(next), b.max(next)));
+        if least < most { format!("{least} to {most} %") } else { format!("{most} %") }
+    };
+    let rows = [
+        format!("| does not use its session | {none} µs | – | – | – |"),
+        format!(
+            "| reads it | {} | {} | {} | {} |",
+            cost("load_1t"),
+            rate("load_8t"),
+            lost(&["http_read"]),
+            lost(&["rocket_read_inline", "rocket_read_crossing"]),
+        ),
+        format!(
+            "| changes it | {} | {} | {} | {} |",
+            cost("merge_1t"),
+            rate("merge_32t"),
+            lost(&["http_write"]),
+            lost(&["rocket_write_inline", "rocket_write_crossing"]),
+        ),
+        format!("| signs a user in | {} | {} | – | – |", cost("sign_in_1t"), rate("sign_in_32t"),),
+    ];
+    let head = "| a request that | takes | a second | rouille loses | Rocket loses |";
+    table(head, rows.into_iter())
+}
+
+fn scaling(runs: &Runs) -> Vec<Named> {
+    vec![
+        ("costs", stores(runs, COSTS, time)),
+        ("rates", stores(runs, RATES, per_second)),
+        ("size", postgres_size(&runs.postgres)),
+    ]
+}
+
+/// One operation in each row, on each of the stores.
+fn stores(runs: &Runs, rows: &[(&str, [&str; 3])], show: fn(f64) -> String) -> String {
+    let row = |(what, names): &(&str, [&str; 3])| {
+        let cells = [&runs.limit, &runs.memcached, &runs.postgres].into_iter().zip(names);
+        let cells = cells.map(|(run, name)| match *name {
+            "" => "–".to_owned(),
+            name => show(run.operation(name)),
+        });
+        format!("| {what} | {} |", cells.collect::<Vec<_>>().join(" | "))
+    };
+    table("| | SQLite | memcached | PostgreSQL, `fsync = off` |", rows.iter().map(row))
+}
+
+/// The bytes of a session, and the gigabytes of a hundred million.
+fn postgres_size(run: &Run) -> String {
+    let bytes = |label| run.point("postgres_size", label);
+    let sizes = SIZES.iter().map(|(what, label)| (*what, bytes(label)));
+    let all = SIZES.iter().map(|(_, label)| bytes(label)).sum();
+    let row = |(what, bytes): (&str, f64)| {
+        format!("| {what} | {bytes:.0} | {} GB |", number(bytes / 10.0))
+    };
+    table("| | bytes | 100 million sessions |", sizes.chain([("all", all)]).map(row))
 }
 
 /// The line about the run above a table.
@@ -141,7 +253,7 @@ fn times(run: &Run, ours: &str, other: &str, rows: &[(&str, &str)]) -> String {
         let bound = if at_most { bound } else { 1.0 / bound };
         let goal = goal(run, name, '≤', bound);
         let [ours, theirs] = [run.side(name, "cloakroom"), run.best_other(name).1].map(time);
-        let ratio = number(run.time_ratio(name));
+        let ratio = number_beside(run.time_ratio(name), bound);
         format!("| `{name}` | {what} | {ours} | {theirs} | **{ratio}** | {goal} |")
     };
     table(&head, rows.iter().map(row))
@@ -236,6 +348,22 @@ fn number(value: f64) -> String {
         value if value >= 0.095 => format!("{value:.2}"),
         value => format!("{value:.3}"),
     }
+}
+
+/// With one more digit where the number would look like the goal.
+fn number_beside(value: f64, goal: f64) -> String {
+    let shown = number(value);
+    if value != goal && shown == number(goal) { format!("{value:.3}") } else { shown }
+}
+
+/// The operations a second, at microseconds for each.
+fn per_second(microseconds: f64) -> String {
+    three_digits(1e6 / microseconds)
+}
+
+/// A whole number with three significant digits.
+fn three_digits(value: f64) -> String {
+    thousands(format!("{value:.2e}").parse().expect("a number"))
 }
 
 /// A whole number with separators of thousands.
