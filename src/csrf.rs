@@ -43,13 +43,25 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
 pub enum CsrfCheck {
     /// A page of this session sent the token.
     Valid,
-    /// The token is not one of this session. Another site may have caused the request.
+    /// The token is not one of this session. A page of another origin may have sent the request.
     Invalid,
 }
 
 impl Session {
-    /// Returns a CSRF token of this session, for a form in the response. Another site cannot know
-    /// it, so a request with a valid token comes from a page of this session.
+    /// Returns a CSRF token of this session, for a form in the response. Pages of other origins do
+    /// not know it, so a request with a valid token comes from a page of this session.
+    ///
+    /// ```
+    /// use cloakroom::Session;
+    ///
+    /// /// A page whose script sends the token back in a header, for `verify_csrf`.
+    /// fn page(session: &Session) -> cloakroom::Result<String> {
+    ///     Ok(format!("<meta name=csrf content={}>", session.csrf_token()?))
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # assert!(page(&sessions.open(None))?.contains("content="));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// Every call returns a different token. All of them are valid until the session ends or the
     /// next [`sign_in`](Self::sign_in); a renewal does not change that.

@@ -2,8 +2,22 @@
 //! crate](crate#guide) says which page answers which question.
 
 // Only rustdoc compiles this. It also tests the code on the pages, and runs it unless it is marked
-// `no_run`. `guide.html` is a script that rewrites the pages' links. It is left out of the tests,
-// which would be named after its file.
+// `no_run`. `guide.html` has the names of methods to which code on the pages is linked, and the
+// script that does so and rewrites the pages' links. It is left out of the tests, which would be
+// named after its file.
+
+// For the names in `guide.html`.
+use crate::cookie::CookieConfig;
+use crate::cross_origin::CrossOrigin;
+use crate::manager::{SessionManager, SessionManagerBuilder};
+use crate::session::Session;
+use crate::stores::cached::{CachedStore, CachedStoreBuilder};
+#[cfg(feature = "memcached")]
+use crate::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
+#[cfg(feature = "postgres")]
+use crate::stores::postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(all(feature = "sqlite", unix))]
+use crate::stores::sqlite::{SqliteStore, SqliteStoreBuilder};
 
 macro_rules! pages {
     ($($name:ident: $path:literal;)*) => {$(
@@ -25,6 +39,7 @@ pages! {
     forms: "../docs/forms.md";
     getting_started: "../docs/getting-started.md";
     guarantees: "../docs/guarantees.md";
+    ids: "../docs/ids.md";
     moving: "../docs/moving.md";
     own_tables: "../docs/own-tables.md";
     performance: "../docs/performance.md";

@@ -1,11 +1,17 @@
 //! The interface for authors of adapters for web frameworks.
 //!
-//! Applications need only [`HandlerError`]; [`web`](crate::web) has the existing adapters.
+//! Applications need only [`HandlerError`] from here. [`web`](crate::web) has a table of the
+//! existing adapters.
 //!
-//! An adapter translates the request and the response of a framework. [`Adapter::run`] does
-//! everything else: it checks the origin of the request, opens the session, runs the handler,
-//! catches its panics, closes the session and adds the header fields to the response.
-//! `src/web/tiny_http.rs` is a short adapter.
+//! An adapter has three parts:
+//!
+//! 1. It makes a [`RequestHead`] of the framework's request, by [`Adapter::head`].
+//! 2. It implements [`Response`] for the framework's response.
+//! 3. It calls [`Adapter::run`], which does the rest: it checks the origin of the request, opens
+//!    the session, runs the handler, catches its panics, closes the session and adds the header
+//!    fields to the response.
+//!
+//! The example at [`Adapter`] has all three; `src/web/tiny_http.rs` is a short adapter.
 
 mod handler_error;
 

@@ -1,8 +1,86 @@
-//! The interface of stores, which may change in a minor version. A store implements [`Store`],
-//! whose methods have no defaults, so that no implementation omits one; a store around another one
-//! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
-//! sessions or have background work; their types for lists are in [`manager`](crate::manager).
-//! [`Commit::decide`] decides for all stores what a commit does.
+//! The interface of stores, which may change in a minor version.
+//!
+//! | implement | for |
+//! |---|---|
+//! | [`Store`] | a store; no method has a default, so that no implementation omits one |
+//! | [`SessionIndex`] | a store that can list sessions; the types of lists are in [`manager`](crate::manager) |
+//! | [`Maintenance`] | a store with background work |
+//! | [`StoreWrapper`] | a store around another one |
+//! | [`Cache`] | a cache for a [`CachedStore`](crate::stores::cached::CachedStore) |
+//!
+//! A commit has the same three steps in every store, in one atomic step of the medium: look the
+//! session up, which gives a [`Found`]; let [`Commit::decide`] decide; execute the [`Decision`].
+//! The heart of a store in a map:
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use std::sync::Mutex;
+//!
+//! use cloakroom::Result;
+//! use cloakroom::backend::{
+//!     Commit, CommitAnswer, Decision, EndedSession, Found, LiveSession, Missing, Record,
+//! };
+//! use cloakroom::clock::Timestamp;
+//! use cloakroom::id::SessionIdHash;
+//!
+//! type Rows = HashMap<SessionIdHash, Record>;
+//!
+//! /// `at` is the position of the session, which the decision contains.
+//! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
+//!     match rows.get(&id_hash) {
+//!         None => Found::Nothing, // or a replaced id, which a store must remember
+//!         Some(record) if !record.is_live(now) => Found::expired(id_hash, record),
+//!         Some(record) => {
+//!             let session = LiveSession { record: record.clone(), id_hash };
+//!             Found::Live { session, at: id_hash }
+//!         }
+//!     }
+//! }
+//!
+//! /// `Store::load` is `Ok(find(&rows, *id_hash, now).into())`, and `Store::commit` is this.
+//! fn commit(rows: &Mutex<Rows>, commit: &Commit) -> Result<CommitAnswer> {
+//!     let mut rows = rows.lock().unwrap(); // a database begins a transaction here
+//!     match commit.decide(find(&rows, commit.id_hash, commit.now))? {
+//!         // An insert must fail with `ErrorKind::Conflict` if the id hash is taken.
+//!         Decision::Insert { session, .. } | Decision::Update { session, .. } => {
+//!             rows.insert(session.id_hash, session.record.clone());
+//!             Ok(CommitAnswer::done(session))
+//!         }
+//!         Decision::Move { at, session, .. } => {
+//!             rows.remove(&at); // and remember `at` as a replaced id
+//!             rows.insert(session.id_hash, session.record.clone());
+//!             let (previous_id, ended, evicted) = (Some(at), vec![], vec![]);
+//!             Ok(CommitAnswer::Done { session, previous_id, ended, evicted })
+//!         }
+//!         Decision::Touch { at, session } => {
+//!             rows.insert(at, session.record.clone());
+//!             Ok(CommitAnswer::Unchanged(session))
+//!         }
+//!         Decision::End { at, public_id, user } => {
+//!             rows.remove(&at);
+//!             Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
+//!         }
+//!         Decision::RemoveExpired { at } => {
+//!             rows.remove(&at);
+//!             Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
+//!         }
+//!         Decision::Answer(answer) => Ok(answer),
+//!     }
+//! }
+//! # use cloakroom::Lifetime;
+//! # use cloakroom::backend::{Action, Delta, NewSession};
+//! # let (rows, now) = (Mutex::default(), Timestamp::from_millis(0));
+//! # let id_hash = SessionIdHash::from_bytes([1; 32]);
+//! # let new_session = NewSession::new(Lifetime::default().starting(now))?;
+//! # let create = Commit::new(&id_hash, Action::Create(new_session), Delta::new(), now);
+//! # assert!(matches!(commit(&rows, &create)?, CommitAnswer::Done { .. }));
+//! # let end = Commit::new(&id_hash, Action::End, Delta::new(), now);
+//! # assert!(matches!(commit(&rows, &end)?, CommitAnswer::Ended(_)));
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! The example `examples/own_store.rs` is a complete store of 200 lines, with replaced ids and
+//! refused conflicts. [`conformance`](crate::conformance) checks every guarantee of a store.
 
 mod batch_pacer;
 mod cache;

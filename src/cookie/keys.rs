@@ -15,8 +15,8 @@ use crate::id::RealmTag;
 /// The keys that sign or encrypt cookies. The first key is used for new cookies; all keys are tried
 /// for received ones.
 ///
-/// Neither adds secrecy, because an id is random. Their use is that forged ids are refused without
-/// asking the store.
+/// Signing and encryption keep nothing secret, because an id is random. They let the application
+/// refuse forged ids without asking the store.
 ///
 /// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid and
 /// are sent again under the new key. Removing a key invalidates its cookies.

@@ -1,4 +1,9 @@
-//! The configuration of the session cookie.
+//! The configuration of the session cookie: its name and attributes, [`SameSite`], and with the
+//! feature `cookie-keys` the keys that sign or encrypt it.
+//!
+//! Most applications set only the [name](CookieConfig::name), if several applications run on one
+//! host, or use [`CookieConfig::insecure_http`] in development. The
+//! [guide](crate::guide::cookies) describes the behavior of browsers.
 
 // Also the conversion between ids and header fields: the session reads ids from `Cookie` fields and
 // writes `Set-Cookie` fields. Uses `clock`, `error` and `id`.
@@ -130,9 +135,9 @@ impl CookieConfig {
         }
     }
 
-    /// Makes a configuration for plain HTTP: the name `id`, without Secure. It is needed on hosts
-    /// other than localhost, and on localhost in Safari. An attacker who can read the connection
-    /// can use the session.
+    /// Makes a configuration for plain HTTP: the name `id`, without Secure. Without TLS, every host
+    /// but localhost needs it, and Safari needs it on localhost too. An attacker who can read the
+    /// connection can use the session.
     pub fn insecure_http() -> Self {
         CookieConfig::new().name("id").secure(false)
     }

@@ -210,6 +210,16 @@ impl SessionManagerBuilder {
     /// removes both cookies. Keep this setting for the absolute limit of sessions, 30 days by
     /// default.
     ///
+    /// ```
+    /// # use cloakroom::{CookieConfig, MemoryStore, SessionManager};
+    /// // The cookie was `__Host-id` until now.
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .cookie(CookieConfig::new().name("__Host-shop"))
+    ///     .former_cookie_name("__Host-id")
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// Under a former name the manager looks in two realms: in the default realm of that name, and
     /// in its own [`realm`](Self::realm) if one is set.
     ///
@@ -286,6 +296,17 @@ impl SessionManagerBuilder {
     ///
     /// Building the manager fails if this is less than the idle limit of one of its lifetimes.
     ///
+    /// ```
+    /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
+    /// # use std::time::Duration;
+    /// let hour = Duration::from_secs(3600);
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .lifetime(Lifetime::idle(hour).with_absolute(24 * hour))
+    ///     .max_idle_limit(8 * hour) // a handler may call `session.set_idle_limit(8 * hour)`
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// Change it if a handler gives some sessions a longer idle limit.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
@@ -310,10 +331,22 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// Sets how long the replaced id stays valid after [`Session::renew`](crate::Session::renew),
-    /// for overlapping requests. At most one minute, because a renewal may be meant to invalidate a
-    /// stolen id. Defaults to zero. It does not apply to a sign-in, which has no grace, nor to a
-    /// renewal by age ([`renew_every`](Self::renew_every)), whose grace is one minute.
+    /// Sets how long the replaced id stays valid for overlapping requests after
+    /// [`Session::renew`](crate::Session::renew) and
+    /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
+    /// because a renewal may be meant to invalidate a stolen id. Defaults to zero.
+    ///
+    /// It does not apply to a sign-in, which has no grace, nor to a renewal by age
+    /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// # use std::time::Duration;
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .renewal_grace(Duration::from_secs(10)) // for the other requests of the page
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// Change it if requests of the page are in flight when a handler calls `renew`: without a
     /// grace they find no session and store nothing.
@@ -331,15 +364,10 @@ impl SessionManagerBuilder {
     /// request tries again. No id is renewed by a prefetch, by a request that
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
-    /// The replaced id stays valid for one minute. What a request with it gets depends on the time
-    /// between the renewal and the opening of the request:
-    ///
-    /// | time | the request | reason |
-    /// |---|---|---|
-    /// | up to 10 seconds | uses the session | it overlaps the renewal |
-    /// | 10 to 60 seconds | uses the session, and gets another new id | its client may not have received the first |
-    /// | 10 to 60 seconds, with [`renewal_grace`](Self::renewal_grace) set | uses the session, and gets no new id | a handler may have replaced the id because it was stolen |
-    /// | more than 60 seconds | finds no session; [`ReplacedIdUsed`](Event::ReplacedIdUsed) is raised | |
+    /// The replaced id stays valid for one minute. A request that presents it after ten seconds
+    /// gets another new id, because its client may not have received the first one; but not within
+    /// the [`renewal_grace`](Self::renewal_grace), because a handler may have replaced a stolen id.
+    /// The guide has [a table](crate::guide::ids#what-an-old-id-does).
     ///
     /// Change it if a stolen id should be valid for a limited time only.
     ///
@@ -360,14 +388,9 @@ impl SessionManagerBuilder {
     /// be stolen. Both the user and a thief are then signed out. Defaults to false: a client that
     /// lost the response with its new id presents the replaced one too.
     ///
-    /// | the id was replaced by | the setting applies |
-    /// |---|---|
-    /// | a sign-in, or [`Session::renew`](crate::Session::renew) without a grace | from 10 seconds to 10 minutes after it |
-    /// | [`Session::renew`](crate::Session::renew) with a [grace](Self::renewal_grace) | from the end of the grace, and at least 10 seconds, to 10 minutes after the end of the grace |
-    /// | a renewal [by age](Self::renew_every) | from 1 minute to 11 minutes after it |
-    ///
-    /// A sign-in ends all graces. After these times, and beyond the latest eight replaced ids of a
-    /// session, the id is unknown. With false, a request within these times only raises
+    /// The setting applies to a request that is opened more than ten seconds after the replacement
+    /// and after the end of the id's grace, until the id is unknown: the guide has [the
+    /// times](crate::guide::ids#end_session_on_replaced_id). With false, such a request only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
     ///
     /// Change it if a replaced id that is presented again should count as stolen.
@@ -382,16 +405,11 @@ impl SessionManagerBuilder {
     ///
     /// ```
     /// use cloakroom::session::OnLoadFailure;
-    /// use cloakroom::{ErrorKind, MemoryStore, SessionManager};
+    /// # use cloakroom::{MemoryStore, SessionManager};
     ///
     /// let sessions = SessionManager::builder(MemoryStore::new())
     ///     // While the store fails, pages are shown as to a visitor without a session.
     ///     .on_load_failure(OnLoadFailure::TreatAsAnonymous)
-    ///     .error_status(|kind| match kind {
-    ///         ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Full => 503,
-    ///         ErrorKind::CrossOrigin => 403,
-    ///         _ => 500,
-    ///     })
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
@@ -422,7 +440,6 @@ impl SessionManagerBuilder {
     /// let five = const { NonZeroU32::new(5).unwrap() };
     /// let sessions = SessionManager::builder(MemoryStore::new())
     ///     .max_sessions_per_user(five, AtLimit::EndOldest)
-    ///     .max_bytes(16 * 1024)
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
@@ -450,6 +467,21 @@ impl SessionManagerBuilder {
     /// Sets the HTTP status of a response to a request that failed with an error of this crate.
     /// Defaults to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable),
     /// 403 for [`CrossOrigin`](ErrorKind::CrossOrigin), and 500 for all other kinds.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// use cloakroom::ErrorKind;
+    ///
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .error_status(|kind| match kind {
+    ///         // The clients try again after a 503, also if the disk was full.
+    ///         ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Full => 503,
+    ///         ErrorKind::CrossOrigin => 403,
+    ///         _ => 500,
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// Change it if a proxy or a client expects other statuses.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
@@ -497,6 +529,15 @@ impl SessionManagerBuilder {
     /// browsers apply both in order. A sign-out whose response begins a new session sends one
     /// field.
     ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .no_store_when_signed_in(true)
+    ///     .clear_site_data(true) // for what was stored before
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// Change it if no cache may store pages of signed-in users.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
@@ -513,15 +554,6 @@ impl SessionManagerBuilder {
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
     ///
     /// Change it if the back button should keep the text that was typed into a form.
-    ///
-    /// ```
-    /// # use cloakroom::{MemoryStore, SessionManager};
-    /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .no_store_when_signed_in(true)
-    ///     .clear_site_data(true)
-    ///     .build()?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
     pub fn no_store_with_csrf_token(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_with_csrf_token = no_store)
     }

@@ -79,9 +79,9 @@ impl SessionManager {
         SessionManagerBuilder::new(store)
     }
 
-    /// Returns a clone for threads that must not block. It and the sessions that it opens make each
-    /// call that may block through `blocking_hook`. This is for adapters of frameworks that run
-    /// handlers on such threads.
+    /// Returns a clone that makes each call that may block through `blocking_hook`, as do the
+    /// sessions that it opens. This is for adapters of frameworks that run handlers on threads that
+    /// must not block.
     #[must_use]
     pub fn with_blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
         let blocking = BlockingCalls { hook: Some(blocking_hook) };

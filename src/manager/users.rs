@@ -104,7 +104,26 @@ impl SessionManager {
         Ok(SessionPage { sessions, next: page.next })
     }
 
-    /// Lists one page of the live sessions of this manager, the newest first.
+    /// Lists one page of the live sessions of this manager that match `filter`, the newest first:
+    /// those of one user, or with [`SessionFilter::All`] those of all users and visitors.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager};
+    /// use cloakroom::manager::{Page, SessionFilter};
+    /// use std::num::NonZeroUsize;
+    ///
+    /// # let sessions = SessionManager::new(MemoryStore::new())?;
+    /// const LIMIT: NonZeroUsize = NonZeroUsize::new(100).unwrap();
+    /// let mut next = Some(Page::first(LIMIT));
+    /// while let Some(page) = next {
+    ///     let list = sessions.list_page(&SessionFilter::All, page)?;
+    ///     for session in &list.sessions {
+    ///         println!("{} {:?} {}", session.public_id, session.user, session.seen);
+    ///     }
+    ///     next = list.next.map(|cursor| Page::after(LIMIT, cursor));
+    /// }
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors).
@@ -215,9 +234,21 @@ impl SessionManager {
         }
     }
 
-    /// Changes the user key of all sessions of `from` to `to`, in one atomic step for each realm,
-    /// for a user whose key has changed, such as an e-mail address. Returns their number, with
-    /// expired sessions that are not swept yet.
+    /// Changes the user key of all sessions of `from` to `to`, for a user whose key has changed,
+    /// such as an e-mail address. Each realm is changed in one atomic step. Returns the number of
+    /// sessions, with expired ones that are not swept yet.
+    ///
+    /// ```
+    /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+    /// # let sessions = SessionManager::new(MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let (from, to) = (UserKey::new("ada@old.example")?, UserKey::new("ada@new.example")?);
+    /// # assert_eq!(session.sign_in(from.clone())?, SignIn::Done);
+    /// // After the change of the address in the user's row:
+    /// assert_eq!(sessions.rename_user(&from, &to)?, 1);
+    /// # assert_eq!(sessions.count_for_user(&to)?, 1);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// Change the account first, so that no later sign-in uses the former key. A request that has
     /// read its session before still sees the former key. The limit per user applies at the next
@@ -242,6 +273,20 @@ impl SessionManager {
 
     /// Ends all sessions that an identity provider knows by this id, and returns their number. Use
     /// it for OpenID Connect Back-Channel Logout.
+    ///
+    /// ```
+    /// # use cloakroom::{Authentication, MemoryStore, SessionManager, SignIn, UserKey};
+    /// use cloakroom::id::IdpSessionId;
+    ///
+    /// # let sessions = SessionManager::new(MemoryStore::new())?;
+    /// # let (session, ada) = (sessions.open(None), UserKey::new("ada")?);
+    /// // At the sign-in, the `sid` of the provider's ID token:
+    /// let how = Authentication::new().idp_session_id(IdpSessionId::new("08a5019c")?);
+    /// assert_eq!(session.sign_in_with(ada, &how)?, SignIn::Done);
+    /// // Later, the `sid` of the provider's logout token, whose signature was verified:
+    /// assert_eq!(sessions.revoke_by_idp_session(&IdpSessionId::new("08a5019c")?, None)?, 1);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).

@@ -26,7 +26,7 @@ use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, Stat
 #[must_use]
 #[non_exhaustive]
 pub enum CommitOutcome {
-    /// The changes are stored, or there were none.
+    /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
     /// They were discarded: the session had ended, or its id had been replaced, before they could
     /// be stored.

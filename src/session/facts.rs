@@ -14,6 +14,17 @@ use crate::session::Session;
 impl Session {
     /// Returns the signed-in user; `None` if there is none.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let greeting = match session.user()? {
+    ///     Some(user) => format!("Hello, {user}"),
+    ///     None => "Hello, stranger".to_owned(),
+    /// };
+    /// # assert_eq!(greeting, "Hello, stranger");
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn user(&self) -> Result<Option<UserKey>> {
@@ -39,7 +50,17 @@ impl Session {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Returns the public id of the session, for pages and logs; `None` if there is no session.
+    /// Returns the public id of the session, for pages and logs; `None` if there is no session. It
+    /// is of no use to a thief, because no request finds a session by it.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// if let Some(public_id) = session.public_id()? {
+    ///     println!("session {public_id} places an order");
+    /// }
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
@@ -118,7 +139,19 @@ impl Session {
     }
 
     /// Returns the address of the client, if it is known. Behind a proxy this is the proxy's,
-    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
+    /// unless [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set. The
+    /// call does not read the session.
+    ///
+    /// ```
+    /// use cloakroom::adapter::RequestHead;
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    ///
+    /// // An adapter passes the address on:
+    /// let peer = std::net::IpAddr::from([192, 0, 2, 7]);
+    /// let session = sessions.open(RequestHead::new().peer_addr(peer));
+    /// assert_eq!(session.client_address(), Some(peer));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     #[must_use]
     pub fn client_address(&self) -> Option<IpAddr> {
         self.address

@@ -104,17 +104,18 @@ pub use sign_in::SignIn;
 ///
 /// # Activity
 /// The idle limit restarts at a request's first use of its session, not at the request's end. This
-/// activity is written only if a fortieth of the limit has passed since the last time, with the
-/// next commit, and otherwise:
+/// activity is stored only if a fortieth of the limit has passed since activity was last stored.
+/// The request's commit stores it. If the request stores nothing else, it is stored at one of these
+/// times:
 ///
-/// | at the first read, the idle limit | the activity is written |
+/// | at the first read, the session would end | the activity is stored |
 /// |---|---|
-/// | ends within two seconds, or is below a minute | by that read |
-/// | ends within ten minutes | by the cleaner, within a second of that read |
-/// | ends later | by the cleaner, within a second of the request's end |
+/// | within two seconds, or its idle limit is below a minute | by that read |
+/// | within ten minutes | by the cleaner, within a second of that read |
+/// | later | by the cleaner, within a second of the request's end |
 ///
 /// So if a handler works for long, read the session first. If there is no cleaner, or its queue is
-/// full, the request writes the activity itself. A request that only writes restarts the limit with
+/// full, the request stores the activity itself. A request that only writes restarts the limit with
 /// its commit.
 pub struct Session {
     context: Arc<Context>,
@@ -326,12 +327,13 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the realm of the ids that this session issues. Returns the time at which the request
-    /// was opened; `now` if it presents no id, or if the clock was set back meanwhile.
+    /// Returns the time at which the request was opened; `now` if it presents no id, or if the
+    /// clock was set back meanwhile.
     fn opened(&self, now: Timestamp) -> Timestamp {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }
 
+    /// Returns the realm of the ids that this session issues.
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
     }

@@ -105,8 +105,8 @@ impl Session {
     /// provider joins; another one gives the session a new id. An idle limit of the second replaces
     /// that of the first.
     ///
-    /// Send the response soon: a request that presents the old id, and is opened more than ten
-    /// seconds after the sign-in, reads no session, and a write begins a new one.
+    /// Send the response soon: a request that is opened more than ten seconds later and still
+    /// presents [the old id](crate::guide::ids) finds no session, and a write begins a new one.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier

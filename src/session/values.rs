@@ -77,6 +77,15 @@ impl Session {
     /// Returns the names of all values, sorted, without the names of this crate, which begin with
     /// `cloakroom.`.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("theme", "dark")?;
+    /// session.set("cart", [1, 2, 3])?;
+    /// assert_eq!(session.keys()?, ["cart", "theme"]);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn keys(&self) -> Result<Vec<String>> {
@@ -91,9 +100,14 @@ impl Session {
     /// [`update`](Self::update).
     ///
     /// Does not load the session: the change is merged into the stored session at the end of the
-    /// request. Despite the `Ok` it is discarded if another request ends the session or replaces
-    /// its id before that. To know the result, call [`commit`](Self::commit), which returns
-    /// [`Discarded`](CommitOutcome::Discarded) then.
+    /// request. If another request ends the session or replaces its id before that, the change is
+    /// discarded despite the `Ok`, and [`commit`](Self::commit) returns
+    /// [`Discarded`](CommitOutcome::Discarded).
+    ///
+    /// There is one exception: if this request has not read the session, and it expires, is evicted
+    /// or is ended by another process, the change begins a new, anonymous session, and `commit`
+    /// returns [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user) first if the change
+    /// must go only into the session of that user.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -157,7 +171,8 @@ impl Session {
         Ok(value)
     }
 
-    /// Removes every value. The session continues, and its user stays signed in.
+    /// Removes every value and flash message, and invalidates the [CSRF tokens](Self::csrf_token)
+    /// of earlier pages. The session continues, and its user stays signed in.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -184,6 +199,21 @@ impl Session {
     /// changes. So `f` must depend on its argument only, and the result returned here may differ
     /// from the stored one. The result is discarded if another request ends the session or replaces
     /// its id before. If that matters, use [`update_now`](Self::update_now).
+    ///
+    /// `f` can run again after the handler has returned, so it owns what it uses, and clones what
+    /// it stores:
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let name = "ada".to_owned(); // from a form
+    /// session.update("names", move |names: Option<Vec<String>>| {
+    ///     let mut names = names.unwrap_or_default();
+    ///     names.push(name.clone());
+    ///     names
+    /// })?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// At most 64 requests wait to update one session. In further ones this call succeeds, and
     /// [`commit`](Self::commit), [`update_now`](Self::update_now) or the end of the request fails

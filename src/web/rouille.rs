@@ -1,10 +1,12 @@
-//! Sessions for rouille.
+//! Sessions for rouille. For each request, the application calls [`session`] with its handler.
 //!
-//! Handlers call [`session`].
+//! rouille's server has two defects, which a proxy in front of it can hide by [two
+//! settings](crate::guide::servers#rouille):
 //!
-//! On a connection that the client has kept open, rouille's server delays the body of most
-//! responses above 1 KiB by some 40 ms, and has no setting against it. The adapter for tiny_http
-//! avoids the delay.
+//! - On a connection that the client has kept open, it delays the body of most responses above
+//!   1 KiB by some 40 ms. The [adapter for tiny_http](crate::web) avoids the delay.
+//! - It closes the connection of a request whose cookie has a non-ASCII byte. Any script of the
+//!   site can set such a cookie, and then this browser cannot reach the site.
 
 use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};

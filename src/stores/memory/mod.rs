@@ -1,4 +1,5 @@
-//! Sessions in the memory of one process, and a cache in front of another store.
+//! Sessions in the memory of one process: [`MemoryStore`]. Also [`MemoryCache`], a cache for a
+//! [`CachedStore`](crate::stores::cached::CachedStore).
 
 mod cache;
 

@@ -208,10 +208,10 @@ impl SqliteStoreBuilder {
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// A tenth of the file is reserved for sessions of users. When less is free, each commit of an
-    /// anonymous session first evicts some 64 other anonymous ones, of all realms, those with the
-    /// earliest deadlines first. When less than a twentieth is free, a sign-in does this too.
-    /// Sessions of users are never evicted. A change that does not fit fails with
+    /// A tenth of the file is reserved for sessions of users. While less than that is free, each
+    /// commit of an anonymous session first evicts some 64 other anonymous sessions of any realm:
+    /// those with the earliest deadlines. While less than a twentieth is free, a sign-in does so
+    /// too. Sessions of users are never evicted. A change that does not fit fails with
     /// [`ErrorKind::Full`].
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }

@@ -2,6 +2,16 @@
 //!
 //! The file may be the application's own database. The store accesses only the tables of the chosen
 //! name, and the history of migrations `cloakroom_migrations`.
+//!
+//! | to | call |
+//! |---|---|
+//! | open the file with the default settings, and make its tables if they are missing | [`SqliteStore::open`] |
+//! | change a setting, such as the durability or the name of the tables | [`SqliteStore::builder`] |
+//! | read and write the application's own tables in the file | [`SqliteStore::connect`] |
+//! | back up, check, inspect or compact the file | [`SqliteStore::admin`] |
+//! | restore a copy, or examine a file that cannot be opened | [`Admin::new`](admin::Admin::new) |
+//!
+//! [`rusqlite`] is the version of the crate whose connections `connect` returns.
 
 // The modules import downwards only, as `tests/tidy.rs` checks:
 //
