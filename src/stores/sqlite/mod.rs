@@ -8,8 +8,9 @@
 //! | open the file with the default settings, and make its tables if they are missing | [`SqliteStore::open`] |
 //! | change a setting, such as the durability or the name of the tables | [`SqliteStore::builder`] |
 //! | read and write the application's own tables in the file | [`SqliteStore::connect`] |
-//! | back up, check, inspect or compact the file | [`SqliteStore::admin`] |
-//! | restore a copy, or examine a file that cannot be opened | [`Admin::new`](admin::Admin::new) |
+//! | back up, check, inspect or compact the file | [`SqliteStore::file`] |
+//! | restore a copy, or examine a file that cannot be opened | [`SqliteFile::new`] |
+//! | find, count, sweep or end sessions as an operator | [`Admin`](crate::stores::admin::Admin) |
 //!
 //! [`rusqlite`] is the version of the crate whose connections `connect` returns.
 
