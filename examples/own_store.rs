@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
-    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, ReplacedIdStatus,
-    SessionIndex, Store, Superseded, Touch, TouchError,
+    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, SessionIndex, Store, Touch,
+    TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -49,30 +49,16 @@ impl Rows {
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.by_key.get(&at) else { return Found::Nothing };
-        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
-        let status = replaced.map(|id| id.status(now));
-        if status == Some(ReplacedIdStatus::Forgotten) {
-            return Found::Nothing;
-        }
-        // A session ends at its deadline, whether or not a sweep has removed it.
-        let record = Record::from_json(&row.json);
-        if row.deadline <= now {
-            return match &record {
-                Ok(record) => Found::expired(at, record),
-                Err(_) => Found::Expired { reached_limit: None, at },
-            };
-        }
-        // A row that does not decode stays: another version of the program may be able to read it.
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => return Found::Undecodable { public_id: None, error, at },
+        let found = match Record::from_json(&row.json) {
+            Ok(record) => Found::stored(LiveSession { record, id_hash: at }, at, now),
+            // A session ends at its deadline, whether or not a sweep has removed it.
+            Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, at },
+            // A row that does not decode stays: another version of the program may read it.
+            Err(error) => Found::Undecodable { public_id: None, error, at },
         };
-        let session = LiveSession { record, id_hash: at };
-        match replaced {
-            Some(id) if status == Some(ReplacedIdStatus::Remembered) => {
-                Found::Replaced { id: *id, session, at }
-            }
-            _ => Found::Live { session, at },
+        match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
+            Some(id) => found.by_replaced_id(*id, now),
+            None => found,
         }
     }
 
@@ -125,27 +111,29 @@ impl Store for OwnStore {
         // transaction, a server without transactions a compare-and-swap with retries.
         let mut rows = self.rows();
         // `decide` decides for all stores what a commit does; a store only executes the decision.
-        match commit.decide(rows.find(&commit.id_hash, commit.now))? {
+        let decision = commit.decide(rows.find(&commit.id_hash, commit.now))?;
+        // Check before anything is changed: if a renewal fails, the old id still works.
+        if let Some(id_hash) = decision.new_id() {
+            rows.check_free(id_hash)?;
+        }
+        match decision {
             Decision::Answer(answer) => Ok(answer),
             Decision::RemoveExpired { at } => {
                 rows.remove(&at);
                 Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
             }
             // The manager gives a store without an index no session limit.
-            Decision::Insert { session, supersedes, session_limit: _ } => {
-                rows.check_free(&session.id_hash)?;
-                // Remove the session that was found, with all its replaced ids.
-                let (mut replaced_ids, mut ended) = (vec![], vec![]);
-                match supersedes {
-                    Some(Superseded::Live { at, presented, ended: superseded }) => {
-                        rows.remove(&at);
-                        replaced_ids.push(presented);
-                        ended.push(superseded);
-                    }
-                    Some(Superseded::Expired { at }) => drop(rows.remove(&at)),
-                    None => {}
+            Decision::Insert { session, expired, session_limit: _ } => {
+                if let Some(at) = expired {
+                    rows.remove(&at);
                 }
-                rows.put(session.id_hash, &session.record, replaced_ids);
+                rows.put(session.id_hash, &session.record, vec![]);
+                Ok(CommitAnswer::done(session))
+            }
+            Decision::Replace { at, session, presented, ended, session_limit: _ } => {
+                rows.remove(&at);
+                rows.put(session.id_hash, &session.record, vec![presented]);
+                let ended = vec![ended];
                 Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: vec![] })
             }
             Decision::Update { at, session } => {
@@ -154,8 +142,6 @@ impl Store for OwnStore {
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { previous, presented } = id_change;
-                // Check before anything is changed: if the renewal fails, the old id still works.
-                rows.check_free(&session.id_hash)?;
                 let mut ids = rows.remove(&at);
                 if previous.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());

@@ -310,7 +310,7 @@ fn merge(store: &PostgresStore, loaded: &LiveSession, n: u64) -> LiveSession {
     let theme = Value::encode(&format!("dark{:06}", n % 1_000_000)).expect("it encodes");
     delta.set("theme", theme);
     let mut commit = Commit::new(&loaded.id_hash, Action::Merge, delta, NOW);
-    commit.basis = Some(loaded.clone().into());
+    commit.loaded = Some(loaded.clone().into());
     match store.commit(&commit) {
         Ok(CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session)) => session,
         other => panic!("{other:?}"),

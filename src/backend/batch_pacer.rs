@@ -16,9 +16,9 @@ pub(crate) struct BatchPacer {
 
 impl BatchPacer {
     /// The size of the first batch, and the maximum.
-    pub(crate) const LARGEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+    pub(crate) const LARGEST: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
-    const SMALLEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(49);
+    const SMALLEST: NonZeroUsize = NonZeroUsize::new(50).unwrap();
 
     /// A batch that blocks writers for longer is followed by one of half its size.
     const TIME: Duration = Duration::from_millis(10);

@@ -25,13 +25,14 @@ pub struct Commit {
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The session that the changes were computed on. If the store finds another one, it answers
-    /// [`CommitAnswer::RevisionMismatch`].
+    /// The condition: the session that the changes were computed on. If the store finds another
+    /// one, it answers [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
-    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. A
-    /// store that decides from its own lookup ignores it; see
-    /// [`merge_into_basis`](Self::merge_into_basis).
-    pub basis: Option<Arc<LiveSession>>,
+    /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
+    /// It saves a lookup, by [`merge_into_loaded`](Self::merge_into_loaded), and is no condition:
+    /// it may be another revision than the expected one, because the request has stored a change
+    /// meanwhile.
+    pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
     /// The limit per user, for a sign-in.
@@ -225,26 +226,49 @@ impl SessionLimit {
 /// The decision about a commit, which a store executes in the same atomic step in which it found
 /// the session. `P` is the position that [`Found`] has.
 ///
+/// If it has a [new id](Self::new_id), a store executes it in this order:
+///
+/// 1. Fail with [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
+/// 2. Remove the session `expired`, also if the next step refuses the commit: for the reason of
+///    [`RemoveExpired`](Self::RemoveExpired).
+/// 3. Apply the [`session_limit`](SessionLimit).
+/// 4. Remove the session that is replaced. A bounded store makes room.
+/// 5. Store the session and its replaced ids, and answer [`CommitAnswer::Done`].
+///
+/// Remove a session with all its ids.
+///
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Remove the expired session found, with all its ids. Only after an ending, which promises
-    /// that the session is gone: otherwise a write whose time was taken before the deadline could
-    /// make it live again. Answer [`Missing::NOT_FOUND`].
+    /// Remove the expired session found, and answer [`Missing::NOT_FOUND`]. Only after an ending,
+    /// which promises that the session is gone: otherwise a write whose time was taken before the
+    /// deadline could make it live again.
     RemoveExpired {
         /// The position of the session.
         at: P,
     },
-    /// Store a new session. Answer [`CommitAnswer::Done`]; fail with
-    /// [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
+    /// Store a new session.
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The session found, if the new one takes its place.
-        supersedes: Option<Superseded<P>>,
-        /// The limit to [apply](SessionLimit) before the session is stored.
+        /// The position of the session found, if that has expired.
+        expired: Option<P>,
+        /// The limit to apply, for a sign-in.
+        session_limit: Option<SessionLimit>,
+    },
+    /// Store a new session, the sign-in of a user, in place of another user's.
+    Replace {
+        /// The position of the other user's session.
+        at: P,
+        /// The new session.
+        session: LiveSession,
+        /// The presented id, to store as a replaced id of the new session.
+        presented: ReplacedId,
+        /// The other user's session, for the answer.
+        ended: EndedSession,
+        /// The limit to apply.
         session_limit: Option<SessionLimit>,
     },
     /// Store `session`, whose id stays, in place of the one found. Answer [`CommitAnswer::Done`].
@@ -254,7 +278,7 @@ pub enum Decision<P = ()> {
         /// The session with its changes.
         session: LiveSession,
     },
-    /// Store `session`, under its new id, in place of the one found. Answer [`CommitAnswer::Done`].
+    /// Store `session`, under its new id, in place of the one found.
     Move {
         /// The position of the session.
         at: P,
@@ -262,7 +286,7 @@ pub enum Decision<P = ()> {
         session: LiveSession,
         /// The ids that it had.
         id_change: IdChange,
-        /// The limit to [apply](SessionLimit) first.
+        /// The limit to apply, for a sign-in.
         session_limit: Option<SessionLimit>,
     },
     /// Store only the record's `seen` and deadline, because nothing else has changed. Answer
@@ -286,29 +310,20 @@ pub enum Decision<P = ()> {
     Answer(CommitAnswer),
 }
 
-/// A session in whose place a new one begins, at a sign-in. Remove it with all its ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Superseded<P> {
-    /// An expired session. Remove it first, also if the limit then refuses the sign-in: for the
-    /// reason of [`Decision::RemoveExpired`].
-    Expired {
-        /// The position of the session.
-        at: P,
-    },
-    /// A live session of another user. Remove it unless the limit refuses the sign-in.
-    Live {
-        /// The position of the session.
-        at: P,
-        /// The presented id. Store it as a replaced id of the new session.
-        presented: ReplacedId,
-        /// The session, for the answer.
-        ended: EndedSession,
-    },
+impl<P> Decision<P> {
+    /// Returns the id that the decision gives to a session.
+    #[must_use]
+    pub const fn new_id(&self) -> Option<&SessionIdHash> {
+        match self {
+            Decision::Insert { session, .. }
+            | Decision::Replace { session, .. }
+            | Decision::Move { session, .. } => Some(&session.id_hash),
+            _ => None,
+        }
+    }
 }
 
-/// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id. A
-/// store fails with [`Conflict`](ErrorKind::Conflict) if any session has or had the new id.
+/// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now. Remember it beside the earlier ones, at most
@@ -362,7 +377,7 @@ impl Commit {
             action,
             delta: delta.into(),
             expected: Expected::Anything,
-            basis: None,
+            loaded: None,
             touch: None,
             session_limit: None,
             max_bytes: usize::MAX,
@@ -386,7 +401,10 @@ impl Commit {
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
     pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
         match &self.action {
-            Action::Create(new_session) => self.insert(self.id_hash, new_session, None, None),
+            Action::Create(new_session) => {
+                let session = self.begin(self.id_hash, new_session, None)?;
+                Ok(Decision::Insert { session, expired: None, session_limit: None })
+            }
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, at)) => self.change(session, at),
                 Err(missing) => Ok(Decision::Answer(CommitAnswer::Missing(missing))),
@@ -408,42 +426,40 @@ impl Commit {
         }
     }
 
-    /// Merges the changes into the [basis](Self::basis), without a lookup. Returns the basis and
-    /// the session to store in its place. A store may do that in one step, on condition that the
-    /// session still has the id, the revision and `seen` of the basis, and so still is the basis;
-    /// else it looks the session up and [decides](Self::decide).
+    /// Merges the changes into the [loaded](Self::loaded) session, without a lookup. Returns that
+    /// and the session to store in its place. A store may do that in one step, on condition that
+    /// the session still has the id, the revision and `seen` of the loaded one, and so is
+    /// unchanged; else it looks the session up and [decides](Self::decide).
     ///
     /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
-    /// nothing at all, exceeds the maximum size, or has a basis that is not the expected session.
+    /// nothing at all, exceeds the maximum size, or expects another session than the loaded one.
     #[must_use]
-    pub fn merge_into_basis(&self) -> Option<(&LiveSession, LiveSession)> {
-        let basis = self.basis.as_deref()?;
+    pub fn merge_into_loaded(&self) -> Option<(&LiveSession, LiveSession)> {
+        let loaded = self.loaded.as_deref()?;
         let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
-        if !is_merge || basis.id_hash != self.id_hash || !basis.record.is_live(self.now) {
+        if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Found::Live { session: basis.clone(), at: () }) {
-            Ok(Decision::Update { session, .. }) => Some((basis, session)),
+        match self.decide(Found::Live { session: loaded.clone(), at: () }) {
+            Ok(Decision::Update { session, .. }) => Some((loaded, session)),
             _ => None,
         }
     }
 
-    fn insert<P>(
+    /// Makes a session that begins with this commit.
+    fn begin(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
-        supersedes: Option<Superseded<P>>,
-    ) -> Result<Decision<P>> {
+    ) -> Result<LiveSession> {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
         if let Some(user) = user {
             self.set_authentication(&mut record, user, new_session);
         }
         self.check_size(&record, 0)?;
-        let session_limit = self.session_limit.filter(|_| user.is_some());
-        let session = LiveSession { record, id_hash };
-        Ok(Decision::Insert { session, supersedes, session_limit })
+        Ok(LiveSession { record, id_hash })
     }
 
     fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -465,18 +481,16 @@ impl Commit {
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<P>> {
+        let session_limit = self.session_limit;
+        let begin = || self.begin(to, new_session, Some(user));
+        let insert = |session, expired| Decision::Insert { session, expired, session_limit };
         let (session, at, replaced) = match found {
             Found::Live { session, at } => (session, at, None),
             Found::Replaced { id, session, at } => (session, at, Some(id)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Expired { at, .. } => {
-                let supersedes = Some(Superseded::Expired { at });
-                return self.insert(to, new_session, Some(user), supersedes);
-            }
-            Found::Nothing | Found::Undecodable { .. } => {
-                return self.insert(to, new_session, Some(user), None);
-            }
+            Found::Expired { at, .. } => return Ok(insert(begin()?, Some(at))),
+            Found::Nothing | Found::Undecodable { .. } => return Ok(insert(begin()?, None)),
         };
         let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
@@ -486,11 +500,13 @@ impl Commit {
         if owner.is_some_and(|owner| owner != user) {
             // No data of one user's session may reach another user's. A session that got its user
             // when the id was replaced belongs to another client.
-            let ends = replaced.is_none_or(|id| id.had_user);
+            if replaced.is_some_and(|id| !id.had_user) {
+                return Ok(insert(begin()?, None));
+            }
             let presented = replaced_id(self.id_hash, join_salt, true);
             let ended = session.to_ended();
-            let supersedes = ends.then_some(Superseded::Live { at, presented, ended });
-            return self.insert(to, new_session, Some(user), supersedes);
+            let session = begin()?;
+            return Ok(Decision::Replace { at, session, presented, ended, session_limit });
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -522,7 +538,6 @@ impl Commit {
         record.revision += 1;
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
-        let session_limit = self.session_limit;
         Ok(Decision::Move { at, session, id_change, session_limit })
     }
 

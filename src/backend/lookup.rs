@@ -3,6 +3,7 @@
 //! Stores make a [`Found`]; the answers to loads and commits follow from it.
 
 use crate::backend::ReplacedId;
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::id::{PublicId, SessionIdHash};
 use crate::lifetime::EndReason;
@@ -29,11 +30,13 @@ impl LiveSession {
 ///
 /// | stored under the id hash | found |
 /// |---|---|
-/// | nothing, or a [forgotten](crate::backend::ReplacedIdStatus::Forgotten) replaced id | `Nothing` |
+/// | nothing, or a replaced id that is [forgotten](ReplacedId::forget_at) | `Nothing` |
 /// | a session whose deadline has passed | `Expired` |
 /// | a session that cannot be decoded | `Undecodable` |
-/// | a replaced id that is only [remembered](crate::backend::ReplacedIdStatus::Remembered) | `Replaced` |
-/// | the current id of a session, or one in its [grace](crate::backend::ReplacedIdStatus::InGrace) | `Live` |
+/// | a replaced id that is not in its [grace](ReplacedId::is_in_grace) | `Replaced` |
+/// | the current id of a session, or one in its grace | `Live` |
+///
+/// [`stored`](Self::stored) and [`by_replaced_id`](Self::by_replaced_id) follow this table.
 ///
 /// `P` is the position of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
@@ -115,6 +118,28 @@ pub enum Missing {
 }
 
 impl<P> Found<P> {
+    /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
+    #[must_use]
+    pub fn stored(session: LiveSession, at: P, now: Timestamp) -> Self {
+        if session.record.is_live(now) {
+            Found::Live { session, at }
+        } else {
+            Found::expired(at, &session.record)
+        }
+    }
+
+    /// Returns the result for a replaced id of the session, from the one for its current id.
+    #[must_use]
+    pub fn by_replaced_id(self, id: ReplacedId, now: Timestamp) -> Self {
+        match self {
+            _ if id.forget_at() <= now => Found::Nothing,
+            Found::Live { session, at } if !id.is_in_grace(now) => {
+                Found::Replaced { id, session, at }
+            }
+            found => found,
+        }
+    }
+
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
     pub fn expired(at: P, record: &Record) -> Self {

@@ -106,12 +106,10 @@ pub(crate) use crate::record::{Stats, Summary};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
-pub use commit::{
-    Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, Superseded,
-};
+pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};
 pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
-pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
+pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 

@@ -42,18 +42,6 @@ pub enum ReplacedBy {
     },
 }
 
-/// The effect of a [`ReplacedId`] at some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplacedIdStatus {
-    /// It finds the session, because its grace has not ended.
-    InGrace,
-    /// It is remembered, and a lookup gives
-    /// [`Missing::Replaced`](crate::backend::Missing::Replaced).
-    Remembered,
-    /// It finds nothing, like an id that was never issued.
-    Forgotten,
-}
-
 impl ReplacedId {
     /// The time for which it is remembered after the later of the replacement and the end of its
     /// grace.
@@ -67,18 +55,12 @@ impl ReplacedId {
     /// that is opened later comes from a client that lost that response, or from a thief.
     pub const OVERLAPS_FOR: Duration = Duration::from_secs(10);
 
-    /// Returns its effect at `now`.
+    /// Returns whether it still finds the session, as the current id does.
     #[must_use]
-    pub fn status(&self, now: Timestamp) -> ReplacedIdStatus {
+    pub fn is_in_grace(&self, now: Timestamp) -> bool {
         // Compares with the grace only: if the clock was set back over a restart, an id replaced
         // without grace must not find the session again.
-        if self.grace_until().is_some_and(|until| now < until) {
-            ReplacedIdStatus::InGrace
-        } else if now < self.forget_at() {
-            ReplacedIdStatus::Remembered
-        } else {
-            ReplacedIdStatus::Forgotten
-        }
+        self.grace_until().is_some_and(|until| now < until)
     }
 
     /// Returns the end of its grace, if it has one.
@@ -90,7 +72,8 @@ impl ReplacedId {
         }
     }
 
-    /// Returns the time after which a store may drop it.
+    /// Returns the time from which it finds nothing, like an id that was never issued. A store may
+    /// drop it then.
     #[must_use]
     pub fn forget_at(&self) -> Timestamp {
         self.replaced_at.max(self.grace_until().unwrap_or(self.replaced_at)) + Self::REMEMBERED
@@ -100,8 +83,7 @@ impl ReplacedId {
     /// replacement; see [`OVERLAPS_FOR`](Self::OVERLAPS_FOR).
     #[must_use]
     pub fn overlaps(&self, opened: Timestamp) -> bool {
-        let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
-        is_in_grace || opened <= self.replaced_at + Self::OVERLAPS_FOR
+        self.is_in_grace(opened) || opened <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
     /// Returns this id without its grace, as after a sign-in of its session.

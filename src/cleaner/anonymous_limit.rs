@@ -16,7 +16,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 const FIRST_CHECK: u64 = 1000;
 
 /// The maximum number of sessions that are listed at once: 3 MB.
-const MAX_LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// The limit of the anonymous sessions of a realm.
 #[derive(Clone, Debug)]

@@ -126,7 +126,7 @@ impl Sample {
         self.record.public_id
     }
 
-    pub(super) fn to_basis(&self) -> Arc<LiveSession> {
+    pub(super) fn to_live(&self) -> Arc<LiveSession> {
         Arc::new(LiveSession { record: self.record.clone(), id_hash: self.id_hash })
     }
 
@@ -330,7 +330,7 @@ impl Fixture {
     /// Merges as a request that has loaded the session: `loaded` may be outdated.
     pub(super) fn merge_loaded(&self, loaded: &Sample, delta: &Delta) -> Passed<CommitAnswer> {
         let merge = Commit::new(&loaded.id_hash, Action::Merge, delta.clone(), self.now);
-        Ok(self.store.commit(&Commit { basis: Some(loaded.to_basis()), ..merge })?)
+        Ok(self.store.commit(&Commit { loaded: Some(loaded.to_live()), ..merge })?)
     }
 
     /// Merges the delta and records activity at the time of the call.

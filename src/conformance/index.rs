@@ -42,20 +42,20 @@ pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Passed {
 }
 
 pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
+    const THREE: NonZeroUsize = NonZeroUsize::new(3).unwrap();
     let sessions = sessions(fixture, 7)?;
     let all: Vec<_> = sessions.iter().rev().map(Sample::public_id).collect();
     let index = fixture.index()?;
-    let three = NonZeroUsize::MIN.saturating_add(2);
     let mut listed = Vec::new();
     let mut sizes = Vec::new();
-    let mut page = Page::first(three);
+    let mut page = Page::first(THREE);
     loop {
         let summaries = index.list(&SessionFilter::All, page, fixture.now)?;
         sizes.push(summaries.len());
         listed.extend(public_ids(&summaries));
         let Some(last) = summaries.last() else { break };
         ensure!(sizes.len() < 10, "the pages of a list have no end")?;
-        page = Page::after(three, last.cursor);
+        page = Page::after(THREE, last.cursor);
         // A session created while the pages are read comes before the first page.
         fixture.session()?;
     }

@@ -133,10 +133,9 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
             let n = record.data.get("n").map_or(Ok(0), |n| n.decode::<u32>())?;
             let delta = set("n", n + 1)?;
             let merge = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
-            let loaded = LiveSession { record: record.clone(), id_hash: session.id_hash };
             let expected = Expected::Revision(record.revision);
-            let basis = Some(loaded.into());
-            let merge = Commit { expected, basis, ..merge };
+            let loaded = LiveSession { record: record.clone(), id_hash: session.id_hash };
+            let merge = Commit { expected, loaded: Some(loaded.into()), ..merge };
             match fixture.store.commit(&merge)? {
                 CommitAnswer::RevisionMismatch(LiveSession { record: stored, .. }) => {
                     record = stored

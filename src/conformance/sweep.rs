@@ -39,15 +39,15 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passe
 }
 
 pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passed {
+    const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
     for _ in 0..5 {
         fixture.session()?;
     }
-    let two = NonZeroUsize::MIN.saturating_add(1);
     for wanted in [2, 2, 1] {
-        let Some(swept) = fixture.later(IDLE).sweep(two)? else { return Ok(()) };
+        let Some(swept) = fixture.later(IDLE).sweep(TWO)? else { return Ok(()) };
         ensure!(swept == wanted, "of 5 expired sessions, 2 at a time, a sweep removed {swept}")?;
     }
-    let swept = fixture.store.sweep(fixture.after(IDLE), two)?.removed;
+    let swept = fixture.store.sweep(fixture.after(IDLE), TWO)?.removed;
     ensure!(swept == 0, "a sweep of a store without expired sessions removed {swept}")
 }
 

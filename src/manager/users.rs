@@ -16,7 +16,7 @@ use crate::record::{Cursor, Stats, Summary};
 use crate::session::Session;
 
 /// The number of sessions in a list of one user's sessions.
-const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
+const PAGE_SIZE: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 
 /// One page of a list of live sessions, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -200,7 +200,7 @@ impl Session {
     fn renew_old_id(&self, state: &mut State) {
         let Some(touch) = self.request_touch(state) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
-        let LiveSession { record, id_hash } = session;
+        let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);

@@ -112,7 +112,7 @@ impl Session {
         let store = self.context.store.get()?;
         let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
-        let record_retired = |committed: &CommitAnswer| match committed {
+        let record_retired = |answer: &CommitAnswer| match answer {
             // Not the evicted ones: as after a sweep, a request that uses one of them begins
             // another session.
             CommitAnswer::Done { previous_id, ended, .. } => {
@@ -121,7 +121,7 @@ impl Session {
             CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        let committed = match commit.action {
+        let answer = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
             // Recorded for when the store has forgotten the replaced id. Until then it answers that
             // the id was replaced, so no overlapping request must wait for this call.
@@ -130,11 +130,11 @@ impl Session {
             Action::Create(_) | Action::Merge => call(),
         }?;
         if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
-            (&committed, &self.context.cleaner)
+            (&answer, &self.context.cleaner)
         {
             cleaner.sessions_evicted(evicted.len());
         }
-        Ok(committed)
+        Ok(answer)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -291,7 +291,7 @@ impl Session {
                 action: plan.action.clone(),
                 delta: (plan.delta)(changes, load_state)?,
                 expected: changes.expected,
-                basis: load_state.session().cloned().map(Arc::new),
+                loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
@@ -306,7 +306,7 @@ impl Session {
 fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
     changes.rebase_on(&newer.data, newer.revision)?;
     if let LoadState::Live { session, .. } = load_state {
-        session.record = newer;
+        Arc::make_mut(session).record = newer;
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Uses the store and the context. Called by every method that reads the session. A commit records
 //! here too what it has found.
 
+use std::sync::Arc;
+
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
 use crate::data::Data;
@@ -23,12 +25,11 @@ use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 /// | `Live` | `Absent` | a commit that finds no session |
 /// | any | `Absent` | `destroy`, or a revocation by this request |
 #[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant)] // one per request, stored inline
 pub(super) enum LoadState {
     #[default]
     Unread,
     Live {
-        session: LiveSession,
+        session: Arc<LiveSession>,
         /// The id hash that found it. A replaced id in its grace finds a session too.
         found_by: SessionIdHash,
         /// The id that this request has issued for it; the response carries it.
@@ -43,7 +44,7 @@ impl LoadState {
     /// Returns the session of an id that this request issues.
     pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
-        LoadState::Live { session, found_by, issued: Some(id) }
+        LoadState::Live { session: Arc::new(session), found_by, issued: Some(id) }
     }
 
     fn absence(&self) -> Option<&Absence> {
@@ -54,6 +55,11 @@ impl LoadState {
     }
 
     pub(super) fn session(&self) -> Option<&LiveSession> {
+        self.shared_session().map(Arc::as_ref)
+    }
+
+    /// Returns the session, which commits share.
+    pub(super) fn shared_session(&self) -> Option<&Arc<LiveSession>> {
         match self {
             LoadState::Live { session, .. } => Some(session),
             _ => None,
@@ -87,6 +93,7 @@ impl LoadState {
 
     /// Records the session that a commit by this id hash has found.
     pub(super) fn set_session(&mut self, new: LiveSession, id_hash: &SessionIdHash) {
+        let new = Arc::new(new);
         match self {
             LoadState::Live { session, .. } => *session = new,
             _ => *self = LoadState::Live { session: new, found_by: *id_hash, issued: None },

@@ -266,7 +266,7 @@ impl Session {
         let presented = context.settings.presented(head);
         let address = head.client_address(context.settings.proxies);
         context.warn_if_proxied(head);
-        if let Some(hash) = presented.malformed {
+        if let Some(hash) = presented.malformed_hash {
             context.events.raise(&Event::MalformedId { address });
             context.count_guess(address, hash);
         }

@@ -37,7 +37,7 @@ pub(crate) struct Presented {
     /// The distinct ids in the order of the request, those of former names last.
     pub(crate) ids: SmallList<PresentedId, 4>,
     /// The hash of the first malformed id, if there was one.
-    pub(crate) malformed: Option<u64>,
+    pub(crate) malformed_hash: Option<u64>,
     /// Whether the request exceeded a bound.
     pub(crate) too_many: bool,
 }
@@ -103,7 +103,7 @@ impl Presented {
     fn add(&mut self, text: &str, read: Option<PresentedId>) {
         match read {
             None => {
-                self.malformed.get_or_insert_with(|| {
+                self.malformed_hash.get_or_insert_with(|| {
                     let start = text.as_bytes().chunks(Self::MAX_HASHED).next();
                     BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
                 });
@@ -116,7 +116,7 @@ impl Presented {
 
     /// Returns whether the request presented neither an id nor a malformed one.
     pub(crate) fn is_empty(&self) -> bool {
-        self.malformed.is_none() && self.ids.is_empty()
+        self.malformed_hash.is_none() && self.ids.is_empty()
     }
 
     pub(crate) fn id_hashes(&self) -> impl Iterator<Item = SessionIdHash> {

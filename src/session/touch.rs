@@ -14,6 +14,7 @@
 //! The cleaner writes a touch within a second. If the session may end before, or there is no
 //! cleaner, the request writes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{LiveSession, ReplacedId};
@@ -53,7 +54,7 @@ impl Session {
             let touch = Touch::at(now);
             self.touch(session, touch, now);
             // The end of the request then does not write it again.
-            session.record.touch(touch);
+            Arc::make_mut(session).record.touch(touch);
         }
     }
 

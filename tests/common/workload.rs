@@ -315,8 +315,8 @@ impl<'w> Worker<'w> {
     }
 }
 
-fn answer(committed: &CommitAnswer) -> Answer {
-    match committed {
+fn answer(answer: &CommitAnswer) -> Answer {
+    match answer {
         CommitAnswer::Done { .. } | CommitAnswer::Ended(_) => Answer::Done,
         CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),

@@ -23,7 +23,7 @@ use super::operations::{
 };
 
 /// The limit of a sweep and of a page of a list: more sessions than any history has.
-const MANY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
 /// The ids and times of one history. No two histories share an id or a moment, so that one store
 /// can serve them in turn.
@@ -33,7 +33,7 @@ pub struct Names {
 }
 
 thread_local! {
-    /// Each session of a history as this thread read it last. A merge takes it as its basis, however
+    /// Each session of a history as this thread read it last. A merge names it as loaded, however
     /// outdated it is by then.
     static LOADED: RefCell<(u64, HashMap<SessionIdHash, Arc<LiveSession>>)> = RefCell::default();
 }
@@ -170,22 +170,22 @@ impl Names {
                 let (id_hash, new_session, delta) =
                     (self.id_hash(*id_hash), self.new_session(initial), self.delta(changes));
                 let commit = Commit::new(&id_hash, Action::Create(new_session), delta, now);
-                self.committed(store.commit(&commit)?)
+                self.answer(store.commit(&commit)?)
             }
             Call::Merge { id_hash, changes, if_revision, seen } => {
                 let (id_hash, delta) = (self.id_hash(*id_hash), self.delta(changes));
                 let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
                 commit.expected = if_revision.map_or(Expected::Anything, Expected::Revision);
-                commit.basis = self.remembered(&id_hash);
+                commit.loaded = self.remembered(&id_hash);
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
-                self.committed(store.commit(&commit)?)
+                self.answer(store.commit(&commit)?)
             }
             Call::Renew { id_hash, to, grace_until, changes } => {
                 let (id_hash, to, delta) =
                     (self.id_hash(*id_hash), self.id_hash(*to), self.delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
                 let action = Action::Renew { to, realm: Realm::default(), grace_until };
-                self.committed(store.commit(&Commit::new(&id_hash, action, delta, now))?)
+                self.answer(store.commit(&Commit::new(&id_hash, action, delta, now))?)
             }
             Call::SignIn { id_hash, to, user, initial, changes, limit } => {
                 let (id_hash, to, delta) =
@@ -195,12 +195,12 @@ impl Names {
                 let action = Action::SignIn { to, user, new_session, join_salt };
                 let mut commit = Commit::new(&id_hash, action, delta, now);
                 commit.session_limit = limit.map(session_limit);
-                self.committed(store.commit(&commit)?)
+                self.answer(store.commit(&commit)?)
             }
             Call::Delete { id_hash } => {
                 let id_hash = self.id_hash(*id_hash);
                 let delete = Commit::new(&id_hash, Action::End, Delta::new(), now);
-                self.committed(store.commit(&delete)?)
+                self.answer(store.commit(&delete)?)
             }
             Call::Touch { id_hash, seen } => {
                 store.touch(&[(self.id_hash(*id_hash), Touch::at(self.time(*seen)))], now)?;
@@ -251,17 +251,17 @@ impl Names {
         }
     }
 
-    fn committed(self, committed: CommitAnswer) -> Answer {
+    fn answer(self, answer: CommitAnswer) -> Answer {
         let session = |record: &Record| self.session(record);
         if let CommitAnswer::Done { session, .. }
         | CommitAnswer::Unchanged(session)
-        | CommitAnswer::RevisionMismatch(session) = &committed
+        | CommitAnswer::RevisionMismatch(session) = &answer
         {
             self.remember(session);
         }
-        match &committed {
+        match &answer {
             CommitAnswer::Done { session: LiveSession { record, id_hash }, .. } => {
-                let retired_ids: Vec<SessionIdHash> = committed.ids_to_invalidate().collect();
+                let retired_ids: Vec<SessionIdHash> = answer.ids_to_invalidate().collect();
                 let (id_hash, retired_ids) =
                     (self.id_number(id_hash), self.id_hashes(&retired_ids));
                 Answer::Done { session: session(record), id_hash, retired_ids }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, Expected, Found, IdChange, LiveSession, Missing,
-    NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Superseded, Touch, Value,
+    NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -76,7 +76,7 @@ expired                | *              | merge            | *           | *    
 not found              | *              | merge            | *           | *         | *     | not found
 undecodable            | *              | merge            | *           | *         | *     | undecodable
 replaced               | *              | merge            | *           | *         | *     | replaced
-live                   | *              | merge            | other, none | *         | *     | mismatch
+live                   | *              | merge            | other, none | *         | *     | revision mismatch
 live                   | *              | merge            | *           | too large | *     | too large
 live                   | anonymous      | merge            | *           | confirmed | due   | touch
 live                   | anonymous      | merge            | *           | confirmed | *     | unchanged
@@ -88,9 +88,9 @@ expired                | *              | renew            | *           | *    
 not found              | *              | renew            | *           | *         | *     | not found
 undecodable            | *              | renew            | *           | *         | *     | undecodable
 replaced               | *              | renew            | *           | *         | *     | replaced
-live                   | *              | renew            | other, none | *         | *     | mismatch
+live                   | *              | renew            | other, none | *         | *     | revision mismatch
 live                   | *              | renew            | *           | too large | *     | too large
-current                | *              | renew            | *           | *         | *     | renew
+current                | *              | renew            | *           | *         | *     | move
 in grace               | anonymous      | renew            | *           | confirmed | due   | touch
 in grace               | anonymous      | renew            | *           | confirmed | *     | unchanged
 in grace               | *              | renew            | *           | nothing   | due   | touch
@@ -98,7 +98,7 @@ in grace               | *              | renew            | *           | nothi
 in grace               | *              | renew            | *           | *         | *     | update
 
 expired                | *              | sign in*         | *           | too large | *     | too large
-expired                | *              | sign in*         | *           | *         | *     | replace expired
+expired                | *              | sign in*         | *           | *         | *     | insert after expired
 not found              | *              | sign in*         | *           | too large | *     | too large
 not found              | *              | sign in*         | *           | *         | *     | insert
 undecodable            | *              | sign in*         | *           | too large | *     | too large
@@ -108,10 +108,10 @@ live                   | bob, bob since | sign in*         | *           | *    
 replaced               | bob            | sign in*         | *           | *         | *     | replace
 replaced               | bob since      | sign in*         | *           | *         | *     | insert
 signed in              | ada, ada since | sign in          | *           | *         | *     | can join
-*                      | *              | sign in*         | other, none | *         | *     | mismatch
+*                      | *              | sign in*         | other, none | *         | *     | revision mismatch
 *                      | *              | sign in*         | *           | too large | *     | too large
 current                | *              | sign in*         | *           | *         | *     | move
-*                      | *              | sign in*         | *           | *         | *     | move by old id
+*                      | *              | sign in*         | *           | *         | *     | move by replaced id
 ";
 
 const LIMIT: usize = 100;
@@ -265,11 +265,11 @@ impl Case {
 
     /// Checks that a merge into the session as loaded is the decision after a lookup that finds it
     /// unchanged.
-    fn check_basis(&self, commit: &mut Commit) {
+    fn check_loaded(&self, commit: &mut Commit) {
         let Found::Live { session, .. } = self.found() else { return };
-        commit.basis = Some(session.clone().into());
-        let merged = commit.merge_into_basis().map(|(basis, merged)| {
-            assert_eq!(*basis, session);
+        commit.loaded = Some(session.clone().into());
+        let merged = commit.merge_into_loaded().map(|(loaded, merged)| {
+            assert_eq!(*loaded, session);
             merged
         });
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
@@ -309,30 +309,32 @@ impl Case {
         commit.opened = self.opened();
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
-        self.check_basis(&mut commit);
+        self.check_loaded(&mut commit);
         match commit.decide(self.found()) {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);
                 "too large"
             }
             Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, supersedes, session_limit }) => {
+            Ok(Decision::Insert { session, expired, session_limit }) => {
                 assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
-                let replaced = self.expected_replaced_id(PRESENTED, join_salt);
-                match supersedes {
+                match expired {
                     None => "insert",
-                    Some(Superseded::Expired { at }) => {
+                    Some(at) => {
                         assert_eq!(at, CURRENT);
-                        "replace expired"
-                    }
-                    Some(Superseded::Live { at, presented, ended }) => {
-                        assert_eq!(ended, self.session().to_ended());
-                        assert_eq!((presented, at), (replaced, self.position()));
-                        "replace"
+                        "insert after expired"
                     }
                 }
+            }
+            Ok(Decision::Replace { at, session, presented, ended, session_limit }) => {
+                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
+                assert_eq!((at, session.id_hash), (self.position(), NEW));
+                self.check_new(&session.record, level);
+                assert_eq!(presented, self.expected_replaced_id(PRESENTED, join_salt));
+                assert_eq!(ended, self.session().to_ended());
+                "replace"
             }
             Ok(Decision::Update { at, session }) => {
                 assert!(!self.is_sign_in());
@@ -347,12 +349,12 @@ impl Case {
                 match id_change {
                     IdChange { previous, presented: None } => {
                         assert_eq!(previous, self.expected_replaced_id(PRESENTED, join_salt));
-                        if self.is_sign_in() { "move" } else { "renew" }
+                        "move"
                     }
                     IdChange { previous, presented: Some(presented) } => {
                         assert_eq!(previous, self.expected_replaced_id(CURRENT, None));
                         assert_eq!(presented, self.expected_replaced_id(PRESENTED, join_salt));
-                        "move by old id"
+                        "move by replaced id"
                     }
                 }
             }
@@ -394,7 +396,7 @@ impl Case {
             }
             CommitAnswer::RevisionMismatch(session) => {
                 assert_eq!(*session, self.session());
-                "mismatch"
+                "revision mismatch"
             }
             CommitAnswer::CanJoin { id, session } => {
                 assert_eq!((*id, session), (self.replaced(), &self.session()));

@@ -124,7 +124,7 @@ impl StoreWrapper for BasisUnchecked {
     wraps_a_right_store!();
 
     fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
-        match commit.merge_into_basis() {
+        match commit.merge_into_loaded() {
             Some((_, merged)) => {
                 let delta = copy(&merged.record);
                 self.right.commit(&Commit::new(&commit.id_hash, Action::Merge, delta, commit.now))

@@ -73,14 +73,13 @@ impl UpdateQueues {
             }
             let found = match attempt(newer)? {
                 CommitAnswer::RevisionMismatch(LiveSession { record, .. }) => record,
-                committed => {
-                    if let (Some(turn), CommitAnswer::Done { session, .. }) =
-                        (&mut turn, &committed)
+                answer => {
+                    if let (Some(turn), CommitAnswer::Done { session, .. }) = (&mut turn, &answer)
                         && session.id_hash == *id_hash
                     {
                         turn.newest = Some(session.record.clone());
                     }
-                    return Ok(committed);
+                    return Ok(answer);
                 }
             };
             newer = match turn {

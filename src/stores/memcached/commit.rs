@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use crate::backend::{
     Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
-    Superseded,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -154,11 +153,16 @@ impl Attempts<'_> {
                 .remove(call.context, at)?
                 .then_some(CommitAnswer::Missing(Missing::NOT_FOUND)),
             // The manager gives a store without an index no session limit.
-            Decision::Insert {
-                session,
-                supersedes: Some(Superseded::Live { at, presented, ended }),
-                ..
-            } => {
+            Decision::Insert { session, expired, .. } => {
+                if let Some(at) = expired
+                    && !inner.client.remove(call.context, at)?
+                {
+                    return Ok(None);
+                }
+                self.insert(&session)?;
+                Some(CommitAnswer::done(session))
+            }
+            Decision::Replace { at, session, presented, ended, .. } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
                 let presented = (presented.id_hash != at.id_hash).then_some(presented);
                 let moved = self.move_session(at, &redirect, &session, presented)?;
@@ -167,16 +171,7 @@ impl Attempts<'_> {
                 let evicted = Vec::new();
                 moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
             }
-            Decision::Insert { session, supersedes, .. } => {
-                if let Some(Superseded::Expired { at }) = supersedes
-                    && !inner.client.remove(call.context, at)?
-                {
-                    return Ok(None);
-                }
-                self.insert(&session)?;
-                Some(CommitAnswer::done(session))
-            }
-            Decision::Move { at, session, id_change, session_limit: _ } => {
+            Decision::Move { at, session, id_change, .. } => {
                 let IdChange { previous, presented } = id_change;
                 let redirect = match &presented {
                     Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),

@@ -2,7 +2,7 @@
 //!
 //! Uses `client` and `value`. Called by loads, commits and touches.
 
-use crate::backend::{Found, LiveSession, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -69,7 +69,12 @@ impl MemcachedInner {
             match self.decode(&item) {
                 Ok(None) => return Ok(Found::Nothing),
                 Ok(Some(ItemState::Live(record))) => {
-                    return Ok(found_at(item.at, record, path.replaced, call.now));
+                    let session = LiveSession { record, id_hash: path.at };
+                    let found = Found::stored(session, item.at, call.now);
+                    return Ok(match path.replaced {
+                        Some(id) => found.by_replaced_id(id, call.now),
+                        None => found,
+                    });
                 }
                 Ok(Some(ItemState::Redirected(redirect))) => {
                     if !path.follow(&redirect) {
@@ -178,23 +183,4 @@ impl MemcachedInner {
 pub(super) fn live(at: ItemVersion, record: Record, now: Timestamp) -> Replacement {
     let ttl = ttl_of(&record, now);
     Replacement { at, value: ItemState::Live(record).encode(&at.id_hash), ttl }
-}
-
-/// Returns the result of a lookup that has found a session at `at`, by its current id or by the id
-/// `replaced`.
-fn found_at(
-    at: ItemVersion,
-    record: Record,
-    replaced: Option<ReplacedId>,
-    now: Timestamp,
-) -> Found<ItemVersion> {
-    if !record.is_live(now) {
-        return Found::expired(at, &record);
-    }
-    let session = LiveSession { record, id_hash: at.id_hash };
-    match replaced.map(|id| (id.status(now), id)) {
-        Some((ReplacedIdStatus::Forgotten, _)) => Found::Nothing,
-        Some((ReplacedIdStatus::Remembered, id)) => Found::Replaced { id, session, at },
-        Some((ReplacedIdStatus::InGrace, _)) | None => Found::Live { session, at },
-    }
 }

@@ -349,7 +349,7 @@ mod tests {
                 if let ItemState::Moved(redirect, _) | ItemState::Redirected(redirect) = state {
                     // No time causes an overflow.
                     let id = redirect.replaced_id(KEY);
-                    let _ = (id.forget_at(), id.status(NOW), id.overlaps(NOW));
+                    let _ = (id.forget_at(), id.is_in_grace(NOW), id.overlaps(NOW));
                 }
             }
             if let Ok(entry) = decode_entry(&value, &KEY) {

@@ -11,8 +11,8 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, Page, RemovalReport, ReplacedId, ReplacedIdStatus, SessionFilter,
-    SessionIndex, SessionLimit, Store, StoreIdentity, Superseded, TouchError,
+    Maintenance, Missing, Page, RemovalReport, ReplacedId, SessionFilter, SessionIndex,
+    SessionLimit, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -113,18 +113,11 @@ impl SessionTable {
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.rows.get(&at) else { return Found::Nothing };
-        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
-        let status = replaced.map(|id| (id.status(now), *id));
-        if let Some((ReplacedIdStatus::Forgotten, _)) = status {
-            return Found::Nothing;
-        }
-        if !row.record.is_live(now) {
-            return Found::expired(at, &row.record);
-        }
         let session = LiveSession { record: row.record.clone(), id_hash: at };
-        match status {
-            Some((ReplacedIdStatus::Remembered, id)) => Found::Replaced { id, session, at },
-            _ => Found::Live { session, at },
+        let found = Found::stored(session, at, now);
+        match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
+            Some(id) => found.by_replaced_id(*id, now),
+            None => found,
         }
     }
 
@@ -179,34 +172,32 @@ impl SessionTable {
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
-        match commit.decide(self.find(&commit.id_hash, commit.now))? {
+        let decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
+        if let Some(id_hash) = decision.new_id() {
+            self.check_free(id_hash)?;
+        }
+        match decision {
             Decision::RemoveExpired { at } => {
                 self.remove(&at);
                 Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
             }
-            Decision::Insert { session, supersedes, session_limit } => {
-                if let Some(Superseded::Expired { at }) = supersedes {
-                    self.remove(&at);
-                }
-                self.check_free(&session.id_hash)?;
-                let Some(mut ended) =
+            Decision::Insert { session, expired, session_limit } => {
+                self.remove_all(expired.as_slice());
+                let Some(ended) =
                     self.apply_session_limit(&session, session_limit, None, commit.now)
                 else {
                     return Ok(CommitAnswer::LimitReached);
                 };
-                let mut replaced = Vec::new();
-                if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
-                    replaced.push(presented);
-                    ended.push(superseded);
-                }
-                let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
-                self.remove_all(&ids_of(&ended));
-                self.remove_all(&evicted);
-                self.last_position += 1;
-                let position = self.last_position;
-                let row = Row { record: session.record.clone(), replaced, position };
-                self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
+                self.insert_new(session, Vec::new(), ended, capacity)
+            }
+            Decision::Replace { session, presented, ended, session_limit, .. } => {
+                let Some(mut all_ended) =
+                    self.apply_session_limit(&session, session_limit, None, commit.now)
+                else {
+                    return Ok(CommitAnswer::LimitReached);
+                };
+                all_ended.push(ended);
+                self.insert_new(session, vec![presented], all_ended, capacity)
             }
             Decision::Update { at, session } => {
                 let row = self.remove(&at).ok_or_else(make_error)?;
@@ -214,7 +205,6 @@ impl SessionTable {
                 Ok(CommitAnswer::done(session))
             }
             Decision::Move { at, session, id_change, session_limit } => {
-                self.check_free(&session.id_hash)?;
                 let Some(ended) =
                     self.apply_session_limit(&session, session_limit, Some(at), commit.now)
                 else {
@@ -228,12 +218,8 @@ impl SessionTable {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                Ok(CommitAnswer::Done {
-                    session,
-                    previous_id: Some(at),
-                    ended,
-                    evicted: Vec::new(),
-                })
+                let previous_id = Some(at);
+                Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
@@ -247,6 +233,24 @@ impl SessionTable {
             }
             Decision::Answer(answer) => Ok(answer),
         }
+    }
+
+    /// Stores a new session with its replaced ids, and removes the sessions that it ends.
+    fn insert_new(
+        &mut self,
+        session: LiveSession,
+        replaced: Vec<ReplacedId>,
+        ended: Vec<EndedSession>,
+        capacity: usize,
+    ) -> Result<CommitAnswer> {
+        let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
+        self.remove_all(&ids_of(&ended));
+        self.remove_all(&evicted);
+        self.last_position += 1;
+        let position = self.last_position;
+        let row = Row { record: session.record.clone(), replaced, position };
+        self.insert(session.id_hash, row);
+        Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
@@ -367,8 +371,7 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
     }
-    replaced
-        .retain(|old| old.id_hash != id.id_hash && old.status(now) != ReplacedIdStatus::Forgotten);
+    replaced.retain(|old| old.id_hash != id.id_hash && now < old.forget_at());
     replaced.push(id);
     let excess = replaced.len().saturating_sub(ReplacedId::MAX);
     replaced.drain(..excess);

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use crate::backend::{
     Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
-    SessionLimit, Superseded,
+    SessionLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,15 +46,14 @@ pub(super) async fn apply(
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
-    if let Some((basis, session)) = commit.merge_into_basis()
-        && update_basis(basis, &session, trips, sql).await?
+    if let Some((loaded, session)) = commit.merge_into_loaded()
+        && update_loaded(loaded, &session, trips, sql).await?
     {
         return Ok(CommitAnswer::done(session));
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
-    let mut removed = Vec::new();
-    if is_taken && matches!(decision, Decision::Insert { .. } | Decision::Move { .. }) {
+    if is_taken && decision.new_id().is_some() {
         return Err(id_is_taken().into());
     }
     match decision {
@@ -62,39 +61,43 @@ pub(super) async fn apply(
             remove(trips, sql, vec![at.id]).await?;
             Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, supersedes, session_limit } => {
-            if let Some(Superseded::Expired { at }) = supersedes {
-                removed.push(at.id);
-            }
-            let found = match supersedes {
-                Some(Superseded::Live { at, .. }) => Some(at),
-                _ => None,
-            };
-            let Some(mut ended) = apply_session_limit(session_limit, of_user, found, &mut removed)
+        Decision::Insert { session, expired, session_limit } => {
+            let mut removed = Vec::from_iter(expired.map(|at| at.id));
+            let Some(ended) = apply_session_limit(session_limit, of_user, None, &mut removed)
             else {
-                remove(trips, sql, removed).await?;
-                return Ok(CommitAnswer::LimitReached);
+                return refuse(trips, sql, removed).await;
             };
-            removed.extend(found.map(|at| at.id));
             let mut queries = removal(sql, removed);
             queries.push(Query::new(&sql.insert, session_values(&session)));
-            if let Some(Superseded::Live { presented, ended: superseded, .. }) = &supersedes {
-                queries.push(forget_one(sql, presented));
-                queries.push(remember(sql, presented, &session.id_hash));
-                ended.push(superseded.clone());
-            }
             trips.commit(queries).await?;
             Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: Vec::new() })
+        }
+        Decision::Replace { at, session, presented, ended, session_limit } => {
+            let mut removed = Vec::new();
+            let Some(mut all_ended) =
+                apply_session_limit(session_limit, of_user, None, &mut removed)
+            else {
+                return refuse(trips, sql, removed).await;
+            };
+            all_ended.push(ended);
+            removed.push(at.id);
+            let mut queries = removal(sql, removed);
+            queries.push(Query::new(&sql.insert, session_values(&session)));
+            queries.push(forget_one(sql, &presented));
+            queries.push(remember(sql, &presented, &session.id_hash));
+            trips.commit(queries).await?;
+            let evicted = Vec::new();
+            Ok(CommitAnswer::Done { session, previous_id: None, ended: all_ended, evicted })
         }
         Decision::Update { at, session } => {
             trips.commit(vec![update(sql, at, &session)]).await?;
             Ok(CommitAnswer::done(session))
         }
         Decision::Move { at, session, id_change, session_limit } => {
+            let mut removed = Vec::new();
             let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
             else {
-                remove(trips, sql, removed).await?;
-                return Ok(CommitAnswer::LimitReached);
+                return refuse(trips, sql, removed).await;
             };
             let mut queries = removal(sql, removed);
             queries.push(update(sql, at, &session));
@@ -118,26 +121,25 @@ pub(super) async fn apply(
     }
 }
 
-/// Stores the session if the `basis` that it was computed from is unchanged. Returns whether it
-/// was.
-async fn update_basis(
-    basis: &LiveSession,
+/// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether so.
+async fn update_loaded(
+    loaded: &LiveSession,
     session: &LiveSession,
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<bool, CallFailure> {
     let record = &session.record;
     let params = [
-        basis.id_hash.as_bytes().into(),
-        revision_number(&basis.record).into(),
-        basis.record.seen.as_millis().into(),
+        loaded.id_hash.as_bytes().into(),
+        revision_number(&loaded.record).into(),
+        loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
         revision_number(record).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
     ];
-    Ok(!trips.write(Query::new(&sql.update_basis, params)).await?.is_empty())
+    Ok(!trips.write(Query::new(&sql.update_loaded, params)).await?.is_empty())
 }
 
 /// Creates a session in one trip. The statement and the unique index find a conflict.
@@ -147,7 +149,7 @@ async fn create(
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
     match commit.decide(Found::<RowPosition>::Nothing)? {
-        Decision::Insert { session, supersedes: None, session_limit: None } => {
+        Decision::Insert { session, expired: None, session_limit: None } => {
             let insert = Query::new(&sql.insert, session_values(&session));
             if trips.write(insert).await?.is_empty() {
                 return Err(id_is_taken().into());
@@ -225,22 +227,31 @@ fn id_is_taken() -> Error {
 }
 
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
-/// ones that it ends; `None` if the user has too many. `found` is the session of the commit
-/// itself.
+/// ones that it ends; `None` if the user has too many. It does not count the session `moved`.
 fn apply_session_limit(
     session_limit: Option<SessionLimit>,
     of_user: Vec<UserRow>,
-    found: Option<RowPosition>,
+    moved: Option<RowPosition>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
     let Some(session_limit) = session_limit else { return Some(Vec::new()) };
     let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
     removed.extend(expired.iter().map(|row| row.at.id));
-    let is_found = |row: &&UserRow| found.is_some_and(|found| found.id == row.at.id);
-    let others: Vec<_> = live.iter().filter(|row| !is_found(row)).collect();
+    let is_moved = |row: &&UserRow| moved.is_some_and(|at| at.id == row.at.id);
+    let others: Vec<_> = live.iter().filter(|row| !is_moved(row)).collect();
     let ended = session_limit.sessions_to_end(&others)?;
     removed.extend(ended.iter().map(|row| row.at.id));
     Some(ended.iter().map(|row| row.session.clone()).collect())
+}
+
+/// Refuses a sign-in, whose user has too many sessions; removes these expired ones.
+async fn refuse(
+    trips: &mut Trips<'_>,
+    sql: &Statements,
+    expired: Vec<i64>,
+) -> Result<CommitAnswer, CallFailure> {
+    remove(trips, sql, expired).await?;
+    Ok(CommitAnswer::LimitReached)
 }
 
 /// Removes these sessions and commits. Without any there is nothing to commit.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -158,15 +158,17 @@ pub(super) fn lookup(
     now: Timestamp,
 ) -> Result<Found<RowPosition>> {
     let at = position(row)?;
-    let status = match replaced {
-        // The current id finds the session, as one in its grace does.
-        _ if at.id_hash == *presented => ReplacedIdStatus::InGrace,
-        Some(id) => id.status(now),
-        None => ReplacedIdStatus::Forgotten,
-    };
-    if status == ReplacedIdStatus::Forgotten {
-        return Ok(Found::Nothing);
+    if at.id_hash == *presented {
+        return by_current_id(row, at, now);
     }
+    match replaced {
+        Some(id) => Ok(by_current_id(row, at, now)?.by_replaced_id(id, now)),
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// Decodes the session in `row`, which its current id finds.
+fn by_current_id(row: &Row, at: RowPosition, now: Timestamp) -> Result<Found<RowPosition>> {
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
     if time(row, "deadline")? <= now {
         return Ok(match decode(row, public_id) {
@@ -174,18 +176,13 @@ pub(super) fn lookup(
             Err(_) => Found::Expired { reached_limit: None, at },
         });
     }
-    let session = match decode(row, public_id) {
-        Ok(record) => LiveSession { record, id_hash: at.id_hash },
+    match decode(row, public_id) {
+        Ok(record) => Ok(Found::Live { session: LiveSession { record, id_hash: at.id_hash }, at }),
         Err(error) if error.kind() == ErrorKind::Undecodable => {
-            let public_id = Some(public_id);
-            return Ok(Found::Undecodable { public_id, error, at });
+            Ok(Found::Undecodable { public_id: Some(public_id), error, at })
         }
-        Err(error) => return Err(error),
-    };
-    Ok(match (status, replaced) {
-        (ReplacedIdStatus::Remembered, Some(id)) => Found::Replaced { id, session, at },
-        _ => Found::Live { session, at },
-    })
+        Err(error) => Err(error),
+    }
 }
 
 /// Decodes a replaced id, whose columns have the prefix `replaced_`.

@@ -3,7 +3,7 @@
 //! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, LiveSession, Missing, SessionLimit, Superseded,
+    Action, Commit, CommitAnswer, Decision, Found, LiveSession, Missing, SessionLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -22,38 +22,41 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
-    match commit.decide(found)? {
+    let decision = commit.decide(found)?;
+    if let Some(id_hash) = decision.new_id() {
+        tx.check_free(id_hash)?;
+    }
+    match decision {
         Decision::RemoveExpired { at } => {
             tx.delete(at.id, at.id_hash)?;
             Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
         }
-        Decision::Insert { session, supersedes, session_limit } => {
-            if let Some(Superseded::Expired { at }) = supersedes {
+        Decision::Insert { session, expired, session_limit } => {
+            if let Some(at) = expired {
                 tx.delete(at.id, at.id_hash)?;
             }
-            let found = match supersedes {
-                Some(Superseded::Live { at, .. }) => Some(at),
-                _ => None,
-            };
-            tx.check_free(&session.id_hash)?;
-            let Some(mut ended) =
-                apply_session_limit(tx, &session, session_limit, found, commit.now)?
+            let Some(ended) = apply_session_limit(tx, &session, session_limit, None, commit.now)?
             else {
                 return Ok(CommitAnswer::LimitReached);
             };
-            if let Some(at) = found {
-                tx.delete(at.id, at.id_hash)?;
-            }
             let evicted = tx.evict_for(&session.record, None)?;
-            let id = tx.insert(&session)?;
-            if let Some(Superseded::Live { presented, ended: superseded, .. }) = supersedes {
-                tx.replace_remembered(id, &session.record.public_id, &presented)?;
-                ended.push(superseded);
-            }
+            tx.insert(&session)?;
             Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
         }
+        Decision::Replace { at, session, presented, ended, session_limit } => {
+            let Some(mut all_ended) =
+                apply_session_limit(tx, &session, session_limit, None, commit.now)?
+            else {
+                return Ok(CommitAnswer::LimitReached);
+            };
+            all_ended.push(ended);
+            tx.delete(at.id, at.id_hash)?;
+            let evicted = tx.evict_for(&session.record, None)?;
+            let id = tx.insert(&session)?;
+            tx.replace_remembered(id, &session.record.public_id, &presented)?;
+            Ok(CommitAnswer::Done { session, previous_id: None, ended: all_ended, evicted })
+        }
         Decision::Move { at, session, id_change, session_limit } => {
-            tx.check_free(&session.id_hash)?;
             let Some(ended) =
                 apply_session_limit(tx, &session, session_limit, Some(at), commit.now)?
             else {
@@ -85,20 +88,20 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     }
 }
 
-/// Applies the session limit of the user of `session`. Returns the sessions that it ended; `None`
-/// if the user has too many.
+/// Applies the session limit of the user of `session` to the user's sessions but `moved`. Returns
+/// the sessions that it ended; `None` if the user has too many.
 fn apply_session_limit(
     tx: &mut WriteTx<'_>,
     LiveSession { record, .. }: &LiveSession,
     session_limit: Option<SessionLimit>,
-    found: Option<FoundRow>,
+    moved: Option<FoundRow>,
     now: Timestamp,
 ) -> Result<Option<Vec<EndedSession>>> {
     let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
         return Ok(Some(Vec::new()));
     };
     tx.delete_expired_of(user, &record.realm, now)?;
-    let others = tx.by_sign_in(user, &record.realm, found.map(|at| at.id), now)?;
+    let others = tx.by_sign_in(user, &record.realm, moved.map(|at| at.id), now)?;
     let Some(ended) = session_limit.sessions_to_end(&others) else { return Ok(None) };
     for (id, session) in ended {
         tx.delete(*id, session.id_hash)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row};
 
-use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::Result;
@@ -45,45 +45,18 @@ pub(super) fn find(
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> Result<Found<FoundRow>> {
-    let to_error = || while_doing("look a session up");
-    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(to_error())? {
-        return Ok(found);
-    }
-    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(to_error())?;
-    Ok(replaced.unwrap_or(Found::Nothing))
-}
-
-fn by_id_hash(
-    connection: &Connection,
-    sql: &ReadSql,
-    id_hash: &SessionIdHash,
-    now: Timestamp,
-) -> rusqlite::Result<Option<Found<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_id_hash)?;
-    let mut rows = statement.query([id_hash.as_bytes()])?;
-    rows.next()?.map(|row| lookup(row, now)).transpose()
-}
-
-fn by_replaced_id(
-    connection: &Connection,
-    sql: &ReadSql,
-    id_hash: &SessionIdHash,
-    now: Timestamp,
-) -> rusqlite::Result<Option<Found<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
-    let mut rows = statement.query([id_hash.as_bytes()])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let id = replaced_id(row)?;
-    let status = id.status(now);
-    if status == ReplacedIdStatus::Forgotten {
-        return Ok(None);
-    }
-    Ok(Some(match lookup(row, now)? {
-        Found::Live { session, at } if status == ReplacedIdStatus::Remembered => {
-            Found::Replaced { id, session, at }
+    let query = || -> rusqlite::Result<_> {
+        let mut by_id_hash = connection.prepare_cached(&sql.by_id_hash)?;
+        if let Some(row) = by_id_hash.query([id_hash.as_bytes()])?.next()? {
+            return lookup(row, now);
         }
-        found => found,
-    }))
+        let mut by_replaced_id = connection.prepare_cached(&sql.by_replaced_id)?;
+        match by_replaced_id.query([id_hash.as_bytes()])?.next()? {
+            Some(row) => Ok(lookup(row, now)?.by_replaced_id(replaced_id(row)?, now)),
+            None => Ok(Found::Nothing),
+        }
+    };
+    query().map_err(while_doing("look a session up"))
 }
 
 /// Decodes the columns of a replaced id.
@@ -102,7 +75,7 @@ pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
     })
 }
 
-/// Decodes the session in a row.
+/// Decodes the session in a row, which its current id finds.
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let public_id = PublicId::from_bytes(row.get(session::public_id)?);

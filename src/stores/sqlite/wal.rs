@@ -5,7 +5,6 @@
 use std::cell::Cell;
 use std::fmt::{self, Debug};
 use std::mem;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -15,7 +14,7 @@ use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{IgnorePoison, Mutex};
+use crate::sync::{IgnorePoison, Mutex, instant, thread};
 
 /// What a checkpoint does; for errors.
 pub(super) const CHECKPOINT: &str = "copy the log into the database";
@@ -147,7 +146,8 @@ impl Wal {
     fn may_restart(&self, frames: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| {
-            before.attempted.elapsed() >= RETRY || frames >= before.frames + before.frames / 2
+            instant().saturating_duration_since(before.attempted) >= RETRY
+                || frames >= before.frames + before.frames / 2
         })
     }
 
@@ -201,7 +201,7 @@ impl Wal {
     }
 
     fn record_result(&self, frames: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { attempted: Instant::now(), frames });
+        let now = blocked.then(|| Blocked { attempted: instant(), frames });
         let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.

@@ -90,8 +90,8 @@ impl Invariants {
     }
 
     /// What the store has done, whether the request learns of it or not.
-    pub(super) fn committed(&mut self, commit: &Commit, committed: &Result<CommitAnswer>) {
-        match committed {
+    pub(super) fn committed(&mut self, commit: &Commit, answer: &Result<CommitAnswer>) {
+        match answer {
             Ok(CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session)) => {
                 self.found_live(session, matches!(commit.action, Action::SignIn { .. }));
             }
@@ -101,8 +101,8 @@ impl Invariants {
     }
 
     /// The answer that the request receives.
-    pub(super) fn acknowledged(&mut self, committed: &Result<CommitAnswer>) {
-        if let Ok(CommitAnswer::Done { .. } | CommitAnswer::Unchanged(_)) = committed
+    pub(super) fn acknowledged(&mut self, answer: &Result<CommitAnswer>) {
+        if let Ok(CommitAnswer::Done { .. } | CommitAnswer::Unchanged(_)) = answer
             && let Some(facts) = self.facts()
         {
             facts.has_stored = true;

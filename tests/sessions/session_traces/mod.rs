@@ -119,14 +119,14 @@ impl StoreWrapper for Traced {
         // Ends and sign-ins block a request that finds no session until they are done. On this
         // thread it would wait for ever.
         let may_interrupt = !matches!(commit.action, Action::End | Action::SignIn { .. });
-        let committed = self.call(may_interrupt, || {
-            let committed = self.inner.commit(commit);
-            self.invariants.lock().unwrap().committed(commit, &committed);
-            committed
+        let answer = self.call(may_interrupt, || {
+            let answer = self.inner.commit(commit);
+            self.invariants.lock().unwrap().committed(commit, &answer);
+            answer
         });
-        self.invariants.lock().unwrap().acknowledged(&committed);
-        self.write(|trace| format!("  {}", trace.committed(&committed)));
-        committed
+        self.invariants.lock().unwrap().acknowledged(&answer);
+        self.write(|trace| format!("  {}", trace.answer(&answer)));
+        answer
     }
 
     fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {

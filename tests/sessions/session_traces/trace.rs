@@ -139,8 +139,8 @@ impl Trace {
         text
     }
 
-    pub(super) fn committed(&mut self, committed: &Result<CommitAnswer>) -> String {
-        match committed {
+    pub(super) fn answer(&mut self, answer: &Result<CommitAnswer>) -> String {
+        match answer {
             Ok(done @ CommitAnswer::Done { session, .. }) => {
                 let mut retired: Vec<_> =
                     done.ids_to_invalidate().map(|id| self.id_hash(&id)).collect();

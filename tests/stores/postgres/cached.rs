@@ -53,7 +53,7 @@ fn a_merge_on_an_outdated_entry_loses_no_change() {
     let Loaded::Live(session) = outdated else { panic!("it is live") };
     merge(&here, &id_hash, &setting("here", 1)).unwrap();
     let mut commit = Commit::new(&id_hash, Action::Merge, setting("there", 1), NOW);
-    commit.basis = Some(session.into());
+    commit.loaded = Some(session.into());
     there.commit(&commit).unwrap();
     let record = live_at(&here, &id_hash, NOW + LIFE).unwrap().unwrap();
     for name in ["n", "here", "there"] {

@@ -85,7 +85,7 @@ pub(crate) const CALLS: [(&str, StoreCall); 12] = [
     ("maintenance", |store, _| store.maintenance().unwrap().run()),
 ];
 
-const FEW: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
+const FEW: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 
 fn index(store: &PostgresStore) -> &dyn SessionIndex {
     store.index().unwrap()

@@ -463,8 +463,8 @@ mod tests {
         for (id_hash, action, delta) in
             [(before, sign_in, setting(1)), (to, Action::Merge, confirmed)]
         {
-            let done = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
-            let CommitAnswer::Done { session, .. } = done else { panic!("{done:?}") };
+            let answer = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
+            let CommitAnswer::Done { session, .. } = answer else { panic!("{answer:?}") };
             assert_eq!(record_cache(&store).find(&to, NOW).unwrap(), session.record);
             assert!(!is_cached(&store, &before));
         }

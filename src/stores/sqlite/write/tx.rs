@@ -213,11 +213,7 @@ impl WriteTx<'_> {
         let seen = record.seen;
         let deadline = record.deadline();
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
-        Ok(if record.is_live(now) {
-            Found::Live { session: LiveSession { record, id_hash }, at }
-        } else {
-            Found::expired(at, &record)
-        })
+        Ok(Found::stored(LiveSession { record, id_hash }, at, now))
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
