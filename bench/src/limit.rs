@@ -354,7 +354,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     );
     store.maintenance().expect("a file has a log").run().expect("checkpoint");
     let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
-    raw_paths.iter().for_each(|path| store.admin().backup(path).expect("copy"));
+    raw_paths.iter().for_each(|path| store.file().backup(path).expect("copy"));
     // This manager sweeps only on request.
     let manager = || {
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
