@@ -10,8 +10,7 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
-    Loaded, Maintenance, Missing, Record, RemovalReport, ReplacedId, SessionIndex, Store, Touch,
-    TouchError,
+    Loaded, Maintenance, Record, RemovalReport, ReplacedId, SessionIndex, Store, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -54,7 +53,7 @@ impl Rows {
             // A session ends at its deadline, whether or not a sweep has removed it.
             Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, at },
             // A row that does not decode stays: another version of the program may read it.
-            Err(error) => Found::Undecodable { public_id: None, error, at },
+            Err(error) => Found::Undecodable { id_hash: at, public_id: None, error, at },
         };
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
             Some(id) => found.by_replaced_id(*id, now),
@@ -116,33 +115,26 @@ impl Store for OwnStore {
         if let Some(id_hash) = decision.new_id() {
             rows.check_free(id_hash)?;
         }
-        match decision {
-            Decision::Answer(answer) => Ok(answer),
-            Decision::RemoveExpired { at } => {
-                rows.remove(&at);
-                Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
-            }
+        match &decision {
+            Decision::Answer(_) => {}
+            Decision::RemoveExpired { at } | Decision::End { at, .. } => drop(rows.remove(at)),
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, expired, session_limit: _ } => {
                 if let Some(at) = expired {
-                    rows.remove(&at);
+                    rows.remove(at);
                 }
                 rows.put(session.id_hash, &session.record, vec![]);
-                Ok(CommitAnswer::done(session))
             }
-            Decision::Replace { at, session, presented, ended, session_limit: _ } => {
-                rows.remove(&at);
-                rows.put(session.id_hash, &session.record, vec![presented]);
-                let ended = vec![ended];
-                Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: vec![] })
+            Decision::Replace { at, session, presented, ended: _, session_limit: _ } => {
+                rows.remove(at);
+                rows.put(session.id_hash, &session.record, vec![*presented]);
             }
-            Decision::Update { at, session } => {
-                rows.replace(&at, &session.record);
-                Ok(CommitAnswer::done(session))
+            Decision::Update { at, session } | Decision::Touch { at, session } => {
+                rows.replace(at, &session.record);
             }
             Decision::Move { at, session, id_change, session_limit: _ } => {
-                let IdChange { previous, presented } = id_change;
-                let mut ids = rows.remove(&at);
+                let IdChange { previous, presented } = *id_change;
+                let mut ids = rows.remove(at);
                 if previous.ends_graces() {
                     ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
@@ -152,22 +144,10 @@ impl Store for OwnStore {
                 }
                 let excess = ids.len().saturating_sub(ReplacedId::MAX);
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
-                Ok(CommitAnswer::Done {
-                    session,
-                    previous_id: Some(at),
-                    ended: vec![],
-                    evicted: vec![],
-                })
-            }
-            Decision::Touch { at, session } => {
-                rows.replace(&at, &session.record);
-                Ok(CommitAnswer::Unchanged(session))
-            }
-            Decision::End { at, public_id, user } => {
-                rows.remove(&at);
-                Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
             }
         }
+        // The store has no limit per user and no bound, so no other session has ended.
+        Ok(decision.into_answer(vec![], vec![]))
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {

@@ -10,7 +10,7 @@ use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
@@ -29,9 +29,9 @@ pub struct Commit {
     /// one, it answers [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// It saves a lookup, by [`merge_into_loaded`](Self::merge_into_loaded), and is no condition:
-    /// it may be another revision than the expected one, because the request has stored a change
-    /// meanwhile.
+    /// Only [`merge_into_loaded`](Self::merge_into_loaded) uses it, to save a lookup. It is not the
+    /// condition, which is [`expected`](Self::expected), and may be newer than that: the request
+    /// may have stored a change since.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -207,9 +207,9 @@ impl SessionLimit {
         SessionLimit { limit, at_limit }
     }
 
-    /// Returns those of the user's other live sessions that must end before one more can begin.
-    /// They are given in the order of their sign-ins, the earliest first. `None` refuses the
-    /// sign-in.
+    /// Returns those of the user's other live sessions that must end before one more can begin;
+    /// `None` if the sign-in is refused. `others` must be sorted by the time of their sign-ins, the
+    /// earliest first.
     #[must_use]
     pub fn sessions_to_end<'s, T>(&self, others: &'s [T]) -> Option<&'s [T]> {
         let limit = usize::try_from(self.limit.get()).unwrap_or(usize::MAX);
@@ -233,18 +233,17 @@ impl SessionLimit {
 ///    [`RemoveExpired`](Self::RemoveExpired).
 /// 3. Apply the [`session_limit`](SessionLimit).
 /// 4. Remove the session that is replaced. A bounded store makes room.
-/// 5. Store the session and its replaced ids, and answer [`CommitAnswer::Done`].
+/// 5. Store the session and its replaced ids.
 ///
-/// Remove a session with all its ids.
+/// Remove a session with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 ///
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Remove the expired session found, and answer [`Missing::NOT_FOUND`]. Only after an ending,
-    /// which promises that the session is gone: otherwise a write whose time was taken before the
-    /// deadline could make it live again.
+    /// Remove the expired session found. Only after an ending, which promises that the session is
+    /// gone: otherwise a write whose time was taken before the deadline could make it live again.
     RemoveExpired {
         /// The position of the session.
         at: P,
@@ -271,7 +270,7 @@ pub enum Decision<P = ()> {
         /// The limit to apply.
         session_limit: Option<SessionLimit>,
     },
-    /// Store `session`, whose id stays, in place of the one found. Answer [`CommitAnswer::Done`].
+    /// Store `session`, whose id stays, in place of the one found.
     Update {
         /// The position of the session.
         at: P,
@@ -289,24 +288,21 @@ pub enum Decision<P = ()> {
         /// The limit to apply, for a sign-in.
         session_limit: Option<SessionLimit>,
     },
-    /// Store only the record's `seen` and deadline, because nothing else has changed. Answer
-    /// [`CommitAnswer::Unchanged`].
+    /// Store only the record's `seen` and deadline, because nothing else has changed.
     Touch {
         /// The position of the session.
         at: P,
         /// The session with its new `seen`.
         session: LiveSession,
     },
-    /// Remove the session found. Answer [`CommitAnswer::Ended`], with the hash of its current id.
+    /// Remove the session found.
     End {
         /// The position of the session.
         at: P,
-        /// Its public id; `None` if it cannot be read.
-        public_id: Option<PublicId>,
-        /// Its user, if it had one and can be decoded.
-        user: Option<UserKey>,
+        /// The session, for the answer.
+        ended: EndedSession,
     },
-    /// Change nothing, and answer this.
+    /// Change nothing.
     Answer(CommitAnswer),
 }
 
@@ -320,6 +316,45 @@ impl<P> Decision<P> {
             | Decision::Move { session, .. } => Some(&session.id_hash),
             _ => None,
         }
+    }
+
+    /// Returns the limit to apply, with the record of the session that signs in.
+    #[must_use]
+    pub const fn session_limit(&self) -> Option<(SessionLimit, &Record)> {
+        match self {
+            Decision::Insert { session, session_limit: Some(limit), .. }
+            | Decision::Replace { session, session_limit: Some(limit), .. }
+            | Decision::Move { session, session_limit: Some(limit), .. } => {
+                Some((*limit, &session.record))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the answer to the commit when this decision is executed. `ended` are the sessions
+    /// that the [limit per user](SessionLimit) ended, and `evicted` those that a bounded store
+    /// removed to make room.
+    #[must_use]
+    pub fn into_answer(
+        self,
+        mut ended: Vec<EndedSession>,
+        evicted: Vec<SessionIdHash>,
+    ) -> CommitAnswer {
+        let (session, previous_id) = match self {
+            Decision::Insert { session, .. } | Decision::Update { session, .. } => (session, None),
+            Decision::Replace { session, ended: replaced, .. } => {
+                ended.push(replaced);
+                (session, None)
+            }
+            Decision::Move { session, id_change, .. } => {
+                (session, Some(id_change.previous.id_hash))
+            }
+            Decision::Touch { session, .. } => return CommitAnswer::Unchanged(session),
+            Decision::End { ended, .. } => return CommitAnswer::Ended(ended),
+            Decision::RemoveExpired { .. } => return CommitAnswer::Missing(Missing::NOT_FOUND),
+            Decision::Answer(answer) => return answer,
+        };
+        CommitAnswer::Done { session, previous_id, ended, evicted }
     }
 }
 
@@ -414,11 +449,10 @@ impl Commit {
             }
             Action::End => Ok(match found {
                 Found::Live { session, at } | Found::Replaced { session, at, .. } => {
-                    let Record { public_id, user, .. } = session.record;
-                    Decision::End { at, public_id: Some(public_id), user }
+                    Decision::End { at, ended: session.to_ended() }
                 }
-                Found::Undecodable { public_id, at, .. } => {
-                    Decision::End { at, public_id, user: None }
+                Found::Undecodable { id_hash, public_id, at, .. } => {
+                    Decision::End { at, ended: EndedSession::new(id_hash, public_id, None) }
                 }
                 Found::Expired { at, .. } => Decision::RemoveExpired { at },
                 Found::Nothing => Decision::Answer(CommitAnswer::Missing(Missing::NOT_FOUND)),

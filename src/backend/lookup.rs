@@ -62,6 +62,8 @@ pub enum Found<P> {
     },
     /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
+        /// The hash of its current id.
+        id_hash: SessionIdHash,
         /// Its public id, if that can be read.
         public_id: Option<PublicId>,
         /// The reason.

@@ -21,9 +21,7 @@
 //! use std::sync::Mutex;
 //!
 //! use cloakroom::Result;
-//! use cloakroom::backend::{
-//!     Commit, CommitAnswer, Decision, EndedSession, Found, LiveSession, Missing, Record,
-//! };
+//! use cloakroom::backend::{Commit, CommitAnswer, Decision, Found, LiveSession, Record};
 //! use cloakroom::clock::Timestamp;
 //! use cloakroom::id::SessionIdHash;
 //!
@@ -44,32 +42,25 @@
 //! /// `Store::load` is `Ok(find(&rows, *id_hash, now).into())`, and `Store::commit` is this.
 //! fn commit(rows: &Mutex<Rows>, commit: &Commit) -> Result<CommitAnswer> {
 //!     let mut rows = rows.lock().unwrap(); // a database begins a transaction here
-//!     match commit.decide(find(&rows, commit.id_hash, commit.now))? {
+//!     let decision = commit.decide(find(&rows, commit.id_hash, commit.now))?;
+//!     match &decision {
 //!         // An insert must fail with `ErrorKind::Conflict` if the id hash is taken.
-//!         Decision::Insert { session, .. } | Decision::Update { session, .. } => {
+//!         Decision::Insert { session, .. }
+//!         | Decision::Update { session, .. }
+//!         | Decision::Touch { session, .. } => {
 //!             rows.insert(session.id_hash, session.record.clone());
-//!             Ok(CommitAnswer::done(session))
 //!         }
-//!         Decision::Move { at, session, .. } => {
-//!             rows.remove(&at); // and remember `at` as a replaced id
+//!         Decision::Replace { at, session, .. } | Decision::Move { at, session, .. } => {
+//!             rows.remove(at); // and remember the replaced ids
 //!             rows.insert(session.id_hash, session.record.clone());
-//!             let (previous_id, ended, evicted) = (Some(at), vec![], vec![]);
-//!             Ok(CommitAnswer::Done { session, previous_id, ended, evicted })
 //!         }
-//!         Decision::Touch { at, session } => {
-//!             rows.insert(at, session.record.clone());
-//!             Ok(CommitAnswer::Unchanged(session))
+//!         Decision::End { at, .. } | Decision::RemoveExpired { at } => {
+//!             rows.remove(at);
 //!         }
-//!         Decision::End { at, public_id, user } => {
-//!             rows.remove(&at);
-//!             Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
-//!         }
-//!         Decision::RemoveExpired { at } => {
-//!             rows.remove(&at);
-//!             Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
-//!         }
-//!         Decision::Answer(answer) => Ok(answer),
+//!         Decision::Answer(_) => {}
 //!     }
+//!     // Without an index or a bound, a commit ends no other session.
+//!     Ok(decision.into_answer(vec![], vec![]))
 //! }
 //! # use cloakroom::Lifetime;
 //! # use cloakroom::backend::{Action, Delta, NewSession};

@@ -6,8 +6,8 @@ use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Decision, Delta, Expected, Found, IdChange, LiveSession, Missing,
-    NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
+    Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
+    LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -239,7 +239,7 @@ impl Case {
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);
-                Found::Undecodable { public_id, error, at }
+                Found::Undecodable { id_hash: at, public_id, error, at }
             }
             _ => Found::Replaced { id: self.replaced(), session, at },
         }
@@ -364,10 +364,11 @@ impl Case {
                 assert_eq!((at, session), (self.position(), touched));
                 "touch"
             }
-            Ok(Decision::End { at, public_id, user }) => {
+            Ok(Decision::End { at, ended }) => {
                 assert_eq!(at, self.position());
-                assert_eq!(public_id, Some(self.record().public_id));
-                assert_eq!(user, self.record().user.filter(|_| self.found != "undecodable"));
+                let user = self.record().user.filter(|_| self.found != "undecodable");
+                let public_id = Some(self.record().public_id);
+                assert_eq!(ended, EndedSession::new(self.position(), public_id, user));
                 "end"
             }
             Ok(Decision::RemoveExpired { at }) => {

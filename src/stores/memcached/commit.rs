@@ -14,7 +14,7 @@ use crate::backend::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
-use crate::record::{EndedSession, Record, Touch};
+use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Redirect};
 use crate::stores::memcached::{MemcachedInner, StoreCall, ttl_of};
@@ -29,24 +29,19 @@ struct Reserved {
     from: SessionIdHash,
 }
 
-/// The result of a move of a session to another id.
-enum MoveResult {
-    Moved,
-    /// Nothing was moved: another request has changed the session, or `clear` has ended it.
+/// The result of an attempt to execute a decision.
+enum Execution {
+    Done,
+    /// Nothing was changed: another request has changed the session, or `clear` has ended it.
     Conflict,
     /// The session was moved and has ended since.
     Ended,
 }
 
-impl MoveResult {
-    /// Returns the answer to the commit, which is `done` for a moved session; `None` if the commit
-    /// must be tried again.
-    fn answer(self, done: CommitAnswer) -> Option<CommitAnswer> {
-        match self {
-            MoveResult::Moved => Some(done),
-            MoveResult::Conflict => None,
-            MoveResult::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
-        }
+impl Execution {
+    /// Returns the result of a command, which is a conflict unless it was executed.
+    fn of(is_executed: bool) -> Self {
+        if is_executed { Execution::Done } else { Execution::Conflict }
     }
 }
 
@@ -146,57 +141,48 @@ impl Attempts<'_> {
             Action::Create(_) => Found::Nothing,
             _ => inner.find(&commit.id_hash, call)?,
         };
-        Ok(match commit.decide(found)? {
-            Decision::Answer(answer) => Some(answer),
-            Decision::RemoveExpired { at } => inner
-                .client
-                .remove(call.context, at)?
-                .then_some(CommitAnswer::Missing(Missing::NOT_FOUND)),
+        let decision = commit.decide(found)?;
+        Ok(match self.execute(&decision)? {
+            Execution::Done => Some(decision.into_answer(Vec::new(), Vec::new())),
+            Execution::Conflict => None,
+            Execution::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
+        })
+    }
+
+    fn execute(&mut self, decision: &Decision<ItemVersion>) -> Result<Execution> {
+        let Attempts { inner, call, .. } = *self;
+        match decision {
+            Decision::Answer(_) => Ok(Execution::Done),
+            // Only this version: by now it may be the old id of a session.
+            Decision::RemoveExpired { at } | Decision::End { at, .. } => {
+                inner.client.remove(call.context, *at).map(Execution::of)
+            }
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, expired, .. } => {
                 if let Some(at) = expired
-                    && !inner.client.remove(call.context, at)?
+                    && !inner.client.remove(call.context, *at)?
                 {
-                    return Ok(None);
+                    return Ok(Execution::Conflict);
                 }
-                self.insert(&session)?;
-                Some(CommitAnswer::done(session))
+                self.insert(session).map(|()| Execution::Done)
             }
-            Decision::Replace { at, session, presented, ended, .. } => {
-                let redirect = Redirect::to_new(&presented, at.id_hash);
-                let presented = (presented.id_hash != at.id_hash).then_some(presented);
-                let moved = self.move_session(at, &redirect, &session, presented)?;
-                let previous_id = None;
-                let ended = vec![ended];
-                let evicted = Vec::new();
-                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
+            Decision::Replace { at, session, presented, .. } => {
+                let redirect = Redirect::to_new(presented, at.id_hash);
+                let presented = (presented.id_hash != at.id_hash).then_some(*presented);
+                self.move_session(*at, &redirect, session, presented)
             }
-            Decision::Move { at, session, id_change, .. } => {
-                let IdChange { previous, presented } = id_change;
-                let redirect = match &presented {
+            Decision::Move { at, session, id_change: IdChange { previous, presented }, .. } => {
+                let redirect = match presented {
                     Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),
-                    None => Redirect::of(&previous),
+                    None => Redirect::of(previous),
                 };
-                let moved = self.move_session(at, &redirect, &session, presented)?;
-                let previous_id = Some(at.id_hash);
-                let ended = Vec::new();
-                let evicted = Vec::new();
-                moved.answer(CommitAnswer::Done { session, previous_id, ended, evicted })
+                self.move_session(*at, &redirect, session, *presented)
             }
-            Decision::Update { at, session } => {
-                let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then_some(CommitAnswer::done(session))
+            Decision::Update { at, session } | Decision::Touch { at, session } => {
+                let written = inner.store_live(*at, session.record.clone(), call)?;
+                Ok(Execution::of(written.is_stored()))
             }
-            Decision::Touch { at, session } => {
-                let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then_some(CommitAnswer::Unchanged(session))
-            }
-            // Only this version: by now it may be the old id of a session.
-            Decision::End { at, public_id, user } => {
-                let ended = EndedSession::new(at.id_hash, public_id, user);
-                inner.client.remove(call.context, at)?.then_some(CommitAnswer::Ended(ended))
-            }
-        })
+        }
     }
 
     /// Stores a new session.
@@ -228,12 +214,12 @@ impl Attempts<'_> {
         redirect: &Redirect,
         session: &LiveSession,
         presented: Option<ReplacedId>,
-    ) -> Result<MoveResult> {
+    ) -> Result<Execution> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
         let reserved = self.reserve(old.id_hash, redirect.to, record)?;
         let Some(moved) = self.store_moved(old, redirect, record)? else {
-            return Ok(MoveResult::Conflict);
+            return Ok(Execution::Conflict);
         };
         // Now the new id is current. If a later command fails, another request completes the move.
         match inner.store_live(reserved, record.clone(), call) {
@@ -245,7 +231,7 @@ impl Attempts<'_> {
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(MoveResult::Ended);
+                return Ok(Execution::Ended);
             }
             Ok(Written::Missing) => {}
         }
@@ -254,7 +240,7 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
-        Ok(MoveResult::Moved)
+        Ok(Execution::Done)
     }
 
     /// Sends command 2 of a move. Returns the new version of the old item; `None` if another

@@ -90,7 +90,8 @@ impl MemcachedInner {
                     }
                 }
                 Err(error) => {
-                    return Ok(Found::Undecodable { public_id: None, error, at: item.at });
+                    let ItemVersion { id_hash, .. } = item.at;
+                    return Ok(Found::Undecodable { id_hash, public_id: None, error, at: item.at });
                 }
             }
         }

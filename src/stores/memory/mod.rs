@@ -11,8 +11,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, RemovalReport, ReplacedId, SessionIndex, SessionLimit, Store,
-    StoreIdentity, TouchError,
+    Maintenance, RemovalReport, ReplacedId, SessionIndex, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -177,81 +176,59 @@ impl SessionTable {
         if let Some(id_hash) = decision.new_id() {
             self.check_free(id_hash)?;
         }
-        match decision {
-            Decision::RemoveExpired { at } => {
-                self.remove(&at);
-                Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
+        if let Decision::Insert { expired: Some(at), .. } = &decision {
+            self.remove(at);
+        }
+        let Some(ended) = self.apply_session_limit(&decision, commit.now) else {
+            return Ok(CommitAnswer::LimitReached);
+        };
+        let mut removed = ids_of(&ended);
+        if let Decision::RemoveExpired { at }
+        | Decision::Replace { at, .. }
+        | Decision::End { at, .. } = &decision
+        {
+            removed.push(*at);
+        }
+        let evicted = match &decision {
+            Decision::Insert { session, .. } | Decision::Replace { session, .. } => {
+                self.sessions_to_evict(&session.record, removed.len(), capacity)?
             }
-            Decision::Insert { session, expired, session_limit } => {
-                self.remove_all(expired.as_slice());
-                let Some(ended) =
-                    self.apply_session_limit(&session, session_limit, None, commit.now)
-                else {
-                    return Ok(CommitAnswer::LimitReached);
-                };
-                self.insert_new(session, Vec::new(), ended, capacity)
-            }
-            Decision::Replace { session, presented, ended, session_limit, .. } => {
-                let Some(mut all_ended) =
-                    self.apply_session_limit(&session, session_limit, None, commit.now)
-                else {
-                    return Ok(CommitAnswer::LimitReached);
-                };
-                all_ended.push(ended);
-                self.insert_new(session, vec![presented], all_ended, capacity)
+            _ => Vec::new(),
+        };
+        self.remove_all(&removed);
+        self.remove_all(&evicted);
+        match &decision {
+            Decision::Insert { session, .. } => self.insert_new(session, Vec::new()),
+            Decision::Replace { session, presented, .. } => {
+                self.insert_new(session, vec![*presented]);
             }
             Decision::Update { at, session } => {
-                let row = self.remove(&at).ok_or_else(make_error)?;
-                self.insert(at, Row { record: session.record.clone(), ..row });
-                Ok(CommitAnswer::done(session))
+                let row = self.remove(at).ok_or_else(make_error)?;
+                self.insert(*at, Row { record: session.record.clone(), ..row });
             }
-            Decision::Move { at, session, id_change, session_limit } => {
-                let Some(ended) =
-                    self.apply_session_limit(&session, session_limit, Some(at), commit.now)
-                else {
-                    return Ok(CommitAnswer::LimitReached);
-                };
-                self.remove_all(&ids_of(&ended));
-                let mut row = self.remove(&at).ok_or_else(make_error)?;
+            Decision::Move { at, session, id_change: IdChange { previous, presented }, .. } => {
+                let mut row = self.remove(at).ok_or_else(make_error)?;
                 row.record = session.record.clone();
-                let IdChange { previous, presented } = id_change;
-                for id in [Some(previous), presented].into_iter().flatten() {
+                for id in [Some(*previous), *presented].into_iter().flatten() {
                     remember(&mut row.replaced, id, commit.now);
                 }
                 self.insert(session.id_hash, row);
-                let previous_id = Some(at);
-                Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
             }
             Decision::Touch { at, session } => {
-                if let Some(row) = self.rows.get_mut(&at) {
+                if let Some(row) = self.rows.get_mut(at) {
                     row.record.seen = session.record.seen;
                 }
-                Ok(CommitAnswer::Unchanged(session))
             }
-            Decision::End { at, public_id, user } => {
-                self.remove(&at);
-                Ok(CommitAnswer::Ended(EndedSession::new(at, public_id, user)))
-            }
-            Decision::Answer(answer) => Ok(answer),
+            Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
         }
+        Ok(decision.into_answer(ended, evicted))
     }
 
-    /// Stores a new session with its replaced ids, and removes the sessions that it ends.
-    fn insert_new(
-        &mut self,
-        session: LiveSession,
-        replaced: Vec<ReplacedId>,
-        ended: Vec<EndedSession>,
-        capacity: usize,
-    ) -> Result<CommitAnswer> {
-        let evicted = self.sessions_to_evict(&session.record, ended.len(), capacity)?;
-        self.remove_all(&ids_of(&ended));
-        self.remove_all(&evicted);
+    fn insert_new(&mut self, session: &LiveSession, replaced: Vec<ReplacedId>) {
         self.last_position += 1;
         let position = self.last_position;
         let row = Row { record: session.record.clone(), replaced, position };
         self.insert(session.id_hash, row);
-        Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted })
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
@@ -285,23 +262,23 @@ impl SessionTable {
         }
     }
 
-    /// Applies the session limit of the user of `session` to all other sessions but `except`:
-    /// removes the expired ones, and returns those that the caller must remove; `None` if the user
-    /// has too many.
+    /// Applies the session limit per user: removes the user's expired sessions, and returns those
+    /// that the caller must remove; `None` if the user has too many.
     fn apply_session_limit(
         &mut self,
-        LiveSession { record, .. }: &LiveSession,
-        session_limit: Option<SessionLimit>,
-        except: Option<SessionIdHash>,
+        decision: &Decision<SessionIdHash>,
         now: Timestamp,
     ) -> Option<Vec<EndedSession>> {
-        let (Some(session_limit), Some(user)) = (session_limit, &record.user) else {
+        let Some((session_limit, Record { user: Some(user), realm, .. })) =
+            decision.session_limit()
+        else {
             return Some(Vec::new());
         };
+        let moved = if let Decision::Move { at, .. } = decision { Some(at) } else { None };
         let of_user = SessionFilter::User(user);
-        let theirs = SessionFilter::InRealm(&record.realm, &of_user);
+        let theirs = SessionFilter::InRealm(realm, &of_user);
         let (mut others, expired) = by_life(self.select(&theirs), now);
-        others.retain(|(id_hash, _)| Some(**id_hash) != except);
+        others.retain(|(id_hash, _)| Some(*id_hash) != moved);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let others = ended(others);
         let expired = ended(expired);

@@ -7,8 +7,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
-    SessionLimit,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,69 +55,53 @@ pub(super) async fn apply(
     if is_taken && decision.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    match decision {
-        Decision::RemoveExpired { at } => {
-            remove(trips, sql, vec![at.id]).await?;
-            Ok(CommitAnswer::Missing(Missing::NOT_FOUND))
+    let mut removed = match &decision {
+        Decision::Insert { expired, .. } => Vec::from_iter(expired.map(|at| at.id)),
+        _ => Vec::new(),
+    };
+    let Some(ended) = apply_session_limit(&decision, of_user, &mut removed) else {
+        if !removed.is_empty() {
+            trips.commit(vec![removal(sql, removed)]).await?;
         }
-        Decision::Insert { session, expired, session_limit } => {
-            let mut removed = Vec::from_iter(expired.map(|at| at.id));
-            let Some(ended) = apply_session_limit(session_limit, of_user, None, &mut removed)
-            else {
-                return refuse(trips, sql, removed).await;
-            };
-            let mut queries = removal(sql, removed);
-            queries.push(Query::new(&sql.insert, session_values(&session)));
-            trips.commit(queries).await?;
-            Ok(CommitAnswer::Done { session, previous_id: None, ended, evicted: Vec::new() })
+        return Ok(CommitAnswer::LimitReached);
+    };
+    if let Decision::RemoveExpired { at }
+    | Decision::Replace { at, .. }
+    | Decision::End { at, .. } = &decision
+    {
+        removed.push(at.id);
+    }
+    let mut queries = Vec::new();
+    if !removed.is_empty() {
+        queries.push(removal(sql, removed));
+    }
+    match &decision {
+        Decision::Insert { session, .. } => {
+            queries.push(Query::new(&sql.insert, session_values(session)));
         }
-        Decision::Replace { at, session, presented, ended, session_limit } => {
-            let mut removed = Vec::new();
-            let Some(mut all_ended) =
-                apply_session_limit(session_limit, of_user, None, &mut removed)
-            else {
-                return refuse(trips, sql, removed).await;
-            };
-            all_ended.push(ended);
-            removed.push(at.id);
-            let mut queries = removal(sql, removed);
-            queries.push(Query::new(&sql.insert, session_values(&session)));
-            queries.push(forget_one(sql, &presented));
-            queries.push(remember(sql, &presented, &session.id_hash));
-            trips.commit(queries).await?;
-            let evicted = Vec::new();
-            Ok(CommitAnswer::Done { session, previous_id: None, ended: all_ended, evicted })
+        Decision::Replace { session, presented, .. } => {
+            queries.push(Query::new(&sql.insert, session_values(session)));
+            queries.push(forget_one(sql, presented));
+            queries.push(remember(sql, presented, &session.id_hash));
         }
-        Decision::Update { at, session } => {
-            trips.commit(vec![update(sql, at, &session)]).await?;
-            Ok(CommitAnswer::done(session))
-        }
-        Decision::Move { at, session, id_change, session_limit } => {
-            let mut removed = Vec::new();
-            let Some(ended) = apply_session_limit(session_limit, of_user, Some(at), &mut removed)
-            else {
-                return refuse(trips, sql, removed).await;
-            };
-            let mut queries = removal(sql, removed);
-            queries.push(update(sql, at, &session));
-            remember_id_change(&mut queries, sql, at, &session.id_hash, &id_change);
-            trips.commit(queries).await?;
-            let previous_id = Some(at.id_hash);
-            Ok(CommitAnswer::Done { session, previous_id, ended, evicted: Vec::new() })
+        Decision::Update { at, session } => queries.push(update(sql, *at, session)),
+        Decision::Move { at, session, id_change, .. } => {
+            queries.push(update(sql, *at, session));
+            remember_id_change(&mut queries, sql, *at, &session.id_hash, id_change);
         }
         Decision::Touch { at, session } => {
             let seen = session.record.seen;
             let deadline = session.record.deadline();
             let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
-            trips.commit(vec![Query::new(&sql.update_seen, params)]).await?;
-            Ok(CommitAnswer::Unchanged(session))
+            queries.push(Query::new(&sql.update_seen, params));
         }
-        Decision::End { at, public_id, user } => {
-            remove(trips, sql, vec![at.id]).await?;
-            Ok(CommitAnswer::Ended(EndedSession::new(at.id_hash, public_id, user)))
-        }
-        Decision::Answer(answer) => Ok(answer),
+        Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
     }
+    // Without a query the transaction has changed nothing.
+    if !queries.is_empty() {
+        trips.commit(queries).await?;
+    }
+    Ok(decision.into_answer(ended, Vec::new()))
 }
 
 /// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether so.
@@ -148,16 +131,14 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    match commit.decide(Found::<RowPosition>::Nothing)? {
-        Decision::Insert { session, expired: None, session_limit: None } => {
-            let insert = Query::new(&sql.insert, session_values(&session));
-            if trips.write(insert).await?.is_empty() {
-                return Err(id_is_taken().into());
-            }
-            Ok(CommitAnswer::done(session))
-        }
-        _ => Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into()),
+    let decision = commit.decide(Found::<RowPosition>::Nothing)?;
+    let Decision::Insert { session, .. } = &decision else {
+        return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
+    };
+    if trips.write(Query::new(&sql.insert, session_values(session))).await?.is_empty() {
+        return Err(id_is_taken().into());
     }
+    Ok(decision.into_answer(Vec::new(), Vec::new()))
 }
 
 /// Begins the transaction, and locks and reads all that the decision and its execution need.
@@ -227,51 +208,24 @@ fn id_is_taken() -> Error {
 }
 
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
-/// ones that it ends; `None` if the user has too many. It does not count the session `moved`.
+/// ones that it ends; `None` if the user has too many.
 fn apply_session_limit(
-    session_limit: Option<SessionLimit>,
+    decision: &Decision<RowPosition>,
     of_user: Vec<UserRow>,
-    moved: Option<RowPosition>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
-    let Some(session_limit) = session_limit else { return Some(Vec::new()) };
+    let Some((session_limit, _)) = decision.session_limit() else { return Some(Vec::new()) };
+    let moved = if let Decision::Move { at, .. } = decision { Some(at.id) } else { None };
     let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
     removed.extend(expired.iter().map(|row| row.at.id));
-    let is_moved = |row: &&UserRow| moved.is_some_and(|at| at.id == row.at.id);
-    let others: Vec<_> = live.iter().filter(|row| !is_moved(row)).collect();
+    let others: Vec<_> = live.iter().filter(|row| Some(row.at.id) != moved).collect();
     let ended = session_limit.sessions_to_end(&others)?;
     removed.extend(ended.iter().map(|row| row.at.id));
     Some(ended.iter().map(|row| row.session.clone()).collect())
 }
 
-/// Refuses a sign-in, whose user has too many sessions; removes these expired ones.
-async fn refuse(
-    trips: &mut Trips<'_>,
-    sql: &Statements,
-    expired: Vec<i64>,
-) -> Result<CommitAnswer, CallFailure> {
-    remove(trips, sql, expired).await?;
-    Ok(CommitAnswer::LimitReached)
-}
-
-/// Removes these sessions and commits. Without any there is nothing to commit.
-async fn remove(
-    trips: &mut Trips<'_>,
-    sql: &Statements,
-    removed: Vec<i64>,
-) -> Result<(), CallFailure> {
-    if !removed.is_empty() {
-        trips.commit(removal(sql, removed)).await?;
-    }
-    Ok(())
-}
-
-fn removal(sql: &Statements, removed: Vec<i64>) -> Vec<Query<'_>> {
-    if removed.is_empty() {
-        Vec::new()
-    } else {
-        vec![Query::new(&sql.delete, [Param::Ints(removed)])]
-    }
+fn removal(sql: &Statements, removed: Vec<i64>) -> Query<'_> {
+    Query::new(&sql.delete, [Param::Ints(removed)])
 }
 
 fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) -> Query<'q> {

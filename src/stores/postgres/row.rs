@@ -180,7 +180,8 @@ fn by_current_id(row: &Row, at: RowPosition, now: Timestamp) -> Result<Found<Row
     match decode(row, public_id) {
         Ok(record) => Ok(Found::Live { session: LiveSession { record, id_hash: at.id_hash }, at }),
         Err(error) if error.kind() == ErrorKind::Undecodable => {
-            Ok(Found::Undecodable { public_id: Some(public_id), error, at })
+            let id_hash = at.id_hash;
+            Ok(Found::Undecodable { id_hash, public_id: Some(public_id), error, at })
         }
         Err(error) => Err(error),
     }

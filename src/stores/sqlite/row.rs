@@ -88,7 +88,7 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     }
     Ok(match decode(row)? {
         Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },
-        Err(error) => Found::Undecodable { public_id: Some(public_id), error, at },
+        Err(error) => Found::Undecodable { id_hash, public_id: Some(public_id), error, at },
     })
 }
 
