@@ -156,6 +156,7 @@ compile_error!(
 
 pub mod adapter;
 pub mod backend;
+mod batch_pacer;
 mod cleaner;
 pub mod clock;
 #[cfg(feature = "conformance")]

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["record"],
     &["delta", "list"],
     &["backend"],
+    &["batch_pacer"],
     &["stores"],
     &["conformance"],
     &["message"],

@@ -77,7 +77,6 @@
 //! The example `examples/own_store.rs` is a complete store of 200 lines, with replaced ids and
 //! refused conflicts. [`conformance`](crate::conformance) checks every guarantee of a store.
 
-mod batch_pacer;
 mod cache;
 pub(crate) mod commit;
 mod lookup;
@@ -97,7 +96,6 @@ use crate::list::{Page, SessionFilter, Stats, Summary};
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
-pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};

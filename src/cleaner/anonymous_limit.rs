@@ -5,7 +5,8 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::backend::{BatchPacer, RemovalReport};
+use crate::backend::RemovalReport;
+use crate::batch_pacer::BatchPacer;
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
 use crate::sync::atomic::{AtomicU64, Ordering};

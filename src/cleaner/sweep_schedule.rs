@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::backend::{BatchPacer, RemovalReport};
+use crate::backend::RemovalReport;
+use crate::batch_pacer::BatchPacer;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;

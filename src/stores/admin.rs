@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::Instant;
 
-use crate::backend::{BatchPacer, SessionIndex, Store};
+use crate::backend::{SessionIndex, Store};
+use crate::batch_pacer::BatchPacer;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::{PublicId, Realm};
