@@ -41,7 +41,10 @@ const MAY_BE_DONE: &str = "; the change may have been made";
 pub(super) fn error_of(operation: &'static str, failure: CallFailure, may_be_done: bool) -> Error {
     let (kind, reason) = match failure {
         CallFailure::Store(error) => return error,
-        CallFailure::Closed | CallFailure::TimedOut => {
+        CallFailure::Closed => {
+            (ErrorKind::Unavailable, "the server has closed the connection".to_owned())
+        }
+        CallFailure::TimedOut => {
             (ErrorKind::Unavailable, "the server did not answer in time".to_owned())
         }
         CallFailure::Sql(error) => (kind(&error), message(&error)),

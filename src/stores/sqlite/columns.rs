@@ -61,6 +61,10 @@ columns!(session(new: &LiveSession), first: 0, {
 /// The index of a session's row id, which a read yields after the columns above.
 pub(super) const ROW_ID: usize = session::NAMES.len();
 
+/// What an event needs of a session that has ended, for `row::ended`. `?1` is the current time.
+pub(super) const ENDED: &str =
+    "id_hash, deadline > ?1 AS is_live, public_id, user_key, seen, idle, absolute";
+
 // The columns of a replaced id, which a read yields after those of its session.
 columns!(replaced(session_row: i64, of: &PublicId, replaced_id: &ReplacedId), first: ROW_ID + 1, {
     id_hash: replaced_id.id_hash.as_bytes(),

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, NotOpened, OpenFailure, while_doing};
-use crate::stores::sqlite::file_access::{denial, explain, irregular};
+use crate::stores::sqlite::file_access::{describe_irregular, explain, why_denied};
 use crate::stores::sqlite::paths::{folder, with_suffix};
 use crate::sync::IgnorePoison;
 
@@ -243,7 +243,7 @@ pub(super) fn dangling_link(path: &Path, purpose: Purpose) -> Option<Error> {
 /// Opens the file at an absolute path without links.
 fn open_at(path: &Path, purpose: Purpose) -> Result<Opened> {
     // SQLite would open some special files.
-    if let Some(why) = irregular(path) {
+    if let Some(why) = describe_irregular(path) {
         return Err(Error::with_source(ErrorKind::Unavailable, operation(path), why));
     }
     check_inherited(path)?;
@@ -289,7 +289,7 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
             let mut why = "its newest changes are in the log beside it (-wal), which SQLite can \
                            read only with the file -shm, and that cannot be made or used here"
                 .to_owned();
-            if let Some(denial) = denial(&path) {
+            if let Some(denial) = why_denied(&path) {
                 why = format!("{why}: {denial}");
             }
             Err(Error::with_source(ErrorKind::ReadOnly, operation(&path), why))

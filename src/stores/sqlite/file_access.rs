@@ -21,16 +21,16 @@ pub(super) fn explain(error: Error, path: &Path) -> Error {
     if !matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Unavailable) || !is_unexplained {
         return error;
     }
-    if let Some(irregular) = irregular(path) {
+    if let Some(why) = describe_irregular(path) {
         let operation = error.operation().to_owned();
-        return Error::with_source(ErrorKind::Unavailable, operation, irregular);
+        return Error::with_source(ErrorKind::Unavailable, operation, why);
     }
     if mount(path).is_some_and(|mount| mount.is_read_only) {
         let failure = OpenFailure::ReadOnlyFileSystem;
         let why = NotOpened::new(failure, "its file system is mounted read-only");
         return Error::with_source(ErrorKind::ReadOnly, error.operation().to_owned(), why);
     }
-    let (kind, why) = if let Some(why) = denial(path) {
+    let (kind, why) = if let Some(why) = why_denied(path) {
         (ErrorKind::ReadOnly, why)
     } else if error.kind() == ErrorKind::Unavailable {
         // A folder can be opened without an effect on the locks of the database. Its error can be
@@ -49,15 +49,15 @@ pub(super) fn explain(error: Error, path: &Path) -> Error {
 }
 
 /// Returns why this process may not use the database at `path`, if it may not.
-pub(super) fn denial(path: &Path) -> Option<String> {
+pub(super) fn why_denied(path: &Path) -> Option<String> {
     let user = Credentials::current()?;
-    let denied = denied(&user, path);
+    let denied = list_denied(&user, path);
     (!denied.is_empty())
         .then(|| format!("permission denied to {}: {}", user_name(user.uid), denied.join("; ")))
 }
 
 /// Returns what is in the place of the database or of a file beside it, and is no file.
-pub(super) fn irregular(path: &Path) -> Option<String> {
+pub(super) fn describe_irregular(path: &Path) -> Option<String> {
     SUFFIXES.iter().find_map(|suffix| {
         let name = with_suffix(path, suffix);
         let found = fs::metadata(&name).ok().filter(|found| !found.is_file())?;
@@ -70,11 +70,11 @@ pub(super) fn irregular(path: &Path) -> Option<String> {
 }
 
 /// Returns what is in the way of this user, one entry for each file or folder.
-fn denied(user: &Credentials, path: &Path) -> Vec<String> {
+fn list_denied(user: &Credentials, path: &Path) -> Vec<String> {
     let mut denied = Vec::new();
     for name in SUFFIXES.map(|suffix| with_suffix(path, suffix)) {
         match fs::metadata(&name) {
-            Ok(found) if !user.may(&found, 0o6) => denied.push(owned(&name, &found)),
+            Ok(found) if !user.may(&found, 0o6) => denied.push(describe_owner(&name, &found)),
             _ => {}
         }
     }
@@ -84,7 +84,7 @@ fn denied(user: &Credentials, path: &Path) -> Vec<String> {
         let needed = if distance == 0 { 0o3 } else { 0o1 };
         match fs::metadata(folder) {
             Ok(found) if !user.may(&found, needed) => {
-                denied.push(format!("the folder {}", owned(folder, &found)));
+                denied.push(format!("the folder {}", describe_owner(folder, &found)));
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
             _ => {}
@@ -94,14 +94,14 @@ fn denied(user: &Credentials, path: &Path) -> Vec<String> {
     denied
 }
 
-fn owned(path: &Path, found: &Metadata) -> String {
+fn describe_owner(path: &Path, found: &Metadata) -> String {
     let owner = user_name(found.uid());
     let mode = found.mode() & 0o7777;
     format!("{} belongs to {owner} and has mode {mode:03o}", path.display())
 }
 
 /// Returns the name of the user who owns a file or folder; empty if that is unknown.
-pub(super) fn owner(path: &Path) -> String {
+pub(super) fn owner_name(path: &Path) -> String {
     fs::metadata(path).map(|found| user_name(found.uid())).unwrap_or_default()
 }
 

@@ -182,7 +182,7 @@ pub(super) fn migrate(
     deadline: Instant,
 ) -> Result<()> {
     let sql = TableSql::new(table);
-    let mut tx = WriteTx::begin(connection, &sql, None, OPERATION, deadline)?;
+    let mut tx = WriteTx::begin(connection, &sql, None, None, OPERATION, deadline)?;
     let from = tx.with_connection(|connection| apply(connection, table))?;
     tx.commit(deadline)?;
     if from < newest() {

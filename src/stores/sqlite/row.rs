@@ -122,20 +122,21 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
-/// Decodes a session that a statement has deleted. The columns: the hash of the id, whether it was
-/// live, the public id, the user, the last activity and both limits. A malformed one counts as
-/// empty, so that the session can be deleted.
-pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
-    let id_hash = SessionIdHash::from_bytes(row.get(0)?);
-    let user = row.get_ref(3)?.as_str().ok().and_then(|user| UserKey::new(user).ok());
-    let ended = EndedSession::new(id_hash, Some(PublicId::from_bytes(row.get(2)?)), user);
-    if row.get(1)? {
+/// Decodes the columns `columns::ENDED`. A malformed one counts as empty, so that the session can
+/// be deleted.
+pub(super) fn ended(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
+    let id_hash = SessionIdHash::from_bytes(row.get("id_hash")?);
+    let public_id = PublicId::from_bytes(row.get("public_id")?);
+    let user = row.get_ref("user_key")?.as_str().ok().and_then(|user| UserKey::new(user).ok());
+    let ended = EndedSession::new(id_hash, Some(public_id), user);
+    if row.get("is_live")? {
         return Ok(ended);
     }
     let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
-    let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
-    let limits = Limits { idle, absolute_deadline: millis(6).map(Timestamp::from_millis) };
-    Ok(ended.with_reached_limit(limits.reached_limit(time(row, 4)?)))
+    let idle = millis("idle").and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
+    let absolute_deadline = millis("absolute").map(Timestamp::from_millis);
+    let seen = row.get("seen").map(Timestamp::from_millis)?;
+    Ok(ended.with_reached_limit(Limits { idle, absolute_deadline }.reached_limit(seen)))
 }
 
 /// Decodes the columns of a record except the format and the data. A malformed column is read as

@@ -5,7 +5,7 @@
 use crate::error::Result;
 use crate::stores::migration::HISTORY;
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
-use crate::stores::sqlite::columns::{replaced, session};
+use crate::stores::sqlite::columns::{ENDED, replaced, session};
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,7 @@ statements! {
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
-        "SELECT id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute, id FROM {t} \
-         WHERE public_id IS NOT ?2 AND {{condition}}";
+        "SELECT id, {ENDED} FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
     by_sign_in:
         "SELECT id, id_hash, public_id FROM {t} \
          WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id IS NOT ?3 \

@@ -119,8 +119,8 @@ impl Wal {
         frames.filter(|_| self.runs_checkpoints).filter(is_due)
     }
 
-    /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It does not
-    /// restart the log, so frames written meanwhile can wait.
+    /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It copies
+    /// the frames that the log has now; later ones are left to the next checkpoint.
     pub(super) fn checkpoint_if_requested(&self, connection: &Connection) -> Result<()> {
         if self.is_requested.swap(false, Ordering::Relaxed) {
             checkpoint(connection, "PASSIVE")?;

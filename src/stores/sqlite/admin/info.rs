@@ -11,7 +11,7 @@ use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{SqliteFile, connect};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
-use crate::stores::sqlite::file_access::owner;
+use crate::stores::sqlite::file_access::owner_name;
 use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::mount::mount;
@@ -94,8 +94,8 @@ pub(super) fn info(
         newest_schema: migrate::newest(),
         other_tables: tables.saturating_sub(ours),
         read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
-        owner: owner(path),
-        folder_owner: owner(folder(path)),
+        owner: owner_name(path),
+        folder_owner: owner_name(folder(path)),
         file_system: mount(path).map(|mount| mount.kind),
         second_name: second_name(path),
         referencing_tables: referencing_tables(connection, table).map_err(while_doing(READING))?,

@@ -225,7 +225,7 @@ impl Restore<'_> {
         // Off by default in the system's SQLite; rows of the application go with their sessions.
         prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(while_doing(RESTORING))?;
         let sql = TableSql::new(&self.to.table);
-        let mut tx = WriteTx::begin(prepared, &sql, None, RESTORING, deadline)?;
+        let mut tx = WriteTx::begin(prepared, &sql, None, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
         let target_epoch =
             target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);

@@ -20,18 +20,13 @@ pub(crate) enum JobKind {
     Exclusive,
 }
 
-/// What a job does in the transaction.
-type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<Answer> + Send>;
+/// What a job does in the transaction. It keeps its result for the thread that queued it.
+type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<()> + Send>;
 
-/// The result of the work, of any type. Only the thread that waits knows the type.
-pub(super) type Answer = Box<dyn Any + Send>;
-
-/// How the work of a job ended.
-pub(super) enum JobEnd {
-    NotRun,
-    Done(Answer),
-    Failed(Error),
-    Panicked(Box<dyn Any + Send>),
+/// Why a job has changed nothing.
+pub(super) enum JobFailure {
+    Error(Error),
+    Panic(Box<dyn Any + Send>),
 }
 
 /// Why a wait in the queue ended.
@@ -39,7 +34,7 @@ pub(super) enum WaitResult {
     /// The thread is the leader now.
     Leader,
     /// Another leader has run its job.
-    Completed(JobEnd),
+    Completed(Result<(), JobFailure>),
 }
 
 /// Work in the queue, and the thread that waits for it.
@@ -47,32 +42,30 @@ pub(super) struct Job {
     pub(super) kind: JobKind,
     pub(super) operation: &'static str,
     pub(super) waiter: Handoff<WaitResult>,
-    /// `None` once it runs, and for an exclusive job, whose thread runs it itself.
+    /// `None` once it runs.
     work: Mutex<Option<Work>>,
 }
 
 impl Job {
-    pub(super) fn new(kind: JobKind, operation: &'static str, work: Option<Work>) -> Self {
-        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(work) }
+    pub(super) fn new(kind: JobKind, operation: &'static str, work: Work) -> Self {
+        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(Some(work)) }
     }
 
-    /// Runs the work and sets how it ended; an error is also returned.
-    pub(super) fn run(&self, tx: &mut WriteTx<'_>, end: &mut JobEnd) -> Result<()> {
+    /// Runs the work. A failure is stored in `result` for the caller of the work, and its error is
+    /// returned for the group.
+    pub(super) fn run(
+        &self,
+        tx: &mut WriteTx<'_>,
+        result: &mut Result<(), JobFailure>,
+    ) -> Result<()> {
         let Some(work) = self.work.lock().ignore_poison().take() else { return Ok(()) };
-        match catch_unwind(AssertUnwindSafe(|| work(tx))) {
-            Ok(Ok(answer)) => {
-                *end = JobEnd::Done(answer);
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                *end = JobEnd::Failed(error.clone());
-                Err(error)
-            }
-            Err(panic) => {
-                *end = JobEnd::Panicked(panic);
-                Err(panicked(self.operation))
-            }
-        }
+        let (failure, error) = match catch_unwind(AssertUnwindSafe(|| work(tx))) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => (JobFailure::Error(error.clone()), error),
+            Err(panic) => (JobFailure::Panic(panic), panicked(self.operation)),
+        };
+        *result = Err(failure);
+        Err(error)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Answer, Job, JobEnd, WaitResult, panicked};
+use job::{Job, JobFailure, WaitResult, panicked};
 
 pub(super) use job::JobKind;
 pub(super) use reserve::SignInReserve;
@@ -75,25 +75,22 @@ impl Debug for Writer {
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    group: Vec<(Arc<Job>, JobEnd)>,
+    /// Each job with its result, which is `Ok` until the job fails.
+    group: Vec<(Arc<Job>, Result<(), JobFailure>)>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
 
 impl Leader<'_> {
-    /// Answers the jobs of the group: with their own results, or with the failure of the group if
-    /// they succeeded.
+    /// Answers the jobs of the group: with their own failures, or else with that of the group.
     fn complete(&mut self) {
         let failure = match self.failure.take() {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for (job, end) in self.group.drain(..) {
-            let end = match (end, &failure) {
-                (JobEnd::NotRun | JobEnd::Done(_), Some(error)) => JobEnd::Failed(error.clone()),
-                (end, _) => end,
-            };
-            job.waiter.send(WaitResult::Completed(end));
+        for (job, result) in self.group.drain(..) {
+            let of_group = || failure.clone().map_or(Ok(()), |error| Err(JobFailure::Error(error)));
+            job.waiter.send(WaitResult::Completed(result.and_then(|()| of_group())));
         }
     }
 }
@@ -146,21 +143,25 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let work = move |tx: &mut WriteTx<'_>| Ok(Box::new(work(tx)?) as Answer);
-        let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
+        let result = Arc::new(Mutex::new(None));
+        let of_work = result.clone();
+        let work = move |tx: &mut WriteTx<'_>| {
+            *of_work.lock().ignore_poison() = Some(work(tx)?);
+            Ok(())
+        };
+        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
         let mut waited = self.await_leadership(&job, deadline)?;
         if let WaitResult::Leader = waited {
             self.lead(&job, deadline);
             waited = job.waiter.receive();
         }
         match waited {
-            WaitResult::Completed(JobEnd::Done(answer)) => {
-                answer.downcast().map(|answer| *answer).map_err(|_| panicked(operation))
-            }
-            WaitResult::Completed(JobEnd::Failed(error)) => Err(error),
+            WaitResult::Completed(Err(JobFailure::Error(error))) => Err(error),
             // A panic of the work continues on the thread of its caller, whichever ran it.
-            WaitResult::Completed(JobEnd::Panicked(panic)) => resume_unwind(panic),
-            WaitResult::Completed(JobEnd::NotRun) | WaitResult::Leader => Err(panicked(operation)),
+            WaitResult::Completed(Err(JobFailure::Panic(panic))) => resume_unwind(panic),
+            WaitResult::Completed(Ok(())) | WaitResult::Leader => {
+                result.lock().ignore_poison().take().ok_or_else(|| panicked(operation))
+            }
         }
     }
 
@@ -175,7 +176,8 @@ impl Writer {
     ) -> Result<T> {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let job = Job::new(JobKind::Exclusive, operation, None);
+        // No leader runs it: it only waits for its turn.
+        let job = Job::new(JobKind::Exclusive, operation, Box::new(|_| Ok(())));
         self.await_leadership(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
@@ -221,7 +223,7 @@ impl Writer {
     /// Runs a group with the caller's job first.
     fn lead(&self, own: &Arc<Job>, deadline: Instant) {
         let operation = own.operation;
-        let group = vec![(own.clone(), JobEnd::NotRun)];
+        let group = vec![(own.clone(), Ok(()))];
         // Dropped after the lock of the connection is released.
         let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
@@ -252,12 +254,12 @@ impl Writer {
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
-        tx.reserve = reserve.as_ref();
+        let reserve = reserve.as_ref();
+        let mut tx = WriteTx::begin(connection, sql, record_cache, reserve, operation, deadline)?;
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
-        for (job, end) in &mut leader.group {
-            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, end))?;
+        for (job, result) in &mut leader.group {
+            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, result))?;
         }
         tx.commit(deadline)
     }
@@ -279,7 +281,7 @@ impl Writer {
         };
         let mut queue = self.queue.lock().ignore_poison();
         while leader.group.len() < MAX_GROUP_SIZE && queue.waiting.front().is_some_and(may_join) {
-            leader.group.extend(queue.waiting.pop_front().map(|job| (job, JobEnd::NotRun)));
+            leader.group.extend(queue.waiting.pop_front().map(|job| (job, Ok(()))));
         }
     }
 }

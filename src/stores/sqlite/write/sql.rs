@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::stores::sql::statements;
-use crate::stores::sqlite::columns::{replaced, session};
+use crate::stores::sqlite::columns::{ENDED, replaced, session};
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 /// All statements for one table.
@@ -30,8 +30,6 @@ statements! {
         let session_values = placeholders(session::NAMES);
         let replaced_names = replaced::NAMES.join(", ");
         let replaced_values = placeholders(replaced::NAMES);
-        // What `WriteTx::delete_unreferenced` reads of each session.
-        let deleted = "RETURNING id_hash, deadline > ?1, public_id, user_key, seen, idle, absolute";
     }
 
     insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
@@ -50,10 +48,10 @@ statements! {
     delete: "DELETE FROM {t} WHERE {{condition}}";
     delete_expired_of:
         "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 AND {{condition}} \
-         {deleted}";
+         RETURNING {ENDED}";
     sweep:
         "DELETE FROM {t} WHERE id IN \
-         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) {deleted}";
+         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) RETURNING {ENDED}";
     // Without a condition SQLite drops whole pages, in a thousandth of the time.
     delete_all: "DELETE FROM {t}";
     // In place of a deletion that another table prevents: the session has expired, and nothing is

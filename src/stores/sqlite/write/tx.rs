@@ -36,7 +36,7 @@ pub(crate) struct WriteTx<'c> {
     sql: &'c TableSql,
     cache_update: CacheUpdate<'c>,
     /// `None` if the size of the file is not bounded.
-    pub(super) reserve: Option<&'c SignInReserve>,
+    reserve: Option<&'c SignInReserve>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
     /// The group had one job, which failed; there is nothing to commit.
@@ -49,13 +49,14 @@ impl<'c> WriteTx<'c> {
         connection: &'c Connection,
         sql: &'c TableSql,
         record_cache: Option<&'c RecordCache>,
+        reserve: Option<&'c SignInReserve>,
         operation: &'static str,
         deadline: Instant,
     ) -> Result<Self> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .map_err(while_doing(operation))?;
         let cache_update = CacheUpdate::begin(record_cache);
-        Ok(WriteTx { connection, sql, cache_update, reserve: None, operation, is_undone: false })
+        Ok(WriteTx { connection, sql, cache_update, reserve, operation, is_undone: false })
     }
 
     /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
@@ -247,9 +248,12 @@ impl WriteTx<'_> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
             let session = |row: &Row<'_>| {
-                let id_hash = SessionIdHash::from_bytes(row.get(1)?);
-                let public_id = PublicId::from_bytes(row.get(2)?);
-                Ok((row.get(0)?, EndedSession::new(id_hash, Some(public_id), Some(user.clone()))))
+                let id_hash = SessionIdHash::from_bytes(row.get("id_hash")?);
+                let public_id = PublicId::from_bytes(row.get("public_id")?);
+                Ok((
+                    row.get("id")?,
+                    EndedSession::new(id_hash, Some(public_id), Some(user.clone())),
+                ))
             };
             statement.query_map(params, session)?.collect()
         };
@@ -538,7 +542,7 @@ impl WriteTx<'_> {
         let text = with_condition(&self.sql.read.to_revoke, condition);
         let mut statement = self.connection.prepare(&text).map_err(self.to_error())?;
         let found = statement
-            .query_map(params_from_iter(params), |row| Ok((row.get(7)?, row::deleted(row)?)))
+            .query_map(params_from_iter(params), |row| Ok((row.get("id")?, row::ended(row)?)))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
             .map_err(self.to_error())?;
         for (id, ended) in &found {
@@ -557,7 +561,7 @@ impl WriteTx<'_> {
     ) -> Result<Vec<EndedSession>> {
         let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
         let statement = with_condition(statement, &format!("NOT {referenced}"));
-        self.execute_returning(&statement, params, row::deleted, |ended| ended.id_hash)
+        self.execute_returning(&statement, params, row::ended, |ended| ended.id_hash)
     }
 
     /// Gives the sessions of a user in a realm to another one. Returns their ids.
