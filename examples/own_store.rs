@@ -100,11 +100,6 @@ impl Store for OwnStore {
         Ok(self.rows().find(id_hash, now).into())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        // The lock is held only briefly.
-        self.load(id_hash, now).ok()
-    }
-
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         // One lock around the look-up and the write makes the commit atomic. A database uses a
         // transaction, a server without transactions a compare-and-swap with retries.

@@ -2,7 +2,7 @@
 //!
 //! | implement | for |
 //! |---|---|
-//! | [`Store`] | a store; no method has a default, so that no implementation omits one |
+//! | [`Store`] | a store; only an optimisation has a default, so that no implementation omits more |
 //! | [`SessionIndex`] | a store that can list sessions |
 //! | [`Maintenance`] | a store with background work |
 //! | [`StoreWrapper`] | a store around another one |
@@ -118,9 +118,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded>;
 
     /// Returns the answer of [`load`](Self::load) if that needs no waiting for a disk, another
-    /// machine or a writer; else `None`. An asynchronous server can make this call on a thread that
-    /// must not block.
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded>;
+    /// machine or a writer; else `None`. An optimisation: an asynchronous server can make this call
+    /// on a thread that must not block. Returns `None` by default.
+    fn try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Loaded> {
+        None
+    }
 
     /// Executes a commit, in one atomic step. When it returns [`CommitAnswer::Done`] or
     /// [`CommitAnswer::Ended`], every later call sees the change.

@@ -18,7 +18,7 @@ use crate::record::Touch;
 /// A [`Store`] around another one. It implements only the methods that it changes.
 ///
 /// Each `wrap_` method replaces the [`Store`] method of that name. By default it forwards to the
-/// wrapped store, except [`wrap_try_load`](Self::wrap_try_load), which returns `None`: forwarding
+/// wrapped store, except the optimisation [`wrap_try_load`](Self::wrap_try_load): forwarding it
 /// would bypass a [`wrap_load`](Self::wrap_load) that does more.
 ///
 /// ```
@@ -67,7 +67,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
         self.wrapped().load(id_hash, now)
     }
 
-    /// Replaces [`Store::try_load`]. Returns `None` by default.
+    /// Replaces [`Store::try_load`]. Returns `None` by default, as that does.
     fn wrap_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Loaded> {
         None
     }

@@ -348,11 +348,6 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         Ok(found)
     }
 
-    /// Always `None`: a load may have to wait for the cache or for the backing store.
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let presented = commit.id_hash;
         let now = commit.now;

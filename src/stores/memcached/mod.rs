@@ -147,10 +147,6 @@ impl Store for MemcachedStore {
         self.0.find(id_hash, self.0.call(now, "load a session")).map(Loaded::from)
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.0.commit(commit)
     }

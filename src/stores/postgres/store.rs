@@ -103,10 +103,6 @@ impl Store for PostgresStore {
         Ok(found.into())
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let PostgresInner { pool, sql, locks, .. } = &*self.0;
         pool.call(commit.action.operation(), async |trips| {
