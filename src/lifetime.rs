@@ -95,7 +95,7 @@ impl Lifetime {
     /// Returns the limits of a session that begins, or is signed in, at `now`.
     #[must_use]
     pub fn starting(&self, now: Timestamp) -> Limits {
-        Limits { idle: self.idle, absolute: self.absolute.map(|limit| now + limit) }
+        Limits { idle: self.idle, absolute_deadline: self.absolute.map(|limit| now + limit) }
     }
 }
 
@@ -135,14 +135,14 @@ pub struct Limits {
     /// The longest time between two requests, in whole milliseconds.
     pub idle: Option<Duration>,
     /// The time at which the session ends in any case.
-    pub absolute: Option<Timestamp>,
+    pub absolute_deadline: Option<Timestamp>,
 }
 
 impl Limits {
     /// Makes limits from their stored parts.
     #[must_use]
-    pub const fn new(idle: Option<Duration>, absolute: Option<Timestamp>) -> Self {
-        Limits { idle, absolute }
+    pub const fn new(idle: Option<Duration>, absolute_deadline: Option<Timestamp>) -> Self {
+        Limits { idle, absolute_deadline }
     }
 
     /// Returns the deadline of a session whose last activity was at `seen`; [`Timestamp::MAX`]
@@ -150,14 +150,14 @@ impl Limits {
     #[must_use]
     pub fn deadline(&self, seen: Timestamp) -> Timestamp {
         let idle = self.idle.map_or(Timestamp::MAX, |idle| seen + idle);
-        idle.min(self.absolute.unwrap_or(Timestamp::MAX))
+        idle.min(self.absolute_deadline.unwrap_or(Timestamp::MAX))
     }
 
     /// Returns the limit that ends a session whose last activity was at `seen`.
     #[must_use]
     pub fn reached_limit(&self, seen: Timestamp) -> EndReason {
         match self.idle {
-            Some(idle) if self.absolute.is_none_or(|end| seen + idle < end) => {
+            Some(idle) if self.absolute_deadline.is_none_or(|end| seen + idle < end) => {
                 EndReason::Idle(idle)
             }
             _ => EndReason::Absolute,

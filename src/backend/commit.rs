@@ -342,7 +342,7 @@ pub struct IdChange {
 /// An absolute limit may count from the sign-in, and two overlapping requests read the clock in
 /// either order. The requested end may therefore be slightly earlier than the stored one.
 fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
-    let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
+    let end = |limits: &Limits| limits.absolute_deadline.unwrap_or(Timestamp::MAX);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
             || new_session.idp_session_id == record.idp_session_id)

@@ -2,7 +2,6 @@
 //!
 //! Requests count the sessions that they begin; the thread compares with the store and evicts.
 
-use std::mem;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
@@ -85,12 +84,17 @@ pub(super) struct Evictions {
     /// [`AnonymousCounter::due_checks`] when the last eviction started.
     checks: u64,
     pacer: BatchPacer,
-    /// When the next batch of the running eviction is due.
-    next_batch: Option<Instant>,
-    /// The listed sessions that are still to be ended, those that were idle longest last.
+    running: Option<RunningEviction>,
+}
+
+#[derive(Debug)]
+struct RunningEviction {
+    next_step: Instant,
+    /// The listed sessions that are still to be ended, those that were idle longest last. If there
+    /// are none, the next step is a list.
     listed: Vec<SessionIdHash>,
-    /// Whether there may be more than the listed ones.
-    is_partial: bool,
+    /// Whether the last list had all sessions above the limit. The eviction ends with its sessions.
+    is_last_list: bool,
     ended: u64,
 }
 
@@ -104,54 +108,48 @@ pub(super) enum EvictionStep<'e> {
 
 impl Evictions {
     pub(super) fn new(limit: Option<AnonymousLimit>) -> Self {
-        Evictions {
-            limit,
-            checks: 0,
-            pacer: BatchPacer::new(),
-            next_batch: None,
-            listed: Vec::new(),
-            is_partial: false,
-            ended: 0,
-        }
+        Evictions { limit, checks: 0, pacer: BatchPacer::new(), running: None }
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
     pub(super) fn start_if_due(&mut self, now: Instant, counter: &AnonymousCounter) -> bool {
         let due_checks = counter.due_checks();
-        let starts = self.next_batch.is_none() && due_checks > self.checks;
+        let starts = self.running.is_none() && due_checks > self.checks;
         if starts {
             self.checks = due_checks;
-            self.next_batch = Some(now);
-            self.is_partial = true;
+            let listed = Vec::new();
+            self.running =
+                Some(RunningEviction { next_step: now, listed, is_last_list: false, ended: 0 });
         }
         starts
     }
 
     /// Returns the time at which the next call is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.next_batch
+        self.running.as_ref().map(|running| running.next_step)
     }
 
     /// Returns the call to make now, if one is due.
     pub(super) fn due_step(&mut self, now: Instant) -> Option<EvictionStep<'_>> {
         let limit = self.limit.as_ref()?;
-        self.next_batch.filter(|due| *due <= now)?;
-        if self.listed.is_empty() {
+        let running = self.running.as_mut().filter(|running| running.next_step <= now)?;
+        if running.listed.is_empty() {
             return Some(EvictionStep::List {
                 realm: &limit.realm,
                 keep: limit.target(),
                 limit: MAX_LISTED,
             });
         }
-        let left = self.listed.len().saturating_sub(self.pacer.limit().get());
-        Some(EvictionStep::End(self.listed.split_off(left)))
+        let left = running.listed.len().saturating_sub(self.pacer.limit().get());
+        Some(EvictionStep::End(running.listed.split_off(left)))
     }
 
     /// Records the result of a list. Returns the number of ended sessions if that is the end.
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<u64> {
-        self.listed = listed.unwrap_or_default();
-        self.listed.reverse();
-        self.is_partial = self.listed.len() >= MAX_LISTED.get();
+        let running = self.running.as_mut()?;
+        running.listed = listed.unwrap_or_default();
+        running.listed.reverse();
+        running.is_last_list = running.listed.len() < MAX_LISTED.get();
         self.finish_if_done()
     }
 
@@ -163,26 +161,21 @@ impl Evictions {
         began: Instant,
         ended: Instant,
     ) -> Option<u64> {
-        match result {
-            Ok(report) => {
-                self.ended += report.removed as u64;
-                let took = ended.saturating_duration_since(began);
-                self.next_batch = Some(ended + self.pacer.pause_after(&report, took));
-            }
-            Err(_) => {
-                self.listed.clear();
-                self.is_partial = false;
-            }
-        }
+        let running = self.running.as_mut()?;
+        let Ok(report) = result else { return self.finish() };
+        running.ended += report.removed as u64;
+        let took = ended.saturating_duration_since(began);
+        running.next_step = ended + self.pacer.pause_after(&report, took);
         self.finish_if_done()
     }
 
     fn finish_if_done(&mut self) -> Option<u64> {
-        if !self.listed.is_empty() || self.is_partial {
-            return None;
-        }
-        self.next_batch = None;
-        Some(mem::take(&mut self.ended))
+        let running = self.running.as_ref()?;
+        if running.listed.is_empty() && running.is_last_list { self.finish() } else { None }
+    }
+
+    fn finish(&mut self) -> Option<u64> {
+        self.running.take().map(|running| running.ended)
     }
 }
 

@@ -174,7 +174,8 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Pass
             // Overlapping requests read the clock in either order, so a smaller difference is
             // allowed.
             let earlier = ReplacedId::OVERLAPS_FOR + SECOND;
-            new_session.limits.absolute = new_session.limits.absolute.map(|end| end - earlier);
+            new_session.limits.absolute_deadline =
+                new_session.limits.absolute_deadline.map(|end| end - earlier);
             Ok(())
         },
     ];

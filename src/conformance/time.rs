@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::delta::Delta;
 use crate::id::SessionIdHash;
 use crate::lifetime::{Lifetime, Limits};
+use crate::list::SessionFilter;
 use crate::record::NewSession;
 
 /// Fails unless the session is live until just before `deadline`, and not at it or after it.
@@ -77,7 +77,7 @@ pub(super) fn a_changed_idle_limit_is_stored_and_counts_from_its_change(
         let session = fixture.session()?;
         let answer = then.merge(&session.id_hash, &idle_limit(limit))?;
         let record = done(answer, "a change of the idle limit")?.record;
-        let wanted = Limits::new(Some(limit), session.record.limits.absolute);
+        let wanted = Limits::new(Some(limit), session.record.limits.absolute_deadline);
         ensure!(record.limits == wanted, "a change of the idle limit stored {:?}", record.limits)?;
         let changed = Sample { record, ..session };
         then.is_intact(&changed, "a change of the idle limit")?;

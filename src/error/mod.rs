@@ -61,7 +61,7 @@ struct ErrorInner {
 /// | [`Undecodable`](Self::Undecodable) | 500 | no, a newer version wrote the session, or it is damaged |
 /// | [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
 ///
-/// A change that failed may have been made: see [`Error::may_have_been_done`].
+/// A change that failed may have an unknown outcome: see [`Error::has_unknown_outcome`].
 ///
 /// The other kinds are errors of the caller or the request, and a retry does not help: 403 for
 /// [`CrossOrigin`](Self::CrossOrigin), else 500.
@@ -184,12 +184,13 @@ impl Error {
         self
     }
 
-    /// Returns whether the change that failed, such as a commit, may have been made: true unless
-    /// the store has [proved](Self::with_nothing_done) that it was not, or the kind says so.
+    /// Returns whether the outcome of the failed change, such as a commit, is unknown: it may have
+    /// been made. True unless the store has [proved](Self::with_nothing_done) that it was not, or
+    /// the kind says so.
     ///
     /// Of a call in several steps, such as a sweep, it describes the step that failed.
     #[must_use]
-    pub fn may_have_been_done(&self) -> bool {
+    pub fn has_unknown_outcome(&self) -> bool {
         use ErrorKind::{
             Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
             Unsupported, WrongType,
@@ -333,13 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_may_have_been_done_unless_it_is_proved_or_the_kind() {
-        assert!(busy().may_have_been_done());
-        assert!(!busy().with_nothing_done().may_have_been_done());
-        assert!(!Error::new(ErrorKind::Conflict, "store a session").may_have_been_done());
+    fn an_outcome_is_unknown_unless_proved_or_implied_by_the_kind() {
+        assert!(busy().has_unknown_outcome());
+        assert!(!busy().with_nothing_done().has_unknown_outcome());
+        assert!(!Error::new(ErrorKind::Conflict, "store a session").has_unknown_outcome());
         let error = busy();
         let shared = error.clone();
-        assert!(error.with_nothing_done().may_have_been_done() && shared.may_have_been_done());
+        assert!(error.with_nothing_done().has_unknown_outcome() && shared.has_unknown_outcome());
     }
 
     #[test]

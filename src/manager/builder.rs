@@ -245,8 +245,6 @@ impl SessionManagerBuilder {
     /// Sets the lifetime of sessions with a user. Each limit is at least one millisecond. Defaults
     /// to 1 day idle and 30 days absolute.
     ///
-    /// Change it if users should sign in more often, or less often.
-    ///
     /// ```
     /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
     /// # use std::time::Duration;
@@ -272,8 +270,6 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user whose cookie is not
     /// [persistent](Self::persistent). Defaults to [`lifetime`](Self::lifetime).
-    ///
-    /// Change it if sessions without "remember me" should end earlier.
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
@@ -306,8 +302,6 @@ impl SessionManagerBuilder {
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
-    ///
-    /// Change it if a handler gives some sessions a longer idle limit.
     pub fn max_idle_limit(self, limit: Duration) -> Self {
         self.with(|settings| settings.max_idle_limit = Some(limit))
     }
@@ -317,16 +311,12 @@ impl SessionManagerBuilder {
     ///
     /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
     /// at start keeps the cookie even then, so such a session needs an idle limit.
-    ///
-    /// Change it if the browser should delete the cookie when it is closed.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
     /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
     /// messages do not count: they have a [separate limit](crate::Flash).
-    ///
-    /// Change it if a session holds more, such as a large form; consider a table of your own first.
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
@@ -334,7 +324,8 @@ impl SessionManagerBuilder {
     /// Sets how long the replaced id stays valid for overlapping requests after
     /// [`Session::renew`](crate::Session::renew) and
     /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
-    /// because a renewal may be meant to invalidate a stolen id. Defaults to zero.
+    /// because a renewal may be meant to invalidate a stolen id. Defaults to zero: requests that
+    /// are in flight when a handler calls `renew` then find no session and store nothing.
     ///
     /// It does not apply to a sign-in, which has no grace, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
@@ -347,9 +338,6 @@ impl SessionManagerBuilder {
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
-    ///
-    /// Change it if requests of the page are in flight when a handler calls `renew`: without a
-    /// grace they find no session and store nothing.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.renewal_grace = Some(grace))
     }
@@ -368,8 +356,6 @@ impl SessionManagerBuilder {
     /// gets another new id, because its client may not have received the first one; but not within
     /// the [`renewal_grace`](Self::renewal_grace), because a handler may have replaced a stolen id.
     /// The guide has [a table](crate::guide::ids#what-an-old-id-does).
-    ///
-    /// Change it if a stolen id should be valid for a limited time only.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -392,16 +378,12 @@ impl SessionManagerBuilder {
     /// and after the end of the id's grace, until the id is unknown: the guide has [the
     /// times](crate::guide::ids#end_session_on_replaced_id). With false, such a request only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
-    ///
-    /// Change it if a replaced id that is presented again should count as stolen.
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
 
     /// Sets what a request receives when the store cannot be read. Defaults to
     /// [`OnLoadFailure::Fail`].
-    ///
-    /// Change it if pages should be shown without a session while the store fails.
     ///
     /// ```
     /// use cloakroom::session::OnLoadFailure;
@@ -420,8 +402,6 @@ impl SessionManagerBuilder {
     /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
     /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
     /// then.
-    ///
-    /// Change it if changes of a handler that answers 5xx should be stored.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -429,8 +409,6 @@ impl SessionManagerBuilder {
     /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
     /// to no limit. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
     /// list sessions, such as memcached.
-    ///
-    /// Change it if users must not share an account, or may have one session only.
     ///
     /// ```
     /// use cloakroom::manager::AtLimit;
@@ -458,8 +436,6 @@ impl SessionManagerBuilder {
     /// a 32nd.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
-    ///
-    /// Change it if the disk has room for more or fewer sessions of visitors.
     pub fn max_anonymous(self, sessions: u64) -> Self {
         self.with(|settings| settings.max_anonymous = Some(sessions))
     }
@@ -482,8 +458,6 @@ impl SessionManagerBuilder {
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
-    ///
-    /// Change it if a proxy or a client expects other statuses.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
     }
@@ -537,8 +511,6 @@ impl SessionManagerBuilder {
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
-    ///
-    /// Change it if no cache may store pages of signed-in users.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }
@@ -552,8 +524,6 @@ impl SessionManagerBuilder {
     /// Chromium's back/forward cache can still restore the page that followed a sign-in, after a
     /// sign-out whose response begins no new session. To prevent that, set
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
-    ///
-    /// Change it if the back button should keep the text that was typed into a form.
     pub fn no_store_with_csrf_token(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_with_csrf_token = no_store)
     }
@@ -573,8 +543,6 @@ impl SessionManagerBuilder {
     /// `Clear-Site-Data: "storage"` with the page that signs out.
     ///
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
-    ///
-    /// Change it if scripts store data in the browser that a sign-out should clear.
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
     }
@@ -588,8 +556,6 @@ impl SessionManagerBuilder {
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
     /// Defaults to 60 seconds.
-    ///
-    /// Change it if expired sessions may stay longer, or must be removed earlier.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
@@ -616,7 +582,7 @@ impl SessionManagerBuilder {
     fn resolve_realms(&mut self) -> Result<()> {
         let settings = &mut self.settings;
         let default = match &settings.transport {
-            Transport::Cookie(cookie) => cookie.name_text().to_owned(),
+            Transport::Cookie(cookie) => cookie.name.clone(),
             Transport::Header(name) => name.to_ascii_lowercase(),
         };
         let named = self.realm.take().map(Realm::new).transpose();
@@ -630,7 +596,7 @@ impl SessionManagerBuilder {
             return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
         };
         for name in self.former_cookie_names.drain(..) {
-            if name == cookie.name_text() {
+            if name == cookie.name {
                 let why = format!("{name} is the current name");
                 return Err(invalid(FORMER_COOKIE_NAME, why));
             }
@@ -638,7 +604,7 @@ impl SessionManagerBuilder {
             former.validate().map_err(|error| invalid(FORMER_COOKIE_NAME, error))?;
             let mut by_realm = Vec::new();
             // A former cookie may date from before this manager's realm was set, or from after.
-            for realm in std::iter::once(Realm::new(former.name_text())?).chain(named.clone()) {
+            for realm in std::iter::once(Realm::new(&former.name)?).chain(named.clone()) {
                 by_realm.push((former.clone().of_realm(realm.tag())?, realm.tag()));
                 if realm != settings.realm && !settings.former_realms.contains(&realm) {
                     settings.former_realms.push(realm);

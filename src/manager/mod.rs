@@ -1,4 +1,4 @@
-//! The session manager, its builder, and lists of sessions.
+//! The session manager, its builder, and lists of a user's sessions.
 
 mod builder;
 mod review;
@@ -17,8 +17,6 @@ use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{BlockingCalls, BlockingHook, Context, Session};
 
 pub use crate::backend::commit::AtLimit;
-pub use crate::backend::list::{Page, SessionFilter};
-pub use crate::record::{Client, Cursor, Stats, Summary};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};
@@ -157,7 +155,8 @@ impl SessionManager {
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the
-    /// response. Call it before the first byte of the response is sent.
+    /// response. Call it before the first byte of the response is sent. It is a method of the
+    /// manager, because handlers have the session, and must not close it.
     ///
     /// # Errors
     /// - [`ErrorKind::Closed`]: the session is already closed.

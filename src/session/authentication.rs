@@ -111,8 +111,8 @@ impl Authentication {
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;
         new_session.idp_session_id.clone_from(&self.idp_session_id);
-        let ends = new_session.limits.absolute.into_iter().chain(self.ends).min();
-        new_session.limits.absolute = ends;
+        let ends = new_session.limits.absolute_deadline.into_iter().chain(self.ends).min();
+        new_session.limits.absolute_deadline = ends;
         Ok(idle_limit)
     }
 }

@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders, Sharing};
-use crate::record::{Record, Touch};
+use crate::record::Record;
 use crate::session::changes::Changes;
-use crate::session::commit::RenewalCause;
+use crate::session::commit::Renewal;
 use crate::session::load::LoadState;
 use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
@@ -154,9 +154,9 @@ impl Session {
         let now = self.context.now();
         self.context.warn_if_rejected(self.cookie_rejected_by);
         let record = state.load_state.session().map(|session| &session.record);
-        let max_age = record
-            .filter(|record| record.persistent)
-            .map(|record| record.limits.absolute.map_or(Duration::MAX, |end| end.since(now)));
+        let max_age = record.filter(|record| record.persistent).map(|record| {
+            record.limits.absolute_deadline.map_or(Duration::MAX, |end| end.since(now))
+        });
         let mut fields = settings.transport.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
         if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
@@ -205,15 +205,16 @@ impl Session {
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        let grace = settings.renewal_grace;
-        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch) {
+        let grace = settings.renewal_grace.unwrap_or_default();
+        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch.seen) {
             return;
         }
         let id_hash = *id_hash;
         let public_id = record.public_id;
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(RenewalCause::Age)) {
+        let renewal = Renewal { grace: Some(AGE_RENEWAL_GRACE) };
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(renewal)) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
@@ -237,28 +238,28 @@ impl Session {
 /// Returns whether a browser may forget the session's cookie before the session ends.
 fn may_outlive_cookie(record: &Record) -> bool {
     let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-    record.persistent && record.limits.absolute.is_none_or(outlives)
+    record.persistent && record.limits.absolute_deadline.is_none_or(outlives)
 }
 
-/// Returns whether a request that was opened at `opened` renews the id of its session, because the
-/// id has reached `max_age` or the client has not received it.
+/// Returns whether a request renews the id of its session, because the id has reached `max_age` or
+/// the client has not received it. The request was opened at `opened` and active at `seen`; `grace`
+/// is that of a renewal by the handler.
 fn renewal_is_due(
     session: &LiveSession,
     found_by: &SessionIdHash,
     max_age: Duration,
-    grace: Option<Duration>,
+    grace: Duration,
     opened: Timestamp,
-    touch: Touch,
+    seen: Timestamp,
 ) -> bool {
     let LiveSession { record, id_hash } = session;
-    let is_old = touch.seen.since(record.id_issued) >= max_age;
-    // The request presents an id that was replaced earlier by a renewal by age, so the client has
-    // not received the response with the new id, and would lose the session after the grace. With a
-    // configured grace a handler may have renewed the id instead, in order to invalidate it, so the
-    // client gets no new id here.
-    let has_lost_id = found_by != id_hash
-        && grace.is_none()
-        && opened > record.id_issued + ReplacedId::OVERLAPS_FOR;
+    let is_old = seen.since(record.id_issued) >= max_age;
+    // The presented id was replaced, and still finds the session after the grace that a handler's
+    // renewal gives. So a renewal by age replaced it. The client has not received the response with
+    // the new id, and would lose the session. After a handler's renewal, which may be meant to
+    // invalidate a stolen id, the client must get no new id here.
+    let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
+    let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
     is_old || has_lost_id
 }
 
@@ -271,27 +272,29 @@ mod tests {
     #[test]
     fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
         const MAX_AGE: Duration = Duration::from_secs(3600);
-        const GRACE: Option<Duration> = Some(Duration::from_secs(30));
+        const NO_GRACE: Duration = Duration::ZERO;
+        const GRACE: Duration = Duration::from_secs(30);
         let current = SessionIdHash::from_bytes([1; 32]);
         let replaced = SessionIdHash::from_bytes([2; 32]);
         let issued = Timestamp::from_millis(1_700_000_000_000);
         let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
         let record = Record::create(&new_session, issued);
         for (found_by, grace, opened, seen, is_due) in [
-            (current, None, 0, 3599, false),
-            (current, None, 3600, 3600, true),
-            (current, None, 3599, 3600, true),
+            (current, NO_GRACE, 0, 3599, false),
+            (current, NO_GRACE, 3600, 3600, true),
+            (current, NO_GRACE, 3599, 3600, true),
             (current, GRACE, 3600, 3600, true),
-            (replaced, None, 10, 10, false),
-            (replaced, None, 10, 3600, true),
-            (replaced, None, 11, 11, true),
+            (replaced, NO_GRACE, 10, 10, false),
+            (replaced, NO_GRACE, 10, 3600, true),
+            (replaced, NO_GRACE, 11, 11, true),
             (replaced, GRACE, 11, 11, false),
+            (replaced, GRACE, 30, 30, false),
+            (replaced, GRACE, 31, 31, true),
             (replaced, GRACE, 3600, 3600, true),
         ] {
             let session = LiveSession { record: record.clone(), id_hash: current };
             let at = |seconds| issued + Duration::from_secs(seconds);
-            let touch = Touch::at(at(seen));
-            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), touch);
+            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), at(seen));
             assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }

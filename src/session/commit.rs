@@ -9,6 +9,7 @@
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
 use crate::delta::Delta;
@@ -19,7 +20,7 @@ use crate::lifetime::{EndReason, Lifetime};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
-use crate::session::{AGE_RENEWAL_GRACE, Ending, Session, Settings, SignOut, State};
+use crate::session::{Ending, Session, Settings, SignOut, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl Session {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
                 let merge = |state: &mut State, id_hash: &_| {
-                    self.merge_or_renew(state, id_hash, self.renewal_cause(state, id_hash))
+                    self.merge_or_renew(state, id_hash, self.renewal_of_changes(state, id_hash))
                 };
                 if !self.try_presented_ids(state, merge)? {
                     self.create_or_discard(state)?;
@@ -151,8 +152,8 @@ impl Session {
             }
             LoadState::Live { session, .. } => {
                 let id_hash = session.id_hash;
-                let cause = self.renewal_cause(state, &id_hash);
-                if let Some(missing) = self.merge_or_renew(state, &id_hash, cause)? {
+                let renewal = self.renewal_of_changes(state, &id_hash);
+                if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
                     self.leave_session(state, &missing);
                 }
             }
@@ -163,27 +164,34 @@ impl Session {
         Ok(())
     }
 
-    /// Returns why the commit of this request's changes renews the id, if it does.
-    fn renewal_cause(&self, state: &State, id_hash: &SessionIdHash) -> Option<RenewalCause> {
+    /// Returns the renewal in the commit of this request's changes: one that the handler has asked
+    /// for, or that of an id under a former name of the cookie.
+    fn renewal_of_changes(&self, state: &State, id_hash: &SessionIdHash) -> Option<Renewal> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        if state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some() {
-            Some(RenewalCause::Handler)
-        } else {
-            self.has_former_cookie(id_hash).then_some(RenewalCause::FormerCookie)
-        }
+        let by_handler =
+            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
+        let grace = self.context.settings.renewal_grace;
+        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
-    /// Merges the changes into the session of this id. If there is a cause, renews the session in
-    /// the same commit. Returns the reason if there is no such session.
+    /// Merges the changes into the session of this id. A renewal is part of the same commit.
+    /// Returns the reason if there is no such session.
     pub(super) fn merge_or_renew(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        cause: Option<RenewalCause>,
+        renewal: Option<Renewal>,
     ) -> Result<Option<Missing>> {
-        let new_id = cause.map(|_| SessionId::generate()).transpose()?;
-        let renewal = new_id.as_ref().zip(cause).map(|(id, cause)| self.renewal_to(id, cause));
-        let action = renewal.unwrap_or(Action::Merge);
+        let (new_id, action) = match renewal {
+            None => (None, Action::Merge),
+            Some(Renewal { grace }) => {
+                let id = SessionId::generate()?;
+                let to = id.hash(self.realm_tag());
+                let realm = self.context.settings.realm.clone();
+                let grace_until = grace.map(|grace| self.context.now() + grace);
+                (Some(id), Action::Renew { to, realm, grace_until })
+            }
+        };
         let plan = CommitPlan::of_all_changes(id_hash, action, self.request_touch(state));
         let State { load_state, changes, .. } = state;
         let session = match self.commit_with_retries(load_state, changes, &plan)? {
@@ -203,19 +211,6 @@ impl Session {
             None => state.load_state.set_session(session, id_hash),
         }
         Ok(None)
-    }
-
-    fn renewal_to(&self, id: &SessionId, cause: RenewalCause) -> Action {
-        let settings = &self.context.settings;
-        let grace = match cause {
-            RenewalCause::Age => Some(AGE_RENEWAL_GRACE),
-            RenewalCause::Handler | RenewalCause::FormerCookie => settings.renewal_grace,
-        };
-        Action::Renew {
-            to: id.hash(self.realm_tag()),
-            realm: settings.realm.clone(),
-            grace_until: grace.map(|grace| self.context.now() + grace),
-        }
     }
 
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
@@ -311,15 +306,11 @@ fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> R
     Ok(())
 }
 
-/// Why a commit renews the id of its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RenewalCause {
-    /// The handler has asked for it.
-    Handler,
-    /// The request presents the id under a former name of the cookie.
-    FormerCookie,
-    /// The age of the id.
-    Age,
+/// A renewal of the session's id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewal {
+    /// How long the old id stays valid.
+    pub(super) grace: Option<Duration>,
 }
 
 /// The parts of a commit that stay the same when its changes are recomputed.

@@ -9,9 +9,10 @@
 //!   site can set such a cookie, and then this browser cannot reach the site.
 
 use std::borrow::Cow;
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 
 use rouille::{Request, Response, try_or_400};
 
@@ -103,32 +104,26 @@ pub fn session_with_error_page(
     // `Request::header` returns only the first of several fields of one name.
     let head = adapter.head(request.method(), request.raw_url(), request.headers());
     let head = head.secure_if(request.is_secure()).peer_addr(peer.ip());
-    OPEN.with(|slots| {
-        // The request of an inner call can be another value: an application removes a prefix from
-        // its path, for example.
-        let is_same = |outer: &OpenSession| {
-            outer.peer == peer && adapter.is_session_of(&outer.session, &head)
-        };
-        if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
-            return outer.call(adapter, handler, error_page);
-        }
-        let session = match adapter.open(&head) {
-            Ok(session) => session,
-            Err(status) => return error_page(status),
-        };
-        let open = OpenSession { session, peer, failure: Cell::new(None) };
-        let is_free =
-            |slot: &&RefCell<Option<OpenSession>>| slot.try_borrow().is_ok_and(|s| s.is_none());
-        let Some(slot) = slots.iter().find(is_free) else {
-            return open.answer(adapter, handler, error_page);
-        };
-        slot.replace(Some(open));
-        let _emptied = EmptyOnDrop(slot);
-        match &*slot.borrow() {
-            Some(open) => open.answer(adapter, handler, error_page),
-            None => error_page(500),
-        }
-    })
+    // The request of an inner call can be another value: an application removes a prefix from its
+    // path, for example.
+    let is_same = |outer: &Rc<OpenSession>| {
+        outer.peer == peer && adapter.is_session_of(&outer.session, &head)
+    };
+    let outer = OPEN.with_borrow(|open| open.iter().filter_map(Weak::upgrade).find(is_same));
+    if let Some(outer) = outer {
+        return outer.run_handler(adapter, handler, error_page);
+    }
+    let session = match adapter.open(&head) {
+        Ok(session) => session,
+        Err(status) => return error_page(status),
+    };
+    let own = Rc::new(OpenSession { session, peer, failure: Cell::new(None) });
+    OPEN.with_borrow_mut(|open| {
+        open.retain(|outer| outer.strong_count() > 0);
+        open.push(Rc::downgrade(&own));
+    });
+    let response = own.run_handler(adapter, handler, error_page);
+    adapter.close_and_respond(&own.session, response, own.failure.get(), error_page)
 }
 
 /// Makes an early response with status 400 and the error's text as JSON, as
@@ -171,7 +166,7 @@ impl adapter::Response for Response {
     }
 }
 
-/// The session of a request, made by the outermost call.
+/// The session of a request, owned by the outermost call.
 struct OpenSession {
     session: Session,
     /// The address of the peer of the request's connection.
@@ -181,8 +176,8 @@ struct OpenSession {
 }
 
 impl OpenSession {
-    /// Runs a handler of the request.
-    fn call(
+    /// Runs a handler of the request, and records its failure.
+    fn run_handler(
         &self,
         adapter: Adapter<'_>,
         handler: impl FnOnce(&Session) -> Result,
@@ -194,38 +189,10 @@ impl OpenSession {
         }
         response
     }
-
-    /// Runs the outermost handler, and finishes the request.
-    fn answer(
-        &self,
-        adapter: Adapter<'_>,
-        handler: impl FnOnce(&Session) -> Result,
-        error_page: impl Fn(u16) -> Response,
-    ) -> Response {
-        let response = self.call(adapter, handler, &error_page);
-        adapter.close_and_respond(&self.session, response, self.failure.get(), error_page)
-    }
 }
-
-/// The open sessions of the request that this thread answers. They are stored in place, so that a
-/// request that does not use its session allocates nothing. If a request uses more managers than
-/// there are slots, inner calls for the surplus managers open separate sessions.
-type OpenSessions = [RefCell<Option<OpenSession>>; 4];
 
 thread_local! {
-    static OPEN: OpenSessions = const { [const { RefCell::new(None) }; 4] };
-}
-
-fn open_sessions(slots: &OpenSessions) -> impl Iterator<Item = Ref<'_, OpenSession>> {
-    slots.iter().filter_map(|slot| Ref::filter_map(slot.try_borrow().ok()?, Option::as_ref).ok())
-}
-
-struct EmptyOnDrop<'s>(&'s RefCell<Option<OpenSession>>);
-
-impl Drop for EmptyOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Ok(mut slot) = self.0.try_borrow_mut() {
-            *slot = None;
-        }
-    }
+    /// The sessions of the calls that run on this thread, one for each manager. Those of earlier
+    /// calls, which may have panicked, no longer exist.
+    static OPEN: RefCell<Vec<Weak<OpenSession>>> = const { RefCell::new(Vec::new()) };
 }

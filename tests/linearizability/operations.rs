@@ -204,7 +204,7 @@ pub enum Answer {
         expired: u64,
         signed_in: u64,
     },
-    /// It failed, and may have been done.
+    /// It failed with an unknown outcome.
     Unknown(String),
     /// It failed in a way that no test expects.
     Failed(String),

@@ -13,7 +13,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
-use cloakroom::manager::{self, Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager;
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
@@ -135,7 +136,7 @@ impl Names {
             authenticated: record.authenticated.map(|time| self.moment(time)),
             seen: self.moment(record.seen),
             idle,
-            absolute: limits.absolute.map(|time| self.moment(time)),
+            absolute: limits.absolute_deadline.map(|time| self.moment(time)),
             revision: record.revision,
             data: data
                 .iter()

@@ -22,9 +22,12 @@ fn in_rouille(sessions: &SessionManager, fields: &[String]) -> u64 {
 #[test]
 fn other_cookies_cost_nothing_in_rouille() {
     let sessions = SessionManager::new(MemoryStore::new()).unwrap();
-    assert_eq!(in_rouille(&sessions, &[]), 0);
+    // The first request makes the allocations that are made once.
+    in_rouille(&sessions, &[]);
+    let none = in_rouille(&sessions, &[]);
+    assert_eq!(none, 1, "the session, which inner calls share");
     for fields in other_cookies() {
-        assert_eq!(in_rouille(&sessions, &fields), 0);
+        assert_eq!(in_rouille(&sessions, &fields), none);
     }
 }
 

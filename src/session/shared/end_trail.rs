@@ -12,7 +12,7 @@ use crate::lifetime::EndReason;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::shared::generations::Generations;
-use crate::sync::{IgnorePoison, Mutex, instant};
+use crate::sync::{IgnorePoison, Mutex};
 
 /// How long a reason is remembered at least, unless many others follow it.
 const RETENTION: Duration = Duration::from_secs(3600);
@@ -48,11 +48,9 @@ impl EndTrail {
     }
 
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {
-        let Ok(reasons) = self.reasons.get() else { return };
-        let now = instant();
-        let mut reasons = reasons.lock().ignore_poison();
-        reasons.rotate(RETENTION, now);
-        reasons.insert(id_hash, reason);
+        if let Ok(reasons) = self.reasons.get() {
+            reasons.lock().ignore_poison().insert(id_hash, reason, RETENTION);
+        }
     }
 
     /// Returns why the user's session whose last id has this hash ended.

@@ -8,6 +8,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionIdHash;
+use crate::sync::instant;
 
 /// The size at which a generation is replaced: at least this many ids are remembered, and at most
 /// twice as many.
@@ -28,19 +29,16 @@ impl<V> Default for Generations<V> {
 }
 
 impl<V> Generations<V> {
-    /// Starts a new generation if the current one is full, or older than `retention` at `now`. A
-    /// value is remembered for at least that time, unless more than [`GENERATION_SIZE`] others
-    /// follow it.
-    pub(super) fn rotate(&mut self, retention: Duration, now: Instant) {
+    /// Adds a value. Before that, starts a new generation if the current one is full, or older than
+    /// `retention`. A value is remembered for at least that time, unless more than
+    /// [`GENERATION_SIZE`] others follow it.
+    pub(super) fn insert(&mut self, id_hash: SessionIdHash, value: V, retention: Duration) {
+        let now = instant();
         let started = *self.started.get_or_insert(now);
         if self.current.len() >= GENERATION_SIZE || now.duration_since(started) >= retention {
             self.previous = mem::take(&mut self.current);
             self.started = Some(now);
         }
-    }
-
-    /// Adds a value to the current generation.
-    pub(super) fn insert(&mut self, id_hash: SessionIdHash, value: V) {
         self.current.insert(id_hash, value);
     }
 

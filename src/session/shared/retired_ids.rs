@@ -12,7 +12,7 @@ use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
 use crate::session::shared::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
+use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 
 /// How long an id is remembered at least, unless many others follow it. The changes of a request
 /// that takes longer may begin a new session.
@@ -98,8 +98,7 @@ impl RetiredIds {
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
         let Ok(mut memory) = self.lock() else { return };
         for id_hash in retired {
-            memory.by_id.rotate(RETENTION, instant());
-            memory.by_id.insert(id_hash, self.count_one());
+            memory.by_id.insert(id_hash, self.count_one(), RETENTION);
         }
     }
 

@@ -3,7 +3,6 @@
 //! joins the queue of its session. While there is one, every request with an update joins it before
 //! its first attempt. Called by commits only; no code of the application runs under its locks.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,9 +67,6 @@ impl UpdateQueues {
             newer = turn.insert(wait()?).take_newer_than(expected);
         }
         loop {
-            if turn.is_some() {
-                self.announce_next_turn(id_hash);
-            }
             let found = match attempt(newer)? {
                 CommitAnswer::RevisionMismatch(LiveSession { record, .. }) => record,
                 answer => {
@@ -117,12 +113,9 @@ impl UpdateQueues {
     /// Joins the queue; returns `None` if there was none, and the request has the turn.
     fn enter(&self, id_hash: &SessionIdHash) -> Result<Option<Arc<Waiter>>> {
         let mut queues = self.lock();
-        let waiting = match queues.entry(*id_hash) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(VecDeque::new());
-                return Ok(None);
-            }
-            Entry::Occupied(occupied) => occupied.into_mut(),
+        let Some(waiting) = queues.get_mut(id_hash) else {
+            queues.insert(*id_hash, VecDeque::new());
+            return Ok(None);
         };
         if waiting.len() >= MAX_WAITING {
             drop(queues);
@@ -133,9 +126,6 @@ impl UpdateQueues {
             return Err(Error::with_source(ErrorKind::Busy, OPERATION, why));
         }
         let waiter = Arc::new(Waiter::default());
-        if waiting.is_empty() {
-            waiter.announce();
-        }
         waiting.push_back(waiter.clone());
         Ok(Some(waiter))
     }
@@ -153,17 +143,6 @@ impl UpdateQueues {
             None => waiter.receive(),
         };
         Ok(Turn { queues: self, id_hash: *id_hash, newest })
-    }
-
-    /// Announces the turn to the next waiter, because it comes with the end of the attempt that
-    /// begins now. Waking a thread takes about as long as a commit, so the two overlap.
-    fn announce_next_turn(&self, id_hash: &SessionIdHash) {
-        let queues = self.lock();
-        let next = queues.get(id_hash).and_then(VecDeque::front).cloned();
-        drop(queues);
-        if let Some(next) = next {
-            next.announce();
-        }
     }
 
     /// Passes the turn to the first waiter, or removes the queue if there is none.

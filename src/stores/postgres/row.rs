@@ -13,7 +13,8 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, EndedSession, FORMAT, Record, Summary};
+use crate::list::{Cursor, Summary};
+use crate::record::{self, Client, EndedSession, FORMAT, Record};
 use crate::stores::postgres::connection::Param;
 use crate::stores::sql::{idle_millis, malformed, revision_number};
 
@@ -57,7 +58,7 @@ pub(super) fn session_values(new: &LiveSession) -> [Param<'_>; SESSION.len()] {
         record.seen.as_millis().into(),
         record.id_issued.as_millis().into(),
         Param::Int(idle_millis(&record.limits)),
-        Param::Int(record.limits.absolute.map(Timestamp::as_millis)),
+        Param::Int(record.limits.absolute_deadline.map(Timestamp::as_millis)),
         record.deadline().as_millis().into(),
         Param::Bool(record.persistent),
         revision_number(record).into(),

@@ -49,7 +49,7 @@ columns!(session(new: &LiveSession), first: 0, {
     seen: new.record.seen.as_millis(),
     id_issued: new.record.id_issued.as_millis(),
     idle: idle_millis(&new.record.limits),
-    absolute: new.record.limits.absolute.map(Timestamp::as_millis),
+    absolute: new.record.limits.absolute_deadline.map(Timestamp::as_millis),
     deadline: new.record.deadline().as_millis(),
     persistent: new.record.persistent,
     revision: revision_number(&new.record),

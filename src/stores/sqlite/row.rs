@@ -14,7 +14,8 @@ use crate::data::Data;
 use crate::error::Result;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, EndedSession, Record, Summary};
+use crate::list::{Cursor, Summary};
+use crate::record::{self, Client, EndedSession, Record};
 use crate::stores::sql::malformed;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
@@ -133,7 +134,7 @@ pub(super) fn deleted(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     }
     let millis = |column| row.get_ref(column).ok()?.as_i64().ok();
     let idle = millis(5).and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis);
-    let limits = Limits { idle, absolute: millis(6).map(Timestamp::from_millis) };
+    let limits = Limits { idle, absolute_deadline: millis(6).map(Timestamp::from_millis) };
     Ok(ended.with_reached_limit(limits.reached_limit(time(row, 4)?)))
 }
 
@@ -173,7 +174,7 @@ fn without_data(row: &Row<'_>, malformed: &mut Option<&'static str>) -> rusqlite
         id_issued: time(row, session::id_issued)?,
         limits: Limits {
             idle: checked(row, session::idle, malformed, idle)?.map(Duration::from_millis),
-            absolute: optional_time(row, session::absolute)?,
+            absolute_deadline: optional_time(row, session::absolute)?,
         },
         persistent: row.get(session::persistent)?,
         revision: checked(row, session::revision, malformed, |n| {

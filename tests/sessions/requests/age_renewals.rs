@@ -223,6 +223,20 @@ fn a_client_that_lost_the_new_id_gets_another_one() {
 }
 
 #[test]
+fn a_client_gets_a_lost_id_after_the_grace_of_handlers() {
+    let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(SECOND * 30);
+    on_both_stores(grace, |app| {
+        let mut browser = due(&app);
+        browser.after_request(&app.sessions, read);
+        app.clock.advance(SECOND * 30);
+        assert_eq!(set_cookie(&browser.request(&app.sessions, read)), None);
+        app.clock.advance(MILLI);
+        assert_new_id(&browser.request(&app.sessions, read));
+        assert_eq!(app.count(EventKind::Renewed), 2);
+    });
+}
+
+#[test]
 fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
     let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(MINUTE);
     on_both_stores(grace, |app| {

@@ -73,7 +73,7 @@ fn a_busy_commit_that_did_nothing_keeps_the_cache() {
     merge(&direct, &cached, &setting("n", 2)).unwrap();
     let _lock = OpenTransaction::on(shared(), &format!("SELECT 1 FROM {table} FOR UPDATE"));
     let error = end(&store, &locked).unwrap_err();
-    assert_eq!((error.kind(), error.may_have_been_done()), (ErrorKind::Busy, false), "{error}");
+    assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false), "{error}");
     assert_eq!(cached_number(), Some(1), "from the cache");
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cloakroom::backend::{Delta, Store};
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 use cloakroom::{ErrorKind, PostgresStore};
 use rocket::tokio::runtime::Builder;
 use rocket::tokio::task::LocalSet;
@@ -50,7 +50,7 @@ fn a_call_without_a_free_connection_is_busy_at_its_timeout() {
             assert!(Instant::now() < deadline, "the connection is free");
         };
         assert!(busy.to_string().contains("all 1 connections are in use"), "{busy}");
-        assert!(!busy.may_have_been_done());
+        assert!(!busy.has_unknown_outcome());
         drop(lock);
         waits.join().unwrap().unwrap();
     });

@@ -92,7 +92,7 @@ fn a_store_behind_a_pooler_conforms() {
 
 /// PgBouncer answers for the server that it has lost, also after the server has committed.
 #[test]
-fn a_commit_whose_answer_the_pooler_loses_may_have_been_done() {
+fn a_commit_whose_answer_the_pooler_loses_has_unknown_outcome() {
     let proxy = Proxy::to((Ipv4Addr::LOCALHOST, shared().port()).into());
     let Some(pooler) = PgBouncer::before(proxy.address.port()) else { return };
     let store = pooler.builder().pooler(true).open().unwrap();
@@ -105,7 +105,7 @@ fn a_commit_whose_answer_the_pooler_loses_may_have_been_done() {
         if live(&store, &id_hash).unwrap().is_none()
             && let Err(error) = ended
         {
-            assert!(error.may_have_been_done(), "{error}");
+            assert!(error.has_unknown_outcome(), "{error}");
             done += 1;
         }
     }

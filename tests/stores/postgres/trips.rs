@@ -65,7 +65,7 @@ fn an_ending_whose_answer_is_lost_makes_the_cache_stale() {
     assert_eq!(cached_number(), Some(1), "from the cache");
     proxy.plan(Plan::LoseOneAnswer(1));
     let error = end(&store, &id_hash).unwrap_err();
-    assert!(error.may_have_been_done(), "{error}");
+    assert!(error.has_unknown_outcome(), "{error}");
     assert_eq!(cached_number(), Some(2));
 }
 
@@ -102,7 +102,7 @@ fn a_server_out_of_reach_before_a_commit_has_done_nothing() {
     let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!error.to_string().contains(MAY_BE_DONE), "{error}");
-    assert!(!error.may_have_been_done());
+    assert!(!error.has_unknown_outcome());
     assert_eq!(number(&direct, &id_hash), 1);
     assert_eq!(store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
 }

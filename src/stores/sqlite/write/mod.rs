@@ -202,7 +202,7 @@ impl Writer {
         };
         // A synced commit takes much longer than waking a thread.
         if is_next && !self.settings.syncs_every_commit {
-            job.waiter.announce();
+            job.waiter.spin();
         }
         if let Some(waited) = job.waiter.receive_until(deadline) {
             return Ok(waited);
