@@ -132,9 +132,9 @@ pub enum EndReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The longest time between two requests, in whole milliseconds.
+    /// The longest time between two requests, in whole milliseconds; `None` for no limit.
     pub idle: Option<Duration>,
-    /// The time at which the session ends in any case.
+    /// The time at which the session ends in any case; `None` for no limit.
     pub absolute_deadline: Option<Timestamp>,
 }
 

@@ -117,8 +117,9 @@ impl Session {
         self.sign_in_with(user, &Authentication::new())
     }
 
-    /// [`sign_in`](Self::sign_in) with the level of the authentication, the end and the idle limit
-    /// of the session, and the identity provider's session.
+    /// Signs `user` in as [`sign_in`](Self::sign_in) does, and stores what `how` says: the level of
+    /// the authentication, the end and the idle limit of the session, and the identity provider's
+    /// id of it. [`Authentication`] has an example.
     ///
     /// # Errors
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
