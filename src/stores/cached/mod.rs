@@ -53,9 +53,10 @@ pub use builder::CachedStoreBuilder;
 /// ```
 ///
 /// # Failures of the cache
-/// They slow requests down and lose no session. Each server of the cache has a circuit breaker:
-/// after three failures within ten seconds requests bypass the server, and a background thread
-/// probes it. Before the server is used again, the probe invalidates all its entries.
+/// A failure of the cache slows requests down, and loses no session. Each server of the cache has a
+/// circuit breaker: after three failures within ten seconds requests bypass the server, and a
+/// background thread probes it. Before the server is used again, the probe invalidates all its
+/// entries.
 ///
 /// A process does not use the cache for two seconds after its first call, and for two seconds after
 /// it notices a restore of the backing store.

@@ -161,7 +161,8 @@ impl SqliteStoreBuilder {
     }
 
     /// Sets the maximum number of concurrent read connections, opened on demand; 1 to 1,000.
-    /// Defaults to 8.
+    /// Defaults to 8. Loads from the [cache](Self::cache_bytes) need none. Reads above the maximum
+    /// wait, at most for the [busy timeout](Self::busy_timeout).
     pub fn readers(self, readers: u32) -> Self {
         SqliteStoreBuilder { readers, ..self }
     }
