@@ -111,8 +111,8 @@ impl Default for Lifetime {
 pub enum EndReason {
     /// A request ended it with [`destroy`](crate::Session::destroy).
     SignedOut,
-    /// A sign-in took its place: of another user, or while the request presented it as a second
-    /// session.
+    /// A sign-in ended it: that of another user through its id, or one whose request presented it
+    /// beside the session that was signed in.
     Superseded,
     /// A call of the manager ended it.
     Revoked,

@@ -99,7 +99,7 @@ impl Page {
     }
 }
 
-/// A session in a list: the record without its data.
+/// What a list shows of a session: everything but its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -109,14 +109,15 @@ pub struct Summary {
     pub realm: Realm,
     /// The user; `None` for an anonymous session.
     pub user: Option<UserKey>,
-    /// The identity provider's id of the session.
+    /// The identity provider's id of the session, if a sign-in has set one.
     pub idp_session_id: Option<IdpSessionId>,
     /// The level of the user's last proof of identity.
     pub auth_level: u16,
     /// The time at which the session began.
     pub created: Timestamp,
     /// The time of the user's last proof of identity: a sign-in, or
-    /// [`confirm_authentication`](crate::Session::confirm_authentication).
+    /// [`confirm_authentication`](crate::Session::confirm_authentication). `None` for an anonymous
+    /// session.
     pub authenticated: Option<Timestamp>,
     /// The time of the last recorded activity. A request is recorded, within about a second, if a
     /// fortieth of the idle limit (36 minutes by default) has passed since the record before.
@@ -125,7 +126,9 @@ pub struct Summary {
     pub deadline: Timestamp,
     /// Whether the browser keeps the cookie when it is closed.
     pub persistent: bool,
-    /// The client that began the session or signed in to it, if the application records it.
+    /// The client that began the session or signed in to it, if
+    /// [`record_user_agent`](crate::manager::SessionManagerBuilder::record_user_agent) or
+    /// `record_address` was set then.
     pub client: Option<Client>,
     /// The size of the data, in bytes of JSON.
     pub bytes: usize,

@@ -494,7 +494,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets whether a session stores the client's user agent, cut to 256 bytes. Defaults to false,
-    /// because it is personal data.
+    /// because it is personal data. Set it some time before you publish a list of a user's devices,
+    /// because sessions that began or signed in earlier have none.
     pub fn record_user_agent(self, record: bool) -> Self {
         self.with(|settings| settings.record_user_agent = record)
     }
@@ -586,7 +587,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate. A store has
-    /// a setting of its own; pass the same [`Events`] to both.
+    /// a setting of its own; pass the same [`Events`] to both. The module
+    /// [`event`](crate::event) has an example.
     pub fn events(self, events: Events) -> Self {
         SessionManagerBuilder { events, ..self }
     }

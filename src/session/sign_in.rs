@@ -109,10 +109,10 @@ impl Session {
     /// presents [the old id](crate::guide::ids) finds no session, and a write begins a new one.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier
-    /// `set_idle_limit` of this request is above the maximum for the user's session. The user is
-    /// not signed in then. A [`destroy`](Self::destroy) earlier in this request may have been
-    /// carried out.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Closed`] after the end of
+    /// the request; [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above
+    /// the maximum for the user's session. The user is not signed in then. A
+    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }

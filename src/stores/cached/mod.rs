@@ -74,7 +74,7 @@ pub use builder::CachedStoreBuilder;
 /// | the process that made the change cannot reach the cache | the others |
 /// | that process ended between the commit and the invalidation | the others |
 /// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
-/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
+/// | a commit with an unknown outcome evicted an anonymous session to make room | all |
 ///
 /// A revocation of all sessions takes effect within a second even then, by the backing store's
 /// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized: their difference adds
