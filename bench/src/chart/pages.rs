@@ -224,11 +224,18 @@ fn stores(runs: &Runs, rows: &[(&str, [&str; 3])], show: fn(f64) -> String) -> S
         let cells = [&runs.limit, &runs.memcached, &runs.postgres].into_iter().zip(names);
         let cells = cells.map(|(run, name)| match *name {
             "" => "–".to_owned(),
+            name if is_whole_request(name) => format!("{} ¹", show(run.operation(name))),
             name => show(run.operation(name)),
         });
         format!("| {what} | {} |", cells.collect::<Vec<_>>().join(" | "))
     };
     table("| | SQLite | memcached | PostgreSQL, `fsync = off` |", rows.iter().map(row))
+}
+
+/// Whether a figure is of whole requests. The others are of calls of the store.
+fn is_whole_request(name: &str) -> bool {
+    let families = ["load_", "merge_", "request_", "sign_in_", "postgres_request"];
+    families.iter().any(|family| name.starts_with(family))
 }
 
 /// The bytes of a session, and the gigabytes of a hundred million.
