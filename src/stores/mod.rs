@@ -1,6 +1,6 @@
 //! The stores of sessions.
 //!
-//! | store | sessions survive a restart of the program | of the store's server | shared by processes | lists a user's sessions | for |
+//! | store | survives: program restarts | survives: server restarts | shared by processes | lists a user's sessions | for |
 //! |---|---|---|---|---|---|
 //! | [`SqliteStore`](sqlite::SqliteStore) | yes | – | yes, on one machine | yes | most applications |
 //! | [`PostgresStore`](postgres::PostgresStore) | yes | yes | yes, on several machines | yes | several machines |
