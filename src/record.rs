@@ -1,4 +1,4 @@
-//! The stored session: the record, its summary in lists, its counts, and its encoding as JSON.
+//! The stored session: the record, its encoding as JSON, and what is known of an ended session.
 //!
 //! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
 //! reads them.
@@ -383,113 +383,6 @@ impl EndedSession {
     #[must_use]
     pub fn with_reached_limit(self, limit: EndReason) -> Self {
         EndedSession { reached_limit: Some(limit), ..self }
-    }
-}
-
-/// A session in a list: the record without its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// The public id.
-    pub public_id: PublicId,
-    /// The realm whose managers find the session.
-    pub realm: Realm,
-    /// The user; `None` for an anonymous session.
-    pub user: Option<UserKey>,
-    /// The identity provider's id of the session.
-    pub idp_session_id: Option<IdpSessionId>,
-    /// The level of the user's last proof of identity.
-    pub auth_level: u16,
-    /// The time at which the session began.
-    pub created: Timestamp,
-    /// The time of the user's last proof of identity: a sign-in, or
-    /// [`confirm_authentication`](crate::Session::confirm_authentication).
-    pub authenticated: Option<Timestamp>,
-    /// The time of the last recorded activity. A request is recorded, within about a second, if a
-    /// fortieth of the idle limit (36 minutes by default) has passed since the record before.
-    pub seen: Timestamp,
-    /// The time at which the session expires without further activity.
-    pub deadline: Timestamp,
-    /// Whether the browser keeps the cookie when it is closed.
-    pub persistent: bool,
-    /// The client that began the session or signed in to it, if the application records it.
-    pub client: Option<Client>,
-    /// The size of the data, in bytes of JSON.
-    pub bytes: usize,
-    /// The position in the list, from which the next page continues.
-    pub cursor: Cursor,
-}
-
-impl Summary {
-    /// Makes the summary of `record` at the position `cursor`.
-    #[must_use]
-    pub fn of(record: &Record, cursor: Cursor) -> Self {
-        Summary {
-            public_id: record.public_id,
-            realm: record.realm.clone(),
-            user: record.user.clone(),
-            idp_session_id: record.idp_session_id.clone(),
-            auth_level: record.auth_level,
-            created: record.created,
-            authenticated: record.authenticated,
-            seen: record.seen,
-            deadline: record.deadline(),
-            persistent: record.persistent,
-            client: record.client.clone(),
-            bytes: record.data.as_json().len(),
-            cursor,
-        }
-    }
-}
-
-/// A position in a list of sessions. Only the store that made it can interpret it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor(i64);
-
-impl Cursor {
-    /// Makes a cursor from a number. A store defines the meaning of its positions; newer sessions
-    /// have higher ones.
-    #[must_use]
-    pub const fn new(position: i64) -> Self {
-        Cursor(position)
-    }
-
-    /// Returns the number.
-    #[must_use]
-    pub const fn position(self) -> i64 {
-        self.0
-    }
-}
-
-/// The number of sessions in a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// The number of live sessions.
-    pub live: u64,
-    /// The number of expired sessions that are not swept yet.
-    pub expired: u64,
-    /// The number of live sessions with a user.
-    pub signed_in: u64,
-    /// The number of expired sessions with a user.
-    pub expired_signed_in: u64,
-    /// The time at which the oldest live session began.
-    pub oldest: Option<Timestamp>,
-    /// The time at which the newest live session began.
-    pub newest: Option<Timestamp>,
-}
-
-impl Stats {
-    /// Returns the number of live anonymous sessions.
-    #[must_use]
-    pub const fn anonymous(&self) -> u64 {
-        self.live.saturating_sub(self.signed_in)
-    }
-
-    /// Returns the number of expired anonymous sessions.
-    #[must_use]
-    pub const fn expired_anonymous(&self) -> u64 {
-        self.expired.saturating_sub(self.expired_signed_in)
     }
 }
 

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["policy"],
     &["data"],
     &["record"],
-    &["delta"],
+    &["delta", "list"],
     &["backend"],
     &["stores"],
     &["conformance"],

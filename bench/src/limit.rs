@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
@@ -354,7 +354,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     );
     store.maintenance().expect("a file has a log").run().expect("checkpoint");
     let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
-    raw_paths.iter().for_each(|path| store.admin().backup(path).expect("copy"));
+    raw_paths.iter().for_each(|path| store.file().backup(path).expect("copy"));
     // This manager sweeps only on request.
     let manager = || {
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::backend::Store;
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::SessionId;
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 

@@ -301,7 +301,7 @@ impl<'m> Adapter<'m> {
     #[must_use]
     pub fn id_transport(self) -> String {
         match &self.manager.context.settings.transport {
-            Transport::Cookie(cookie) => format!("the cookie {}", cookie.name_text()),
+            Transport::Cookie(cookie) => format!("the cookie {}", cookie.name),
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
     }
@@ -311,11 +311,10 @@ impl<'m> Adapter<'m> {
     pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
         let settings = &self.manager.context.settings;
         let own = match &settings.transport {
-            Transport::Cookie(cookie) => Some(cookie.name_text()),
+            Transport::Cookie(cookie) => Some(&*cookie.name),
             Transport::Header(_) => None,
         };
-        own.into_iter()
-            .chain(settings.former_cookies.iter().map(|former| former.cookie.name_text()))
+        own.into_iter().chain(settings.former_cookies.iter().map(|former| &*former.cookie.name))
     }
 
     /// Returns whether `session` belongs to this manager and to a request with the ids of this

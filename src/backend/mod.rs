@@ -3,10 +3,14 @@
 //! | implement | for |
 //! |---|---|
 //! | [`Store`] | a store; no method has a default, so that no implementation omits one |
-//! | [`SessionIndex`] | a store that can list sessions; the types of lists are in [`manager`](crate::manager) |
+//! | [`SessionIndex`] | a store that can list sessions |
 //! | [`Maintenance`] | a store with background work |
 //! | [`StoreWrapper`] | a store around another one |
 //! | [`Cache`] | a cache for a [`CachedStore`](crate::stores::cached::CachedStore) |
+//!
+//! Types that applications use too are in modules of their own, which are more stable: see
+//! [`clock`](crate::clock), [`id`](crate::id), [`lifetime`](crate::lifetime) and
+//! [`list`](crate::list). `AtLimit` is in `manager`, because it is a setting.
 //!
 //! A commit has the same three steps in every store, in one atomic step of the medium: look the
 //! session up, which gives a [`Found`]; let [`Commit::decide`] decide; execute the [`Decision`].
@@ -85,7 +89,6 @@
 mod batch_pacer;
 mod cache;
 pub(crate) mod commit;
-pub(crate) mod list;
 mod lookup;
 mod replaced_id;
 mod touch_error;
@@ -98,16 +101,15 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::list::{Page, SessionFilter, Stats, Summary};
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
-pub(crate) use crate::record::{Stats, Summary};
 pub(crate) use batch_pacer::BatchPacer;
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};
-pub(crate) use list::{Page, SessionFilter};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;

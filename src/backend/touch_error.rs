@@ -28,18 +28,6 @@ impl TouchError {
         if failed.is_empty() { Ok(()) } else { Err(TouchError::Sessions(failed)) }
     }
 
-    /// Returns the first error.
-    #[must_use]
-    pub fn into_error(self) -> Error {
-        match self {
-            TouchError::Store(error) => error,
-            TouchError::Sessions(failed) => match failed.into_iter().next() {
-                Some((_, error)) => error,
-                None => Error::new(ErrorKind::Unexpected, "record activity"),
-            },
-        }
-    }
-
     /// Returns the touches of the batch that were not written, each with its error.
     pub(crate) fn failures(
         self,
@@ -59,8 +47,15 @@ impl From<Error> for TouchError {
 }
 
 impl From<TouchError> for Error {
+    /// Returns the first error.
     fn from(error: TouchError) -> Self {
-        error.into_error()
+        match error {
+            TouchError::Store(error) => error,
+            TouchError::Sessions(failed) => match failed.into_iter().next() {
+                Some((_, error)) => error,
+                None => Error::new(ErrorKind::Unexpected, "record activity"),
+            },
+        }
     }
 }
 

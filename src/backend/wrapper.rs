@@ -17,9 +17,9 @@ use crate::record::Touch;
 
 /// A [`Store`] around another one. It implements only the methods that it changes.
 ///
-/// Each `on_` method replaces the [`Store`] method of that name, and forwards to the wrapped store
-/// by default. The exception is [`on_try_load`](Self::on_try_load): by default it answers `None`,
-/// because forwarding it would bypass an [`on_load`](Self::on_load) that does more.
+/// Each `wrap_` method replaces the [`Store`] method of that name. By default it forwards to the
+/// wrapped store, except [`wrap_try_load`](Self::wrap_try_load), which returns `None`: forwarding
+/// would bypass a [`wrap_load`](Self::wrap_load) that does more.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,7 @@ use crate::record::Touch;
 ///         &self.store
 ///     }
 ///
-///     fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+///     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
 ///         self.commits.fetch_add(1, Ordering::Relaxed);
 ///         self.store.commit(commit)
 ///     }
@@ -63,77 +63,81 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     fn wrapped(&self) -> &Self::Wrapped;
 
     /// Replaces [`Store::load`].
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.wrapped().load(id_hash, now)
     }
 
-    /// Replaces [`Store::try_load`]. Answers `None` by default.
-    fn on_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Loaded> {
+    /// Replaces [`Store::try_load`]. Returns `None` by default.
+    fn wrap_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Loaded> {
         None
     }
 
     /// Replaces [`Store::commit`].
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.wrapped().commit(commit)
     }
 
     /// Replaces [`Store::touch`].
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    fn wrap_touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<(), TouchError> {
         self.wrapped().touch(batch, now)
     }
 
     /// Replaces [`Store::sweep`].
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
+    fn wrap_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.wrapped().sweep(now, limit)
     }
 
     /// Replaces [`Store::index`].
-    fn on_index(&self) -> Option<&dyn SessionIndex> {
+    fn wrap_index(&self) -> Option<&dyn SessionIndex> {
         self.wrapped().index()
     }
 
     /// Replaces [`Store::maintenance`].
-    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
+    fn wrap_maintenance(&self) -> Option<&dyn Maintenance> {
         self.wrapped().maintenance()
     }
 
     /// Replaces [`Store::capabilities`].
-    fn on_capabilities(&self) -> Capabilities {
+    fn wrap_capabilities(&self) -> Capabilities {
         self.wrapped().capabilities()
     }
 }
 
 impl<W: StoreWrapper> Store for W {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.on_load(id_hash, now)
+        self.wrap_load(id_hash, now)
     }
 
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        self.on_try_load(id_hash, now)
+        self.wrap_try_load(id_hash, now)
     }
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
-        self.on_commit(commit)
+        self.wrap_commit(commit)
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        self.on_touch(batch, now)
+        self.wrap_touch(batch, now)
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
-        self.on_sweep(now, limit)
+        self.wrap_sweep(now, limit)
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        self.on_index()
+        self.wrap_index()
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.on_maintenance()
+        self.wrap_maintenance()
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.on_capabilities()
+        self.wrap_capabilities()
     }
 }
 
@@ -144,7 +148,7 @@ impl<S: Store + ?Sized> StoreWrapper for Box<S> {
         self
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn wrap_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.wrapped().try_load(id_hash, now)
     }
 }
@@ -156,7 +160,7 @@ impl<S: Store + ?Sized> StoreWrapper for Arc<S> {
         self
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn wrap_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.wrapped().try_load(id_hash, now)
     }
 }

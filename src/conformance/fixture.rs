@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Expected, LiveSession, Loaded, Missing, Page, RemovalReport,
-    ReplacedId, SessionFilter, SessionIndex, Store,
+    Action, Commit, CommitAnswer, Expected, LiveSession, Loaded, Missing, RemovalReport,
+    ReplacedId, SessionIndex, Store,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -19,7 +19,8 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, panic_message};
 use crate::id::{IdpSessionId, PublicId, Realm, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{EndedSession, NewSession, Record, Summary, Touch};
+use crate::list::{Page, SessionFilter, Summary};
+use crate::record::{EndedSession, NewSession, Record, Touch};
 use crate::sync::instant;
 
 /// The sentence of a failed check.

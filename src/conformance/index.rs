@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Action, Page, SessionFilter};
+use crate::backend::Action;
 use crate::conformance::fixture::*;
 use crate::id::{PublicId, Realm, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{Client, NewSession, Record, Stats, Summary};
+use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::record::{Client, NewSession, Record};
 
 /// Revokes, and fails unless the result is exactly the ids of these sessions.
 fn revokes(

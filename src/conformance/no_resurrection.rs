@@ -1,9 +1,10 @@
 //! Checks that an ended session stays ended, whatever call follows with any of its ids.
 
-use crate::backend::{AtLimit, SessionFilter};
+use crate::backend::AtLimit;
 use crate::conformance::fixture::*;
 use crate::conformance::limits;
 use crate::id::{PublicId, SessionIdHash, UserKey};
+use crate::list::SessionFilter;
 
 pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;

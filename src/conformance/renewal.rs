@@ -1,10 +1,11 @@
 //! Checks that a renewal gives a session a new id and changes nothing else of it, and that the
 //! replaced id works until the end of its grace.
 
-use crate::backend::{Action, Commit, ReplacedId, SessionFilter};
+use crate::backend::{Action, Commit, ReplacedId};
 use crate::conformance::fixture::*;
 use crate::error::ErrorKind;
 use crate::id::SessionIdHash;
+use crate::list::SessionFilter;
 use crate::record::{Record, Touch};
 
 pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Passed {

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread;
 
-use crate::backend::{CommitAnswer, LiveSession, Loaded, SessionFilter};
+use crate::backend::{CommitAnswer, LiveSession, Loaded};
 use crate::conformance::fixture::*;
 use crate::id::{PublicId, SessionIdHash};
+use crate::list::SessionFilter;
 use crate::sync::IgnorePoison;
 
 const THREADS: u64 = 32;

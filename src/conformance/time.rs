@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::delta::Delta;
 use crate::id::SessionIdHash;
 use crate::lifetime::{Lifetime, Limits};
+use crate::list::SessionFilter;
 use crate::record::NewSession;
 
 /// Fails unless the session is live until just before `deadline`, and not at it or after it.

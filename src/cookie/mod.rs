@@ -108,12 +108,12 @@ pub(crate) struct Unsealed {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CookieConfig {
-    name: String,
+    pub(crate) name: String,
     path: String,
     domain: Option<String>,
-    secure: bool,
-    http_only: bool,
-    same_site: SameSite,
+    pub(crate) secure: bool,
+    pub(crate) http_only: bool,
+    pub(crate) same_site: SameSite,
     partitioned: bool,
     extra: Vec<String>,
     seal: Option<Arc<dyn Seal>>,
@@ -287,22 +287,6 @@ impl CookieConfig {
     pub(crate) fn of_realm(self, realm: RealmTag) -> Result<Self> {
         let seal = self.seal.map(|seal| seal.of_realm(realm)).transpose()?;
         Ok(CookieConfig { seal, ..self })
-    }
-
-    pub(crate) fn is_secure(&self) -> bool {
-        self.secure
-    }
-
-    pub(crate) fn is_http_only(&self) -> bool {
-        self.http_only
-    }
-
-    pub(crate) fn same_site_mode(&self) -> SameSite {
-        self.same_site
-    }
-
-    pub(crate) fn name_text(&self) -> &str {
-        &self.name
     }
 
     /// Returns the values of this cookie in one `Cookie` field. It allocates nothing, and its

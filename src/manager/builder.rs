@@ -582,7 +582,7 @@ impl SessionManagerBuilder {
     fn resolve_realms(&mut self) -> Result<()> {
         let settings = &mut self.settings;
         let default = match &settings.transport {
-            Transport::Cookie(cookie) => cookie.name_text().to_owned(),
+            Transport::Cookie(cookie) => cookie.name.clone(),
             Transport::Header(name) => name.to_ascii_lowercase(),
         };
         let named = self.realm.take().map(Realm::new).transpose();
@@ -596,7 +596,7 @@ impl SessionManagerBuilder {
             return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
         };
         for name in self.former_cookie_names.drain(..) {
-            if name == cookie.name_text() {
+            if name == cookie.name {
                 let why = format!("{name} is the current name");
                 return Err(invalid(FORMER_COOKIE_NAME, why));
             }
@@ -604,7 +604,7 @@ impl SessionManagerBuilder {
             former.validate().map_err(|error| invalid(FORMER_COOKIE_NAME, error))?;
             let mut by_realm = Vec::new();
             // A former cookie may date from before this manager's realm was set, or from after.
-            for realm in std::iter::once(Realm::new(former.name_text())?).chain(named.clone()) {
+            for realm in std::iter::once(Realm::new(&former.name)?).chain(named.clone()) {
                 by_realm.push((former.clone().of_realm(realm.tag())?, realm.tag()));
                 if realm != settings.realm && !settings.former_realms.contains(&realm) {
                     settings.former_realms.push(realm);

@@ -1,4 +1,4 @@
-//! The session manager, its builder, and lists of sessions.
+//! The session manager, its builder, and lists of a user's sessions.
 
 mod builder;
 mod review;
@@ -17,8 +17,6 @@ use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{BlockingCalls, BlockingHook, Context, Session};
 
 pub use crate::backend::commit::AtLimit;
-pub use crate::backend::list::{Page, SessionFilter};
-pub use crate::record::{Client, Cursor, Stats, Summary};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

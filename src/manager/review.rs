@@ -265,19 +265,19 @@ fn termination(indexed: bool) -> Vec<Finding> {
 
 /// ASVS 3.3, for a cookie.
 fn cookies(cookie: &CookieConfig) -> Vec<Finding> {
-    let name = cookie.name_text();
+    let name = &cookie.name;
     let host = name.starts_with("__Host-");
     let prefixed = host || name.starts_with("__Secure-");
-    let insecure = if cookie.is_secure() {
+    let insecure = if cookie.secure {
         "is Secure, but its name does not require it: let it begin with __Host- or __Secure-"
     } else {
         "is not Secure: serve it over TLS, with CookieConfig::new()"
     };
-    let same_site = cookie.same_site_mode();
+    let same_site = cookie.same_site;
     vec![
         Finding::new(
             "ASVS 3.3.1",
-            cookie.is_secure() && prefixed,
+            cookie.secure && prefixed,
             &format!("the cookie {name:?} is Secure"),
             &format!("the cookie {name:?} {insecure}"),
         ),
@@ -299,7 +299,7 @@ fn cookies(cookie: &CookieConfig) -> Vec<Finding> {
         ),
         Finding::new(
             "ASVS 3.3.4",
-            cookie.is_http_only(),
+            cookie.http_only,
             "the cookie is HttpOnly",
             "scripts in a page can read the cookie: leave http_only at true",
         ),

@@ -6,13 +6,13 @@
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
-use crate::backend::{LiveSession, Page, SessionFilter, SessionIndex};
+use crate::backend::{LiveSession, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{IdpSessionId, PublicId, UserKey};
 use crate::lifetime::EndReason;
+use crate::list::{Cursor, Page, SessionFilter, Stats, Summary};
 use crate::manager::SessionManager;
-use crate::record::{Cursor, Stats, Summary};
 use crate::session::Session;
 
 /// The number of sessions in a list of one user's sessions.
@@ -109,7 +109,7 @@ impl SessionManager {
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
-    /// use cloakroom::manager::{Page, SessionFilter};
+    /// use cloakroom::list::{Page, SessionFilter};
     /// use std::num::NonZeroUsize;
     ///
     /// # let sessions = SessionManager::new(MemoryStore::new())?;

@@ -65,12 +65,10 @@ impl Debug for ResponseHeaders {
 /// Without `"cookies"`, which would delete the cookie of a session that the same response begins.
 const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\"");
 
-/// A cache must not reuse the Set-Cookie field without validation; RFC 9111, section 5.2.2.4.
-const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
-
 /// No shared cache may store the response; RFC 9111, section 5.2.2.7.
 const PRIVATE: &str = "private";
 
+/// Nor may a cache reuse the Set-Cookie field without validation; RFC 9111, section 5.2.2.4.
 const PRIVATE_NO_CACHE: &str = "private, no-cache=\"Set-Cookie\"";
 
 const NO_STORE: &str = "no-store";
@@ -89,12 +87,7 @@ impl ResponseHeaders {
 
     /// Iterates over names and values to append to a response whose own fields cannot be changed.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let directives = match self.id_fields.first() {
-            _ if self.is_no_store() => Some(NO_STORE),
-            Some(_) => Some(PRIVATE_NO_CACHE),
-            None => (self.sharing != Sharing::Allowed).then_some(PRIVATE),
-        };
-        let cache_control = directives.map(|value| ("Cache-Control", value));
+        let cache_control = self.required_directives().map(|value| ("Cache-Control", value));
         let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
         self.appended_fields().chain(cache_control).chain(vary)
     }
@@ -106,10 +99,15 @@ impl ResponseHeaders {
         id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
     }
 
-    /// Returns whether no cache may store the response. An id in another field than Set-Cookie is a
-    /// reason too: no cache knows that field.
-    fn is_no_store(&self) -> bool {
-        self.no_store || self.id_fields.first().is_some_and(|(name, _)| name != "Set-Cookie")
+    /// Returns the directives of a response that has none of its own; `None` if it needs none. No
+    /// cache knows another field with an id than Set-Cookie.
+    fn required_directives(&self) -> Option<&'static str> {
+        match self.id_fields.first() {
+            _ if self.no_store => Some(NO_STORE),
+            Some((name, _)) if name != "Set-Cookie" => Some(NO_STORE),
+            Some(_) => Some(PRIVATE_NO_CACHE),
+            None => (self.sharing != Sharing::Allowed).then_some(PRIVATE),
+        }
     }
 
     /// Returns the new value of the response's `Vary`; `None` if the current one can stay.
@@ -131,37 +129,26 @@ impl ResponseHeaders {
     /// response that must not be stored. A directive that is already there is not repeated.
     #[must_use]
     pub fn cache_control(&self, current: Option<&str>) -> Option<String> {
-        let parts: Vec<&str> = directives(current.unwrap_or_default()).collect();
-        if parts.iter().any(|part| is_directive(part, NO_STORE)) {
-            return None;
-        }
+        let required = self.required_directives()?;
         let is_shared =
             |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
-        let was_shared = parts.iter().any(is_shared);
-        let is_private = parts.iter().any(|part| part.eq_ignore_ascii_case(PRIVATE));
-        let is_covered = parts.iter().any(|part| covers_set_cookie(part));
-        let mut added = Vec::new();
-        if self.is_no_store() {
-            added.extend((was_shared && !is_private).then_some(PRIVATE));
-            added.push(NO_STORE);
-        } else {
-            let is_shareable = match self.sharing {
-                Sharing::Allowed => true,
-                Sharing::IfPublic => was_shared,
-                Sharing::Never => false,
-            };
-            if is_shareable && self.id_fields.is_empty() {
-                return None;
-            }
-            added.extend((!is_private).then_some(PRIVATE));
-            added.extend((!self.id_fields.is_empty() && !is_covered).then_some(NO_CACHE));
-        }
-        if added.is_empty() && !was_shared {
+        let (shared, mut kept): (Vec<&str>, Vec<&str>) =
+            directives(current.unwrap_or_default()).partition(is_shared);
+        let may_be_shared = required == PRIVATE && self.sharing == Sharing::IfPublic;
+        if kept.iter().any(|part| is_directive(part, NO_STORE))
+            || may_be_shared && !shared.is_empty()
+        {
             return None;
         }
-        let mut kept: Vec<&str> = parts.into_iter().filter(|part| !is_shared(part)).collect();
-        kept.extend(added);
-        Some(kept.join(", "))
+        let before = kept.len();
+        let in_place_of_shared = (!shared.is_empty()).then_some(PRIVATE);
+        for directive in in_place_of_shared.into_iter().chain(directives(required)) {
+            if !kept.iter().any(|part| covers(part, directive)) {
+                kept.push(directive);
+            }
+        }
+        let is_changed = kept.len() > before || !shared.is_empty();
+        is_changed.then(|| kept.join(", "))
     }
 }
 
@@ -185,9 +172,12 @@ fn is_directive(part: &str, name: &str) -> bool {
     part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
 }
 
-/// Returns whether a directive forbids caches to reuse `Set-Cookie` without validation: `no-cache`,
-/// for this field or for the whole response.
-fn covers_set_cookie(part: &str) -> bool {
+/// Returns whether a directive of the response demands as much as `required`: of `no-cache`, for
+/// `Set-Cookie` or for the whole response.
+fn covers(part: &str, required: &str) -> bool {
+    if !is_directive(required, "no-cache") {
+        return part.eq_ignore_ascii_case(required);
+    }
     let fields = part.split_once('=').map(|(_, fields)| fields.trim().trim_matches('"'));
     is_directive(part, "no-cache")
         && fields.is_none_or(|fields| {
@@ -255,7 +245,10 @@ mod tests {
             assert_eq!(cache(said), None, "{said}");
         }
         let of_another = "no-cache=\"X-Other\"";
-        assert_eq!(cache(of_another), Some(format!("private, {of_another}, {NO_CACHE}")));
+        assert_eq!(
+            cache(of_another),
+            Some(format!("private, {of_another}, no-cache=\"Set-Cookie\""))
+        );
         let public = "public, no-cache=\"Set-Cookie\", s-maxage=9";
         let public = headers().cache_control(Some(public));
         assert_eq!(public.as_deref(), Some("no-cache=\"Set-Cookie\", private"));

@@ -135,7 +135,7 @@ impl Settings {
                 let former = former.map(|(cookie, realm)| (cookie, *realm, true));
                 for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
                     let fields = head.cookies.iter().copied();
-                    let fields = fields.filter(|field| field.contains(cookie.name_text()));
+                    let fields = fields.filter(|field| field.contains(&cookie.name));
                     presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
                 }
             }

@@ -1,5 +1,5 @@
 //! What the command `cloakroom copy` moves from one store to another, and how it is compared: the
-//! types of `export` and `import` of both kinds of `Admin`. A [`CopyMark`] is stored in the target.
+//! types of `Admin::export` and `Admin::import`. A [`CopyMark`] is stored in the target.
 
 use std::fmt;
 

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::stores::admin::PendingMigration;
 
 /// The table with the history of migrations of all sessions tables beside it.
 pub(super) const HISTORY: &str = "cloakroom_migrations";
@@ -38,6 +39,12 @@ impl Migration {
 /// Returns the newest schema version of this program.
 pub(super) fn newest(migrations: &[Migration]) -> u32 {
     migrations.last().map_or(0, |migration| migration.version)
+}
+
+/// Returns the migrations after `version`.
+pub(super) fn pending(migrations: &[Migration], version: u32) -> Vec<PendingMigration> {
+    let missing = migrations.iter().filter(|migration| migration.version > version);
+    missing.map(|&Migration { version, name, .. }| PendingMigration { version, name }).collect()
 }
 
 /// Returns the last version of a history, which has the version and the checksum of each applied

@@ -11,6 +11,8 @@
 //! A store of your own implements [`backend::Store`](crate::backend::Store).
 
 // One file or folder for each store. They implement `backend`, and none imports another.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod admin;
 pub mod cached;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod copy;

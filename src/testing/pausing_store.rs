@@ -204,19 +204,23 @@ impl<S: Store> StoreWrapper for PausingStore<S> {
         &self.store
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.run(Call::Load, |store| store.load(id_hash, now))
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.run(Call::Commit, |store| store.commit(commit))
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    fn wrap_touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<(), TouchError> {
         self.run(Call::Touch, |store| store.touch(batch, now))
     }
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
+    fn wrap_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.run(Call::Sweep, |store| store.sweep(now, limit))
     }
 }

@@ -8,7 +8,8 @@ use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::SessionId;
-use cloakroom::manager::{SessionManagerBuilder, Stats};
+use cloakroom::list::Stats;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::{Call, Faulty};

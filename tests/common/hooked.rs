@@ -14,7 +14,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::list::{Page, SessionFilter, Stats, Summary};
 
 /// The calls of a store, of its session index, and of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,27 +95,31 @@ impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
         &self.inner
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.hook.around(Call::Load, || self.inner.load(id_hash, now))
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.hook.around(Call::Commit, || self.inner.commit(commit))
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    fn wrap_touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<(), TouchError> {
         self.hook.touch(batch.len(), || self.inner.touch(batch, now))
     }
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
+    fn wrap_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         self.hook.sweep(limit.get(), || self.inner.sweep(now, limit))
     }
 
-    fn on_index(&self) -> Option<&dyn SessionIndex> {
+    fn wrap_index(&self) -> Option<&dyn SessionIndex> {
         self.inner.index().map(|_| self as &dyn SessionIndex)
     }
 
-    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
+    fn wrap_maintenance(&self) -> Option<&dyn Maintenance> {
         // It cannot fail; a plan for it would be a mistake of the test.
         self.hook.around(Call::Maintenance, || Ok(())).unwrap();
         self.inner.maintenance()

@@ -12,7 +12,8 @@ use std::time::Duration;
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
-use cloakroom::manager::{SessionManagerBuilder, Stats};
+use cloakroom::list::Stats;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::client::{Exchange, HttpClient, Request, Response, send};

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 
 use cloakroom::backend::Store;
+use cloakroom::stores::admin::Admin;
 use cloakroom::{PostgresStore, SqliteStore};
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +97,7 @@ enum Backing<'s> {
 impl Backing<'_> {
     fn clear(&self) {
         match self {
-            Backing::Sqlite(_, store) => drop(store.admin().clear().unwrap()),
+            Backing::Sqlite(_, store) => drop(store.clear().unwrap()),
             Backing::Postgres(_, _, store) => {
                 store.index().unwrap().revoke_everyone(None, NOW).unwrap();
             }

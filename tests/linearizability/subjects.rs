@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Cache, Store};
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
@@ -79,7 +80,7 @@ impl Subject for Sqlite {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.store.admin().clear().unwrap();
+        self.store.clear().unwrap();
         callers(move |operation| names.call(&self.store, operation))
     }
 }
@@ -163,7 +164,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for CachedSqlite<F> {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.store.admin().clear().unwrap();
+        self.backing.store.clear().unwrap();
         let cache = pausing((self.make_cache)());
         let backing = pausing(self.backing.store.clone());
         let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
@@ -339,7 +340,7 @@ impl Subject for TwoInstances {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.store.admin().clear().unwrap();
+        self.backing.store.clear().unwrap();
         let cache = FaultyCache::cache(MemoryCache::new());
         let instance = || {
             let link = FaultyCache::cache(cache.clone());

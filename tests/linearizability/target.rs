@@ -13,7 +13,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
-use cloakroom::manager::{self, Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager;
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;

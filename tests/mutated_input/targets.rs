@@ -18,7 +18,7 @@ use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use serde_json::value::RawValue;

@@ -5,7 +5,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use cloakroom::adapter::{Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
 use cloakroom::id::Realm;
-use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use crate::common::app::{App, defaults, user};

@@ -18,7 +18,8 @@ use cloakroom::cookie::SameSite;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::id::{IdpSessionId, PublicId};
-use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::policy::Policy;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{
@@ -414,7 +415,7 @@ impl StoreWrapper for Unlisted {
         &self.0
     }
 
-    fn on_index(&self) -> Option<&dyn SessionIndex> {
+    fn wrap_index(&self) -> Option<&dyn SessionIndex> {
         None
     }
 }

@@ -11,7 +11,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::manager::{AtLimit, SessionFilter};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::AtLimit;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 
@@ -49,15 +50,15 @@ impl<S: Store> StoreWrapper for Two<S> {
         self.next()
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn wrap_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.next().try_load(id_hash, now)
     }
 
-    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
+    fn wrap_maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
 
-    fn on_capabilities(&self) -> Capabilities {
+    fn wrap_capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
 }

@@ -10,8 +10,9 @@ use crate::common::{
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::manager::SessionFilter;
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::list::SessionFilter;
+use cloakroom::stores::admin::Admin;
+use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, SqliteStore, UserKey};
 
@@ -209,7 +210,7 @@ fn a_table_that_fails_a_sweep_is_named() {
         connection.execute("UPDATE cloakroom_sessions SET deadline = 1", []).unwrap();
         let error = store.sweep(NOW, MANY).unwrap_err();
         assert!(error.to_string().contains("`cloakroom doctor` names the table"), "{error}");
-        assert_eq!(store.admin().info().unwrap().referencing_tables, [table]);
+        assert_eq!(store.file().info().unwrap().referencing_tables, [table]);
     }
 }
 
@@ -225,7 +226,7 @@ fn rows_that_cascade_go_with_their_session() {
     let visits: i64 =
         connection.query_row("SELECT count(*) FROM visits", [], |row| row.get(0)).unwrap();
     assert_eq!((rows(&connection), visits), (0, 0));
-    let info = store.admin().info().unwrap();
+    let info = store.file().info().unwrap();
     assert_eq!((info.referencing_tables.len(), info.triggers.len()), (0, 0));
 }
 
@@ -240,7 +241,7 @@ fn an_id_that_another_table_keeps_is_an_error_with_its_reason() {
     let renew = Action::Renew { to: new_id_hash(), realm: Realm::default(), grace_until: None };
     let error = store.commit(&Commit::new(&id_hash, renew, Delta::new(), NOW)).unwrap_err();
     assert!(error.to_string().contains("another table references the session"), "{error}");
-    assert_eq!(store.admin().info().unwrap().referencing_tables, ["visits"]);
+    assert_eq!(store.file().info().unwrap().referencing_tables, ["visits"]);
     assert!(live(&store, &id_hash).unwrap().is_some());
 }
 
@@ -266,10 +267,10 @@ fn a_session_that_a_trigger_brings_back_has_ended() {
                 assert!(revoked.iter().map(|ended| ended.id_hash).eq([id_hash]));
             }
             2 => assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1),
-            _ => assert_eq!(store.admin().clear().unwrap(), 1),
+            _ => assert_eq!(store.clear().unwrap(), 1),
         }
         assert_ended(&store, &connection, &id_hash);
-        assert_eq!(store.admin().info().unwrap().triggers, ["revive"]);
+        assert_eq!(store.file().info().unwrap().triggers, ["revive"]);
     }
 }
 
@@ -291,7 +292,7 @@ fn ending_all_fails_if_a_trigger_keeps_sessions_live() {
     for result in [
         index.revoke_everyone(None, NOW),
         index.revoke_everyone(Some(&Realm::default()), NOW),
-        store.admin().clear(),
+        store.clear(),
     ] {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unexpected);
@@ -300,7 +301,7 @@ fn ending_all_fails_if_a_trigger_keeps_sessions_live() {
     }
     let error = end(&store, &id_hash).unwrap_err();
     assert!(error.to_string().contains("a trigger keeps sessions"), "{error}");
-    assert_eq!(store.admin().info().unwrap().triggers, ["keep", "keep_too"]);
+    assert_eq!(store.file().info().unwrap().triggers, ["keep", "keep_too"]);
     connection.execute_batch("DROP TRIGGER keep; DROP TRIGGER keep_too").unwrap();
     assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1);
     assert!(live(&store, &id_hash).unwrap().is_none());
@@ -313,17 +314,17 @@ fn a_copy_with_triggers_on_our_tables_is_not_restored() {
         let store = SqliteStore::open(folder.database()).unwrap();
         let id_hash = sign_in(&store, "ada");
         let copy = folder.path("copy.db");
-        store.admin().backup(&copy).unwrap();
+        store.file().backup(&copy).unwrap();
         let trigger = format!("CREATE TRIGGER odd AFTER INSERT ON {table} BEGIN SELECT 1; END");
         Connection::open(&copy).unwrap().execute_batch(&trigger).unwrap();
         let go_on = || Box::new(|_| ControlFlow::Continue(()));
-        let admin = Admin::new(SqliteStore::builder(folder.database()));
-        let error = admin.restore(&copy, false, NOW, go_on()).unwrap_err();
+        let file = SqliteFile::new(SqliteStore::builder(folder.database()));
+        let error = file.restore(&copy, false, NOW, go_on()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{table}: {error}");
         assert!(error.to_string().contains("DROP TRIGGER \"odd\""), "{table}: {error}");
         assert!(live(&store, &id_hash).unwrap().is_some(), "{table}: nothing was changed");
         Connection::open(&copy).unwrap().execute("DROP TRIGGER odd", []).unwrap();
-        assert!(admin.restore(&copy, false, NOW, go_on()).unwrap().is_continue());
+        assert!(file.restore(&copy, false, NOW, go_on()).unwrap().is_continue());
         assert!(live(&store, &id_hash).unwrap().is_none(), "{table}");
     }
 }
@@ -342,10 +343,10 @@ fn triggers_on_own_tables_are_restored() {
     let id_hash = sign_in(&store, "ada");
     reference(&connection, &id_hash);
     let copy = folder.path("copy.db");
-    store.admin().backup(&copy).unwrap();
-    let admin = Admin::new(SqliteStore::builder(folder.database()));
+    store.file().backup(&copy).unwrap();
+    let file = SqliteFile::new(SqliteStore::builder(folder.database()));
     let go_on = Box::new(|_| ControlFlow::Continue(()));
-    assert!(admin.restore(&copy, false, NOW, go_on).unwrap().is_continue());
+    assert!(file.restore(&copy, false, NOW, go_on).unwrap().is_continue());
     assert!(live(&store, &id_hash).unwrap().is_none());
     let log = "SELECT count(*) FROM log";
     let logged: i64 = connection.query_row(log, [], |row| row.get(0)).unwrap();
@@ -367,10 +368,10 @@ fn a_trigger_on_an_own_table_brings_no_session_back() {
     connection.execute_batch(&schema).unwrap();
     reference(&connection, &id_hash);
     let copy = folder.path("copy.db");
-    store.admin().backup(&copy).unwrap();
-    let admin = Admin::new(SqliteStore::builder(folder.database()));
+    store.file().backup(&copy).unwrap();
+    let file = SqliteFile::new(SqliteStore::builder(folder.database()));
     let go_on = Box::new(|_| ControlFlow::Continue(()));
-    assert!(admin.restore(&copy, false, NOW, go_on).unwrap().is_continue());
+    assert!(file.restore(&copy, false, NOW, go_on).unwrap().is_continue());
     assert_ended(&store, &connection, &id_hash);
     assert_eq!(rows(&connection), 1, "the row is back, without its data");
 }
@@ -384,10 +385,10 @@ fn a_restored_copy_has_no_live_session_that_its_tables_keep() {
     let id_hash = sign_in(&store, "ada");
     reference(&connection, &id_hash);
     let copy = folder.path("copy.db");
-    store.admin().backup(&copy).unwrap();
-    let admin = Admin::new(SqliteStore::builder(folder.database()));
+    store.file().backup(&copy).unwrap();
+    let file = SqliteFile::new(SqliteStore::builder(folder.database()));
     let go_on = Box::new(|_| ControlFlow::Continue(()));
-    assert!(admin.restore(&copy, false, NOW, go_on).unwrap().is_continue());
+    assert!(file.restore(&copy, false, NOW, go_on).unwrap().is_continue());
     assert_ended(&store, &connection, &id_hash);
     assert_eq!(rows(&connection), 1);
 }
@@ -402,9 +403,9 @@ fn an_ended_row_can_be_shown_and_is_not_listed() {
     reference(&connection, &id_hash);
     let public_id = live(&store, &id_hash).unwrap().unwrap().public_id;
     end(&store, &id_hash).unwrap();
-    let details = store.admin().find(&public_id).unwrap().unwrap();
+    let details = store.find(&public_id).unwrap().unwrap();
     assert!(details.record.unwrap().data.is_empty());
-    let revoked = store.admin().revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
+    let revoked = store.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
     assert_eq!(revoked, 0, "it is not live");
     let other = "SELECT public_id FROM cloakroom_sessions WHERE id_hash = ?1";
     let other: [u8; 16] =

@@ -15,8 +15,9 @@ use crate::common::{
 use cloakroom::backend::{CommitAnswer, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::SessionIdHash;
+use cloakroom::stores::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::Journal;
-use cloakroom::stores::sqlite::admin::{Admin, ProgressFn};
+use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Result, SqliteStore};
 
@@ -71,7 +72,7 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     let (store, events) = open(&folder.database());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
-    store.admin().backup(folder.path("copy.db")).unwrap();
+    store.file().backup(folder.path("copy.db")).unwrap();
     let copy = fs::read(folder.path("copy.db")).unwrap();
 
     fs::rename(folder.database(), folder.path("away.db")).unwrap();
@@ -88,7 +89,7 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     for _ in 0..3 {
         assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
         assert_unavailable(end(&store, &id_hash));
-        assert_unavailable(store.admin().clear());
+        assert_unavailable(store.clear());
     }
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
     // No process reads the new file with the old one's log, or copies that log into it.
@@ -214,21 +215,20 @@ fn no_operator_call_drops_the_locks_of_an_open_store() {
     let calls: [(&str, &dyn Fn()); 8] = [
         ("nothing", &|| {}),
         ("open", &|| drop(build().open().unwrap())),
-        ("facts", &|| drop(Admin::new(build()).info().unwrap())),
-        ("pending", &|| drop(Admin::new(build()).pending_migrations().unwrap())),
-        ("check_file", &|| drop(Admin::new(build()).check_file(false, watch()).unwrap())),
+        ("facts", &|| drop(SqliteFile::new(build()).info().unwrap())),
+        ("pending", &|| drop(SqliteFile::new(build()).pending_migrations().unwrap())),
+        ("check_file", &|| drop(SqliteFile::new(build()).check_file(false, watch()).unwrap())),
         ("backup", &|| {
             let _ = fs::remove_file(folder.path("copy.db"));
-            store.admin().backup_checked(folder.path("copy.db"), watch()).map(drop).unwrap();
+            store.file().backup_checked(folder.path("copy.db"), watch()).map(drop).unwrap();
         }),
         ("restore", &|| {
-            let restored =
-                Admin::new(build()).restore(folder.path("copy.db"), true, NOW, watch()).unwrap();
+            let restored = SqliteFile::new(build())
+                .restore(folder.path("copy.db"), true, NOW, watch())
+                .unwrap();
             assert!(restored.is_continue());
         }),
-        ("a backup to its own name", &|| {
-            drop(store.admin().backup(folder.database()).unwrap_err())
-        }),
+        ("a backup to its own name", &|| drop(store.file().backup(folder.database()).unwrap_err())),
     ];
     let path = fs::canonicalize(folder.database()).unwrap();
     let Ok(_) = fs::read_dir("/proc/self/fdinfo") else {

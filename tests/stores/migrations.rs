@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use crate::common::{Folder, NOW, child, create, live, role, setting, sqlite};
 use cloakroom::backend::{SessionIndex, Store};
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::Journal;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, SqliteStore};
@@ -99,7 +100,7 @@ fn opening_twice_sets_up_once_and_keeps_the_sessions() {
     drop(store);
     let before = everything(&folder.database());
     let store = SqliteStore::open(folder.database()).unwrap();
-    store.admin().setup().unwrap();
+    store.file().setup().unwrap();
     assert_eq!(everything(&folder.database()), before);
     assert!(live(&store, &id_hash).unwrap().is_some());
     SqliteStore::builder(folder.database()).migrate(false).open().unwrap();
@@ -178,8 +179,8 @@ fn a_hosts_own_tables_and_user_version_are_left_alone() {
     let page_size = number(&path, "PRAGMA page_size");
     let store = SqliteStore::open(&path).unwrap();
     create(&store, &setting("n", 1)).unwrap();
-    store.admin().clear().unwrap();
-    store.admin().drop_tables().unwrap();
+    store.clear().unwrap();
+    store.drop_tables().unwrap();
     drop(store);
     assert_eq!(number(&path, "SELECT count(*) FROM customers"), 1);
     assert_eq!(number(&path, "PRAGMA user_version"), 7);
@@ -213,17 +214,17 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
     let id_hash = create(&one, &setting("n", 1)).unwrap();
     let others = create(&other, &setting("n", 2)).unwrap();
     assert!(live(&other, &id_hash).unwrap().is_none());
-    assert_eq!(one.admin().clear().unwrap(), 1);
+    assert_eq!(one.clear().unwrap(), 1);
     assert!(live(&one, &id_hash).unwrap().is_none());
     assert!(live(&other, &others).unwrap().is_some());
-    one.admin().drop_tables().unwrap();
-    one.admin().drop_tables().unwrap();
-    assert_eq!(one.admin().clear().unwrap(), 0, "nothing to clear is no error");
+    one.drop_tables().unwrap();
+    one.drop_tables().unwrap();
+    assert_eq!(one.clear().unwrap(), 0, "nothing to clear is no error");
     assert!(live(&other, &others).unwrap().is_some());
     assert_eq!(live(&one, &id_hash).unwrap_err().kind(), ErrorKind::NotSetUp);
     assert_eq!(create(&one, &setting("n", 1)).unwrap_err().kind(), ErrorKind::NotSetUp);
     assert_eq!(one.index().unwrap().stats(NOW).unwrap_err().kind(), ErrorKind::NotSetUp);
-    one.admin().setup().unwrap();
+    one.file().setup().unwrap();
     create(&one, &setting("n", 1)).unwrap();
 }
 
@@ -232,7 +233,7 @@ fn clearing_raises_the_epoch() {
     let (_folder, store) = sqlite();
     let index: &dyn SessionIndex = store.index().unwrap();
     assert_eq!(index.epoch().unwrap(), 0);
-    store.admin().clear().unwrap();
+    store.clear().unwrap();
     assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 0);
     assert_eq!(index.epoch().unwrap(), 2);
 }
@@ -268,10 +269,10 @@ fn a_table_of_the_application_under_our_name_is_left_alone() {
         .unwrap();
         host.execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        let refused = store.admin().drop_tables().unwrap_err().kind();
+        let refused = store.drop_tables().unwrap_err().kind();
         assert_eq!(refused, ErrorKind::ForeignTable, "{theirs}");
-        assert_eq!(store.admin().clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
-        assert_eq!(store.admin().setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(store.clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(store.file().setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         let again = SqliteStore::builder(folder.database()).table("session").open();
         assert_eq!(again.unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(everything(&folder.database()), before, "{theirs}");
@@ -283,10 +284,10 @@ fn a_table_made_by_the_host_after_a_drop_is_left_alone() {
     for theirs in TAKEN_OVER {
         let folder = Folder::new();
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
-        store.admin().drop_tables().unwrap();
+        store.drop_tables().unwrap();
         Connection::open(folder.database()).unwrap().execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        let kind = store.admin().drop_tables().unwrap_err().kind();
+        let kind = store.drop_tables().unwrap_err().kind();
         assert_eq!(kind, ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(everything(&folder.database()), before, "{theirs}");
     }

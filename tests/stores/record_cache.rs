@@ -13,9 +13,11 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
-use cloakroom::manager::{AtLimit, SessionFilter};
-use cloakroom::stores::sqlite::admin::{Admin, CompactMode, ProgressFn};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::AtLimit;
+use cloakroom::stores::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::stores::sqlite::{CompactMode, SqliteFile};
 use cloakroom::{Error, Lifetime, SqliteStore, UserKey};
 
 fn watch() -> ProgressFn {
@@ -162,8 +164,8 @@ impl Several {
             }
             36 => match self.dice.roll(20) {
                 0 => store.index().unwrap().revoke_everyone(None, now).map(drop),
-                1 => store.admin().clear().map(drop),
-                2 => store.admin().drop_tables().and_then(|()| store.admin().setup().map(drop)),
+                1 => store.clear().map(drop),
+                2 => store.drop_tables().and_then(|()| store.file().setup().map(drop)),
                 _ => Ok(()),
             },
             37 => {
@@ -201,15 +203,16 @@ impl Several {
             8 => "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two",
             _ => {
                 let copy = self.folder.fresh();
-                self.plain.admin().backup(&copy).unwrap();
-                self.plain.admin().clear().unwrap();
+                self.plain.file().backup(&copy).unwrap();
+                self.plain.clear().unwrap();
                 // A copy with triggers is refused.
                 let drop = "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two";
                 Connection::open(&copy).unwrap().execute_batch(drop).unwrap();
                 let builder = SqliteStore::builder(&path);
-                let _ =
-                    Admin::new(builder.clone()).restore(&copy, true, self.now, watch()).unwrap();
-                let _ = Admin::new(builder).compact(CompactMode::Full, watch()).unwrap();
+                let _ = SqliteFile::new(builder.clone())
+                    .restore(&copy, true, self.now, watch())
+                    .unwrap();
+                let _ = SqliteFile::new(builder).compact(CompactMode::Full, watch()).unwrap();
                 return;
             }
         };
@@ -318,8 +321,8 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
         match way {
             0 => index.revoke_everyone(None, NOW).map(drop),
             1 => index.revoke_everyone(Some(&Realm::default()), NOW).map(drop),
-            2 => store.admin().clear().map(drop),
-            _ => store.admin().drop_tables(),
+            2 => store.clear().map(drop),
+            _ => store.drop_tables(),
         }
         .unwrap();
         let found = store.load(&id_hash, NOW);

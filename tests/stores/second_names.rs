@@ -14,7 +14,7 @@ fn reported(path: &std::path::Path) -> (usize, Option<String>) {
     let (sink, raised) = events();
     let store = SqliteStore::builder(path).events(sink).open().unwrap();
     let reported = raised.try_iter().filter(|kind| *kind == EventKind::FileAliased).count();
-    (reported, store.admin().info().unwrap().second_name)
+    (reported, store.file().info().unwrap().second_name)
 }
 
 #[test]

@@ -15,7 +15,8 @@ use crate::common::{
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore, UserKey};
 
@@ -71,7 +72,7 @@ fn child_process() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     std::env::set_current_dir("/").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
-    store.admin().backup(format!("{folder}/copy.db")).unwrap();
+    store.file().backup(format!("{folder}/copy.db")).unwrap();
     // A URI is refused, and makes no file of that name.
     std::env::set_current_dir(&folder).unwrap();
     assert_eq!(SqliteStore::open("file::memory:").unwrap_err().kind(), ErrorKind::Invalid);
@@ -244,13 +245,13 @@ fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
     let results: Vec<_> = std::thread::scope(|scope| {
         let backup = || {
             barrier.wait();
-            store.admin().backup(folder.path("copy.db")).map_err(|error| error.kind())
+            store.file().backup(folder.path("copy.db")).map_err(|error| error.kind())
         };
         let threads = [scope.spawn(backup), scope.spawn(backup)];
         threads.map(|thread| thread.join().unwrap()).to_vec()
     });
     assert!(results.contains(&Ok(())) && results.contains(&Err(ErrorKind::Invalid)), "{results:?}");
-    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().admin().clear().unwrap(), 500);
+    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().clear().unwrap(), 500);
     let left = fs::read_dir(folder.path("")).unwrap();
     let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.contains("partial")).count(), 0);
@@ -503,7 +504,7 @@ fn a_backup_taken_under_load_is_whole() {
                 }
             });
         }
-        let copied = store.admin().backup(&copy);
+        let copied = store.file().backup(&copy);
         stop.store(true, Ordering::Relaxed);
         copied.unwrap();
     });
@@ -512,13 +513,13 @@ fn a_backup_taken_under_load_is_whole() {
     for id_hash in &id_hashes {
         assert!(live(&restored, id_hash).unwrap().is_some());
     }
-    let refused = store.admin().backup(&copy).unwrap_err().kind();
+    let refused = store.file().backup(&copy).unwrap_err().kind();
     assert_eq!(refused, ErrorKind::Invalid, "never overwrites");
-    let nowhere = store.admin().backup(folder.path("missing/copy.db")).unwrap_err();
+    let nowhere = store.file().backup(folder.path("missing/copy.db")).unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
     let memory = SqliteStore::in_memory().unwrap();
     let id_hash = create(&memory, &setting("n", 1)).unwrap();
-    memory.admin().backup(folder.path("memory.db")).unwrap();
+    memory.file().backup(folder.path("memory.db")).unwrap();
     let restored = SqliteStore::open(folder.path("memory.db")).unwrap();
     assert!(live(&restored, &id_hash).unwrap().is_some());
 }

@@ -12,7 +12,7 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::manager::{Page, SessionFilter, Stats, Summary};
+use cloakroom::list::{Page, SessionFilter, Stats, Summary};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// Makes a store a wrapper of a correct one, some of whose calls it overrides.
@@ -46,7 +46,7 @@ struct Upsert {
 impl StoreWrapper for Upsert {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match (self.right.commit(commit)?, &commit.action) {
             (CommitAnswer::Missing(Missing::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
@@ -80,7 +80,7 @@ struct DeleteThenCreate {
 impl StoreWrapper for DeleteThenCreate {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let Action::Renew { to, .. } = commit.action else { return self.right.commit(commit) };
         let Loaded::Live(session) = self.right.load(&commit.id_hash, commit.now)? else {
             return self.right.commit(commit);
@@ -123,7 +123,7 @@ struct BasisUnchecked {
 impl StoreWrapper for BasisUnchecked {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match commit.merge_into_loaded() {
             Some((_, merged)) => {
                 let delta = copy(&merged.record);
@@ -150,7 +150,7 @@ struct NoExpiryAtRead {
 impl StoreWrapper for NoExpiryAtRead {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, _: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, _: Timestamp) -> Result<Loaded> {
         self.right.load(id_hash, Timestamp::default())
     }
 }
@@ -172,7 +172,7 @@ struct FixedIdleLimit {
 impl StoreWrapper for FixedIdleLimit {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let mut commit = commit.clone();
         if commit.delta.idle_limit().is_some() {
             commit.delta = Delta::new().into();
@@ -198,7 +198,7 @@ struct StaleTryLoad {
 impl StoreWrapper for StaleTryLoad {
     wraps_a_right_store!();
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn wrap_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         let mut known = self.known.lock().unwrap();
         if let Ok(Loaded::Live(LiveSession { record, .. })) = self.right.load(id_hash, now) {
             known.entry(*id_hash).or_insert(record);
@@ -232,7 +232,7 @@ impl TouchWritesData {
 impl StoreWrapper for TouchWritesData {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let loaded = self.right.load(id_hash, now)?;
         if let Loaded::Live(LiveSession { record, .. }) = &loaded {
             self.read().insert(*id_hash, record.clone());
@@ -240,7 +240,11 @@ impl StoreWrapper for TouchWritesData {
         Ok(loaded)
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    fn wrap_touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<(), TouchError> {
         for (id_hash, _) in batch {
             if let Some(record) = self.read().get(id_hash) {
                 self.right.commit(&Commit::new(id_hash, Action::Merge, copy(record), now))?;
@@ -266,7 +270,7 @@ struct UsersByPrefix {
 impl StoreWrapper for UsersByPrefix {
     wraps_a_right_store!();
 
-    fn on_index(&self) -> Option<&dyn SessionIndex> {
+    fn wrap_index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
     }
 }
@@ -387,7 +391,7 @@ struct ForgetsReplacedIds {
 impl StoreWrapper for ForgetsReplacedIds {
     wraps_a_right_store!();
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         Ok(match self.right.load(id_hash, now)? {
             Loaded::Missing(Missing::Replaced { .. }) => Loaded::Missing(Missing::NOT_FOUND),
             found => found,
@@ -411,7 +415,7 @@ struct Panics {
 impl StoreWrapper for Panics {
     wraps_a_right_store!();
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match self.right.commit(commit)? {
             CommitAnswer::Missing(Missing::NotFound { .. }) => panic!("no such row"),
             answer => Ok(answer),
@@ -435,7 +439,7 @@ struct OverstatesItsHold {
 impl StoreWrapper for OverstatesItsHold {
     wraps_a_right_store!();
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
+    fn wrap_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         Ok(RemovalReport::new(self.right.sweep(now, limit)?.removed, Duration::MAX))
     }
 }

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::ControlFlow;
 
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
@@ -14,30 +13,26 @@ use crate::error::{CliError, CliResult, NOT_SET_UP};
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::progress::bar;
 use crate::signals::Interrupt;
-use crate::sqlite::refuse_conflict;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.file("`pg_dump` copies a PostgreSQL database")?;
-    refuse_conflict(admin)?;
-    let store = admin.store_for_reading()?;
+    let file = context.file("`pg_dump` copies a PostgreSQL database")?;
+    context.location()?.refuse_conflict()?;
+    let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
-    let bar = bar("copying", "pages");
-    let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
-    bar.finish_and_clear();
-    if copied.is_break() {
-        return Err(CliError::interrupted("there is no copy"));
-    }
+    interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
+        store.file().backup_checked(&args.file, progress)
+    })?;
     let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
     let file = one_line(&args.file.display().to_string());
     Ok(writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?)
 }
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    refuse_conflict(admin)?;
-    admin.check_restore().map_err(restore_failure)?;
+    let file = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
+    context.location()?.refuse_conflict()?;
+    file.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
-    let replaced = match admin.info() {
+    let replaced = match file.info() {
         Ok(info) => {
             let others = match info.other_tables {
                 0 => String::new(),
@@ -57,21 +52,12 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
     ask(&format!("{replaced}{effect}"), args.yes)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
-    let done = admin.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
-    bar.finish_and_clear();
-    match done.map_err(restore_failure)? {
-        ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
-        ControlFlow::Continue(restored) => {
-            let verb = if restored.ended { "ended" } else { "kept" };
-            writeln!(
-                out,
-                "restored from {}; {verb} {}",
-                one_line(&from),
-                count_of_sessions(restored.live)
-            )?;
-            Ok(())
-        }
-    }
+    let restored = interrupt.run(&bar, "nothing was changed", |progress| {
+        file.restore(&args.file, args.keep, context.now, progress).map_err(restore_failure)
+    })?;
+    let verb = if restored.ended { "ended" } else { "kept" };
+    let sessions = count_of_sessions(restored.live);
+    Ok(writeln!(out, "restored from {}; {verb} {sessions}", one_line(&from))?)
 }
 
 /// Returns the error of a restore. [`ErrorKind::NotSetUp`] concerns the copy here, which `setup`
@@ -79,10 +65,10 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
 fn restore_failure(error: Error) -> CliError {
     match error.kind() {
         ErrorKind::Corrupt => CliError::new(error.to_string()),
-        ErrorKind::NotSetUp if Admin::open_failure(&error).is_none() => {
+        ErrorKind::NotSetUp if SqliteFile::open_failure(&error).is_none() => {
             let advice = "check --db and --table, and that this is the copy you mean";
             CliError::Message(NOT_SET_UP, format!("{error}; {advice}"))
         }
-        _ => CliError::Sqlite(error),
+        _ => error.into(),
     }
 }

@@ -2,21 +2,21 @@
 
 use std::io::Write;
 
-use cloakroom::stores::sqlite::admin::{CompactMode, DatabaseInfo};
+use cloakroom::stores::sqlite::{CompactMode, DatabaseInfo};
 use indicatif::HumanBytes;
 
 use crate::CliContext;
 use crate::arguments::CompactArgs;
-use crate::error::{CliError, CliResult};
+use crate::error::CliResult;
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
 pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let admin = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
+    let file = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
     // Refuses a database without our table.
     context.location()?.open()?;
-    let before = admin.info()?;
+    let before = file.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let path = before.path.display().to_string();
     let bytes = size(&before);
@@ -39,15 +39,12 @@ pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Wr
         _ => bar("releasing", "pages"),
     };
     let interrupt = Interrupt::listen()?;
-    let done = admin.compact(mode, interrupt.watch(&bar))?;
-    bar.finish_and_clear();
-    if done.is_break() {
-        return Err(CliError::interrupted(match mode {
-            CompactMode::Full => "the file is unchanged",
-            _ => "the pages released so far stay released",
-        }));
-    }
-    Ok(writeln!(out, "{bytes} before, {} now", size(&admin.info()?))?)
+    let state = match mode {
+        CompactMode::Full => "the file is unchanged",
+        _ => "the pages released so far stay released",
+    };
+    interrupt.run(&bar, state, |progress| file.compact(mode, progress))?;
+    Ok(writeln!(out, "{bytes} before, {} now", size(&file.info()?))?)
 }
 
 /// Returns the size of the file, and of its log if it has one.

@@ -10,17 +10,19 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 
+use cloakroom::Result;
 use cloakroom::backend::StoreIdentity;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::PublicId;
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::copy::{CopyBatch, CopyMark, CopySum, StoredSession};
 use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;
 use crate::arguments::{CopyArgs, StoreOptions};
-use crate::database::Database;
 use crate::error::{CliError, CliResult};
+use crate::location::Location;
 use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
@@ -39,6 +41,27 @@ struct Copied {
     example: Option<PublicId>,
 }
 
+/// One of the two stores, and where it is.
+struct Side {
+    location: Location,
+    store: Box<dyn Admin>,
+}
+
+impl Side {
+    fn open(
+        location: Location,
+        open: impl FnOnce(&Location) -> CliResult<Box<dyn Admin>>,
+    ) -> CliResult<Self> {
+        let store = open(&location).map_err(|failure| failure.with_advice(Some(&location)))?;
+        Ok(Side { location, store })
+    }
+
+    /// Makes a call, whose error gets the advice for this store.
+    fn call<T>(&self, call: impl FnOnce(&dyn Admin) -> Result<T>) -> CliResult<T> {
+        call(&*self.store).map_err(|error| CliError::from(error).with_advice(Some(&self.location)))
+    }
+}
+
 pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let options = &context.options;
     let to_options = StoreOptions {
@@ -46,10 +69,10 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         schema: args.to_schema.clone().or_else(|| options.schema.clone()),
         root_certificates: options.root_certificates.clone(),
     };
-    let source = &*named(&args.from, options)?.open_for_reading()?;
-    let target = &*named(&args.to, &to_options)?.open()?;
-    let identity = source.identity()?;
-    if identity == target.identity()? {
+    let source = &Side::open(named(&args.from, options)?, Location::open_for_reading)?;
+    let target = &Side::open(named(&args.to, &to_options)?, Location::open)?;
+    let identity = source.call(|store| store.session_index().identity())?;
+    if identity == target.call(|store| store.session_index().identity())? {
         return Err(CliError::usage("--from and --to are the same store"));
     }
     let interrupt = Interrupt::listen()?;
@@ -88,23 +111,27 @@ fn target_changed() -> CliError {
 }
 
 /// Returns the position of the newest session. Those of later ones are higher.
-fn highest_position(database: &dyn Database) -> CliResult<i64> {
+fn highest_position(side: &Side) -> CliResult<i64> {
     let newest = Page::first(NonZeroUsize::MIN);
-    let newest = database.list(&SessionFilter::All, newest, Timestamp::from_millis(i64::MIN))?;
+    let always = Timestamp::from_millis(i64::MIN);
+    let newest =
+        side.call(|store| store.session_index().list(&SessionFilter::All, newest, always))?;
     Ok(newest.first().map_or(i64::MIN, |session| session.cursor.position()))
 }
 
 /// Returns the mark of the target, which must be empty or an unfinished copy of this source.
 fn begin(
-    source: &dyn Database,
+    source: &Side,
     identity: StoreIdentity,
-    target: &dyn Database,
+    target: &Side,
     interrupt: &Interrupt,
 ) -> CliResult<CopyMark> {
     let (found, undecodable) = sum(target, "checking the target", interrupt)?;
-    let mark = target.copy_mark()?;
+    let mark = target.call(|store| store.copy_mark())?;
     if found.sessions() + undecodable == 0 {
-        return target.begin_copy(mark.as_ref(), identity);
+        let nothing = CopyBatch::default();
+        let new = CopyMark::new(identity);
+        return target.call(|store| store.import(&nothing, mark.as_ref(), new));
     }
     let why = match mark {
         None => "it has sessions of its own",
@@ -114,8 +141,8 @@ fn begin(
         }
         Some(mark) => return Ok(mark),
     };
-    let from = source.name();
-    let to = target.name();
+    let from = source.store.description();
+    let to = target.store.description();
     Err(CliError::new(format!(
         "cannot copy {from} to {to}: {why}; nothing was changed: choose another target, or `clear` \
          this one, which ends its sessions"
@@ -124,8 +151,8 @@ fn begin(
 
 /// Changes the target where it differs from the source. `highest` is the highest position in it.
 fn copy_changes(
-    source: &dyn Database,
-    (target, mut highest): (&dyn Database, i64),
+    source: &Side,
+    (target, mut highest): (&Side, i64),
     mark: &mut CopyMark,
     copied: &mut Copied,
     interrupt: &Interrupt,
@@ -137,8 +164,8 @@ fn copy_changes(
         if highest_position(target)? > highest {
             return Err(target_changed());
         }
-        let from = source.export(after, PAGE)?;
-        let to = target.export(after, PAGE)?;
+        let from = source.call(|store| store.export(after, PAGE))?;
+        let to = target.call(|store| store.export(after, PAGE))?;
         // Both pages are complete up to here.
         let end = from.last.unwrap_or(i64::MAX).min(to.last.unwrap_or(i64::MAX));
         let of_page = |sessions: Vec<StoredSession>| -> BTreeMap<i64, StoredSession> {
@@ -158,7 +185,7 @@ fn copy_changes(
         let sessions: Vec<_> = wanted.into_values().filter(differs).collect();
         if !sessions.is_empty() || !ended.is_empty() {
             let batch = CopyBatch { sessions, ended };
-            *mark = target.import(&batch, mark)?;
+            *mark = target.call(|store| store.import(&batch, Some(mark), *mark))?;
             let last = batch.sessions.last().map(|stored| stored.position);
             highest = highest.max(last.unwrap_or(i64::MIN));
             copied.stored += batch.sessions.len() as u64;
@@ -180,17 +207,13 @@ fn copy_changes(
 }
 
 /// Returns the sum of all sessions, and the number of those that do not decode.
-fn sum(
-    database: &dyn Database,
-    operation: &'static str,
-    interrupt: &Interrupt,
-) -> CliResult<(CopySum, u64)> {
-    let bar = bar_for(database, operation)?;
+fn sum(side: &Side, operation: &'static str, interrupt: &Interrupt) -> CliResult<(CopySum, u64)> {
+    let bar = bar_for(side, operation)?;
     let mut sum = CopySum::default();
     let mut undecodable = 0;
     let mut after = Some(i64::MIN);
     while let Some(from) = after {
-        let page = database.export(from, PAGE)?;
+        let page = side.call(|store| store.export(from, PAGE))?;
         page.sessions.iter().for_each(|stored| sum.add(stored));
         undecodable += page.undecodable.len() as u64;
         bar.inc(page.sessions.len() as u64);
@@ -204,8 +227,8 @@ fn sum(
 }
 
 /// Returns a progress bar for all sessions, expired ones included.
-fn bar_for(database: &dyn Database, operation: &'static str) -> CliResult<ProgressBar> {
-    let stats = database.stats(Timestamp::MAX)?;
+fn bar_for(side: &Side, operation: &'static str) -> CliResult<ProgressBar> {
+    let stats = side.call(|store| store.session_index().stats(Timestamp::MAX))?;
     let bar = bar(operation, "sessions");
     bar.set_length(stats.live + stats.expired);
     Ok(bar)

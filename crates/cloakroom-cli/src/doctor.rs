@@ -4,23 +4,23 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
-use cloakroom::manager::{Page, SessionFilter};
-use cloakroom::stores::sqlite::admin::{Admin, DatabaseInfo, OpenFailure};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::stores::admin::Admin;
+use cloakroom::stores::sqlite::{DatabaseInfo, OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
-use crate::database::Database;
-use crate::error::{CHOWN, CliError, CliResult, DAMAGED, FULL, UNREADABLE};
+use crate::error::{CliError, CliResult, DAMAGED, FULL};
+use crate::location::Location;
 use crate::output::{self, Colour, Style, one_line};
-use crate::processes::{self, Process};
+use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
@@ -38,6 +38,16 @@ const MAX_LOG_BYTES: u64 = 2 * LOG_BYTES;
 
 /// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
+const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
+                                     and `restore` the last copy; without one see \"Damage \
+                                     without a copy\" in docs/operating.md";
+
+/// The remedy for files of another user than the service's.
+const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
+                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
+                                folder";
 
 /// The remedy for tables that keep ended sessions.
 pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
@@ -71,14 +81,17 @@ struct DoctorFinding {
     remedy: Option<String>,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Findings(Vec<DoctorFinding>);
+pub(crate) struct Findings<'l> {
+    /// The place that is examined, which has the advice about its errors.
+    location: &'l Location,
+    all: Vec<DoctorFinding>,
+}
 
-impl Findings {
+impl Findings<'_> {
     pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         let severity = Severity::Ok;
         let found = found.into();
-        self.0.push(DoctorFinding { check, severity, found, remedy: None });
+        self.all.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
     pub(crate) fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
@@ -91,7 +104,7 @@ impl Findings {
 
     fn add(&mut self, severity: Severity, check: &'static str, found: String, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.0.push(DoctorFinding { check, severity, found, remedy });
+        self.all.push(DoctorFinding { check, severity, found, remedy });
     }
 
     /// Adds tables that were not migrated to the newest schema version.
@@ -103,40 +116,36 @@ impl Findings {
         );
     }
 
-    pub(crate) fn failed(&mut self, check: &'static str, error: &CliError) {
-        let remedy = if error.is_of_permissions() {
+    /// Adds an error of the store.
+    pub(crate) fn failed(&mut self, check: &'static str, error: &Error) {
+        let remedy = if self.location.file().is_some() && is_of_permissions(error) {
             // The service needs them, whichever user runs this.
             CHOWN
         } else {
-            error
-                .advice()
-                .unwrap_or("see \"Problems\" in docs/operating.md, and the log of the service")
+            let other = "see \"Problems\" in docs/operating.md, and the log of the service";
+            self.location.advice(error).unwrap_or(other)
         };
-        self.problem(check, error.reason(), remedy);
-    }
-
-    /// Adds an error of a SQLite database.
-    fn failed_in_file(&mut self, check: &'static str, error: Error) {
-        self.failed(check, &CliError::Sqlite(error));
+        self.problem(check, error.to_string(), remedy);
     }
 }
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let interrupt = Interrupt::listen()?;
-    let mut findings = Findings::default();
-    context.location()?.examine(&mut findings, args, context, &interrupt)?;
+    let location = context.location()?;
+    let mut findings = Findings { location, all: Vec::new() };
+    location.examine(&mut findings, args, context, &interrupt)?;
     check_configuration(&mut findings, context);
-    print(&findings.0, args.json, &context.style, out)
+    print(&findings.all, args.json, &context.style, out)
 }
 
 pub(crate) fn examine_file(
-    admin: &Admin,
-    findings: &mut Findings,
+    file: &SqliteFile,
+    findings: &mut Findings<'_>,
     args: &DoctorArgs,
     context: &CliContext,
     interrupt: &Interrupt,
 ) -> CliResult {
-    if let Some(path) = admin.path()
+    if let Some(path) = file.path()
         && let Some((found, remedy)) = processes::conflict(path)
     {
         // The file says nothing about what the process uses.
@@ -144,46 +153,51 @@ pub(crate) fn examine_file(
         check_disk(findings, path, LOG_BYTES);
         return Ok(());
     }
-    let info = match admin.info() {
+    let info = match file.info() {
         Ok(info) => info,
-        Err(error) => return not_examined(findings, admin, error),
+        Err(error) => return not_examined(findings, file, error),
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
     let processes = processes::processes(&info.path);
     check_host(findings, &info, &processes);
-    check_processes(findings, admin, &info, &processes);
+    check_processes(findings, file, &info, &processes);
     check_interference(findings, &info);
     check_properties(findings, &info, &processes, context);
-    let is_readable = check_integrity(findings, admin, args.quick, interrupt)?;
+    let is_readable = check_integrity(findings, file, args.quick, interrupt)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
-        match admin.store_for_reading() {
+        match file.store_for_reading() {
             Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
-            Err(error) => findings.failed_in_file("tables", error),
+            Err(error) => findings.failed("tables", &error),
         }
     }
     Ok(())
 }
 
 /// Adds why the file could not be examined.
-fn not_examined(findings: &mut Findings, admin: &Admin, error: Error) -> CliResult {
-    match (Admin::open_failure(&error), error.kind()) {
+fn not_examined(findings: &mut Findings<'_>, file: &SqliteFile, error: Error) -> CliResult {
+    match (SqliteFile::open_failure(&error), error.kind()) {
         // There is nothing to examine: an error, not a finding.
         (Some(OpenFailure::Missing | OpenFailure::DanglingLink), _) => return Err(error.into()),
         // Without space SQLite cannot make -shm, as without a permission.
-        _ if admin.path().is_some_and(is_full) => {
+        _ if file.path().is_some_and(is_full) => {
             findings.problem("file", error.to_string(), FULL);
         }
         (None, ErrorKind::Corrupt) => findings.problem("file", error.to_string(), UNREADABLE),
-        _ => findings.failed_in_file("file", error),
+        _ => findings.failed("file", &error),
     }
-    if let Some(path) = admin.path() {
+    if let Some(path) = file.path() {
         check_disk(findings, path, LOG_BYTES);
     }
     Ok(())
 }
 
-fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process]) {
+/// Returns whether a file cannot be written because of owners and modes.
+fn is_of_permissions(error: &Error) -> bool {
+    error.kind() == ErrorKind::ReadOnly && SqliteFile::open_failure(error).is_none()
+}
+
+fn check_host(findings: &mut Findings<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
     let wrong = host_checks::permissions(info, processes);
     let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
     if !wrong.is_empty() {
@@ -218,22 +232,19 @@ fn check_host(findings: &mut Findings, info: &DatabaseInfo, processes: &[Process
 }
 
 /// Returns whether another process has the file open.
-fn is_in_use(processes: &[Process]) -> bool {
+fn is_in_use(processes: &[ProcessInfo]) -> bool {
     processes.iter().any(|process| !process.is_own())
 }
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
 fn is_full(path: &Path) -> bool {
-    host_checks::free_and_all_bytes(folder(path)).is_ok_and(|(free, _)| free < 64 << 10)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    host_checks::free_and_all_bytes(host_checks::folder(path))
+        .is_ok_and(|(free, _)| free < 64 << 10)
 }
 
 /// Checks the free space, of which the database needs so much to grow.
-fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
-    match host_checks::free_and_all_bytes(folder(path)) {
+fn check_disk(findings: &mut Findings<'_>, path: &Path, needed: u64) {
+    match host_checks::free_and_all_bytes(host_checks::folder(path)) {
         // A small volume would never have as much as is needed.
         Ok((free, all)) if free < needed.min(all / 10) => findings.problem(
             "disk",
@@ -252,10 +263,10 @@ fn check_disk(findings: &mut Findings, path: &Path, needed: u64) {
 
 /// Checks which processes have the file open, and whether a change is possible.
 fn check_processes(
-    findings: &mut Findings,
-    admin: &Admin,
+    findings: &mut Findings<'_>,
+    file: &SqliteFile,
     info: &DatabaseInfo,
-    processes: &[Process],
+    processes: &[ProcessInfo],
 ) {
     let mut can_write_files = true;
     for process in processes {
@@ -278,24 +289,20 @@ fn check_processes(
     if !can_write_files {
         return;
     }
-    match admin.try_write() {
+    match file.try_write() {
         Ok(()) => findings.ok("access", "the file and its folder can be written"),
         // What this user may not do, the service's user may.
-        Err(error)
-            if error.kind() == ErrorKind::ReadOnly
-                && Admin::open_failure(&error).is_none()
-                && !host_checks::is_owner(&info.path) =>
-        {
+        Err(error) if is_of_permissions(&error) && !host_checks::is_owner(&info.path) => {
             let remedy = "run this as the service's user to see what the service can do";
             findings.note("access", "here the file can only be read", remedy);
         }
-        Err(error) => findings.failed_in_file("access", error),
+        Err(error) => findings.failed("access", &error),
     }
 }
 
 /// Checks for what else can change the file and the sessions: a second name, triggers, foreign
 /// keys.
-fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
+fn check_interference(findings: &mut Findings<'_>, info: &DatabaseInfo) {
     match &info.second_name {
         Some(reason) => findings.problem(
             "name",
@@ -324,9 +331,9 @@ fn check_interference(findings: &mut Findings, info: &DatabaseInfo) {
 }
 
 fn check_properties(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     info: &DatabaseInfo,
-    processes: &[Process],
+    processes: &[ProcessInfo],
     context: &CliContext,
 ) {
     match info.journal.as_str() {
@@ -379,27 +386,25 @@ fn check_properties(
         ),
         Ok(0) => findings.problem("tables", "not set up", "check --db and --table; run `setup`"),
         Ok(version) => findings.old_schema(*version, info.newest_schema),
-        Err(error) => findings.failed_in_file("tables", error.clone()),
+        Err(error) => findings.failed("tables", error),
     }
 }
 
 /// Checks the file, and returns whether its sessions can be read.
 fn check_integrity(
-    findings: &mut Findings,
-    admin: &Admin,
+    findings: &mut Findings<'_>,
+    file: &SqliteFile,
     quick: bool,
     interrupt: &Interrupt,
 ) -> CliResult<bool> {
     let spinner = spinner("checking the file");
-    let checked = admin.check_file(quick, interrupt.watch(&spinner));
-    spinner.finish_and_clear();
-    match checked {
-        Ok(ControlFlow::Break(())) => Err(CliError::interrupted("the file was not checked")),
-        Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
+    let check = |progress| file.check_file(quick, progress);
+    match interrupt.run(&spinner, "the file was not checked", check) {
+        Ok(problems) if problems.is_empty() => {
             findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
         }
-        Ok(ControlFlow::Continue(problems)) => {
+        Ok(problems) => {
             let more = match problems.len() {
                 1 => String::new(),
                 count => format!(", and {} more", count - 1),
@@ -408,22 +413,24 @@ fn check_integrity(
             findings.problem("integrity", format!("{first}{more}"), DAMAGED);
             Ok(true)
         }
-        Err(error) => {
-            findings.failed_in_file("integrity", error);
+        Err(CliError::Store(error)) => {
+            findings.failed("integrity", &error);
             Ok(false)
         }
+        Err(interrupted) => Err(interrupted),
     }
 }
 
 pub(crate) fn check_sessions(
-    findings: &mut Findings,
-    database: &dyn Database,
+    findings: &mut Findings<'_>,
+    store: &dyn Admin,
     args: &DoctorArgs,
     context: &CliContext,
     interrupt: &Interrupt,
 ) -> CliResult {
+    let index = store.session_index();
     let overdue = context.now - BACKLOG;
-    match database.stats(overdue) {
+    match index.stats(overdue) {
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
@@ -433,7 +440,7 @@ pub(crate) fn check_sessions(
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
     }
-    match database.stats(context.now) {
+    match index.stats(context.now) {
         Ok(stats) => {
             let signed_in = HumanCount(stats.signed_in);
             let anonymous = HumanCount(stats.anonymous());
@@ -443,7 +450,7 @@ pub(crate) fn check_sessions(
     }
     if args.quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
-        match database.list(&SessionFilter::All, newest, context.now) {
+        match index.list(&SessionFilter::All, newest, context.now) {
             Ok(newest) => {
                 let latest = newest.into_iter().map(|summary| summary.seen).max();
                 check_clock(findings, latest, context);
@@ -453,14 +460,10 @@ pub(crate) fn check_sessions(
         return Ok(());
     }
     let bar = bar("reading", "sessions");
-    let scanned = database.scan(interrupt.watch(&bar));
-    bar.finish_and_clear();
-    match scanned {
-        Err(error) => findings.failed("sessions", &error),
-        Ok(ControlFlow::Break(())) => {
-            return Err(CliError::interrupted("not every session was read"));
-        }
-        Ok(ControlFlow::Continue(report)) => {
+    match interrupt.run(&bar, "not every session was read", |progress| store.scan(progress)) {
+        Err(CliError::Store(error)) => findings.failed("sessions", &error),
+        Err(interrupted) => return Err(interrupted),
+        Ok(report) => {
             if report.undecodable == 0 {
                 let read = HumanCount(report.sessions);
                 findings.ok("sessions", format!("all {read} decode"));
@@ -504,7 +507,7 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &CliContext) {
+fn check_clock(findings: &mut Findings<'_>, latest: Option<Timestamp>, context: &CliContext) {
     match latest {
         Some(latest) if latest.since(context.now) > MAX_CLOCK_SKEW => findings.problem(
             "clock",
@@ -523,7 +526,7 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Cli
     }
 }
 
-fn check_configuration(findings: &mut Findings, context: &CliContext) {
+fn check_configuration(findings: &mut Findings<'_>, context: &CliContext) {
     let Some(review) = &context.review else {
         findings.note(
             "cookie",

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 
-use cloakroom::stores::sqlite::admin::{Admin, OpenFailure};
+use cloakroom::stores::sqlite::{OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
+
+use crate::location::Location;
 
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
@@ -16,40 +18,18 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
                                   elsewhere, and `restore` the last copy; without one see \
                                   \"Damage without a copy\" in docs/operating.md";
 
-/// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
-pub(crate) const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
-                                     and `restore` the last copy; without one see \"Damage \
-                                     without a copy\" in docs/operating.md";
-
-/// The remedy for files of another user than the service's.
-pub(crate) const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
-                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
-                                folder";
-
-pub(crate) type CliResult<T = ()> = Result<T, CliError>;
-
 /// The remedy for a full disk.
 pub(crate) const FULL: &str = "free space on the disk, outside the database first";
 
-/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
-pub(crate) const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
-                                  database\" in docs/operating.md";
-
-/// The remedy for a SQLite database that a process has open by another name.
-pub(crate) const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
-                                     program and leave one name: see \"A second name\" in \
-                                     docs/operating.md";
+pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
-    /// An error of a SQLite database.
-    Sqlite(Error),
-    /// An error of a PostgreSQL database.
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "no call has it then"))]
-    Postgres(Error),
+    /// An error of the store.
+    Store(Error),
     Output(io::Error),
 }
 
@@ -74,40 +54,17 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             CliError::Message(code, _) => *code,
-            _ if self.kind() == Some(ErrorKind::NotSetUp) => NOT_SET_UP,
+            CliError::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
             _ => FAILED,
         }
     }
 
-    /// Returns the kind of the error, if it is one of the store.
-    pub(crate) fn kind(&self) -> Option<ErrorKind> {
-        match self {
-            CliError::Sqlite(error) | CliError::Postgres(error) => Some(error.kind()),
-            CliError::Message(..) | CliError::Output(_) => None,
-        }
-    }
-
-    /// Returns whether a SQLite database cannot be written because of owners and modes.
-    pub(crate) fn is_of_permissions(&self) -> bool {
-        matches!(self, CliError::Sqlite(error) if error.kind() == ErrorKind::ReadOnly
-            && Admin::open_failure(error).is_none())
-    }
-
-    /// Returns advice to the operator about an error of the store.
-    pub(crate) fn advice(&self) -> Option<&'static str> {
-        match self {
-            CliError::Sqlite(error) => advice(error),
-            CliError::Postgres(error) => server_advice(error.kind()),
-            CliError::Message(..) | CliError::Output(_) => None,
-        }
-    }
-
-    /// Returns the message without the advice.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            CliError::Message(_, message) => message.clone(),
-            CliError::Sqlite(error) | CliError::Postgres(error) => error.to_string(),
-            CliError::Output(error) => format!("cannot write the output: {error}"),
+    /// Adds the advice for an error of the store in this place.
+    pub(crate) fn with_advice(self, location: Option<&Location>) -> Self {
+        let CliError::Store(error) = &self else { return self };
+        match location.and_then(|location| location.advice(error)) {
+            Some(advice) => CliError::Message(self.code(), format!("{error}; {advice}")),
+            None => self,
         }
     }
 
@@ -118,7 +75,7 @@ impl CliError {
 
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        CliError::Sqlite(error)
+        CliError::Store(error)
     }
 }
 
@@ -130,14 +87,17 @@ impl From<io::Error> for CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason())?;
-        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+        match self {
+            CliError::Message(_, message) => f.write_str(message),
+            CliError::Store(error) => error.fmt(f),
+            CliError::Output(error) => write!(f, "cannot write the output: {error}"),
+        }
     }
 }
 
 /// Returns advice to the operator about an error of a SQLite database.
-fn advice(error: &Error) -> Option<&'static str> {
-    Some(match (error.kind(), Admin::open_failure(error)) {
+pub(crate) fn file_advice(error: &Error) -> Option<&'static str> {
+    Some(match (error.kind(), SqliteFile::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
             "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
              see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
@@ -183,7 +143,8 @@ fn advice(error: &Error) -> Option<&'static str> {
 }
 
 /// Returns advice to the operator about an error of a PostgreSQL database.
-fn server_advice(kind: ErrorKind) -> Option<&'static str> {
+#[cfg(feature = "postgres")]
+pub(crate) fn server_advice(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::Busy => {
             "try again; if it stays, `pg_stat_activity` of the server shows which transaction \

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cloakroom::stores::sqlite::admin::DatabaseInfo;
+use cloakroom::stores::sqlite::DatabaseInfo;
 
-use crate::processes::Process;
+use crate::processes::ProcessInfo;
 
 /// Kinds of network file systems, which do not share locks reliably between machines.
 const NETWORK: [&str; 19] = [
@@ -58,7 +58,7 @@ pub(crate) fn is_owner(path: &Path) -> bool {
 }
 
 /// Returns the problems with the permissions of the database's files and their folder.
-pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<String> {
+pub(crate) fn permissions(info: &DatabaseInfo, processes: &[ProcessInfo]) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
     for suffix in ["", "-wal", "-shm"] {
@@ -122,6 +122,11 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[Process]) -> Vec<Str
         ));
     }
     wrong
+}
+
+/// Returns the folder of a file.
+pub(crate) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -48,11 +48,11 @@ mod arguments;
 mod backup;
 mod compact;
 mod copy;
-mod database;
 mod doctor;
 mod error;
 mod generate;
 mod host_checks;
+mod location;
 mod output;
 #[cfg(feature = "postgres")]
 mod pgpass;
@@ -70,7 +70,6 @@ mod schema;
 mod server_checks;
 mod sessions;
 mod signals;
-mod sqlite;
 mod stats;
 mod sweep;
 mod target;
@@ -81,18 +80,18 @@ use std::process::ExitCode;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::manager::Review;
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::stores::sqlite::SqliteFile;
 
 use crate::arguments::{Command, StoreOptions};
-use crate::database::Location;
 use crate::error::{CliError, CliResult};
+use crate::location::Location;
 use crate::output::Style;
 
 pub use target::Target;
 
 /// The input of a command besides its own arguments.
 struct CliContext {
-    location: Option<Box<dyn Location>>,
+    location: Option<Location>,
     options: StoreOptions,
     now: Timestamp,
     style: Style,
@@ -101,18 +100,18 @@ struct CliContext {
 }
 
 impl CliContext {
-    fn location(&self) -> CliResult<&dyn Location> {
+    fn location(&self) -> CliResult<&Location> {
         let make_error = || {
             CliError::usage(
                 "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
                  CLOAKROOM_STORE",
             )
         };
-        self.location.as_deref().ok_or_else(make_error)
+        self.location.as_ref().ok_or_else(make_error)
     }
 
     /// Returns the calls on the file. `instead` says what to do on another database.
-    fn file(&self, instead: &str) -> CliResult<&Admin> {
+    fn file(&self, instead: &str) -> CliResult<&SqliteFile> {
         let make_error = || CliError::usage(format!("this command is for SQLite files; {instead}"));
         self.location()?.file().ok_or_else(make_error)
     }
@@ -169,7 +168,8 @@ fn run_all(
     let done = target::location(target, &arguments).and_then(|location| {
         let options = arguments.options.clone();
         let context = CliContext { location, options, now: SystemClock.now(), style, review };
-        dispatch(&arguments.command, &context, &mut out)
+        let done = dispatch(&arguments.command, &context, &mut out);
+        done.map_err(|failure| failure.with_advice(context.location.as_ref()))
     });
     // The output before a failure comes before its message.
     let flushed = out.flush().map_err(CliError::from);

@@ -178,14 +178,14 @@ impl Style {
     }
 
     /// Returns a table of at most the terminal's width. The first column is never wrapped.
-    pub(crate) fn table(&self, header: &'static [&'static str]) -> PagedTable {
+    pub(crate) fn table(&self, header: Vec<&'static str>) -> PagedTable {
         PagedTable { header, width: self.width, columns: Vec::new() }
     }
 }
 
 /// A table that is printed page by page, with one header.
 pub(crate) struct PagedTable {
-    header: &'static [&'static str],
+    header: Vec<&'static str>,
     width: Option<u16>,
     /// The widths of the columns so far; empty before the first page.
     columns: Vec<u16>,
@@ -200,7 +200,7 @@ impl PagedTable {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         if self.columns.is_empty() {
-            table.set_header(self.header);
+            table.set_header(self.header.iter());
         }
         for row in rows {
             table.add_row(row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>());
@@ -333,17 +333,17 @@ mod tests {
         let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)";
         let row = vec!["0".repeat(32), "ada".to_owned(), agent.to_owned()];
         let header = &["PUBLIC_ID", "USER", "AGENT"];
-        let narrow = style(Some(60)).table(header).page(std::slice::from_ref(&row));
+        let narrow = style(Some(60)).table(header.to_vec()).page(std::slice::from_ref(&row));
         assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
         assert!(narrow.contains(&row[0]), "{narrow}");
-        let wide = style(None).table(header).page(&[row]);
+        let wide = style(None).table(header.to_vec()).page(&[row]);
         assert_eq!(wide.lines().count(), 2, "{wide}");
     }
 
     #[test]
     fn the_pages_of_a_table_share_a_header_and_their_columns() {
         let page = |cells: &[&str]| vec![cells.iter().map(|cell| (*cell).to_owned()).collect()];
-        let mut table = style(None).table(&["A", "B", "C"]);
+        let mut table = style(None).table(vec!["A", "B", "C"]);
         let mut shown = table.page(&page(&["wide cell", "b", "c"]));
         shown += &table.page(&page(&["a", "wider than before", "c"]));
         shown += &table.page(&page(&["a", "b", "c"]));

@@ -6,12 +6,22 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use crate::error::{DELETED, OTHER_NAME};
-use crate::host_checks::with_suffix;
+use crate::host_checks::{folder, with_suffix};
+
+/// The remedy for a SQLite database that was deleted or replaced while a process has it open.
+const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
+                                  database\" in docs/operating.md";
+
+/// The remedy for a SQLite database that a process has open by another name.
+const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
+                                     program and leave one name: see \"A second name\" in \
+                                     docs/operating.md";
 
 /// A process that has the database open, or had.
-pub(crate) struct Process {
+pub(crate) struct ProcessInfo {
     pub(crate) id: u32,
     pub(crate) name: String,
     /// The number of its effective user, if it is known.
@@ -24,14 +34,14 @@ pub(crate) struct Process {
     pub(crate) max_file_bytes: Option<u64>,
 }
 
-impl Process {
+impl ProcessInfo {
     /// Returns whether it is this one.
     pub(crate) fn is_own(&self) -> bool {
         self.id == std::process::id()
     }
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for ProcessInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.id)
     }
@@ -39,25 +49,26 @@ impl fmt::Display for Process {
 
 /// Returns this process, and the others that have the database at `path` open, as far as this user
 /// may see them.
-pub(crate) fn processes(path: &Path) -> Vec<Process> {
-    let mut found = list(path);
-    // A process that opens or closes the database meanwhile can look outdated once.
-    for _ in 0..2 {
+pub(crate) fn processes(path: &Path) -> Vec<ProcessInfo> {
+    // A process can look outdated for a moment: while it opens or closes the database, and as the
+    // child of another one, whose files it has open until it executes its program.
+    for pause in [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200)] {
+        let found = list(path);
         if !found.iter().any(|process| process.is_outdated || process.other_name.is_some()) {
-            break;
+            return found;
         }
-        found = list(path);
+        thread::sleep(pause);
     }
-    found
+    list(path)
 }
 
-fn list(path: &Path) -> Vec<Process> {
+fn list(path: &Path) -> Vec<ProcessInfo> {
     let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.filter_map(|id| process(id, path)).collect()
 }
 
-fn process(id: u32, path: &Path) -> Option<Process> {
+fn process(id: u32, path: &Path) -> Option<ProcessInfo> {
     let folder = PathBuf::from(format!("/proc/{id}"));
     let database = file_id(path);
     let log = with_suffix(path, "-wal");
@@ -95,7 +106,7 @@ fn process(id: u32, path: &Path) -> Option<Process> {
     let name = name.trim_end().to_owned();
     let user = user(&folder);
     let max_file_bytes = max_file_bytes(&folder);
-    Some(Process { id, name, user, is_outdated, other_name, max_file_bytes })
+    Some(ProcessInfo { id, name, user, is_outdated, other_name, max_file_bytes })
 }
 
 /// Returns why the file at `path` is not what a running process uses, and the remedy: it was
@@ -130,10 +141,6 @@ fn resolved(path: &Path) -> Option<PathBuf> {
     if let Ok(path) = fs::canonicalize(path) {
         return Some(path);
     }
-    let folder = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
     // The target of a link to nothing.
     let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
     Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))

@@ -8,25 +8,24 @@ use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
-use crate::sqlite::refuse_conflict;
 
 pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let location = context.location()?;
-    location.file().map_or(Ok(()), refuse_conflict)?;
+    location.refuse_conflict()?;
     let is_set_up = location.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if args.keep_journal {
-        context.file("a database in PostgreSQL has no journal to keep")?.migrate()?;
+        context.file("a database in PostgreSQL has no journal to keep")?;
     }
-    let database = if args.keep_journal { location.open()? } else { location.setup()? };
+    let store = location.setup(args.keep_journal)?;
     let done = if is_set_up { "already set up" } else { "set up" };
-    writeln!(out, "{done}: {}", one_line(&database.name()))?;
-    if let Some(admin) = location.file()
-        && let Some(path) = admin.path()
+    writeln!(out, "{done}: {}", one_line(&store.description()))?;
+    if let Some(file) = location.file()
+        && let Some(path) = file.path()
         && host_checks::is_root()
         && !is_set_up
     {
         let path = path.display();
-        let owner = admin.info()?.owner;
+        let owner = file.info()?.owner;
         let note = match owner.as_str() {
             "root" => "; `chown` it to the service's user, unless that is root",
             _ => ", as its folder does",
@@ -45,33 +44,33 @@ pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Wr
         return Ok(writeln!(out, "nothing to do: the tables have this version's schema")?);
     }
     if !args.dry_run {
-        location.migrate()?;
+        location.setup(true)?;
     }
     let done = if args.dry_run { "would apply" } else { "applied" };
-    for (version, name) in pending {
-        writeln!(out, "{done} migration {version}, {name}")?;
+    for migration in pending {
+        writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
     }
     Ok(())
 }
 
 pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let database = context.location()?.open()?;
+    let store = context.location()?.open()?;
     ask(
         &format!(
             "This ends {} of {}, {}: all users have to sign in again.",
-            live_sessions(count_live(&*database, context, None)?),
-            database.name(),
+            live_sessions(count_live(&*store, context, None)?),
+            store.description(),
             scope(None),
         ),
         args.yes,
     )?;
-    let ended = database.clear()?;
+    let ended = store.clear()?;
     Ok(writeln!(out, "ended {} {}, expired ones included", count_of_sessions(ended), scope(None))?)
 }
 
 pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let database = context.location()?.open()?;
-    let others = match database.properties()?.other_tables {
+    let store = context.location()?.open()?;
+    let others = match context.location()?.properties()?.other_tables {
         None => "Other tables stay.".to_owned(),
         Some(0) => "There are no other tables in it.".to_owned(),
         Some(1) => "The one other table in it stays.".to_owned(),
@@ -80,11 +79,11 @@ pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn W
     ask(
         &format!(
             "This removes {} with {}; a running service fails until `setup` is run. {others}",
-            database.name(),
-            live_sessions(count_live(&*database, context, None)?),
+            store.description(),
+            live_sessions(count_live(&*store, context, None)?),
         ),
         args.yes,
     )?;
-    database.drop_tables()?;
-    Ok(writeln!(out, "removed {}", one_line(&database.name()))?)
+    store.drop_tables()?;
+    Ok(writeln!(out, "removed {}", one_line(&store.description()))?)
 }

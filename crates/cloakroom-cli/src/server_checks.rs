@@ -4,17 +4,16 @@ use cloakroom::stores::postgres::DatabaseServer;
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::doctor::Findings;
-use crate::error::CliError;
 
 /// The largest difference to the server's clock that is no problem. A machine that is further ahead
 /// does not sweep.
-pub(crate) const MAX_CLOCK_SKEW_MILLIS: i64 = 5_000;
+const MAX_CLOCK_SKEW_MILLIS: i64 = 5_000;
 
 /// The number of dead rows that is no problem in a table of any size.
 const MAX_DEAD_ROWS: u64 = 10_000;
 
 /// Checks the server and the tables. Returns whether the sessions can be read.
-pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
+pub(crate) fn check(findings: &mut Findings<'_>, info: &DatabaseServer) -> bool {
     findings.ok("server", format!("{}, PostgreSQL {}", info.server, info.version));
     if info.is_encrypted {
         findings.ok("encryption", "the connection is encrypted");
@@ -61,7 +60,7 @@ pub(crate) fn check(findings: &mut Findings, info: &DatabaseServer) -> bool {
     is_set_up && !info.missing_rights.iter().any(|right| right.starts_with("SELECT"))
 }
 
-fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
+fn check_tables(findings: &mut Findings<'_>, info: &DatabaseServer) -> bool {
     match &info.schema_version {
         Ok(version) if *version == info.newest_schema => {
             let schema = &info.schema;
@@ -76,12 +75,12 @@ fn check_tables(findings: &mut Findings, info: &DatabaseServer) -> bool {
             "check the URL, --schema and --table; run `setup`",
         ),
         Ok(version) => findings.old_schema(*version, info.newest_schema),
-        Err(error) => findings.failed("tables", &CliError::Postgres(error.clone())),
+        Err(error) => findings.failed("tables", error),
     }
     false
 }
 
-fn check_server(findings: &mut Findings, info: &DatabaseServer) {
+fn check_server(findings: &mut Findings<'_>, info: &DatabaseServer) {
     if info.has_fsync {
         findings.ok("fsync", "on");
     } else {

@@ -5,13 +5,13 @@ use std::num::NonZeroUsize;
 
 use cloakroom::ErrorKind;
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
-use cloakroom::manager::{Client, Page, SessionFilter, Summary};
+use cloakroom::list::{Client, Page, SessionFilter, Summary};
+use cloakroom::stores::admin::{Admin, SessionDetails};
 use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
-use crate::database::Database;
 use crate::error::{CliError, CliResult};
 use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_line};
 
@@ -20,22 +20,22 @@ use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_lin
 const PAGE: usize = 5000;
 
 pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let database = context.location()?.open_for_reading()?;
+    let store = context.location()?.open_for_reading()?;
     let realm = args.realm.as_ref();
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &in_all);
-    let next = |page: Page| -> CliResult<Vec<Summary>> {
+    let next = |page: Page| {
         if args.expired {
-            database.list_expired(&which, page, context.now)
+            store.list_expired(&which, page, context.now)
         } else {
-            database.list(&which, page, context.now)
+            store.session_index().list(&which, page, context.now)
         }
     };
     let mut printer = if args.json {
         Printer::Json { any: false }
     } else {
         let shows_realm = realm.is_none();
-        let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+        let header = columns(HEADER.to_vec(), shows_realm);
         Printer::Table { table: context.style.table(header), shows_realm }
     };
     let mut left = args.limit.get();
@@ -60,10 +60,10 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     };
     printer.end(more, out)?;
     let kind = if args.expired { "expired" } else { "live" };
-    let report_none = |message: String| nothing_in(&message, realm, &*database);
+    let report_none = |message: String| nothing_in(&message, realm, &*store);
     match &args.user {
         _ if any => Ok(()),
-        Some(user) => report_none(no_session_of(user, kind, &*database, context)?),
+        Some(user) => report_none(no_session_of(user, kind, &*store, context)?),
         None if realm.is_some() => report_none(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
         _ => Ok(()),
@@ -81,21 +81,22 @@ fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> Sessi
 fn no_session_of(
     user: &UserKey,
     kind: &str,
-    database: &dyn Database,
+    store: &dyn Admin,
     context: &CliContext,
 ) -> CliResult<String> {
     const NEWEST: usize = 100;
     let message = format!("user {user} has no {kind} session");
+    let index = store.session_index();
     let theirs = SessionFilter::User(user);
     let first = Page::first(NonZeroUsize::MIN);
     let newest = Page::first(NonZeroUsize::MIN.saturating_add(NEWEST - 1));
-    if !database.list(&theirs, first, context.now)?.is_empty()
-        || !database.list_expired(&theirs, first, context.now)?.is_empty()
+    if !index.list(&theirs, first, context.now)?.is_empty()
+        || !store.list_expired(&theirs, first, context.now)?.is_empty()
     {
         return Ok(message);
     }
     let mut users = Vec::new();
-    for summary in database.list(&SessionFilter::All, newest, context.now)? {
+    for summary in index.list(&SessionFilter::All, newest, context.now)? {
         users
             .extend(summary.user.map(|user| user.to_string()).filter(|user| !users.contains(user)));
     }
@@ -112,13 +113,13 @@ fn no_session_of(
 
 /// Reports that nothing matched, and the realms that exist if the named one has no session at all,
 /// since its name may be mistyped.
-fn nothing_in(message: &str, realm: Option<&Realm>, database: &dyn Database) -> CliResult {
+fn nothing_in(message: &str, realm: Option<&Realm>, store: &dyn Admin) -> CliResult {
     const MOST: usize = 10;
     let Some(realm) = realm else {
         return Err(CliError::nothing_matched(message.to_owned()));
     };
     let message = format!("{message} {}", scope(Some(realm)));
-    let realms = database.realms()?;
+    let realms = store.realms()?;
     let mut names = realms.iter().map(Realm::as_str);
     let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
     Err(CliError::nothing_matched(match names.count() {
@@ -132,9 +133,13 @@ fn nothing_in(message: &str, realm: Option<&Realm>, database: &dyn Database) -> 
 const HEADER: [&str; 9] =
     ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
 
-/// The header for sessions of one realm.
-const HEADER_IN_REALM: [&str; 8] =
-    ["PUBLIC_ID", "USER", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+/// Returns the columns of a row, without the realm if all sessions are of one.
+fn columns<T>(mut row: Vec<T>, shows_realm: bool) -> Vec<T> {
+    if !shows_realm {
+        row.remove(2);
+    }
+    row
+}
 
 /// The output of a list, page by page.
 enum Printer {
@@ -181,7 +186,7 @@ fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String
     let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
     // `show` prints the whole user agent.
     let short: String = agent.chars().take(40).collect();
-    let mut row = vec![
+    let row = vec![
         summary.public_id.to_string(),
         summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
         summary.realm.as_str().to_owned(),
@@ -192,10 +197,7 @@ fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String
         summary.bytes.to_string(),
         short,
     ];
-    if !shows_realm {
-        row.remove(2);
-    }
-    row
+    columns(row, shows_realm)
 }
 
 fn summary_json(summary: &Summary) -> Json {
@@ -219,7 +221,7 @@ fn summary_json(summary: &Summary) -> Json {
 
 pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let found = context.location()?.open_for_reading()?.find(&args.public_id)?;
-    let Some((summary, record)) = found else {
+    let Some(SessionDetails { summary, record, .. }) = found else {
         return Err(CliError::nothing_matched(format!("there is no session {}", args.public_id)));
     };
     let expired = summary.deadline <= context.now;
@@ -278,21 +280,21 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
 }
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let database = &*context.location()?.open()?;
+    let store = &*context.location()?.open()?;
     let now = context.now;
     let realm = args.realm.as_ref();
     let scope = scope(realm);
     if args.all {
-        let live = count_live(database, context, realm)?;
+        let live = count_live(store, context, realm)?;
         if realm.is_some() && live == Some(0) {
-            return nothing_in("there is no live session", realm, database);
+            return nothing_in("there is no live session", realm, store);
         }
         let live = live_sessions(live);
-        let name = database.name();
+        let name = store.description();
         let who = if realm.is_some() { "its users" } else { "all users" };
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;
-        let ended = database.revoke_everyone(realm, now)?;
+        let ended = store.session_index().revoke_everyone(realm, now)?;
         return Ok(writeln!(out, "ended {} {}", count_of_sessions(ended), one_line(&scope))?);
     }
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
@@ -300,24 +302,24 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
             // Checked first, so that a mistyped public id ends no session.
             let theirs = SessionFilter::PublicIdOfUser(user, except);
             let kept = Page::first(NonZeroUsize::MIN);
-            if database.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
+            if store.session_index().list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
                 let message =
                     format!("nothing was ended, since user {user} has no live session {except}");
-                return nothing_in(&message, realm, database);
+                return nothing_in(&message, realm, store);
             }
             (SessionFilter::User(user), format!("user {user} has no other live session"))
         }
         (Some(user), None, _) => {
-            (SessionFilter::User(user), no_session_of(user, "live", database, context)?)
+            (SessionFilter::User(user), no_session_of(user, "live", store, context)?)
         }
         (None, _, Some(public_id)) => {
             (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))
         }
         (None, _, None) => return Err(CliError::usage("give a public id, --user or --all")),
     };
-    let ended = database.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
+    let ended = store.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
     if ended == 0 {
-        return nothing_in(&nothing, realm, database);
+        return nothing_in(&nothing, realm, store);
     }
     let ended = count_of_sessions(ended);
     match which {
@@ -331,18 +333,18 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
 /// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
 /// count; it can be emptied nevertheless.
 pub(crate) fn count_live(
-    database: &dyn Database,
+    store: &dyn Admin,
     context: &CliContext,
     realm: Option<&Realm>,
 ) -> CliResult<Option<u64>> {
     let live = match realm {
-        Some(realm) => database.count_in_realm(realm, context.now),
-        None => database.stats(context.now).map(|stats| stats.live),
+        Some(realm) => store.count_in_realm(realm, context.now),
+        None => store.session_index().stats(context.now).map(|stats| stats.live),
     };
     match live {
         Ok(live) => Ok(Some(live)),
-        Err(error) if error.kind() == Some(ErrorKind::Corrupt) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

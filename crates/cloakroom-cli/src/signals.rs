@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::stores::sqlite::admin::ProgressFn;
+use cloakroom::stores::admin::ProgressFn;
 use indicatif::ProgressBar;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::{CliResult, FAILED};
+use crate::error::{CliError, CliResult, FAILED};
 
 /// A flag that the first signal sets.
 #[derive(Clone, Debug)]
@@ -59,6 +59,22 @@ impl Interrupt {
                 return;
             }
             thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Runs `work` with its progress in `bar`. If it was cancelled, fails with `state`, which says
+    /// what it has left.
+    pub(crate) fn run<T, E: Into<CliError>>(
+        &self,
+        bar: &ProgressBar,
+        state: &str,
+        work: impl FnOnce(ProgressFn) -> Result<ControlFlow<(), T>, E>,
+    ) -> CliResult<T> {
+        let done = work(self.watch(bar));
+        bar.finish_and_clear();
+        match done.map_err(Into::into)? {
+            ControlFlow::Continue(answer) => Ok(answer),
+            ControlFlow::Break(()) => Err(CliError::interrupted(state)),
         }
     }
 

@@ -4,15 +4,15 @@ use std::io::Write;
 use std::time::Duration;
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
-use cloakroom::manager;
-use cloakroom::stores::sqlite::admin::DataSizes;
+use cloakroom::list;
+use cloakroom::stores::admin::{Admin, SessionCounts};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::StatsArgs;
-use crate::database::{Database, Properties};
 use crate::error::CliResult;
+use crate::location::Properties;
 use crate::output::{self, Style};
 use crate::signals::Interrupt;
 
@@ -20,14 +20,14 @@ use crate::signals::Interrupt;
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let database = &*context.location()?.open_for_reading()?;
+    let store = &*context.location()?.open_for_reading()?;
     let Some(seconds) = args.watch else {
-        Report::new(database, context, context.now, args.json)?.print(args.json, context, out)?;
-        return Ok(());
+        let report = Report::new(store, context, context.now, args.json)?;
+        return report.print(args.json, context, out);
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = Report::new(database, context, SystemClock.now(), args.json)?;
+        let report = Report::new(store, context, SystemClock.now(), args.json)?;
         if !args.json && context.style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
@@ -43,32 +43,27 @@ struct Report {
     at: Timestamp,
     table: String,
     properties: Properties,
-    sessions: manager::Stats,
-    sizes: DataSizes,
+    sessions: list::Stats,
+    counts: SessionCounts,
     /// Live sessions by the day of their creation, and those of the days before.
     days: Vec<(String, u64)>,
     earlier: u64,
 }
 
 impl Report {
-    fn new(
-        database: &dyn Database,
-        context: &CliContext,
-        now: Timestamp,
-        utc: bool,
-    ) -> CliResult<Self> {
-        let sessions = database.stats(now)?;
+    fn new(store: &dyn Admin, context: &CliContext, now: Timestamp, utc: bool) -> CliResult<Self> {
+        let sessions = store.session_index().stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
         let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
-        let (counts, sizes) = database.counts(&moments, now)?;
-        let days: Vec<_> = names.into_iter().zip(counts).collect();
+        let counts = store.counts(&moments, now)?;
+        let days: Vec<_> = names.into_iter().zip(counts.created.iter().copied()).collect();
         let listed: u64 = days.iter().map(|(_, count)| count).sum();
         Ok(Report {
             at: now,
-            table: database.table().to_owned(),
-            properties: database.properties()?,
+            table: store.table().to_owned(),
+            properties: context.location()?.properties()?,
             sessions,
-            sizes,
+            counts,
             days,
             // Another process may have ended some in between.
             earlier: sessions.live.saturating_sub(listed),
@@ -89,7 +84,7 @@ impl Report {
         let version = version.unwrap_or_default();
         line("table", format!("{}{version}", self.table))?;
         let sessions = &self.sessions;
-        let manager::Stats { live, expired, oldest, newest, .. } = *sessions;
+        let list::Stats { live, expired, oldest, newest, .. } = *sessions;
         line("live", by_user(live, sessions.signed_in, sessions.anonymous()))?;
         let expired_by_user =
             by_user(expired, sessions.expired_signed_in, sessions.expired_anonymous());
@@ -98,7 +93,7 @@ impl Report {
             line("created", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
         }
         if expired > 0 || self.sessions.live > 0 {
-            let DataSizes { sampled, average, largest, .. } = self.sizes;
+            let SessionCounts { sampled, average, largest, .. } = self.counts;
             let average = HumanBytes(average);
             let most = HumanBytes(largest);
             line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
@@ -122,7 +117,8 @@ impl Report {
             .iter()
             .map(|(day, sessions)| json!({ "day": day, "sessions": sessions }))
             .collect();
-        let mut answer = json!({
+        let (place, properties) = &self.properties.json;
+        json!({
             "at": output::json_time(self.at),
             "table": self.table,
             "live": self.sessions.live,
@@ -134,15 +130,12 @@ impl Report {
             "newest": self.sessions.newest.map(output::json_time),
             "created": { "days": days, "before": self.earlier },
             "data_bytes": {
-                "sampled": self.sizes.sampled,
-                "average": self.sizes.average,
-                "largest": self.sizes.largest,
+                "sampled": self.counts.sampled,
+                "average": self.counts.average,
+                "largest": self.counts.largest,
             },
-        });
-        if let (Json::Object(answer), Some((name, value))) = (&mut answer, &self.properties.json) {
-            answer.insert((*name).to_owned(), value.clone());
-        }
-        answer
+            (*place): properties,
+        })
     }
 }
 

@@ -5,12 +5,11 @@ use std::path::Path;
 use cloakroom::SqliteStore;
 #[cfg(feature = "postgres")]
 use cloakroom::stores::postgres::PostgresStoreBuilder;
-use cloakroom::stores::sqlite::SqliteStoreBuilder;
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::stores::sqlite::{SqliteFile, SqliteStoreBuilder};
 
 use crate::arguments::{Arguments, Command, StoreOptions};
-use crate::database::Location;
 use crate::error::{CliError, CliResult};
+use crate::location::Location;
 use crate::postgres;
 
 /// The database that the commands work on.
@@ -33,15 +32,12 @@ pub enum Target {
 }
 
 /// Returns the place of the database, if one was named.
-pub(crate) fn location(
-    target: Target,
-    arguments: &Arguments,
-) -> CliResult<Option<Box<dyn Location>>> {
+pub(crate) fn location(target: Target, arguments: &Arguments) -> CliResult<Option<Location>> {
     Ok(Some(match target {
-        Target::Sqlite(store) => Box::new(store.admin()),
-        Target::SqliteBuilder(settings) => Box::new(Admin::new(settings)),
+        Target::Sqlite(store) => Location::File(store.file()),
+        Target::SqliteBuilder(settings) => Location::File(SqliteFile::new(settings)),
         #[cfg(feature = "postgres")]
-        Target::PostgresBuilder(settings) => Box::new(postgres::PostgresLocation(*settings)),
+        Target::PostgresBuilder(settings) => Location::Server(settings),
         Target::Arguments => match (&arguments.db, &arguments.store) {
             _ if matches!(arguments.command, Command::Copy(_)) => return Ok(None),
             (Some(path), _) => file(path, &arguments.options)?,
@@ -52,7 +48,7 @@ pub(crate) fn location(
 }
 
 /// Returns the place that `name` names: a URL of PostgreSQL, or a file.
-pub(crate) fn named(name: &str, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
+pub(crate) fn named(name: &str, options: &StoreOptions) -> CliResult<Location> {
     if is_url(name) { postgres::location(name, options) } else { file(Path::new(name), options) }
 }
 
@@ -60,7 +56,7 @@ fn is_url(name: &str) -> bool {
     ["postgres://", "postgresql://"].iter().any(|scheme| name.starts_with(scheme))
 }
 
-fn file(path: &Path, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
+fn file(path: &Path, options: &StoreOptions) -> CliResult<Location> {
     if path.to_str().is_some_and(is_url) {
         return Err(CliError::usage("--db names a file; give a URL with --store"));
     }
@@ -70,5 +66,5 @@ fn file(path: &Path, options: &StoreOptions) -> CliResult<Box<dyn Location>> {
     }
     // Here the arguments are wrong, not the file.
     settings.validate().map_err(|error| CliError::usage(error.to_string()))?;
-    Ok(Box::new(Admin::new(settings)))
+    Ok(Location::File(SqliteFile::new(settings)))
 }

@@ -75,7 +75,7 @@ impl Context {
     /// browser accepts it.
     pub(crate) fn cookie_rejected_by(&self, head: &RequestHead<'_>) -> Option<RejectedBy> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
-        let host = head.host.once().filter(|_| cookie.is_secure() && !head.secure)?;
+        let host = head.host.once().filter(|_| cookie.secure && !head.secure)?;
         if !is_loopback(host) {
             return Some(RejectedBy::AnyBrowser);
         }

@@ -97,8 +97,8 @@ impl Settings {
     pub(crate) fn may_contain_id(&self, field: &str) -> bool {
         match &self.transport {
             Transport::Cookie(cookie) => {
-                let former = self.former_cookies.iter().map(|former| former.cookie.name_text());
-                std::iter::once(cookie.name_text()).chain(former).any(|name| field.contains(name))
+                let former = self.former_cookies.iter().map(|former| &*former.cookie.name);
+                std::iter::once(&*cookie.name).chain(former).any(|name| field.contains(name))
             }
             Transport::Header(_) => false,
         }

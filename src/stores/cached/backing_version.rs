@@ -12,13 +12,13 @@ use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
 use crate::sync::{IgnorePoison, Mutex};
 
-/// How long a version that was read is taken for the current one.
-const FRESH: Duration = Duration::from_secs(1);
+/// How often the version is read while the cache is used.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the cache is not read after the identity was first read or has changed: until every
-/// process has noticed a change. A process that has not yet noticed the change still invalidates
-/// entries under the old identity.
-const SETTLING: Duration = Duration::from_secs(2 * FRESH.as_secs());
+/// How long the cache is not read after the identity was first read or has changed. By then every
+/// process has noticed the change; until then, another one may still invalidate entries under the
+/// old identity.
+const SETTLING: Duration = Duration::from_secs(2 * READ_INTERVAL.as_secs());
 
 /// What the cache entries of a backing store depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ pub(super) struct BackingVersion {
 
 #[derive(Clone, Copy, Debug)]
 struct KnownVersion {
-    /// The time from which the version must be read again before the cache is read.
-    next_read: Timestamp,
+    /// The time of the last read, also of one that failed.
+    last_read: Timestamp,
     /// `None` before the first read, and while the store has no tables.
     current: Option<CurrentVersion>,
 }
@@ -73,7 +73,7 @@ impl StoreVersion {
 
 impl BackingVersion {
     pub(super) fn new(life: Duration) -> Self {
-        let known = KnownVersion { next_read: Timestamp::from_millis(i64::MIN), current: None };
+        let known = KnownVersion { last_read: Timestamp::from_millis(i64::MIN), current: None };
         BackingVersion { life, known: Mutex::new(known), reading: Mutex::default() }
     }
 
@@ -81,11 +81,12 @@ impl BackingVersion {
         *self.known.lock().ignore_poison()
     }
 
-    /// Returns how a call at `now` may use the cache. If the last read of the version is older than
-    /// [`FRESH`], one caller calls `read`; concurrent callers do not read the cache meanwhile. If
-    /// the last read is older than [`SETTLING`], they wait for `read`: their invalidations could
-    /// otherwise name entries of a former identity. If the version has changed, `on_change` is
-    /// called before the new one is used. While reads fail, the last version is used for its life.
+    /// Returns how a call at `now` may use the cache. If [`READ_INTERVAL`] has passed since the
+    /// last read of the version, one caller calls `read`; concurrent callers do not read the cache
+    /// meanwhile. If [`SETTLING`] has passed, they wait for `read`: other processes may already
+    /// read entries under another identity, which their invalidations must name. If the version
+    /// has changed, `on_change` is called before the new one is used. While reads fail, the last
+    /// version is used for its life.
     pub(super) fn refresh(
         &self,
         now: Timestamp,
@@ -93,22 +94,21 @@ impl BackingVersion {
         on_change: impl FnOnce(),
     ) -> CacheUse {
         let mut known = self.known();
-        if known.next_read <= now {
+        if known.is_read_due(now) {
             // Held during the read.
             let _reading = match self.reading.try_lock() {
                 Ok(reading) => reading,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => match known.current {
-                    Some(current) if now < known.next_read + FRESH => {
+                    Some(current) if now < known.last_read + SETTLING => {
                         return CacheUse::Invalidate(current.version.identity);
                     }
-                    // Other processes may already read entries under another identity.
                     _ => self.reading.lock().ignore_poison(),
                 },
             };
             // Another caller may have read it meanwhile.
             known = self.known();
-            if known.next_read <= now {
+            if known.is_read_due(now) {
                 if known.update(now, read(), self.life) {
                     on_change();
                 }
@@ -120,6 +120,10 @@ impl BackingVersion {
 }
 
 impl KnownVersion {
+    fn is_read_due(&self, now: Timestamp) -> bool {
+        self.last_read + READ_INTERVAL <= now
+    }
+
     fn cache_use(&self, now: Timestamp) -> CacheUse {
         match self.current {
             Some(current) if now < current.usable_until => {
@@ -136,7 +140,7 @@ impl KnownVersion {
 
     /// Records the result of a read. Returns whether the version has changed.
     fn update(&mut self, now: Timestamp, read: Result<StoreVersion>, life: Duration) -> bool {
-        self.next_read = now + FRESH;
+        self.last_read = now;
         let before = self.current;
         match read {
             Ok(version) => {
@@ -228,10 +232,13 @@ mod tests {
     #[test]
     fn a_version_is_read_once_a_second_and_a_change_reported_once() {
         let backing = known();
-        assert_eq!(refresh(&backing, NOW + FRESH - MILLI, version(1, 8)), READABLE);
-        assert_eq!(refresh(&backing, NOW + FRESH, version(1, 8)), READABLE.after_change());
-        assert_eq!(refresh(&backing, NOW + FRESH, version(1, 8)), READABLE);
-        assert_eq!(refresh(&backing, NOW + FRESH * 2, version(1, 8)), READABLE.after_read());
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL - MILLI, version(1, 8)), READABLE);
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, version(1, 8)), READABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, version(1, 8)), READABLE);
+        assert_eq!(
+            refresh(&backing, NOW + READ_INTERVAL * 2, version(1, 8)),
+            READABLE.after_read()
+        );
     }
 
     #[test]
@@ -239,9 +246,12 @@ mod tests {
         let backing = BackingVersion::new(LIFE);
         assert_eq!(refresh(&backing, NOW - SETTLING, fail()), UNREADABLE.after_read());
         let backing = known();
-        assert_eq!(refresh(&backing, NOW + FRESH, fail()), READABLE.after_read());
-        assert_eq!(refresh(&backing, NOW + FRESH, fail()), READABLE);
-        assert_eq!(refresh(&backing, NOW + FRESH * 2, version(1, 8)), READABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), READABLE.after_read());
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), READABLE);
+        assert_eq!(
+            refresh(&backing, NOW + READ_INTERVAL * 2, version(1, 8)),
+            READABLE.after_change()
+        );
     }
 
     #[test]
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn concurrent_callers_bypass_the_cache_during_a_read() {
         let backing = known();
-        let now = NOW + FRESH;
+        let now = NOW + READ_INTERVAL;
         let read = || {
             assert!(!is_readable(backing.refresh(now, || panic!("one is enough"), || ())));
             version(1, 7)
@@ -307,9 +317,12 @@ mod tests {
     fn while_there_are_no_tables_the_cache_is_not_read() {
         let backing = known();
         let fail = || Err(Error::new(ErrorKind::NotSetUp, "read the epoch"));
-        assert_eq!(refresh(&backing, NOW + FRESH, fail()), UNREADABLE.after_change());
-        assert_eq!(refresh(&backing, NOW + FRESH * 2, fail()), UNREADABLE.after_read());
-        assert_eq!(refresh(&backing, NOW + FRESH * 3, version(1, 7)), UNREADABLE.after_read());
-        assert!(refresh(&backing, NOW + FRESH * 3 + SETTLING, version(1, 7)).is_readable);
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), UNREADABLE.after_change());
+        assert_eq!(refresh(&backing, NOW + READ_INTERVAL * 2, fail()), UNREADABLE.after_read());
+        assert_eq!(
+            refresh(&backing, NOW + READ_INTERVAL * 3, version(1, 7)),
+            UNREADABLE.after_read()
+        );
+        assert!(refresh(&backing, NOW + READ_INTERVAL * 3 + SETTLING, version(1, 7)).is_readable);
     }
 }

@@ -4,13 +4,12 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{
-    Cache, Page, RemovalReport, SessionFilter, SessionIndex, Store, StoreIdentity,
-};
+use crate::backend::{Cache, RemovalReport, SessionIndex, Store, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{EndedSession, Stats, Summary};
+use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::record::EndedSession;
 use crate::stores::cached::CachedStore;
 use crate::sync::instant;
 
@@ -29,8 +28,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         change: impl FnOnce(&dyn SessionIndex) -> Result<T>,
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
-        self.0.freshness.observe(now);
-        let _changing = self.0.in_flight.begin();
+        let _changing = self.0.begin_change(now)?;
         let began = instant();
         let result = self.backing_index(operation).and_then(change);
         match &result {
@@ -106,8 +104,7 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     }
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
-        self.0.freshness.observe(now);
-        let _changing = self.0.in_flight.begin();
+        let _changing = self.0.begin_change(now)?;
         let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
         // Also after an error, whose outcome may be unknown.
         self.invalidate_sessions(id_hashes.iter().copied(), now);

@@ -30,7 +30,7 @@ use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::backing_version::{BackingVersion, CacheUse, StoreVersion};
 use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::{Freshness, Verdict};
-use crate::stores::cached::in_flight::InFlight;
+use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
 use crate::sync::{instant, thread};
 
 pub use builder::CachedStoreBuilder;
@@ -201,6 +201,19 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 }
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
+    /// Begins a call at `now`.
+    fn begin_call(&self, now: Timestamp) -> Result<()> {
+        self.process.check()?;
+        self.freshness.observe(now);
+        Ok(())
+    }
+
+    /// Begins a call at `now` that changes sessions.
+    fn begin_change(&self, now: Timestamp) -> Result<ChangeGuard<'_>> {
+        self.begin_call(now)?;
+        Ok(self.in_flight.begin())
+    }
+
     /// Reads the cache. Returns fresh entries only.
     fn fetch(&self, key: &CacheKey, now: Timestamp) -> Result<CacheLookup> {
         let found = self.cache.fetch(key, now)?;
@@ -297,8 +310,7 @@ impl Drop for Probe<'_> {
 
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.0.process.check()?;
-        self.0.freshness.observe(now);
+        self.0.begin_call(now)?;
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
@@ -342,10 +354,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
-        self.0.process.check()?;
         let presented = commit.id_hash;
         let now = commit.now;
-        self.0.freshness.observe(now);
+        self.0.begin_call(now)?;
         // In flight until the cache is invalidated. A new session has no entry; anonymous sessions
         // that a bounded store evicts for it may be read until then.
         let is_new = matches!(commit.action, Action::Create(_));
@@ -389,9 +400,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     /// Invalidates the touched sessions. An outdated entry would make every request send another
     /// touch.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        self.0.process.check()?;
-        self.0.freshness.observe(now);
-        let _changing = self.0.in_flight.begin();
+        let _changing = self.0.begin_change(now)?;
         let touched = self.0.backing.touch(batch, now);
         // Also those that failed: their outcome may be unknown.
         self.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
@@ -399,9 +408,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
-        self.0.process.check()?;
         // A delayed request must not find sessions in the cache that this call removes.
-        self.0.freshness.observe(now);
+        self.0.begin_call(now)?;
         self.0.backing.sweep(now, limit)
     }
 

@@ -11,13 +11,14 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Missing, Page, RemovalReport, ReplacedId, SessionFilter, SessionIndex,
-    SessionLimit, Store, StoreIdentity, TouchError,
+    Maintenance, Missing, RemovalReport, ReplacedId, SessionIndex, SessionLimit, Store,
+    StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Cursor, EndedSession, Record, Stats, Summary, Touch};
+use crate::list::{Cursor, Page, SessionFilter, Stats, Summary};
+use crate::record::{EndedSession, Record, Touch};
 use crate::sync::{IgnorePoison, instant};
 
 pub use cache::MemoryCache;

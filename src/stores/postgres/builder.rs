@@ -203,7 +203,8 @@ impl PostgresStoreBuilder {
         self.events.raise(&Event::StoreOpened { store: &store });
         let events = self.events;
         let clock_ahead = AtomicI64::new(0);
-        Ok(PostgresStore(Arc::new(PostgresInner { pool, names, sql, locks, events, clock_ahead })))
+        let inner = PostgresInner { pool, names, server, sql, locks, events, clock_ahead };
+        Ok(PostgresStore(Arc::new(inner)))
     }
 
     /// Returns the connections, and the names of the tables.

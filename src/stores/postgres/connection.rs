@@ -208,15 +208,10 @@ impl<'q> Query<'q> {
 }
 
 type TripAnswers = Result<Vec<Vec<Row>>, CallFailure>;
-type TripStep<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + 's>>;
 
-/// What a step of a trip executes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StepKind {
-    Begin,
-    Statement,
-    Commit,
-}
+/// The rows of a statement; `None` of the beginning of a transaction and of a commit.
+type StepResult = Result<Option<Vec<Row>>, tokio_postgres::Error>;
+type TripStep<'s> = Pin<Box<dyn Future<Output = StepResult> + 's>>;
 
 impl Trips<'_> {
     /// Executes one statement, in the open transaction if there is one.
@@ -283,34 +278,30 @@ impl Trips<'_> {
         let client = self.client;
         let settings = self.settings;
         let control = |sql| -> TripStep<'_> {
-            Box::pin(async move { client.batch_execute(sql).await.map(|()| Vec::new()) })
+            Box::pin(async move { client.batch_execute(sql).await.map(|()| None) })
         };
-        let mut steps: Vec<(StepKind, TripStep<'_>)> = Vec::with_capacity(queries.len() + 2);
+        let mut steps: Vec<TripStep<'_>> = Vec::with_capacity(queries.len() + 2);
         if begins {
-            steps.push((StepKind::Begin, control(&settings.begin)));
+            steps.push(control(&settings.begin));
             self.state = TxState::Open;
         }
         for (query, statement) in queries.iter().zip(&statements) {
-            let step = Box::pin(execute(client, query, statement.as_ref()));
-            steps.push((StepKind::Statement, step));
+            steps.push(Box::pin(execute(client, query, statement.as_ref())));
         }
         if end == TripEnd::Commit {
-            steps.push((StepKind::Commit, control("COMMIT")));
+            steps.push(control("COMMIT"));
         }
         if commits {
             self.state = TxState::CommitSent;
         }
         let mut answers = Vec::with_capacity(queries.len());
-        for (step, result) in in_order(steps).await {
+        let mut results = in_order(steps).await.into_iter();
+        while let Some(result) = results.next() {
             match result {
-                Ok(rows) if step == StepKind::Statement => answers.push(rows),
-                Ok(_) => {}
+                Ok(rows) => answers.extend(rows),
                 Err(error) => {
-                    let is_commit = match end {
-                        TripEnd::NoCommit => false,
-                        TripEnd::Commit => step == StepKind::Commit,
-                        TripEnd::Autocommit => step == StepKind::Statement,
-                    };
+                    // In a trip that commits, the last step does.
+                    let is_commit = results.len() == 0;
                     // After an error in a transaction the server answers a commit by a rollback. A
                     // fatal one has ended the connection before the server read the commit, unless
                     // it is the answer to the commit, or a pooler has lost the server.
@@ -353,12 +344,8 @@ impl Trips<'_> {
     }
 }
 
-async fn execute(
-    client: &Client,
-    query: &Query<'_>,
-    statement: Option<&Statement>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    match statement {
+async fn execute(client: &Client, query: &Query<'_>, statement: Option<&Statement>) -> StepResult {
+    let rows = match statement {
         Some(statement) => {
             let params: Vec<_> = query.params.iter().map(|param| param as _).collect();
             client.query(statement, &params).await
@@ -368,18 +355,17 @@ async fn execute(
                 query.params.iter().map(|param| (param as _, param.sql_type())).collect();
             client.query_typed(query.sql, &params).await
         }
-    }
+    };
+    rows.map(Some)
 }
 
 /// Completes all steps, which send their messages in this order. The client sends a message when
 /// its future is polled first, and waits for no answer before the next one.
-async fn in_order(
-    mut steps: Vec<(StepKind, TripStep<'_>)>,
-) -> impl Iterator<Item = (StepKind, Result<Vec<Row>, tokio_postgres::Error>)> {
+async fn in_order(mut steps: Vec<TripStep<'_>>) -> Vec<StepResult> {
     let mut results: Vec<_> = steps.iter().map(|_| None).collect();
     poll_fn(|context| {
         let mut is_pending = false;
-        for ((_, step), result) in steps.iter_mut().zip(&mut results) {
+        for (step, result) in steps.iter_mut().zip(&mut results) {
             if result.is_none() {
                 match step.as_mut().poll(context) {
                     Poll::Ready(ready) => *result = Some(ready),
@@ -390,8 +376,7 @@ async fn in_order(
         if is_pending { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    let kinds = steps.into_iter().map(|(kind, _)| kind);
-    kinds.zip(results.into_iter().flatten())
+    results.into_iter().flatten().collect()
 }
 
 /// The value of a parameter. Its `Debug` output has no value, because the client logs parameters.

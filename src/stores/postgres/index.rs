@@ -6,11 +6,12 @@ use std::num::NonZeroUsize;
 
 use tokio_postgres::Row;
 
-use crate::backend::{Page, RemovalReport, SessionFilter, SessionIndex, StoreIdentity};
+use crate::backend::{RemovalReport, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{EndedSession, Stats, Summary};
+use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::record::EndedSession;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::CallTime;

@@ -5,6 +5,7 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::stores::admin::PendingMigration;
 use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::{CallFailure, kind};
@@ -28,10 +29,9 @@ pub(super) fn newest() -> u32 {
     migration::newest(MIGRATIONS)
 }
 
-/// Returns the versions and the names of the migrations after `version`.
-pub(super) fn pending(version: u32) -> Vec<(u32, &'static str)> {
-    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
-    missing.map(|migration| (migration.version, migration.name)).collect()
+/// Returns the migrations after `version`.
+pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
+    migration::pending(MIGRATIONS, version)
 }
 
 /// Returns the schema in which the server creates tables by default.

@@ -32,7 +32,7 @@ mod tls;
 #[cfg(feature = "postgres-rustls")]
 mod tls;
 
-pub use admin::{DatabaseServer, PostgresAdmin, SessionCounts};
+pub use admin::DatabaseServer;
 pub use builder::PostgresStoreBuilder;
 pub use store::PostgresStore;
 pub use tokio_postgres;

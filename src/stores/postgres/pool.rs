@@ -10,7 +10,6 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use r2d2::{NopErrorHandler, Pool, PooledConnection};
 use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
@@ -19,10 +18,13 @@ use crate::process::Process;
 use crate::stores::postgres::connection::{FailedAttempt, PostgresConnection, SqlSettings, Trips};
 use crate::stores::postgres::error::{CallFailure, error_of};
 use crate::stores::postgres::tls::TlsConnector;
-use crate::stores::slots::EmptySlots;
+use crate::stores::slots::SlotPool;
 
-/// The places of the connections. A call empties the slot of a broken one.
-type Slots = EmptySlots<PostgresConnection>;
+/// A connection that was idle for longer is closed.
+const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// A connection that was opened longer ago is closed when it is not in use.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// The settings of the connections of a store.
 pub(super) struct PoolSettings {
@@ -50,7 +52,7 @@ pub(super) const BULK_FACTOR: u32 = 12;
 
 pub(super) struct ConnectionPool {
     process: Process,
-    slots: Pool<Slots>,
+    slots: SlotPool<PostgresConnection>,
     settings: PoolSettings,
 }
 
@@ -74,9 +76,7 @@ impl Drop for ConnectionPool {
 
 impl ConnectionPool {
     pub(super) fn new(settings: PoolSettings) -> Self {
-        let slots = EmptySlots::pool(settings.connections)
-            .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(EmptySlots::new());
+        let slots = SlotPool::new(settings.connections, Some(MAX_IDLE), Some(MAX_LIFETIME));
         ConnectionPool { process: Process::current(), slots, settings }
     }
 
@@ -125,7 +125,7 @@ impl ConnectionPool {
         deadline: Instant,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> Result<T> {
-        let mut slot = self.slot(operation, deadline)?;
+        let mut slot = self.slots.take(operation, deadline)?;
         loop {
             let (mut connection, is_new) = match slot.take() {
                 Some(connection) => (connection, false),
@@ -146,14 +146,6 @@ impl ConnectionPool {
                 *slot = None;
             }
         }
-    }
-
-    fn slot(&self, operation: &'static str, deadline: Instant) -> Result<PooledConnection<Slots>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.slots.get_timeout(left).map_err(|_| {
-            let why = format!("all {} connections are in use", self.settings.connections);
-            Error::with_source(ErrorKind::Busy, operation, why).with_nothing_done()
-        })
     }
 
     fn connect(&self, operation: &'static str, deadline: Instant) -> Result<PostgresConnection> {

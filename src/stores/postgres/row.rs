@@ -13,7 +13,8 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, EndedSession, FORMAT, Record, Summary};
+use crate::list::{Cursor, Summary};
+use crate::record::{self, Client, EndedSession, FORMAT, Record};
 use crate::stores::postgres::connection::Param;
 use crate::stores::sql::{idle_millis, malformed, revision_number};
 

@@ -65,6 +65,8 @@ pub struct PostgresStore(pub(super) Arc<PostgresInner>);
 pub(super) struct PostgresInner {
     pub(super) pool: ConnectionPool,
     pub(super) names: TableNames,
+    /// The hosts and the database, for messages.
+    pub(super) server: String,
     pub(super) sql: Statements,
     pub(super) locks: AdvisoryLocks,
     pub(super) events: Events,
@@ -186,7 +188,7 @@ impl PostgresInner {
         })
     }
 
-    fn is_clock_ahead(&self) -> bool {
+    pub(super) fn is_clock_ahead(&self) -> bool {
         self.clock_ahead.load(Ordering::Relaxed) > TOLERATED_SKEW
     }
 }

@@ -8,11 +8,12 @@ use std::num::NonZeroUsize;
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
-use crate::backend::{Page, RemovalReport, SessionFilter, SessionIndex, StoreIdentity};
+use crate::backend::{RemovalReport, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{EndedSession, Stats, Summary};
+use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::record::EndedSession;
 use crate::stores::sql::{self, with_condition};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::ReadSql;

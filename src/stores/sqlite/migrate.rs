@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::stores::admin::PendingMigration;
 use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration, OPERATION};
 use crate::stores::sqlite::error::{self, while_doing};
 use crate::stores::sqlite::sql::TableName;
@@ -23,16 +24,6 @@ const MIGRATIONS: &[Migration] = &[Migration {
     name: "sessions",
     sql: include_str!("../../../migrations/sqlite/V1__sessions.sql"),
 }];
-
-/// A migration that is not applied yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PendingMigration {
-    /// The schema version after it.
-    pub version: u32,
-    /// Its name.
-    pub name: &'static str,
-}
 
 /// Returns the operation of reading the history of migrations, which is the first one at a start,
 /// with the path of the file.
@@ -58,10 +49,7 @@ pub(super) fn not_set_up(version: u32, table: &TableName) -> Error {
 
 /// Returns the migrations after `version`.
 pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
-    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
-    missing
-        .map(|migration| PendingMigration { version: migration.version, name: migration.name })
-        .collect()
+    migration::pending(MIGRATIONS, version)
 }
 
 /// Returns the schema version of the table; 0 if the table does not exist. Changes nothing.

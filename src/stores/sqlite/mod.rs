@@ -8,8 +8,9 @@
 //! | open the file with the default settings, and make its tables if they are missing | [`SqliteStore::open`] |
 //! | change a setting, such as the durability or the name of the tables | [`SqliteStore::builder`] |
 //! | read and write the application's own tables in the file | [`SqliteStore::connect`] |
-//! | back up, check, inspect or compact the file | [`SqliteStore::admin`] |
-//! | restore a copy, or examine a file that cannot be opened | [`Admin::new`](admin::Admin::new) |
+//! | back up, check, inspect or compact the file | [`SqliteStore::file`] |
+//! | restore a copy, or examine a file that cannot be opened | [`SqliteFile::new`] |
+//! | find, count, sweep or end sessions as an operator | [`Admin`](crate::stores::admin::Admin) |
 //!
 //! [`rusqlite`] is the version of the crate whose connections `connect` returns.
 
@@ -26,7 +27,7 @@
 // mount
 // columns, error, paths
 
-pub mod admin;
+mod admin;
 mod builder;
 mod columns;
 mod commit;
@@ -47,6 +48,7 @@ mod store;
 mod wal;
 mod write;
 
+pub use admin::{CompactMode, DatabaseInfo, OpenFailure, RestoreReport, SqliteFile};
 pub use builder::{Durability, Journal, SqliteStoreBuilder};
 pub use rusqlite;
 pub use store::SqliteStore;

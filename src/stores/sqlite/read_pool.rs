@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use r2d2::{ManageConnection, Pool};
+use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::process::Process;
-use crate::stores::slots::EmptySlots;
+use crate::stores::slots::SlotPool;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file_identity::FileIdentity;
@@ -19,14 +19,10 @@ use crate::stores::sqlite::file_identity::FileIdentity;
 /// The maximum number of prepared statements per connection; larger than the number of statements.
 pub(super) const PREPARED: usize = 64;
 
-/// How long to wait for the pool before asking it again: it wakes no waiter when a slot is dropped
-/// because its connection could not be opened.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
-
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool {
     process: Process,
-    slots: Pool<EmptySlots<Connection>>,
+    slots: SlotPool<Connection>,
     manager: Arc<SqliteConnectionManager>,
     file_identity: Arc<FileIdentity>,
     busy_timeout: Duration,
@@ -39,10 +35,6 @@ impl ReadPool {
         readers: u32,
         busy_timeout: Duration,
     ) -> Self {
-        let slots = EmptySlots::pool(readers)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .build_unchecked(EmptySlots::new());
         let manager = SqliteConnectionManager::file(access.name())
             .with_flags(access.flags())
             .with_init(|connection| {
@@ -51,40 +43,36 @@ impl ReadPool {
                 // the log.
                 connection.execute_batch("PRAGMA query_only = ON")
             });
-        let process = Process::current();
-        let manager = Arc::new(manager);
-        ReadPool { process, slots, manager, file_identity, busy_timeout }
+        ReadPool {
+            process: Process::current(),
+            slots: SlotPool::new(readers, None, None),
+            manager: Arc::new(manager),
+            file_identity,
+            busy_timeout,
+        }
     }
 
     /// Runs `work` on a connection, and waits for one if all are in use.
-    ///
-    /// Fails with [`ErrorKind::Busy`] if none becomes free in time.
     pub(super) fn read<T>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         self.process.check()?;
-        if let Some(slot) = self.slots.try_get()
+        if let Some(slot) = self.slots.try_take()
             && let Some(connection) = &*slot
         {
             return work(connection);
         }
         // The wait for a slot and the wait for SQLite share one deadline.
         let deadline = Instant::now() + self.busy_timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let mut slot = loop {
-            match self.slots.get_timeout(left().min(RECHECK_INTERVAL)) {
-                Ok(slot) => break slot,
-                Err(_) if !left().is_zero() => {}
-                Err(error) => return Err(Error::with_source(ErrorKind::Busy, operation, error)),
-            }
-        };
+        let mut slot = self.slots.take(operation, deadline)?;
         let connection = match &mut *slot {
             Some(connection) => connection,
             empty => empty.insert(self.open(operation)?),
         };
-        connection.busy_timeout(left()).map_err(while_doing(operation))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        connection.busy_timeout(left).map_err(while_doing(operation))?;
         let result = work(connection);
         connection.busy_timeout(self.busy_timeout).map_err(while_doing(operation))?;
         result

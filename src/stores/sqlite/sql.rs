@@ -87,7 +87,6 @@ statements! {
     id_by_public_id: "{id_by_public_id}";
     by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
-    after_id: "SELECT {columns} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
     // The live ones after all were ended, of which those that stay have this deadline.
     count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use cloakroom::backend::Store;
 use cloakroom::clock::Timestamp;
-use cloakroom::stores::sqlite::admin::{Admin, CompactMode};
+use cloakroom::stores::admin::{Admin, ProgressFn};
+use cloakroom::stores::sqlite::{CompactMode, SqliteFile};
 use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use common::dice::Dice;
@@ -76,9 +77,7 @@ fn full_durability_loses_nothing_with_a_rollback_journal() {
 /// All operator's commands on all sessions, each with a mark when it was acknowledged.
 fn operate(path: &Path, report: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
-    let watch = || -> cloakroom::stores::sqlite::admin::ProgressFn {
-        Box::new(|_| std::ops::ControlFlow::Continue(()))
-    };
+    let watch = || -> ProgressFn { Box::new(|_| std::ops::ControlFlow::Continue(())) };
     let fill = |store: &SqliteStore| {
         for n in 0..20 {
             create(store, &setting("n", n)).unwrap();
@@ -92,28 +91,29 @@ fn operate(path: &Path, report: &dyn Fn(&str)) {
     let copy = path.with_file_name("copy.db");
     let store = open();
     fill(&store);
-    store.admin().backup(&copy).unwrap();
-    ended(&|| assert_eq!(store.admin().clear().unwrap(), 20));
+    store.file().backup(&copy).unwrap();
+    ended(&|| assert_eq!(store.clear().unwrap(), 20));
     fill(&store);
     ended(&|| {
         let now = Timestamp::from_millis(NOW.as_millis() + 1);
-        let restored =
-            Admin::new(SqliteStore::builder(path)).restore(&copy, false, now, watch()).unwrap();
+        let restored = SqliteFile::new(SqliteStore::builder(path))
+            .restore(&copy, false, now, watch())
+            .unwrap();
         assert!(restored.is_continue());
     });
     fill(&store);
     store.maintenance().unwrap().run().unwrap();
     let compacted =
-        Admin::new(SqliteStore::builder(path)).compact(CompactMode::Full, watch()).unwrap();
+        SqliteFile::new(SqliteStore::builder(path)).compact(CompactMode::Full, watch()).unwrap();
     assert!(compacted.is_continue());
     fill(&store);
-    ended(&|| store.admin().drop_tables().unwrap());
-    store.admin().setup().unwrap();
+    ended(&|| store.drop_tables().unwrap());
+    store.file().setup().unwrap();
     fill(&store);
     drop(store);
     let store = open();
     fill(&store);
-    ended(&|| assert_eq!(store.admin().clear().unwrap(), 40));
+    ended(&|| assert_eq!(store.clear().unwrap(), 40));
 }
 
 #[test]

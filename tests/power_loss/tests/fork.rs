@@ -20,9 +20,10 @@ use cloakroom::adapter::Outcome;
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::memory::MemoryCache;
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::{
     Error, ErrorKind, MemoryStore, PostgresStore, Result, SessionManager, SqliteStore,
 };
@@ -107,7 +108,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
     let forgetful = SessionManager::new(MemoryStore::new()).unwrap();
     let memory = SqliteStore::in_memory().unwrap();
     let copy = path.with_extension("copy");
-    store.admin().backup(&copy).unwrap();
+    store.file().backup(&copy).unwrap();
 
     while_others_write(&store, || {
         let read_before = later.open(Some(cookie));
@@ -137,15 +138,15 @@ fn a_forked_process_is_refused_and_does_no_damage() {
                 &|| refused(live(&cached, &id_hash)),
                 &|| refused(live(&memory, &id_hash)),
                 &|| refused(store.index().unwrap().stats(NOW)),
-                &|| refused(store.admin().clear()),
-                &|| refused(store.admin().backup(path.with_extension("other"))),
-                &|| refused(store.admin().info()),
+                &|| refused(store.clear()),
+                &|| refused(store.file().backup(path.with_extension("other"))),
+                &|| refused(store.file().info()),
                 &|| refused(store.connect()),
                 &|| refused(SqliteStore::open(&path)),
-                &|| refused(Admin::new(file.clone()).info()),
+                &|| refused(SqliteFile::new(file.clone()).info()),
                 &|| {
                     let watch = Box::new(|_| ControlFlow::Continue(()));
-                    refused(Admin::new(file.clone()).restore(&copy, false, NOW, watch))
+                    refused(SqliteFile::new(file.clone()).restore(&copy, false, NOW, watch))
                 },
                 &|| refused(SessionManager::new(store.clone()).unwrap().revoke_everyone(None)),
             ];

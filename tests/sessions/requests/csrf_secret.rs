@@ -5,7 +5,8 @@ use std::thread;
 use cloakroom::adapter::Outcome;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::manager::{SessionFilter, SessionManagerBuilder};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{ErrorKind, Session};
 

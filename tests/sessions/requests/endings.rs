@@ -5,7 +5,8 @@ use std::num::NonZeroU32;
 use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
 use cloakroom::id::PublicId;
-use cloakroom::manager::{AtLimit, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::SessionFilter;
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 

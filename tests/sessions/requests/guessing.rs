@@ -106,7 +106,7 @@ fn repeated_use_of_one_ended_id_does_not_count_as_guessing() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let index = app.store.inner().index().unwrap();
-        index.revoke(&cloakroom::manager::SessionFilter::All, None, crate::common::NOW).unwrap();
+        index.revoke(&cloakroom::list::SessionFilter::All, None, crate::common::NOW).unwrap();
         for _ in 0..100 {
             let session = browser.open(&app.sessions);
             read(&session);

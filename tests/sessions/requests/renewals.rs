@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
-use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{

@@ -99,7 +99,7 @@ impl StoreWrapper for Traced {
         &self.inner
     }
 
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let loaded = self.call(true, || {
             let loaded = self.inner.load(id_hash, now);
             self.invariants.lock().unwrap().loaded(&loaded);
@@ -109,11 +109,11 @@ impl StoreWrapper for Traced {
         loaded
     }
 
-    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn wrap_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
         self.inner.try_load(id_hash, now)
     }
 
-    fn on_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         self.write(|trace| trace.commit(commit));
         self.invariants.lock().unwrap().commit(commit);
         // Ends and sign-ins block a request that finds no session until they are done. On this
@@ -129,7 +129,11 @@ impl StoreWrapper for Traced {
         answer
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    fn wrap_touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<(), TouchError> {
         let touched = self.call(true, || Ok(self.inner.touch(batch, now)?));
         for (id_hash, touch) in batch {
             let (seen, done) = (touch.seen.since(NOW).as_secs(), touched.is_ok());

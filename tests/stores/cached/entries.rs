@@ -12,7 +12,7 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
-use cloakroom::stores::sqlite::admin::Admin;
+use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
 use crate::cached::fixture::{
@@ -260,9 +260,11 @@ fn a_process_that_starts_after_a_restore_waits_for_the_others() {
     let id_hash = create(&old, &setting("n", 1)).unwrap();
     assert_eq!(stored_n(&old, &id_hash), Some(1));
     let copy = folder.path("copy.db");
-    old.backing().admin().backup(&copy).unwrap();
+    old.backing().file().backup(&copy).unwrap();
     let watch = Box::new(|_| ControlFlow::Continue(()));
-    assert!(Admin::new(builder.clone()).restore(&copy, true, NOW, watch).unwrap().is_continue());
+    assert!(
+        SqliteFile::new(builder.clone()).restore(&copy, true, NOW, watch).unwrap().is_continue()
+    );
 
     // The old process has not noticed it: what it invalidates is the entry from before.
     let later = |milliseconds| NOW + Duration::from_millis(milliseconds);
@@ -314,11 +316,11 @@ fn two_databases_behind_one_cache_share_no_session() {
     assert_eq!(stored_n(&production, &id_hash), None, "a user of one is unknown to the other");
 
     // A restored copy has the same sessions, which go their own ways.
-    staging.backing().admin().backup(&copy).unwrap();
+    staging.backing().file().backup(&copy).unwrap();
     let target = SqliteStore::builder(folder.path("restored.db"));
-    let admin = Admin::new(target.clone());
+    let file = SqliteFile::new(target.clone());
     let watch = Box::new(|_| ControlFlow::Continue(()));
-    assert!(admin.restore(&copy, true, NOW, watch).unwrap().is_continue());
+    assert!(file.restore(&copy, true, NOW, watch).unwrap().is_continue());
     let restored = behind(target.open().unwrap());
     assert_eq!(stored_n(&restored, &id_hash), Some(1));
     end(&restored, &id_hash).unwrap();

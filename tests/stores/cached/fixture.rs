@@ -8,7 +8,7 @@ use cloakroom::backend::{Action, CacheKey, Commit, CommitAnswer, Delta, SessionL
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 

@@ -8,7 +8,7 @@ use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, CommitAnswer, Delta, FillLease, LiveSession, Loaded, Missing,
     Store, Touch,
 };
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::cached::fixture::{

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
 use cloakroom::id::SessionIdHash;
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cloakroom::backend::{Delta, Store};
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 use cloakroom::{ErrorKind, PostgresStore};
 use rocket::tokio::runtime::Builder;
 use rocket::tokio::task::LocalSet;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionIndex, Store, Touch};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
-use cloakroom::manager::{Page, SessionFilter};
+use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::{Error, ErrorKind, PostgresStore, Result};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cloakroom::UserKey;
 use cloakroom::backend::Store;
-use cloakroom::manager::{AtLimit, Page, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::{AtLimit, SessionManagerBuilder};
 
 use crate::adapters::{REMOVAL, cookie, unknown_id};
 use crate::common::client::Request;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::backend::Store;
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionFilter;
+use cloakroom::list::SessionFilter;
 
 use crate::adapters::{REMOVAL, cookie, overtaken, start_gated};
 use crate::common::client::{Request, send};

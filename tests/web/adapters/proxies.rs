@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 
 use cloakroom::UserKey;
 use cloakroom::backend::Store;
-use cloakroom::manager::{Client, Page, SessionFilter, SessionManagerBuilder};
+use cloakroom::list::{Client, Page, SessionFilter};
+use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::client::{Request, Response};
 use crate::common::site::{Site, everywhere, everywhere_with};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
+use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::{Folder, live};
@@ -268,7 +269,7 @@ fn a_killed_restore_changes_everything_or_nothing() {
     let (folder, store) = with_store();
     fill(&folder, 50_000, true);
     let copy = backup(&folder);
-    store.admin().clear().unwrap();
+    store.clear().unwrap();
     done(&folder, &["compact", "--yes"]);
     let log = || fs::metadata(folder.path("app.db-wal")).map_or(0, |file| file.len());
     let before = log();
@@ -333,7 +334,7 @@ fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
         code => {
             assert_eq!(code, Some(0), "{said}");
             // The restore was faster than the signal: prepare another attempt.
-            open(folder).admin().clear().unwrap();
+            open(folder).clear().unwrap();
             begin(&open(folder), None, MINUTE);
             false
         }
@@ -345,7 +346,7 @@ fn an_interrupted_restore_changes_nothing() {
     let (folder, store) = with_store();
     fill(&folder, 100_000, true);
     let copy = backup(&folder);
-    store.admin().clear().unwrap();
+    store.clear().unwrap();
     store.maintenance().unwrap().run().unwrap();
     begin(&store, None, MINUTE);
     // While the copy is prepared beside the database …

@@ -16,7 +16,7 @@ use cloakroom::adapter::Outcome;
 use cloakroom::backend::{Action, Commit, CommitAnswer, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
-use cloakroom::manager::Client;
+use cloakroom::list::Client;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, Lifetime, Result, SessionManager, SignIn, SqliteStore, UserKey};
 use rustix::process::{Pid, Signal, kill_process};

@@ -207,12 +207,9 @@ impl ServerClient {
 
     /// Returns the index of the server that holds `id_hash`.
     pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
-        let score = |server_index: &usize| {
-            self.servers
-                .get(*server_index)
-                .map(|server| rendezvous::score(server.rendezvous_seed, id_hash))
-        };
-        (0..self.servers.len()).max_by_key(score).unwrap_or(0)
+        let score =
+            |(_, server): &(usize, &Server)| rendezvous::score(server.rendezvous_seed, id_hash);
+        self.servers.iter().enumerate().max_by_key(score).map_or(0, |(index, _)| index)
     }
 
     fn server_at(&self, server_index: usize) -> Result<&Server> {
@@ -410,21 +407,16 @@ impl ServerClient {
         id_hash: impl Fn(&T) -> &SessionIdHash,
         send: impl Fn(&Server, CallContext, &[&'a T]) -> Result<Vec<Result<R>>>,
     ) -> Vec<Result<R>> {
-        let mut results: Vec<Result<R>> = Vec::new();
-        let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
-        by_server.resize_with(self.servers.len(), Vec::new);
-        for (position, item) in items.into_iter().enumerate() {
-            results.push(Err(missing_reply(operation)));
-            if let Some(group) = by_server.get_mut(self.server_index(id_hash(item))) {
-                group.push((position, item));
-            }
-        }
-        for (server, group) in self.servers.iter().zip(&by_server) {
+        let with_server =
+            |item: &'a T| (self.server_index(id_hash(item)), item, Err(missing_reply(operation)));
+        let mut all: Vec<(usize, &T, Result<R>)> = items.into_iter().map(with_server).collect();
+        for (index, server) in self.servers.iter().enumerate() {
+            let mut group: Vec<_> = all.iter_mut().filter(|(of, ..)| *of == index).collect();
             // After a failure the other batches to this server are skipped: each would wait for a
             // timeout.
             let mut failure: Option<Error> = None;
-            for chunk in group.chunks(BATCH) {
-                let (positions, batch): (Vec<usize>, Vec<&T>) = chunk.iter().copied().unzip();
+            for chunk in group.chunks_mut(BATCH) {
+                let batch: Vec<&T> = chunk.iter().map(|(_, item, _)| *item).collect();
                 let sent = match &failure {
                     Some(error) => Err(error.clone()),
                     None => send(server, self.context(space, operation), &batch),
@@ -433,14 +425,12 @@ impl ServerClient {
                     failure = Some(error.clone());
                     batch.iter().map(|_| Err(error.clone())).collect()
                 });
-                for (position, result) in positions.into_iter().zip(batch_results) {
-                    if let Some(slot) = results.get_mut(position) {
-                        *slot = result;
-                    }
+                for ((.., result), batch_result) in chunk.iter_mut().zip(batch_results) {
+                    *result = batch_result;
                 }
             }
         }
-        results
+        all.into_iter().map(|(.., result)| result).collect()
     }
 
     /// Makes all items of this space on one server unreachable.

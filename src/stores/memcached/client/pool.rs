@@ -143,18 +143,17 @@ impl Pool {
             let connection = Connection::open(address, &self.settings, deadline)?;
             Ok((connection, address))
         };
-        let failure = match known.map(open) {
-            Some(Ok(opened)) => return Ok(opened),
-            Some(Err(failure)) => Some(failure),
-            None => None,
+        let resolve = || {
+            let timeout = rest_until(deadline, self.settings.connect_timeout)?;
+            self.resolver.resolve(timeout)
         };
-        let resolved = rest_until(deadline, self.settings.connect_timeout)
-            .and_then(|timeout| self.resolver.resolve(timeout));
-        // If the name has no other address, the failure at the known one says more.
-        let now = match (resolved, failure) {
-            (Ok(now), Some(failure)) if known == Some(now) => return Err(failure),
-            (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
-            (Ok(now), _) => now,
+        let now = match known.map(|known| (known, open(known))) {
+            None => resolve()?,
+            Some((_, Ok(opened))) => return Ok(opened),
+            // If the name has no other address, the failure at the known one says more.
+            Some((known, Err(failure))) => {
+                resolve().ok().filter(|now| *now != known).ok_or(failure)?
+            }
         };
         open(self.set_address(known, now))
     }

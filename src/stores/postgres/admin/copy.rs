@@ -1,14 +1,13 @@
-//! The operators' calls that read and write whole sessions, to copy them into another store.
+//! Reads whole sessions and writes them, for a copy into another store.
 
 use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use crate::backend::{LiveSession, ReplacedId, StoreIdentity};
+use crate::backend::{LiveSession, ReplacedId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
-use crate::stores::postgres::admin::PostgresAdmin;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::CallTime;
@@ -16,6 +15,7 @@ use crate::stores::postgres::row::{
     self, DEADLINE, REPLACED, SESSION, get, replaced_values, session_values,
 };
 use crate::stores::postgres::sql::{TableNames, parameters, renamed_replaced_columns};
+use crate::stores::postgres::store::PostgresInner;
 use crate::stores::sql::statements;
 
 const OPERATION: &str = "copy sessions";
@@ -64,96 +64,72 @@ statements! {
     change_mark: "UPDATE {meta} SET value = $2 WHERE name = $1 AND value = $3 RETURNING name";
 }
 
-#[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl PostgresAdmin {
-    /// Reads at most `limit` whole sessions with positions above `after`, expired ones included.
-    pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
-        let sql = PostgresCopySql::new(self.names());
-        self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
-            let most = i64::try_from(limit).unwrap_or(i64::MAX);
-            let page = Query::new(&sql.after, [after.into(), most.into()]);
-            let [rows] = trips.begin([page]).await?;
-            let mut page = StoredPage::default();
-            for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {
-                match session {
-                    Ok(session) => page.sessions.push(session),
-                    Err(error) => page.undecodable.push((public_id(row)?, error)),
-                }
+pub(super) fn export(store: &PostgresInner, after: i64, limit: usize) -> Result<StoredPage> {
+    let sql = PostgresCopySql::new(&store.names);
+    store.pool.call_within(CallTime::Bulk, "read every session", async |trips| {
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let page = Query::new(&sql.after, [after.into(), most.into()]);
+        let [rows] = trips.begin([page]).await?;
+        let mut page = StoredPage::default();
+        for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {
+            match session {
+                Ok(session) => page.sessions.push(session),
+                Err(error) => page.undecodable.push((public_id(row)?, error)),
             }
-            if rows.len() == limit {
-                page.last = rows.last().map(|row| get(row, "id")).transpose()?;
+        }
+        if rows.len() == limit {
+            page.last = rows.last().map(|row| get(row, "id")).transpose()?;
+        }
+        Ok(page)
+    })
+}
+
+pub(super) fn mark(store: &PostgresInner) -> Result<Option<CopyMark>> {
+    let sql = PostgresCopySql::new(&store.names);
+    let rows = store.pool.call(OPERATION, async |trips| {
+        trips.query(Query::new(&sql.mark, [CopyMark::NAME.into()])).await
+    })?;
+    let mark = rows.first().map(|row| get::<&str>(row, "value")).transpose()?;
+    Ok(mark.and_then(CopyMark::parse))
+}
+
+pub(super) fn import(
+    store: &PostgresInner,
+    batch: &CopyBatch,
+    present: Option<&CopyMark>,
+    mark: CopyMark,
+) -> Result<CopyMark> {
+    let sql = PostgresCopySql::new(&store.names);
+    store.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
+        let mut mark = mark;
+        let deleted = in_the_way(batch, trips, &sql).await?;
+        deleted.iter().for_each(|stored| mark.sum.subtract(stored));
+        batch.sessions.iter().for_each(|stored| mark.sum.add(stored));
+        let positions = || Param::Ints(deleted.iter().map(|stored| stored.position).collect());
+        let mut queries = vec![
+            Query::new(&sql.delete_replaced, [positions(), id_hashes(batch)]),
+            Query::new(&sql.delete, [positions()]),
+        ];
+        queries.extend(batch.sessions.iter().flat_map(|new| insertion(new, &sql)));
+        queries.push(Query::new(&sql.set_sequence, []));
+        queries.push(Query::new(&store.sql.raise_epoch, []));
+        let name = CopyMark::NAME.into();
+        let after = Param::OwnedText(Some(mark.to_string()));
+        queries.push(match present {
+            None => Query::new(&sql.insert_mark, [name, after]),
+            Some(present) => {
+                let present = Param::OwnedText(Some(present.to_string()));
+                Query::new(&sql.change_mark, [name, after, present])
             }
-            Ok(page)
-        })
-    }
-
-    /// Returns the mark of the last copy into this store; `None` if there was none.
-    pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
-        let sql = PostgresCopySql::new(self.names());
-        let rows = self.0.0.pool.call(OPERATION, async |trips| {
-            trips.query(Query::new(&sql.mark, [CopyMark::NAME.into()])).await
-        })?;
-        let mark = rows.first().map(|row| get::<&str>(row, "value")).transpose()?;
-        Ok(mark.and_then(CopyMark::parse))
-    }
-
-    /// Begins a copy of the store `source` into this one, which is empty, and returns its mark.
-    /// `before` is the present mark.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] if the mark is another one: another copy has begun.
-    pub fn begin_copy(&self, before: Option<&CopyMark>, source: StoreIdentity) -> Result<CopyMark> {
-        self.change(&CopyBatch::default(), before, CopyMark::new(source))
-    }
-
-    /// Applies a batch in one transaction, which raises the epoch. Returns the mark after it;
-    /// `before` is the one before it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] if the present mark is another one; nothing was changed.
-    pub fn import(&self, batch: &CopyBatch, before: &CopyMark) -> Result<CopyMark> {
-        self.change(batch, Some(before), *before)
-    }
-
-    /// Applies a batch to a store whose sessions have the sum in `mark`.
-    fn change(
-        &self,
-        batch: &CopyBatch,
-        before: Option<&CopyMark>,
-        mark: CopyMark,
-    ) -> Result<CopyMark> {
-        let sql = PostgresCopySql::new(self.names());
-        self.0.0.pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
-            let mut mark = mark;
-            let deleted = in_the_way(batch, trips, &sql).await?;
-            deleted.iter().for_each(|stored| mark.sum.subtract(stored));
-            batch.sessions.iter().for_each(|stored| mark.sum.add(stored));
-            let positions = || Param::Ints(deleted.iter().map(|stored| stored.position).collect());
-            let mut queries = vec![
-                Query::new(&sql.delete_replaced, [positions(), id_hashes(batch)]),
-                Query::new(&sql.delete, [positions()]),
-            ];
-            queries.extend(batch.sessions.iter().flat_map(|new| insertion(new, &sql)));
-            queries.push(Query::new(&sql.set_sequence, []));
-            queries.push(Query::new(&self.0.0.sql.raise_epoch, []));
-            let name = CopyMark::NAME.into();
-            let after = Param::OwnedText(Some(mark.to_string()));
-            queries.push(match before {
-                None => Query::new(&sql.insert_mark, [name, after]),
-                Some(before) => {
-                    let before = Param::OwnedText(Some(before.to_string()));
-                    Query::new(&sql.change_mark, [name, after, before])
-                }
-            });
-            let answers = trips.within(queries).await?;
-            if answers.last().is_none_or(Vec::is_empty) {
-                let why = "another copy runs";
-                return Err(Error::with_source(ErrorKind::Conflict, OPERATION, why).into());
-            }
-            trips.commit(Vec::new()).await?;
-            Ok(mark)
-        })
-    }
+        });
+        let answers = trips.within(queries).await?;
+        if answers.last().is_none_or(Vec::is_empty) {
+            let why = "another copy runs";
+            return Err(Error::with_source(ErrorKind::Conflict, OPERATION, why).into());
+        }
+        trips.commit(Vec::new()).await?;
+        Ok(mark)
+    })
 }
 
 fn id_hashes(batch: &CopyBatch) -> Param<'_> {

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
+use crate::stores::admin::PendingMigration;
 use crate::stores::postgres::builder::PostgresStoreBuilder;
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::{CallFailure, error_of};
@@ -31,8 +32,8 @@ pub struct DatabaseServer {
     pub schema_version: Result<u32>,
     /// The schema version of this program.
     pub newest_schema: u32,
-    /// The versions and names of the migrations that the tables lack.
-    pub pending: Vec<(u32, &'static str)>,
+    /// The migrations that the tables lack.
+    pub pending: Vec<PendingMigration>,
     /// The user of the connection.
     pub user: String,
     /// Whether the server is a replica, or its transactions only read by default.

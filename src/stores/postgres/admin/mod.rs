@@ -1,61 +1,44 @@
-//! The operators' calls on sessions and tables. `info` describes the server, and `copy` reads and
-//! writes whole sessions. Called by the command line and by applications.
+//! Operators' calls on the sessions of an open store. `copy` reads and writes whole sessions, and
+//! `info` describes the server.
 
 mod copy;
 mod info;
 
-use crate::backend::{Page, Record, SessionFilter, Summary};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use crate::backend::{Maintenance, SessionIndex};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm};
+use crate::list::{Page, SessionFilter, Summary};
+use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
+use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::postgres::connection::Query;
 use crate::stores::postgres::index::{condition, count};
 use crate::stores::postgres::migrate;
 use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, SESSION, get};
-use crate::stores::postgres::sql::{TableNames, summary_columns};
-use crate::stores::postgres::store::PostgresStore;
+use crate::stores::postgres::sql::summary_columns;
+use crate::stores::postgres::store::{PostgresInner, PostgresStore};
 
 pub use info::DatabaseServer;
 
-/// Operators' calls on an open store, for tools such as the command line `cloakroom`. Calls that
-/// read or end all sessions may take twelve times the call timeout.
-///
-/// # Errors
-/// The kinds of [`Store`](crate::backend::Store), and those documented at the call.
-#[derive(Clone, Debug)]
-pub struct PostgresAdmin(PostgresStore);
-
-/// Counts of sessions, and the sizes of their data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SessionCounts {
-    /// The numbers of live sessions that were created in the periods.
-    pub created: Vec<u64>,
-    /// The number of all sessions, expired ones included.
-    pub sessions: u64,
-    /// The average size of their data in bytes.
-    pub average: u64,
-    /// The maximum in bytes.
-    pub largest: u64,
-}
-
-impl PostgresStore {
-    /// Returns operators' calls on this database.
-    #[must_use]
-    pub fn admin(&self) -> PostgresAdmin {
-        PostgresAdmin(self.clone())
-    }
-}
-
-#[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl PostgresAdmin {
-    fn names(&self) -> &TableNames {
-        &self.0.0.names
+impl Admin for PostgresStore {
+    fn session_index(&self) -> &dyn SessionIndex {
+        &*self.0
     }
 
-    /// Lists expired sessions that were not swept yet, the newest first.
-    pub fn list_expired(
+    fn table(&self) -> &str {
+        &self.0.names.table
+    }
+
+    fn description(&self) -> String {
+        let PostgresInner { names, server, .. } = &*self.0;
+        format!("table {}.{} in {server}", names.schema, names.table)
+    }
+
+    fn list_expired(
         &self,
         filter: &SessionFilter<'_>,
         page: Page,
@@ -63,11 +46,11 @@ impl PostgresAdmin {
     ) -> Result<Vec<Summary>> {
         let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
         let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-        self.0.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
+        self.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let condition = condition(filter, &mut params);
             let columns = summary_columns();
-            let table = self.names().qualified("");
+            let table = self.0.names.qualified("");
             let sql = format!(
                 "SELECT {columns} FROM {table} WHERE deadline <= $1 AND id < $2 AND {condition} \
                  ORDER BY id DESC LIMIT $3"
@@ -77,28 +60,25 @@ impl PostgresAdmin {
         })
     }
 
-    /// Returns the session with this public id, expired or not: its summary, and its record if it
-    /// decodes.
-    pub fn find(&self, public_id: &PublicId) -> Result<Option<(Summary, Result<Record>)>> {
-        let table = self.names().qualified("");
+    fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
+        let table = self.0.names.qualified("");
         let [summary, record] = [summary_columns(), SESSION.join(", ")]
             .map(|columns| format!("SELECT {columns} FROM {table} WHERE public_id = $1"));
-        self.0.0.pool.call("find a session by its public id", async |trips| {
+        self.0.pool.call("find a session by its public id", async |trips| {
             let query = |sql| Query::new(sql, [public_id.as_bytes().into()]);
             let [summary, record] = trips.begin([query(&*summary), query(&record)]).await?;
             let (Some(summary), Some(record)) = (summary.first(), record.first()) else {
                 return Ok(None);
             };
-            Ok(Some((row::summary(summary)?, row::decode(record, *public_id))))
+            let summary = row::summary(summary)?;
+            Ok(Some(SessionDetails { summary, record: row::decode(record, *public_id) }))
         })
     }
 
-    /// Returns the realms that have sessions, expired ones included, sorted by name. Reads the
-    /// whole table.
-    pub fn realms(&self) -> Result<Vec<Realm>> {
+    fn realms(&self) -> Result<Vec<Realm>> {
         let sql =
-            format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.names().qualified(""));
-        self.0.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
+            format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.0.names.qualified(""));
+        self.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
             let [rows] = trips.begin([Query::new(&sql, [])]).await?;
             let names = rows.iter().map(|row| get::<&str>(row, "realm"));
             // An undecodable name counts as none.
@@ -107,23 +87,19 @@ impl PostgresAdmin {
         })
     }
 
-    /// Returns the number of live sessions of a realm. Reads the whole table.
-    pub fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
+    fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
         let sql = format!(
             "SELECT count(*) AS live FROM {} WHERE deadline > $1 AND realm = $2",
-            self.names().qualified("")
+            self.0.names.qualified("")
         );
-        self.0.0.pool.call_within(CallTime::Bulk, "count the sessions of a realm", async |trips| {
+        self.0.pool.call_within(CallTime::Bulk, "count the sessions of a realm", async |trips| {
             let params = [now.as_millis().into(), realm.as_str().into()];
             let [rows] = trips.begin([Query::new(&sql, params)]).await?;
             count(rows.first(), "live")
         })
     }
 
-    /// Counts, for each of `times` in ascending order, the live sessions created from then until
-    /// the next time, for the last one all that were created since; and measures their data. Reads
-    /// the whole table.
-    pub fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
+    fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let ends = times.iter().skip(1).copied().chain([Timestamp::MAX]);
         let mut columns = String::new();
         for (index, (from, to)) in times.iter().zip(ends).enumerate() {
@@ -137,41 +113,59 @@ impl PostgresAdmin {
         let sql = format!(
             "SELECT count(*) AS sessions, coalesce(avg(length(data)), 0)::bigint AS average, \
              coalesce(max(length(data)), 0)::bigint AS largest{columns} FROM {}",
-            self.names().qualified("")
+            self.0.names.qualified("")
         );
-        self.0.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
+        self.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
             let [rows] = trips.begin([Query::new(&sql, [now.as_millis().into()])]).await?;
             let row = rows.first();
             let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
             Ok(SessionCounts {
                 created: created.collect::<Result<_, _>>()?,
-                sessions: count(row, "sessions")?,
+                sampled: count(row, "sessions")?,
                 average: count(row, "average")?,
                 largest: count(row, "largest")?,
             })
         })
     }
 
-    /// Ends sessions, except the one of the public id `except`, and returns the number of live
-    /// ones. Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the
-    /// store's epoch, because it knows no cache: a service with a
-    /// [`CachedStore`](crate::stores::cached::CachedStore) stops using its entries within a second.
-    pub fn revoke(
+    fn revoke(
         &self,
         filter: &SessionFilter<'_>,
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<u64> {
-        let inner = &self.0.0;
+        let inner = &self.0;
         let ended = inner.revoke_with(filter, except, now, Some(&inner.sql.raise_epoch))?;
         Ok(ended.len() as u64)
     }
 
-    /// Removes the store's tables with all sessions. Afterwards every call of the store fails with
-    /// [`NotSetUp`](crate::ErrorKind::NotSetUp) until the tables are created again.
-    pub fn drop_tables(&self) -> Result<()> {
-        let inner = &self.0.0;
-        let names = self.names();
+    fn sweep_all(
+        &self,
+        now: Timestamp,
+        limit: u64,
+        progress: ProgressFn,
+    ) -> Result<ControlFlow<(), u64>> {
+        // Compares the clocks.
+        self.0.run()?;
+        if self.0.is_clock_ahead() {
+            let seconds = self.0.clock_ahead.load(Ordering::Relaxed) / 1000;
+            let why = format!(
+                "the clock of this machine is {seconds} s ahead of the server's, so that live \
+                 sessions seem to have expired, and nothing was swept; correct the clocks (NTP)"
+            );
+            return Err(Error::with_source(ErrorKind::Unexpected, "sweep expired sessions", why));
+        }
+        sweep_in_batches(self, now, limit, progress, || Ok(()))
+    }
+
+    fn clear(&self) -> Result<u64> {
+        // Every deadline is later than this time, so every session counts.
+        self.0.revoke_everyone(None, Timestamp::from_millis(i64::MIN))
+    }
+
+    fn drop_tables(&self) -> Result<()> {
+        let inner = &self.0;
+        let names = &self.0.names;
         let history = names.history();
         let has_others = format!("SELECT 1 FROM {history} LIMIT 1");
         inner.pool.call_within(CallTime::Bulk, "drop the tables", async |trips| {
@@ -188,5 +182,22 @@ impl PostgresAdmin {
             }
             trips.commit(Vec::new()).await.map(drop)
         })
+    }
+
+    fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
+        copy::export(&self.0, after, limit)
+    }
+
+    fn copy_mark(&self) -> Result<Option<CopyMark>> {
+        copy::mark(&self.0)
+    }
+
+    fn import(
+        &self,
+        batch: &CopyBatch,
+        present: Option<&CopyMark>,
+        mark: CopyMark,
+    ) -> Result<CopyMark> {
+        copy::import(&self.0, batch, present, mark)
     }
 }

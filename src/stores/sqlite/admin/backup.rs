@@ -12,8 +12,8 @@ use rusqlite::backup::{Backup, StepResult};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id;
-use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
-use crate::stores::sqlite::admin::{Admin, check};
+use crate::stores::admin::{Progress, ProgressFn};
+use crate::stores::sqlite::admin::{SqliteFile, check};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access};
 use crate::stores::sqlite::file_access::explain;
@@ -25,7 +25,7 @@ const BACKING_UP: &str = "back the database up";
 const STEP: i32 = 1024;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
+impl SqliteFile {
     /// Copies a snapshot of the whole database to a new file at `to`. Other connections can read
     /// and write meanwhile. The file `to` appears when the copy is complete.
     ///

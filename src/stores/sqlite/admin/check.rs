@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{ErrorKind, Result};
+use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::backup::{Partial, failed_io};
-use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
-use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::admin::{SqliteFile, connect};
 use crate::stores::sqlite::error::{self, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Opened, Purpose, create_new_private};
 use crate::stores::sqlite::file_access::explain;
 use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
+impl SqliteFile {
     /// Runs SQLite's integrity check, and returns the first problems, at most twenty. A quick check
     /// does not compare indexes with tables. Other connections can read and write meanwhile; the
     /// write-ahead log cannot be reset until the check ends.

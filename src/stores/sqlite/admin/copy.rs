@@ -1,19 +1,19 @@
-//! Operators' calls that read whole sessions and write them, for a copy into another store.
+//! Reads whole sessions and writes them, for a copy into another store. Called by `sessions`.
 
 use std::collections::BTreeSet;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
-use crate::backend::{LiveSession, StoreIdentity};
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::statements;
-use crate::stores::sqlite::admin::Admin;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::row;
+use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::write::JobKind;
 
 const OPERATION: &str = "copy sessions";
@@ -54,63 +54,35 @@ statements! {
     change_mark: "UPDATE {meta} SET value = ?3 WHERE name = ?1 AND value = ?2";
 }
 
-#[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
-    /// Reads at most `limit` whole sessions with positions above `after`, expired ones included. It
-    /// is one read transaction.
-    pub fn export(&self, after: i64, limit: usize) -> Result<StoredPage> {
-        let store = self.store_for_reading()?;
-        let sql = SqliteCopySql::new(store.table());
-        store.0.query(OPERATION, |connection, _| page(connection, &sql, after, limit))
-    }
+pub(super) fn export(store: &SqliteStore, after: i64, limit: usize) -> Result<StoredPage> {
+    let sql = SqliteCopySql::new(store.table());
+    store.0.query("read every session", |connection, _| page(connection, &sql, after, limit))
+}
 
-    /// Returns the mark of the last copy into this store; `None` if there was none.
-    pub fn copy_mark(&self) -> Result<Option<CopyMark>> {
-        let store = self.store_for_reading()?;
-        let sql = SqliteCopySql::new(store.table());
-        let mark: Option<String> = store.0.query(OPERATION, |connection, _| {
-            connection.query_row(&sql.mark, [CopyMark::NAME], |row| row.get(0)).optional()
+pub(super) fn mark(store: &SqliteStore) -> Result<Option<CopyMark>> {
+    let sql = SqliteCopySql::new(store.table());
+    let mark: Option<String> = store.0.query(OPERATION, |connection, _| {
+        connection.query_row(&sql.mark, [CopyMark::NAME], |row| row.get(0)).optional()
+    })?;
+    Ok(mark.and_then(|mark| CopyMark::parse(&mark)))
+}
+
+pub(super) fn import(
+    store: &SqliteStore,
+    batch: &CopyBatch,
+    present: Option<&CopyMark>,
+    mark: CopyMark,
+) -> Result<CopyMark> {
+    let sql = SqliteCopySql::new(store.table());
+    let batch = batch.clone();
+    let present = present.copied();
+    store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+        let mark = tx.with_connection(|connection| {
+            apply(connection, &sql, &batch, present, mark).map_err(while_doing(OPERATION))?
         })?;
-        Ok(mark.and_then(|mark| CopyMark::parse(&mark)))
-    }
-
-    /// Begins a copy of the store `source` into this one, which is empty, and returns its mark.
-    /// `before` is the present mark.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] if the mark is another one: another copy has begun.
-    pub fn begin_copy(&self, before: Option<&CopyMark>, source: StoreIdentity) -> Result<CopyMark> {
-        let mark = CopyMark::new(source);
-        self.change(&CopyBatch::default(), before.copied(), mark)
-    }
-
-    /// Applies a batch in one transaction, which raises the epoch. Returns the mark after it;
-    /// `before` is the one before it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] if the present mark is another one; nothing was changed.
-    pub fn import(&self, batch: &CopyBatch, before: &CopyMark) -> Result<CopyMark> {
-        self.change(batch, Some(*before), *before)
-    }
-
-    /// Applies a batch to a store whose sessions have the sum in `mark`.
-    fn change(
-        &self,
-        batch: &CopyBatch,
-        before: Option<CopyMark>,
-        mark: CopyMark,
-    ) -> Result<CopyMark> {
-        let store = self.store()?;
-        let sql = SqliteCopySql::new(store.table());
-        let batch = batch.clone();
-        store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
-            let mark = tx.with_connection(|connection| {
-                apply(connection, &sql, &batch, before, mark).map_err(while_doing(OPERATION))?
-            })?;
-            tx.raise_epoch()?;
-            Ok(mark)
-        })
-    }
+        tx.raise_epoch()?;
+        Ok(mark)
+    })
 }
 
 fn page(
@@ -164,7 +136,7 @@ fn apply(
     connection: &Connection,
     sql: &SqliteCopySql,
     batch: &CopyBatch,
-    before: Option<CopyMark>,
+    present: Option<CopyMark>,
     mut mark: CopyMark,
 ) -> rusqlite::Result<Result<CopyMark>> {
     let execute = |text: &str, params: &[&dyn rusqlite::ToSql]| {
@@ -198,9 +170,9 @@ fn apply(
     }
     let name = CopyMark::NAME;
     let text = mark.to_string();
-    let changed = match before.map(|before| before.to_string()) {
+    let changed = match present.map(|present| present.to_string()) {
         None => execute(&sql.insert_mark, &[&name, &text])?,
-        Some(before) => execute(&sql.change_mark, &[&name, &before, &text])?,
+        Some(present) => execute(&sql.change_mark, &[&name, &present, &text])?,
     };
     Ok(match changed {
         1 => Ok(mark),

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::error::{ErrorKind, Result};
 use crate::stores::sqlite::admin::report::DatabaseInfo;
-use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::admin::{SqliteFile, connect};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
 use crate::stores::sqlite::file_access::owner;
@@ -40,7 +40,7 @@ const CHAINS: &str = "
         OR f.on_delete IN ('NO ACTION', 'RESTRICT') AND gone.name <> ?1)";
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
+impl SqliteFile {
     /// Returns the properties of the file, which need not have the store's tables.
     pub fn info(&self) -> Result<DatabaseInfo> {
         let (opened, table) = connect(&self.settings()?, Purpose::Read)?;

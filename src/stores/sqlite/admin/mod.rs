@@ -1,17 +1,17 @@
-//! Operators' calls on the database: tables, lists, backups, checks and repairs.
+//! Operators' calls: on the sessions of an open store, and on its file.
 
-// One file for each kind: `tables` creates and removes the tables, `info` and `check` read the
-// file, `inspect` reads sessions, `maintenance` sweeps and compacts, `backup` and `restore` make
-// and use copies, `copy` moves sessions from one store to another. `report` has what they return.
+// `sessions` and `copy` implement the calls on sessions. The others are on the file: `tables`
+// creates the tables, `info` and `check` read the file, `backup` and `restore` make and use copies,
+// `compact` makes it smaller. `report` has what they return.
 
 mod backup;
 mod check;
+mod compact;
 mod copy;
 mod info;
-mod inspect;
-mod maintenance;
 mod report;
 mod restore;
+mod sessions;
 mod tables;
 
 use std::fs;
@@ -27,24 +27,21 @@ use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 
 pub use crate::stores::sqlite::error::OpenFailure;
-pub use crate::stores::sqlite::migrate::PendingMigration;
-pub use report::{
-    CompactMode, DataSizes, DatabaseInfo, Progress, ProgressFn, RestoreReport, ScanReport,
-    SessionDetails,
-};
+pub use report::{CompactMode, DatabaseInfo, RestoreReport};
 
-/// Operators' calls on a database, for tools such as the command line `cloakroom`.
+/// A database file, for operators' tools such as the command line `cloakroom`. The calls on its
+/// sessions are those of [`Admin`](crate::stores::admin::Admin).
 ///
-/// [`SqliteStore::admin`] has the calls on an open store. [`Admin::new`] takes settings instead, so
-/// that a file can be examined and repaired if its store cannot be opened. Each call then opens the
-/// file itself; only [`setup`](Self::setup), [`migrate`](Self::migrate) and
-/// [`restore`](Self::restore) create or migrate anything.
+/// [`SqliteStore::file`] has the calls on the file of an open store. [`SqliteFile::new`] takes
+/// settings instead, so that a file can be examined and repaired if its store cannot be opened.
+/// Each call then opens the file itself; only [`setup`](Self::setup), [`migrate`](Self::migrate)
+/// and [`restore`](Self::restore) create or migrate anything.
 ///
 /// # Errors
 /// Further kinds are documented at the call.
 /// - Those of [`SqliteStoreBuilder::open`], such as [`Busy`](crate::ErrorKind::Busy).
-/// - [`NotSetUp`](crate::ErrorKind::NotSetUp): the file does not exist, or for a call that reads
-///   sessions the table does not.
+/// - [`NotSetUp`](crate::ErrorKind::NotSetUp): the file does not exist, or for a call that opens
+///   the store the table does not.
 /// - [`Invalid`](crate::ErrorKind::Invalid): a call on the file ([`info`](Self::info),
 ///   [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) was
 ///   made on a database in memory; or a change was made by settings on a file that has a second
@@ -57,12 +54,12 @@ pub use report::{
 /// use cloakroom::SqliteStore;
 ///
 /// let store = SqliteStore::open(&path)?;
-/// store.admin().backup(path.with_extension("copy"))?;
+/// store.file().backup(path.with_extension("copy"))?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Admin(Database);
+pub struct SqliteFile(Database);
 
 #[derive(Clone, Debug)]
 enum Database {
@@ -71,19 +68,19 @@ enum Database {
 }
 
 impl SqliteStore {
-    /// Returns operators' calls on this database.
+    /// Returns the calls on the file of this database.
     #[must_use]
-    pub fn admin(&self) -> Admin {
-        Admin(Database::Open(self.clone()))
+    pub fn file(&self) -> SqliteFile {
+        SqliteFile(Database::Open(self.clone()))
     }
 }
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
+impl SqliteFile {
     /// Makes the calls on the database with these settings. The database need not exist.
     #[must_use]
     pub fn new(settings: SqliteStoreBuilder) -> Self {
-        Admin(Database::Closed(settings))
+        SqliteFile(Database::Closed(settings))
     }
 
     /// Returns the path of the file; `None` for a database in memory.

@@ -1,26 +1,9 @@
-//! What operators' calls take and return.
+//! What operators' calls on the file take and return.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::id::{PublicId, Realm};
-use crate::record::{Record, Summary};
-
-/// The progress of a long call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The number of pages or rows done.
-    pub done: u64,
-    /// The total number of pages or rows; 0 if unknown.
-    pub total: u64,
-}
-
-/// A callback that a long call runs repeatedly. [`ControlFlow::Break`] cancels the call.
-pub type ProgressFn = Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>;
+use crate::error::Result;
 
 /// The properties of a database file and of the store's tables in it.
 #[derive(Clone, Debug)]
@@ -89,42 +72,4 @@ pub struct RestoreReport {
     pub live: u64,
     /// Whether they were ended, so that the restored database has none.
     pub ended: bool,
-}
-
-/// A session found by its public id.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SessionDetails {
-    /// The summary, as in a list.
-    pub summary: Summary,
-    /// The whole session with its data, if it is decodable.
-    pub record: Result<Record>,
-}
-
-/// The result of a scan of all sessions.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ScanReport {
-    /// The number of sessions, expired ones included.
-    pub sessions: u64,
-    /// The number of decodable sessions of each realm.
-    pub realms: BTreeMap<Realm, u64>,
-    /// The number of undecodable sessions.
-    pub undecodable: u64,
-    /// The first undecodable sessions, with their errors.
-    pub examples: Vec<(PublicId, Error)>,
-    /// The latest time at which a session was created or used.
-    pub latest: Option<Timestamp>,
-}
-
-/// The sizes of sessions' data, estimated from a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DataSizes {
-    /// The size of the sample, which is spread evenly over all sessions.
-    pub sampled: u64,
-    /// The average in bytes.
-    pub average: u64,
-    /// The maximum in bytes.
-    pub largest: u64,
 }

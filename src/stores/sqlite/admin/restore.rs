@@ -9,11 +9,12 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::sqlite::admin::Admin;
+use crate::stores::admin::ProgressFn;
+use crate::stores::sqlite::admin::SqliteFile;
 use crate::stores::sqlite::admin::backup::{
     Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
 };
-use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
+use crate::stores::sqlite::admin::report::RestoreReport;
 use crate::stores::sqlite::error::{OpenFailure, while_doing};
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
 use crate::stores::sqlite::file_access::explain;
@@ -25,7 +26,7 @@ use crate::stores::sqlite::write::{TableSql, WriteTx};
 const RESTORING: &str = "restore the database";
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
+impl SqliteFile {
     /// Replaces all tables of this database with those of the copy `from`, which was made by
     /// [`backup`](Self::backup) or is another database with the store's table. Unless
     /// `keep_sessions` is true, it ends all sessions, because some may have been revoked since the

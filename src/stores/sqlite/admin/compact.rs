@@ -1,62 +1,23 @@
-//! Operators' calls that remove expired sessions, and compact the file.
+//! The operators' call that compacts the file.
 
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::backend::{BatchPacer, SessionIndex, Store};
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::check::with_progress;
 use crate::stores::sqlite::admin::info::{info, number};
-use crate::stores::sqlite::admin::report::{CompactMode, DatabaseInfo, Progress, ProgressFn};
-use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::admin::report::{CompactMode, DatabaseInfo};
+use crate::stores::sqlite::admin::{SqliteFile, connect};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::Purpose;
-use crate::stores::sqlite::wal::{self, CHECKPOINT};
+use crate::stores::sqlite::wal;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
-impl Admin {
-    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It
-    /// works in batches, as the background cleaner does, pauses after each for as long as it
-    /// blocked other writers, and checkpoints the write-ahead log. `progress` runs after each
-    /// batch.
-    pub fn sweep_all(
-        &self,
-        now: Timestamp,
-        limit: u64,
-        mut progress: ProgressFn,
-    ) -> Result<ControlFlow<(), u64>> {
-        let store = self.store()?;
-        let total = store.0.stats(now)?.expired.min(limit);
-        let mut pacer = BatchPacer::new();
-        let mut done = 0;
-        loop {
-            let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
-            let Some(left) = NonZeroUsize::new(left) else { break };
-            let batch_limit = pacer.limit().min(left);
-            let began = Instant::now();
-            let report = store.sweep(now, batch_limit)?;
-            let pause = pacer.pause_after(&report, began.elapsed());
-            done += u64::try_from(report.removed).unwrap_or(0);
-            let cancelled = progress(Progress { done, total }).is_break();
-            if report.removed < batch_limit.get() {
-                break;
-            }
-            if cancelled {
-                return Ok(ControlFlow::Break(()));
-            }
-            let wal = store.0.writer.wal();
-            store.0.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
-            thread::sleep(pause);
-        }
-        store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
-        Ok(ControlFlow::Continue(done))
-    }
-
+impl SqliteFile {
     /// Compacts the file. If cancelled, [`CompactMode::Full`] has changed nothing, and
     /// [`CompactMode::Incremental`] has released some of the free pages.
     ///
