@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::host_checks::{folder, with_suffix};
 
@@ -48,15 +50,16 @@ impl fmt::Display for ProcessInfo {
 /// Returns this process, and the others that have the database at `path` open, as far as this user
 /// may see them.
 pub(crate) fn processes(path: &Path) -> Vec<ProcessInfo> {
-    let mut found = list(path);
-    // A process that opens or closes the database meanwhile can look outdated once.
-    for _ in 0..2 {
+    // A process can look outdated for a moment: while it opens or closes the database, and as the
+    // child of another one, whose files it has open until it executes its program.
+    for pause in [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200)] {
+        let found = list(path);
         if !found.iter().any(|process| process.is_outdated || process.other_name.is_some()) {
-            break;
+            return found;
         }
-        found = list(path);
+        thread::sleep(pause);
     }
-    found
+    list(path)
 }
 
 fn list(path: &Path) -> Vec<ProcessInfo> {

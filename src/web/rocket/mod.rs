@@ -147,8 +147,8 @@ impl<M> Debug for Sessions<M> {
 /// The cookies and headers that carry the ids of all managers of a Rocket.
 struct IdTransports(Mutex<Vec<String>>);
 
-/// The request header in which a proxy sends the client's protocol: the value of Rocket's setting
-/// `proxy_proto_header`.
+/// The request header in which a proxy sends the client's protocol: the value of the setting
+/// `proxy_proto_header` of Rocket's development version, which 0.5.2 ignores.
 struct ProxyProto(String);
 
 /// Makes a call that may block, in `block_in_place` where Tokio allows that.
