@@ -141,7 +141,7 @@ impl Store for OwnStore {
                 rows.put(session.id_hash, &session.record, ids.split_off(excess));
             }
         }
-        // The store has no limit per user and no bound, so no other session has ended.
+        // No limit per user and no bound has ended other sessions.
         Ok(decision.into_answer(vec![], vec![]))
     }
 

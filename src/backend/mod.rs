@@ -59,7 +59,7 @@
 //!         }
 //!         Decision::Answer(_) => {}
 //!     }
-//!     // Without an index or a bound, a commit ends no other session.
+//!     // No limit per user and no bound has ended other sessions.
 //!     Ok(decision.into_answer(vec![], vec![]))
 //! }
 //! # use cloakroom::Lifetime;
