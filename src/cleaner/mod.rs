@@ -4,6 +4,7 @@
 
 mod anonymous_limit;
 mod clock_guard;
+mod paced_run;
 mod sweep_schedule;
 mod touch_buffer;
 
@@ -337,8 +338,8 @@ impl Worker {
     }
 
     /// Raises the event of evicted sessions, with those that the store has evicted.
-    fn report_evicted(&self, sessions: u64) {
-        let sessions = sessions + self.anonymous.take_evicted();
+    fn report_evicted(&self, sessions: usize) {
+        let sessions = sessions as u64 + self.anonymous.take_evicted();
         if sessions > 0 {
             self.caller.events.raise(&Event::AnonymousEvicted { sessions });
         }
