@@ -255,7 +255,8 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.check_due(now) {
+        self.touches.start_wait(now);
+        if self.touches.is_due(now) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
@@ -277,14 +278,14 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let caller = &self.caller;
-        let clock = &self.clock;
-        let written = self.touches.write(
-            instant(),
-            |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),
-            |sessions, error| caller.events.raise(&Event::TouchFailed { sessions, error }),
-        );
-        self.caller.record(Task::Touch, written)
+        let result = self.touches.write(instant(), |batch| {
+            self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
+        });
+        if let Some(error) = result.lost.last() {
+            let sessions = result.lost.len();
+            self.caller.events.raise(&Event::TouchFailed { sessions, error });
+        }
+        self.caller.record(Task::Touch, result.written)
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
