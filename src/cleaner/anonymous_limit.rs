@@ -67,6 +67,8 @@ impl AnonymousCounter {
     /// Counts a session. Returns whether the thread must be woken for a check: only for one
     /// session, because the thread asks again after each eviction.
     pub(super) fn count(&self) -> bool {
+        // In the order of `SeqCst`, either this reads the number of the next check, or the thread
+        // counts this session when it asks.
         let begun = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         begun == self.next_check.load(Ordering::SeqCst)
     }
