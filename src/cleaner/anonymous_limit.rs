@@ -9,7 +9,7 @@ use crate::backend::RemovalReport;
 use crate::cleaner::paced_run::PacedRun;
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The maximum number of new sessions before the first check. A process that starts does not know
 /// how many sessions the store has.
@@ -43,45 +43,23 @@ impl AnonymousLimit {
 /// them.
 #[derive(Debug)]
 pub(super) struct AnonymousCounter {
-    /// The number of begun sessions between two checks.
-    check_every: u64,
-    begun: AtomicU64,
-    /// A check is due when `begun` has reached this number; `u64::MAX` without a limit.
-    next_check: AtomicU64,
+    /// The number of sessions that may begin before the next check; with less than one, it is due.
+    until_check: AtomicI64,
     /// The number of sessions that the store has evicted since the last event.
     evicted: AtomicU64,
 }
 
 impl AnonymousCounter {
     pub(super) fn new(limit: Option<&AnonymousLimit>) -> Self {
-        let check_every = limit.map_or(u64::MAX, AnonymousLimit::check_every);
-        let first_check = limit.map_or(u64::MAX, |_| check_every.min(FIRST_CHECK));
-        AnonymousCounter {
-            check_every,
-            begun: AtomicU64::new(0),
-            next_check: AtomicU64::new(first_check),
-            evicted: AtomicU64::new(0),
-        }
+        let until_check =
+            limit.map_or(i64::MAX, |limit| limit.check_every().min(FIRST_CHECK) as i64);
+        AnonymousCounter { until_check: until_check.into(), evicted: 0.into() }
     }
 
     /// Counts a session. Returns whether the thread must be woken for a check: only for one
     /// session, because the thread asks again after each eviction.
     pub(super) fn count(&self) -> bool {
-        // In the order of `SeqCst`, either this reads the number of the next check, or the thread
-        // counts this session when it asks.
-        let begun = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        begun == self.next_check.load(Ordering::SeqCst)
-    }
-
-    /// Returns whether a check is due, and then makes the next one due `check_every` sessions
-    /// later.
-    fn take_due_check(&self) -> bool {
-        let begun = self.begun.load(Ordering::SeqCst);
-        let is_due = begun >= self.next_check.load(Ordering::SeqCst);
-        if is_due {
-            self.next_check.store(begun.saturating_add(self.check_every), Ordering::SeqCst);
-        }
-        is_due
+        self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
     pub(super) fn count_evicted(&self, sessions: usize) {
@@ -120,8 +98,13 @@ impl Evictions {
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
     pub(super) fn start_if_due(&mut self, now: Instant, counter: &AnonymousCounter) -> bool {
-        let starts = !self.run.is_active() && counter.take_due_check();
+        let Some(limit) = &self.limit else { return false };
+        let until_check = counter.until_check.load(Ordering::SeqCst);
+        let starts = until_check < 1 && self.run.next_due().is_none();
         if starts {
+            counter
+                .until_check
+                .fetch_add(limit.check_every() as i64 - until_check, Ordering::SeqCst);
             self.run.start(now);
         }
         starts
@@ -239,12 +222,16 @@ mod tests {
 
     #[test]
     fn the_first_check_is_due_after_a_thousand_sessions() {
-        let counter = AnonymousCounter::new(Some(&limit(1_000_000)));
+        let now = Instant::now();
+        let limit = limit(1_000_000);
+        let counter = AnonymousCounter::new(Some(&limit));
+        let mut evictions = Evictions::new(Some(limit));
         assert_eq!((1..=1000).find(|_| counter.count()), Some(1000));
-        assert!(counter.take_due_check() && !counter.take_due_check());
+        assert!(evictions.start_if_due(now, &counter));
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert_eq!((1..=40_000).find(|_| counter.count()), Some(31_250));
         assert!(!(0..40_000).any(|_| counter.count()), "the thread is awake");
-        assert!(counter.take_due_check());
+        assert!(evictions.start_if_due(now, &counter));
     }
 
     #[test]

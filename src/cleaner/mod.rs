@@ -348,9 +348,8 @@ impl Worker {
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.caller.call(Task::Maintenance, |store| match store.maintenance() {
-            Some(maintenance) => maintenance.run(),
-            None => Ok(()),
+        let _ = self.caller.call(Task::Maintenance, |store| {
+            store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())
         });
     }
 }

@@ -26,10 +26,7 @@ impl PacedRun {
         self.next_batch.get_or_insert(now);
     }
 
-    pub(super) fn is_active(&self) -> bool {
-        self.next_batch.is_some()
-    }
-
+    /// Returns the time of the next batch; `None` if no run is active.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.next_batch
     }

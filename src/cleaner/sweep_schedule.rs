@@ -38,13 +38,8 @@ pub(super) struct FinishedSweep {
 impl SweepSchedule {
     /// Makes a schedule whose first sweep is due one `interval` after `now`.
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        SweepSchedule {
-            interval,
-            next_sweep: now + interval,
-            run: PacedRun::new(),
-            as_of: None,
-            replies: Vec::new(),
-        }
+        let run = PacedRun::new();
+        SweepSchedule { interval, next_sweep: now + interval, run, as_of: None, replies: vec![] }
     }
 
     /// Returns whether a regular sweep is due, and then makes the next one due an interval later.

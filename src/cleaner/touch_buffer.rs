@@ -142,11 +142,9 @@ impl TouchBuffer {
             }
         }
         self.pending.extend(batches.flatten().copied());
-        let surplus: Vec<SessionIdHash> = self.pending.keys().skip(MAX_FAILED).copied().collect();
-        for id_hash in surplus {
-            self.pending.remove(&id_hash);
-            lost.extend(last_error.clone());
-        }
+        let surplus = self.pending.len().saturating_sub(MAX_FAILED);
+        lost.extend(last_error.iter().cycle().take(surplus).cloned());
+        self.pending = self.pending.drain().take(MAX_FAILED).collect();
         self.due = (!self.pending.is_empty()).then_some(now + WAIT);
         let written = last_error.filter(|_| self.due.is_some()).map_or(Ok(()), Err);
         WriteResult { written, lost }
@@ -194,14 +192,19 @@ mod tests {
         buffer.is_due(now)
     }
 
-    /// Writes, and gives up no touch.
-    fn write_all(
-        buffer: &mut TouchBuffer,
-        now: Instant,
-        write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
-    ) -> Result<()> {
-        let WriteResult { written, lost } = buffer.write(now, write);
-        assert!(lost.is_empty(), "{lost:?}");
+    fn none_lost(result: WriteResult) -> Result<()> {
+        assert!(result.lost.is_empty(), "{:?}", result.lost);
+        result.written
+    }
+
+    /// Writes to a store that works. Returns what was written.
+    fn write_all(buffer: &mut TouchBuffer, now: Instant) -> Vec<IdTouch> {
+        let mut written = Vec::new();
+        let write = |batch: &[IdTouch]| {
+            written.extend_from_slice(batch);
+            Ok(())
+        };
+        none_lost(buffer.write(now, write)).unwrap();
         written
     }
 
@@ -215,7 +218,7 @@ mod tests {
         assert!(!is_due(&mut buffer, now));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
         assert!(is_due(&mut buffer, now + WAIT));
-        write_all(&mut buffer, now + WAIT, |_| Ok(())).unwrap();
+        none_lost(buffer.write(now + WAIT, |_| Ok(()))).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
     }
@@ -231,20 +234,15 @@ mod tests {
                 calls += 1;
                 fails(ErrorKind::Unavailable)
             };
-            assert!(write_all(&mut buffer, now, write).is_err());
+            assert!(none_lost(buffer.write(now, write)).is_err());
             assert_eq!(calls, 1, "the other batches are not tried");
             send(&sender, 2 * MAX_BATCH);
             assert!(!is_due(&mut buffer, now), "it waits, however many touches there are");
             now += WAIT;
             assert!(is_due(&mut buffer, now));
         }
-        let mut written = 0;
-        let write = |batch: &[IdTouch]| {
-            written += batch.len();
-            Ok(())
-        };
-        write_all(&mut buffer, now, write).unwrap();
-        assert_eq!((written, buffer.next_due()), (2 * MAX_BATCH, None), "it works again");
+        assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH, "it works again");
+        assert_eq!(buffer.next_due(), None);
     }
 
     #[test]
@@ -260,13 +258,7 @@ mod tests {
         for second in [2, 3, 1] {
             sender.send(id_hash(1), touch(second));
         }
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.extend_from_slice(batch);
-            Ok(())
-        };
-        write_all(&mut buffer, Instant::now(), write).unwrap();
-        assert_eq!(written, [(id_hash(1), touch(3))]);
+        assert_eq!(write_all(&mut buffer, Instant::now()), [(id_hash(1), touch(3))]);
     }
 
     /// Writes to a store that fails for some sessions. Returns the sessions that were tried.
@@ -296,15 +288,10 @@ mod tests {
             calls += 1;
             if calls == 1 { Ok(()) } else { fails(ErrorKind::Busy) }
         };
-        assert!(write_all(&mut buffer, now, write).is_err());
+        assert!(none_lost(buffer.write(now, write)).is_err());
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.push(batch.len());
-            Ok(())
-        };
-        write_all(&mut buffer, now + WAIT, write).unwrap();
-        assert_eq!(written, [1], "the first batch was written before");
+        let written = write_all(&mut buffer, now + WAIT);
+        assert_eq!(written.len(), 1, "the first batch was written before");
 
         let mut lost = 0;
         for n in 0..2 * MAX_FAILED {
@@ -341,13 +328,7 @@ mod tests {
         assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0), "the other is written");
         // The server is back: the latest touch is written.
         sender.send(dead, touch(7));
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.extend_from_slice(batch);
-            Ok(())
-        };
-        write_all(&mut buffer, now, write).unwrap();
-        assert_eq!(written, [(dead, touch(7))]);
+        assert_eq!(write_all(&mut buffer, now), [(dead, touch(7))]);
         assert_eq!(buffer.next_due(), None);
         send(&sender, 1);
         write_around(&mut buffer, now, fails);
@@ -359,10 +340,10 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, 1);
-        assert!(write_all(&mut buffer, now, |_| fails(ErrorKind::Unavailable)).is_err());
+        assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Unavailable))).is_err());
         assert!(!is_due(&mut buffer, now), "not yet");
-        write_all(&mut buffer, now, |_| Ok(())).unwrap();
-        write_all(&mut buffer, now, |_| panic!("none is left")).unwrap();
+        none_lost(buffer.write(now, |_| Ok(()))).unwrap();
+        none_lost(buffer.write(now, |_| panic!("none is left"))).unwrap();
     }
 
     #[test]
@@ -385,12 +366,6 @@ mod tests {
         let WriteResult { written, lost } = buffer.write(now, |_| fails(ErrorKind::Corrupt));
         assert_eq!((written.unwrap_err().kind(), lost.len()), (ErrorKind::Corrupt, MAX_BATCH));
         assert!(is_due(&mut buffer, now + WAIT));
-        let mut written = 0;
-        let write = |batch: &[IdTouch]| {
-            written += batch.len();
-            Ok(())
-        };
-        write_all(&mut buffer, now + WAIT, write).unwrap();
-        assert_eq!(written, 1);
+        assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
     }
 }

@@ -128,14 +128,10 @@ impl LastRead {
 
     fn cache_use(&self, now: Timestamp) -> CacheUse {
         match self.version {
-            Some(IdentityAndEpoch { identity, .. }) if now < self.usable_until => {
-                if now < self.readable_from {
-                    CacheUse::Invalidate(identity)
-                } else {
-                    CacheUse::ReadAndInvalidate(identity)
-                }
-            }
-            _ => CacheUse::InvalidateAll,
+            Some(_) if self.usable_until <= now => CacheUse::InvalidateAll,
+            Some(version) if now < self.readable_from => CacheUse::Invalidate(version.identity),
+            Some(version) => CacheUse::ReadAndInvalidate(version.identity),
+            None => CacheUse::InvalidateAll,
         }
     }
 
