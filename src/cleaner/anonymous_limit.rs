@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use crate::backend::RemovalReport;
-use crate::batch_pacer::BatchPacer;
+use crate::cleaner::paced_run::PacedRun;
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The maximum number of new sessions before the first check. A process that starts does not know
 /// how many sessions the store has.
@@ -28,14 +28,14 @@ pub(crate) struct AnonymousLimit {
 impl AnonymousLimit {
     /// Returns the number of new sessions between two checks: a 32nd of the maximum. A check reads
     /// every row of the table, so it must not follow each new session.
-    fn step(&self) -> u64 {
+    fn check_every(&self) -> u64 {
         (self.max / 32).max(1)
     }
 
     /// Returns the number of sessions that an eviction leaves. Until the next check
-    /// [`step`](Self::step) sessions may begin; the total is then `max + 1`.
+    /// [`check_every`](Self::check_every) sessions may begin; the total is then `max + 1`.
     fn target(&self) -> u64 {
-        (self.max + 1).saturating_sub(self.step())
+        (self.max + 1).saturating_sub(self.check_every())
     }
 }
 
@@ -43,30 +43,23 @@ impl AnonymousLimit {
 /// them.
 #[derive(Debug)]
 pub(super) struct AnonymousCounter {
-    /// The number of begun sessions between two checks; `u64::MAX` without a limit.
-    step: u64,
-    /// The number of begun sessions. Each multiple of `step` is the time for a check. It does not
-    /// start at 0, but at most [`FIRST_CHECK`] before the first multiple.
-    begun: AtomicU64,
+    /// The number of sessions that may begin before the next check; with less than one, it is due.
+    until_check: AtomicI64,
     /// The number of sessions that the store has evicted since the last event.
     evicted: AtomicU64,
 }
 
 impl AnonymousCounter {
     pub(super) fn new(limit: Option<&AnonymousLimit>) -> Self {
-        let step = limit.map_or(u64::MAX, AnonymousLimit::step);
-        let begun = if limit.is_some() { step.saturating_sub(FIRST_CHECK) } else { 0 };
-        AnonymousCounter { step, begun: AtomicU64::new(begun), evicted: AtomicU64::new(0) }
+        let until_check =
+            limit.map_or(i64::MAX, |limit| limit.check_every().min(FIRST_CHECK) as i64);
+        AnonymousCounter { until_check: until_check.into(), evicted: 0.into() }
     }
 
-    /// Counts a session. Returns whether the thread must be woken for a check.
+    /// Counts a session. Returns whether the thread must be woken for a check: only for one
+    /// session, because the thread asks again after each eviction.
     pub(super) fn count(&self) -> bool {
-        (self.begun.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(self.step)
-    }
-
-    /// Returns the number of checks that have become due since the start.
-    fn due_checks(&self) -> u64 {
-        self.begun.load(Ordering::SeqCst) / self.step
+        self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
     pub(super) fn count_evicted(&self, sessions: usize) {
@@ -82,21 +75,12 @@ impl AnonymousCounter {
 #[derive(Debug)]
 pub(super) struct Evictions {
     limit: Option<AnonymousLimit>,
-    /// [`AnonymousCounter::due_checks`] when the last eviction started.
-    checks: u64,
-    pacer: BatchPacer,
-    running: Option<RunningEviction>,
-}
-
-#[derive(Debug)]
-struct RunningEviction {
-    next_step: Instant,
+    run: PacedRun,
     /// The listed sessions that are still to be ended, those that were idle longest last. If there
     /// are none, the next step is a list.
     listed: Vec<SessionIdHash>,
     /// Whether the last list had all sessions above the limit. The eviction ends with its sessions.
     is_last_list: bool,
-    ended: u64,
 }
 
 /// The next call of a running eviction.
@@ -109,74 +93,68 @@ pub(super) enum EvictionStep<'e> {
 
 impl Evictions {
     pub(super) fn new(limit: Option<AnonymousLimit>) -> Self {
-        Evictions { limit, checks: 0, pacer: BatchPacer::new(), running: None }
+        Evictions { limit, run: PacedRun::new(), listed: Vec::new(), is_last_list: false }
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
     pub(super) fn start_if_due(&mut self, now: Instant, counter: &AnonymousCounter) -> bool {
-        let due_checks = counter.due_checks();
-        let starts = self.running.is_none() && due_checks > self.checks;
+        let Some(limit) = &self.limit else { return false };
+        let until_check = counter.until_check.load(Ordering::SeqCst);
+        let starts = until_check < 1 && self.run.next_due().is_none();
         if starts {
-            self.checks = due_checks;
-            let listed = Vec::new();
-            self.running =
-                Some(RunningEviction { next_step: now, listed, is_last_list: false, ended: 0 });
+            counter
+                .until_check
+                .fetch_add(limit.check_every() as i64 - until_check, Ordering::SeqCst);
+            self.run.start(now);
         }
         starts
     }
 
     /// Returns the time at which the next call is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.running.as_ref().map(|running| running.next_step)
+        self.run.next_due()
     }
 
     /// Returns the call to make now, if one is due.
     pub(super) fn due_step(&mut self, now: Instant) -> Option<EvictionStep<'_>> {
         let limit = self.limit.as_ref()?;
-        let running = self.running.as_mut().filter(|running| running.next_step <= now)?;
-        if running.listed.is_empty() {
+        let batch = self.run.due_batch(now)?;
+        if self.listed.is_empty() {
             return Some(EvictionStep::List {
                 realm: &limit.realm,
                 keep: limit.target(),
                 limit: MAX_LISTED,
             });
         }
-        let left = running.listed.len().saturating_sub(self.pacer.limit().get());
-        Some(EvictionStep::End(running.listed.split_off(left)))
+        let left = self.listed.len().saturating_sub(batch.get());
+        Some(EvictionStep::End(self.listed.split_off(left)))
     }
 
     /// Records the result of a list. Returns the number of ended sessions if that is the end.
-    pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<u64> {
-        let running = self.running.as_mut()?;
-        running.listed = listed.unwrap_or_default();
-        running.listed.reverse();
-        running.is_last_list = running.listed.len() < MAX_LISTED.get();
+    pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
+        self.listed = listed.unwrap_or_default();
+        self.listed.reverse();
+        self.is_last_list = self.listed.len() < MAX_LISTED.get();
         self.finish_if_done()
     }
 
-    /// Records the result of a batch, which is followed by a pause as long as it blocked writers.
-    /// Returns the number of ended sessions if that is the end, which an error is too.
+    /// Records the result of a batch. Returns the number of ended sessions if that is the end,
+    /// which an error is too.
     pub(super) fn batch_done(
         &mut self,
         result: Result<RemovalReport>,
         began: Instant,
         ended: Instant,
-    ) -> Option<u64> {
-        let running = self.running.as_mut()?;
-        let Ok(report) = result else { return self.finish() };
-        running.ended += report.removed as u64;
-        let took = ended.saturating_duration_since(began);
-        running.next_step = ended + self.pacer.pause_after(&report, took);
+    ) -> Option<usize> {
+        match result {
+            Ok(report) => drop(self.run.batch_done(&report, began, ended)),
+            Err(_) => (self.listed, self.is_last_list) = (Vec::new(), true),
+        }
         self.finish_if_done()
     }
 
-    fn finish_if_done(&mut self) -> Option<u64> {
-        let running = self.running.as_ref()?;
-        if running.listed.is_empty() && running.is_last_list { self.finish() } else { None }
-    }
-
-    fn finish(&mut self) -> Option<u64> {
-        self.running.take().map(|running| running.ended)
+    fn finish_if_done(&mut self) -> Option<usize> {
+        (self.listed.is_empty() && self.is_last_list).then(|| self.run.finish())
     }
 }
 
@@ -204,12 +182,12 @@ mod tests {
 
     #[test]
     fn the_maximum_is_passed_by_at_most_one() {
-        for (max, step, target) in
+        for (max, check_every, target) in
             [(1, 1, 1), (31, 1, 31), (64, 2, 63), (1_000_000, 31_250, 968_751)]
         {
             let limit = limit(max);
-            assert_eq!((limit.step(), limit.target()), (step, target));
-            assert_eq!(limit.target() + limit.step(), max + 1);
+            assert_eq!((limit.check_every(), limit.target()), (check_every, target));
+            assert_eq!(limit.target() + limit.check_every(), max + 1);
         }
         assert_eq!(limit(u64::MAX - 1).target(), u64::MAX - (u64::MAX - 1) / 32);
     }
@@ -217,7 +195,7 @@ mod tests {
     /// A counter for which a check is due.
     fn due(limit: &AnonymousLimit) -> AnonymousCounter {
         let counter = AnonymousCounter::new(Some(limit));
-        assert!((0..limit.step()).any(|_| counter.count()));
+        assert!((0..limit.check_every()).any(|_| counter.count()));
         counter
     }
 
@@ -231,7 +209,7 @@ mod tests {
         assert_eq!([(); 5].map(|()| counter.count()), [false, false, true, false, false]);
         assert!(evictions.start_if_due(now, &counter));
         assert!(!evictions.start_if_due(now, &counter));
-        assert_eq!([(); 4].map(|()| counter.count()), [true, false, false, true]);
+        assert_eq!([(); 4].map(|()| counter.count()), [false, false, true, false]);
         assert!(!evictions.start_if_due(now, &counter), "one runs");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert!(evictions.start_if_due(now, &counter), "as many have begun during the check");
@@ -244,11 +222,16 @@ mod tests {
 
     #[test]
     fn the_first_check_is_due_after_a_thousand_sessions() {
-        let counter = AnonymousCounter::new(Some(&limit(1_000_000)));
-        assert_eq!((0..40_000).filter(|_| counter.count()).count(), 2);
-        let counter = AnonymousCounter::new(Some(&limit(1_000_000)));
+        let now = Instant::now();
+        let limit = limit(1_000_000);
+        let counter = AnonymousCounter::new(Some(&limit));
+        let mut evictions = Evictions::new(Some(limit));
         assert_eq!((1..=1000).find(|_| counter.count()), Some(1000));
+        assert!(evictions.start_if_due(now, &counter));
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert_eq!((1..=40_000).find(|_| counter.count()), Some(31_250));
+        assert!(!(0..40_000).any(|_| counter.count()), "the thread is awake");
+        assert!(evictions.start_if_due(now, &counter));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod anonymous_limit;
 mod clock_guard;
+mod paced_run;
 mod sweep_schedule;
 mod touch_buffer;
 
@@ -254,7 +255,8 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.check_due(now) {
+        self.touches.start_wait(now);
+        if self.touches.is_due(now) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
@@ -276,14 +278,14 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let caller = &self.caller;
-        let clock = &self.clock;
-        let written = self.touches.write(
-            instant(),
-            |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),
-            |sessions, error| caller.events.raise(&Event::TouchFailed { sessions, error }),
-        );
-        self.caller.record(Task::Touch, written)
+        let result = self.touches.write(instant(), |batch| {
+            self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
+        });
+        if let Some(error) = result.lost.last() {
+            let sessions = result.lost.len();
+            self.caller.events.raise(&Event::TouchFailed { sessions, error });
+        }
+        self.caller.record(Task::Touch, result.written)
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
@@ -337,8 +339,8 @@ impl Worker {
     }
 
     /// Raises the event of evicted sessions, with those that the store has evicted.
-    fn report_evicted(&self, sessions: u64) {
-        let sessions = sessions + self.anonymous.take_evicted();
+    fn report_evicted(&self, sessions: usize) {
+        let sessions = sessions as u64 + self.anonymous.take_evicted();
         if sessions > 0 {
             self.caller.events.raise(&Event::AnonymousEvicted { sessions });
         }
@@ -346,9 +348,8 @@ impl Worker {
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.caller.call(Task::Maintenance, |store| match store.maintenance() {
-            Some(maintenance) => maintenance.run(),
-            None => Ok(()),
+        let _ = self.caller.call(Task::Maintenance, |store| {
+            store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())
         });
     }
 }

@@ -1,10 +1,11 @@
 //! The times of sweeps and of their batches.
 
+use std::mem;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::backend::RemovalReport;
-use crate::batch_pacer::BatchPacer;
+use crate::cleaner::paced_run::PacedRun;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
@@ -17,17 +18,11 @@ pub(super) type Reply = Sender<Result<usize>>;
 pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
-    pacer: BatchPacer,
-    running: Option<RunningSweep>,
-}
-
-#[derive(Debug)]
-struct RunningSweep {
-    /// The sweep removes the sessions that have expired by this time, so that a step of the clock
-    /// during the sweep has no effect.
-    as_of: Timestamp,
-    removed: usize,
-    next_batch: Instant,
+    run: PacedRun,
+    /// A sweep removes the sessions that have expired by this time, so that a step of the clock
+    /// during the sweep has no effect. `None` before the first sweep.
+    as_of: Option<Timestamp>,
+    /// The callers that wait for the end of the sweep that runs.
     replies: Vec<Reply>,
 }
 
@@ -43,12 +38,8 @@ pub(super) struct FinishedSweep {
 impl SweepSchedule {
     /// Makes a schedule whose first sweep is due one `interval` after `now`.
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        SweepSchedule {
-            interval,
-            next_sweep: now + interval,
-            pacer: BatchPacer::new(),
-            running: None,
-        }
+        let run = PacedRun::new();
+        SweepSchedule { interval, next_sweep: now + interval, run, as_of: None, replies: vec![] }
     }
 
     /// Returns whether a regular sweep is due, and then makes the next one due an interval later.
@@ -62,53 +53,37 @@ impl SweepSchedule {
 
     /// Returns the time at which the next batch or sweep is due.
     pub(super) fn next_due(&self) -> Instant {
-        self.running.as_ref().map_or(self.next_sweep, |sweep| sweep.next_batch)
+        self.run.next_due().unwrap_or(self.next_sweep)
     }
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
-        let sweep = self.running.get_or_insert_with(|| RunningSweep {
-            as_of,
-            removed: 0,
-            next_batch: now,
-            replies: Vec::new(),
-        });
-        sweep.as_of = as_of;
-        sweep.replies.extend(reply);
+        self.run.start(now);
+        self.as_of = Some(as_of);
+        self.replies.extend(reply);
     }
 
     /// The batch to run now, if one is due: its time and limit for [`Store::sweep`].
     ///
     /// [`Store::sweep`]: crate::backend::Store::sweep
     pub(super) fn due_batch(&self, now: Instant) -> Option<(Timestamp, NonZeroUsize)> {
-        let sweep = self.running.as_ref().filter(|sweep| sweep.next_batch <= now)?;
-        Some((sweep.as_of, self.pacer.limit()))
+        Some((self.as_of?, self.run.due_batch(now)?))
     }
 
-    /// Records the result of a batch. A batch that reached its limit is followed by another, after
-    /// a pause as long as it blocked writers. Any other batch, and an error, ends the sweep.
+    /// Records the result of a batch. A full batch is followed by another. Any other batch, and an
+    /// error, ends the sweep.
     pub(super) fn batch_done(
         &mut self,
         result: Result<RemovalReport>,
         began: Instant,
         ended: Instant,
     ) -> Option<FinishedSweep> {
-        let mut sweep = self.running.take()?;
-        let removed = match result {
-            Ok(report) => {
-                sweep.removed = sweep.removed.saturating_add(report.removed);
-                let limit = self.pacer.limit().get();
-                let took = ended.saturating_duration_since(began);
-                sweep.next_batch = ended + self.pacer.pause_after(&report, took);
-                if report.removed >= limit {
-                    self.running = Some(sweep);
-                    return None;
-                }
-                Ok(sweep.removed)
-            }
-            Err(error) => Err(error),
-        };
-        Some(FinishedSweep { removed, replies: sweep.replies })
+        if result.as_ref().is_ok_and(|report| self.run.batch_done(report, began, ended)) {
+            return None;
+        }
+        let removed = self.run.finish();
+        let replies = mem::take(&mut self.replies);
+        Some(FinishedSweep { removed: result.map(|_| removed), replies })
     }
 }
 
@@ -125,6 +100,7 @@ impl FinishedSweep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch_pacer::BatchPacer;
     use crate::error::{Error, ErrorKind};
     use crate::sync::channel::bounded;
 

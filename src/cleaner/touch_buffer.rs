@@ -59,6 +59,17 @@ pub(super) struct TouchBuffer {
     pending: HashMap<SessionIdHash, Touch>,
 }
 
+/// The result of [`TouchBuffer::write`].
+#[derive(Debug)]
+#[must_use]
+pub(super) struct WriteResult {
+    /// Fails if touches are kept for another attempt. The error is that of the last failure, which
+    /// may concern a touch that was given up.
+    pub(super) written: Result<()>,
+    /// The errors of the touches that were given up, one for each.
+    pub(super) lost: Vec<Error>,
+}
+
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL_CAPACITY);
     let notified = Arc::new(AtomicBool::new(false));
@@ -80,12 +91,15 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Begins the wait for more touches at the first one, and returns whether touches are to be
-    /// written now.
-    pub(super) fn check_due(&mut self, now: Instant) -> bool {
+    /// Starts the wait for more touches, if the first one was sent and the wait has not started.
+    pub(super) fn start_wait(&mut self, now: Instant) {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
         }
+    }
+
+    /// Returns whether touches are to be written now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         self.due.is_some_and(|due| due <= now)
     }
 
@@ -96,17 +110,12 @@ impl TouchBuffer {
     /// Writes, by `write`, the touches sent before this call, and those that have failed before. If
     /// the whole store fails, the batches after that are not tried.
     ///
-    /// A touch that can succeed later is kept, up to a bound. `on_lost` receives the number of
-    /// touches that are dropped, and the error of one.
-    ///
-    /// # Errors
-    /// A touch is kept for another attempt; the error of the last one that has failed.
+    /// A touch that can succeed later is kept, up to a bound.
     pub(super) fn write(
         &mut self,
         now: Instant,
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
-        on_lost: impl FnOnce(usize, &Error),
-    ) -> Result<()> {
+    ) -> WriteResult {
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
         self.notified.swap(false, Ordering::AcqRel);
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
@@ -133,16 +142,12 @@ impl TouchBuffer {
             }
         }
         self.pending.extend(batches.flatten().copied());
-        let surplus: Vec<SessionIdHash> = self.pending.keys().skip(MAX_FAILED).copied().collect();
-        for id_hash in surplus {
-            self.pending.remove(&id_hash);
-            lost.extend(last_error.clone());
-        }
+        let surplus = self.pending.len().saturating_sub(MAX_FAILED);
+        lost.extend(last_error.iter().cycle().take(surplus).cloned());
+        self.pending = self.pending.drain().take(MAX_FAILED).collect();
         self.due = (!self.pending.is_empty()).then_some(now + WAIT);
-        if let Some(error) = lost.last() {
-            on_lost(lost.len(), error);
-        }
-        last_error.filter(|_| self.due.is_some()).map_or(Ok(()), Err)
+        let written = last_error.filter(|_| self.due.is_some()).map_or(Ok(()), Err);
+        WriteResult { written, lost }
     }
 }
 
@@ -181,21 +186,39 @@ mod tests {
         Err(error(kind).into())
     }
 
-    fn none_lost(count: usize, error: &Error) {
-        panic!("{count}: {error}");
+    /// Starts the wait as the thread does. Returns whether touches are to be written now.
+    fn is_due(buffer: &mut TouchBuffer, now: Instant) -> bool {
+        buffer.start_wait(now);
+        buffer.is_due(now)
+    }
+
+    fn none_lost(result: WriteResult) -> Result<()> {
+        assert!(result.lost.is_empty(), "{:?}", result.lost);
+        result.written
+    }
+
+    /// Writes to a store that works. Returns what was written.
+    fn write_all(buffer: &mut TouchBuffer, now: Instant) -> Vec<IdTouch> {
+        let mut written = Vec::new();
+        let write = |batch: &[IdTouch]| {
+            written.extend_from_slice(batch);
+            Ok(())
+        };
+        none_lost(buffer.write(now, write)).unwrap();
+        written
     }
 
     #[test]
     fn touches_are_due_a_second_after_the_first() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        assert!(!buffer.check_due(now));
+        assert!(!is_due(&mut buffer, now));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
         assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
-        assert!(!buffer.check_due(now));
+        assert!(!is_due(&mut buffer, now));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(buffer.check_due(now + WAIT));
-        buffer.write(now + WAIT, |_| Ok(()), none_lost).unwrap();
+        assert!(is_due(&mut buffer, now + WAIT));
+        none_lost(buffer.write(now + WAIT, |_| Ok(()))).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
     }
@@ -211,20 +234,15 @@ mod tests {
                 calls += 1;
                 fails(ErrorKind::Unavailable)
             };
-            assert!(buffer.write(now, write, none_lost).is_err());
+            assert!(none_lost(buffer.write(now, write)).is_err());
             assert_eq!(calls, 1, "the other batches are not tried");
             send(&sender, 2 * MAX_BATCH);
-            assert!(!buffer.check_due(now), "it waits, however many touches there are");
+            assert!(!is_due(&mut buffer, now), "it waits, however many touches there are");
             now += WAIT;
-            assert!(buffer.check_due(now));
+            assert!(is_due(&mut buffer, now));
         }
-        let mut written = 0;
-        let write = |batch: &[IdTouch]| {
-            written += batch.len();
-            Ok(())
-        };
-        buffer.write(now, write, none_lost).unwrap();
-        assert_eq!((written, buffer.next_due()), (2 * MAX_BATCH, None), "it works again");
+        assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH, "it works again");
+        assert_eq!(buffer.next_due(), None);
     }
 
     #[test]
@@ -240,13 +258,7 @@ mod tests {
         for second in [2, 3, 1] {
             sender.send(id_hash(1), touch(second));
         }
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.extend_from_slice(batch);
-            Ok(())
-        };
-        buffer.write(Instant::now(), write, none_lost).unwrap();
-        assert_eq!(written, [(id_hash(1), touch(3))]);
+        assert_eq!(write_all(&mut buffer, Instant::now()), [(id_hash(1), touch(3))]);
     }
 
     /// Writes to a store that fails for some sessions. Returns the sessions that were tried.
@@ -256,15 +268,14 @@ mod tests {
         fails: impl Fn(&SessionIdHash) -> Option<ErrorKind>,
     ) -> (Vec<SessionIdHash>, usize) {
         let mut tried = Vec::new();
-        let mut lost = 0;
         let write = |batch: &[IdTouch]| {
             tried.extend(batch.iter().map(|(session, _)| *session));
             let failed = batch.iter().filter_map(|touch| Some((*touch, error(fails(&touch.0)?))));
             TouchError::check(failed.collect())
         };
-        let _ = buffer.write(now, write, |count, _| lost += count);
+        let lost = buffer.write(now, write).lost;
         tried.sort_by_key(|session| *session.as_bytes());
-        (tried, lost)
+        (tried, lost.len())
     }
 
     #[test]
@@ -277,28 +288,23 @@ mod tests {
             calls += 1;
             if calls == 1 { Ok(()) } else { fails(ErrorKind::Busy) }
         };
-        assert!(buffer.write(now, write, none_lost).is_err());
+        assert!(none_lost(buffer.write(now, write)).is_err());
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.push(batch.len());
-            Ok(())
-        };
-        buffer.write(now + WAIT, write, none_lost).unwrap();
-        assert_eq!(written, [1], "the first batch was written before");
+        let written = write_all(&mut buffer, now + WAIT);
+        assert_eq!(written.len(), 1, "the first batch was written before");
 
         let mut lost = 0;
         for n in 0..2 * MAX_FAILED {
             if sender.send(id_hash(n), touch(1)) == Sent::ChannelFull {
-                let failed =
-                    buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
-                assert!(failed.is_err());
+                let result = buffer.write(now, |_| fails(ErrorKind::Busy));
+                assert!(result.written.is_err());
+                lost += result.lost.len();
                 sender.send(id_hash(n), touch(1));
             }
         }
-        let failed = buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
-        assert!(failed.is_err());
-        assert_eq!(lost, MAX_FAILED);
+        let result = buffer.write(now, |_| fails(ErrorKind::Busy));
+        assert!(result.written.is_err());
+        assert_eq!(lost + result.lost.len(), MAX_FAILED);
     }
 
     #[test]
@@ -312,23 +318,17 @@ mod tests {
         assert_eq!(write_around(&mut buffer, start, fails), (vec![dead, healthy], 0));
         let mut now = start;
         for _ in 0..9 {
-            assert!(!buffer.check_due(now), "the failed one waits");
+            assert!(!is_due(&mut buffer, now), "the failed one waits");
             send(&sender, 2);
             assert_eq!(buffer.next_due(), Some(now + WAIT), "the others wait as long as ever");
             now += WAIT;
-            assert!(buffer.check_due(now));
+            assert!(is_due(&mut buffer, now));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead, healthy], 0));
         }
         assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0), "the other is written");
         // The server is back: the latest touch is written.
         sender.send(dead, touch(7));
-        let mut written = Vec::new();
-        let write = |batch: &[IdTouch]| {
-            written.extend_from_slice(batch);
-            Ok(())
-        };
-        buffer.write(now, write, none_lost).unwrap();
-        assert_eq!(written, [(dead, touch(7))]);
+        assert_eq!(write_all(&mut buffer, now), [(dead, touch(7))]);
         assert_eq!(buffer.next_due(), None);
         send(&sender, 1);
         write_around(&mut buffer, now, fails);
@@ -340,10 +340,10 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, 1);
-        assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
-        assert!(!buffer.check_due(now), "not yet");
-        buffer.write(now, |_| Ok(()), none_lost).unwrap();
-        buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
+        assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Unavailable))).is_err());
+        assert!(!is_due(&mut buffer, now), "not yet");
+        none_lost(buffer.write(now, |_| Ok(()))).unwrap();
+        none_lost(buffer.write(now, |_| panic!("none is left"))).unwrap();
     }
 
     #[test]
@@ -363,16 +363,9 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, MAX_BATCH + 1);
-        let mut lost = 0;
-        let failed = buffer.write(now, |_| fails(ErrorKind::Corrupt), |count, _| lost = count);
-        assert_eq!((failed.unwrap_err().kind(), lost), (ErrorKind::Corrupt, MAX_BATCH));
-        assert!(buffer.check_due(now + WAIT));
-        let mut written = 0;
-        let write = |batch: &[IdTouch]| {
-            written += batch.len();
-            Ok(())
-        };
-        buffer.write(now + WAIT, write, none_lost).unwrap();
-        assert_eq!(written, 1);
+        let WriteResult { written, lost } = buffer.write(now, |_| fails(ErrorKind::Corrupt));
+        assert_eq!((written.unwrap_err().kind(), lost.len()), (ErrorKind::Corrupt, MAX_BATCH));
+        assert!(is_due(&mut buffer, now + WAIT));
+        assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
     }
 }

@@ -20,13 +20,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// old identity.
 const SETTLING: Duration = Duration::from_secs(2 * READ_INTERVAL.as_secs());
 
-/// What the cache entries of a backing store depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StoreVersion {
-    identity: StoreIdentity,
-    epoch: u64,
-}
-
 /// The ways in which a call may use the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheUse {
@@ -38,120 +31,125 @@ pub(super) enum CacheUse {
     InvalidateAll,
 }
 
-/// The version of the backing store as of the last read.
+/// Says whether the backing store is still the one from which the cache entries were read.
 #[derive(Debug)]
 pub(super) struct BackingVersion {
-    /// How long a version is used that cannot be read again.
+    /// How long an identity and an epoch are used that cannot be read again.
     life: Duration,
-    known: Mutex<KnownVersion>,
+    last_read: Mutex<LastRead>,
     /// Locked during a read.
     reading: Mutex<()>,
 }
 
+/// The identity and the epoch of the backing store, as of the last read.
 #[derive(Clone, Copy, Debug)]
-struct KnownVersion {
+struct LastRead {
     /// The time of the last read, also of one that failed.
-    last_read: Timestamp,
+    at: Timestamp,
     /// `None` before the first read, and while the store has no tables.
-    current: Option<CurrentVersion>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CurrentVersion {
-    version: StoreVersion,
+    version: Option<IdentityAndEpoch>,
     /// The time from which the cache may be read.
     readable_from: Timestamp,
-    /// The time from which the version is too old to be used.
+    /// The time from which `version` is too old to be used.
     usable_until: Timestamp,
 }
 
-impl StoreVersion {
+/// A new identity, or a new epoch, makes all older cache entries stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IdentityAndEpoch {
+    identity: StoreIdentity,
+    epoch: u64,
+}
+
+impl IdentityAndEpoch {
     pub(super) fn read(index: &dyn SessionIndex) -> Result<Self> {
-        Ok(StoreVersion { identity: index.identity()?, epoch: index.epoch()? })
+        Ok(IdentityAndEpoch { identity: index.identity()?, epoch: index.epoch()? })
     }
 }
 
 impl BackingVersion {
     pub(super) fn new(life: Duration) -> Self {
-        let known = KnownVersion { last_read: Timestamp::from_millis(i64::MIN), current: None };
-        BackingVersion { life, known: Mutex::new(known), reading: Mutex::default() }
+        let never = Timestamp::from_millis(i64::MIN);
+        let last_read =
+            LastRead { at: never, version: None, readable_from: never, usable_until: never };
+        BackingVersion { life, last_read: Mutex::new(last_read), reading: Mutex::default() }
     }
 
-    fn known(&self) -> KnownVersion {
-        *self.known.lock().ignore_poison()
+    fn last_read(&self) -> LastRead {
+        *self.last_read.lock().ignore_poison()
     }
 
-    /// Returns how a call at `now` may use the cache. If [`READ_INTERVAL`] has passed since the
-    /// last read of the version, one caller calls `read`; concurrent callers do not read the cache
-    /// meanwhile. If [`SETTLING`] has passed, they wait for `read`: other processes may already
-    /// read entries under another identity, which their invalidations must name. If the version
-    /// has changed, `on_change` is called before the new one is used. While reads fail, the last
-    /// version is used for its life.
+    /// Returns how a call at `now` may use the cache.
+    ///
+    /// If the last read is older than [`READ_INTERVAL`], one caller calls `read`; concurrent
+    /// callers do not read the cache meanwhile. If the last read is older than [`SETTLING`], they
+    /// wait for this one: another process may use a new identity by now, and invalidations must
+    /// name the entries of that identity.
+    ///
+    /// If the identity or the epoch has changed, `on_change` is called before they are used. While
+    /// reads fail, the last ones are used for their life.
     pub(super) fn refresh(
         &self,
         now: Timestamp,
-        read: impl FnOnce() -> Result<StoreVersion>,
+        read: impl FnOnce() -> Result<IdentityAndEpoch>,
         on_change: impl FnOnce(),
     ) -> CacheUse {
-        let mut known = self.known();
-        if known.is_read_due(now) {
+        let mut last_read = self.last_read();
+        if last_read.is_older_than(READ_INTERVAL, now) {
             // Held during the read.
-            let _reading = match self.reading.try_lock() {
-                Ok(reading) => reading,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => match known.current {
-                    Some(current) if now < known.last_read + SETTLING => {
-                        return CacheUse::Invalidate(current.version.identity);
-                    }
-                    _ => self.reading.lock().ignore_poison(),
-                },
+            let _reading = match (self.reading.try_lock(), last_read.version) {
+                (Ok(reading), _) => reading,
+                (Err(TryLockError::Poisoned(poisoned)), _) => poisoned.into_inner(),
+                (Err(TryLockError::WouldBlock), Some(version))
+                    if !last_read.is_older_than(SETTLING, now) =>
+                {
+                    return CacheUse::Invalidate(version.identity);
+                }
+                (Err(TryLockError::WouldBlock), _) => self.reading.lock().ignore_poison(),
             };
-            // Another caller may have read it meanwhile.
-            known = self.known();
-            if known.is_read_due(now) {
-                if known.update(now, read(), self.life) {
+            // Another caller may have read meanwhile.
+            last_read = self.last_read();
+            if last_read.is_older_than(READ_INTERVAL, now) {
+                if last_read.update(now, read(), self.life) {
                     on_change();
                 }
-                *self.known.lock().ignore_poison() = known;
+                *self.last_read.lock().ignore_poison() = last_read;
             }
         }
-        known.cache_use(now)
+        last_read.cache_use(now)
     }
 }
 
-impl KnownVersion {
-    fn is_read_due(&self, now: Timestamp) -> bool {
-        self.last_read + READ_INTERVAL <= now
+impl LastRead {
+    /// Returns whether `age`, or more, has passed since the read.
+    fn is_older_than(&self, age: Duration, now: Timestamp) -> bool {
+        self.at + age <= now
     }
 
     fn cache_use(&self, now: Timestamp) -> CacheUse {
-        match self.current {
-            Some(current) if now < current.usable_until => {
-                let identity = current.version.identity;
-                if now < current.readable_from {
-                    CacheUse::Invalidate(identity)
-                } else {
-                    CacheUse::ReadAndInvalidate(identity)
-                }
-            }
-            _ => CacheUse::InvalidateAll,
+        match self.version {
+            Some(_) if self.usable_until <= now => CacheUse::InvalidateAll,
+            Some(version) if now < self.readable_from => CacheUse::Invalidate(version.identity),
+            Some(version) => CacheUse::ReadAndInvalidate(version.identity),
+            None => CacheUse::InvalidateAll,
         }
     }
 
-    /// Records the result of a read. Returns whether the version has changed.
-    fn update(&mut self, now: Timestamp, read: Result<StoreVersion>, life: Duration) -> bool {
-        self.last_read = now;
-        let before = self.current;
+    /// Records the result of a read. Returns whether the identity or the epoch has changed.
+    fn update(&mut self, now: Timestamp, read: Result<IdentityAndEpoch>, life: Duration) -> bool {
+        self.at = now;
+        let before = self.version;
         match read {
             Ok(version) => {
-                let unchanged = before.filter(|before| before.version.identity == version.identity);
-                let readable_from = unchanged.map_or(now + SETTLING, |before| before.readable_from);
-                let usable_until = now + life;
-                self.current = Some(CurrentVersion { version, readable_from, usable_until });
-                before.is_some_and(|before| before.version != version)
+                if before.is_none_or(|before| before.identity != version.identity) {
+                    self.readable_from = now + SETTLING;
+                }
+                self.usable_until = now + life;
+                self.version = Some(version);
+                before.is_some_and(|before| before != version)
             }
             // The tables were removed.
-            Err(error) if error.kind() == ErrorKind::NotSetUp => self.current.take().is_some(),
+            Err(error) if error.kind() == ErrorKind::NotSetUp => self.version.take().is_some(),
             Err(_) => false,
         }
     }
@@ -168,11 +166,11 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(60);
     const MILLI: Duration = Duration::from_millis(1);
 
-    fn version(identity: u8, epoch: u64) -> Result<StoreVersion> {
-        Ok(StoreVersion { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
+    fn version(identity: u8, epoch: u64) -> Result<IdentityAndEpoch> {
+        Ok(IdentityAndEpoch { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
     }
 
-    fn fail() -> Result<StoreVersion> {
+    fn fail() -> Result<IdentityAndEpoch> {
         Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
     }
 
@@ -216,7 +214,7 @@ mod tests {
     fn refresh(
         backing: &BackingVersion,
         now: Timestamp,
-        read_result: Result<StoreVersion>,
+        read_result: Result<IdentityAndEpoch>,
     ) -> Refreshed {
         let reads = Cell::new(0);
         let is_changed = Cell::new(false);

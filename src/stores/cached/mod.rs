@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::backing_version::{BackingVersion, CacheUse, StoreVersion};
+use crate::stores::cached::backing_version::{BackingVersion, CacheUse, IdentityAndEpoch};
 use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
@@ -287,7 +287,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return CacheUse::ReadAndInvalidate(StoreIdentity::from_bytes([0; 16]));
         };
         let on_change = || self.freshness.mark_stale_until(now);
-        self.backing_version.refresh(now, || StoreVersion::read(index), on_change)
+        self.backing_version.refresh(now, || IdentityAndEpoch::read(index), on_change)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and

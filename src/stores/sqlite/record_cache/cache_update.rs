@@ -57,7 +57,7 @@ impl<'c> CacheUpdate<'c> {
     }
 
     /// Removes what was put, because some of the changes were undone.
-    pub(crate) fn remove_put(&mut self) {
+    pub(crate) fn turn_puts_into_removals(&mut self) {
         self.changed.iter_mut().flatten().for_each(|(_, session)| *session = None);
     }
 

@@ -82,7 +82,7 @@ impl<'c> WriteTx<'c> {
             }
             self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
             self.is_undone = !is_grouped;
-            self.cache_update.remove_put();
+            self.cache_update.turn_puts_into_removals();
         }
         if is_grouped {
             self.control("RELEASE job")?;
