@@ -78,7 +78,7 @@ impl Session {
     /// presented id.
     fn was_retired_in_flight(&self) -> Result<bool> {
         let retired_ids = &self.context.retired_ids;
-        let since = self.retired_at_open;
+        let since = self.opened_tick;
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |retired, id_hash| {
             Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)

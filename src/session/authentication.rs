@@ -163,7 +163,7 @@ impl Session {
     /// errors](ErrorKind#the-stores-errors).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.load_for_change(OPERATION)?;
+        let mut state = self.lock_loaded_to_write(OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

@@ -22,7 +22,7 @@ impl Session {
     /// the choice would have no effect.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
-        let mut state = self.writable(OPERATION)?;
+        let mut state = self.lock_to_write(OPERATION)?;
         if state.load_state.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
@@ -75,7 +75,7 @@ impl Session {
     /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.load_for_change(OPERATION)?;
+        let mut state = self.lock_loaded_to_write(OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);
@@ -109,7 +109,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
-        let mut state = self.writable("renew the session")?;
+        let mut state = self.lock_to_write("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        self.lock_open("ignore the session")?.is_ignored = true;
+        self.lock_until_closed("ignore the session")?.is_ignored = true;
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
+        self.lock_until_closed("allow a request of another site")?.cross_site_allowed = true;
         Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
-        let mut state = self.lock_open(OPERATION)?;
+        let mut state = self.lock_until_closed(OPERATION)?;
         self.check_cross_site(&state, OPERATION)?;
         let current = state.load_state.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
@@ -66,7 +66,7 @@ impl Session {
     /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
     /// request, has ended the session that it has read.
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
-        let mut state = self.state();
+        let mut state = self.lock_unchecked();
         if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
             state.reset(SignOut::Done);
         }
@@ -75,7 +75,7 @@ impl Session {
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {
-        let mut state = self.state();
+        let mut state = self.lock_unchecked();
         if !self.presented.is_empty() {
             state.response.varies = true;
             state.response.may_read_later = true;
@@ -84,13 +84,13 @@ impl Session {
 
     /// Records that the response has flash messages.
     pub(crate) fn mark_flashes_shown(&self) {
-        self.state().response.has_flash = true;
+        self.lock_unchecked().response.has_flash = true;
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.lock(CLOSE)?;
+        let mut state = self.lock_to_read(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
@@ -143,7 +143,7 @@ impl Session {
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
-        let state = self.state();
+        let state = self.lock_unchecked();
         let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }

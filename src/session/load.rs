@@ -113,7 +113,7 @@ impl LoadState {
 
 impl Session {
     /// Loads the session at the first call, and returns the result of that load.
-    pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
+    pub(super) fn ensure_loaded<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
         if let LoadState::Unread = state.load_state {
             let now = self.context.now();
@@ -186,7 +186,7 @@ impl Session {
                         || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(find_reason);
                     let retired_ids = &self.context.retired_ids;
-                    let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
+                    let retired = retired_ids.retired_since(&id_hash, self.opened_tick)?;
                     absence.retired_since_open = absence.retired_since_open.max(retired);
                     if retired != RetiredSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });

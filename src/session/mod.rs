@@ -39,7 +39,7 @@ use changes::Changes;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
-use shared::RetiredCount;
+use shared::RetiredTick;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use blocking_hook::BlockingCalls;
@@ -121,10 +121,10 @@ pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
     presented: Presented,
-    /// How many ids this process had retired when the request was opened.
-    retired_at_open: RetiredCount,
-    /// The time at which the request was opened; `None` without a presented id, which alone makes
-    /// it matter.
+    /// The time at which the request was opened, by the logical clock of the retired ids.
+    opened_tick: RetiredTick,
+    /// The time at which the request was opened. `None` if it presents no id: only the times of
+    /// replaced ids are compared with it.
     opened_at: Option<Timestamp>,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
     cookie_rejected_by: Option<RejectedBy>,
@@ -275,13 +275,13 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let cookie_rejected_by = context.cookie_rejected_by(head);
-        let retired_at_open = context.retired_ids.count();
+        let opened_tick = context.retired_ids.now();
         let opened_at = (!presented.is_empty()).then(|| context.now());
         Session {
             context,
             blocking,
             presented,
-            retired_at_open,
+            opened_tick,
             opened_at,
             cookie_rejected_by,
             address,
@@ -298,21 +298,6 @@ impl Session {
         let has_same_ids =
             || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
         Arc::ptr_eq(&self.context, context) && has_same_ids()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic in the application's `Serialize` leaves the state as it was before the call.
-        self.state.lock().ignore_poison()
-    }
-
-    /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
-    /// a refused request.
-    fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if self.origin_check.is_refusal() {
-            return Err(Error::new(ErrorKind::CrossOrigin, operation));
-        }
-        self.check_not_updating(operation)?;
-        Ok(self.state())
     }
 
     /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
@@ -338,33 +323,6 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Locks the state. Fails after the end of the request.
-    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let state = self.lock(operation)?;
-        if state.is_closed {
-            return Err(Error::new(ErrorKind::Closed, operation));
-        }
-        Ok(state)
-    }
-
-    /// Locks the state for a change. Fails if changes are not possible.
-    fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_open(operation)?;
-        state.check_readable(operation)?;
-        self.check_cross_site(&state, operation)?;
-        state.response.varies = true;
-        state.first_use.get_or_insert_with(|| self.context.now());
-        Ok(state)
-    }
-
-    /// Locks the state for a change that depends on the session, and loads the session.
-    fn load_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.writable(operation)?;
-        self.read(&mut state)?;
-        state.check_readable(operation)?;
-        Ok(state)
-    }
-
     /// Refuses to begin or end a session in a request that the page of another site sent, as it can
     /// to an exempt path. Such a request comes without the cookie, and the response would replace
     /// or remove it.
@@ -376,5 +334,53 @@ impl Session {
             return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
         }
         Ok(())
+    }
+}
+
+// The ways to lock the state. Each fails as the one before it does, and in the cases of its own row:
+//
+// | function | fails | does in addition |
+// |---|---|---|
+// | `lock_unchecked` | never | |
+// | `lock_to_read` | if the request was refused, or on the thread of a running update | |
+// | `lock_until_closed` | after the close | |
+// | `lock_to_write` | after a failed load, or by `check_cross_site` | marks the session as used |
+// | `lock_loaded_to_write` | if the load fails | loads the session |
+impl Session {
+    fn lock_unchecked(&self) -> MutexGuard<'_, State> {
+        // A panic in the application's `Serialize` leaves the state as it was before the call.
+        self.state.lock().ignore_poison()
+    }
+
+    fn lock_to_read(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        if self.origin_check.is_refusal() {
+            return Err(Error::new(ErrorKind::CrossOrigin, operation));
+        }
+        self.check_not_updating(operation)?;
+        Ok(self.lock_unchecked())
+    }
+
+    fn lock_until_closed(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock_to_read(operation)?;
+        if state.is_closed {
+            return Err(Error::new(ErrorKind::Closed, operation));
+        }
+        Ok(state)
+    }
+
+    fn lock_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_until_closed(operation)?;
+        state.check_readable(operation)?;
+        self.check_cross_site(&state, operation)?;
+        state.response.varies = true;
+        state.first_use.get_or_insert_with(|| self.context.now());
+        Ok(state)
+    }
+
+    fn lock_loaded_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_to_write(operation)?;
+        self.ensure_loaded(&mut state)?;
+        state.check_readable(operation)?;
+        Ok(state)
     }
 }

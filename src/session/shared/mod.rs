@@ -13,7 +13,7 @@ mod update_queue;
 pub(crate) use context::Context;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use retired_ids::{RetiredCount, RetiredIds, RetiredSinceOpen};
+pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
