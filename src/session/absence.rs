@@ -7,7 +7,6 @@ use crate::backend::{Missing, ReplacedId};
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::shared::RetiredSinceOpen;
@@ -137,18 +136,5 @@ impl Session {
         state.response.has_discarded_changes = true;
         state.changes.drop_all_but_renewal();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
-    }
-
-    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
-    /// session if the settings say so.
-    pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
-        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
-        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
-        if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            absence.replacement = None;
-        }
-        Ok(())
     }
 }

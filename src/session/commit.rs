@@ -9,18 +9,18 @@
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
-use crate::lifetime::{EndReason, Lifetime};
-use crate::record::{EndedSession, NewSession, Record, Touch};
+use crate::lifetime::Lifetime;
+use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
-use crate::session::{Ending, Session, Settings, SignOut, State};
+use crate::session::renewal::Renewal;
+use crate::session::{Session, Settings, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,41 +75,8 @@ impl Session {
         })
     }
 
-    /// Ends the sessions that a sign-in or the handler has marked for it.
-    pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
-        while let Some(id_hash) = ending.after_sign_in.last() {
-            self.end_session_of(id_hash, EndReason::Superseded)?;
-            ending.after_sign_in.pop();
-        }
-        while let Some(id_hash) = ending.to_destroy.last() {
-            if self.end_session_of(id_hash, EndReason::SignedOut)? {
-                ending.sign_out = SignOut::Done;
-            }
-            ending.to_destroy.pop();
-        }
-        Ok(())
-    }
-
-    /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
-    /// was one.
-    pub(super) fn end_session_of(
-        &self,
-        id_hash: &SessionIdHash,
-        reason: EndReason,
-    ) -> Result<bool> {
-        let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let CommitAnswer::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
-        self.report_end(&ended, reason);
-        Ok(true)
-    }
-
-    /// Reports a session that this request has ended.
-    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
-        self.context.end_trail.report(ended, reason, None, self.address);
-    }
-
     /// Makes one call of the store, and records which ids it has retired.
-    fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
+    pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store.get()?;
         let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
@@ -162,16 +129,6 @@ impl Session {
             LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
         }
         Ok(())
-    }
-
-    /// Returns the renewal in the commit of this request's changes: one that the handler has asked
-    /// for, or that of an id under a former name of the cookie.
-    fn renewal_of_changes(&self, state: &State, id_hash: &SessionIdHash) -> Option<Renewal> {
-        // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let by_handler =
-            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
-        let grace = self.context.settings.renewal_grace;
-        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
     /// Merges the changes into the session of this id. A renewal is part of the same commit.
@@ -304,13 +261,6 @@ fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> R
         Arc::make_mut(session).record = newer;
     }
     Ok(())
-}
-
-/// A renewal of the session's id.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Renewal {
-    /// How long the old id stays valid.
-    pub(super) grace: Option<Duration>,
 }
 
 /// The parts of a commit that stay the same when its changes are recomputed.

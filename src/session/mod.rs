@@ -12,9 +12,11 @@ mod choices;
 mod close;
 mod commit;
 mod csrf_secret;
+mod ending;
 mod facts;
 mod load;
 mod presented;
+mod renewal;
 mod running_update;
 mod shared;
 mod sign_in;
@@ -29,13 +31,13 @@ use crate::clock::Timestamp;
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::{RealmTag, SessionIdHash};
-use crate::lifetime::EndReason;
+use crate::id::RealmTag;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
+use ending::Ending;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
@@ -44,8 +46,8 @@ use shared::RetiredTick;
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
-pub(crate) use close::AGE_RENEWAL_GRACE;
 pub use commit::CommitOutcome;
+pub(crate) use renewal::AGE_RENEWAL_GRACE;
 pub use shared::OnLoadFailure;
 pub(crate) use shared::{
     Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
@@ -158,29 +160,6 @@ struct State {
     first_use: Option<Timestamp>,
 }
 
-/// The sessions that the request ends, and how the presented one has ended.
-#[derive(Debug, Default)]
-struct Ending {
-    /// Sessions that the handler destroyed; they end with the next commit or the request.
-    to_destroy: Vec<SessionIdHash>,
-    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
-    /// it does not undo the sign-in.
-    after_sign_in: Vec<SessionIdHash>,
-    sign_out: SignOut,
-    /// Why the presented session has ended, if that is known.
-    reason: Option<EndReason>,
-}
-
-/// Whether the request signs out: the response then removes the cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum SignOut {
-    #[default]
-    NotRequested,
-    Requested,
-    /// A session has ended.
-    Done,
-}
-
 /// What the response must say beside the id. A fact is never reset.
 #[derive(Debug, Default)]
 struct ResponseFacts {
@@ -199,15 +178,6 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Continues without a session, because the request ends its own or has ended it.
-    fn reset(&mut self, sign_out: SignOut) {
-        self.set_absent(Absence::default());
-        self.changes = Changes::default();
-        self.ending.sign_out = self.ending.sign_out.max(sign_out);
-        self.is_ignored = false;
-        self.response.varies = true;
-    }
-
     /// Records that there is no session any more.
     fn set_absent(&mut self, absence: Absence) {
         self.response.saw_user = self.has_seen_user();
