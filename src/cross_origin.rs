@@ -24,9 +24,9 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 ///
 /// All current browsers send `Sec-Fetch-Site` over TLS and to `localhost`, and `Origin` elsewhere.
 /// A request with neither passes. It comes from a program such as curl, which has only the cookies
-/// that its user gave to it, or from a Firefox older than 2020, whose users only
-/// [CSRF tokens](crate::Session::csrf_field) protect. A request with several fields of one of these
-/// names is refused.
+/// that its user gave to it, or from a Firefox before 70 (2019) or an Edge before 79 (2020), whose
+/// users only [CSRF tokens](crate::Session::csrf_field) protect. A request with several fields of
+/// one of these names is refused.
 ///
 /// Behind proxies ([`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies)) the
 /// first entry of `X-Forwarded-Host`, if a proxy sends it, is used in place of `Host`.

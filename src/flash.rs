@@ -22,7 +22,7 @@ use crate::session::Session;
 pub struct Flash {
     /// The kind of the message, such as `info` or `error`. The application defines its meaning.
     pub kind: String,
-    /// The text of the message.
+    /// The text of the message. Escape it in HTML, as any other text.
     pub text: String,
     /// A random mark. It distinguishes equal messages, so that reading removes exactly the messages
     /// that were returned.
@@ -89,9 +89,8 @@ impl Session {
     }
 
     /// Returns the messages and removes them. If a page does not call this, the messages stay for
-    /// the next one. A page that the browser [fetches in
-    /// advance](crate::adapter::RequestHead::purpose) receives the messages without removing them,
-    /// because the browser may never show it.
+    /// the next one. A [prefetch](crate::adapter::RequestHead::purpose) (`Sec-Purpose: prefetch`)
+    /// does not remove them, because the browser may never show the page.
     ///
     /// # Errors
     /// As [`get`](Self::get).

@@ -1,4 +1,7 @@
 //! Identifiers: the secret session id, its hash, the public id, the realm, and the user key.
+//!
+//! Applications use [`UserKey`] and [`PublicId`], and with an identity provider [`IdpSessionId`].
+//! The others are for authors of stores.
 
 // Uses only `error`. Ids are made by the session and reach stores as hashes only; the texts that
 // name users, realms and providers' sessions are validated here once.
@@ -162,7 +165,22 @@ impl fmt::Debug for JoinSalt {
 /// The public identifier of a session: 128 random bits, 32 hexadecimal digits as text.
 ///
 /// It stays the same when the session id is renewed, and reveals nothing of the session id. Pages,
-/// logs and commands name a session by it.
+/// logs and commands name a session by it:
+///
+/// ```
+/// use cloakroom::id::PublicId;
+/// use cloakroom::{SessionManager, UserKey};
+///
+/// /// `device` is from the form of a page that lists the user's sessions.
+/// fn end(sessions: &SessionManager, user: &UserKey, device: &str) -> cloakroom::Result<bool> {
+///     let public_id: PublicId = device.parse()?;
+///     sessions.revoke(user, &public_id, None)
+/// }
+/// # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
+/// # let ada = UserKey::new("ada")?;
+/// # assert!(!end(&sessions, &ada, "000102030405060708090a0b0c0d0e0f")?);
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicId([u8; 16]);
 
@@ -292,9 +310,19 @@ fn validated_name(text: String, operation: &'static str) -> Result<Box<str>> {
     Err(Error::with_source(ErrorKind::Invalid, operation, why))
 }
 
-/// The text by which the application identifies a user, such as a primary key.
+/// The text by which the application identifies a user. Use one that never changes, such as the
+/// primary key of the user's row; an e-mail address changes, and `Ada` and `ada` are two users.
 ///
 /// It has 1 to 255 bytes of UTF-8 without NUL and is compared byte for byte.
+///
+/// ```
+/// use cloakroom::UserKey;
+///
+/// let row_id: i64 = 42;
+/// let user = UserKey::new(row_id.to_string())?;
+/// assert_eq!(user.as_str(), "42");
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey(Box<str>);
 

@@ -5,16 +5,20 @@
 //! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
 //! closing stores the changes and returns header fields for the response.
 //!
-//! **For** applications on rouille, Rocket or tiny_http, or on another server that answers each
-//! request on a thread. All calls block their thread; on Rocket other requests continue meanwhile.
+//! Two requests of one browser often overlap. The store merges the changes of both, and a session
+//! that one of them has ended stays ended, whatever the other one stores.
+//!
+//! **For** applications on Rocket, rouille or tiny_http, or on another server that answers each
+//! request on a thread. Each call blocks its thread until the store answers; on Rocket, as long as
+//! fewer than `max_blocking` (512) calls wait, other requests continue meanwhile.
 //!
 //! **Not for** axum, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no passwords
 //! and does not encrypt the data of sessions.
 //!
 //! # Usage
 //!
-//! The adapters in [`web`] open and close the session. The shortest start is rouille, which in
-//! production needs a proxy with [two settings](guide::servers#rouille):
+//! The adapters in [`web`] open and close the session. rouille is the shortest start; [choose
+//! Rocket](guide::servers) for a new application in production:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
@@ -93,8 +97,9 @@
 //! An application meets five types. One [`SessionManager`] has the settings, opens the session of
 //! each request, and lists and ends the sessions of a user. A [`Session`] is that of one request:
 //! it reads and changes values, and signs the user in and out. A store, such as [`SqliteStore`] or
-//! [`MemoryStore`], keeps the sessions. A [`UserKey`] names a user for ever, as a number in the
-//! user's row does. An adapter in [`web`] connects a server with the manager.
+//! [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you identify a user; use
+//! one that never changes, such as the primary key of the row. An adapter in [`web`] connects a
+//! server with the manager.
 //!
 //! | question | items | page |
 //! |---|---|---|

@@ -111,8 +111,8 @@ impl Default for Lifetime {
 pub enum EndReason {
     /// A request ended it with [`destroy`](crate::Session::destroy).
     SignedOut,
-    /// A sign-in took its place: of another user, or while the request presented it as a second
-    /// session.
+    /// A sign-in ended it: that of another user through its id, or one whose request presented it
+    /// beside the session that was signed in.
     Superseded,
     /// A call of the manager ended it.
     Revoked,
@@ -132,9 +132,9 @@ pub enum EndReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The longest time between two requests, in whole milliseconds.
+    /// The longest time between two requests, in whole milliseconds; `None` for no limit.
     pub idle: Option<Duration>,
-    /// The time at which the session ends in any case.
+    /// The time at which the session ends in any case; `None` for no limit.
     pub absolute_deadline: Option<Timestamp>,
 }
 

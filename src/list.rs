@@ -1,6 +1,31 @@
-//! Lists of sessions: which sessions, which page, what a list shows of a session, and counts.
+//! What lists of sessions take and return: which sessions ([`SessionFilter`]), how many and from
+//! where ([`Page`]), what a list shows of each ([`Summary`]), and their number ([`Stats`]).
 //!
-//! The manager, the session indexes of stores and the calls for operators use the same types.
+//! An administrator's page lists the sessions of all users by
+//! [`list_page`](crate::SessionManager::list_page). A page for one user needs only
+//! [`list_for_user`](crate::SessionManager::list_for_user), and reads the summaries.
+//!
+//! ```
+//! use std::num::NonZeroUsize;
+//!
+//! use cloakroom::SessionManager;
+//! use cloakroom::list::{Page, SessionFilter};
+//!
+//! fn overview(sessions: &SessionManager) -> cloakroom::Result<String> {
+//!     const TEN: NonZeroUsize = NonZeroUsize::new(10).unwrap();
+//!     let mut text = format!("{} users are signed in\n", sessions.stats()?.signed_in);
+//!     for session in sessions.list_page(&SessionFilter::All, Page::first(TEN))? {
+//!         let user = session.user.as_ref().map_or("a visitor", |user| user.as_str());
+//!         text += &format!("{user}, since {}\n", session.created);
+//!     }
+//!     Ok(text)
+//! }
+//! # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
+//! # assert_eq!(overview(&sessions)?, "0 users are signed in\n");
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! Authors of stores, and the calls of operators in `stores::admin`, use the same types.
 
 use std::num::NonZeroUsize;
 
@@ -10,8 +35,8 @@ use crate::record::Record;
 
 pub use crate::record::Client;
 
-/// The sessions that a call of [`SessionIndex`](crate::backend::SessionIndex) applies to. Names
-/// match exactly, byte for byte.
+/// The sessions that a call applies to, such as [`list_page`](crate::SessionManager::list_page).
+/// Names match exactly, byte for byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionFilter<'a> {
@@ -74,7 +99,7 @@ impl Page {
     }
 }
 
-/// A session in a list: the record without its data.
+/// What a list shows of a session: everything but its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -84,14 +109,15 @@ pub struct Summary {
     pub realm: Realm,
     /// The user; `None` for an anonymous session.
     pub user: Option<UserKey>,
-    /// The identity provider's id of the session.
+    /// The identity provider's id of the session, if a sign-in has set one.
     pub idp_session_id: Option<IdpSessionId>,
     /// The level of the user's last proof of identity.
     pub auth_level: u16,
     /// The time at which the session began.
     pub created: Timestamp,
     /// The time of the user's last proof of identity: a sign-in, or
-    /// [`confirm_authentication`](crate::Session::confirm_authentication).
+    /// [`confirm_authentication`](crate::Session::confirm_authentication). `None` for an anonymous
+    /// session.
     pub authenticated: Option<Timestamp>,
     /// The time of the last recorded activity. A request is recorded, within about a second, if a
     /// fortieth of the idle limit (36 minutes by default) has passed since the record before.
@@ -100,7 +126,9 @@ pub struct Summary {
     pub deadline: Timestamp,
     /// Whether the browser keeps the cookie when it is closed.
     pub persistent: bool,
-    /// The client that began the session or signed in to it, if the application records it.
+    /// The client that began the session or signed in to it, if
+    /// [`record_user_agent`](crate::manager::SessionManagerBuilder::record_user_agent) or
+    /// `record_address` was set then.
     pub client: Option<Client>,
     /// The size of the data, in bytes of JSON.
     pub bytes: usize,

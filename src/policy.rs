@@ -43,17 +43,17 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Authenticator assurance level 1: 30 days absolute, 1 day idle.
+    /// Makes the policy of authenticator assurance level 1: 30 days absolute, 1 day idle.
     pub const fn aal1() -> Self {
         Policy { idle: DAY, absolute: Duration::from_secs(30 * 86_400), persistent: false }
     }
 
-    /// Authenticator assurance level 2: 24 hours absolute, 1 hour idle.
+    /// Makes the policy of authenticator assurance level 2: 24 hours absolute, 1 hour idle.
     pub const fn aal2() -> Self {
         Policy { idle: HOUR, absolute: DAY, persistent: false }
     }
 
-    /// Authenticator assurance level 3: 12 hours absolute, 15 minutes idle.
+    /// Makes the policy of authenticator assurance level 3: 12 hours absolute, 15 minutes idle.
     pub const fn aal3() -> Self {
         Policy {
             idle: Duration::from_secs(15 * 60),

@@ -1,5 +1,5 @@
-//! The pictures of docs/performance.md and the tables of figures in docs, from the figures in
-//! `bench/figures`.
+//! The pictures of docs/performance.md and the tables of figures in docs and bench/README.md, from
+//! the figures in `bench/figures`.
 
 mod pages;
 mod pictures;
@@ -12,8 +12,8 @@ use serde_json::Value;
 /// A file, and the text that it should have.
 type Wanted = (PathBuf, String);
 
-/// Writes all pictures and tables, from `bench/figures` into `docs`. With `check` it panics instead
-/// if a file is outdated.
+/// Writes all pictures and tables from `bench/figures`. With `check` it panics instead if a file is
+/// outdated.
 pub fn run(check: bool) {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = bench.join("../docs");
@@ -74,6 +74,11 @@ impl Run {
 
     fn value(&self, name: &str) -> f64 {
         self.figure(name)["value"].as_f64().expect("a number")
+    }
+
+    /// Returns whether a figure is a ratio of two sides.
+    fn is_ratio(&self, name: &str) -> bool {
+        self.figure(name)["microseconds"].is_object()
     }
 
     /// The figure's goal: whether it is an upper bound, and the bound.

@@ -50,6 +50,12 @@
 //!             rows.insert(session.id_hash, session.record.clone());
 //!             Ok(CommitAnswer::done(session))
 //!         }
+//!         Decision::Replace { at, session, ended, .. } => {
+//!             rows.remove(&at); // and remember the presented id as a replaced id
+//!             rows.insert(session.id_hash, session.record.clone());
+//!             let (previous_id, ended, evicted) = (None, vec![ended], vec![]);
+//!             Ok(CommitAnswer::Done { session, previous_id, ended, evicted })
+//!         }
 //!         Decision::Move { at, session, .. } => {
 //!             rows.remove(&at); // and remember `at` as a replaced id
 //!             rows.insert(session.id_hash, session.record.clone());

@@ -26,9 +26,10 @@ type Source = Box<dyn error::Error + Send + Sync>;
 /// Cloning is cheap: a failed group commit returns the same error to all its requests.
 ///
 /// ```
-/// use cloakroom::UserKey;
+/// use cloakroom::{ErrorKind, UserKey};
 ///
 /// let error = UserKey::new("").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Invalid);
 /// assert_eq!(error.to_string(), "cannot use that as a user key: it is empty");
 /// ```
 #[derive(Clone)]

@@ -171,8 +171,10 @@ impl SessionManagerBuilder {
     /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
     /// for clients that are not browsers. The manager then ignores cookies.
     ///
-    /// A sign-out cannot remove the id from such a client, but the id then finds no session.
-    /// Building the manager fails for headers with another meaning, such as `Authorization`.
+    /// A sign-out cannot remove the id from such a client, but the id then finds no session. The
+    /// [cross-origin check](Self::cross_origin) is off by default. Building the manager fails for a
+    /// header with another meaning, such as `Authorization`: use one of your own, such as
+    /// `X-Session-Id`.
     ///
     /// Two managers share their sessions if they have the same store and realm:
     ///
@@ -221,16 +223,11 @@ impl SessionManagerBuilder {
     /// ```
     ///
     /// Under a former name the manager looks in two realms: in the default realm of that name, and
-    /// in its own [`realm`](Self::realm) if one is set.
-    ///
-    /// | a session | under the former name | after the move |
-    /// |---|---|---|
-    /// | is in the realm | in which it began | of this manager |
-    /// | is in lists, counts and revocations | yes | yes |
-    /// | counts for the limit per user | if it began in the realm of this manager | yes |
-    ///
-    /// Lists, counts and revocations also cover the sessions of another manager that still uses one
-    /// of these realms. To keep all sessions in one realm, set the realm to the former name.
+    /// in its own [`realm`](Self::realm) if one is set. Until it moves, a session stays in the
+    /// realm in which it began, and counts for the limit per user only if that is this manager's.
+    /// Lists, counts and revocations cover it all along. They also cover the sessions of another
+    /// manager that still uses one of these realms. To keep all sessions in one realm, set the
+    /// realm to the former name.
     ///
     /// The attributes and keys of the cookie are the current ones. Building the manager fails with
     /// a [`header`](Self::header).
@@ -244,6 +241,10 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user. Each limit is at least one millisecond. Defaults
     /// to 1 day idle and 30 days absolute.
+    ///
+    /// A session that reaches a limit has expired, and its user must sign in again. Without an
+    /// absolute limit a thief can use a session for ever, so building the manager then raises
+    /// [`NoAbsoluteLimit`](Event::NoAbsoluteLimit).
     ///
     /// ```
     /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
@@ -309,14 +310,19 @@ impl SessionManagerBuilder {
     /// Sets whether browsers keep the cookie when they are closed. Defaults to true. A handler can
     /// choose otherwise with [`Session::set_persistent`](crate::Session::set_persistent).
     ///
-    /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
-    /// at start keeps the cookie even then, so such a session needs an idle limit.
+    /// With false, which suits shared computers, the cookie has neither Max-Age nor Expires, and
+    /// the browser deletes it when it is closed. A browser that restores its windows at start keeps
+    /// the cookie even then, so such a session needs an idle limit.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
     /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
     /// messages do not count: they have a [separate limit](crate::Flash).
+    ///
+    /// A change that exceeds the maximum fails with [`ErrorKind::TooLarge`], and the stored session
+    /// stays as it is. A session that is larger, because the maximum was lowered, can be read, and
+    /// changed if it does not grow.
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
@@ -334,7 +340,8 @@ impl SessionManagerBuilder {
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// # use std::time::Duration;
     /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .renewal_grace(Duration::from_secs(10)) // for the other requests of the page
+    ///     .renewal_grace(Duration::from_secs(10)) // after a renewal by a handler
+    ///     .renew_every(Duration::from_secs(60 * 60)) // these have a grace of one minute
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
@@ -352,10 +359,11 @@ impl SessionManagerBuilder {
     /// request tries again. No id is renewed by a prefetch, by a request that
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
-    /// The replaced id stays valid for one minute. A request that presents it after ten seconds
-    /// gets another new id, because its client may not have received the first one; but not within
-    /// the [`renewal_grace`](Self::renewal_grace), because a handler may have replaced a stolen id.
-    /// The guide has [a table](crate::guide::ids#what-an-old-id-does).
+    /// The replaced id stays valid for one minute. A request that presents it after more than ten
+    /// seconds gets another new id, because its client may not have received the first one. With a
+    /// longer [`renewal_grace`](Self::renewal_grace) it gets one only after that grace, and so with
+    /// one minute never: a handler may have replaced a stolen id. The guide has [a
+    /// table](crate::guide::ids#what-an-old-id-does).
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -401,7 +409,8 @@ impl SessionManagerBuilder {
 
     /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
     /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
-    /// then.
+    /// then. With true, the changes that a failing handler had made until then are stored. Those of
+    /// a handler that panicked never are.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -471,7 +480,9 @@ impl SessionManagerBuilder {
     /// sends that.
     ///
     /// With 0 both headers are ignored, because any client can send them. The client's address is
-    /// that of the connection.
+    /// that of the connection. With a number that is too high, a client can choose its address, by
+    /// sending `X-Forwarded-For` itself; with one that is too low, all clients have the address of
+    /// a proxy.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
@@ -483,7 +494,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets whether a session stores the client's user agent, cut to 256 bytes. Defaults to false,
-    /// because it is personal data.
+    /// because it is personal data. Set it some time before you publish a list of a user's devices,
+    /// because sessions that began or signed in earlier have none.
     pub fn record_user_agent(self, record: bool) -> Self {
         self.with(|settings| settings.record_user_agent = record)
     }
@@ -555,13 +567,15 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
-    /// Defaults to 60 seconds.
+    /// Defaults to 60 seconds. No request finds an expired session: the interval decides only when
+    /// its space is free, and when [`Ended`](Event::Ended) is raised for it.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
 
-    /// Starts no cleaner. Expired sessions are then not removed, and each request writes its own
-    /// activity. This is for programs that run beside the server.
+    /// Starts no cleaner. Expired sessions are then not removed, each request writes its own
+    /// activity, and [`sweep_now`](SessionManager::sweep_now) and [`flush`](SessionManager::flush)
+    /// fail. This is for programs that run beside the server.
     pub fn without_cleaner(self) -> Self {
         SessionManagerBuilder { sweep_every: None, ..self }
     }
@@ -573,7 +587,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the receiver of events. Defaults to the [`log`](https://docs.rs/log) crate. A store has
-    /// a setting of its own; pass the same [`Events`] to both.
+    /// a setting of its own; pass the same [`Events`] to both. The module
+    /// [`event`](crate::event) has an example.
     pub fn events(self, events: Events) -> Self {
         SessionManagerBuilder { events, ..self }
     }

@@ -1,4 +1,4 @@
-//! The session manager, its builder, and lists of a user's sessions.
+//! The session manager, its settings and their [review](Review), and lists of a user's sessions.
 
 mod builder;
 mod review;
@@ -77,9 +77,20 @@ impl SessionManager {
         SessionManagerBuilder::new(store)
     }
 
-    /// Returns a clone that makes each call that may block through `blocking_hook`, as do the
-    /// sessions that it opens. This is for adapters of frameworks that run handlers on threads that
-    /// must not block.
+    /// Returns a clone that runs every call that may block inside `blocking_hook`. The sessions
+    /// that it opens do the same. This is for adapters of frameworks that run handlers on threads
+    /// that must not block.
+    ///
+    /// ```
+    /// fn blocking_hook(call: &mut dyn FnMut()) {
+    ///     // On Tokio: tokio::task::block_in_place(call)
+    ///     call();
+    /// }
+    ///
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// let sessions = sessions.with_blocking_hook(blocking_hook);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     #[must_use]
     pub fn with_blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
         let blocking = BlockingCalls { hook: Some(blocking_hook) };
@@ -179,7 +190,33 @@ impl SessionManager {
         self.blocking.run(|| cleaner.sweep_now())
     }
 
-    /// Waits until the cleaner has written all activity that requests have recorded so far.
+    /// Waits until the cleaner has written all activity that requests have recorded so far. The
+    /// cleaner does so within a second; this is for tests, and for a list that must be exact.
+    ///
+    /// ```
+    /// # use cloakroom::adapter::Outcome;
+    /// # use cloakroom::clock::{Clock, ManualClock};
+    /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+    /// # use std::time::Duration;
+    /// # let clock = ManualClock::default();
+    /// # let sessions = SessionManager::builder(MemoryStore::new()).clock(clock.clone()).build()?;
+    /// # let ada = UserKey::new("ada")?;
+    /// # let session = sessions.open(None);
+    /// # assert_eq!(session.sign_in(ada.clone())?, SignIn::Done);
+    /// # let headers = sessions.close(&session, Outcome::Completed)?;
+    /// # let cookie = headers.iter().find_map(|(name, value)| {
+    /// #     (name == "Set-Cookie").then(|| value.split(';').next()).flatten()
+    /// # });
+    /// clock.advance(Duration::from_secs(60 * 60));
+    /// let session = sessions.open(cookie); // a request that only reads
+    /// assert_eq!(session.user()?, Some(ada.clone()));
+    /// sessions.close(&session, Outcome::Completed)?;
+    ///
+    /// sessions.flush()?;
+    /// let list = sessions.list_for_user(&ada, None)?.sessions;
+    /// assert_eq!(list[0].summary.seen, clock.now());
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Unsupported`] without a
@@ -210,6 +247,20 @@ impl SessionManager {
     /// Returns the HTTP status for a request that failed with `error`, for a handler with its own
     /// error page. It is 503, 403 or 500 unless
     /// [`error_status`](SessionManagerBuilder::error_status) is set.
+    ///
+    /// ```
+    /// use cloakroom::{Session, SessionManager};
+    ///
+    /// fn page(sessions: &SessionManager, session: &Session) -> (u16, String) {
+    ///     match session.get::<u32>("visits") {
+    ///         Ok(visits) => (200, format!("visits: {}", visits.unwrap_or(0))),
+    ///         Err(error) => (sessions.status_of(&error), "Please try again later.".to_owned()),
+    ///     }
+    /// }
+    /// # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # assert_eq!(page(&sessions, &sessions.open(None)).0, 200);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
         (self.context.settings.status_of)(error.kind())

@@ -50,10 +50,13 @@ pub struct UserSession {
 /// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm), and of
 /// the realms of its [former cookie names].
 ///
+/// A revocation goes by user or public id, not by session id, so it also ends a session whose id
+/// was renewed, by the user or by a thief. The changes of other requests that use an ended session
+/// are discarded.
+///
 /// A revocation can be passed the session of the request that asks for it, `current`. The
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
-/// session too, the request continues as after [`Session::destroy`]. The changes of other requests
-/// that use an ended session are discarded.
+/// session too, the request continues as after [`Session::destroy`].
 ///
 /// All of these fail with [`ErrorKind::Unsupported`] if the store has no
 /// [index](crate::backend::Store::index), such as memcached.
@@ -84,7 +87,9 @@ impl SessionManager {
     /// `current` is marked.
     ///
     /// The list contains public ids, by which [`revoke`](Self::revoke) ends a session, and no
-    /// session ids. If [`next`](SessionPage::next) is `Some`, the user has more sessions:
+    /// session ids. It names the devices only if
+    /// [`record_user_agent`](crate::manager::SessionManagerBuilder::record_user_agent) was set when
+    /// they signed in. If [`next`](SessionPage::next) is `Some`, the user has more sessions:
     /// [`list_page`](Self::list_page) lists them.
     ///
     /// # Errors
@@ -173,8 +178,8 @@ impl SessionManager {
         self.blocking.run(|| index.stats(self.context.now()))
     }
 
-    /// Ends the session `public_id` if it belongs to `user`, and returns whether there was one. The
-    /// user is required because a public id in a request may be another user's.
+    /// Ends the session `public_id` if it belongs to `user`. Returns false if it had already ended,
+    /// or if it is another user's, as the public id in a forged request may be.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the
@@ -298,8 +303,8 @@ impl SessionManager {
         self.revoke_where(&SessionFilter::IdpSession(idp_session_id), None, current)
     }
 
-    /// Ends all sessions of this manager, anonymous ones included, and returns the number of live
-    /// ones.
+    /// Ends all sessions of this manager, anonymous ones included, and returns the number of those
+    /// that were live. Use it after a theft of many cookies.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).

@@ -152,15 +152,26 @@ impl Session {
     /// ```
     ///
     /// The level replaces that of the session, also if it is lower. To keep it, pass
-    /// [`auth_level`](Self::auth_level).
+    /// [`auth_level`](Self::auth_level):
+    ///
+    /// ```
+    /// use cloakroom::Session;
+    /// use cloakroom::session::CommitOutcome;
+    ///
+    /// /// The password was asked for once more, before a change of the e-mail address.
+    /// fn confirm(session: &Session) -> cloakroom::Result<bool> {
+    ///     let level = session.auth_level()?;
+    ///     Ok(session.confirm_authentication(level)? == CommitOutcome::Stored)
+    /// }
+    /// ```
     ///
     /// It is committed when this returns, with the changes of this request so far. If another
     /// request has ended the session or replaced its id meanwhile, all of them are
     /// [discarded](CommitOutcome::Discarded).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no user is signed in; the [store's
-    /// errors](ErrorKind#the-stores-errors).
+    /// [`ErrorKind::Invalid`] if no user is signed in; [`ErrorKind::Closed`] after the end of the
+    /// request; the [store's errors](ErrorKind#the-stores-errors).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
         let mut state = self.lock_loaded_to_write(OPERATION)?;

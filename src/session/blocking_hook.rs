@@ -6,6 +6,8 @@
 use crate::error::{Error, ErrorKind, Result};
 
 /// A function that makes a blocking call. It receives the call and must run it exactly once.
+/// [`SessionManager::with_blocking_hook`](crate::SessionManager::with_blocking_hook) has an
+/// example.
 pub type BlockingHook = fn(&mut dyn FnMut());
 
 /// The way in which a manager and its sessions make calls that may block: through the hook, if

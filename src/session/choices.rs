@@ -16,10 +16,28 @@ impl Session {
     /// later in this request. Any other session keeps the choice that was made when it began.
     /// Defaults to the manager's [`persistent`](crate::manager::SessionManagerBuilder::persistent).
     ///
+    /// ```
+    /// use cloakroom::{Session, SignIn, UserKey};
+    ///
+    /// /// `remember` is the box that the user has ticked.
+    /// fn sign_in(session: &Session, user: UserKey, remember: bool) -> cloakroom::Result<SignIn> {
+    ///     session.set_persistent(remember)?; // before the sign-in
+    ///     session.sign_in(user)
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # assert_eq!(sign_in(&session, UserKey::new("ada")?, false)?, SignIn::Done);
+    /// # let headers = sessions.close(&session, cloakroom::adapter::Outcome::Completed)?;
+    /// # assert!(headers.iter().all(|(_, value)| !value.contains("Max-Age")));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request. [`ErrorKind::Invalid`] after
-    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session, because
-    /// the choice would have no effect.
+    /// - [`ErrorKind::Invalid`] after [`sign_in`](Self::sign_in), and after
+    ///   [`commit`](Self::commit) has begun a session, because the choice would have no effect;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.lock_to_write(OPERATION)?;
@@ -107,7 +125,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] after the end of the request; [`ErrorKind::Unavailable`] when the
+    /// session could not be read and the request continues without it.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_to_write("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();

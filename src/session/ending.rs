@@ -49,10 +49,10 @@ impl State {
 }
 
 impl Session {
-    /// Marks the session to be ended, with every other session whose id this request presented. To
-    /// this request it is empty from now on, and a later write begins a new, anonymous session. The
-    /// store ends it at the close of this session, or at the next [`commit`](Self::commit). Until
-    /// then other requests can use it.
+    /// Signs out: ends the session, and every other session whose id this request presented. For
+    /// this request it is gone at once; the store ends it at the end of the request, or at the next
+    /// [`commit`](Self::commit). Until then other requests can use it. A later write begins a new,
+    /// anonymous session.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

@@ -83,9 +83,9 @@ impl Session {
     ///
     /// Every process knows the reason of an expired session until the next sweep. After that, and
     /// for other ends, only the process that swept or ended the session knows it: for at least an
-    /// hour, while it has ended no more than 10,000 others. A restart loses the reason, and after
-    /// [`revoke_everyone`](crate::SessionManager::revoke_everyone), or a removal by memcached
-    /// itself, it is unknown.
+    /// hour, or until it has ended 10,000 more sessions of users. A restart loses the reason. It is
+    /// unknown after [`revoke_everyone`](crate::SessionManager::revoke_everyone), and after a
+    /// removal by memcached itself.
     ///
     /// ```
     /// use cloakroom::{Session, lifetime::EndReason};

@@ -105,20 +105,20 @@ pub use sign_in::SignIn;
 /// ```
 ///
 /// # Activity
-/// The idle limit restarts at a request's first use of its session, not at the request's end. This
-/// activity is stored only if a fortieth of the limit has passed since activity was last stored.
-/// The request's commit stores it. If the request stores nothing else, it is stored at one of these
-/// times:
+/// In a handler that works for long, read the session first: the idle limit restarts at a request's
+/// first use of its session, not at the request's end.
 ///
-/// | at the first read, the session would end | the activity is stored |
+/// Activity is stored at most once per fortieth of the idle limit: by the request's commit or, if
+/// there is none, by the cleaner within a second of the request's end. It is stored earlier if the
+/// session is about to expire:
+///
+/// | time left until the idle limit, at the first read | the activity is stored |
 /// |---|---|
-/// | within two seconds, or its idle limit is below a minute | by that read |
-/// | within ten minutes | by the cleaner, within a second of that read |
-/// | later | by the cleaner, within a second of the request's end |
+/// | at most ten minutes | by the cleaner, within a second of that read |
+/// | at most two seconds, or the limit itself is below a minute | by that read |
 ///
-/// So if a handler works for long, read the session first. If there is no cleaner, or its queue is
-/// full, the request stores the activity itself. A request that only writes restarts the limit with
-/// its commit.
+/// If there is no cleaner, or its queue is full, the request stores the activity itself. A request
+/// that only writes restarts the limit with its commit.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,

@@ -109,16 +109,17 @@ impl Session {
     /// presents [the old id](crate::guide::ids) finds no session, and a write begins a new one.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier
-    /// `set_idle_limit` of this request is above the maximum for the user's session. The user is
-    /// not signed in then. A [`destroy`](Self::destroy) earlier in this request may have been
-    /// carried out.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Closed`] after the end of
+    /// the request; [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above
+    /// the maximum for the user's session. The user is not signed in then. A
+    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }
 
-    /// [`sign_in`](Self::sign_in) with the level of the authentication, the end and the idle limit
-    /// of the session, and the identity provider's session.
+    /// Signs `user` in as [`sign_in`](Self::sign_in) does, and stores what `how` says: the level of
+    /// the authentication, the end and the idle limit of the session, and the identity provider's
+    /// id of it. [`Authentication`] has an example.
     ///
     /// # Errors
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle

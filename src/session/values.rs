@@ -138,8 +138,8 @@ impl Session {
     /// Removes the value of `name`. Does not load the session.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request, [`ErrorKind::Invalid`] for a name that
-    /// begins with `cloakroom.`.
+    /// [`ErrorKind::Invalid`], [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as
+    /// [`set`](Self::set).
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name, REMOVE)?;
         self.lock_to_write(REMOVE)?.changes.edit(|delta| delta.remove(name));
@@ -161,7 +161,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`get`](Self::get); the value stays after an error.
+    /// As [`get`](Self::get) and [`remove`](Self::remove); the value stays after an error.
     pub fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let value = self.get(name)?;
         // The value may be a null, which is to be removed too.
@@ -172,10 +172,11 @@ impl Session {
     }
 
     /// Removes every value and flash message, and invalidates the [CSRF tokens](Self::csrf_token)
-    /// of earlier pages. The session continues, and its user stays signed in.
+    /// of earlier pages. The session continues, and its user stays signed in. To end the session,
+    /// use [`destroy`](Self::destroy).
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as [`set`](Self::set).
     pub fn clear(&self) -> Result<()> {
         self.lock_to_write("clear the session")?.changes.edit(Delta::clear);
         Ok(())

@@ -1,6 +1,23 @@
-//! Operators' calls on the sessions of a store with SQL tables, and what they return.
+//! Calls for operators' tools: they find, count, end, sweep, check and copy the sessions of an open
+//! SQLite or PostgreSQL store. The command line `cloakroom` is made of them, and so can be a
+//! maintenance program of your own, which needs no manager:
 //!
-//! `sqlite` and `postgres` implement them; the command line and applications call them.
+//! ```
+//! use cloakroom::clock::{Clock, SystemClock};
+//! use cloakroom::list::SessionFilter;
+//! use cloakroom::stores::admin::Admin;
+//! use cloakroom::{SqliteStore, UserKey};
+//!
+//! /// Signs a user out of all applications that use the store.
+//! fn sign_out(store: &SqliteStore, user: &UserKey) -> cloakroom::Result<u64> {
+//!     store.revoke(&SessionFilter::User(user), None, SystemClock.now())
+//! }
+//! # assert_eq!(sign_out(&SqliteStore::in_memory()?, &UserKey::new("ada")?)?, 0);
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! An application that serves requests calls its [manager](crate::SessionManager) instead, which
+//! acts on its own realm only, and raises events.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -28,14 +45,21 @@ use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 /// Those of [`Store`]; further kinds are documented at the call.
 ///
 /// ```
+/// use std::ops::ControlFlow;
+///
 /// use cloakroom::SqliteStore;
 /// use cloakroom::stores::admin::Admin;
 ///
-/// # fn main() -> Result<(), cloakroom::Error> {
 /// let store = SqliteStore::in_memory()?;
-/// assert_eq!(store.clear()?, 0);
-/// # Ok(())
-/// # }
+/// // Reads all sessions; a tool would stop at Ctrl-C.
+/// let scanned = store.scan(Box::new(|progress| {
+///     eprintln!("{} of {}", progress.done, progress.total);
+///     ControlFlow::Continue(())
+/// }))?;
+/// if let ControlFlow::Continue(report) = scanned {
+///     println!("{} sessions, {} do not decode", report.sessions, report.undecodable);
+/// }
+/// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[allow(clippy::missing_errors_doc)] // once for all methods, above
 pub trait Admin: Store {
@@ -68,14 +92,14 @@ pub trait Admin: Store {
     /// [`realms`](Self::realms) does.
     fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64>;
 
-    /// Counts the live sessions that were created in the periods that begin at `times`, in
-    /// ascending order, and measures the data of sessions.
+    /// Counts the live sessions by the period of their creation, and measures their data. `times`
+    /// are the beginnings of the periods, in ascending order; each ends where the next begins.
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts>;
 
-    /// Ends sessions, except the one of the public id `except`, and returns the number of live
-    /// ones. Unlike [`SessionIndex::revoke`] it raises the store's epoch, because it knows no
-    /// cache: a service with a [`CachedStore`](crate::stores::cached::CachedStore) stops using its
-    /// entries within a second.
+    /// Ends the sessions that match `filter`, except the one of the public id `except`, and returns
+    /// the number of those that were live. Raises the store's epoch: a service with a
+    /// [`CachedStore`](crate::stores::cached::CachedStore) stops using its cache entries within a
+    /// second.
     fn revoke(
         &self,
         filter: &SessionFilter<'_>,
@@ -83,10 +107,12 @@ pub trait Admin: Store {
         now: Timestamp,
     ) -> Result<u64>;
 
-    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It
-    /// works in batches, as the background cleaner does, pauses after each for as long as it
-    /// blocked other writers, and does the [`maintenance`](Store::maintenance) of the store.
-    /// `progress` runs after each batch.
+    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. Works
+    /// in batches, as the cleaner of a manager does: after each batch `progress` runs, and the call
+    /// pauses for as long as the batch blocked other writers. At the end it does the
+    /// [`maintenance`](Store::maintenance) of the store.
+    ///
+    /// If `progress` cancels it, the sessions removed so far stay removed.
     ///
     /// # Errors
     /// [`ErrorKind::Unexpected`](crate::ErrorKind::Unexpected) if the clock of this machine is
@@ -128,8 +154,8 @@ pub trait Admin: Store {
         mark: CopyMark,
     ) -> Result<CopyMark>;
 
-    /// Reads and decodes all sessions, in batches, so that the write-ahead log of SQLite can be
-    /// reset meanwhile. `progress` runs after each batch.
+    /// Reads and decodes all sessions, to find damaged ones. Works in batches, so that the
+    /// write-ahead log of SQLite can be reset meanwhile; `progress` runs after each.
     fn scan(&self, mut progress: ProgressFn) -> Result<ControlFlow<(), ScanReport>> {
         const BATCH: usize = 500;
         const EXAMPLES: usize = 5;

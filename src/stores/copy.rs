@@ -1,5 +1,9 @@
-//! What the command `cloakroom copy` moves from one store to another, and how it is compared: the
-//! types of `Admin::export` and `Admin::import`. A [`CopyMark`] is stored in the target.
+//! What a copy of all sessions moves from one SQL store to another, and how it is compared.
+//!
+//! The command `cloakroom copy` makes such copies. A program of your own reads pages by
+//! [`Admin::export`](crate::stores::admin::Admin::export), and writes batches by
+//! [`Admin::import`](crate::stores::admin::Admin::import). The target stores a [`CopyMark`], which
+//! shows whether another program has changed it meanwhile.
 
 use std::fmt;
 

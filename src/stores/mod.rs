@@ -1,12 +1,14 @@
-//! The stores of sessions.
+//! The stores of sessions. A [manager](crate::SessionManager) keeps its sessions in one of them.
 //!
-//! | store | sessions survive a restart of the program | of the store's server | shared by processes | lists a user's sessions | for |
+//! | store | survives: program restarts | survives: server restarts | shared by | lists by user | for |
 //! |---|---|---|---|---|---|
-//! | [`SqliteStore`](sqlite::SqliteStore) | yes | – | yes, on one machine | yes | most applications |
-//! | [`PostgresStore`](postgres::PostgresStore) | yes | yes | yes, on several machines | yes | several machines |
-//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | no | yes, on several machines | no | several machines, sessions that may be lost |
-//! | [`CachedStore`](cached::CachedStore) | as the store behind it | as the store behind it | as the store behind it | as the store behind it | a store that is slow to read |
-//! | [`MemoryStore`](memory::MemoryStore) | no | – | no | yes | tests; sessions that may end with the process |
+//! | [`SqliteStore`](sqlite::SqliteStore) | yes | – | processes of one machine | yes | most applications |
+//! | [`PostgresStore`](postgres::PostgresStore) | yes | yes | several machines | yes | several machines |
+//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | no | several machines | no | sessions that may be lost |
+//! | [`MemoryStore`](memory::MemoryStore) | no | – | nothing | yes | tests; sessions that may end with the process |
+//!
+//! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read, and
+//! has the properties of that store. [`admin`] has the calls for operators' tools.
 //!
 //! A store of your own implements [`backend::Store`](crate::backend::Store).
 

@@ -63,7 +63,7 @@ pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Respon
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 ///
-/// The same in a closure:
+/// With a closure as the handler, and an early response:
 ///
 /// ```
 /// use cloakroom::adapter::HandlerError;

@@ -12,8 +12,9 @@ use cloakroom::event::EventKind;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
+use rocket::config::LogLevel;
 use rocket::fairing::AdHoc;
-use rocket::http::{CookieJar, Status};
+use rocket::http::{CookieJar, Header, Status};
 use rocket::local::{asynchronous, blocking};
 use rocket::response::Redirect;
 use rocket::tokio::runtime::Handle;
@@ -355,6 +356,27 @@ fn a_panic_within_a_call_is_the_requests_own() {
         send(server.address, &crate::common::client::Request::post("/update-panics")).unwrap();
     assert_eq!((response.status, response.id()), (500, None));
     assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1);
+}
+
+// The warning about plain HTTP. It comes once a process, so one test asks for it.
+
+#[test]
+fn rockets_proxy_header_says_that_the_client_has_tls() {
+    let sessions = memory();
+    let rocket = bare().configure(
+        rocket::Config::figment()
+            .merge(("log_level", LogLevel::Off))
+            .merge(("proxy_proto_header", "X-Scheme")),
+    );
+    let client = client(rocket.attach(sessions.clone()).mount("/", routes![count]));
+    let count = |scheme: &'static str| {
+        let request = client.post("/count").header(Header::new("Host", "example.org"));
+        request.header(Header::new("X-Scheme", scheme)).dispatch();
+        sessions.events().count(EventKind::InsecureConnection)
+    };
+    assert_eq!(count("https"), 0);
+    assert_eq!(count("HTTPS"), 0);
+    assert_eq!(count("http"), 1);
 }
 
 // Attribution of panics on sockets, where requests share threads.

@@ -1,4 +1,5 @@
-//! The tables of figures in docs, each of which replaces the text between two comments of its page.
+//! The tables of figures in docs and bench/README.md, each of which replaces the text between two
+//! comments of its page.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -16,42 +17,41 @@ const PEERS: &[(&str, &str)] = &[
     ("peer_request_1t", "one value read, one changed"),
     ("peer_request_8t", "the same, 8 threads"),
 ];
-const LIMIT: &[(&str, &str)] = &[
+const READS: &[(&str, &str)] = &[
     ("load_1t", "one value read; `SELECT`"),
     ("load_8t", "the same, 8 threads"),
     ("load_cold_1t", "one value read, no record cache; `SELECT`"),
     ("load_cold_8t", "the same, 8 threads"),
-    ("touch", "a read with a touch; a read without"),
+    ("list", "a list of 5 sessions; 5 `SELECT`s"),
+    ("load_none", "a request that does not use its session"),
+    ("cross_origin", "the check of a request's origin"),
+    ("open", "from the start to the first load, a million sessions"),
+];
+const CHANGES: &[(&str, &str)] = &[
     ("merge_1t", "one value changed; `UPDATE`"),
     ("merge_32t", "the same, 32 threads"),
     ("merge_full_32t", "32 threads, `FULL`; `UPDATE`"),
     ("request_1t", "one read, one changed; `SELECT` and `UPDATE`"),
+    ("checkpoint", "one changed, checkpoints included; `UPDATE`"),
+    ("checkpoint_p99", "p99 of a change while checkpoints never stop"),
     ("sign_in_1t", "a sign-in; `UPDATE` with `FULL`"),
     ("sign_in_32t", "the same, 32 threads"),
-    ("checkpoint", "one changed, checkpoints included; `UPDATE`"),
+    ("touch", "a read with a touch; a read without"),
+];
+const SWEEPS: &[(&str, &str)] = &[
     ("sweep", "a row swept in batches; a row of one `DELETE`"),
     ("sweep_p99_load", "p99 of a read during a sweep; before it"),
     ("sweep_p99_merge", "p99 of a change during a sweep; before it"),
-    ("list", "a list of 5 sessions; 5 `SELECT`s"),
-];
-const LIMIT_AMOUNTS: &[(&str, &str)] = &[
-    ("load_none", "a request that does not use its session"),
-    ("cross_origin", "the check of a request's origin"),
-    ("checkpoint_p99", "p99 of a change while checkpoints never stop"),
     ("sweep_longest_load", "the longest read during a sweep"),
     ("sweep_longest_merge", "the longest change during a sweep"),
-    ("open", "from the start to the first load, a million sessions"),
 ];
 const CONTENTION: &[(&str, &str)] = &[
     ("contention_p99", "p99 of the visitor: beside one session; beside 400"),
     ("contention_rate", "mean of the visitor: beside one session; beside 400"),
     ("contention_hot", "an update of one session: by 400 threads; by one"),
 ];
-const SCALE_AMOUNTS: &[(&str, &str)] = &[
-    ("memory", "resident memory with the most sessions"),
-    ("open", "start to first load with the most sessions"),
-    ("scale_load_growth", "a load with the most sessions, divided by one with 100,000"),
-];
+/// The goals of `scale`.
+const SCALE: &[(&str, &str)] = &[("memory", ""), ("scale_load_growth", "")];
 const HTTP: &[(&str, &str)] = &[
     ("http_read", "rouille, session read"),
     ("http_write", "rouille, session changed"),
@@ -65,8 +65,6 @@ const MEMCACHED: &[(&str, &str)] = &[
     ("memcached_load_1t", "a load; `get`"),
     ("memcached_load_8t", "the same, 8 threads"),
     ("memcached_merge", "a change; `gets` and `cas`"),
-];
-const MEMCACHED_AMOUNTS: &[(&str, &str)] = &[
     ("memcached_down", "a load and a change: mean behind a frozen cache, minus mean without"),
     ("memcached_down_p999", "the same of the p99.9"),
 ];
@@ -76,9 +74,8 @@ const POSTGRES: &[(&str, &str)] = &[
     ("postgres_merge", "a loaded session changed; `UPDATE … RETURNING`"),
     ("postgres_request", "one value read, one changed; `SELECT` and `UPDATE`"),
     ("postgres_touch", "a touch in a batch of 256; `UPDATE`"),
+    ("postgres_sweep", "share of the slower of two cleaners on one table"),
 ];
-const POSTGRES_AMOUNTS: &[(&str, &str)] =
-    &[("postgres_sweep", "share of the slower of two cleaners on one table")];
 
 /// The operations of docs/scaling.md, and their figures on SQLite, memcached and PostgreSQL.
 const COSTS: &[(&str, [&str; 3])] = &[
@@ -130,37 +127,54 @@ pub fn fill(runs: &Runs, docs: &Path) -> Vec<Wanted> {
         }
         (path, page)
     };
-    [("performance.md", performance(runs)), ("scaling.md", scaling(runs))].map(page).into()
+    let goals = vec![("goals", goals(runs))];
+    [("performance.md", performance(runs)), ("scaling.md", scaling(runs))]
+        .into_iter()
+        .chain([("../bench/README.md", goals)])
+        .map(page)
+        .collect()
 }
 
 fn performance(runs: &Runs) -> Vec<Named> {
     let Runs { limit, peers, scale, http, memcached, postgres, contention } = runs;
+    let hand_written = |run, rows| times(run, "cloakroom", "hand-written", rows);
     vec![
         ("in short", in_short(runs)),
         ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
-        ("limit", origin(limit) + &times(limit, "cloakroom", "hand-written", LIMIT)),
-        ("limit, no ratios", amounts(limit, LIMIT_AMOUNTS)),
+        ("reads", origin(limit) + &hand_written(limit, READS)),
+        ("changes", hand_written(limit, CHANGES)),
+        ("sweeps", hand_written(limit, SWEEPS)),
         (
             "contention",
             origin(contention) + &times(contention, "first case", "second case", CONTENTION),
         ),
-        ("scale", origin(scale) + &sizes(scale) + "\n" + &amounts(scale, SCALE_AMOUNTS)),
+        ("scale", origin(scale) + &sizes(scale)),
         ("http", origin(http) + &rates(http, HTTP)),
         (
             "memcached",
-            origin(memcached)
-                + &times(memcached, "cloakroom", "the client alone", MEMCACHED)
-                + "\n"
-                + &amounts(memcached, MEMCACHED_AMOUNTS),
+            origin(memcached) + &times(memcached, "cloakroom", "the client alone", MEMCACHED),
         ),
-        (
-            "postgres",
-            origin(postgres)
-                + &times(postgres, "cloakroom", "hand-written", POSTGRES)
-                + "\n"
-                + &amounts(postgres, POSTGRES_AMOUNTS),
-        ),
+        ("postgres", origin(postgres) + &hand_written(postgres, POSTGRES)),
     ]
+}
+
+/// Every figure that has a goal, as performance.md shows it.
+fn goals(Runs { limit, peers, scale, http, memcached, postgres, contention }: &Runs) -> String {
+    let of_times = [
+        (limit, READS),
+        (limit, CHANGES),
+        (limit, SWEEPS),
+        (contention, CONTENTION),
+        (memcached, MEMCACHED),
+        (postgres, POSTGRES),
+    ];
+    let of_rates = [(peers, MEMORY), (peers, PEERS), (http, HTTP), (scale, SCALE)];
+    let groups = of_times.map(|group| (true, group)).into_iter();
+    let groups = groups.chain(of_rates.map(|group| (false, group)));
+    let rows = groups.flat_map(|(of_times, (run, rows))| {
+        rows.iter().map(move |(name, _)| goal(run, name, of_times && run.is_ratio(name)))
+    });
+    table("| | figure | goal | |", rows)
 }
 
 /// What a request costs, and what a server loses by it.
@@ -210,11 +224,18 @@ fn stores(runs: &Runs, rows: &[(&str, [&str; 3])], show: fn(f64) -> String) -> S
         let cells = [&runs.limit, &runs.memcached, &runs.postgres].into_iter().zip(names);
         let cells = cells.map(|(run, name)| match *name {
             "" => "–".to_owned(),
+            name if is_whole_request(name) => format!("{} ¹", show(run.operation(name))),
             name => show(run.operation(name)),
         });
         format!("| {what} | {} |", cells.collect::<Vec<_>>().join(" | "))
     };
     table("| | SQLite | memcached | PostgreSQL, `fsync = off` |", rows.iter().map(row))
+}
+
+/// Whether a figure is of whole requests. The others are of calls of the store.
+fn is_whole_request(name: &str) -> bool {
+    let families = ["load_", "merge_", "request_", "sign_in_", "postgres_request"];
+    families.iter().any(|family| name.starts_with(family))
 }
 
 /// The bytes of a session, and the gigabytes of a hundred million.
@@ -245,66 +266,67 @@ fn table(head: &str, rows: impl Iterator<Item = String>) -> String {
     table
 }
 
-/// Ratios of times: less is better.
+/// Ratios of times, of which less is better, and figures that are no ratio.
 fn times(run: &Run, ours: &str, other: &str, rows: &[(&str, &str)]) -> String {
-    let head = format!("| | what is measured | {ours} | {other} | ratio | goal |");
+    let head = format!("| | what is measured | {ours} | {other} | ratio |");
     let row = |(name, what): &(&str, &str)| {
-        let (at_most, bound) = run.goal(name);
-        let bound = if at_most { bound } else { 1.0 / bound };
-        let goal = goal(run, name, '≤', bound);
+        if !run.is_ratio(name) {
+            return format!("| `{name}` | {what} | {} | – | – |", amount(run, name));
+        }
         let [ours, theirs] = [run.side(name, "cloakroom"), run.best_other(name).1].map(time);
-        let ratio = number_beside(run.time_ratio(name), bound);
-        format!("| `{name}` | {what} | {ours} | {theirs} | **{ratio}** | {goal} |")
+        let ratio = number(run.time_ratio(name));
+        format!("| `{name}` | {what} | {ours} | {theirs} | **{ratio}** |")
     };
     table(&head, rows.iter().map(row))
 }
 
 /// Speeds beside peers: more is better.
 fn speeds(run: &Run, rows: &[(&str, &str)]) -> String {
-    let head = "| | what is measured | cloakroom | best peer | times as fast | goal |";
+    let head = "| | what is measured | cloakroom | best peer | times as fast |";
     let row = |(name, what): &(&str, &str)| {
-        let goal = goal(run, name, '≥', run.goal(name).1);
         let (ours, ratio) = (time(run.side(name, "cloakroom")), number(run.value(name)));
         let (peer, theirs) = run.best_other(name);
         let (peer, theirs) = (peer.trim_start_matches("tower-sessions").trim(), time(theirs));
         let peer = peer.trim_start_matches('-');
-        format!("| `{name}` | {what} | {ours} | {theirs}, {peer} | **{ratio}** | {goal} |")
+        format!("| `{name}` | {what} | {ours} | {theirs}, {peer} | **{ratio}** |")
     };
     table(head, rows.iter().map(row))
 }
 
 /// Requests a second with sessions and without: more is better.
 fn rates(run: &Run, rows: &[(&str, &str)]) -> String {
-    let head = "| | what is measured | with sessions | without | ratio | goal |";
+    let head = "| | what is measured | with sessions | without | ratio |";
     let row = |(name, what): &(&str, &str)| {
-        let goal = goal(run, name, '≥', run.goal(name).1);
         let rate = |time: f64| thousands((1e4 / time).round() * 100.0);
         let [with, without] = [run.side(name, "cloakroom"), run.best_other(name).1].map(rate);
         let ratio = number(run.value(name));
-        format!("| `{name}` | {what} | {with}/s | {without}/s | **{ratio}** | {goal} |")
+        format!("| `{name}` | {what} | {with}/s | {without}/s | **{ratio}** |")
     };
     table(head, rows.iter().map(row))
 }
 
-/// Figures that are no ratios of two sides.
-fn amounts(run: &Run, rows: &[(&str, &str)]) -> String {
-    let row = |(name, what): &(&str, &str)| {
-        let (at_most, bound) = run.goal(name);
-        let goal = goal(run, name, if at_most { '≤' } else { '≥' }, bound);
-        let (value, unit) = (number(run.value(name)), run.figure(name)["unit"].as_str());
-        let value = format!("{value} {}", unit.unwrap_or_default());
-        format!("| `{name}` | {what} | {} | {goal} |", value.trim_end())
-    };
-    table("| | what is measured | | goal |", rows.iter().map(row))
+/// A figure that is no ratio of two sides.
+fn amount(run: &Run, name: &str) -> String {
+    let (value, unit) = (number(run.value(name)), run.figure(name)["unit"].as_str());
+    format!("{value} {}", unit.unwrap_or_default()).trim_end().to_owned()
 }
 
-/// A goal as the table shows it, and whether the figure meets it.
-fn goal(run: &Run, name: &str, sign: char, shown: f64) -> String {
+/// The row of a goal: a bound of the ratio of times, or of the figure itself.
+fn goal(run: &Run, name: &str, of_times: bool) -> String {
     let (value, (at_most, bound)) = (run.value(name), run.goal(name));
     let met = if at_most { value <= bound } else { value >= bound };
+    let (sign, figure, shown) = match (at_most, of_times) {
+        (true, _) => ('≤', value, bound),
+        (false, true) => ('≤', run.time_ratio(name), 1.0 / bound),
+        (false, false) => ('≥', value, bound),
+    };
+    let figure = number_beside(figure, shown);
+    let unit = run.figure(name)["unit"].as_str().unwrap_or_default();
+    let figure = format!("{figure} {unit}");
     let shown = format!("{shown:.2}");
     let shown = shown.trim_end_matches('0').trim_end_matches('.');
-    format!("{sign} {shown}, {}", if met { "met" } else { "**missed**" })
+    let result = if met { "met" } else { "**missed**" };
+    format!("| `{name}` | {} | {sign} {shown} | {result} |", figure.trim_end())
 }
 
 /// Microseconds, or milliseconds from a thousand on.

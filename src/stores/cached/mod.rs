@@ -53,9 +53,10 @@ pub use builder::CachedStoreBuilder;
 /// ```
 ///
 /// # Failures of the cache
-/// They slow requests down and lose no session. Each server of the cache has a circuit breaker:
-/// after three failures within ten seconds requests bypass the server, and a background thread
-/// probes it. Before the server is used again, the probe invalidates all its entries.
+/// A failure of the cache slows requests down, and loses no session. Each server of the cache has a
+/// circuit breaker: after three failures within ten seconds requests bypass the server, and a
+/// background thread probes it. Before the server is used again, the probe invalidates all its
+/// entries.
 ///
 /// A process does not use the cache for two seconds after its first call, and for two seconds after
 /// it notices a restore of the backing store.
@@ -73,7 +74,7 @@ pub use builder::CachedStoreBuilder;
 /// | the process that made the change cannot reach the cache | the others |
 /// | that process ended between the commit and the invalidation | the others |
 /// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
-/// | a commit with an unknown outcome evicted the session, an anonymous one, to make room | all |
+/// | a commit with an unknown outcome evicted an anonymous session to make room | all |
 ///
 /// A revocation of all sessions takes effect within a second even then, by the backing store's
 /// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized: their difference adds

@@ -26,6 +26,13 @@ pub use cache::MemoryCache;
 /// Sessions in the memory of one process, for tests and for programs that may lose all sessions at
 /// a restart. It has every guarantee but durability.
 ///
+/// ```
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// let sessions = SessionManager::new(MemoryStore::with_capacity(10_000))?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+///
 /// It holds a limited number of sessions, 100,000 by default. Anonymous sessions use at most nine
 /// tenths of this capacity. Beyond that, and when the store is full, those that were idle longest
 /// are evicted, a 64th of the capacity at once. A signed-in session is never evicted: when

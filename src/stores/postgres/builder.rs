@@ -126,8 +126,9 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets the maximum number of connections, opened on demand; 1 to 1,000. Defaults to 16. A
-    /// connection is closed when it was idle for ten minutes. The sum over all processes must be
-    /// less than the server's `max_connections`.
+    /// connection is closed when it was idle for ten minutes. Calls above the maximum wait, at most
+    /// for the [call timeout](Self::call_timeout). The sum over all processes must be less than the
+    /// server's `max_connections`.
     pub fn connections(self, connections: u32) -> Self {
         PostgresStoreBuilder { connections, ..self }
     }

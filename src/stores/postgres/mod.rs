@@ -2,6 +2,15 @@
 //!
 //! The database may be the application's own. The store accesses only the tables of the chosen
 //! name, and the history of migrations `cloakroom_migrations` in the same schema.
+//!
+//! | to | call |
+//! |---|---|
+//! | connect with the default settings, and make the tables if they are missing | [`PostgresStore::open`] |
+//! | change a setting, such as encryption or a timeout | [`PostgresStore::builder`] |
+//! | examine the server, the tables and the user's rights | [`PostgresStoreBuilder::inspect`] |
+//! | find, count, sweep or end sessions as an operator | [`Admin`](crate::stores::admin::Admin) |
+//!
+//! [`tokio_postgres`] is the version of the crate whose URL parameters `builder` takes.
 
 // The modules import downwards only, as `tests/tidy.rs` checks:
 //

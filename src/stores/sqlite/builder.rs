@@ -34,11 +34,13 @@ use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettin
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A power cut may undo the newest of them, whole transactions at a time.
+    /// A power cut may undo the newest of them, whole transactions at a time: those since the last
+    /// sign-in, sign-out, revocation, renewal or checkpoint, of anyone. There is no bound in time.
     #[default]
     Normal,
-    /// All of them survive. A change then waits for a sync of the disk, which concurrent changes
-    /// share; a single change takes several times as long.
+    /// All of them survive, for a shop in which a lost cart costs money. A change then waits for a
+    /// sync of the disk, which concurrent changes share; a single change takes several times as
+    /// long.
     Full,
 }
 
@@ -161,7 +163,8 @@ impl SqliteStoreBuilder {
     }
 
     /// Sets the maximum number of concurrent read connections, opened on demand; 1 to 1,000.
-    /// Defaults to 8.
+    /// Defaults to 8. Loads from the [cache](Self::cache_bytes) need none. Reads above the maximum
+    /// wait, at most for the [busy timeout](Self::busy_timeout).
     pub fn readers(self, readers: u32) -> Self {
         SqliteStoreBuilder { readers, ..self }
     }

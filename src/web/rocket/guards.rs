@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Sessions, error_response};
+use crate::web::rocket::{ProxyProto, Sessions, error_response};
 
 /// A request's session for one manager, made by the first guard.
 pub(super) struct OpenedSession {
@@ -120,7 +120,10 @@ pub(super) fn head<'r>(manager: &'r SessionManager, request: &'r Request<'_>) ->
     let method = sent_method(request).as_str();
     let head = adapter.head(method, request.uri().path().as_str(), fields);
     let head = authority(request).into_iter().fold(head, RequestHead::host);
+    let read_proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
+    let proto = request.rocket().state().and_then(read_proto).unwrap_or_default();
     let head = head.secure_if(request.rocket().config().tls_enabled());
+    let head = head.secure_if(proto.trim().eq_ignore_ascii_case("https"));
     // Not `client_ip`, which trusts a header that any client can send.
     match request.remote() {
         Some(remote) => head.peer_addr(remote.ip()),

@@ -147,6 +147,10 @@ impl<M> Debug for Sessions<M> {
 /// The cookies and headers that carry the ids of all managers of a Rocket.
 struct IdTransports(Mutex<Vec<String>>);
 
+/// The request header in which a proxy sends the client's protocol: the value of the setting
+/// `proxy_proto_header` of Rocket's development version, which 0.5.2 ignores.
+struct ProxyProto(String);
+
 /// Makes a call that may block, in `block_in_place` where Tokio allows that.
 fn run_in_place(call: &mut dyn FnMut()) {
     // An application can also use the manager on its own thread, or in a task of a `LocalSet`.
@@ -203,8 +207,12 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             manager.with_blocking_hook(run_in_place)
         };
         if rocket.state::<IdTransports>().is_none() {
+            let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
             rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
             rocket = rocket.mount("/", [cross_origin::route()]);
+            if let Ok(proto) = proto {
+                rocket = rocket.manage(proto);
+            }
         }
         // Attached by another fairing, it comes after all that the application has attached.
         let check = OriginCheck(manager.clone());

@@ -33,6 +33,11 @@ impl SqliteFile {
     /// Checks whether a change is possible, and changes nothing: takes the write lock, for which it
     /// waits for the busy timeout, and writes a file of 128 KiB beside the database, which it
     /// removes. As root it does not show what the service's user may do.
+    ///
+    /// # Errors
+    /// The reason for which no change is possible: [`Busy`](crate::ErrorKind::Busy),
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly), [`Full`](crate::ErrorKind::Full) or
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), among others.
     pub fn try_write(&self) -> Result<()> {
         let settings = self.settings()?;
         let (Opened { connection, path, .. }, _) = connect(&settings, Purpose::Write)?;
