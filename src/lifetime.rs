@@ -92,7 +92,7 @@ impl Lifetime {
         Err(Error::with_source(ErrorKind::Invalid, "use that lifetime", why))
     }
 
-    /// Returns the limits of a session that begins, or is signed in, at `now`.
+    /// Returns the limits of a session that is created, or signed in, at `now`.
     #[must_use]
     pub fn starting(&self, now: Timestamp) -> Limits {
         Limits { idle: self.idle, absolute_deadline: self.absolute.map(|limit| now + limit) }
@@ -117,7 +117,7 @@ pub enum EndReason {
     /// A call of the manager ended it.
     Revoked,
     /// A sign-in of the same user reached the limit per user.
-    Limit,
+    TooManySessions,
     /// A request presented a replaced id of it, and the manager is
     /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
     /// sessions.

@@ -144,7 +144,7 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, from_id) = self.replaced_by_sign_in(load_state)?;
+        let (from, from_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
         let request = SignInRequest {
@@ -166,7 +166,7 @@ impl Session {
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
             let is_theirs = session.user.as_ref() == Some(user);
-            let reason = if is_theirs { EndReason::Limit } else { EndReason::Superseded };
+            let reason = if is_theirs { EndReason::TooManySessions } else { EndReason::Superseded };
             self.report_end(session, reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
@@ -191,10 +191,7 @@ impl Session {
     }
 
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
-    fn replaced_by_sign_in(
-        &self,
-        load_state: &LoadState,
-    ) -> Result<(SessionIdHash, Option<SessionId>)> {
+    fn id_to_replace(&self, load_state: &LoadState) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match load_state {
             LoadState::Live { session, found_by, issued } => {
                 match self.find_id(issued.as_ref(), &session.id_hash) {

@@ -181,7 +181,7 @@ fn the_limit_per_user_leaves_a_trail() {
                 format!("session {id} of user \"ada\" ended: {why} from 192.0.2.7")
             );
             assert_eq!(said.len(), 2, "{said:?}");
-            assert_eq!(ended(&app, &first), Some(EndReason::Limit));
+            assert_eq!(ended(&app, &first), Some(EndReason::TooManySessions));
         },
     );
 }
