@@ -354,7 +354,7 @@ impl Action {
     /// Describes the action, for an error's operation.
     pub(crate) fn operation(&self) -> &'static str {
         match self {
-            Action::Create(_) => "begin a session",
+            Action::Create(_) => "create a session",
             Action::Merge => "change a session",
             Action::Renew { .. } => "renew a session",
             Action::SignIn { .. } => "sign a user in",

@@ -133,7 +133,7 @@ impl Session {
         ResponseHeaders {
             id_fields,
             vary_on: varies.then(|| settings.transport.request_header()),
-            discarded: state.response.has_discarded_changes,
+            discarded: state.response.reports_discard,
             sharing,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.ending.sign_out == SignOut::Done,

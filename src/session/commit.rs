@@ -68,7 +68,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(if state.load_state.has_discarded_changes() {
+        Ok(if state.load_state.discards_further_changes() {
             CommitOutcome::Discarded
         } else {
             CommitOutcome::Stored
@@ -81,7 +81,7 @@ impl Session {
         let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
         let record_retired = |answer: &CommitAnswer| match answer {
-            // Not the evicted ones: as after a sweep, a request that uses one of them begins
+            // Not the evicted ones: as after a sweep, a request that uses one of them creates
             // another session.
             CommitAnswer::Done { previous_id, ended, .. } => {
                 retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*previous_id));
@@ -91,8 +91,8 @@ impl Session {
         };
         let answer = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
-            // Recorded for when the store has forgotten the replaced id. Until then it answers that
-            // the id was replaced, so no overlapping request must wait for this call.
+            // While the store remembers the replaced id, its answer is enough, so overlapping
+            // requests need not wait for this call. Recorded for later.
             Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
@@ -174,7 +174,7 @@ impl Session {
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
-        // An idle limit alone begins no session.
+        // An idle limit alone creates no session.
         let idle_limit = state.changes.delta().idle_limit();
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
@@ -198,11 +198,11 @@ impl Session {
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
-            _ => Err(Error::new(ErrorKind::Unexpected, "begin a session")),
+            _ => Err(Error::new(ErrorKind::Unexpected, "create a session")),
         }
     }
 
-    /// Makes the fields of a session that begins or is signed in. `lifetime` returns its lifetime
+    /// Makes the fields of a session that is created or signed in. `lifetime` returns its lifetime
     /// from the settings and its persistence.
     pub(super) fn new_session(
         &self,

@@ -103,7 +103,7 @@ impl Session {
         Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
+    /// Makes a secret for the live session, or for the one that is created next, whose id it generates.
     fn new_secret(&self, load_state: &mut LoadState) -> Result<Secret> {
         let id = match load_state {
             LoadState::Absent(Absence { next_id, .. }) => {
@@ -147,7 +147,7 @@ impl Session {
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
             LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
-            load_state if load_state.has_discarded_changes() => None,
+            load_state if load_state.discards_further_changes() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {

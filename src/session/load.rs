@@ -21,7 +21,7 @@ use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 /// |---|---|---|
 /// | `Unread` | `Live`, `Absent` | the load, or the commit of a request that only writes |
 /// | `Unread` | `Unreadable` | a load that failed |
-/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the beginning of a session |
+/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
 /// | `Live` | `Absent` | a commit that finds no session |
 /// | any | `Absent` | `destroy`, or a revocation by this request |
 #[derive(Debug, Default)]
@@ -86,9 +86,9 @@ impl LoadState {
         self.absence()?.replacement.as_ref()
     }
 
-    /// Returns whether changes of this request were discarded, because its session ended meanwhile.
-    pub(super) fn has_discarded_changes(&self) -> bool {
-        self.absence().is_some_and(|absence| absence.has_discarded_changes)
+    /// Returns whether changes of this request were discarded, and further ones will be.
+    pub(super) fn discards_further_changes(&self) -> bool {
+        self.absence().is_some_and(|absence| absence.discards_further_changes)
     }
 
     /// Records the session that a commit by this id hash has found.

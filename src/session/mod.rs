@@ -152,7 +152,7 @@ struct State {
     persistent: Option<bool>,
     ending: Ending,
     is_ignored: bool,
-    /// A request to an exempt path may begin a session.
+    /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
@@ -166,7 +166,7 @@ struct ResponseFacts {
     /// The response depends on the session.
     varies: bool,
     /// Changes were discarded.
-    has_discarded_changes: bool,
+    reports_discard: bool,
     /// A user was signed in to a session that this request has read.
     saw_user: bool,
     /// The application has got a CSRF token for the response.
@@ -293,7 +293,7 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Refuses to begin or end a session in a request that the page of another site sent, as it can
+    /// Refuses to create or end a session in a request that the page of another site sent, as it can
     /// to an exempt path. Such a request comes without the cookie, and the response would replace
     /// or remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
