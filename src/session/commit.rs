@@ -30,14 +30,20 @@ pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
     /// They were discarded: the session had ended, or its id had been replaced, before they could
-    /// be stored.
+    /// be stored; or the request [ignores](Session::ignore) the session.
     Discarded,
+}
+
+impl CommitOutcome {
+    fn of(is_discard: bool) -> Self {
+        if is_discard { CommitOutcome::Discarded } else { CommitOutcome::Stored }
+    }
 }
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result, and carries out a
     /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
-    /// [`ignore`](Self::ignore) it does nothing.
+    /// [`ignore`](Self::ignore) it stores nothing.
     ///
     /// ```
     /// use cloakroom::session::CommitOutcome;
@@ -56,7 +62,7 @@ impl Session {
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.lock_to_write("commit the session")?;
         if state.is_ignored {
-            return Ok(CommitOutcome::Stored);
+            return Ok(CommitOutcome::of(!state.changes.is_empty()));
         }
         self.commit_all(&mut state)
     }
@@ -68,11 +74,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(if state.load_state.discards_further_changes() {
-            CommitOutcome::Discarded
-        } else {
-            CommitOutcome::Stored
-        })
+        Ok(CommitOutcome::of(state.load_state.discards_further_changes()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.
