@@ -11,6 +11,9 @@ use std::time::Duration;
 use crate::backend::{AtLimit, SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
+use crate::context::{
+    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds, Settings, Transport,
+};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,10 +25,7 @@ use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
-use crate::session::{
-    AGE_RENEWAL_GRACE, BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds,
-    Settings, Transport,
-};
+use crate::session::AGE_RENEWAL_GRACE;
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.

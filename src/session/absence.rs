@@ -4,12 +4,12 @@
 //! has ended meanwhile.
 
 use crate::backend::{Missing, ReplacedId};
+use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, State};
 
 /// A request without a session: why it finds none, and what becomes of its changes.

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use crate::backend::{LiveSession, Loaded};
+use crate::context::IdField;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
-use crate::session::shared::IdField;
 use crate::session::{CommitOutcome, ResponseFacts, Session, State};
 
 const CLOSE: &str = "close a session";

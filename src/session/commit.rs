@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
+use crate::context::Settings;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -20,7 +21,7 @@ use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{Session, Settings, State};
+use crate::session::{Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

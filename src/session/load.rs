@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
+use crate::context::{GuessDetector, OnLoadFailure, RetiredSinceOpen};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, IdReplacement};
-use crate::session::shared::RetiredSinceOpen;
-use crate::session::{GuessDetector, OnLoadFailure, Session, State};
+use crate::session::{Session, State};
 
 /// What the presented ids find. The state changes in these ways:
 ///

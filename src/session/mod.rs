@@ -6,7 +6,6 @@
 
 mod absence;
 mod authentication;
-mod blocking_hook;
 mod changes;
 mod choices;
 mod close;
@@ -18,7 +17,6 @@ mod load;
 mod presented;
 mod renewal;
 mod running_update;
-mod shared;
 mod sign_in;
 mod touch;
 mod values;
@@ -28,6 +26,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::clock::Timestamp;
+use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
@@ -41,17 +40,11 @@ use ending::Ending;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
-use shared::RetiredTick;
 
+pub use crate::context::{BlockingHook, OnLoadFailure};
 pub use authentication::{Authentication, RecentAuth};
-pub(crate) use blocking_hook::BlockingCalls;
-pub use blocking_hook::BlockingHook;
 pub use commit::CommitOutcome;
 pub(crate) use renewal::AGE_RENEWAL_GRACE;
-pub use shared::OnLoadFailure;
-pub(crate) use shared::{
-    Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
-};
 pub use sign_in::SignIn;
 
 /// The session of one request.

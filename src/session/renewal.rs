@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
+use crate::context::Transport;
 use crate::cookie;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::{Session, State, Transport};
+use crate::session::{Session, State};
 
 /// The grace of an id that is renewed by its age.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
+use crate::context::{Settings, contention_error};
 use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -15,8 +16,7 @@ use crate::session::changes::Changes;
 use crate::session::commit::CommitPlan;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::shared::contention_error;
-use crate::session::{Authentication, Session, Settings, State};
+use crate::session::{Authentication, Session, State};
 
 const SIGN_IN: &str = "sign a user in";
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::context::generations::Generations;
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
-use crate::session::shared::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 
@@ -169,7 +169,7 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::shared::generations::GENERATION_SIZE;
+    use crate::context::generations::GENERATION_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {
