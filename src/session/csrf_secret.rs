@@ -103,7 +103,8 @@ impl Session {
         Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// Makes a secret for the live session, or for the one that is created next, whose id it generates.
+    /// Makes a secret for the live session, or for the one that is created next, whose id it
+    /// generates.
     fn new_secret(&self, load_state: &mut LoadState) -> Result<Secret> {
         let id = match load_state {
             LoadState::Absent(Absence { next_id, .. }) => {

@@ -63,9 +63,9 @@ impl Session {
     /// ```
     ///
     /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
-    /// failing or panicking handler does not cancel it either. `destroy` also ends the session of an
-    /// id that another request has replaced in the last ten minutes, by a renewal or a sign-in. The
-    /// response removes the cookie even if the id found no session.
+    /// failing or panicking handler does not cancel it either. `destroy` also ends the session of
+    /// an id that another request has replaced in the last ten minutes, by a renewal or a sign-in.
+    /// The response removes the cookie even if the id found no session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end of the request.

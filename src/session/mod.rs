@@ -286,9 +286,9 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Refuses to create or end a session in a request that the page of another site sent, as it can
-    /// to an exempt path. Such a request comes without the cookie, and the response would replace
-    /// or remove it.
+    /// Refuses to create or end a session in a request that the page of another site sent, as it
+    /// can to an exempt path. Such a request comes without the cookie, and the response would
+    /// replace or remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
         if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
@@ -300,7 +300,7 @@ impl Session {
     }
 }
 
-// The ways to lock the state. Each fails as the one before it does, and in the cases of its own row:
+// The ways to lock the state. Each fails as the one before it does, and in the case of its own row:
 //
 // | function | fails | does in addition |
 // |---|---|---|
