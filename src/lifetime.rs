@@ -1,4 +1,4 @@
-//! The idle and the absolute limit of sessions, and the reasons for which sessions end.
+//! The limits of sessions: idle, absolute and per user; and the reasons for which sessions end.
 
 // Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines, and
 // whether activity is due to be recorded, here.
@@ -126,6 +126,18 @@ pub enum EndReason {
     Idle(Duration),
     /// It reached its absolute limit.
     Absolute,
+}
+
+/// The rule for a sign-in that would exceed the limit per user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// The sign-in is refused.
+    Refuse,
+    /// The sessions that signed in longest ago end.
+    EndOldest,
+    /// All other sessions of the user end.
+    EndOthers,
 }
 
 /// The limits of one session, as they are stored with it.

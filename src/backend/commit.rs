@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
-use crate::lifetime::Limits;
+use crate::lifetime::{AtLimit, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
 /// The changes of one request in one session, which a store makes in one atomic step. It owns its
@@ -186,18 +186,6 @@ pub struct SessionLimit {
     pub limit: NonZeroU32,
     /// The rule for a sign-in that would exceed it.
     pub at_limit: AtLimit,
-}
-
-/// The rule for a sign-in that would exceed the limit per user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AtLimit {
-    /// The sign-in is refused.
-    Refuse,
-    /// The sessions that signed in longest ago end.
-    EndOldest,
-    /// All other sessions of the user end.
-    EndOthers,
 }
 
 impl SessionLimit {

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{AtLimit, SessionLimit, Store};
+use crate::backend::{SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{
@@ -19,7 +19,7 @@ use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::{EndReason, Lifetime};
+use crate::lifetime::{AtLimit, EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
@@ -420,7 +420,7 @@ impl SessionManagerBuilder {
     /// list sessions, such as memcached.
     ///
     /// ```
-    /// use cloakroom::manager::AtLimit;
+    /// use cloakroom::lifetime::AtLimit;
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// use std::num::NonZeroU32;
     ///

@@ -17,7 +17,6 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::Session;
 
-pub use crate::backend::commit::AtLimit;
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

@@ -11,8 +11,8 @@ use crate::common::every_store::on_every_store;
 use cloakroom::adapter::RequestHead;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::IdpSessionId;
-use cloakroom::lifetime::EndReason;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::{AtLimit, EndReason};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, Lifetime, Session, SignIn};
 
 /// What the events say of sessions of users, in their order.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, SqliteStore};
