@@ -41,10 +41,12 @@ pages! {
     guarantees: "../docs/guarantees.md";
     ids: "../docs/ids.md";
     moving: "../docs/moving.md";
+    operating: "../docs/operating.md";
     own_tables: "../docs/own-tables.md";
     performance: "../docs/performance.md";
     platforms: "../docs/platforms.md";
     reliability: "../RELIABILITY.md";
+    rescue: "../docs/rescue.md";
     scaling: "../docs/scaling.md";
     security: "../SECURITY.md";
     servers: "../docs/servers.md";
@@ -57,9 +59,9 @@ pages! {
 
 // The command line tests the code of this page.
 #[cfg(not(doctest))]
-#[doc = include_str!("../docs/operating.md")]
+#[doc = include_str!("../docs/commands.md")]
 #[doc = include_str!("guide.html")]
-pub mod operating {}
+pub mod commands {}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -118,7 +118,8 @@
 //!
 //! - Moving from another library: [moving](guide::moving), [comparison](guide::comparison).
 //! - Running an application: [deployment](guide::deployment), [operating](guide::operating),
-//!   [events](guide::events), [performance](guide::performance).
+//!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events),
+//!   [performance](guide::performance).
 //! - Judging the library: [guarantees](guide::guarantees), [reliability](guide::reliability),
 //!   [security](guide::security), [platforms](guide::platforms).
 //! - Writing a [store](backend::Store), which [`conformance`] checks, or an

@@ -1,4 +1,4 @@
 //! Compiles the code of the pages about the command line.
 
 #![doc = include_str!("../README.md")]
-#![doc = include_str!("../../../docs/operating.md")]
+#![doc = include_str!("../../../docs/commands.md")]
