@@ -2,7 +2,7 @@
 //! by a sweep or an eviction, or another id has replaced them.
 //!
 //! If the commit of a request finds no session, its changes are discarded if the id was retired
-//! during the request; else they begin a new session. Called by the session and the manager.
+//! during the request; else they create a new session. Called by the session and the manager.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 
 /// How long an id is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may begin a new session.
+/// that takes longer may create a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
@@ -119,7 +119,7 @@ impl RetiredIds {
     }
 
     /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
-    /// flight have recorded their ids. That is for writes, which would otherwise begin a new
+    /// flight have recorded their ids. That is for writes, which would otherwise create a new
     /// session for a visitor who has just signed out.
     pub(crate) fn await_retired(
         &self,
