@@ -147,7 +147,7 @@ impl Session {
         let (from, from_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let request = SignInRequest {
+        let mut request = SignInRequest {
             load_state,
             changes,
             touch,
@@ -157,9 +157,16 @@ impl Session {
             from,
             from_id,
         };
-        let Some(ended) = self.attempt_until_done(request)? else {
-            self.context.events.raise(&Event::SignInRefused { user });
-            return Ok(SignIn::Refused);
+        let mut attempts = 1..MAX_ATTEMPTS;
+        let ended = loop {
+            match self.attempt(&mut request)? {
+                AttemptResult::Done(ended) => break ended,
+                AttemptResult::Refused => {
+                    self.context.events.raise(&Event::SignInRefused { user });
+                    return Ok(SignIn::Refused);
+                }
+                AttemptResult::Retry => attempts.next().ok_or_else(contention_error)?,
+            };
         };
         state.ending.after_sign_in.extend(others);
         state.changes = Changes::default();
@@ -173,21 +180,6 @@ impl Session {
             self.context.events.raise(&Event::SignedIn { public_id, user, address: self.address });
         }
         Ok(SignIn::Done)
-    }
-
-    /// Returns the sessions that the sign-in has ended; `None` if it was refused.
-    fn attempt_until_done(
-        &self,
-        mut request: SignInRequest<'_>,
-    ) -> Result<Option<Vec<EndedSession>>> {
-        for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(&mut request)? {
-                AttemptResult::Done(ended) => return Ok(Some(ended)),
-                AttemptResult::Refused => return Ok(None),
-                AttemptResult::Retry => {}
-            }
-        }
-        Err(contention_error())
     }
 
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
