@@ -17,8 +17,31 @@
 //!
 //! # Usage
 //!
-//! The adapters in [`web`] open and close the session. rouille is the shortest start; [choose
-//! Rocket](guide::servers) for a new application in production:
+//! The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers) for a new
+//! application in production:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "rocket", feature = "sqlite"))]
+//! # mod application {
+//! use cloakroom::{Session, SessionManager, SqliteStore};
+//! use rocket::{get, launch, routes};
+//!
+//! #[get("/")]
+//! fn index(session: &Session) -> cloakroom::Result<String> {
+//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!     Ok(format!("visits: {visits}\n"))
+//! }
+//!
+//! #[launch]
+//! fn rocket() -> _ {
+//!     let store = SqliteStore::open("app.db").expect("the database does not open");
+//!     let sessions = SessionManager::new(store).expect("the configuration is invalid");
+//!     rocket::build().attach(sessions).mount("/", routes![index])
+//! }
+//! # }
+//! ```
+//!
+//! The shortest program to try is on rouille:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
@@ -36,22 +59,6 @@
 //! # }
 //! # #[cfg(not(all(feature = "rouille", feature = "sqlite")))]
 //! # fn main() {}
-//! ```
-//!
-//! On Rocket, with `rocket::build().attach(sessions)`, the handler is:
-//!
-//! ```
-//! # #[cfg(feature = "rocket")]
-//! # mod application {
-//! use cloakroom::Session;
-//! use rocket::get;
-//!
-//! #[get("/")]
-//! fn index(session: &Session) -> cloakroom::Result<String> {
-//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-//!     Ok(format!("visits: {visits}\n"))
-//! }
-//! # }
 //! ```
 //!
 //! Without a web framework, two requests of one browser:

@@ -162,23 +162,28 @@ impl CookieConfig {
     }
 
     /// Sets the path below which the browser sends the cookie. Another path than the default `/`
-    /// needs a name without the prefix `__Host-`.
+    /// needs a name without the prefix `__Host-`. A path is no protection: other pages of the host
+    /// can still use the session.
     pub fn path(self, path: impl Into<String>) -> Self {
         CookieConfig { path: path.into(), ..self }
     }
 
     /// Sets a domain, which shares the cookie with all its subdomains. Defaults to none, which
-    /// limits the cookie to the host. A domain needs a name without the prefix `__Host-`.
+    /// limits the cookie to the host. A domain needs a name without the prefix `__Host-`. Every
+    /// subdomain then receives the id, and can set a cookie of this name.
     pub fn domain(self, domain: impl Into<String>) -> Self {
         CookieConfig { domain: Some(domain.into()), ..self }
     }
 
-    /// Sets whether the browser sends the cookie over TLS only. Defaults to true.
+    /// Sets whether the browser sends the cookie over TLS only. Defaults to true. With false, an
+    /// attacker who can read the connection can use the session, and a name with the prefix
+    /// `__Host-` or `__Secure-` is refused: use [`insecure_http`](Self::insecure_http).
     pub fn secure(self, secure: bool) -> Self {
         CookieConfig { secure, ..self }
     }
 
-    /// Sets whether the browser hides the cookie from scripts. Defaults to true.
+    /// Sets whether the browser hides the cookie from scripts. Defaults to true. With false, a
+    /// script that an attacker injects into a page can read the id.
     pub fn http_only(self, http_only: bool) -> Self {
         CookieConfig { http_only, ..self }
     }

@@ -349,9 +349,14 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.renewal_grace = Some(grace))
     }
 
-    /// Sets the age at which the id of a session is renewed, which limits the time for which a
-    /// stolen id is valid (the *renewal timeout* of OWASP's Session Management Cheat Sheet). At
-    /// least one minute; an hour is common. Defaults to no renewal by age.
+    /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's
+    /// Session Management Cheat Sheet). At least one minute; an hour is common. Defaults to no
+    /// renewal by age.
+    ///
+    /// It shuts out a thief who sends no request in the minute after the user's renewal. A thief
+    /// who keeps sending requests gets a new id as the user does, and can even be the one who
+    /// stays. Only a sign-out, a revocation or the absolute limit ends a stolen session for
+    /// certain.
     ///
     /// The first request that uses the session at that age or later renews the id when it is
     /// closed. The session keeps its limits and its CSRF tokens. If the renewal fails, the request
@@ -370,6 +375,7 @@ impl SessionManagerBuilder {
     /// # use std::time::Duration;
     /// let sessions = SessionManager::builder(MemoryStore::new())
     ///     .renew_every(Duration::from_secs(60 * 60))
+    ///     // Ends the session of a thief, and also that of a client that has lost its new id.
     ///     .end_session_on_replaced_id(true)
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())

@@ -60,18 +60,20 @@ pub use sign_in::SignIn;
 /// method.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes are lost, it ends no session, and an [event](Event::SessionNotClosed) is
-/// raised.
+/// closed, its changes and its [`destroy`](Self::destroy) are lost and, if there were any, an
+/// [event](Event::SessionNotClosed) is raised. A session that was only read may be dropped.
 ///
 /// | task | methods |
 /// |---|---|
-/// | read values | [`get`](Self::get), [`contains`](Self::contains), [`keys`](Self::keys) |
-/// | change values | [`set`](Self::set), [`update`](Self::update), [`update_now`](Self::update_now), [`take`](Self::take), [`remove`](Self::remove), [`clear`](Self::clear) |
-/// | users | [`sign_in`](Self::sign_in), [`sign_in_with`](Self::sign_in_with), [`user`](Self::user), [`require_recent_auth`](Self::require_recent_auth), [`confirm_authentication`](Self::confirm_authentication), [`authenticated_at`](Self::authenticated_at), [`auth_level`](Self::auth_level) |
-/// | the end of a session | [`destroy`](Self::destroy), [`end_reason`](Self::end_reason), [`deadline`](Self::deadline), [`set_idle_limit`](Self::set_idle_limit), [`set_persistent`](Self::set_persistent) |
-/// | ids | [`renew`](Self::renew), [`public_id`](Self::public_id) |
-/// | forms and messages | [`csrf_field`](Self::csrf_field), [`csrf_token`](Self::csrf_token), [`verify_csrf`](Self::verify_csrf), [`flash`](Self::flash), [`flashes`](Self::flashes), [`keep_flashes`](Self::keep_flashes), [`allow_cross_site`](Self::allow_cross_site) |
-/// | this request | [`commit`](Self::commit), [`ignore`](Self::ignore), [`is_changed`](Self::is_changed), [`client_address`](Self::client_address) |
+/// | read values | [`get`](Self::get) decodes one, [`contains`](Self::contains) tests for one, [`keys`](Self::keys) lists the names |
+/// | change values | [`set`](Self::set) and [`remove`](Self::remove) do not read the session; [`update`](Self::update) computes a value from the stored one, [`update_now`](Self::update_now) also stores it at once; [`take`](Self::take) reads and removes one, [`clear`](Self::clear) removes all |
+/// | users | [`sign_in`](Self::sign_in) or [`sign_in_with`](Self::sign_in_with) after the check of the password; [`user`](Self::user) returns the user |
+/// | sensitive pages | [`require_recent_auth`](Self::require_recent_auth) asks whether the password was checked lately, [`confirm_authentication`](Self::confirm_authentication) records a further check; [`authenticated_at`](Self::authenticated_at) and [`auth_level`](Self::auth_level) return its time and level |
+/// | the end of a session | [`destroy`](Self::destroy) signs out; [`deadline`](Self::deadline) says when it ends, [`end_reason`](Self::end_reason) why it has; [`set_idle_limit`](Self::set_idle_limit) and [`set_persistent`](Self::set_persistent) choose how long it and its cookie live |
+/// | ids | [`renew`](Self::renew) replaces the secret id; [`public_id`](Self::public_id) is a name for pages and logs |
+/// | forms | [`csrf_field`](Self::csrf_field) and [`csrf_token`](Self::csrf_token) make a token, [`verify_csrf`](Self::verify_csrf) checks it; [`allow_cross_site`](Self::allow_cross_site) is for exempt paths |
+/// | messages | [`flash`](Self::flash) adds one for the next page, [`flashes`](Self::flashes) takes them, [`keep_flashes`](Self::keep_flashes) keeps them for one more page |
+/// | this request | [`commit`](Self::commit) stores its changes now, [`ignore`](Self::ignore) discards them, [`is_changed`](Self::is_changed) returns whether there are any; [`client_address`](Self::client_address) is its client |
 ///
 /// ```
 /// use cloakroom::{Session, SignIn, UserKey};

@@ -175,7 +175,8 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// Sets which changes survive a power cut. Defaults to [`Durability::Normal`].
+    /// Sets which changes survive a power cut. Defaults to [`Durability::Normal`], with which the
+    /// newest values can be lost; with [`Durability::Full`] each change waits for the disk.
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }
