@@ -174,6 +174,7 @@ mod cleaner;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod context;
 pub mod cookie;
 pub mod cross_origin;
 pub mod csrf;

@@ -1,4 +1,4 @@
-//! The idle and the absolute limit of sessions, and the reasons for which sessions end.
+//! The limits of sessions: idle, absolute and per user; and the reasons for which sessions end.
 
 // Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines, and
 // whether activity is due to be recorded, here.
@@ -92,7 +92,7 @@ impl Lifetime {
         Err(Error::with_source(ErrorKind::Invalid, "use that lifetime", why))
     }
 
-    /// Returns the limits of a session that begins, or is signed in, at `now`.
+    /// Returns the limits of a session that is created, or signed in, at `now`.
     #[must_use]
     pub fn starting(&self, now: Timestamp) -> Limits {
         Limits { idle: self.idle, absolute_deadline: self.absolute.map(|limit| now + limit) }
@@ -117,7 +117,7 @@ pub enum EndReason {
     /// A call of the manager ended it.
     Revoked,
     /// A sign-in of the same user reached the limit per user.
-    Limit,
+    TooManySessions,
     /// A request presented a replaced id of it, and the manager is
     /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
     /// sessions.
@@ -126,6 +126,18 @@ pub enum EndReason {
     Idle(Duration),
     /// It reached its absolute limit.
     Absolute,
+}
+
+/// The rule for a sign-in that would exceed the limit per user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// The sign-in is refused.
+    Refuse,
+    /// The sessions that signed in longest ago end.
+    EndOldest,
+    /// All other sessions of the user end.
+    EndOthers,
 }
 
 /// The limits of one session, as they are stored with it.

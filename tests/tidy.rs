@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["conformance"],
     &["message"],
     &["cleaner", "cookie", "cross_origin"],
+    &["context"],
     &["session"],
     &["flash", "csrf"],
     &["manager"],

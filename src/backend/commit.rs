@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
-use crate::lifetime::Limits;
+use crate::lifetime::{AtLimit, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
 /// The changes of one request in one session, which a store makes in one atomic step. It owns its
@@ -186,18 +186,6 @@ pub struct SessionLimit {
     pub limit: NonZeroU32,
     /// The rule for a sign-in that would exceed it.
     pub at_limit: AtLimit,
-}
-
-/// The rule for a sign-in that would exceed the limit per user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AtLimit {
-    /// The sign-in is refused.
-    Refuse,
-    /// The sessions that signed in longest ago end.
-    EndOldest,
-    /// All other sessions of the user end.
-    EndOthers,
 }
 
 impl SessionLimit {
@@ -389,7 +377,7 @@ impl Action {
     /// Describes the action, for an error's operation.
     pub(crate) fn operation(&self) -> &'static str {
         match self {
-            Action::Create(_) => "begin a session",
+            Action::Create(_) => "create a session",
             Action::Merge => "change a session",
             Action::Renew { .. } => "renew a session",
             Action::SignIn { .. } => "sign a user in",

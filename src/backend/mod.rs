@@ -10,7 +10,7 @@
 //!
 //! Types that applications use too are in modules of their own, which are more stable: see
 //! [`clock`](crate::clock), [`id`](crate::id), [`lifetime`](crate::lifetime) and
-//! [`list`](crate::list). `AtLimit` is in `manager`, because it is a setting.
+//! [`list`](crate::list).
 //!
 //! A commit has the same three steps in every store, in one atomic step of the medium: look the
 //! session up, which gives a [`Found`]; let [`Commit::decide`] decide; execute the [`Decision`].
@@ -97,7 +97,6 @@ pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
-pub(crate) use commit::AtLimit;
 pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};

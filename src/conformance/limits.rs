@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use crate::backend::{AtLimit, Commit, CommitAnswer, SessionLimit};
+use crate::backend::{Commit, CommitAnswer, SessionLimit};
 use crate::conformance::fixture::*;
 use crate::id::{SessionIdHash, UserKey};
+use crate::lifetime::AtLimit;
 use crate::list::SessionFilter;
 
 /// Signs in under a limit to a new id. Returns its hash and the result.

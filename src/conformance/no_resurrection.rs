@@ -1,9 +1,9 @@
 //! Checks that an ended session stays ended, whatever call follows with any of its ids.
 
-use crate::backend::AtLimit;
 use crate::conformance::fixture::*;
 use crate::conformance::limits;
 use crate::id::{PublicId, SessionIdHash, UserKey};
+use crate::lifetime::AtLimit;
 use crate::list::SessionFilter;
 
 pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {

@@ -7,13 +7,13 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, AtLimit, Commit, CommitAnswer, Expected, LiveSession};
+use crate::backend::{Action, Commit, CommitAnswer, Expected, LiveSession};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::conformance::{limits, replaced_ids};
 use crate::delta::Delta;
 use crate::id::{SessionIdHash, UserKey};
-use crate::lifetime::Lifetime;
+use crate::lifetime::{AtLimit, Lifetime};
 use crate::list::SessionFilter;
 use crate::sync::IgnorePoison;
 

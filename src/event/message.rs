@@ -107,7 +107,7 @@ impl fmt::Display for Event<'_> {
                     shortened(*host)
                 )
             }
-            Event::Created { public_id } => write!(f, "session {public_id} began"),
+            Event::Created { public_id } => write!(f, "session {public_id} was created"),
             Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
             Event::SignedIn { public_id, user, address } => {
                 let user = user.as_str();
@@ -231,7 +231,9 @@ impl fmt::Display for EndReason {
             EndReason::SignedOut => f.write_str("signed out"),
             EndReason::Superseded => f.write_str("a sign-in of the same client took its place"),
             EndReason::Revoked => f.write_str("revoked"),
-            EndReason::Limit => f.write_str("the user signed in to more sessions than allowed"),
+            EndReason::TooManySessions => {
+                f.write_str("the user signed in to more sessions than allowed")
+            }
             EndReason::ReplacedId => f.write_str("a replaced id of it was used"),
             EndReason::Idle(limit) => write!(f, "no activity for {} s", limit.as_secs_f64()),
             EndReason::Absolute => f.write_str("the absolute limit was reached"),

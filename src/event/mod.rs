@@ -195,7 +195,7 @@ pub enum Event<'a> {
         /// The reason, and the remedy if the page is the application's own.
         reason: &'a str,
     },
-    /// A session began.
+    /// A session was created.
     Created {
         /// The session's public id.
         public_id: &'a PublicId,

@@ -8,24 +8,24 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{AtLimit, SessionLimit, Store};
+use crate::backend::{SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
+use crate::context::{
+    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds, Settings, Transport,
+};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::{EndReason, Lifetime};
+use crate::lifetime::{AtLimit, EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
-use crate::session::{
-    AGE_RENEWAL_GRACE, BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds,
-    Settings, Transport,
-};
+use crate::session::AGE_RENEWAL_GRACE;
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -426,7 +426,7 @@ impl SessionManagerBuilder {
     /// list sessions, such as memcached.
     ///
     /// ```
-    /// use cloakroom::manager::AtLimit;
+    /// use cloakroom::lifetime::AtLimit;
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// use std::num::NonZeroU32;
     ///

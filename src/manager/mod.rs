@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::cleaner::Cleaner;
+use crate::context::{BlockingCalls, BlockingHook, Context};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
-use crate::session::{BlockingCalls, BlockingHook, Context, Session};
+use crate::session::Session;
 
-pub use crate::backend::commit::AtLimit;
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

@@ -4,13 +4,12 @@
 //! has ended meanwhile.
 
 use crate::backend::{Missing, ReplacedId};
+use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::lifetime::EndReason;
 use crate::record::Record;
 use crate::session::load::LoadState;
-use crate::session::shared::RetiredSinceOpen;
 use crate::session::{Session, State};
 
 /// A request without a session: why it finds none, and what becomes of its changes.
@@ -20,9 +19,9 @@ pub(super) struct Absence {
     pub(super) retired_since_open: RetiredSinceOpen,
     /// The replacement of its id, if the store remembers one.
     pub(super) replacement: Option<IdReplacement>,
-    /// Whether changes of this request were discarded.
-    pub(super) has_discarded_changes: bool,
-    /// The id for the session that begins next, from which its CSRF secret is derived.
+    /// Whether changes of this request were discarded; further ones then are too.
+    pub(super) discards_further_changes: bool,
+    /// The id for the session that is created next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
 }
 
@@ -43,24 +42,22 @@ pub(super) struct IdReplacement {
 }
 
 impl Session {
-    /// Begins a session with the changes of a request that has found none, or discards them:
+    /// Creates a session with the changes of a request that has found none, or discards them. A
+    /// discard is reported: by an event, the result of `commit`, and the response.
     ///
     /// | why there is no session | changed values | only a renewal |
     /// |---|---|---|
-    /// | there was none, it has expired, or it cannot be decoded | begin one | no effect |
-    /// | this request has ended it, by `destroy` or a call of the manager | begin one | no effect |
-    /// | it presents a stale id | begin one | no effect |
+    /// | there was none, it has expired, or it cannot be decoded | create one | no effect |
+    /// | this request has ended it, by `destroy` or a call of the manager | create one | no effect |
+    /// | it presents a stale id | create one | no effect |
     /// | it overlaps the replacement of its id | discarded | no effect |
-    /// | this request [has discarded changes](Absence::has_discarded_changes) | discarded | no effect |
+    /// | this request [has discarded changes](Absence::discards_further_changes) | discarded | no effect |
     /// | this process has [retired](RetiredSinceOpen) its id since this request was opened | discarded | discarded |
-    ///
-    /// This is the only rule for a request that has found no session;
-    /// [`leave_session`](Self::leave_session) has the rule for one whose session ended meanwhile.
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
         let overlaps = absence.replacement.as_ref().is_some_and(|replacement| replacement.overlaps);
-        let discards_data = absence.has_discarded_changes || overlaps;
+        let discards_data = absence.discards_further_changes || overlaps;
         let is_retired = match absence.retired_since_open {
             RetiredSinceOpen::Yes => true,
             RetiredSinceOpen::InDoubt => !discards_data && self.was_retired_in_flight()?,
@@ -78,18 +75,23 @@ impl Session {
     /// presented id.
     fn was_retired_in_flight(&self) -> Result<bool> {
         let retired_ids = &self.context.retired_ids;
-        let since = self.retired_at_open;
+        let since = self.opened_tick;
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |retired, id_hash| {
             Ok(retired || self.blocking.run(|| retired_ids.await_retired(&id_hash, since))?)
         })
     }
 
-    /// Continues without the live session, which another request has ended or given a new id.
+    /// Continues without the session that was live, because a commit no longer finds it.
+    ///
+    /// | the commit finds | changed values | only a renewal |
+    /// |---|---|---|
+    /// | no session: it has ended or expired | discarded | discarded |
+    /// | a session that cannot be decoded | discarded | discarded |
+    /// | the session under another id | discarded | no effect |
     pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let public_id = session.record.public_id;
-        // If another request replaced the id, a renewal without data changes discards nothing.
         let has_data = !state.changes.delta().is_empty();
         let discards = has_data || !matches!(missing, Missing::Replaced { .. });
         let mut absence = Absence::default();
@@ -99,7 +101,8 @@ impl Session {
                 state.ending.reason = reached_limit.or_else(find_reason);
             }
             Missing::Replaced { id, .. } => {
-                // An id that this request issued is not used after its changes were discarded.
+                // After a discard, no later sign-in of this request may join another one, or be
+                // joined, through the id that this request has issued.
                 let issued = issued.as_ref().filter(|_| !discards);
                 absence.replacement = Some(self.replacement(issued, id, &session.record));
             }
@@ -132,23 +135,10 @@ impl Session {
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
         if let LoadState::Absent(absence) = &mut state.load_state {
-            absence.has_discarded_changes = true;
+            absence.discards_further_changes = true;
         }
-        state.response.has_discarded_changes = true;
+        state.response.reports_discard = true;
         state.changes.drop_all_but_renewal();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
-    }
-
-    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
-    /// session if the settings say so.
-    pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
-        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
-        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
-        if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            absence.replacement = None;
-        }
-        Ok(())
     }
 }

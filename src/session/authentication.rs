@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::context::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
-use crate::session::{CommitOutcome, Session, Settings};
+use crate::session::{CommitOutcome, Session};
 
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///
@@ -174,7 +175,7 @@ impl Session {
     /// request; the [store's errors](ErrorKind#the-stores-errors).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.load_for_change(OPERATION)?;
+        let mut state = self.lock_loaded_to_write(OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

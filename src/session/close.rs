@@ -5,77 +5,23 @@
 
 use std::time::Duration;
 
-use crate::backend::{LiveSession, Loaded, ReplacedId};
-use crate::clock::Timestamp;
-use crate::cookie;
+use crate::backend::{LiveSession, Loaded};
+use crate::context::IdField;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
-use crate::id::{SessionId, SessionIdHash};
+use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
-use crate::record::Record;
 use crate::session::changes::Changes;
-use crate::session::commit::Renewal;
+use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
-use crate::session::shared::IdField;
-use crate::session::{CommitOutcome, ResponseFacts, Session, SignOut, State, Transport};
+use crate::session::{CommitOutcome, ResponseFacts, Session, State};
 
 const CLOSE: &str = "close a session";
 
-/// The grace of an id that is renewed by its age.
-pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
-
-/// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
-/// for which browsers keep a cookie at most.
-const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
-
 impl Session {
-    /// Signs out: ends the session, and every other session whose id this request presented. For
-    /// this request it is gone at once; the store ends it at the end of the request, or at the next
-    /// [`commit`](Self::commit). Until then other requests can use it. A later write begins a new,
-    /// anonymous session.
-    ///
-    /// ```
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// session.destroy()?;
-    /// session.flash("info", "You are signed out.")?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
-    ///
-    /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
-    /// failing or panicking handler does not cancel it either. This also ends the session of an id
-    /// that another request has replaced in the last ten minutes, by a renewal or a sign-in. The
-    /// response removes the cookie even if the id found no session.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn destroy(&self) -> Result<()> {
-        const OPERATION: &str = "destroy the session";
-        let mut state = self.lock_open(OPERATION)?;
-        self.check_cross_site(&state, OPERATION)?;
-        let current = state.load_state.session().map(|session| session.id_hash);
-        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
-            if !state.ending.to_destroy.contains(&id_hash) {
-                state.ending.to_destroy.push(id_hash);
-            }
-        }
-        state.reset(SignOut::Requested);
-        Ok(())
-    }
-
-    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
-    /// request, has ended the session that it has read.
-    pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
-        let mut state = self.state();
-        if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
-            state.reset(SignOut::Done);
-        }
-    }
-
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {
-        let mut state = self.state();
+        let mut state = self.lock_unchecked();
         if !self.presented.is_empty() {
             state.response.varies = true;
             state.response.may_read_later = true;
@@ -84,13 +30,13 @@ impl Session {
 
     /// Records that the response has flash messages.
     pub(crate) fn mark_flashes_shown(&self) {
-        self.state().response.has_flash = true;
+        self.lock_unchecked().response.has_flash = true;
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.lock(CLOSE)?;
+        let mut state = self.lock_to_read(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
@@ -143,7 +89,7 @@ impl Session {
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
-        let state = self.state();
+        let state = self.lock_unchecked();
         let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }
@@ -187,35 +133,10 @@ impl Session {
         ResponseHeaders {
             id_fields,
             vary_on: varies.then(|| settings.transport.request_header()),
-            discarded: state.response.has_discarded_changes,
+            discarded: state.response.reports_discard,
             sharing,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.ending.sign_out == SignOut::Done,
-        }
-    }
-
-    /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
-    /// the setting for renewals by the handler says.
-    fn renew_old_id(&self, state: &mut State) {
-        let Some(touch) = self.request_touch(state) else { return };
-        let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
-        let LiveSession { record, id_hash } = &**session;
-        let settings = &self.context.settings;
-        let in_cookie = matches!(settings.transport, Transport::Cookie(_));
-        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
-        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
-        let grace = settings.renewal_grace.unwrap_or_default();
-        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch.seen) {
-            return;
-        }
-        let id_hash = *id_hash;
-        let public_id = record.public_id;
-        // If the session has ended meanwhile, nothing of this request is lost. A request that only
-        // reads must not fail because the renewal does; the next one tries again.
-        let renewal = Renewal { grace: Some(AGE_RENEWAL_GRACE) };
-        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(renewal)) {
-            self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }
     }
 
@@ -231,71 +152,6 @@ impl Session {
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
-        }
-    }
-}
-
-/// Returns whether a browser may forget the session's cookie before the session ends.
-fn may_outlive_cookie(record: &Record) -> bool {
-    let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
-    record.persistent && record.limits.absolute_deadline.is_none_or(outlives)
-}
-
-/// Returns whether a request renews the id of its session, because the id has reached `max_age` or
-/// the client has not received it. The request was opened at `opened` and active at `seen`; `grace`
-/// is that of a renewal by the handler.
-fn renewal_is_due(
-    session: &LiveSession,
-    found_by: &SessionIdHash,
-    max_age: Duration,
-    grace: Duration,
-    opened: Timestamp,
-    seen: Timestamp,
-) -> bool {
-    let LiveSession { record, id_hash } = session;
-    let is_old = seen.since(record.id_issued) >= max_age;
-    // The presented id was replaced, and still finds the session after the grace that a handler's
-    // renewal gives. So a renewal by age replaced it. The client has not received the response with
-    // the new id, and would lose the session. After a handler's renewal, which may be meant to
-    // invalidate a stolen id, the client must get no new id here.
-    let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
-    let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
-    is_old || has_lost_id
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lifetime::Lifetime;
-    use crate::record::NewSession;
-
-    #[test]
-    fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
-        const MAX_AGE: Duration = Duration::from_secs(3600);
-        const NO_GRACE: Duration = Duration::ZERO;
-        const GRACE: Duration = Duration::from_secs(30);
-        let current = SessionIdHash::from_bytes([1; 32]);
-        let replaced = SessionIdHash::from_bytes([2; 32]);
-        let issued = Timestamp::from_millis(1_700_000_000_000);
-        let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
-        let record = Record::create(&new_session, issued);
-        for (found_by, grace, opened, seen, is_due) in [
-            (current, NO_GRACE, 0, 3599, false),
-            (current, NO_GRACE, 3600, 3600, true),
-            (current, NO_GRACE, 3599, 3600, true),
-            (current, GRACE, 3600, 3600, true),
-            (replaced, NO_GRACE, 10, 10, false),
-            (replaced, NO_GRACE, 10, 3600, true),
-            (replaced, NO_GRACE, 11, 11, true),
-            (replaced, GRACE, 11, 11, false),
-            (replaced, GRACE, 30, 30, false),
-            (replaced, GRACE, 31, 31, true),
-            (replaced, GRACE, 3600, 3600, true),
-        ] {
-            let session = LiveSession { record: record.clone(), id_hash: current };
-            let at = |seconds| issued + Duration::from_secs(seconds);
-            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), at(seen));
-            assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }
 }

@@ -9,18 +9,19 @@
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
+use crate::context::Settings;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
-use crate::lifetime::{EndReason, Lifetime};
-use crate::record::{EndedSession, NewSession, Record, Touch};
+use crate::lifetime::Lifetime;
+use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
-use crate::session::{Ending, Session, Settings, SignOut, State};
+use crate::session::renewal::Renewal;
+use crate::session::{Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +31,20 @@ pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
     /// They were discarded: the session had ended, or its id had been replaced, before they could
-    /// be stored.
+    /// be stored; or the request [ignores](Session::ignore) the session.
     Discarded,
+}
+
+impl CommitOutcome {
+    fn of(is_discard: bool) -> Self {
+        if is_discard { CommitOutcome::Discarded } else { CommitOutcome::Stored }
+    }
 }
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result, and carries out a
     /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
-    /// [`ignore`](Self::ignore) it does nothing.
+    /// [`ignore`](Self::ignore) it stores nothing.
     ///
     /// ```
     /// use cloakroom::session::CommitOutcome;
@@ -54,9 +61,9 @@ impl Session {
     /// The [store's errors](ErrorKind#the-stores-errors). The changes are then kept, and the end of
     /// the request tries again. [`ErrorKind::Closed`] after the end of the request.
     pub fn commit(&self) -> Result<CommitOutcome> {
-        let mut state = self.writable("commit the session")?;
+        let mut state = self.lock_to_write("commit the session")?;
         if state.is_ignored {
-            return Ok(CommitOutcome::Stored);
+            return Ok(CommitOutcome::of(!state.changes.is_empty()));
         }
         self.commit_all(&mut state)
     }
@@ -68,53 +75,16 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(if state.load_state.has_discarded_changes() {
-            CommitOutcome::Discarded
-        } else {
-            CommitOutcome::Stored
-        })
-    }
-
-    /// Ends the sessions that a sign-in or the handler has marked for it.
-    pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
-        while let Some(id_hash) = ending.after_sign_in.last() {
-            self.end_session_of(id_hash, EndReason::Superseded)?;
-            ending.after_sign_in.pop();
-        }
-        while let Some(id_hash) = ending.to_destroy.last() {
-            if self.end_session_of(id_hash, EndReason::SignedOut)? {
-                ending.sign_out = SignOut::Done;
-            }
-            ending.to_destroy.pop();
-        }
-        Ok(())
-    }
-
-    /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
-    /// was one.
-    pub(super) fn end_session_of(
-        &self,
-        id_hash: &SessionIdHash,
-        reason: EndReason,
-    ) -> Result<bool> {
-        let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let CommitAnswer::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
-        self.report_end(&ended, reason);
-        Ok(true)
-    }
-
-    /// Reports a session that this request has ended.
-    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
-        self.context.end_trail.report(ended, reason, None, self.address);
+        Ok(CommitOutcome::of(state.load_state.discards_further_changes()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.
-    fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
+    pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store.get()?;
         let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
         let record_retired = |answer: &CommitAnswer| match answer {
-            // Not the evicted ones: as after a sweep, a request that uses one of them begins
+            // Not the evicted ones: as after a sweep, a request that uses one of them creates
             // another session.
             CommitAnswer::Done { previous_id, ended, .. } => {
                 retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*previous_id));
@@ -124,8 +94,8 @@ impl Session {
         };
         let answer = match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
-            // Recorded for when the store has forgotten the replaced id. Until then it answers that
-            // the id was replaced, so no overlapping request must wait for this call.
+            // While the store remembers the replaced id, its answer is enough, so overlapping
+            // requests need not wait for this call. Recorded for later.
             Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
@@ -162,16 +132,6 @@ impl Session {
             LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
         }
         Ok(())
-    }
-
-    /// Returns the renewal in the commit of this request's changes: one that the handler has asked
-    /// for, or that of an id under a former name of the cookie.
-    fn renewal_of_changes(&self, state: &State, id_hash: &SessionIdHash) -> Option<Renewal> {
-        // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let by_handler =
-            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
-        let grace = self.context.settings.renewal_grace;
-        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
     /// Merges the changes into the session of this id. A renewal is part of the same commit.
@@ -217,7 +177,7 @@ impl Session {
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
-        // An idle limit alone begins no session.
+        // An idle limit alone creates no session.
         let idle_limit = state.changes.delta().idle_limit();
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
@@ -241,11 +201,11 @@ impl Session {
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
-            _ => Err(Error::new(ErrorKind::Unexpected, "begin a session")),
+            _ => Err(Error::new(ErrorKind::Unexpected, "create a session")),
         }
     }
 
-    /// Makes the fields of a session that begins or is signed in. `lifetime` returns its lifetime
+    /// Makes the fields of a session that is created or signed in. `lifetime` returns its lifetime
     /// from the settings and its persistence.
     pub(super) fn new_session(
         &self,
@@ -304,13 +264,6 @@ fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> R
         Arc::make_mut(session).record = newer;
     }
     Ok(())
-}
-
-/// A renewal of the session's id.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Renewal {
-    /// How long the old id stays valid.
-    pub(super) grace: Option<Duration>,
 }
 
 /// The parts of a commit that stay the same when its changes are recomputed.

@@ -98,12 +98,13 @@ impl State {
 impl Session {
     /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
-        let mut state = self.lock("check a CSRF token")?;
-        self.read(&mut state)?;
+        let mut state = self.lock_to_read("check a CSRF token")?;
+        self.ensure_loaded(&mut state)?;
         Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
+    /// Makes a secret for the live session, or for the one that is created next, whose id it
+    /// generates.
     fn new_secret(&self, load_state: &mut LoadState) -> Result<Secret> {
         let id = match load_state {
             LoadState::Absent(Absence { next_id, .. }) => {
@@ -132,9 +133,9 @@ impl Session {
     /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
     /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
-        let mut state = self.lock(OPERATION)?;
+        let mut state = self.lock_to_read(OPERATION)?;
         let state = &mut *state;
-        self.read(state)?;
+        self.ensure_loaded(state)?;
         state.response.has_token = true;
         let known = (state.secret(), state.secret_of_replaced_id());
         if let (Some(secret), _) | (None, Some((secret, true))) = known {
@@ -147,7 +148,7 @@ impl Session {
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
             LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
-            load_state if load_state.has_discarded_changes() => None,
+            load_state if load_state.discards_further_changes() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {

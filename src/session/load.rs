@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
+use crate::context::{GuessDetector, OnLoadFailure, RetiredSinceOpen};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, IdReplacement};
-use crate::session::shared::RetiredSinceOpen;
-use crate::session::{GuessDetector, OnLoadFailure, Session, State};
+use crate::session::{Session, State};
 
 /// What the presented ids find. The state changes in these ways:
 ///
@@ -21,7 +21,7 @@ use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 /// |---|---|---|
 /// | `Unread` | `Live`, `Absent` | the load, or the commit of a request that only writes |
 /// | `Unread` | `Unreadable` | a load that failed |
-/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the beginning of a session |
+/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
 /// | `Live` | `Absent` | a commit that finds no session |
 /// | any | `Absent` | `destroy`, or a revocation by this request |
 #[derive(Debug, Default)]
@@ -86,9 +86,9 @@ impl LoadState {
         self.absence()?.replacement.as_ref()
     }
 
-    /// Returns whether changes of this request were discarded, because its session ended meanwhile.
-    pub(super) fn has_discarded_changes(&self) -> bool {
-        self.absence().is_some_and(|absence| absence.has_discarded_changes)
+    /// Returns whether changes of this request were discarded, and further ones will be.
+    pub(super) fn discards_further_changes(&self) -> bool {
+        self.absence().is_some_and(|absence| absence.discards_further_changes)
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -113,7 +113,7 @@ impl LoadState {
 
 impl Session {
     /// Loads the session at the first call, and returns the result of that load.
-    pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
+    pub(super) fn ensure_loaded<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
         if let LoadState::Unread = state.load_state {
             let now = self.context.now();
@@ -186,7 +186,7 @@ impl Session {
                         || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(find_reason);
                     let retired_ids = &self.context.retired_ids;
-                    let retired = retired_ids.retired_since(&id_hash, self.retired_at_open)?;
+                    let retired = retired_ids.retired_since(&id_hash, self.opened_tick)?;
                     absence.retired_since_open = absence.retired_since_open.max(retired);
                     if retired != RetiredSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });

@@ -6,17 +6,17 @@
 
 mod absence;
 mod authentication;
-mod blocking_hook;
 mod changes;
 mod choices;
 mod close;
 mod commit;
 mod csrf_secret;
+mod ending;
 mod facts;
 mod load;
 mod presented;
+mod renewal;
 mod running_update;
-mod shared;
 mod sign_in;
 mod touch;
 mod values;
@@ -26,30 +26,25 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::clock::Timestamp;
+use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::{RealmTag, SessionIdHash};
-use crate::lifetime::EndReason;
+use crate::id::RealmTag;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
+use ending::Ending;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
-use shared::RetiredCount;
 
+pub use crate::context::{BlockingHook, OnLoadFailure};
 pub use authentication::{Authentication, RecentAuth};
-pub(crate) use blocking_hook::BlockingCalls;
-pub use blocking_hook::BlockingHook;
-pub(crate) use close::AGE_RENEWAL_GRACE;
 pub use commit::CommitOutcome;
-pub use shared::OnLoadFailure;
-pub(crate) use shared::{
-    Context, EndTrail, FormerCookie, GuessDetector, RetiredIds, Settings, Transport,
-};
+pub(crate) use renewal::AGE_RENEWAL_GRACE;
 pub use sign_in::SignIn;
 
 /// The session of one request.
@@ -123,10 +118,10 @@ pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
     presented: Presented,
-    /// How many ids this process had retired when the request was opened.
-    retired_at_open: RetiredCount,
-    /// The time at which the request was opened; `None` without a presented id, which alone makes
-    /// it matter.
+    /// The time at which the request was opened, by the logical clock of the retired ids.
+    opened_tick: RetiredTick,
+    /// The time at which the request was opened. `None` if it presents no id: only the times of
+    /// replaced ids are compared with it.
     opened_at: Option<Timestamp>,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
     cookie_rejected_by: Option<RejectedBy>,
@@ -152,35 +147,12 @@ struct State {
     persistent: Option<bool>,
     ending: Ending,
     is_ignored: bool,
-    /// A request to an exempt path may begin a session.
+    /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
     /// The time of the first use of the session, which its touch records.
     first_use: Option<Timestamp>,
-}
-
-/// The sessions that the request ends, and how the presented one has ended.
-#[derive(Debug, Default)]
-struct Ending {
-    /// Sessions that the handler destroyed; they end with the next commit or the request.
-    to_destroy: Vec<SessionIdHash>,
-    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
-    /// it does not undo the sign-in.
-    after_sign_in: Vec<SessionIdHash>,
-    sign_out: SignOut,
-    /// Why the presented session has ended, if that is known.
-    reason: Option<EndReason>,
-}
-
-/// Whether the request signs out: the response then removes the cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum SignOut {
-    #[default]
-    NotRequested,
-    Requested,
-    /// A session has ended.
-    Done,
 }
 
 /// What the response must say beside the id. A fact is never reset.
@@ -189,7 +161,7 @@ struct ResponseFacts {
     /// The response depends on the session.
     varies: bool,
     /// Changes were discarded.
-    has_discarded_changes: bool,
+    reports_discard: bool,
     /// A user was signed in to a session that this request has read.
     saw_user: bool,
     /// The application has got a CSRF token for the response.
@@ -201,15 +173,6 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Continues without a session, because the request ends its own or has ended it.
-    fn reset(&mut self, sign_out: SignOut) {
-        self.set_absent(Absence::default());
-        self.changes = Changes::default();
-        self.ending.sign_out = self.ending.sign_out.max(sign_out);
-        self.is_ignored = false;
-        self.response.varies = true;
-    }
-
     /// Records that there is no session any more.
     fn set_absent(&mut self, absence: Absence) {
         self.response.saw_user = self.has_seen_user();
@@ -277,13 +240,13 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let cookie_rejected_by = context.cookie_rejected_by(head);
-        let retired_at_open = context.retired_ids.count();
+        let opened_tick = context.retired_ids.now();
         let opened_at = (!presented.is_empty()).then(|| context.now());
         Session {
             context,
             blocking,
             presented,
-            retired_at_open,
+            opened_tick,
             opened_at,
             cookie_rejected_by,
             address,
@@ -300,21 +263,6 @@ impl Session {
         let has_same_ids =
             || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
         Arc::ptr_eq(&self.context, context) && has_same_ids()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic in the application's `Serialize` leaves the state as it was before the call.
-        self.state.lock().ignore_poison()
-    }
-
-    /// Locks the state. Fails inside the closure of an update (this thread holds the lock), and for
-    /// a refused request.
-    fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if self.origin_check.is_refusal() {
-            return Err(Error::new(ErrorKind::CrossOrigin, operation));
-        }
-        self.check_not_updating(operation)?;
-        Ok(self.state())
     }
 
     /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
@@ -340,36 +288,9 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Locks the state. Fails after the end of the request.
-    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let state = self.lock(operation)?;
-        if state.is_closed {
-            return Err(Error::new(ErrorKind::Closed, operation));
-        }
-        Ok(state)
-    }
-
-    /// Locks the state for a change. Fails if changes are not possible.
-    fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_open(operation)?;
-        state.check_readable(operation)?;
-        self.check_cross_site(&state, operation)?;
-        state.response.varies = true;
-        state.first_use.get_or_insert_with(|| self.context.now());
-        Ok(state)
-    }
-
-    /// Locks the state for a change that depends on the session, and loads the session.
-    fn load_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.writable(operation)?;
-        self.read(&mut state)?;
-        state.check_readable(operation)?;
-        Ok(state)
-    }
-
-    /// Refuses to begin or end a session in a request that the page of another site sent, as it can
-    /// to an exempt path. Such a request comes without the cookie, and the response would replace
-    /// or remove it.
+    /// Refuses to create or end a session in a request that the page of another site sent, as it
+    /// can to an exempt path. Such a request comes without the cookie, and the response would
+    /// replace or remove it.
     fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
         if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
@@ -378,5 +299,53 @@ impl Session {
             return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
         }
         Ok(())
+    }
+}
+
+// The ways to lock the state. Each fails as the one before it does, and in the case of its own row:
+//
+// | function | fails | does in addition |
+// |---|---|---|
+// | `lock_unchecked` | never | |
+// | `lock_to_read` | if the request was refused, or on the thread of a running update | |
+// | `lock_until_closed` | after the close | |
+// | `lock_to_write` | after a failed load, or by `check_cross_site` | marks the session as used |
+// | `lock_loaded_to_write` | if the load fails | loads the session |
+impl Session {
+    fn lock_unchecked(&self) -> MutexGuard<'_, State> {
+        // A panic in the application's `Serialize` leaves the state as it was before the call.
+        self.state.lock().ignore_poison()
+    }
+
+    fn lock_to_read(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        if self.origin_check.is_refusal() {
+            return Err(Error::new(ErrorKind::CrossOrigin, operation));
+        }
+        self.check_not_updating(operation)?;
+        Ok(self.lock_unchecked())
+    }
+
+    fn lock_until_closed(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock_to_read(operation)?;
+        if state.is_closed {
+            return Err(Error::new(ErrorKind::Closed, operation));
+        }
+        Ok(state)
+    }
+
+    fn lock_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_until_closed(operation)?;
+        state.check_readable(operation)?;
+        self.check_cross_site(&state, operation)?;
+        state.response.varies = true;
+        state.first_use.get_or_insert_with(|| self.context.now());
+        Ok(state)
+    }
+
+    fn lock_loaded_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_to_write(operation)?;
+        self.ensure_loaded(&mut state)?;
+        state.check_readable(operation)?;
+        Ok(state)
     }
 }

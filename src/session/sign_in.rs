@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
+use crate::context::{Settings, contention_error};
 use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -15,8 +16,7 @@ use crate::session::changes::Changes;
 use crate::session::commit::CommitPlan;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
-use crate::session::shared::contention_error;
-use crate::session::{Authentication, Session, Settings, State};
+use crate::session::{Authentication, Session, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -125,7 +125,7 @@ impl Session {
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
-        let mut state = self.load_for_change(SIGN_IN)?;
+        let mut state = self.lock_loaded_to_write(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let set_before = state.changes.delta().idle_limit();
@@ -144,10 +144,10 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, from_id) = self.replaced_by_sign_in(load_state)?;
+        let (from, from_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let request = SignInRequest {
+        let mut request = SignInRequest {
             load_state,
             changes,
             touch,
@@ -157,16 +157,23 @@ impl Session {
             from,
             from_id,
         };
-        let Some(ended) = self.attempt_until_done(request)? else {
-            self.context.events.raise(&Event::SignInRefused { user });
-            return Ok(SignIn::Refused);
+        let mut attempts = 1..MAX_ATTEMPTS;
+        let ended = loop {
+            match self.attempt(&mut request)? {
+                AttemptResult::Done(ended) => break ended,
+                AttemptResult::Refused => {
+                    self.context.events.raise(&Event::SignInRefused { user });
+                    return Ok(SignIn::Refused);
+                }
+                AttemptResult::Retry => attempts.next().ok_or_else(contention_error)?,
+            };
         };
         state.ending.after_sign_in.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
             let is_theirs = session.user.as_ref() == Some(user);
-            let reason = if is_theirs { EndReason::Limit } else { EndReason::Superseded };
+            let reason = if is_theirs { EndReason::TooManySessions } else { EndReason::Superseded };
             self.report_end(session, reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
@@ -175,26 +182,8 @@ impl Session {
         Ok(SignIn::Done)
     }
 
-    /// Returns the sessions that the sign-in has ended; `None` if it was refused.
-    fn attempt_until_done(
-        &self,
-        mut request: SignInRequest<'_>,
-    ) -> Result<Option<Vec<EndedSession>>> {
-        for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(&mut request)? {
-                AttemptResult::Done(ended) => return Ok(Some(ended)),
-                AttemptResult::Refused => return Ok(None),
-                AttemptResult::Retry => {}
-            }
-        }
-        Err(contention_error())
-    }
-
     /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
-    fn replaced_by_sign_in(
-        &self,
-        load_state: &LoadState,
-    ) -> Result<(SessionIdHash, Option<SessionId>)> {
+    fn id_to_replace(&self, load_state: &LoadState) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match load_state {
             LoadState::Live { session, found_by, issued } => {
                 match self.find_id(issued.as_ref(), &session.id_hash) {

@@ -37,7 +37,7 @@ impl Session {
     /// [`ErrorKind::WrongType`] when the value is not a `T`; and the [store's
     /// errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let mut state = self.lock(GET)?;
+        let mut state = self.lock_to_read(GET)?;
         state.response.varies = true;
         let (set, data);
         let value = match state.changes.delta().change(name) {
@@ -47,7 +47,7 @@ impl Session {
             }
             Change::Removed => None,
             Change::Untouched => {
-                data = self.read(&mut state)?.data().cloned();
+                data = self.ensure_loaded(&mut state)?.data().cloned();
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
@@ -63,13 +63,13 @@ impl Session {
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn contains(&self, name: &str) -> Result<bool> {
-        let mut state = self.lock("look for a session value")?;
+        let mut state = self.lock_to_read("look for a session value")?;
         state.response.varies = true;
         Ok(match state.changes.delta().change(name) {
             Change::Set(_) => true,
             Change::Removed => false,
             Change::Untouched => {
-                self.read(&mut state)?.data().is_some_and(|data| data.get(name).is_some())
+                self.ensure_loaded(&mut state)?.data().is_some_and(|data| data.get(name).is_some())
             }
         })
     }
@@ -89,8 +89,8 @@ impl Session {
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn keys(&self) -> Result<Vec<String>> {
-        let mut state = self.lock("list session values")?;
-        let mut data = self.read(&mut state)?.data().cloned().unwrap_or_default();
+        let mut state = self.lock_to_read("list session values")?;
+        let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
         state.changes.delta().apply_data(&mut data);
         let names = data.iter().map(|(name, _)| name);
         Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
@@ -130,7 +130,7 @@ impl Session {
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         check_name(name, SET)?;
         let value = encode(name, &value, self.context.settings.max_bytes, SET)?;
-        let mut state = self.writable(SET)?;
+        let mut state = self.lock_to_write(SET)?;
         state.changes.edit(|delta| delta.set(name, value.clone()));
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Session {
     /// [`set`](Self::set).
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name, REMOVE)?;
-        self.writable(REMOVE)?.changes.edit(|delta| delta.remove(name));
+        self.lock_to_write(REMOVE)?.changes.edit(|delta| delta.remove(name));
         Ok(())
     }
 
@@ -178,7 +178,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as [`set`](Self::set).
     pub fn clear(&self) -> Result<()> {
-        self.writable("clear the session")?.changes.edit(Delta::clear);
+        self.lock_to_write("clear the session")?.changes.edit(Delta::clear);
         Ok(())
     }
 
@@ -278,7 +278,7 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        if self.writable(UPDATE)?.is_ignored {
+        if self.lock_to_write(UPDATE)?.is_ignored {
             return Ok(None);
         }
         let update = self.record_update(name, f)?;
@@ -286,7 +286,7 @@ impl Session {
             Ok(CommitOutcome::Stored) => updated(name, &update).map(Some),
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
-                let mut state = self.lock(UPDATE)?;
+                let mut state = self.lock_to_read(UPDATE)?;
                 let State { load_state, changes, .. } = &mut *state;
                 changes.withdraw(&update, load_state.data())?;
                 Err(error)
@@ -316,7 +316,7 @@ impl Session {
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {
-        let mut state = self.load_for_change(UPDATE)?;
+        let mut state = self.lock_loaded_to_write(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();

@@ -12,8 +12,8 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::AtLimit;
 use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;

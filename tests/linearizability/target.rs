@@ -12,9 +12,8 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
-use cloakroom::lifetime::Limits;
+use cloakroom::lifetime::{self, Limits};
 use cloakroom::list::{Page, SessionFilter};
-use cloakroom::manager;
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
@@ -301,9 +300,9 @@ fn idp_session_id(number: Number) -> IdpSessionId {
 
 fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
     let at_limit = match at_limit {
-        AtLimit::Refuse => manager::AtLimit::Refuse,
-        AtLimit::EndOldest => manager::AtLimit::EndOldest,
-        AtLimit::EndOthers => manager::AtLimit::EndOthers,
+        AtLimit::Refuse => lifetime::AtLimit::Refuse,
+        AtLimit::EndOldest => lifetime::AtLimit::EndOldest,
+        AtLimit::EndOthers => lifetime::AtLimit::EndOthers,
     };
     SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
 }

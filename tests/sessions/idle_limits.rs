@@ -128,7 +128,7 @@ fn a_sign_in_restarts_the_limits_of_the_manager() {
 }
 
 #[test]
-fn a_limit_of_the_request_is_that_of_its_sign_in() {
+fn a_limit_set_beside_a_sign_in_is_that_of_its_session() {
     on_every_store(up_to_eight_hours, |app| {
         for own in [MINUTE * 5, HOUR * 8] {
             let mut browser = app.visitor(1);

@@ -5,8 +5,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use cloakroom::adapter::{Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
 use cloakroom::id::Realm;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::{Page, SessionFilter};
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use crate::common::app::{App, defaults, user};

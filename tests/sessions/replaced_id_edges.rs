@@ -10,7 +10,8 @@ use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::IdpSessionId;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::AtLimit;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::app::{

@@ -9,7 +9,8 @@ use std::time::Duration;
 use cloakroom::adapter::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::AtLimit;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use crate::common::app::{

@@ -11,8 +11,8 @@ use crate::common::every_store::on_every_store;
 use cloakroom::adapter::RequestHead;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::IdpSessionId;
-use cloakroom::lifetime::EndReason;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::{AtLimit, EndReason};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, Lifetime, Session, SignIn};
 
 /// What the events say of sessions of users, in their order.
@@ -181,7 +181,7 @@ fn the_limit_per_user_leaves_a_trail() {
                 format!("session {id} of user \"ada\" ended: {why} from 192.0.2.7")
             );
             assert_eq!(said.len(), 2, "{said:?}");
-            assert_eq!(ended(&app, &first), Some(EndReason::Limit));
+            assert_eq!(ended(&app, &first), Some(EndReason::TooManySessions));
         },
     );
 }

@@ -18,8 +18,9 @@ use cloakroom::cookie::SameSite;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::id::{IdpSessionId, PublicId};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::{Page, SessionFilter};
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::policy::Policy;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{

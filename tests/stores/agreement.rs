@@ -10,9 +10,8 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
-use cloakroom::lifetime::Lifetime;
+use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::AtLimit;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
 

@@ -11,8 +11,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::lifetime::Lifetime;
-use cloakroom::manager::AtLimit;
+use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::{Error, ErrorKind};
 
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.

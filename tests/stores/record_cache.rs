@@ -13,8 +13,8 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::AtLimit;
 use cloakroom::stores::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{CompactMode, SqliteFile};

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use cloakroom::csrf::CsrfCheck;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::AtLimit;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

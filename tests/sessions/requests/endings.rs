@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
 use cloakroom::id::PublicId;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 

@@ -281,6 +281,19 @@ fn an_ignore_does_not_undo_commits_and_sign_ins() {
 }
 
 #[test]
+fn a_commit_of_changes_to_an_ignored_session_is_discarded() {
+    on_both_stores(defaults, |app| {
+        let (browser, session) = app.open_visitor(1);
+        session.ignore().unwrap();
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Stored, "there is no change");
+        session.set("n", 2).unwrap();
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
+        complete(&app.sessions, &session);
+        assert_eq!(app.stored_n(&browser), Some(1));
+    });
+}
+
+#[test]
 fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
     on_both_stores(defaults, |app| {
         let (first, other) = (app.visitor(1), app.visitor(2));

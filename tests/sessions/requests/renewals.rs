@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::{Page, SessionFilter};
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::app::{

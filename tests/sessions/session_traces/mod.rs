@@ -26,7 +26,7 @@ use cloakroom::backend::{
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::{PublicId, SessionIdHash};
-use cloakroom::manager::AtLimit;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::session::OnLoadFailure;
 use cloakroom::{
     CookieConfig, Error, ErrorKind, Flash, Lifetime, MemoryStore, Result, Session, SessionManager,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
 use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{ErrorKind, SqliteStore};
@@ -77,7 +77,7 @@ fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
 }
 
 #[test]
-fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
+fn a_revocation_during_a_sign_out_by_an_id_in_grace_is_final() {
     let cache = FaultyCache::cache(MemoryCache::new());
     let store = cached_store(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_id_hash(), None);
@@ -92,10 +92,10 @@ fn a_revocation_during_a_sign_out_by_a_grace_is_final() {
     assert!(!served, "served after a revocation was acknowledged");
 }
 
-/// As `a_revocation_during_a_sign_out_by_a_grace_is_final`, but the grace begins after the sign-in
-/// has looked for it.
+/// As `a_revocation_during_a_sign_out_by_an_id_in_grace_is_final`, but the grace begins after the
+/// sign-in has looked for it.
 #[test]
-fn a_revocation_during_a_sign_in_by_a_grace_is_final() {
+fn a_revocation_during_a_sign_in_by_an_id_in_grace_is_final() {
     let cache = FaultyCache::cache(MemoryCache::new());
     let backing = backing();
     let store = cached_store(cache.clone(), backing.clone());
@@ -188,7 +188,7 @@ fn a_change_whose_answer_failed_is_served() {
 }
 
 #[test]
-fn a_merge_through_a_grace_whose_answer_failed_is_served() {
+fn a_merge_by_an_id_in_grace_whose_answer_failed_is_served() {
     for failing_loads in [0, 1] {
         let backing = backing();
         let store = cached_store(MemoryCache::new(), backing.clone());

@@ -9,7 +9,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
-use cloakroom::manager::AtLimit;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::SqliteFile;

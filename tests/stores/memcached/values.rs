@@ -9,7 +9,8 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::lifetime::AtLimit;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use cloakroom::UserKey;
 use cloakroom::backend::Store;
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::{Page, SessionFilter};
-use cloakroom::manager::{AtLimit, SessionManagerBuilder};
+use cloakroom::manager::SessionManagerBuilder;
 
 use crate::adapters::{REMOVAL, cookie, unknown_id};
 use crate::common::client::Request;

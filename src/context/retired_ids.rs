@@ -2,27 +2,27 @@
 //! by a sweep or an eviction, or another id has replaced them.
 //!
 //! If the commit of a request finds no session, its changes are discarded if the id was retired
-//! during the request; else they begin a new session. Called by the session and the manager.
+//! during the request; else they create a new session. Called by the session and the manager.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::context::generations::Generations;
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
-use crate::session::shared::generations::Generations;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 
 /// How long an id is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may begin a new session.
+/// that takes longer may create a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(crate) struct RetiredIds {
-    /// The number of ids recorded so far. Every request reads it, which costs less than reading a
-    /// clock.
-    count: AtomicU64,
+    /// The logical clock: the number of ids recorded so far. Every request reads it, which costs
+    /// less than reading a real clock.
+    ticks: AtomicU64,
     memory: ProcessBound<Mutex<Memory>>,
     /// Notified when a call is no longer in flight.
     changed: Condvar,
@@ -35,9 +35,9 @@ struct CallInFlight<'r> {
     number: u64,
 }
 
-/// A moment, as the number of ids retired until then. Later moments compare greater.
+/// A time on a logical clock, which ticks with each id that is retired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RetiredCount(u64);
+pub(crate) struct RetiredTick(u64);
 
 /// Whether an id was retired since this request was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,9 +51,9 @@ pub(crate) enum RetiredSinceOpen {
 
 #[derive(Debug, Default)]
 struct Memory {
-    by_id: Generations<RetiredCount>,
+    by_id: Generations<RetiredTick>,
     /// The last revocation of all sessions.
-    all: Option<RetiredCount>,
+    all: Option<RetiredTick>,
     /// The number of calls begun so far that retire ids.
     begun: u64,
     /// The numbers of those in flight.
@@ -65,14 +65,14 @@ impl RetiredIds {
         Ok(self.memory.get()?.lock().ignore_poison())
     }
 
-    /// Returns how many ids this process has retired so far.
-    pub(crate) fn count(&self) -> RetiredCount {
-        RetiredCount(self.count.load(Ordering::SeqCst))
+    /// Returns the time of the logical clock.
+    pub(crate) fn now(&self) -> RetiredTick {
+        RetiredTick(self.ticks.load(Ordering::SeqCst))
     }
 
-    /// Counts one. The result is higher than every earlier [`count`](Self::count).
-    fn count_one(&self) -> RetiredCount {
-        RetiredCount(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Advances the logical clock. The result is later than every earlier [`now`](Self::now).
+    fn tick(&self) -> RetiredTick {
+        RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// Makes a call that retires ids, and records by `record` which ones. It is in flight
@@ -98,33 +98,33 @@ impl RetiredIds {
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
         let Ok(mut memory) = self.lock() else { return };
         for id_hash in retired {
-            memory.by_id.insert(id_hash, self.count_one(), RETENTION);
+            memory.by_id.insert(id_hash, self.tick(), RETENTION);
         }
     }
 
     /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
         let Ok(mut memory) = self.lock() else { return };
-        memory.all = Some(self.count_one());
+        memory.all = Some(self.tick());
     }
 
     /// Returns whether `id_hash`, which finds no session, was retired after `since`.
     pub(crate) fn retired_since(
         &self,
         id_hash: &SessionIdHash,
-        since: RetiredCount,
+        since: RetiredTick,
     ) -> Result<RetiredSinceOpen> {
         let memory = self.lock()?;
         Ok(memory.retired_since(id_hash, since, memory.begun))
     }
 
     /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
-    /// flight have recorded their ids. That is for writes, which would otherwise begin a new
+    /// flight have recorded their ids. That is for writes, which would otherwise create a new
     /// session for a visitor who has just signed out.
     pub(crate) fn await_retired(
         &self,
         id_hash: &SessionIdHash,
-        since: RetiredCount,
+        since: RetiredTick,
     ) -> Result<bool> {
         let mut memory = self.lock()?;
         // A call that begins later does not find the session, so it is not awaited.
@@ -143,7 +143,7 @@ impl Memory {
     fn retired_since(
         &self,
         id_hash: &SessionIdHash,
-        since: RetiredCount,
+        since: RetiredTick,
         last: u64,
     ) -> RetiredSinceOpen {
         let retired = self.by_id.get(id_hash);
@@ -169,22 +169,22 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::shared::generations::GENERATION_SIZE;
+    use crate::context::generations::GENERATION_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {
         let retired_ids = RetiredIds::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
-        let before = retired_ids.count();
+        let before = retired_ids.now();
         retired_ids.record([id_hash]);
         assert!(retired_ids.await_retired(&id_hash, before).unwrap());
-        assert!(!retired_ids.await_retired(&id_hash, retired_ids.count()).unwrap());
+        assert!(!retired_ids.await_retired(&id_hash, retired_ids.now()).unwrap());
         let other = SessionIdHash::from_bytes([2; 32]);
         assert!(!retired_ids.await_retired(&other, before).unwrap());
-        let between = retired_ids.count();
+        let between = retired_ids.now();
         retired_ids.record_revocation_of_all();
         assert!(retired_ids.await_retired(&id_hash, between).unwrap());
-        assert!(!retired_ids.await_retired(&id_hash, retired_ids.count()).unwrap());
+        assert!(!retired_ids.await_retired(&id_hash, retired_ids.now()).unwrap());
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         let retired_ids = RetiredIds::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
-        let before = retired_ids.count();
+        let before = retired_ids.now();
         let in_flight = retired_ids.begin().unwrap();
         assert_eq!(retired_ids.retired_since(&id_hash, before).unwrap(), RetiredSinceOpen::InDoubt);
         retired_ids.record([id_hash]);
@@ -210,7 +210,7 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
-        let before = retired_ids.count();
+        let before = retired_ids.now();
         retired_ids.record((0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
             let memory = retired_ids.lock().unwrap();

@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::context::generations::Generations;
 use crate::event::{Event, Events};
 use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::process::ProcessBound;
 use crate::record::EndedSession;
-use crate::session::shared::generations::Generations;
 use crate::sync::{IgnorePoison, Mutex};
 
 /// How long a reason is remembered at least, unless many others follow it.
@@ -63,7 +63,7 @@ impl EndTrail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::shared::generations::GENERATION_SIZE;
+    use crate::context::generations::GENERATION_SIZE;
 
     #[test]
     fn the_latest_reasons_are_remembered() {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{CommitAnswer, Expected, LiveSession};
+use crate::context::BlockingCalls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::blocking_hook::BlockingCalls;
 use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
 
 /// The maximum number of requests that wait for one session.

@@ -1,7 +1,15 @@
-//! The store, the clock, the events, the cleaner and the settings of a manager, and what its
-//! requests remember of each other.
+//! What all requests of one manager share: the store, the clock, the events, the cleaner, the
+//! settings, and what requests remember of each other.
 //!
-//! Uses the modules below `session`, and the other parts of `shared`.
+//! Owns the `Context` and its parts. The manager makes one context, and every session holds it.
+
+mod blocking_hook;
+mod end_trail;
+mod generations;
+mod guess_detector;
+mod retired_ids;
+mod settings;
+mod update_queue;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,10 +23,16 @@ use crate::event::{Event, Events, RejectedBy};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::ProcessBound;
-use crate::session::shared::{
-    EndTrail, GuessDetector, RetiredIds, Settings, Transport, UpdateQueues,
-};
 use crate::sync::{IgnorePoison, Mutex};
+
+pub(crate) use blocking_hook::BlockingCalls;
+pub use blocking_hook::BlockingHook;
+pub(crate) use end_trail::EndTrail;
+pub(crate) use guess_detector::GuessDetector;
+pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
+pub use settings::OnLoadFailure;
+pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
+pub(crate) use update_queue::{UpdateQueues, contention_error};
 
 pub(crate) struct Context {
     pub(crate) store: ProcessBound<Arc<dyn Store>>,

@@ -1,0 +1,140 @@
+//! The sessions that a request ends: by `destroy`, by a sign-in in their place, or by a stale id.
+//!
+//! The first two are marked, and the next commit ends them. Called by handlers, the load, sign-ins,
+//! the commit, and the manager when a request revokes its own session.
+
+use crate::backend::{Action, Commit, CommitAnswer, LiveSession};
+use crate::delta::Delta;
+use crate::error::Result;
+use crate::event::Event;
+use crate::id::SessionIdHash;
+use crate::lifetime::EndReason;
+use crate::record::EndedSession;
+use crate::session::absence::{Absence, IdReplacement};
+use crate::session::changes::Changes;
+use crate::session::{Session, State};
+
+/// The sessions that the request ends, and how the presented one has ended.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// Sessions that the handler destroyed; they end with the next commit or the request.
+    pub(super) to_destroy: Vec<SessionIdHash>,
+    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
+    /// it does not undo the sign-in.
+    pub(super) after_sign_in: Vec<SessionIdHash>,
+    pub(super) sign_out: SignOut,
+    /// Why the presented session has ended, if that is known.
+    pub(super) reason: Option<EndReason>,
+}
+
+/// Whether the request signs out: the response then removes the cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SignOut {
+    #[default]
+    NotRequested,
+    Requested,
+    /// A session has ended.
+    Done,
+}
+
+impl State {
+    /// Continues without a session, because the request ends its own or has ended it.
+    fn reset(&mut self, sign_out: SignOut) {
+        self.set_absent(Absence::default());
+        self.changes = Changes::default();
+        self.ending.sign_out = self.ending.sign_out.max(sign_out);
+        self.is_ignored = false;
+        self.response.varies = true;
+    }
+}
+
+impl Session {
+    /// Signs out: ends the session, and every other session whose id this request presented. For
+    /// this request it is gone at once; the store ends it at the end of the request, or at the next
+    /// [`commit`](Self::commit). Until then other requests can use it. A later write begins a new,
+    /// anonymous session.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.destroy()?;
+    /// session.flash("info", "You are signed out.")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
+    /// failing or panicking handler does not cancel it either. `destroy` also ends the session of
+    /// an id that another request has replaced in the last ten minutes, by a renewal or a sign-in.
+    /// The response removes the cookie even if the id found no session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end of the request.
+    pub fn destroy(&self) -> Result<()> {
+        const OPERATION: &str = "destroy the session";
+        let mut state = self.lock_until_closed(OPERATION)?;
+        self.check_cross_site(&state, OPERATION)?;
+        let current = state.load_state.session().map(|session| session.id_hash);
+        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
+            if !state.ending.to_destroy.contains(&id_hash) {
+                state.ending.to_destroy.push(id_hash);
+            }
+        }
+        state.reset(SignOut::Requested);
+        Ok(())
+    }
+
+    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
+    /// request, has ended the session that it has read.
+    pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
+        let mut state = self.lock_unchecked();
+        if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
+            state.reset(SignOut::Done);
+        }
+    }
+
+    /// Ends the sessions that a sign-in or the handler has marked for it.
+    pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
+        while let Some(id_hash) = ending.after_sign_in.last() {
+            self.end_session_of(id_hash, EndReason::Superseded)?;
+            ending.after_sign_in.pop();
+        }
+        while let Some(id_hash) = ending.to_destroy.last() {
+            if self.end_session_of(id_hash, EndReason::SignedOut)? {
+                ending.sign_out = SignOut::Done;
+            }
+            ending.to_destroy.pop();
+        }
+        Ok(())
+    }
+
+    /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
+    /// was one.
+    pub(super) fn end_session_of(
+        &self,
+        id_hash: &SessionIdHash,
+        reason: EndReason,
+    ) -> Result<bool> {
+        let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
+        let CommitAnswer::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
+        self.report_end(&ended, reason);
+        Ok(true)
+    }
+
+    /// Reports a session that this request has ended.
+    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
+        self.context.end_trail.report(ended, reason, None, self.address);
+    }
+
+    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
+    /// session if the settings say so.
+    pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
+        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
+        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
+        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
+        if self.context.settings.end_session_on_replaced_id {
+            self.end_session_of(id_hash, EndReason::ReplacedId)?;
+            absence.replacement = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Renewals of a session's id: by the handler, by the age of the id, and from a former cookie.
+//!
+//! Uses the commit, which carries them out. Called by the commit and the close.
+
+use std::time::Duration;
+
+use crate::backend::{LiveSession, ReplacedId};
+use crate::clock::Timestamp;
+use crate::context::Transport;
+use crate::cookie;
+use crate::event::Event;
+use crate::id::SessionIdHash;
+use crate::record::Record;
+use crate::session::load::LoadState;
+use crate::session::{Session, State};
+
+/// The grace of an id that is renewed by its age.
+pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
+
+/// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
+/// for which browsers keep a cookie at most.
+const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
+
+/// A renewal of the session's id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewal {
+    /// How long the old id stays valid.
+    pub(super) grace: Option<Duration>,
+}
+
+impl Session {
+    /// Returns the renewal in the commit of this request's changes: one that the handler has asked
+    /// for, or that of an id under a former name of the cookie.
+    pub(super) fn renewal_of_changes(
+        &self,
+        state: &State,
+        id_hash: &SessionIdHash,
+    ) -> Option<Renewal> {
+        // A replaced id within its grace is not renewed, because the client was sent a newer one.
+        let by_handler =
+            state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
+        let grace = self.context.settings.renewal_grace;
+        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
+    }
+
+    /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
+    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
+    /// the setting for renewals by the handler says.
+    pub(super) fn renew_old_id(&self, state: &mut State) {
+        let Some(touch) = self.request_touch(state) else { return };
+        let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
+        let LiveSession { record, id_hash } = &**session;
+        let settings = &self.context.settings;
+        let in_cookie = matches!(settings.transport, Transport::Cookie(_));
+        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
+        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
+        let grace = settings.renewal_grace.unwrap_or_default();
+        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch.seen) {
+            return;
+        }
+        let id_hash = *id_hash;
+        let public_id = record.public_id;
+        // If the session has ended meanwhile, nothing of this request is lost. A request that only
+        // reads must not fail because the renewal does; the next one tries again.
+        let renewal = Renewal { grace: Some(AGE_RENEWAL_GRACE) };
+        if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(renewal)) {
+            self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
+        }
+    }
+}
+
+/// Returns whether a browser may forget the session's cookie before the session ends.
+fn may_outlive_cookie(record: &Record) -> bool {
+    let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
+    record.persistent && record.limits.absolute_deadline.is_none_or(outlives)
+}
+
+/// Returns whether a request renews the id of its session, because the id has reached `max_age` or
+/// the client has not received it. The request was opened at `opened` and active at `seen`; `grace`
+/// is that of a renewal by the handler.
+fn renewal_is_due(
+    session: &LiveSession,
+    found_by: &SessionIdHash,
+    max_age: Duration,
+    grace: Duration,
+    opened: Timestamp,
+    seen: Timestamp,
+) -> bool {
+    let LiveSession { record, id_hash } = session;
+    let is_old = seen.since(record.id_issued) >= max_age;
+    // The presented id was replaced, and still finds the session after the grace that a handler's
+    // renewal gives. So a renewal by age replaced it. The client has not received the response with
+    // the new id, and would lose the session. After a handler's renewal, which may be meant to
+    // invalidate a stolen id, the client must get no new id here.
+    let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
+    let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
+    is_old || has_lost_id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifetime::Lifetime;
+    use crate::record::NewSession;
+
+    #[test]
+    fn an_id_is_renewed_if_it_is_old_or_the_client_has_lost_it() {
+        const MAX_AGE: Duration = Duration::from_secs(3600);
+        const NO_GRACE: Duration = Duration::ZERO;
+        const GRACE: Duration = Duration::from_secs(30);
+        let current = SessionIdHash::from_bytes([1; 32]);
+        let replaced = SessionIdHash::from_bytes([2; 32]);
+        let issued = Timestamp::from_millis(1_700_000_000_000);
+        let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
+        let record = Record::create(&new_session, issued);
+        for (found_by, grace, opened, seen, is_due) in [
+            (current, NO_GRACE, 0, 3599, false),
+            (current, NO_GRACE, 3600, 3600, true),
+            (current, NO_GRACE, 3599, 3600, true),
+            (current, GRACE, 3600, 3600, true),
+            (replaced, NO_GRACE, 10, 10, false),
+            (replaced, NO_GRACE, 10, 3600, true),
+            (replaced, NO_GRACE, 11, 11, true),
+            (replaced, GRACE, 11, 11, false),
+            (replaced, GRACE, 30, 30, false),
+            (replaced, GRACE, 31, 31, true),
+            (replaced, GRACE, 3600, 3600, true),
+        ] {
+            let session = LiveSession { record: record.clone(), id_hash: current };
+            let at = |seconds| issued + Duration::from_secs(seconds);
+            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), at(seen));
+            assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
+        }
+    }
+}
