@@ -32,7 +32,7 @@ pub use users::{SessionPage, UserSession};
 /// |---|---|
 /// | making a manager | [`new`](Self::new), [`builder`](Self::builder) |
 /// | requests, in place of an adapter | [`open`](Self::open), [`check_origin`](Self::check_origin), [`close`](Self::close), [`status_of`](Self::status_of) |
-/// | a user's sessions | [`list_for_user`](Self::list_for_user), [`count_for_user`](Self::count_for_user), [`revoke`](Self::revoke), [`revoke_others`](Self::revoke_others), [`revoke_all`](Self::revoke_all), [`sign_out_everywhere`](Self::sign_out_everywhere), [`rename_user`](Self::rename_user) |
+/// | a user's sessions | [`list_for_user`](Self::list_for_user), [`count_for_user`](Self::count_for_user), [`revoke`](Self::revoke), [`revoke_others`](Self::revoke_others), [`revoke_for_user`](Self::revoke_for_user), [`sign_out_everywhere`](Self::sign_out_everywhere), [`rename_user`](Self::rename_user) |
 /// | all sessions | [`list_page`](Self::list_page), [`stats`](Self::stats), [`revoke_by_idp_session`](Self::revoke_by_idp_session), [`revoke_everyone`](Self::revoke_everyone) |
 /// | operators and tests | [`review`](Self::review), [`events`](Self::events), [`sweep_now`](Self::sweep_now), [`flush`](Self::flush) |
 ///

@@ -221,14 +221,14 @@ impl SessionManager {
     /// # let session = sessions.open(None);
     /// # use cloakroom::UserKey;
     /// let ada = UserKey::new("ada")?;
-    /// sessions.revoke_all(&ada, None)?; // an administrator disables the account
-    /// sessions.revoke_all(&ada, Some(&session))?; // ada closes it herself
+    /// sessions.revoke_for_user(&ada, None)?; // an administrator disables the account
+    /// sessions.revoke_for_user(&ada, Some(&session))?; // ada closes it herself
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_all(&self, user: &UserKey, current: Option<&Session>) -> Result<usize> {
+    pub fn revoke_for_user(&self, user: &UserKey, current: Option<&Session>) -> Result<usize> {
         self.revoke_where(&SessionFilter::User(user), None, current)
     }
 
@@ -239,7 +239,7 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn sign_out_everywhere(&self, session: &Session) -> Result<usize> {
         match session.user()? {
-            Some(user) => self.revoke_all(&user, Some(session)),
+            Some(user) => self.revoke_for_user(&user, Some(session)),
             None => Ok(0),
         }
     }

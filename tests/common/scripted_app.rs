@@ -403,7 +403,7 @@ pub fn act(
             "revoke-others" => lines.push(app.sessions.revoke_others(session)?.to_string()),
             "revoke-user" => {
                 let user = UserKey::new(word())?;
-                lines.push(app.sessions.revoke_all(&user, Some(session))?.to_string());
+                lines.push(app.sessions.revoke_for_user(&user, Some(session))?.to_string());
             }
             "browser-session" => session.set_persistent(false)?,
             "commit" => lines.push(format!("{:?}", session.commit()?)),

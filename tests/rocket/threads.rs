@@ -28,7 +28,7 @@ async fn slow(session: &Session, gate: &State<Arc<AsyncGate>>) -> cloakroom::Res
 #[post("/password")]
 async fn password(session: &Session, all: &SessionManager) -> cloakroom::Result<&'static str> {
     let ada = UserKey::new("ada")?;
-    all.revoke_all(&ada, Some(session))?;
+    all.revoke_for_user(&ada, Some(session))?;
     let _ = session.sign_in(ada)?;
     Ok("changed")
 }

@@ -109,7 +109,7 @@ fn lists_limits_and_revocations_concern_one_realm_only() {
         let public_id =
             other.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.public_id;
         assert!(!one.revoke(&user("ada"), &public_id, None).unwrap());
-        assert_eq!(one.revoke_all(&user("ada"), None).unwrap(), 1);
+        assert_eq!(one.revoke_for_user(&user("ada"), None).unwrap(), 1);
         assert!(!alive(&ada_one, &one) && alive(&ada_other, &other));
         sign_in_as(&one, "zoe");
         assert_eq!(one.revoke_everyone(None).unwrap(), 1);
@@ -310,7 +310,7 @@ fn a_session_that_moves_during_a_revocation_ends() {
             (app.store.hold(Call::Revoke), app.store.hold(Call::Revoke));
         first_realm.open();
         let headers = std::thread::scope(|scope| {
-            let revocation = scope.spawn(|| after.revoke_all(&user("ada"), None).unwrap());
+            let revocation = scope.spawn(|| after.revoke_for_user(&user("ada"), None).unwrap());
             second_realm.wait_until_reached();
             let headers = request(&elsewhere, &[("old", &old)], |session| session.renew().unwrap());
             second_realm.open();

@@ -240,7 +240,7 @@ fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
         assert_eq!(read.user().unwrap(), Some(user("ada")));
         // Another request changes the password, and signs ada in again.
         let changes = ada.after_request(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
+            app.sessions.revoke_for_user(&user("ada"), Some(session)).unwrap();
             sign_in(session, "ada");
         });
         let browser = changes.with_response(&complete(&app.sessions, &read));
@@ -412,7 +412,7 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
     on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         ada.request(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
+            app.sessions.revoke_for_user(&user("ada"), Some(session)).unwrap();
             sign_in(session, "ada");
             zoe.request(&app.sessions, |session| session.destroy().unwrap());
             session.flash("info", "The password is changed.").unwrap();
@@ -428,7 +428,7 @@ fn a_session_begun_after_ones_own_revocation_is_kept() {
     on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         let headers = ada.request(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
+            app.sessions.revoke_for_user(&user("ada"), Some(session)).unwrap();
             session.flash("info", "All your sessions have ended.").unwrap();
             zoe.request(&app.sessions, |session| session.renew().unwrap());
         });

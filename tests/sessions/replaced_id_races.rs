@@ -56,7 +56,7 @@ fn page(_: &App, session: &Session) {
 }
 
 fn revoke(app: &App, session: &Session) {
-    let _ = app.sessions.revoke_all(&user("ada"), Some(session));
+    let _ = app.sessions.revoke_for_user(&user("ada"), Some(session));
 }
 
 /// No session lives that none of the browsers has.

@@ -274,7 +274,7 @@ fn a_request_that_loses_its_session_learns_why() {
         let browser = app.signed_in("ada");
         let session = browser.open(&app.sessions);
         assert!(session.user().unwrap().is_some());
-        app.sessions.revoke_all(&user("ada"), None).unwrap();
+        app.sessions.revoke_for_user(&user("ada"), None).unwrap();
         session.set("n", 1).unwrap();
         let _ = session.commit().unwrap();
         assert_eq!(session.end_reason().unwrap(), Some(EndReason::Revoked));

@@ -138,7 +138,7 @@ fn odd_user_names_work_and_impossible_ones_are_refused() {
         for (name, browser) in odd.iter().zip(&browsers) {
             assert_eq!(public_ids(&app, name), [public_id(&app, browser)], "{name:?}");
         }
-        assert_eq!(app.sessions.revoke_all(&user("a_"), None).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_for_user(&user("a_"), None).unwrap(), 1);
         assert_eq!(app.sessions.stats().unwrap().live, 9);
     });
     for impossible in [String::new(), "a\0b".to_owned(), "x".repeat(1_000_000)] {
@@ -204,7 +204,7 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
     type Revoke = fn(&App, &Session);
     let kinds: [Revoke; 4] = [
         |app, session| {
-            assert_eq!(app.sessions.revoke_all(&user("ada"), Some(session)).unwrap(), 2);
+            assert_eq!(app.sessions.revoke_for_user(&user("ada"), Some(session)).unwrap(), 2);
         },
         |app, session| {
             let own = session.public_id().unwrap().unwrap();
@@ -267,7 +267,7 @@ fn an_own_revocation_is_applied_by_a_replaced_id() {
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());
         let session = old.open(&app.sessions);
-        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_for_user(&user("ada"), Some(&session)).unwrap(), 1);
         session.set("n", 1).unwrap();
         let headers = complete(&app.sessions, &session);
         assert!(!headers.discarded && set_cookie(&headers).is_some());
@@ -279,7 +279,7 @@ fn an_own_revocation_is_applied_to_an_ignored_session() {
     on_both_stores(defaults, |app| {
         let session = app.signed_in("ada").open(&app.sessions);
         session.ignore().unwrap();
-        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_for_user(&user("ada"), Some(&session)).unwrap(), 1);
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), Some(REMOVAL));
     });
 }
@@ -289,7 +289,7 @@ fn an_own_revocation_after_the_end_changes_nothing_of_it() {
     on_both_stores(defaults, |app| {
         let session = app.signed_in("ada").open(&app.sessions);
         complete(&app.sessions, &session);
-        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_for_user(&user("ada"), Some(&session)).unwrap(), 1);
         assert_eq!(session.user().unwrap(), Some(user("ada")));
     });
 }
@@ -310,7 +310,7 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
         let (mut current, mut other) = (app.signed_in("ada"), app.signed_in("ada"));
         let mut visitor = app.visitor(1);
         let session = current.open(&app.sessions);
-        assert_eq!(app.sessions.revoke_all(&user("ada"), None).unwrap(), 2);
+        assert_eq!(app.sessions.revoke_for_user(&user("ada"), None).unwrap(), 2);
         session.set("late", true).unwrap();
         let late = complete(&app.sessions, &session);
         assert!(late.discarded && set_cookie(&late).is_none());
@@ -329,7 +329,7 @@ fn every_revocation_is_final_for_requests_in_flight() {
         |app, ada| {
             usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada), None).unwrap())
         },
-        |app, _| app.sessions.revoke_all(&user("ada"), None).unwrap(),
+        |app, _| app.sessions.revoke_for_user(&user("ada"), None).unwrap(),
         |app, _| {
             let another = app.signed_in("ada").open(&app.sessions);
             app.sessions.revoke_others(&another).unwrap()
@@ -372,7 +372,7 @@ fn a_renewal_or_sign_in_meets_a_revocation_which_is_final() {
         let session = ada.open(&app.sessions);
         assert!(session.user().unwrap().is_some());
         session.renew().unwrap();
-        app.sessions.revoke_all(&user("ada"), None).unwrap();
+        app.sessions.revoke_for_user(&user("ada"), None).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         ada.take(&complete(&app.sessions, &session));
         assert_eq!((user_of(&app.sessions, &ada), app.live()), (None, 0));
@@ -397,7 +397,7 @@ fn concurrent_revocations_and_writers_leave_no_session() {
                     });
                 }
                 barrier.wait();
-                app.sessions.revoke_all(&user("ada"), None).unwrap();
+                app.sessions.revoke_for_user(&user("ada"), None).unwrap();
             });
             assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 0);
             assert_eq!(app.live(), 0);
@@ -431,7 +431,7 @@ fn a_store_that_cannot_list_says_so() {
     let kinds = [
         sessions.list_for_user(&ada, None).unwrap_err().kind(),
         sessions.count_for_user(&ada).unwrap_err().kind(),
-        sessions.revoke_all(&ada, None).unwrap_err().kind(),
+        sessions.revoke_for_user(&ada, None).unwrap_err().kind(),
         sessions.revoke_others(&session).unwrap_err().kind(),
         sessions.revoke_everyone(None).unwrap_err().kind(),
         sessions.stats().unwrap_err().kind(),
@@ -890,6 +890,6 @@ fn a_renamed_user_stays_signed_in() {
         assert_eq!(app.sessions.count_for_user(&user("ada@old")).unwrap(), 0);
         assert_eq!(rename().unwrap(), 0);
         assert_eq!(app.count(EventKind::UserRenamed), 2);
-        assert_eq!(app.sessions.revoke_all(&user("ada@new"), None).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_for_user(&user("ada@new"), None).unwrap(), 1);
     });
 }

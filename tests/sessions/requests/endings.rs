@@ -227,7 +227,7 @@ fn a_renewal_learns_that_its_session_has_ended() {
                 assert!(session.user().unwrap().is_some());
             }
             session.renew().unwrap();
-            app.sessions.revoke_all(&user("ada"), None).unwrap();
+            app.sessions.revoke_for_user(&user("ada"), None).unwrap();
             assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded, "reads: {reads}");
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
@@ -302,7 +302,7 @@ fn a_write_without_a_read_is_discarded_once_the_session_ended() {
             browser.request(&app.sessions, |session| session.destroy().unwrap());
         }),
         ("a revocation of the user's", |app, _| {
-            assert_eq!(app.sessions.revoke_all(&user("ada"), None).unwrap(), 1);
+            assert_eq!(app.sessions.revoke_for_user(&user("ada"), None).unwrap(), 1);
         }),
         ("a revocation by public id", |app, browser| {
             let public_id = browser.open(&app.sessions).public_id().unwrap().unwrap();

@@ -448,7 +448,7 @@ impl TracedSite {
             Op::Ignore => self.result(session.ignore()),
             Op::Commit => self.result(session.commit()),
             Op::IsChanged => session.is_changed().to_string(),
-            Op::RevokeAll => self.result(sessions.revoke_all(&user("ada"), Some(session))),
+            Op::RevokeAll => self.result(sessions.revoke_for_user(&user("ada"), Some(session))),
             Op::RevokeOne => {
                 let public_id = self.public_ids.lock().unwrap().last().copied();
                 let revoke = |public_id| sessions.revoke(&user("ada"), &public_id, Some(session));
