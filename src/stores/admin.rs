@@ -94,7 +94,8 @@ pub trait Admin: Store {
     fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64>;
 
     /// Counts the live sessions by the period of their creation, and measures their data. `times`
-    /// are the beginnings of the periods, in ascending order; each ends where the next begins.
+    /// are the beginnings of the periods, in ascending order; each ends where the next begins. Reads the
+    /// whole table: in SQLite 0.5 s for 1,000,000 sessions in the page cache.
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts>;
 
     /// Ends the sessions that match `filter`, except the one of the public id `except`, and returns
@@ -265,10 +266,7 @@ pub struct SessionCounts {
     /// The number of live sessions that were created in each period: until the next one begins, or
     /// for the last one until now.
     pub created: Vec<u64>,
-    /// The number of sessions whose data was measured: about 500, spread evenly over all, in
-    /// SQLite; all sessions in PostgreSQL.
-    pub sampled: u64,
-    /// The average size of their data in bytes.
+    /// The average size of a session's data in bytes, expired sessions included.
     pub average: u64,
     /// The maximum in bytes.
     pub largest: u64,

@@ -93,10 +93,10 @@ impl Report {
             line("created", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
         }
         if expired > 0 || self.sessions.live > 0 {
-            let SessionCounts { sampled, average, largest, .. } = self.counts;
+            let SessionCounts { average, largest, .. } = self.counts;
             let average = HumanBytes(average);
             let most = HumanBytes(largest);
-            line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
+            line("data", format!("{average} a session, {most} at most"))?;
         }
         for (name, value) in &self.properties.size {
             line(name, value.clone())?;
@@ -130,7 +130,6 @@ impl Report {
             "newest": self.sessions.newest.map(output::json_time),
             "created": { "days": days, "before": self.earlier },
             "data_bytes": {
-                "sampled": self.counts.sampled,
                 "average": self.counts.average,
                 "largest": self.counts.largest,
             },

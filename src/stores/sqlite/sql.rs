@@ -110,11 +110,9 @@ statements! {
     after_deadline:
         "SELECT id, id_hash, deadline, user_key IS NULL FROM {t} \
          WHERE (deadline, id) > (?1, ?2) ORDER BY deadline, id LIMIT ?3";
-    count_by_period: "SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1";
-    first_from: "SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1";
-    id_range: "SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})";
-    size_at:
-        "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1";
+    counts:
+        "SELECT CAST(coalesce(avg(length(CAST(data AS BLOB))), 0) AS INTEGER), \
+         coalesce(max(length(CAST(data AS BLOB))), 0){{created}} FROM {t}";
     // The pluses force SQLite to use the deadline index, which contains the row ids: in row id
     // order it might scan every expired row to find the first live one.
     live_id_range:

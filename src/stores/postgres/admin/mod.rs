@@ -21,6 +21,7 @@ use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, SESSION, get};
 use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
+use crate::stores::sql::created_counts;
 
 pub use info::DatabaseServer;
 
@@ -100,28 +101,18 @@ impl Admin for PostgresStore {
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
-        let ends = times.iter().skip(1).copied().chain([Timestamp::MAX]);
-        let mut columns = String::new();
-        for (index, (from, to)) in times.iter().zip(ends).enumerate() {
-            let from = from.as_millis();
-            let to = to.as_millis();
-            columns.push_str(&format!(
-                ", count(*) FILTER (WHERE deadline > $1 AND created >= {from} AND created < {to}) \
-                 AS created_{index}"
-            ));
-        }
         let sql = format!(
-            "SELECT count(*) AS sessions, coalesce(avg(length(data)), 0)::bigint AS average, \
-             coalesce(max(length(data)), 0)::bigint AS largest{columns} FROM {}",
+            "SELECT coalesce(avg(length(data)), 0)::bigint AS average, \
+             coalesce(max(length(data)), 0)::bigint AS largest{} FROM {}",
+            created_counts(times, now),
             self.0.names.qualified("")
         );
         self.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
-            let [rows] = trips.begin([Query::new(&sql, [now.as_millis().into()])]).await?;
+            let [rows] = trips.begin([Query::new(&sql, [])]).await?;
             let row = rows.first();
             let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
             Ok(SessionCounts {
                 created: created.collect::<Result<_, _>>()?,
-                sampled: count(row, "sessions")?,
                 average: count(row, "average")?,
                 largest: count(row, "largest")?,
             })

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use rusqlite::types::Null;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
 use crate::backend::SessionIndex;
 use crate::clock::Timestamp;
@@ -12,12 +12,12 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
+use crate::stores::sql::created_counts;
 use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::JobKind;
@@ -87,11 +87,17 @@ impl Admin for SqliteStore {
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
-        let created = self.0.query("count sessions by day", |connection, sql| {
-            count_created_since(connection, sql, times, now)
-        })?;
-        let counts = SessionCounts { created, ..SessionCounts::default() };
-        self.0.query("sample sessions", |connection, sql| sample_data(connection, sql, counts))
+        self.0.query("count sessions by day", |connection, sql| {
+            let sql = sql.counts.replace("{created}", &created_counts(times, now));
+            connection.query_row(&sql, [], |row| {
+                let number = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
+                Ok(SessionCounts {
+                    average: number(0)?,
+                    largest: number(1)?,
+                    created: (2..times.len() + 2).map(number).collect::<rusqlite::Result<_>>()?,
+                })
+            })
+        })
     }
 
     fn revoke(
@@ -162,85 +168,4 @@ impl Admin for SqliteStore {
     ) -> Result<CopyMark> {
         copy::import(self, batch, present, mark)
     }
-}
-
-/// Creation times have no index. Row ids are in the order of creation, so a binary search finds the
-/// first row of each period, and the index of deadlines counts the rows between.
-fn count_created_since(
-    connection: &Connection,
-    sql: &ReadSql,
-    times: &[Timestamp],
-    now: Timestamp,
-) -> rusqlite::Result<Vec<u64>> {
-    let snapshot = connection.unchecked_transaction()?;
-    let mut starts = Vec::new();
-    for time in times {
-        starts.push(first_created_at(&snapshot, &sql.first_from, *time)?);
-    }
-    let ends = starts.iter().skip(1).copied().chain([i64::MAX]);
-    let mut counts = String::new();
-    for (from, to) in starts.iter().zip(ends) {
-        counts.push_str(&format!(", count(*) FILTER (WHERE id >= {from} AND id < {to})"));
-    }
-    let sql = sql.count_by_period.replace("{counts}", &counts);
-    snapshot.query_row(&sql, [now.as_millis()], |row| {
-        let count = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
-        (1..=times.len()).map(count).collect()
-    })
-}
-
-/// Measures the data of some 500 sessions.
-fn sample_data(
-    connection: &Connection,
-    sql: &ReadSql,
-    mut counts: SessionCounts,
-) -> rusqlite::Result<SessionCounts> {
-    const PROBES: i64 = 500;
-    let snapshot = connection.unchecked_transaction()?;
-    let range: (Option<i64>, Option<i64>) =
-        snapshot.query_row(&sql.id_range, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let (Some(first), Some(last)) = range else { return Ok(counts) };
-    let step = (last.saturating_sub(first) / PROBES).max(1);
-    let mut probe = snapshot.prepare_cached(&sql.size_at)?;
-    let mut total = 0;
-    let mut at = first;
-    while at <= last {
-        let found = probe.query_row([at], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        let Some((id, bytes)) = found.optional()? else { break };
-        let bytes = u64::try_from(bytes).unwrap_or(0);
-        counts.sampled += 1;
-        counts.largest = counts.largest.max(bytes);
-        total += bytes;
-        at = id.max(at).saturating_add(step);
-    }
-    counts.average = total.checked_div(counts.sampled).unwrap_or(0);
-    Ok(counts)
-}
-
-/// Returns the row id of the first session created at or after `time`.
-fn first_created_at(
-    connection: &Connection,
-    first_from: &str,
-    time: Timestamp,
-) -> rusqlite::Result<i64> {
-    let mut statement = connection.prepare_cached(first_from)?;
-    let mut created_at = |id: i64| {
-        let row = statement.query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)));
-        row.optional()
-    };
-    // The answer is in `low..=high`.
-    let mut low = 0_i64;
-    let mut high = i64::MAX;
-    let Some((first, _)) = created_at(0)? else { return Ok(i64::MAX) };
-    low = low.max(first);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match created_at(middle)? {
-            Some((id, created)) if Timestamp::from_millis(created) < time => {
-                low = id.saturating_add(1);
-            }
-            _ => high = middle,
-        }
-    }
-    Ok(low)
 }
