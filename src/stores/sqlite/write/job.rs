@@ -51,21 +51,13 @@ impl Job {
         Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(Some(work)) }
     }
 
-    /// Runs the work. A failure is stored in `result` for the caller of the work, and its error is
-    /// returned for the group.
-    pub(super) fn run(
-        &self,
-        tx: &mut WriteTx<'_>,
-        result: &mut Result<(), JobFailure>,
-    ) -> Result<()> {
+    /// Runs the work.
+    pub(super) fn run(&self, tx: &mut WriteTx<'_>) -> Result<(), JobFailure> {
         let Some(work) = self.work.lock().ignore_poison().take() else { return Ok(()) };
-        let (failure, error) = match catch_unwind(AssertUnwindSafe(|| work(tx))) {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => (JobFailure::Error(error.clone()), error),
-            Err(panic) => (JobFailure::Panic(panic), panicked(self.operation)),
-        };
-        *result = Err(failure);
-        Err(error)
+        match catch_unwind(AssertUnwindSafe(|| work(tx))) {
+            Ok(result) => result.map_err(JobFailure::Error),
+            Err(panic) => Err(JobFailure::Panic(panic)),
+        }
     }
 }
 

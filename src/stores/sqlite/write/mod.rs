@@ -228,13 +228,12 @@ impl Writer {
         let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
-            Ok(frames) => {
-                if let Some(frames) = self.settings.wal.due_frames(frames) {
-                    // Committed jobs are answered before any checkpoint.
-                    leader.complete();
-                    self.settings.wal.request_checkpoint(write_connection.get(), frames);
-                }
+            Ok(Some(frames)) if self.settings.wal.is_checkpoint_due(frames) => {
+                // Committed jobs are answered before any checkpoint.
+                leader.complete();
+                self.settings.wal.request_checkpoint(write_connection.get(), frames);
             }
+            Ok(_) => {}
             Err(error) => leader.failure = Some(error),
         }
     }
@@ -259,7 +258,7 @@ impl Writer {
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, result) in &mut leader.group {
-            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, result))?;
+            tx.run_job(is_grouped, job, result)?;
         }
         tx.commit(deadline)
     }

@@ -22,6 +22,7 @@ use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCach
 use crate::stores::sqlite::references;
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
+use crate::stores::sqlite::write::job::{Job, JobFailure, panicked};
 use crate::stores::sqlite::write::reserve::{self, SignInReserve};
 use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 
@@ -59,26 +60,29 @@ impl<'c> WriteTx<'c> {
         Ok(WriteTx { connection, sql, cache_update, reserve, operation, is_undone: false })
     }
 
-    /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
-    /// stay. A job without others needs no savepoint, which would take a tenth of the
+    /// Runs a job, and stores its result. If the job fails, its changes are undone, and those of
+    /// other jobs of the group stay. A job without others needs no savepoint, which would take a tenth of the
     /// transaction's time.
     ///
     /// Fails if SQLite has rolled the whole group back.
     pub(super) fn run_job(
         &mut self,
         is_grouped: bool,
-        operation: &'static str,
-        job: impl FnOnce(&mut Self) -> Result<()>,
+        job: &Job,
+        result: &mut Result<(), JobFailure>,
     ) -> Result<()> {
         if is_grouped {
             self.control("SAVEPOINT job")?;
         }
-        let group_operation = mem::replace(&mut self.operation, operation);
-        let result = job(self);
+        let group_operation = mem::replace(&mut self.operation, job.operation);
+        *result = job.run(self);
         self.operation = group_operation;
-        if let Err(error) = result {
+        if let Err(failure) = result {
             if self.connection.is_autocommit() {
-                return Err(error);
+                return Err(match failure {
+                    JobFailure::Error(error) => error.clone(),
+                    JobFailure::Panic(_) => panicked(job.operation),
+                });
             }
             self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
             self.is_undone = !is_grouped;
