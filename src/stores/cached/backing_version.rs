@@ -4,7 +4,6 @@
 //!
 //! Called by the store before it reads the cache or names an entry.
 
-use std::sync::TryLockError;
 use std::time::Duration;
 
 use crate::backend::{SessionIndex, StoreIdentity};
@@ -24,11 +23,11 @@ const SETTLING: Duration = Duration::from_secs(2 * READ_INTERVAL.as_secs());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheUse {
     /// It reads, fills in and invalidates entries, under the keys of this identity.
-    ReadAndInvalidate(StoreIdentity),
+    Full(StoreIdentity),
     /// It only invalidates entries, under the keys of this identity.
-    Invalidate(StoreIdentity),
+    NoReads(StoreIdentity),
     /// It only invalidates all entries together, because their keys are unknown.
-    InvalidateAll,
+    KeysUnknown,
 }
 
 /// Says whether the backing store is still the one from which the cache entries were read.
@@ -81,10 +80,9 @@ impl BackingVersion {
 
     /// Returns how a call at `now` may use the cache.
     ///
-    /// If the last read is older than [`READ_INTERVAL`], one caller calls `read`; concurrent
-    /// callers do not read the cache meanwhile. If the last read is older than [`SETTLING`], they
-    /// wait for this one: another process may use a new identity by now, and invalidations must
-    /// name the entries of that identity.
+    /// If the last read is older than [`READ_INTERVAL`], one caller calls `read`, and concurrent
+    /// callers wait for its result: another process may use a new identity by now, and
+    /// invalidations must name the entries of that identity.
     ///
     /// If the identity or the epoch has changed, `on_change` is called before they are used. While
     /// reads fail, the last ones are used for their life.
@@ -95,21 +93,11 @@ impl BackingVersion {
         on_change: impl FnOnce(),
     ) -> CacheUse {
         let mut last_read = self.last_read();
-        if last_read.is_older_than(READ_INTERVAL, now) {
-            // Held during the read.
-            let _reading = match (self.reading.try_lock(), last_read.version) {
-                (Ok(reading), _) => reading,
-                (Err(TryLockError::Poisoned(poisoned)), _) => poisoned.into_inner(),
-                (Err(TryLockError::WouldBlock), Some(version))
-                    if !last_read.is_older_than(SETTLING, now) =>
-                {
-                    return CacheUse::Invalidate(version.identity);
-                }
-                (Err(TryLockError::WouldBlock), _) => self.reading.lock().ignore_poison(),
-            };
+        if last_read.is_too_old(now) {
+            let _reading = self.reading.lock().ignore_poison();
             // Another caller may have read meanwhile.
             last_read = self.last_read();
-            if last_read.is_older_than(READ_INTERVAL, now) {
+            if last_read.is_too_old(now) {
                 if last_read.update(now, read(), self.life) {
                     on_change();
                 }
@@ -121,17 +109,16 @@ impl BackingVersion {
 }
 
 impl LastRead {
-    /// Returns whether `age`, or more, has passed since the read.
-    fn is_older_than(&self, age: Duration, now: Timestamp) -> bool {
-        self.at + age <= now
+    fn is_too_old(&self, now: Timestamp) -> bool {
+        self.at + READ_INTERVAL <= now
     }
 
     fn cache_use(&self, now: Timestamp) -> CacheUse {
         match self.version {
-            Some(_) if self.usable_until <= now => CacheUse::InvalidateAll,
-            Some(version) if now < self.readable_from => CacheUse::Invalidate(version.identity),
-            Some(version) => CacheUse::ReadAndInvalidate(version.identity),
-            None => CacheUse::InvalidateAll,
+            Some(_) if self.usable_until <= now => CacheUse::KeysUnknown,
+            Some(version) if now < self.readable_from => CacheUse::NoReads(version.identity),
+            Some(version) => CacheUse::Full(version.identity),
+            None => CacheUse::KeysUnknown,
         }
     }
 
@@ -183,7 +170,7 @@ mod tests {
     }
 
     fn is_readable(cache_use: CacheUse) -> bool {
-        matches!(cache_use, CacheUse::ReadAndInvalidate(_))
+        matches!(cache_use, CacheUse::Full(_))
     }
 
     /// The effects of one `refresh`.
@@ -259,40 +246,44 @@ mod tests {
         assert!(refresh(&backing, NOW + LIFE - MILLI, fail()).is_readable);
         assert!(is_readable(cache_use(NOW + LIFE - MILLI)));
         assert!(!refresh(&backing, NOW + LIFE, fail()).is_readable);
-        assert_eq!(cache_use(NOW + LIFE), CacheUse::InvalidateAll);
+        assert_eq!(cache_use(NOW + LIFE), CacheUse::KeysUnknown);
         assert_eq!(refresh(&backing, NOW + LIFE * 2, version(1, 7)), READABLE.after_read());
     }
 
     #[test]
-    fn concurrent_callers_bypass_the_cache_during_a_read() {
-        let backing = known();
-        let now = NOW + READ_INTERVAL;
-        let read = || {
-            assert!(!is_readable(backing.refresh(now, || panic!("one is enough"), || ())));
-            version(1, 7)
-        };
-        assert!(is_readable(backing.refresh(now, read, || ())));
-        assert!(is_readable(backing.refresh(now, fail, || ())));
+    fn concurrent_callers_wait_for_the_identity() {
+        for pause in [READ_INTERVAL, SETTLING] {
+            let backing = &known();
+            let now = NOW + pause;
+            std::thread::scope(|scope| {
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let read = || {
+                    let refresh = || backing.refresh(now, || panic!("one is enough"), || ());
+                    scope.spawn(move || sender.send(refresh()).unwrap());
+                    // Enough for an answer that does not wait.
+                    assert_eq!(receiver.recv_timeout(Duration::from_millis(50)).ok(), None);
+                    version(2, 7)
+                };
+                let identity = StoreIdentity::from_bytes([2; 16]);
+                assert_eq!(backing.refresh(now, read, || ()), CacheUse::NoReads(identity));
+                assert_eq!(receiver.recv(), Ok(CacheUse::NoReads(identity)));
+            });
+        }
     }
 
     #[test]
-    fn after_a_pause_concurrent_callers_wait_for_the_identity() {
-        let backing = known();
-        let now = NOW + SETTLING;
+    fn concurrent_callers_pass_after_a_failed_read() {
+        let backing = &known();
+        let now = NOW + READ_INTERVAL;
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::channel();
-            let backing = &backing;
             let read = || {
-                scope.spawn(move || {
-                    sender.send(backing.refresh(now, || panic!("one is enough"), || ())).unwrap();
-                });
-                // Enough for an answer that does not wait.
-                assert_eq!(receiver.recv_timeout(Duration::from_millis(50)).ok(), None);
-                version(2, 7)
+                let refresh = || backing.refresh(now, || panic!("one is enough"), || ());
+                scope.spawn(move || sender.send(refresh()).unwrap());
+                fail()
             };
-            let identity = StoreIdentity::from_bytes([2; 16]);
-            assert_eq!(backing.refresh(now, read, || ()), CacheUse::Invalidate(identity));
-            assert_eq!(receiver.recv(), Ok(CacheUse::Invalidate(identity)));
+            assert!(is_readable(backing.refresh(now, read, || ())));
+            assert!(receiver.recv().is_ok_and(is_readable));
         });
     }
 

@@ -58,7 +58,7 @@ pub use builder::CachedStoreBuilder;
 /// background thread probes it. Before the server is used again, the probe invalidates all its
 /// entries.
 ///
-/// A process does not use the cache for two seconds after its first call, and for two seconds after
+/// A process does not read the cache for two seconds after its first call, and for two seconds after
 /// it notices a restore of the backing store.
 ///
 /// # Consistency
@@ -158,8 +158,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     ) {
         // Read again, because this process may have read nothing since a restore.
         let identity = match self.0.cache_use(now) {
-            CacheUse::ReadAndInvalidate(identity) | CacheUse::Invalidate(identity) => identity,
-            CacheUse::InvalidateAll => return self.invalidate_all(now),
+            CacheUse::Full(identity) | CacheUse::NoReads(identity) => identity,
+            CacheUse::KeysUnknown => return self.invalidate_all(now),
         };
         let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
         for id_hash in id_hashes {
@@ -284,7 +284,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     fn cache_use(&self, now: Timestamp) -> CacheUse {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.
-            return CacheUse::ReadAndInvalidate(StoreIdentity::from_bytes([0; 16]));
+            return CacheUse::Full(StoreIdentity::from_bytes([0; 16]));
         };
         let on_change = || self.freshness.mark_stale_until(now);
         self.backing_version.refresh(now, || IdentityAndEpoch::read(index), on_change)
@@ -315,7 +315,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let CacheUse::ReadAndInvalidate(identity) = self.0.cache_use(now) else {
+        let CacheUse::Full(identity) = self.0.cache_use(now) else {
             return self.0.backing.load(id_hash, now);
         };
         let key = identity.cache_key(id_hash);
