@@ -1,6 +1,4 @@
 //! The sizes of the batches of a sweep or an eviction, and the pauses between them.
-//!
-//! Called by the cleaner and by an operator's sweep.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Caches in front of a store.
 //!
-//! Implemented by the stores in memory and in memcached. Called by `CachedStore`.
+//! Implemented by the stores in memory and in memcached.
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;

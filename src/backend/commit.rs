@@ -230,8 +230,12 @@ impl SessionLimit {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
-    /// Remove the expired session found. Only after an ending, which promises that the session is
-    /// gone: otherwise a write whose time was taken before the deadline could make it live again.
+    /// Remove the expired session found, because the commit ends sessions.
+    ///
+    /// A request reads the clock before it commits. Suppose that it read the clock before the
+    /// deadline, and commits after this call. If the expired session were still stored, that
+    /// request would find it live and extend it. So a call that ends sessions also removes expired
+    /// ones.
     RemoveExpired {
         /// The position of the session.
         at: P,

@@ -51,7 +51,7 @@ pub enum Found<P> {
         /// Its position.
         at: P,
     },
-    /// A live session, found by an id that was replaced and has no grace any more.
+    /// A live session, found by a replaced id that is not in its grace.
     Replaced {
         /// The replaced id.
         id: ReplacedId,
@@ -97,8 +97,9 @@ pub enum Loaded {
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Missing {
-    /// A renewal or a sign-in replaced the id less than [`ReplacedId::REMEMBERED`] ago. A request
-    /// with this id may end the session or sign in, and must not read the session.
+    /// A renewal or a sign-in replaced the id, and the id is not forgotten
+    /// ([`ReplacedId::forget_at`]). A request with this id may end the session or sign in, and must
+    /// not read the session.
     Replaced {
         /// The replaced id.
         id: ReplacedId,

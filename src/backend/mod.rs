@@ -162,8 +162,8 @@ pub trait SessionIndex: Debug + Send + Sync {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>>;
 
     /// Ends sessions, except the one of the public id `except`, and returns the live ones, for
-    /// events and the invalidation of caches. It also removes the expired ones; otherwise a write
-    /// whose time was taken before the deadline could make one live again.
+    /// events and the invalidation of caches. It also removes the expired ones, for the reason of
+    /// [`Decision::RemoveExpired`].
     fn revoke(
         &self,
         filter: &SessionFilter<'_>,
@@ -294,9 +294,9 @@ pub struct RemovalReport {
     /// The number of removed sessions.
     pub removed: usize,
     /// The time for which it blocked other writers. The cleaner adapts the size of the next sweep
-    /// to it, and pauses for as long. The sweep's own wait for the lock is not included: beside
-    /// busy writers that may be most of the time, and a smaller sweep waits as long. A store that
-    /// cannot measure this returns the duration of the whole call.
+    /// to it, and pauses for as long. The sweep's own wait for the lock is not included: that
+    /// wait does not shrink with the batch, so it must not shrink the batch. A store that cannot
+    /// measure this returns the duration of the whole call.
     pub blocked_for: Duration,
     /// Those of the removed sessions that had a user, with the limit that each had reached. A store
     /// that does not know them returns none, and the trail of events has gaps.

@@ -1,6 +1,4 @@
 //! The pace of a sweep or an eviction: batches, with pauses between them.
-//!
-//! Called by `sweep_schedule` and `anonymous_limit`.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! The JSON encoder of values. It refuses what could not be decoded again: floats that JSON cannot
 //! represent, and values nested deeper than the decoder reads.
 //!
-//! Wraps the serializer of `serde_json`. Called by [`Value`](super::Value) only.
+//! Wraps the serializer of `serde_json`.
 
 use std::io::{self, Write};
 

@@ -1,7 +1,7 @@
 //! Refuses floats that are not finite, for which `serde_json` writes `null`.
 //!
 //! Everything else forwards the methods of [`Serializer`], and those of its seven kinds of compound
-//! values, to the serializer within. Called by `encode`.
+//! values, to the serializer within.
 
 use std::fmt::Display;
 

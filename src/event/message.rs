@@ -1,4 +1,4 @@
-//! The text of each event in the log. Called by the log sink and by sinks of applications.
+//! The text of each event in the log.
 
 use std::fmt;
 use std::net::IpAddr;

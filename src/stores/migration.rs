@@ -1,6 +1,4 @@
 //! The migrations of a store's tables, and what a database has recorded of them.
-//!
-//! Called by the `migrate` modules of the stores that have tables.
 
 use std::fmt::Write;
 

@@ -1,7 +1,5 @@
 //! A pool of slots, each for one connection, which the caller opens on its own thread. If r2d2
 //! opened the connections, it would retry a failure until the timeout, and report it as a text.
-//!
-//! Called by the pools of `sqlite` and `postgres`.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;

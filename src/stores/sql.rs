@@ -1,7 +1,5 @@
 //! What the stores with SQL tables have in common: names, statements, values of columns, and the
 //! errors of rows.
-//!
-//! Called by `sqlite` and `postgres`.
 
 use crate::backend::StoreIdentity;
 use crate::clock::Timestamp;

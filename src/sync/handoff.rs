@@ -1,6 +1,4 @@
 //! Passes a value to the one thread that waits for it.
-//!
-//! Called by group commit and by the update queue.
 
 use std::time::Instant;
 

@@ -1,8 +1,6 @@
 //! The identity and the epoch of the backing store. A new epoch shows that another process has
 //! ended sessions, perhaps without invalidating the cache. A new identity shows that the store was
 //! restored from a copy.
-//!
-//! Called by the store before it reads the cache or names an entry.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! The builder of a [`CachedStore`] and its settings.
-//!
-//! Called by applications.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The circuit breaker of a shard of the cache.
 //!
-//! Uses no cache itself. Called by the store.
+//! Uses no cache itself.
 
 use std::time::{Duration, Instant};
 

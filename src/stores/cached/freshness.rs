@@ -1,6 +1,4 @@
 //! Decides which cache entries may be served.
-//!
-//! Called by the store for each entry that it reads or fills in.
 
 use std::time::Duration;
 

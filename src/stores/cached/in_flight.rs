@@ -1,6 +1,4 @@
 //! Counts the changes of this process that are in flight.
-//!
-//! Called by the store around changes, and before it reads the cache.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,6 +1,4 @@
 //! The session index of the backing store. Revocations invalidate the cache.
-//!
-//! Called by the manager, if the backing store has an index.
 
 use std::num::NonZeroUsize;
 

@@ -1,7 +1,7 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
 //! cheaper, and may fail or lose entries at any time.
 
-// Uses the cache and the backing store through `backend` only. Called by the manager.
+// Uses the cache and the backing store through `backend` only.
 
 mod backing_version;
 mod builder;
@@ -58,8 +58,8 @@ pub use builder::CachedStoreBuilder;
 /// background thread probes it. Before the server is used again, the probe invalidates all its
 /// entries.
 ///
-/// A process does not read the cache for two seconds after its first call, and for two seconds after
-/// it notices a restore of the backing store.
+/// A process does not read the cache for two seconds after its first call, and for two seconds
+/// after it notices a restore of the backing store.
 ///
 /// # Consistency
 /// A process never reads from the cache an older state than one that it has acknowledged or read

@@ -1,6 +1,6 @@
 //! The builder of a [`MemcachedStore`]: settings and opening.
 //!
-//! Uses `client`. Called by applications.
+//! Uses `client`.
 
 use std::sync::Arc;
 use std::time::Duration;

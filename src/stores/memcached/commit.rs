@@ -3,7 +3,7 @@
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by the four commands of `move_session`.
 //!
-//! Uses `lookup` and `client`. Called by the store, which implements the interface of stores.
+//! Uses `lookup` and `client`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;

@@ -1,6 +1,6 @@
 //! Sessions in memcached, shared by several machines, and lost when memcached loses them.
 
-// Uses `client` for all commands. Called by the manager, or by `CachedStore`.
+// Uses `client` for all commands.
 
 mod builder;
 mod cache;

@@ -1,7 +1,5 @@
 //! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. By the id
 //! hash a value that got under the key of another session is not taken for that session.
-//!
-//! Called by lookups, by commits and by the cache.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;

@@ -2,7 +2,7 @@
 //! and the second one writes and commits. A creation, and a merge of data into a session that the
 //! request has loaded, need one trip.
 //!
-//! Uses `sql` and `row`. Called by `store`.
+//! Uses `sql` and `row`.
 
 use tokio_postgres::Row;
 
@@ -234,8 +234,8 @@ fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) ->
     Query { sql: &sql.update, params }
 }
 
-/// Remembers the previous id of a session and, if it differs, the one presented. Forgets the oldest
-/// ids of that session above the maximum, and up to two outdated ids of any session, so that the
+/// Remembers the previous id of a session and, if it differs, the one presented. Deletes the oldest
+/// ids of that session above the maximum, and up to two forgotten ids of any session, so that the
 /// table does not grow without bound.
 fn remember_id_change<'q>(
     queries: &mut Vec<Query<'q>>,

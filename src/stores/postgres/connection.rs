@@ -1,8 +1,7 @@
 //! One connection to the server, and the round trips of one call over it.
 //!
 //! The client is asynchronous, and its runtime belongs to the connection: a call runs on the
-//! caller's thread, and every wait ends at the call's deadline. Called by `pool` and, through
-//! [`Trips`], by every module that executes SQL.
+//! caller's thread, and every wait ends at the call's deadline.
 
 use std::collections::HashMap;
 use std::error;

@@ -1,6 +1,4 @@
 //! Maps PostgreSQL's errors to [`ErrorKind`], and decides after which errors a call is repeated.
-//!
-//! Called by every module that executes SQL.
 
 use std::error;
 

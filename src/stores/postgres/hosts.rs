@@ -1,6 +1,4 @@
 //! The hosts of a URL, each as a configuration of its own.
-//!
-//! Called by the connection, which tries one host after another.
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts};

@@ -1,6 +1,6 @@
 //! Lists, revocations and counts.
 //!
-//! Uses `store` and `sql`. Called by the manager through the interface of stores.
+//! Uses `store` and `sql`.
 
 use std::num::NonZeroUsize;
 

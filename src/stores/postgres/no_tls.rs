@@ -1,6 +1,4 @@
 //! Unencrypted connections, for builds without the feature `postgres-rustls`.
-//!
-//! Called by `connection` and `builder`.
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -1,8 +1,7 @@
 //! The connections of a store: at most a fixed number, opened when they are first used.
 //!
 //! The pool hands out slots. The caller that gets an empty slot connects on its own thread, within
-//! its deadline. If the server is down, the caller therefore gets the error immediately. Called by
-//! `store`, `index` and `builder` for every call to the server.
+//! its deadline. If the server is down, the caller therefore gets the error immediately.
 
 use std::fmt::{self, Debug};
 use std::mem;

@@ -1,6 +1,4 @@
 //! The columns of the tables: their names, the values that a write gives them, and their decoding.
-//!
-//! Called by `sql` for the names, and by every module that reads or writes rows.
 
 use std::time::Duration;
 

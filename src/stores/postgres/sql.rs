@@ -1,6 +1,6 @@
 //! The names of the tables, and the SQL statements.
 //!
-//! Uses the columns in `row`. Called by every module that executes SQL.
+//! Uses the columns in `row`.
 
 use sha2::{Digest, Sha256};
 

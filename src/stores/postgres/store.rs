@@ -1,6 +1,6 @@
 //! The store: loads, commits, touches and sweeps.
 //!
-//! Uses `pool` for all calls to the server. Called by the manager through the interface of stores.
+//! Uses `pool` for all calls to the server.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -157,7 +157,7 @@ impl PostgresInner {
         self.pool.call("record activity", async |trips| touch(batch, now, trips, &self.sql).await)
     }
 
-    /// Removes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
+    /// Removes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
     /// number of removed sessions, and those of them that had a user.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);

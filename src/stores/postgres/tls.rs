@@ -1,6 +1,4 @@
 //! Encrypted connections by rustls.
-//!
-//! Called by `connection` and `builder`.
 
 use std::convert::Infallible;
 use std::io;

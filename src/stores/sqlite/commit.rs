@@ -1,6 +1,6 @@
 //! Commits, applied within a write transaction.
 //!
-//! Uses [`Commit::decide`] and `WriteTx`. Called by `store`, as a job of the writer.
+//! Uses [`Commit::decide`] and `WriteTx`.
 
 use crate::backend::{Action, Commit, CommitAnswer, Decision, Found};
 use crate::clock::Timestamp;

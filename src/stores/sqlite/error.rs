@@ -1,6 +1,4 @@
 //! Maps SQLite's errors to [`ErrorKind`], and repeats attempts that find the database busy.
-//!
-//! Called by every module that executes SQL.
 
 use std::borrow::Cow;
 use std::error;

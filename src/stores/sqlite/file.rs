@@ -1,6 +1,4 @@
 //! Creates, checks and opens the database file.
-//!
-//! Called by the builder, by the read connections and by `admin`.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

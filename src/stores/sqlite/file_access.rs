@@ -1,7 +1,5 @@
 //! Says why this process may not use a file: its owner and mode, those of its folder, and the own
 //! user.
-//!
-//! Called by `file`, by the builder and by `admin`.
 
 use std::fs::{self, File, Metadata};
 use std::io;

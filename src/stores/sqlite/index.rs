@@ -1,7 +1,6 @@
 //! The session index: listing, revoking and counting.
 //!
-//! Uses `row` for reads and `write` for revocations. Called by the manager, and by `admin`, which
-//! adds operators' selections.
+//! Uses `row` for reads and `write` for revocations.
 
 use std::num::NonZeroUsize;
 

@@ -1,6 +1,4 @@
 //! The file system on which a file is, from the operating system's list of mounts.
-//!
-//! Called by `file_access`, by `file_identity` and by `admin`.
 
 use std::ffi::OsStr;
 use std::fs;

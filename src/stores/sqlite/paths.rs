@@ -1,6 +1,4 @@
 //! The paths of the files beside a database, and of its folder.
-//!
-//! Called by every module that uses files.
 
 use std::path::{Path, PathBuf};
 

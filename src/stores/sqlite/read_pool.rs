@@ -1,6 +1,6 @@
 //! The read connections to a file, opened on demand.
 //!
-//! Uses the path and flags of `file`. Called by `store` for every read.
+//! Uses the path and flags of `file`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,4 @@
 //! The foreign keys and triggers of the application that act when a session is deleted.
-//!
-//! Called by `WriteTx` before it deletes sessions, by sweeps and by `admin`.
 
 use std::collections::BTreeSet;
 

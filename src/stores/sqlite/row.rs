@@ -1,7 +1,6 @@
 //! Reads rows, and decodes them to records.
 //!
-//! Uses the texts of `sql` and the indexes of `columns`. Called by `store`, `index` and `admin` for
-//! reads, and by `WriteTx` before it writes.
+//! Uses the texts of `sql` and the indexes of `columns`.
 
 use std::time::Duration;
 

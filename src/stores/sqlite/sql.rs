@@ -1,6 +1,6 @@
 //! The names of the tables, and the SQL statements that read them. `write` has those that write.
 //!
-//! Uses the names in `columns`. Called by `row`, by `write` and by the calls that read.
+//! Uses the names in `columns`.
 
 use crate::error::Result;
 use crate::stores::migration::HISTORY;

@@ -1,7 +1,6 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
 //!
-//! Uses `commit`, `read_pool`, `write` and `record_cache`. Called by the manager through the
-//! interface of stores.
+//! Uses `commit`, `read_pool`, `write` and `record_cache`.
 
 use std::fmt::{self, Debug};
 use std::mem;
@@ -255,7 +254,7 @@ impl Store for SqliteStore {
             let mut failed = Vec::new();
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
-                    // Of this row, such as damage or a trigger; the transaction goes on.
+                    // The error is of this row, such as damage or a trigger. The others are stored.
                     Err(error) if concerns_one_row(&error) => {
                         failed.push(((id_hash, touch), error))
                     }

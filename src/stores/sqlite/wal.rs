@@ -1,6 +1,4 @@
 //! The size of the write-ahead log, and checkpoints.
-//!
-//! Called by write transactions at their commits, by the writer and by `admin`.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};

@@ -117,7 +117,7 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
 }
 
 #[test]
-fn a_sweep_removes_outdated_replaced_ids() {
+fn a_sweep_removes_forgotten_replaced_ids() {
     let (folder, store) = with_store();
     let _ = renewed(&store);
     done(&folder, &["sweep"]);

@@ -1,6 +1,4 @@
 //! The address of a server: found by its name once, and kept until connections to it fail.
-//!
-//! Called by `pool` only.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

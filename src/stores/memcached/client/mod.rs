@@ -2,7 +2,7 @@
 //!
 //! Every key contains the epoch of its server, a random number stored in memcached itself. When the
 //! epoch is replaced or lost, or the server restarts, all earlier items become unreachable for
-//! good. Uses `server` for each server. Called by the store, its lookups, commits and cache.
+//! good. Uses `server` for each server.
 
 mod address;
 mod connection;

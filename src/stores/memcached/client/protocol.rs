@@ -4,7 +4,7 @@
 //! Every command carries a token, which the server repeats in its reply. So a reply that is late,
 //! doubled or meant for another client is never taken for another command's.
 //!
-//! Accesses no network. Called by the client, `server` and `connection`.
+//! Accesses no network.
 
 use std::fmt::{self, Display};
 

@@ -1,6 +1,6 @@
 //! One server: its epochs and the commands sent to it.
 //!
-//! Uses `pool`. Called by the client only.
+//! Uses `pool`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};

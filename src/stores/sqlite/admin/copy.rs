@@ -1,4 +1,4 @@
-//! Reads whole sessions and writes them, for a copy into another store. Called by `sessions`.
+//! Reads whole sessions and writes them, for a copy into another store.
 
 use std::collections::BTreeSet;
 

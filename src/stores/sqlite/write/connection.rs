@@ -1,7 +1,5 @@
 //! The write connection, outside transactions: it rolls back what a failure left open, and sets
 //! whether commits are synced.
-//!
-//! Called by the writer only.
 
 use std::time::Instant;
 

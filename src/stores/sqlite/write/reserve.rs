@@ -1,7 +1,5 @@
 //! The part of a bounded file that is reserved for sign-ins: when anonymous sessions are evicted
 //! for it, and which ones.
-//!
-//! Called by `WriteTx`, before it stores a session.
 
 use rusqlite::{Connection, params};
 
@@ -26,9 +24,9 @@ const MIN_PAGES: i64 = 16;
 #[derive(Debug)]
 pub(in crate::stores::sqlite) struct SignInReserve {
     max_pages: i64,
-    /// The deadline and the row id up to which sessions were examined. Those that are left before
-    /// it have users, or have got an earlier deadline since; they are examined in the next round.
-    /// A search without this would read the sessions of all users again each time.
+    /// The deadline and the row id up to which sessions were examined. Sessions before this
+    /// position were kept: they have a user, or moved there later. The next round examines them
+    /// again. A search without this would read the sessions of all users each time.
     examined: Mutex<(i64, i64)>,
 }
 

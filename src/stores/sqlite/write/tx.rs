@@ -61,8 +61,8 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Runs a job, and stores its result. If the job fails, its changes are undone, and those of
-    /// other jobs of the group stay. A job without others needs no savepoint, which would take a tenth of the
-    /// transaction's time.
+    /// other jobs of the group stay. A job without others needs no savepoint, which would take a tenth of
+    /// the transaction's time.
     ///
     /// Fails if SQLite has rolled the whole group back.
     pub(super) fn run_job(
@@ -417,7 +417,7 @@ impl WriteTx<'_> {
     }
 
     /// Remembers a replaced id of a session. Deletes the oldest ids of that session above the
-    /// maximum, and up to two outdated ids of any session, so that the table does not grow without
+    /// maximum, and up to two forgotten ids of any session, so that the table does not grow without
     /// bound.
     fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
@@ -430,7 +430,7 @@ impl WriteTx<'_> {
         .map(drop)
     }
 
-    /// Deletes at most `limit` outdated replaced ids.
+    /// Deletes at most `limit` forgotten replaced ids.
     fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
         self.execute(&self.sql.write.forget_replaced, params, NO_SESSION).map(drop)
@@ -515,7 +515,7 @@ impl WriteTx<'_> {
         used().map_err(self.to_error())
     }
 
-    /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
+    /// Deletes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
     /// sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
