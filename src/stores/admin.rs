@@ -94,8 +94,8 @@ pub trait Admin: Store {
     fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64>;
 
     /// Counts the live sessions by the period of their creation, and measures their data. `times`
-    /// are the beginnings of the periods, in ascending order; each ends where the next begins. Reads
-    /// the whole table: in SQLite 0.5 s for 1,000,000 sessions in the page cache.
+    /// are the beginnings of the periods, in ascending order; each ends where the next begins.
+    /// Reads the whole table: in SQLite 0.5 s for 1,000,000 sessions in the page cache.
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts>;
 
     /// Ends the sessions that match `filter`, except the one of the public id `except`, and returns

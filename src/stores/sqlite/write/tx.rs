@@ -61,8 +61,8 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Runs a job, and stores its result. If the job fails, its changes are undone, and those of
-    /// other jobs of the group stay. A job without others needs no savepoint, which would take a tenth of
-    /// the transaction's time.
+    /// other jobs of the group stay. A job without others needs no savepoint, which would take
+    /// a tenth of the transaction's time.
     ///
     /// Fails if SQLite has rolled the whole group back.
     pub(super) fn run_job(
