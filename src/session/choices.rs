@@ -40,7 +40,7 @@ impl Session {
     ///   without it.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
-        let mut state = self.lock_to_write(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
         if state.load_state.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
@@ -93,7 +93,7 @@ impl Session {
     /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.lock_loaded_to_write(OPERATION)?;
+        let mut state = self.lock_loaded_for_change(OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);
@@ -128,7 +128,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request; [`ErrorKind::Unavailable`] when the
     /// session could not be read and the request continues without it.
     pub fn renew(&self) -> Result<()> {
-        let mut state = self.lock_to_write("renew the session")?;
+        let mut state = self.lock_for_change("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        self.lock_until_closed("ignore the session")?.is_ignored = true;
+        self.lock_open("ignore the session")?.is_ignored = true;
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_until_closed("allow a request of another site")?.cross_site_allowed = true;
+        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
         Ok(())
     }
 }

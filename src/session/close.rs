@@ -21,7 +21,7 @@ impl Session {
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {
-        let mut state = self.lock_unchecked();
+        let mut state = self.lock();
         if !self.presented.is_empty() {
             state.response.varies = true;
             state.response.may_read_later = true;
@@ -30,13 +30,13 @@ impl Session {
 
     /// Records that the response has flash messages.
     pub(crate) fn mark_flashes_shown(&self) {
-        self.lock_unchecked().response.has_flash = true;
+        self.lock().response.has_flash = true;
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.lock_to_read(CLOSE)?;
+        let mut state = self.lock_unless_refused(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
@@ -89,7 +89,7 @@ impl Session {
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
-        let state = self.lock_unchecked();
+        let state = self.lock();
         let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }
