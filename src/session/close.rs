@@ -13,6 +13,7 @@ use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
+use crate::session::presented::PresentedId;
 use crate::session::{CommitOutcome, ResponseFacts, Session, State};
 
 const CLOSE: &str = "close a session";
@@ -145,9 +146,10 @@ impl Session {
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
         let LiveSession { id_hash, .. } =
             state.load_state.session().filter(|_| !state.is_ignored)?;
-        let mut outdated =
-            self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_cookie);
-        let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
+        let is_to_reseal = |id: &&PresentedId| {
+            id.sealed_with_old_key && !id.by_former_cookie && id.id_hash() == *id_hash
+        };
+        let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
