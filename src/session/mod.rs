@@ -41,7 +41,6 @@ use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
 
-pub use crate::context::{BlockingHook, OnLoadFailure};
 pub use authentication::{Authentication, RecentAuth};
 pub use commit::CommitOutcome;
 pub(crate) use renewal::AGE_RENEWAL_GRACE;
