@@ -115,10 +115,10 @@ fn renewal_is_due(
 ) -> bool {
     let LiveSession { record, id_hash } = session;
     let is_old = seen.since(record.id_issued) >= max_age;
-    // The grace of a renewal by age is longer than `grace`. A replaced id that finds the session
-    // after `grace` was therefore renewed by age, and the client has not received the new id. It
-    // gets another one here, because it would lose the session. After a handler's renewal, which
-    // may be meant to invalidate a stolen id, the client must get no new id here.
+    // A replaced id that still finds the session after `grace` was replaced by a renewal by age,
+    // and the client has not received the new id. It gets another one here, because it would lose
+    // the session. After a handler's renewal, which may be meant to invalidate a stolen id, the
+    // client must get no new id here.
     let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
     let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
     is_old || has_lost_id
