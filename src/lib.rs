@@ -12,8 +12,8 @@
 //! request on a thread. Each call blocks its thread until the store answers; on Rocket, as long as
 //! fewer than `max_blocking` (512) calls wait, other requests continue meanwhile.
 //!
-//! **Not for** axum, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no passwords
-//! and does not encrypt the data of sessions.
+//! **Not for** axum, hyper, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no
+//! passwords and does not encrypt the data of sessions.
 //!
 //! # Usage
 //!

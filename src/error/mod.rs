@@ -59,7 +59,7 @@ struct ErrorInner {
 /// | [`NotSetUp`](Self::NotSetUp), [`ForeignTable`](Self::ForeignTable), [`NewerSchema`](Self::NewerSchema) | 500 | no, an operator must look at the tables |
 /// | [`TooLarge`](Self::TooLarge) | 500 | no, the session must hold less |
 /// | [`Unsupported`](Self::Unsupported) | 500 | no, another store is needed |
-/// | [`Undecodable`](Self::Undecodable) | 500 | no, a newer version wrote the session, or it is damaged |
+/// | [`Undecodable`](Self::Undecodable), outside requests | 500 | no, a newer version wrote the session, or it is damaged |
 /// | [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
 ///
 /// A change that failed may have an unknown outcome: see [`Error::has_unknown_outcome`].
@@ -81,7 +81,10 @@ pub enum ErrorKind {
     Corrupt,
     /// The data of one session is larger than the limit. The stored data is unchanged.
     TooLarge,
-    /// Stored bytes do not decode, or have a newer format than this version can read.
+    /// Stored bytes do not decode, or have a newer format than this version can read. Only calls
+    /// that read the whole store, such as `export` of [`Admin`](crate::stores::admin::Admin),
+    /// return it. In a request such a session counts as absent, and
+    /// [`Event::Undecodable`](crate::event::Event::Undecodable) is raised.
     Undecodable,
     /// A value is not of the requested type, or could not be encoded.
     WrongType,

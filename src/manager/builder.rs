@@ -67,8 +67,9 @@ fn invalid(setting: &str, why: impl Into<Box<dyn error::Error + Send + Sync>>) -
 
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 ///
-/// The defaults are meant for production. An application behind a proxy must set
-/// [`behind_proxies`](Self::behind_proxies); most applications change little else.
+/// The defaults are meant for production. An application behind a proxy sets
+/// [`behind_proxies`](Self::behind_proxies), so that addresses are those of clients; most
+/// applications change little else.
 ///
 /// | group | settings |
 /// |---|---|
@@ -365,10 +366,10 @@ impl SessionManagerBuilder {
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
     /// The replaced id stays valid for one minute. A request that presents it after more than ten
-    /// seconds gets another new id, because its client may not have received the first one. With a
-    /// longer [`renewal_grace`](Self::renewal_grace) it gets one only after that grace, and so with
-    /// one minute never: a handler may have replaced a stolen id. The guide has [a
-    /// table](crate::guide::ids#what-an-old-id-does).
+    /// seconds gets another new id, because its client may not have received the first one. Do not
+    /// combine this with a [`renewal_grace`](Self::renewal_grace) of a minute: a client that lost
+    /// its new id is then signed out. The guide has [tables of the
+    /// times](crate::guide::ids#what-an-old-id-does).
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -486,9 +487,9 @@ impl SessionManagerBuilder {
     /// sends that.
     ///
     /// With 0 both headers are ignored, because any client can send them. The client's address is
-    /// that of the connection. With a number that is too high, a client can choose its address, by
-    /// sending `X-Forwarded-For` itself; with one that is too low, all clients have the address of
-    /// a proxy.
+    /// that of the connection; the guide says [what works](crate::guide::deployment#proxies) behind
+    /// a proxy. With a number that is too high, a client can choose its address, by sending
+    /// `X-Forwarded-For` itself; with one that is too low, all clients have the address of a proxy.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
@@ -581,7 +582,8 @@ impl SessionManagerBuilder {
 
     /// Starts no cleaner. Expired sessions are then not removed, each request writes its own
     /// activity, and [`sweep_now`](SessionManager::sweep_now) and [`flush`](SessionManager::flush)
-    /// fail. This is for programs that run beside the server.
+    /// fail with [`ErrorKind::Unsupported`]. This is for programs that run beside the server, whose
+    /// cleaner removes the sessions.
     pub fn without_cleaner(self) -> Self {
         SessionManagerBuilder { sweep_every: None, ..self }
     }

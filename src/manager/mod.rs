@@ -173,15 +173,17 @@ impl SessionManager {
     /// # Errors
     /// - [`ErrorKind::Closed`]: the session is already closed.
     /// - Any other kind: the changes since the last [`Session::commit`] or [`Session::sign_in`]
-    ///   were not stored. Answer with the [status](Self::status_of) of the error, and with the
-    ///   header fields that
+    ///   were not acknowledged. They were not stored, unless [`Error::has_unknown_outcome`] returns
+    ///   true. A `destroy` may have been carried out in either case. Answer with the
+    ///   [status](Self::status_of) of the error, and with the header fields that
     ///   [`Adapter::headers_on_error`](crate::adapter::Adapter::headers_on_error) returns.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
         session.close(outcome)
     }
 
     /// Deletes all expired sessions, and returns their number. The cleaner does so at intervals;
-    /// this is for commands and tests.
+    /// this is for tests, and for a program whose manager has a cleaner. A command uses
+    /// [`Admin::sweep_all`](crate::stores::admin::Admin::sweep_all).
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Unsupported`] without a

@@ -109,9 +109,9 @@ impl Session {
     }
 
     /// Discards the changes of this request, a [`destroy`](Self::destroy) and a
-    /// [`renew`](Self::renew) included, and sends no cookie. It undoes no
-    /// [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and the id that
-    /// those issued is sent.
+    /// [`renew`](Self::renew) included, so that the user stays signed in, and sends no cookie. It
+    /// undoes no [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and
+    /// the id that those issued is sent.
     ///
     /// An ignored request does not count as activity, so it does not extend the idle limit. Call
     /// this before the first use of the session: if the session reaches its idle limit within ten

@@ -82,10 +82,10 @@ impl Session {
     /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
     ///
     /// Every process knows the reason of an expired session until the next sweep. After that, and
-    /// for other ends, only the process that swept or ended the session knows it: for at least an
-    /// hour, or until it has ended 10,000 more sessions of users. A restart loses the reason. It is
-    /// unknown after [`revoke_everyone`](crate::SessionManager::revoke_everyone), and after a
-    /// removal by memcached itself.
+    /// for other ends, only the process that swept or ended the session knows it: for an hour,
+    /// or less if it ends more than 10,000 sessions of users in that time. A restart loses the
+    /// reason. It is unknown after [`revoke_everyone`](crate::SessionManager::revoke_everyone), and
+    /// after a removal by memcached itself.
     ///
     /// ```
     /// use cloakroom::{Session, lifetime::EndReason};

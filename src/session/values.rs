@@ -104,10 +104,11 @@ impl Session {
     /// discarded despite the `Ok`, and [`commit`](Self::commit) returns
     /// [`Discarded`](CommitOutcome::Discarded).
     ///
-    /// There is one exception: if this request has not read the session, and it expires, is evicted
-    /// or is ended by another process, the change begins a new, anonymous session, and `commit`
-    /// returns [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user) first if the change
-    /// must go only into the session of that user.
+    /// Exceptions: if this request has not read the session, and it expires, is evicted or is ended
+    /// by another process, or this process [no longer
+    /// remembers](crate::guide::values#discarded-changes) its end, the change begins a new,
+    /// anonymous session, and `commit` returns [`Stored`](CommitOutcome::Stored). Call
+    /// [`user`](Self::user) first if the change must go only into the session of that user.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

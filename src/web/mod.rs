@@ -5,8 +5,8 @@
 //!
 //! | server | feature | adapter | choose it |
 //! |---|---|---|---|
+//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] | for a new application in production: it has guards and typed routes, and needs no setting |
 //! | rouille 3.6 | `rouille` | [`rouille::session`] | for the shortest start; in production with a proxy and [two settings](crate::guide::servers#rouille) |
-//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] | for routes, guards and typed forms |
 //! | tiny_http 0.12 | `tiny_http` | [`tiny_http::session`] | for small programs, also without a proxy |
 //! | servers on the crate `http`, such as Astra | `http` | [`http_types::session`] | if you have such a server |
 //! | any other | none | [`Adapter`](crate::adapter::Adapter) | if it answers each request on a thread |

@@ -66,7 +66,6 @@ const MEMCACHED: &[(&str, &str)] = &[
     ("memcached_load_8t", "the same, 8 threads"),
     ("memcached_merge", "a change; `gets` and `cas`"),
     ("memcached_down", "a load and a change: mean behind a frozen cache, minus mean without"),
-    ("memcached_down_p999", "the same of the p99.9"),
 ];
 const POSTGRES: &[(&str, &str)] = &[
     ("postgres_load", "a load; prepared `SELECT`"),

@@ -59,8 +59,8 @@
 //! Rocket runs all handlers on threads that must not block, those of plain `fn` handlers included.
 //! A call of the session that may wait for the store therefore runs in Tokio's `block_in_place`,
 //! which moves the thread's other tasks to another thread. A load that the store answers from
-//! memory needs no such call. [`Sessions::inline`] avoids the others: with a handler that does
-//! nothing else, a server that changes sessions kept 34 instead of 30 % of its throughput.
+//! memory needs no such call. [`Sessions::inline`] avoids the others; in [the
+//! benchmark](crate::guide::performance#over-http) no gain is visible.
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
 //! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
