@@ -113,23 +113,22 @@ impl<'m> Adapter<'m> {
         handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        self.answer(self.open(&head), handler, error_page)
+        match self.open(&head) {
+            Ok(session) => self.answer(&session, handler, error_page),
+            Err(status) => error_page(status),
+        }
     }
 
-    /// Does the part of [`run`](Self::run) after [`open`](Self::open). It borrows no request head,
-    /// so the handler can own the request, for example to read its body.
+    /// Does the part of [`run`](Self::run) after a successful [`open`](Self::open). It borrows no
+    /// request head, so the handler can own the request, for example to read its body.
     pub fn answer<R: Response>(
         self,
-        opened: Result<Session, u16>,
+        session: &Session,
         handler: impl FnOnce(&Session) -> Result<R, HandlerError<R>>,
         error_page: impl Fn(u16) -> R,
     ) -> R {
-        let session = match opened {
-            Ok(session) => session,
-            Err(status) => return error_page(status),
-        };
-        let (response, failure) = self.run_handler(&session, handler, &error_page);
-        self.close_and_respond(&session, response, failure, error_page)
+        let (response, failure) = self.run_handler(session, handler, &error_page);
+        self.close_and_respond(session, response, failure, error_page)
     }
 
     /// Opens the session of a request, unless it is [cross-origin](crate::CrossOrigin).

@@ -20,8 +20,8 @@ const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(crate) struct RetiredIds {
-    /// The logical clock: the number of ids recorded so far. Every request reads it, which costs
-    /// less than reading a real clock.
+    /// The logical clock: one tick for each recorded id and for each revocation of all. Every
+    /// request reads it, which costs less than reading a real clock.
     ticks: AtomicU64,
     memory: ProcessBound<Mutex<Memory>>,
     /// Notified when a call is no longer in flight.
@@ -35,7 +35,7 @@ struct CallInFlight<'r> {
     number: u64,
 }
 
-/// A time on a logical clock, which ticks with each id that is retired.
+/// A time on the logical clock of [`RetiredIds`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RetiredTick(u64);
 

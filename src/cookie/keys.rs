@@ -120,7 +120,7 @@ impl Seal for KeyedSeal {
             } else {
                 jar.signed(key).verify(sealed.clone())
             }?;
-            Some(Unsealed { id: opened.value().to_owned(), outdated: index > 0 })
+            Some(Unsealed { id: opened.value().to_owned(), sealed_with_old_key: index > 0 })
         })
     }
 

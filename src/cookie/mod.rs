@@ -71,9 +71,8 @@ pub(crate) trait Seal: Debug + Send + Sync {
 /// The text of an id from a sealed value.
 pub(crate) struct Unsealed {
     pub(crate) id: String,
-    /// Whether the value was sealed with an old key: the cookie is then to be sent again, sealed
-    /// with the newest key.
-    pub(crate) outdated: bool,
+    /// If so, the cookie is to be sent again, sealed with the newest key.
+    pub(crate) sealed_with_old_key: bool,
 }
 
 /// The configuration of the session cookie.
@@ -313,7 +312,7 @@ impl CookieConfig {
         self.seal.is_some()
     }
 
-    /// Returns the id in a cookie's value, and whether the cookie is to be sent again.
+    /// Returns the id in a cookie's value, and whether the value was sealed with an old key.
     pub(crate) fn read(&self, value: &str) -> Option<(SessionId, bool)> {
         match &self.seal {
             None => Some((SessionId::parse(value)?, false)),
@@ -321,7 +320,7 @@ impl CookieConfig {
                 // A value above the limit of browsers does not come from one, so it is not opened.
                 let value = (value.len() <= MAX_COOKIE_BYTES).then_some(value)?;
                 let unsealed = seal.unseal(&self.name, value)?;
-                Some((SessionId::parse(&unsealed.id)?, unsealed.outdated))
+                Some((SessionId::parse(&unsealed.id)?, unsealed.sealed_with_old_key))
             }
         }
     }

@@ -306,7 +306,7 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// The session could not be read, and the request continued without a session
-    /// ([`OnLoadFailure::TreatAsAnonymous`](crate::session::OnLoadFailure::TreatAsAnonymous)).
+    /// ([`OnLoadFailure::TreatAsAnonymous`](crate::manager::OnLoadFailure::TreatAsAnonymous)).
     TreatedAsAnonymous {
         /// The reason.
         error: &'a Error,

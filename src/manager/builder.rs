@@ -401,7 +401,7 @@ impl SessionManagerBuilder {
     /// [`OnLoadFailure::Fail`].
     ///
     /// ```
-    /// use cloakroom::session::OnLoadFailure;
+    /// use cloakroom::manager::OnLoadFailure;
     /// # use cloakroom::{MemoryStore, SessionManager};
     ///
     /// let sessions = SessionManager::builder(MemoryStore::new())

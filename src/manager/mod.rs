@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::cleaner::Cleaner;
-use crate::context::{BlockingCalls, BlockingHook, Context};
+use crate::context::{BlockingCalls, Context};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -17,6 +17,7 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::Session;
 
+pub use crate::context::{BlockingHook, OnLoadFailure};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

@@ -30,7 +30,7 @@ use crate::session::{CommitOutcome, Session};
 pub struct Authentication {
     level: u16,
     idp_session_id: Option<IdpSessionId>,
-    ends: Option<Timestamp>,
+    ends_at: Option<Timestamp>,
     idle_limit: Option<Duration>,
 }
 
@@ -58,8 +58,8 @@ impl Authentication {
     /// Sets the time at which the session ends at the latest, for example from an identity
     /// provider. The limits of the manager apply too. A later sign-in restarts all limits, so it
     /// must set the end again.
-    pub fn ends(self, at: Timestamp) -> Self {
-        Authentication { ends: Some(at), ..self }
+    pub fn ends_at(self, time: Timestamp) -> Self {
+        Authentication { ends_at: Some(time), ..self }
     }
 
     /// Sets the idle limit of this session in place of the manager's, for example a shorter one at
@@ -77,8 +77,8 @@ impl Authentication {
     /// use cloakroom::{Authentication, Session, SignIn, UserKey};
     ///
     /// fn sign_in_at_a_terminal(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
-    ///     let how = Authentication::new().idle_limit(Duration::from_secs(5 * 60));
-    ///     session.sign_in_with(user, &how)
+    ///     let authentication = Authentication::new().idle_limit(Duration::from_secs(5 * 60));
+    ///     session.sign_in_with(user, &authentication)
     /// }
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
@@ -102,7 +102,7 @@ impl Authentication {
         now: Timestamp,
     ) -> Result<Option<Duration>> {
         const OPERATION: &str = "sign a user in";
-        if self.ends.is_some_and(|ends| ends <= now) {
+        if self.ends_at.is_some_and(|time| time <= now) {
             let why = "the end of the session is in the past";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
@@ -112,8 +112,8 @@ impl Authentication {
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;
         new_session.idp_session_id.clone_from(&self.idp_session_id);
-        let ends = new_session.limits.absolute_deadline.into_iter().chain(self.ends).min();
-        new_session.limits.absolute_deadline = ends;
+        let deadline = new_session.limits.absolute_deadline.into_iter().chain(self.ends_at).min();
+        new_session.limits.absolute_deadline = deadline;
         Ok(idle_limit)
     }
 }
@@ -175,7 +175,7 @@ impl Session {
     /// request; the [store's errors](ErrorKind#the-stores-errors).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.lock_loaded_to_write(OPERATION)?;
+        let mut state = self.lock_loaded_for_change(OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

@@ -1,4 +1,5 @@
-//! What a handler chooses for its session and this request: limits, persistence, a new id.
+//! What a handler chooses for its session and this request: limits, persistence, `ignore`,
+//! `allow_cross_site`.
 //!
 //! Records the choices; the commit and the close carry them out. Called by handlers.
 
@@ -40,7 +41,7 @@ impl Session {
     ///   without it.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
-        let mut state = self.lock_to_write(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
         if state.load_state.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
@@ -93,7 +94,7 @@ impl Session {
     /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.lock_loaded_to_write(OPERATION)?;
+        let mut state = self.lock_loaded_for_change(OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent = record.map_or(settings.persistent, |record| record.persistent);
@@ -104,32 +105,6 @@ impl Session {
         };
         let limit = settings.checked_idle_limit(limit, &lifetime, OPERATION)?;
         state.changes.edit(|delta| delta.set_idle_limit(limit));
-        Ok(())
-    }
-
-    /// Gives the session a new id at the end of this request and changes nothing else of it. The
-    /// old id then finds the session only within the manager's
-    /// [grace](crate::manager::SessionManagerBuilder::renewal_grace), which is zero by default. The
-    /// guide says [what a request with the old id does](crate::guide::ids).
-    ///
-    /// The call has no effect if there is no session and none is written, if the presented id has
-    /// already been renewed, or if this request has already issued a new id, for example by
-    /// [`sign_in`](Self::sign_in).
-    ///
-    /// ```
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// // A second factor was added to the account: ids from before are of no use.
-    /// session.renew()?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request; [`ErrorKind::Unavailable`] when the
-    /// session could not be read and the request continues without it.
-    pub fn renew(&self) -> Result<()> {
-        let mut state = self.lock_to_write("renew the session")?;
-        state.changes.renew = state.load_state.issued().is_none();
         Ok(())
     }
 
@@ -154,7 +129,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        self.lock_until_closed("ignore the session")?.is_ignored = true;
+        self.lock_open("ignore the session")?.is_ignored = true;
         Ok(())
     }
 
@@ -181,7 +156,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_until_closed("allow a request of another site")?.cross_site_allowed = true;
+        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
+use crate::session::presented::PresentedId;
 use crate::session::{CommitOutcome, ResponseFacts, Session, State};
 
 const CLOSE: &str = "close a session";
@@ -21,7 +22,7 @@ impl Session {
     /// Records that the response may read the session after the close, as a streamed body does. If
     /// the request presented an id, the session then counts as used, but is not loaded.
     pub(crate) fn mark_read_later(&self) {
-        let mut state = self.lock_unchecked();
+        let mut state = self.lock();
         if !self.presented.is_empty() {
             state.response.varies = true;
             state.response.may_read_later = true;
@@ -30,13 +31,13 @@ impl Session {
 
     /// Records that the response has flash messages.
     pub(crate) fn mark_flashes_shown(&self) {
-        self.lock_unchecked().response.has_flash = true;
+        self.lock().response.has_flash = true;
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// in the closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.lock_to_read(CLOSE)?;
+        let mut state = self.lock_unless_refused(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
@@ -89,7 +90,7 @@ impl Session {
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
     /// sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
-        let state = self.lock_unchecked();
+        let state = self.lock();
         let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())
     }
@@ -145,9 +146,10 @@ impl Session {
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
         let LiveSession { id_hash, .. } =
             state.load_state.session().filter(|_| !state.is_ignored)?;
-        let mut outdated =
-            self.presented.ids.iter().filter(|id| id.outdated && !id.by_former_cookie);
-        let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
+        let is_to_reseal = |id: &&PresentedId| {
+            id.sealed_with_old_key && !id.by_former_cookie && id.id_hash() == *id_hash
+        };
+        let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),

@@ -61,7 +61,7 @@ impl Session {
     /// The [store's errors](ErrorKind#the-stores-errors). The changes are then kept, and the end of
     /// the request tries again. [`ErrorKind::Closed`] after the end of the request.
     pub fn commit(&self) -> Result<CommitOutcome> {
-        let mut state = self.lock_to_write("commit the session")?;
+        let mut state = self.lock_for_change("commit the session")?;
         if state.is_ignored {
             return Ok(CommitOutcome::of(!state.changes.is_empty()));
         }

@@ -98,7 +98,7 @@ impl State {
 impl Session {
     /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
-        let mut state = self.lock_to_read("check a CSRF token")?;
+        let mut state = self.lock_unless_refused("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
         Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
@@ -133,7 +133,7 @@ impl Session {
     /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
     /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
-        let mut state = self.lock_to_read(OPERATION)?;
+        let mut state = self.lock_unless_refused(OPERATION)?;
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;

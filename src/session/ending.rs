@@ -71,7 +71,7 @@ impl Session {
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end of the request.
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
-        let mut state = self.lock_until_closed(OPERATION)?;
+        let mut state = self.lock_open(OPERATION)?;
         self.check_cross_site(&state, OPERATION)?;
         let current = state.load_state.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
@@ -86,7 +86,7 @@ impl Session {
     /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this
     /// request, has ended the session that it has read.
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
-        let mut state = self.lock_unchecked();
+        let mut state = self.lock();
         if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
             state.reset(SignOut::Done);
         }

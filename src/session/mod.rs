@@ -41,7 +41,6 @@ use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
 
-pub use crate::context::{BlockingHook, OnLoadFailure};
 pub use authentication::{Authentication, RecentAuth};
 pub use commit::CommitOutcome;
 pub(crate) use renewal::AGE_RENEWAL_GRACE;
@@ -302,39 +301,39 @@ impl Session {
     }
 }
 
-// The ways to lock the state. Each fails as the one before it does, and in the case of its own row:
+// The ways to lock the state. Each calls the one above and adds one check:
 //
-// | function | fails | does in addition |
+// | function | also fails | also does |
 // |---|---|---|
-// | `lock_unchecked` | never | |
-// | `lock_to_read` | if the request was refused, or on the thread of a running update | |
-// | `lock_until_closed` | after the close | |
-// | `lock_to_write` | after a failed load, or by `check_cross_site` | marks the session as used |
-// | `lock_loaded_to_write` | if the load fails | loads the session |
+// | `lock` | never | |
+// | `lock_unless_refused` | if the request was refused, or on the thread of a running update | |
+// | `lock_open` | after the close | |
+// | `lock_for_change` | after a failed load, or by `check_cross_site` | marks the session as used |
+// | `lock_loaded_for_change` | if the load fails | loads the session |
 impl Session {
-    fn lock_unchecked(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in the application's `Serialize` leaves the state as it was before the call.
         self.state.lock().ignore_poison()
     }
 
-    fn lock_to_read(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+    fn lock_unless_refused(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
         self.check_not_updating(operation)?;
-        Ok(self.lock_unchecked())
+        Ok(self.lock())
     }
 
-    fn lock_until_closed(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let state = self.lock_to_read(operation)?;
+    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock_unless_refused(operation)?;
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
         }
         Ok(state)
     }
 
-    fn lock_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_until_closed(operation)?;
+    fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_open(operation)?;
         state.check_readable(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
@@ -342,8 +341,8 @@ impl Session {
         Ok(state)
     }
 
-    fn lock_loaded_to_write(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_to_write(operation)?;
+    fn lock_loaded_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_for_change(operation)?;
         self.ensure_loaded(&mut state)?;
         state.check_readable(operation)?;
         Ok(state)

@@ -16,8 +16,7 @@ use crate::session::Session;
 pub(crate) struct PresentedId {
     pub(crate) id: SessionId,
     pub(crate) realm: RealmTag,
-    /// The cookie was sealed with an old key.
-    pub(crate) outdated: bool,
+    pub(crate) sealed_with_old_key: bool,
     /// The cookie has a former name.
     pub(crate) by_former_cookie: bool,
 }
@@ -93,7 +92,12 @@ impl Presented {
             }
             self.add(
                 value,
-                read.map(|(id, outdated)| PresentedId { id, realm, outdated, by_former_cookie }),
+                read.map(|(id, sealed_with_old_key)| PresentedId {
+                    id,
+                    realm,
+                    sealed_with_old_key,
+                    by_former_cookie,
+                }),
             );
             if self.too_many {
                 break;
@@ -145,7 +149,7 @@ impl Settings {
                     let read = SessionId::parse(text).map(|id| PresentedId {
                         id,
                         realm: self.realm_tag,
-                        outdated: false,
+                        sealed_with_old_key: false,
                         by_former_cookie: false,
                     });
                     presented.add(text, read);

@@ -8,6 +8,7 @@ use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
 use crate::context::Transport;
 use crate::cookie;
+use crate::error::Result;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::record::Record;
@@ -29,6 +30,32 @@ pub(super) struct Renewal {
 }
 
 impl Session {
+    /// Gives the session a new id at the end of this request and changes nothing else of it. The
+    /// old id then finds the session only within the manager's
+    /// [grace](crate::manager::SessionManagerBuilder::renewal_grace), which is zero by default. The
+    /// guide says [what a request with the old id does](crate::guide::ids).
+    ///
+    /// The call has no effect if there is no session and none is written, if the presented id has
+    /// already been renewed, or if this request has already issued a new id, for example by
+    /// [`sign_in`](Self::sign_in).
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// // A second factor was added to the account: ids from before are of no use.
+    /// session.renew()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request; [`ErrorKind::Unavailable`] when the
+    /// session could not be read and the request continues without it.
+    pub fn renew(&self) -> Result<()> {
+        let mut state = self.lock_for_change("renew the session")?;
+        state.changes.renew = state.load_state.issued().is_none();
+        Ok(())
+    }
+
     /// Returns the renewal in the commit of this request's changes: one that the handler has asked
     /// for, or that of an id under a former name of the cookie.
     pub(super) fn renewal_of_changes(
@@ -88,10 +115,10 @@ fn renewal_is_due(
 ) -> bool {
     let LiveSession { record, id_hash } = session;
     let is_old = seen.since(record.id_issued) >= max_age;
-    // The presented id was replaced, and still finds the session after the grace that a handler's
-    // renewal gives. So a renewal by age replaced it. The client has not received the response with
-    // the new id, and would lose the session. After a handler's renewal, which may be meant to
-    // invalidate a stolen id, the client must get no new id here.
+    // A replaced id that still finds the session after `grace` was replaced by a renewal by age,
+    // and the client has not received the new id. It gets another one here, because it would lose
+    // the session. After a handler's renewal, which may be meant to invalidate a stolen id, the
+    // client must get no new id here.
     let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
     let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
     is_old || has_lost_id

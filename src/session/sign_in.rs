@@ -21,9 +21,9 @@ use crate::session::{Authentication, Session, State};
 const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. Another one follows only if the session that this one was to
-/// join was renewed or has ended in between, which concurrent clients hardly cause twice. The bound
-/// ends the loop if a store contradicts itself.
-const MAX_ATTEMPTS: usize = 100;
+/// join was renewed or has ended in between, so more than two are rare. The bound ends the loop if
+/// a store contradicts itself.
+const MAX_ATTEMPTS: usize = 8;
 
 /// The result of [`Session::sign_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,20 +117,21 @@ impl Session {
         self.sign_in_with(user, &Authentication::new())
     }
 
-    /// Signs `user` in as [`sign_in`](Self::sign_in) does, and stores what `how` says: the level of
-    /// the authentication, the end and the idle limit of the session, and the identity provider's
-    /// id of it. [`Authentication`] has an example.
+    /// Signs `user` in as [`sign_in`](Self::sign_in) does, and stores the `authentication`: its
+    /// level, the end and the idle limit of the session, and the identity provider's id of it.
+    /// [`Authentication`] has an example.
     ///
     /// # Errors
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
-    pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
-        let mut state = self.lock_loaded_to_write(SIGN_IN)?;
+    pub fn sign_in_with(&self, user: UserKey, authentication: &Authentication) -> Result<SignIn> {
+        let mut state = self.lock_loaded_for_change(SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let set_before = state.changes.delta().idle_limit();
         let settings = &self.context.settings;
-        let idle_limit = how.apply(&mut new_session, set_before, settings, self.context.now())?;
+        let now = self.context.now();
+        let idle_limit = authentication.apply(&mut new_session, set_before, settings, now)?;
         let touch = self.request_touch(&state);
         let State { load_state, changes, .. } = &mut *state;
         let owner = load_state.session().and_then(|session| session.record.user.as_ref());
@@ -157,16 +158,9 @@ impl Session {
             from,
             from_id,
         };
-        let mut attempts = 1..MAX_ATTEMPTS;
-        let ended = loop {
-            match self.attempt(&mut request)? {
-                AttemptResult::Done(ended) => break ended,
-                AttemptResult::Refused => {
-                    self.context.events.raise(&Event::SignInRefused { user });
-                    return Ok(SignIn::Refused);
-                }
-                AttemptResult::Retry => attempts.next().ok_or_else(contention_error)?,
-            };
+        let Some(ended) = self.attempt_until_done(&mut request)? else {
+            self.context.events.raise(&Event::SignInRefused { user });
+            return Ok(SignIn::Refused);
         };
         state.ending.after_sign_in.extend(others);
         state.changes = Changes::default();
@@ -199,6 +193,21 @@ impl Session {
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
             },
         })
+    }
+
+    /// Returns the sessions that the sign-in has ended; `None` if it is refused.
+    fn attempt_until_done(
+        &self,
+        request: &mut SignInRequest<'_>,
+    ) -> Result<Option<Vec<EndedSession>>> {
+        for _ in 0..MAX_ATTEMPTS {
+            match self.attempt(request)? {
+                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Refused => return Ok(None),
+                AttemptResult::Retry => {}
+            }
+        }
+        Err(contention_error())
     }
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.

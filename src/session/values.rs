@@ -37,7 +37,7 @@ impl Session {
     /// [`ErrorKind::WrongType`] when the value is not a `T`; and the [store's
     /// errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let mut state = self.lock_to_read(GET)?;
+        let mut state = self.lock_unless_refused(GET)?;
         state.response.varies = true;
         let (set, data);
         let value = match state.changes.delta().change(name) {
@@ -63,7 +63,7 @@ impl Session {
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn contains(&self, name: &str) -> Result<bool> {
-        let mut state = self.lock_to_read("look for a session value")?;
+        let mut state = self.lock_unless_refused("look for a session value")?;
         state.response.varies = true;
         Ok(match state.changes.delta().change(name) {
             Change::Set(_) => true,
@@ -89,7 +89,7 @@ impl Session {
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn keys(&self) -> Result<Vec<String>> {
-        let mut state = self.lock_to_read("list session values")?;
+        let mut state = self.lock_unless_refused("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
         state.changes.delta().apply_data(&mut data);
         let names = data.iter().map(|(name, _)| name);
@@ -131,7 +131,7 @@ impl Session {
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         check_name(name, SET)?;
         let value = encode(name, &value, self.context.settings.max_bytes, SET)?;
-        let mut state = self.lock_to_write(SET)?;
+        let mut state = self.lock_for_change(SET)?;
         state.changes.edit(|delta| delta.set(name, value.clone()));
         Ok(())
     }
@@ -143,7 +143,7 @@ impl Session {
     /// [`set`](Self::set).
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name, REMOVE)?;
-        self.lock_to_write(REMOVE)?.changes.edit(|delta| delta.remove(name));
+        self.lock_for_change(REMOVE)?.changes.edit(|delta| delta.remove(name));
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as [`set`](Self::set).
     pub fn clear(&self) -> Result<()> {
-        self.lock_to_write("clear the session")?.changes.edit(Delta::clear);
+        self.lock_for_change("clear the session")?.changes.edit(Delta::clear);
         Ok(())
     }
 
@@ -279,7 +279,7 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        if self.lock_to_write(UPDATE)?.is_ignored {
+        if self.lock_for_change(UPDATE)?.is_ignored {
             return Ok(None);
         }
         let update = self.record_update(name, f)?;
@@ -287,7 +287,7 @@ impl Session {
             Ok(CommitOutcome::Stored) => updated(name, &update).map(Some),
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
-                let mut state = self.lock_to_read(UPDATE)?;
+                let mut state = self.lock_unless_refused(UPDATE)?;
                 let State { load_state, changes, .. } = &mut *state;
                 changes.withdraw(&update, load_state.data())?;
                 Err(error)
@@ -317,7 +317,7 @@ impl Session {
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {
-        let mut state = self.lock_loaded_to_write(UPDATE)?;
+        let mut state = self.lock_loaded_for_change(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();

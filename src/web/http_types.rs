@@ -109,14 +109,16 @@ pub fn session_with_error_page<Q, B>(
     error_page: impl Fn(u16) -> Response<B>,
 ) -> Response<B> {
     let adapter = Adapter::new(manager);
-    let opened = adapter.open(&head(adapter, &request));
     let error_page = |status| {
         let mut page = error_page(status);
         *page.status_mut() =
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         page
     };
-    adapter.answer(opened, |session| handler(session, request), error_page)
+    match adapter.open(&head(adapter, &request)) {
+        Ok(session) => adapter.answer(&session, |session| handler(session, request), error_page),
+        Err(status) => error_page(status),
+    }
 }
 
 fn head<'r, Q>(adapter: Adapter<'_>, request: &'r Request<Q>) -> RequestHead<'r> {

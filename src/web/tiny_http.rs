@@ -106,12 +106,18 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
     let fields = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let head = adapter.head(request.method().as_str(), request.url(), fields);
     let head = head.secure_if(request.secure());
-    let opened = adapter.open(&match request.remote_addr() {
+    let head = match request.remote_addr() {
         Some(peer) => head.peer_addr(peer.ip()),
         None => head,
-    });
-    let handler = |session: &Session| handler(session, request).map(Response::boxed);
-    adapter.answer(opened, handler, |status| error_page(status).with_status_code(status).boxed())
+    };
+    let error_page = |status| error_page(status).with_status_code(status).boxed();
+    match adapter.open(&head) {
+        Ok(session) => {
+            let handler = |session: &Session| handler(session, request).map(Response::boxed);
+            adapter.answer(&session, handler, error_page)
+        }
+        Err(status) => error_page(status),
+    }
 }
 
 /// Starts a server like [`Server::http`], with `TCP_NODELAY` for its connections.

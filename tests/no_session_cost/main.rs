@@ -10,7 +10,7 @@ mod common;
 use crate::common::app::{App, Browser, defaults, on_both_stores};
 use cloakroom::adapter::{Adapter, Outcome, RequestHead};
 
-/// The allocations and store calls of a request that ignores its session.
+/// The allocations and store calls of a request that does not use its session.
 #[derive(Debug, PartialEq, Eq)]
 struct Cost {
     allocations: u64,

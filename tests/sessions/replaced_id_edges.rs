@@ -63,7 +63,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
     on_every_store(defaults, |app| {
         let client = app.visitor(1);
         client.clone().request(&app.sessions, |session| sign_in(session, "ada"));
-        let how = Authentication::new().level(2).ends(app.clock.now() + HOUR);
+        let how = Authentication::new().level(2).ends_at(app.clock.now() + HOUR);
         let second = client.after_request(&app.sessions, |session| sign_in_at(session, &how));
         let session = second.open(&app.sessions);
         assert_eq!(session.auth_level().unwrap(), 2, "the level it has proved");

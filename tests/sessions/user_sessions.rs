@@ -549,7 +549,7 @@ fn a_session_ends_with_the_identity_providers_at_the_latest() {
     on_both_stores(defaults, |app| {
         let federated = |ends: Duration| {
             let mut browser = Browser::default();
-            let how = Authentication::new().ends(app.clock.now() + ends);
+            let how = Authentication::new().ends_at(app.clock.now() + ends);
             browser.request(&app.sessions, |session| {
                 assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
             });
@@ -567,7 +567,7 @@ fn a_session_ends_with_the_identity_providers_at_the_latest() {
         assert!(user_of(&app.sessions, &long).is_some());
 
         let session: Session = app.sessions.open(None);
-        let past = Authentication::new().ends(app.clock.now());
+        let past = Authentication::new().ends_at(app.clock.now());
         let error = session.sign_in_with(user("ada"), &past).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
@@ -755,7 +755,7 @@ fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
         let mut browser = Browser::default();
         let mut token = String::new();
         browser.request(&app.sessions, |session| {
-            let how = Authentication::new().ends(ends).idp_session_id(sid.clone());
+            let how = Authentication::new().ends_at(ends).idp_session_id(sid.clone());
             assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
             token = session.csrf_token().unwrap();
         });

@@ -195,7 +195,8 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         let manager = if self.inline {
             manager.clone()
         } else {
-            // Found by trying: a task of a `LocalSet` cannot block, on any runtime.
+            // Only a trial shows whether a thread can block: a task of a `LocalSet` cannot, on any
+            // runtime.
             if !panic_watch::block_for(&mut || ()) {
                 log::error!(
                     target: "cloakroom",

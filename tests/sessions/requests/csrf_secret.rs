@@ -6,8 +6,8 @@ use cloakroom::adapter::Outcome;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::list::SessionFilter;
-use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::{CommitOutcome, OnLoadFailure};
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{

@@ -2,8 +2,8 @@
 
 use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::{CommitOutcome, OnLoadFailure};
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::Storage;

@@ -16,7 +16,7 @@ use crate::common::app::{
 use crate::common::faulty::Call;
 
 #[test]
-fn a_handler_that_ignores_the_session_leaves_no_trace() {
+fn a_handler_that_does_not_use_the_session_leaves_no_trace() {
     on_both_stores(defaults, |app| {
         for cookie in [None, Some("theme=dark; lang=de")] {
             let session = app.sessions.open(cookie);

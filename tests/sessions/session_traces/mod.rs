@@ -27,7 +27,7 @@ use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::lifetime::AtLimit;
-use cloakroom::session::OnLoadFailure;
+use cloakroom::manager::OnLoadFailure;
 use cloakroom::{
     CookieConfig, Error, ErrorKind, Flash, Lifetime, MemoryStore, Result, Session, SessionManager,
 };

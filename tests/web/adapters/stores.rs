@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use cloakroom::ErrorKind;
 use cloakroom::event::EventKind;
-use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::OnLoadFailure;
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::adapters::{LONG, assert_plain_failure, cookie, unknown_id};
