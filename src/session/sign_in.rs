@@ -23,7 +23,7 @@ const SIGN_IN: &str = "sign a user in";
 /// The maximum number of attempts. Another one follows only if the session that this one was to
 /// join was renewed or has ended in between, so more than two are rare. The bound ends the loop if
 /// a store contradicts itself.
-const MAX_ATTEMPTS: usize = 8;
+const MAX_ATTEMPTS: usize = 100;
 
 /// The result of [`Session::sign_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
