@@ -48,8 +48,9 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request; [`ErrorKind::Unavailable`] when the
-    /// session could not be read and the request continues without it.
+    /// [`Closed`](crate::ErrorKind::Closed) after the end of the request;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the session could not be read and the
+    /// request continues without it.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_for_change("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();
