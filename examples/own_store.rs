@@ -130,9 +130,7 @@ impl Store for OwnStore {
             Decision::Move { at, session, id_change, session_limit: _ } => {
                 let IdChange { previous, presented } = *id_change;
                 let mut ids = rows.remove(at);
-                if previous.ends_graces() {
-                    ids.iter_mut().for_each(|id| *id = id.without_grace());
-                }
+                ids.iter_mut().for_each(|id| *id = id.limited_by(&previous));
                 for id in [Some(previous), presented].into_iter().flatten() {
                     ids.retain(|old| old.id_hash != id.id_hash);
                     ids.push(id);

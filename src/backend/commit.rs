@@ -354,7 +354,7 @@ impl<P> Decision<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now. Remember it beside the earlier ones, at most
-    /// [`ReplacedId::MAX`] in all; if [it ends graces](ReplacedId::ends_graces), end theirs.
+    /// [`ReplacedId::MAX`] in all, whose graces [it limits](ReplacedId::limited_by).
     pub previous: ReplacedId,
     /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
     /// earlier entry, so that another sign-in through it can join.

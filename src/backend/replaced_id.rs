@@ -86,19 +86,17 @@ impl ReplacedId {
         self.is_in_grace(opened) || opened <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
-    /// Returns this id without its grace, as after a sign-in of its session.
+    /// Returns this id after a later replacement of its session: its grace ends with that of the
+    /// later one at the latest, and at once if that has none.
     #[must_use]
-    pub fn without_grace(self) -> Self {
+    pub fn limited_by(self, later: &ReplacedId) -> Self {
         let by = match self.by {
-            ReplacedBy::Renewal { .. } => ReplacedBy::Renewal { grace_until: None },
+            ReplacedBy::Renewal { grace_until } => {
+                let earlier_end = |until: Timestamp| Some(until.min(later.grace_until()?));
+                ReplacedBy::Renewal { grace_until: grace_until.and_then(earlier_end) }
+            }
             by @ ReplacedBy::SignIn { .. } => by,
         };
         ReplacedId { by, ..self }
-    }
-
-    /// Returns whether this replacement ends the graces of earlier replaced ids.
-    #[must_use]
-    pub fn ends_graces(&self) -> bool {
-        matches!(self.by, ReplacedBy::SignIn { .. })
     }
 }

@@ -136,22 +136,38 @@ pub(super) fn a_renewal_through_the_grace_merges_and_renews_nothing(fixture: &Fi
     fixture.later(SECOND).none_live(&[old.id_hash], "a renewal through the grace extended it")
 }
 
-pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Passed {
+pub(super) fn a_renewal_limits_the_graces_of_earlier_ids(fixture: &Fixture) -> Passed {
     let first = fixture.session()?;
-    let second = fixture.renewed(&first, Some(fixture.after(SECOND * 10)))?;
-    let third = fixture.renewed(&second, None)?;
+    let second = fixture.renewed(&first, Some(fixture.after(SECOND * 20)))?;
+    let third = fixture.renewed(&second, Some(fixture.after(SECOND * 10)))?;
     let fourth = fixture.renewed(&third, Some(fixture.after(SECOND * 20)))?;
-    for id_hash in [first.id_hash, third.id_hash] {
-        let last = fixture.later(SECOND * 10 - MILLI);
+    let last = fixture.later(SECOND * 10 - MILLI);
+    for id_hash in [first.id_hash, second.id_hash, third.id_hash] {
         let found = last.live(&id_hash, "within its grace an id")?.id_hash;
         ensure!(found == fourth.id_hash, "an id in its grace does not lead to the current id")?;
         let merged = fixture.merge(&id_hash, &nothing())?;
         answered(&merged, "Unchanged", "a merge through a grace from before the last renewal")?;
     }
-    fixture.is_replaced(&second.id_hash, &fourth.id_hash, "an id replaced without grace")?;
     let later = fixture.later(SECOND * 10);
-    later.is_replaced(&first.id_hash, &fourth.id_hash, "an id whose grace is over")?;
+    let shortened = "an id whose grace a later renewal has shortened";
+    later.is_replaced(&first.id_hash, &fourth.id_hash, shortened)?;
+    later.is_replaced(&second.id_hash, &fourth.id_hash, "an id whose grace is over")?;
     later.live(&third.id_hash, "an id whose grace is longer")?;
+    fixture.is_intact(&fourth, "a chain of renewals")
+}
+
+pub(super) fn a_renewal_without_grace_ends_the_graces_of_earlier_ids(fixture: &Fixture) -> Passed {
+    let first = fixture.session()?;
+    let second = fixture.renewed(&first, Some(fixture.after(SECOND * 20)))?;
+    let third = fixture.renewed(&second, None)?;
+    for id_hash in [first.id_hash, second.id_hash] {
+        fixture.is_replaced(&id_hash, &third.id_hash, "after a renewal without grace an id")?;
+    }
+    let fourth = fixture.renewed(&third, Some(fixture.after(SECOND * 20)))?;
+    for id_hash in [first.id_hash, second.id_hash] {
+        fixture.is_replaced(&id_hash, &fourth.id_hash, "after another renewal with grace an id")?;
+    }
+    fixture.live(&third.id_hash, "an id in its grace")?;
     fixture.is_intact(&fourth, "a chain of renewals")
 }
 

@@ -332,7 +332,8 @@ impl SessionManagerBuilder {
     /// [`Session::renew`](crate::Session::renew) and
     /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
     /// because a renewal may be meant to invalidate a stolen id. Defaults to zero: requests that
-    /// are in flight when a handler calls `renew` then find no session and store nothing.
+    /// are in flight when a handler calls `renew` then find no session and store nothing. Ids that
+    /// were replaced earlier stay valid no longer than this either.
     ///
     /// It does not apply to a sign-in, which has no grace, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.

@@ -175,8 +175,8 @@ struct Expected {
 struct TrackedSession {
     /// `None` when it has ended.
     now: Option<Expected>,
-    /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in
-    /// which it finds the session too.
+    /// The id hashes before the last renewals, the oldest first, and whether each is in its grace,
+    /// in which it finds the session too. A renewal without grace ends the graces of all.
     replaced: VecDeque<(SessionIdHash, bool)>,
     /// Id hashes in their grace that a store need not remember, because enough later ones were replaced.
     /// It may, where a sweep has made room.
@@ -264,6 +264,10 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
         Change::Renew { session, id_hash, grace } => {
             let session = sessions.entry(session.clone()).or_default();
             if let Some(now) = &mut session.now {
+                if !grace {
+                    session.replaced.iter_mut().for_each(|(_, grace)| *grace = false);
+                    session.ended.append(&mut session.evicted_graces);
+                }
                 session.replaced.push_back((std::mem::replace(&mut now.id_hash, *id_hash), *grace));
                 if session.replaced.len() > ReplacedId::MAX {
                     match session.replaced.pop_front() {

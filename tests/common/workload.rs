@@ -196,13 +196,16 @@ impl<'w> Worker<'w> {
     fn renew(&mut self, index: usize) -> Result<()> {
         let session = self.sessions[index].session.clone();
         let to = new_id_hash();
-        let grace = self.dice.chance(30);
+        let grace = self.dice.chance(60);
         self.carry_out(&Change::Renew { session, id_hash: to, grace }, |worker| {
             let own = &mut worker.sessions[index];
             let grace_until = grace.then(|| NOW + HOUR);
             let action = Action::Renew { to, realm: Realm::default(), grace_until };
             let renewed =
                 worker.store.commit(&Commit::new(&own.id_hash, action, Delta::new(), NOW))?;
+            if !grace {
+                own.replaced.iter_mut().for_each(|(_, grace)| *grace = false);
+            }
             own.replaced.push_back((std::mem::replace(&mut own.id_hash, to), grace));
             if own.replaced.len() > ReplacedId::MAX {
                 own.replaced.pop_front();

@@ -223,8 +223,9 @@ impl Store {
     fn move_to(&mut self, at: usize, replaced_id: Replaced) {
         let row = &mut self.rows[at];
         row.id_hash = replaced_id.to;
-        if replaced_id.by != By::Renewal {
-            row.replaced.iter_mut().for_each(|replaced| replaced.grace_until = None);
+        for replaced in &mut row.replaced {
+            let limited = |until: Millis| Some(until.min(replaced_id.grace_until?));
+            replaced.grace_until = replaced.grace_until.and_then(limited);
         }
         row.replaced.retain(|replaced| replaced.id_hash != replaced_id.id_hash);
         row.replaced.push(replaced_id);

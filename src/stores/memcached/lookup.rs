@@ -43,9 +43,7 @@ impl RedirectPath {
             }
             let id = redirect.replaced_id(self.at);
             let first = self.replaced.get_or_insert(id);
-            if id.ends_graces() {
-                *first = first.without_grace();
-            }
+            *first = first.limited_by(&id);
         }
         self.at = redirect.to;
         self.redirects += 1;

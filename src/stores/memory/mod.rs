@@ -351,11 +351,10 @@ fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
     rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
-/// Adds a replaced id, and removes forgotten ids and the oldest above [`ReplacedId::MAX`].
+/// Adds a replaced id, limits the graces of the earlier ones, and removes forgotten ids and the
+/// oldest above [`ReplacedId::MAX`].
 fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
-    if id.ends_graces() {
-        replaced.iter_mut().for_each(|id| *id = id.without_grace());
-    }
+    replaced.iter_mut().for_each(|earlier| *earlier = earlier.limited_by(&id));
     replaced.retain(|old| old.id_hash != id.id_hash && now < old.forget_at());
     replaced.push(id);
     let excess = replaced.len().saturating_sub(ReplacedId::MAX);

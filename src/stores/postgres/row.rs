@@ -89,7 +89,7 @@ pub(super) fn replaced_values(id: &ReplacedId) -> [Param<'_>; REPLACED.len()] {
         id.successor.as_bytes().into(),
         id.replaced_at.as_millis().into(),
         Param::Int(id.grace_until().map(Timestamp::as_millis)),
-        Param::Bool(id.ends_graces()),
+        Param::Bool(matches!(id.by, ReplacedBy::SignIn { .. })),
         Param::Bytes(salt),
         Param::Bool(id.had_user),
         id.forget_at().as_millis().into(),

@@ -181,8 +181,9 @@ statements! {
         "DELETE FROM {replaced} WHERE id IN (SELECT id FROM {replaced} WHERE forget_at <= $1 \
          ORDER BY forget_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
     forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = $1";
-    end_graces:
-        "UPDATE {replaced} SET grace_until = NULL WHERE session = $1 AND grace_until IS NOT NULL";
+    limit_graces:
+        "UPDATE {replaced} SET grace_until = $2 \
+         WHERE session = $1 AND grace_until > coalesce($2, 0)";
     // The session is found by its current id, because the number of a new one is not known yet.
     remember:
         "INSERT INTO {replaced} ({replaced_columns}, session) \

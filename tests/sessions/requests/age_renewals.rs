@@ -8,6 +8,7 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
@@ -245,6 +246,52 @@ fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
         app.clock.advance(SECOND * 11);
         assert_eq!(set_cookie(&stolen.request(&app.sessions, read)), None);
         app.clock.advance(MINUTE);
+        assert_eq!((app.stored_n(&stolen), app.stored_n(&browser)), (None, Some(1)));
+    });
+}
+
+#[test]
+fn a_renewal_by_the_handler_shuts_out_the_ids_replaced_by_age_before() {
+    let renewals: [fn(&Session); 2] = [
+        |session| session.renew().unwrap(),
+        |session| {
+            let outcome = session.confirm_authentication(1).unwrap();
+            assert_eq!(outcome, CommitOutcome::Stored);
+        },
+    ];
+    on_every_store(hourly, |app| {
+        for renew in renewals {
+            let mut browser = app.signed_in("ada");
+            app.clock.advance(HOUR);
+            let mut stolen = browser.clone();
+            browser.request(&app.sessions, |session| drop(session.user().unwrap()));
+            app.clock.advance(SECOND);
+            assert_eq!(user_of(&app.sessions, &stolen).as_deref(), Some("ada"));
+            browser.request(&app.sessions, renew);
+            // The second request is no overlapping one.
+            for after in [Duration::ZERO, SECOND * 10 + MILLI] {
+                app.clock.advance(after);
+                let headers = stolen.request(&app.sessions, |session| {
+                    assert_eq!(session.user().unwrap(), None);
+                });
+                assert_eq!(set_cookie(&headers), None);
+            }
+            assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
+        }
+    });
+}
+
+#[test]
+fn a_grace_of_the_handler_limits_that_of_an_id_replaced_by_age_before() {
+    let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(SECOND * 20);
+    on_every_store(grace, |app| {
+        let mut browser = due(&app);
+        let mut stolen = browser.clone();
+        browser.request(&app.sessions, read);
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(SECOND * 20 - MILLI);
+        assert_eq!(set_cookie(&stolen.request(&app.sessions, read)), None);
+        app.clock.advance(MILLI);
         assert_eq!((app.stored_n(&stolen), app.stored_n(&browser)), (None, Some(1)));
     });
 }

@@ -128,7 +128,7 @@ fn a_sign_in_and_a_destroy_end_the_grace() {
 }
 
 #[test]
-fn each_of_three_renewals_has_a_grace_of_its_own() {
+fn of_three_renewals_each_old_id_has_its_grace() {
     on_both_stores(with_grace, |app| {
         let mut browser = app.visitor(1);
         let mut ids = Vec::new();

@@ -60,8 +60,9 @@ statements! {
         "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
          data = '{{}}' WHERE {{condition}}";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
-    end_graces:
-        "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 AND grace_until IS NOT NULL";
+    limit_graces:
+        "UPDATE {replaced} SET grace_until = ?2 \
+         WHERE session = ?1 AND grace_until > coalesce(?2, 0)";
     // All but the latest replaced ids of this session, and those of a deleted session with the same
     // row id.
     forget_replaced_of:

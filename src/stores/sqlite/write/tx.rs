@@ -388,15 +388,15 @@ impl WriteTx<'_> {
         references::referenced_condition(self.connection, &self.sql.read).map_err(self.to_error())
     }
 
-    /// Remembers the previous id of a session and, if it differs, the one presented.
+    /// Remembers the previous id of a session and, if it differs, the one presented. Limits the
+    /// graces of the earlier ones.
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
         IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
-        if previous.ends_graces() {
-            self.execute(&self.sql.write.end_graces, [at.id], NO_SESSION)?;
-        }
+        let limit = previous.grace_until().map(Timestamp::as_millis);
+        self.execute(&self.sql.write.limit_graces, params![at.id, limit], NO_SESSION)?;
         self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
