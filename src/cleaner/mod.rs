@@ -333,8 +333,9 @@ impl Worker {
             }
         };
         if let Some(sessions) = finished {
-            self.report_evicted(sessions);
+            // Before the event, because the application's sink may panic.
             self.start_eviction_if_due(instant());
+            self.report_evicted(sessions);
         }
     }
 
@@ -384,12 +385,14 @@ impl StoreCaller {
     fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
         match &result {
             Err(error) => {
-                // While the manager is dropped, a busy store raises no event.
-                if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
-                    self.events.raise(&Event::CleanerFailed { error });
-                }
+                let is_first = self.failing.is_empty();
                 if !self.failing.contains(&task) {
                     self.failing.push(task);
+                }
+                // Last, because the application's sink may panic. While the manager is dropped, a
+                // busy store raises no event.
+                if is_first && !self.stop.load(Ordering::Relaxed) {
+                    self.events.raise(&Event::CleanerFailed { error });
                 }
             }
             Ok(_) if self.failing.contains(&task) => {

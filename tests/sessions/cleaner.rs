@@ -1,6 +1,5 @@
 //! The cleaner of a manager sweeps, writes touches, recovers from failures, and stops.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -368,28 +367,62 @@ fn activity_is_written_when_the_store_works_again() {
     });
 }
 
-#[derive(Debug, Default)]
-struct PanicsOnce(AtomicBool);
+/// Panics at every event of this kind.
+#[derive(Debug)]
+struct PanicsAt(EventKind);
 
-impl Sink for PanicsOnce {
+impl Sink for PanicsAt {
     fn record(&self, event: &Event<'_>) {
-        if event.kind() == EventKind::Swept && !self.0.swap(true, Ordering::Relaxed) {
-            panic!("as planned");
-        }
+        assert_ne!(event.kind(), self.0, "as planned");
     }
 }
 
 #[test]
 fn an_event_sink_that_panics_does_not_stop_the_cleaner() {
     let configure = |builder: SessionManagerBuilder| {
-        on_demand(builder).events(Events::new(PanicsOnce::default()))
+        on_demand(builder).events(Events::new(PanicsAt(EventKind::Swept)))
     };
     on_both_stores(configure, |app| {
         app.visitor(1);
         app.clock.advance(HOUR * 24);
         assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
-        app.visitor(2);
-        app.clock.advance(HOUR * 24);
-        assert_eq!(app.sessions.sweep_now().unwrap(), 1);
+        assert_eq!(app.sessions.sweep_now().unwrap(), 0, "it has removed the session");
+    });
+}
+
+#[test]
+fn a_sweep_that_fails_is_answered_though_the_event_sink_panics() {
+    let configure = |builder: SessionManagerBuilder| {
+        on_demand(builder).events(Events::new(PanicsAt(EventKind::CleanerFailed)))
+    };
+    on_both_stores(configure, |app| {
+        app.store.set_failing(Call::Sweep, ErrorKind::Busy);
+        ends(move || assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Busy));
+    });
+}
+
+#[test]
+fn sessions_begun_during_an_eviction_are_counted_though_the_event_sink_panics() {
+    const MAX: u64 = 64;
+    let configure = |builder: SessionManagerBuilder| {
+        let events = Events::new(PanicsAt(EventKind::AnonymousEvicted));
+        on_demand(builder).max_anonymous(MAX).events(events)
+    };
+    on_both_stores(configure, |app| {
+        let list = app.store.hold(Call::List);
+        let end = app.store.hold(Call::Sweep);
+        (0..80).for_each(|n| drop(app.visitor(n)));
+        list.wait_until_reached();
+        // They make another check due, and wake the thread, in which the eviction still runs.
+        (80..90).for_each(|n| drop(app.visitor(n)));
+        list.open();
+        end.wait_until_reached();
+        (90..120).for_each(|n| drop(app.visitor(n)));
+        end.open();
+        ends(move || {
+            while app.stats().anonymous() > MAX {
+                thread::yield_now();
+            }
+        });
     });
 }
