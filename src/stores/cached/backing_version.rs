@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::backend::{SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
-use crate::sync::{IgnorePoison, Mutex};
+use crate::sync::{IgnorePoison, Mutex, instant};
 
 /// How often the version is read while the cache is used.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(super) struct BackingVersion {
 /// The identity and the epoch of the backing store, as of the last read.
 #[derive(Clone, Copy, Debug)]
 struct LastRead {
-    /// The time of the last read, also of one that failed.
+    /// The beginning of the last read, or the end of one that failed.
     at: Timestamp,
     /// `None` before the first read, and while the store has no tables.
     version: Option<IdentityAndEpoch>,
@@ -96,7 +96,9 @@ impl BackingVersion {
             // Another caller may have read meanwhile.
             last_read = self.last_read();
             if last_read.is_too_old(now) {
-                if last_read.update(now, read(), self.life) {
+                let began = instant();
+                let result = read();
+                if last_read.update(now, began.elapsed(), result, self.life) {
                     on_change();
                 }
                 *self.last_read.lock().ignore_poison() = last_read;
@@ -120,11 +122,19 @@ impl LastRead {
         }
     }
 
-    /// Records the result of a read. Returns whether the identity or the epoch has changed.
-    fn update(&mut self, now: Timestamp, read: Result<IdentityAndEpoch>, life: Duration) -> bool {
-        self.at = now;
+    /// Records the result of a read that began at `now`. Returns whether the identity or the epoch
+    /// has changed.
+    fn update(
+        &mut self,
+        now: Timestamp,
+        duration: Duration,
+        result: Result<IdentityAndEpoch>,
+        life: Duration,
+    ) -> bool {
+        // A failure may have taken long. The callers that waited for it do not try again.
+        self.at = if result.is_ok() { now } else { now + duration };
         let before = self.version;
-        match read {
+        match result {
             Ok(version) => {
                 if before.is_none_or(|before| before.identity != version.identity) {
                     self.readable_from = now + SETTLING;
@@ -283,6 +293,18 @@ mod tests {
             assert!(is_readable(backing.refresh(now, read, || ())));
             assert!(receiver.recv().is_ok_and(is_readable));
         });
+    }
+
+    #[test]
+    fn a_failed_read_counts_from_its_end() {
+        const LONG: Duration = Duration::from_secs(10);
+        let mut last_read = known().last_read();
+        let now = NOW + READ_INTERVAL;
+        last_read.update(now, LONG, fail(), LIFE);
+        assert!(!last_read.is_too_old(now + LONG + READ_INTERVAL - MILLI));
+        assert!(last_read.is_too_old(now + LONG + READ_INTERVAL));
+        last_read.update(now, LONG, version(1, 7), LIFE);
+        assert!(last_read.is_too_old(now + READ_INTERVAL));
     }
 
     #[test]
