@@ -34,9 +34,12 @@ fn main() -> ExitCode {
     let rouille = servers::rouille(sessions.clone());
     bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
     bench.ratio("http_write", rouille, "/none", rouille, "/write", 0.75);
+    bench.ratio("http_1ms_read", rouille, "/slow", rouille, "/slow-read", 0.95);
+    bench.ratio("http_1ms_write", rouille, "/slow", rouille, "/slow-write", 0.9);
     let rocket = servers::rocket(sessions.clone(), false);
     let inline = servers::rocket(sessions, true);
     bench.ratio("rocket_1ms_read", rocket, "/slow", rocket, "/slow-read", 0.95);
+    bench.ratio("rocket_1ms_write", rocket, "/slow", rocket, "/slow-write", 0.75);
     bench.ratio("rocket_read_inline", inline, "/none", inline, "/read", 0.7);
     bench.ratio("rocket_read_crossing", rocket, "/none", rocket, "/read", 0.45);
     bench.ratio("rocket_write_inline", inline, "/none", inline, "/write", 0.35);

@@ -19,15 +19,23 @@ fn write(session: &Session) -> cloakroom::Result<String> {
     Ok(session.update("visits", |n: Option<u64>| n.unwrap_or(0) + 1)?.to_string())
 }
 
+/// How long a slow handler waits, as one that queries a database does.
+const WORK: Duration = Duration::from_millis(1);
+
 pub fn rouille(sessions: SessionManager) -> SocketAddr {
-    let handler = move |request: &rouille::Request| match request.raw_url() {
-        "/none" => rouille::Response::text("0"),
-        "/read" => web::rouille::session(&sessions, request, |session| {
-            Ok(rouille::Response::text(read(session)?))
-        }),
-        _ => web::rouille::session(&sessions, request, |session| {
-            Ok(rouille::Response::text(write(session)?))
-        }),
+    let handler = move |request: &rouille::Request| {
+        let path = request.raw_url();
+        if path.starts_with("/slow") {
+            thread::sleep(WORK);
+        }
+        let handle = match path {
+            "/none" | "/slow" => return rouille::Response::text("0"),
+            "/read" | "/slow-read" => read,
+            _ => write,
+        };
+        web::rouille::session(&sessions, request, |session| {
+            Ok(rouille::Response::text(handle(session)?))
+        })
     };
     let server = rouille::Server::new("127.0.0.1:0", handler).expect("a server");
     let address = server.server_addr();
@@ -50,9 +58,8 @@ fn on_write(session: &Session) -> cloakroom::Result<String> {
     write(session)
 }
 
-/// A handler that waits for a millisecond.
 async fn work() {
-    rocket::tokio::time::sleep(Duration::from_millis(1)).await;
+    rocket::tokio::time::sleep(WORK).await;
 }
 
 #[get("/slow")]
@@ -67,6 +74,12 @@ async fn slow_read(session: &Session) -> cloakroom::Result<String> {
     read(session)
 }
 
+#[get("/slow-write")]
+async fn slow_write(session: &Session) -> cloakroom::Result<String> {
+    work().await;
+    write(session)
+}
+
 pub fn rocket(sessions: SessionManager, inline: bool) -> SocketAddr {
     let (listening, listens) = mpsc::channel();
     thread::spawn(move || {
@@ -77,7 +90,7 @@ pub fn rocket(sessions: SessionManager, inline: bool) -> SocketAddr {
                 let address = SocketAddr::from((rocket.config().address, rocket.config().port));
                 Box::pin(async move { listening.send(address).expect("somebody waits") })
             }))
-            .mount("/", routes![none, on_read, on_write, slow, slow_read]);
+            .mount("/", routes![none, on_read, on_write, slow, slow_read, slow_write]);
         rocket::execute(rocket.launch()).map(drop).expect("Rocket launches")
     });
     listens.recv().expect("Rocket launches")

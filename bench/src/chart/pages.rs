@@ -55,7 +55,10 @@ const SCALE: &[(&str, &str)] = &[("memory", ""), ("scale_load_growth", "")];
 const HTTP: &[(&str, &str)] = &[
     ("http_read", "rouille, session read"),
     ("http_write", "rouille, session changed"),
+    ("http_1ms_read", "rouille, handler of 1 ms, session read"),
+    ("http_1ms_write", "rouille, handler of 1 ms, session changed"),
     ("rocket_1ms_read", "Rocket, handler of 1 ms, session read"),
+    ("rocket_1ms_write", "Rocket, handler of 1 ms, session changed"),
     ("rocket_read_inline", "Rocket with `inline`, session read"),
     ("rocket_read_crossing", "Rocket, session read"),
     ("rocket_write_inline", "Rocket with `inline`, session changed"),

@@ -49,7 +49,10 @@ pub fn draw(runs: &Runs, docs: &Path) -> Vec<Wanted> {
     let http = [
         ("rouille, session read", "http_read"),
         ("rouille, session written", "http_write"),
+        ("rouille, handler of 1 ms, read", "http_1ms_read"),
+        ("rouille, handler of 1 ms, written", "http_1ms_write"),
         ("Rocket, handler of 1 ms, read", "rocket_1ms_read"),
+        ("Rocket, handler of 1 ms, written", "rocket_1ms_write"),
         ("Rocket, hello world, read inline", "rocket_read_inline"),
         ("Rocket, hello world, read", "rocket_read_crossing"),
         ("Rocket, hello world, written", "rocket_write_crossing"),
