@@ -12,7 +12,7 @@ use crate::backend::{SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{
-    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds, Settings, Transport,
+    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, Settings, Transport,
 };
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
@@ -23,7 +23,6 @@ use crate::lifetime::{AtLimit, EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
-use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
 
@@ -734,8 +733,7 @@ impl SessionManagerBuilder {
         self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
         self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
-        let capabilities = self.store.capabilities();
-        if self.store.index().is_some() && !capabilities.bounds_anonymous {
+        if self.store.index().is_some() && !self.store.capabilities().bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
@@ -752,19 +750,8 @@ impl SessionManagerBuilder {
             Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
         };
         let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
-        let context = Arc::new(Context {
-            capabilities,
-            store: ProcessBound::new(self.store),
-            clock: self.clock,
-            events: self.events,
-            cleaner,
-            settings: self.settings,
-            retired_ids: RetiredIds::default(),
-            end_trail,
-            guess_detector: ProcessBound::default(),
-            unclosed_reported_at: ProcessBound::default(),
-            update_queues: ProcessBound::default(),
-        });
-        Ok(SessionManager { context, blocking: BlockingCalls::default() })
+        let SessionManagerBuilder { store, clock, events, settings, .. } = self;
+        let context = Context::new(store, clock, events, cleaner, settings, end_trail);
+        Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
     }
 }

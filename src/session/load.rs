@@ -134,7 +134,7 @@ impl Session {
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
         let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
-            let store = self.context.store.get()?;
+            let store = self.context.store()?;
             // A store that knows the session in memory needs no call of the hook.
             let has_hook = self.blocking.hook.is_some();
             let in_memory = if has_hook { store.try_load(id_hash, now) } else { None };
@@ -186,7 +186,7 @@ impl Session {
                         || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
                     state.ending.reason = state.ending.reason.or_else(find_reason);
                     let retired_ids = &self.context.retired_ids;
-                    let retired = retired_ids.retired_since(&id_hash, self.opened_tick)?;
+                    let retired = retired_ids.retired_since(&id_hash, self.opened_tick);
                     absence.retired_since_open = absence.retired_since_open.max(retired);
                     if retired != RetiredSinceOpen::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
