@@ -26,10 +26,10 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 
-// Uses `error`, `id` and `lifetime`. `message` has the texts of the events, `log` the default sink.
+// Uses `error`, `id` and `lifetime`. `text` has the texts of the events, `log` the default sink.
 
 mod log;
-mod message;
+mod text;
 
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
