@@ -334,7 +334,7 @@ impl SessionManagerBuilder {
     /// are in flight when a handler calls `renew` then find no session and store nothing. Ids that
     /// were replaced earlier stay valid no longer than this either.
     ///
-    /// It does not apply to a sign-in, which has no grace, nor to a renewal by age
+    /// This grace does not apply to a sign-in, which has none, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
     ///
     /// ```
@@ -516,8 +516,8 @@ impl SessionManagerBuilder {
     /// button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
     /// requires the header for sensitive responses; a handler can also set it for one response.
     ///
-    /// In Rocket, a streamed body may read the session after it is closed. Its response carries the
-    /// header if the request presented an id and the route has a guard for the session.
+    /// In Rocket, a streamed body may read the session after the close. A response with such a body
+    /// carries the header if the request presented an id and the route has a guard for the session.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
     /// changes, and may miss a removal. With this setting a sign-out therefore sends two

@@ -22,12 +22,13 @@
 //!
 //! `&SessionManager` is a guard too. For several managers, see [`Sessions`].
 //!
-//! The module [`web`](crate::web) says what every adapter does. The following is about Rocket alone.
+//! The module [`web`](crate::web) says what every adapter does. The following is about Rocket
+//! alone.
 //!
 //! # Requests from other origins
-//! The response to a refused request has a plain text, and no catcher runs. The check runs after all
-//! request fairings that are attached before the launch, so it sees the method and the path that
-//! they have set. Routing and response fairings see a refused request as a `CONNECT`.
+//! The response to a refused request has a plain text, and no catcher runs. The check runs after
+//! all request fairings that are attached before the launch, so it sees the method and the path
+//! that they have set. Routing and response fairings see a refused request as a `CONNECT`.
 //!
 //! # Errors
 //! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
