@@ -47,7 +47,7 @@ impl Session {
     /// [`ignore`](Self::ignore) it stores nothing.
     ///
     /// ```
-    /// use cloakroom::session::CommitOutcome;
+    /// use cloakroom::CommitOutcome;
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// session.set("order", 17)?;
