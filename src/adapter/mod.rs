@@ -290,24 +290,6 @@ impl<'m> Adapter<'m> {
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
     }
-
-    /// Returns the names of the cookies that can carry an id: the current one and the former ones.
-    #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
-    pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
-        let settings = &self.manager.context.settings;
-        let own = match &settings.transport {
-            Transport::Cookie(cookie) => Some(&*cookie.name),
-            Transport::Header(_) => None,
-        };
-        own.into_iter().chain(settings.former_cookies.iter().map(|former| &*former.cookie.name))
-    }
-
-    /// Returns whether `session` belongs to this manager and to a request with the ids of this
-    /// head.
-    #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
-    pub(crate) fn is_session_of(self, session: &Session, head: &RequestHead<'_>) -> bool {
-        session.is_of(&self.manager.context, head)
-    }
 }
 
 #[cfg(test)]

@@ -228,9 +228,8 @@ impl Worker {
         }
         // Executes the flushes that were requested before the end.
         for message in messages.try_iter() {
-            match message {
-                Message::Flush(answer) => drop(answer.send(self.write_touches())),
-                Message::Wake | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
+            if let Message::Flush(answer) = message {
+                let _ = answer.send(self.write_touches());
             }
         }
         let _ = self.write_touches();
@@ -382,23 +381,19 @@ impl StoreCaller {
 
     /// Records the result of a task.
     fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
+        let was_failing = !self.failing.is_empty();
+        self.failing.retain(|failing| *failing != task);
         match &result {
             Err(error) => {
-                let is_first = self.failing.is_empty();
-                if !self.failing.contains(&task) {
-                    self.failing.push(task);
-                }
+                self.failing.push(task);
                 // Last, because the application's sink may panic. While the manager is dropped, a
                 // busy store raises no event.
-                if is_first && !self.stop.load(Ordering::Relaxed) {
+                if !was_failing && !self.stop.load(Ordering::Relaxed) {
                     self.events.raise(&Event::CleanerFailed { error });
                 }
             }
-            Ok(_) if self.failing.contains(&task) => {
-                self.failing.retain(|failing| *failing != task);
-                if self.failing.is_empty() {
-                    self.events.raise(&Event::CleanerRecovered);
-                }
+            Ok(_) if was_failing && self.failing.is_empty() => {
+                self.events.raise(&Event::CleanerRecovered);
             }
             Ok(_) => {}
         }

@@ -100,7 +100,7 @@ pub fn session_with_error_page(
     // The request of an inner call can be another value: an application removes a prefix from its
     // path, for example.
     let is_same = |outer: &Rc<OpenSession>| {
-        outer.peer == peer && adapter.is_session_of(&outer.session, &head)
+        outer.peer == peer && outer.session.is_of(&manager.context, &head)
     };
     let outer = OPEN.with_borrow(|open| open.iter().filter_map(Weak::upgrade).find(is_same));
     if let Some(outer) = outer {

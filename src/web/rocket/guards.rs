@@ -146,7 +146,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(has_name)).then(|| format!("{name}={}", cookie.value()))
     };
-    Adapter::new(manager).cookie_names().filter_map(find_cookie).collect()
+    manager.context.settings.cookie_names().filter_map(find_cookie).collect()
 }
 
 /// Converts the result of a session call into the outcome of a guard of the application. An error
@@ -182,7 +182,7 @@ pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, E
     }
 }
 
-/// Logs that a route needs a manager that is not attached.
+/// Returns whether a route needs a manager that is not attached, and logs it.
 fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
     let missing = manager::<M, _>(rocket).is_none();
     if missing {
