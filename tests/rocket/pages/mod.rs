@@ -5,6 +5,7 @@ mod form;
 mod guard;
 mod private_cookie;
 mod programs;
+mod provider;
 mod script_token;
 mod take_over;
 
