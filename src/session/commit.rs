@@ -75,7 +75,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(CommitOutcome::of(state.load_state.discards_further_changes()))
+        Ok(CommitOutcome::of(state.load_state.has_discarded()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.
@@ -124,12 +124,12 @@ impl Session {
                 let id_hash = session.id_hash;
                 let renewal = self.renewal_of_changes(state, &id_hash);
                 if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-                    self.leave_session(state, &missing);
+                    self.leave_session(state, missing);
                 }
             }
             LoadState::Absent(_) => self.create_or_discard(state)?,
             // Changes that were made before the load failed are not stored either.
-            LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
+            LoadState::LoadFailed(_) => state.check_readable("store the session's changes")?,
         }
         Ok(())
     }

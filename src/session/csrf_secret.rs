@@ -148,7 +148,7 @@ impl Session {
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
             LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
-            load_state if load_state.discards_further_changes() => None,
+            load_state if load_state.has_discarded() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {
@@ -191,7 +191,7 @@ impl Session {
                 secret.map(Some).ok_or_else(unstored)
             }
             CommitAnswer::Missing(missing) => {
-                self.leave_session(state, &missing);
+                self.leave_session(state, missing);
                 Ok(None)
             }
             _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),

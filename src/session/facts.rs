@@ -107,7 +107,7 @@ impl Session {
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock_unless_refused("look at a session")?;
         self.ensure_loaded(&mut state)?;
-        Ok(state.ending.reason)
+        Ok(state.end_reason)
     }
 
     /// Returns the time at which the session ends if no further request uses it, for a page that

@@ -31,6 +31,7 @@ use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
 use crate::id::RealmTag;
+use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
@@ -145,6 +146,8 @@ struct State {
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
     ending: Ending,
+    /// Why the presented session has ended, if that is known.
+    end_reason: Option<EndReason>,
     is_ignored: bool,
     /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
@@ -187,7 +190,7 @@ impl State {
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
         match &self.load_state {
-            LoadState::Unreadable(error) => {
+            LoadState::LoadFailed(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
             _ => Ok(()),

@@ -162,7 +162,7 @@ impl Session {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        state.ending.after_sign_in.extend(others);
+        state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
