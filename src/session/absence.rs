@@ -44,12 +44,11 @@ pub(super) enum OnWrite {
 impl Absence {
     /// `retired` says whether an id of the request was retired since the request was opened.
     pub(super) fn new(retired: RetiredSinceOpen, replacement: Option<IdReplacement>) -> Self {
-        let overlaps = replacement.as_ref().is_some_and(|replacement| replacement.overlaps);
-        let on_write = match retired {
-            RetiredSinceOpen::Yes => OnWrite::DiscardAll,
-            _ if overlaps => OnWrite::DiscardValues,
-            RetiredSinceOpen::InDoubt => OnWrite::AwaitRetired,
-            RetiredSinceOpen::No => OnWrite::Create,
+        let on_write = match (retired, &replacement) {
+            (RetiredSinceOpen::Yes, _) => OnWrite::DiscardAll,
+            (_, Some(IdReplacement { overlaps: true, .. })) => OnWrite::DiscardValues,
+            (RetiredSinceOpen::InDoubt, _) => OnWrite::AwaitRetired,
+            (RetiredSinceOpen::No, _) => OnWrite::Create,
         };
         Absence { on_write, replacement, next_id: None }
     }
@@ -118,7 +117,7 @@ impl Session {
         // After a discard, no later sign-in of this request may join another one, or be joined,
         // through the id that this request has issued.
         let issued = issued.clone().filter(|_| !discards);
-        let replacement = self.find_reason(state, &id_hash, missing, issued.as_ref());
+        let replacement = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replacement = replacement.map(|new| IdReplacement { persistent, ..new });
         state.set_absent(Absence::new(RetiredSinceOpen::No, replacement));
@@ -127,9 +126,8 @@ impl Session {
         }
     }
 
-    /// Records why an id finds no session: returns its replacement, keeps the reason of an ended
-    /// session, or raises an event.
-    pub(super) fn find_reason(
+    /// Records why an id finds no session. Returns the replacement of the id, if that is why.
+    pub(super) fn note_missing(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
@@ -138,24 +136,24 @@ impl Session {
     ) -> Option<IdReplacement> {
         match missing {
             Missing::NotFound { reached_limit } => {
-                let find_reason =
-                    || reached_limit.or_else(|| self.context.end_trail.reason(id_hash));
-                state.end_reason = state.end_reason.or_else(find_reason);
-                None
+                let find_reason = || self.context.end_trail.reason(id_hash);
+                state.end_reason = state.end_reason.or(reached_limit).or_else(find_reason);
             }
             Missing::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error: &error });
-                None
             }
-            Missing::Replaced { id, session: LiveSession { record, .. } } => Some(IdReplacement {
-                id_hash: id.id_hash,
-                id: self.find_id(issued, &id.id_hash),
-                public_id: record.public_id,
-                overlaps: id.overlaps(self.opened(self.context.now())),
-                persistent: record.persistent,
-            }),
+            Missing::Replaced { id, session } => {
+                return Some(IdReplacement {
+                    id_hash: id.id_hash,
+                    id: self.find_id(issued, &id.id_hash),
+                    public_id: session.record.public_id,
+                    overlaps: id.overlaps(self.opened(self.context.now())),
+                    persistent: session.record.persistent,
+                });
+            }
         }
+        None
     }
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {

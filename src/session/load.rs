@@ -47,13 +47,6 @@ impl LoadState {
         LoadState::Live { session: Arc::new(session), found_by, issued: Some(id) }
     }
 
-    fn absence(&self) -> Option<&Absence> {
-        match self {
-            LoadState::Absent(absence) => Some(absence),
-            _ => None,
-        }
-    }
-
     pub(super) fn session(&self) -> Option<&LiveSession> {
         self.shared_session().map(Arc::as_ref)
     }
@@ -83,12 +76,15 @@ impl LoadState {
 
     /// Returns the replacement because of which there is no session.
     pub(super) fn replacement(&self) -> Option<&IdReplacement> {
-        self.absence()?.replacement.as_ref()
+        match self {
+            LoadState::Absent(absence) => absence.replacement.as_ref(),
+            _ => None,
+        }
     }
 
     /// Returns whether changes of this request were discarded, as further values will be.
     pub(super) fn has_discarded(&self) -> bool {
-        self.absence().is_some_and(|absence| absence.on_write == OnWrite::HasDiscarded)
+        matches!(self, LoadState::Absent(Absence { on_write: OnWrite::HasDiscarded, .. }))
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -100,9 +96,9 @@ impl LoadState {
         }
     }
 
-    /// Returns what an update is computed on. Without a session that is empty data. If the commit of
-    /// a sign-in through a replaced id nevertheless finds a session, it is refused, so that the
-    /// updates are computed again.
+    /// Returns what an update is computed on. If the presented id was replaced, that is empty data.
+    /// If the commit of a sign-in nevertheless finds a session, it is refused, so that the updates
+    /// are computed again.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replacement()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
@@ -180,7 +176,7 @@ impl Session {
             }
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(new) = self.find_reason(state, &id_hash, missing, None)
+            if let Some(new) = self.note_missing(state, &id_hash, missing, None)
                 && replacement.as_ref().is_none_or(|have| new.overlaps && !have.overlaps)
             {
                 replacement = Some(new);
