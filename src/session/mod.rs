@@ -65,7 +65,7 @@ pub use sign_in::SignIn;
 ///
 /// | task | methods |
 /// |---|---|
-/// | read values | [`get`](Self::get) decodes one, [`contains`](Self::contains) tests for one, [`keys`](Self::keys) lists the names |
+/// | read values | [`get`](Self::get) decodes one, [`contains`](Self::contains) tests for one, [`names`](Self::names) lists the names |
 /// | change values | [`set`](Self::set) and [`remove`](Self::remove) do not read the session; [`update`](Self::update) computes a value from the stored one, [`update_now`](Self::update_now) also stores it at once; [`take`](Self::take) reads and removes one, [`clear`](Self::clear) removes all |
 /// | users | [`sign_in`](Self::sign_in) or [`sign_in_with`](Self::sign_in_with) after the check of the password; [`user`](Self::user) returns the user |
 /// | sensitive pages | [`require_recent_auth`](Self::require_recent_auth) asks whether the password was checked lately, [`confirm_authentication`](Self::confirm_authentication) records a further check; [`authenticated_at`](Self::authenticated_at) and [`auth_level`](Self::auth_level) return its time and level |
