@@ -16,7 +16,7 @@ use crate::session::{Session, State};
 #[derive(Debug, Default)]
 pub(super) struct Absence {
     pub(super) on_write: OnWrite,
-    /// The replacement of its id, if the store remembers one.
+    /// The replacement of the request's id, if the store remembers one.
     pub(super) replacement: Option<IdReplacement>,
     /// The id for the session that is created next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,

@@ -5,7 +5,8 @@
 //! 2. `commit_changes` finds the session that takes the changes.
 //! 3. `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
 //!    CSRF secret.
-//! 4. `commit_with_retries` repeats it after revision mismatches, with the changes recomputed.
+//! 4. `commit_with_retries` repeats the action after revision mismatches, with the changes
+//!    recomputed.
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
@@ -208,8 +209,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the fields of a session that is created or signed in. `lifetime` returns its lifetime
-    /// from the settings and its persistence.
+    /// Makes the fields of a session that is created or signed in. `lifetime` returns the lifetime
+    /// that the settings give a session of this persistence.
     pub(super) fn new_session(
         &self,
         state: &State,
@@ -287,7 +288,7 @@ impl DeltaOf {
         Ok(match self {
             DeltaOf::AllChanges => changes.shared_delta(),
             DeltaOf::SignIn(secret) => secret.delta_of_sign_in(delta, data)?.into(),
-            DeltaOf::Join(idle_limit) => delta.after_sign_in(CSRF_SECRET, *idle_limit).into(),
+            DeltaOf::Join(idle_limit) => delta.for_join(CSRF_SECRET, *idle_limit).into(),
         })
     }
 }

@@ -47,8 +47,8 @@ impl Secret {
     }
 
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
-    /// of an earlier one, the delta sets this one in its place. Otherwise it removes the one that a
-    /// concurrent request may be adding.
+    /// an earlier secret, the delta sets this one in its place. Otherwise the delta removes the
+    /// secret that a concurrent request may be adding.
     pub(super) fn delta_of_sign_in(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
         let in_delta = matches!(delta.change(CSRF_SECRET), Change::Set(_));

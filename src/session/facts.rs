@@ -112,7 +112,7 @@ impl Session {
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
+    /// request that [ignores](Self::ignore) its session does not move the end, nor does a prefetch.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

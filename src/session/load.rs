@@ -30,9 +30,9 @@ pub(super) enum LoadState {
     Unread,
     Live {
         session: Arc<LiveSession>,
-        /// The id hash that found it. A replaced id in its grace finds a session too.
+        /// The hash of the id that has found the session: the current one, or one in its grace.
         found_by: SessionIdHash,
-        /// The id that this request has issued for it; the response carries it.
+        /// The id that this request has issued for the session, and that the response carries.
         issued: Option<SessionId>,
     },
     Absent(Absence),

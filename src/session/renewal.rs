@@ -71,9 +71,9 @@ impl Session {
         (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
-    /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
-    /// the setting for renewals by the handler says.
+    /// Renews an id by its age: because of the setting, or because its cookie may expire in the
+    /// browser before the session ends. Overlapping requests still present the old id, so it has a
+    /// grace, even if the manager gives none to renewals by the handler.
     pub(super) fn renew_old_id(&self, state: &mut State) {
         let Some(touch) = self.request_touch(state) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };

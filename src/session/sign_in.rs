@@ -46,7 +46,7 @@ struct SignInRequest<'r> {
     new_session: NewSession,
     /// The idle limit that replaces the manager's.
     idle_limit: Option<Duration>,
-    /// The hash of the id that it replaces.
+    /// The hash of the id that the sign-in replaces.
     from: SessionIdHash,
     /// That id, if sign-ins through it can join each other. `None` if this request does not know
     /// the id, or must not join.
@@ -253,9 +253,9 @@ impl Session {
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session, without what concerns the session before the
-    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. It must be tried again if
-    /// that session was renewed or has ended since.
+    /// changes of this request into that session, without those that concern the session before the
+    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. Returns `Retry` if that
+    /// session was renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
         let delta = DeltaOf::Join(request.idle_limit);

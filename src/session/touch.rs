@@ -53,7 +53,7 @@ impl Session {
         if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
             let touch = Touch::at(now);
             self.touch(session, touch, now);
-            // The end of the request then does not write it again.
+            // Recorded here too, so that the end of the request does not write this touch again.
             Arc::make_mut(session).record.touch(touch);
         }
     }
