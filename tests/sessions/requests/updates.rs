@@ -49,7 +49,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
         let session = Arc::new(browser.open(&app.sessions));
         is_refused(&session, |own| own.get::<u32>("n"));
         is_refused(&session, |own| own.contains("n"));
-        is_refused(&session, |own| own.keys());
+        is_refused(&session, |own| own.names());
         is_refused(&session, |own| own.set("n", 1));
         is_refused(&session, |own| own.remove("n"));
         is_refused(&session, |own| own.take::<u32>("n"));
