@@ -75,8 +75,8 @@ impl Delta {
         self.confirmation = Some(Confirmation { time, level });
     }
 
-    /// Sets the idle limit, in whole milliseconds. It does not apply to a session that the same
-    /// commit signs in.
+    /// Sets the idle limit, in whole milliseconds. If the same commit signs a user in, the limit of
+    /// the sign-in applies instead.
     pub fn set_idle_limit(&mut self, limit: Duration) {
         self.idle_limit = Some(limit);
     }
@@ -87,9 +87,10 @@ impl Delta {
         self.idle_limit
     }
 
-    /// Returns this delta for a session that was signed in since, perhaps another user's: without
-    /// its clear, its change of `name`, and its confirmed authentication, and with this idle limit.
-    pub(crate) fn after_sign_in(&self, name: &str, idle_limit: Option<Duration>) -> Self {
+    /// Returns this delta for a session that another request has signed in: without the clear, the
+    /// change of `name` and the confirmed authentication, which concern the session before the
+    /// sign-in, and with this idle limit.
+    pub(crate) fn for_join(&self, name: &str, idle_limit: Option<Duration>) -> Self {
         let mut delta = Delta { clear: false, confirmation: None, idle_limit, ..self.clone() };
         delta.changes.remove(name);
         delta

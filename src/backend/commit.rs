@@ -29,9 +29,11 @@ pub struct Commit {
     /// one, it answers [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// Only [`merge_into_loaded`](Self::merge_into_loaded) uses it, to save a lookup. It is not the
-    /// condition, which is [`expected`](Self::expected), and may be newer than that: the request
-    /// may have stored a change since.
+    /// Only [`merge_into_loaded`](Self::merge_into_loaded) uses it, to save a lookup.
+    ///
+    /// [`expected`](Self::expected) is what the changes were computed on, and `loaded` the newest
+    /// state that this request knows. They differ if the request has stored a CSRF secret since it
+    /// computed the changes.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -125,7 +127,8 @@ pub enum CommitAnswer {
         /// session replaces.
         ended: Vec<EndedSession>,
         /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
-        /// are not among `ended`: for a request of such a session it is as after a sweep.
+        /// are not among `ended`: a later request with such an id finds nothing and may begin a new
+        /// session, as after a sweep.
         evicted: Vec<SessionIdHash>,
     },
     /// The delta changed nothing, so the session keeps its revision. A touch was recorded if it was

@@ -3,7 +3,7 @@
 //! Uses `retired_ids`. Called by the load, and by the commit, which may find that the session
 //! has ended meanwhile.
 
-use crate::backend::{Missing, ReplacedId};
+use crate::backend::{LiveSession, Missing};
 use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
@@ -12,17 +12,46 @@ use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
-/// A request without a session: why it finds none, and what becomes of its changes.
+/// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether its id was retired since this request was opened.
-    pub(super) retired_since_open: RetiredSinceOpen,
-    /// The replacement of its id, if the store remembers one.
+    pub(super) on_write: OnWrite,
+    /// The replacement of the request's id, if the store remembers one.
     pub(super) replacement: Option<IdReplacement>,
-    /// Whether changes of this request were discarded; further ones then are too.
-    pub(super) discards_further_changes: bool,
     /// The id for the session that is created next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
+}
+
+/// What a write does in a request without a session. Each variant says what a write of values does,
+/// and a [`renew`](Session::renew) without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum OnWrite {
+    /// Values create a session; a renewal has no effect. There was no session, it has expired or
+    /// cannot be decoded, this request has ended it, or the request presents a stale id.
+    #[default]
+    Create,
+    /// As `DiscardAll` if a call that is in flight has retired the request's id, else as `Create`.
+    AwaitRetired,
+    /// Values are discarded; a renewal has no effect. The request overlaps the replacement of its
+    /// id.
+    DiscardValues,
+    /// Both are discarded. This process has retired the id since the request was opened.
+    DiscardAll,
+    /// As `DiscardValues`. Changes of this request were discarded before.
+    HasDiscarded,
+}
+
+impl Absence {
+    /// `retired` says whether an id of the request was retired since the request was opened.
+    pub(super) fn new(retired: RetiredSinceOpen, replacement: Option<IdReplacement>) -> Self {
+        let on_write = match (retired, &replacement) {
+            (RetiredSinceOpen::Yes, _) => OnWrite::DiscardAll,
+            (_, Some(IdReplacement { overlaps: true, .. })) => OnWrite::DiscardValues,
+            (RetiredSinceOpen::InDoubt, _) => OnWrite::AwaitRetired,
+            (RetiredSinceOpen::No, _) => OnWrite::Create,
+        };
+        Absence { on_write, replacement, next_id: None }
+    }
 }
 
 /// The replacement of an id of this request.
@@ -34,8 +63,8 @@ pub(super) struct IdReplacement {
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// Whether the request overlaps it: the client receives its new id in another
-    /// response.
+    /// Whether the request overlaps the replacement, so that the new id is on its way to the client
+    /// in another response.
     pub(super) overlaps: bool,
     /// Whether the browser keeps the session's cookie when it is closed.
     pub(super) persistent: bool,
@@ -44,28 +73,18 @@ pub(super) struct IdReplacement {
 impl Session {
     /// Creates a session with the changes of a request that has found none, or discards them. A
     /// discard is reported: by an event, the result of `commit`, and the response.
-    ///
-    /// | why there is no session | changed values | only a renewal |
-    /// |---|---|---|
-    /// | there was none, it has expired, or it cannot be decoded | create one | no effect |
-    /// | this request has ended it, by `destroy` or a call of the manager | create one | no effect |
-    /// | it presents a stale id | create one | no effect |
-    /// | it overlaps the replacement of its id | discarded | no effect |
-    /// | this request [has discarded changes](Absence::discards_further_changes) | discarded | no effect |
-    /// | this process has [retired](RetiredSinceOpen) its id since this request was opened | discarded | discarded |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
-        let has_data = !state.changes.delta().is_empty();
-        let overlaps = absence.replacement.as_ref().is_some_and(|replacement| replacement.overlaps);
-        let discards_data = absence.discards_further_changes || overlaps;
-        let is_retired = match absence.retired_since_open {
-            RetiredSinceOpen::Yes => true,
-            RetiredSinceOpen::InDoubt => !discards_data && self.was_retired_in_flight()?,
-            RetiredSinceOpen::No => false,
+        let has_values = !state.changes.delta().is_empty();
+        let discards = match absence.on_write {
+            OnWrite::Create => false,
+            OnWrite::AwaitRetired => self.was_retired_in_flight()?,
+            OnWrite::DiscardValues | OnWrite::HasDiscarded => has_values,
+            OnWrite::DiscardAll => true,
         };
-        if is_retired || (has_data && discards_data) {
+        if discards {
             self.discard_changes(state, None);
-        } else if has_data {
+        } else if has_values {
             self.create_session(state)?;
         }
         Ok(())
@@ -87,53 +106,56 @@ impl Session {
     /// | no session: it has ended or expired | discarded | discarded |
     /// | a session that cannot be decoded | discarded | discarded |
     /// | the session under another id | discarded | no effect |
-    pub(super) fn leave_session(&self, state: &mut State, missing: &Missing) {
+    pub(super) fn leave_session(&self, state: &mut State, missing: Missing) {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return };
-        let public_id = session.record.public_id;
-        let has_data = !state.changes.delta().is_empty();
-        let discards = has_data || !matches!(missing, Missing::Replaced { .. });
-        let mut absence = Absence::default();
-        match missing {
-            Missing::NotFound { reached_limit } => {
-                let find_reason = || self.context.end_trail.reason(&session.id_hash);
-                state.ending.reason = reached_limit.or_else(find_reason);
-            }
-            Missing::Replaced { id, .. } => {
-                // After a discard, no later sign-in of this request may join another one, or be
-                // joined, through the id that this request has issued.
-                let issued = issued.as_ref().filter(|_| !discards);
-                absence.replacement = Some(self.replacement(issued, id, &session.record));
-            }
-            Missing::Undecodable { public_id, error } => {
-                let public_id = public_id.as_ref();
-                self.context.events.raise(&Event::Undecodable { public_id, error });
-            }
-        }
-        state.set_absent(absence);
+        let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
+        let has_values = !state.changes.delta().is_empty();
+        let discards = has_values || !matches!(missing, Missing::Replaced { .. });
+        // After a discard, no later sign-in of this request may join another one, or be joined,
+        // through the id that this request has issued.
+        let issued = issued.clone().filter(|_| !discards);
+        let replacement = self.note_missing(state, &id_hash, missing, issued.as_ref());
+        // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
+        let replacement = replacement.map(|new| IdReplacement { persistent, ..new });
+        state.set_absent(Absence::new(RetiredSinceOpen::No, replacement));
         if discards {
             self.discard_changes(state, Some(&public_id));
         }
     }
 
-    pub(super) fn replacement(
+    /// Records why an id finds no session. Returns the replacement of the id, if that is why.
+    pub(super) fn note_missing(
         &self,
+        state: &mut State,
+        id_hash: &SessionIdHash,
+        missing: Missing,
         issued: Option<&SessionId>,
-        id: &ReplacedId,
-        record: &Record,
-    ) -> IdReplacement {
-        let opened = self.opened(self.context.now());
-        IdReplacement {
-            id_hash: id.id_hash,
-            id: self.find_id(issued, &id.id_hash),
-            public_id: record.public_id,
-            overlaps: id.overlaps(opened),
-            persistent: record.persistent,
+    ) -> Option<IdReplacement> {
+        match missing {
+            Missing::NotFound { reached_limit } => {
+                let find_reason = || self.context.end_trail.reason(id_hash);
+                state.end_reason = state.end_reason.or(reached_limit).or_else(find_reason);
+            }
+            Missing::Undecodable { public_id, error } => {
+                let public_id = public_id.as_ref();
+                self.context.events.raise(&Event::Undecodable { public_id, error: &error });
+            }
+            Missing::Replaced { id, session } => {
+                return Some(IdReplacement {
+                    id_hash: id.id_hash,
+                    id: self.find_id(issued, &id.id_hash),
+                    public_id: session.record.public_id,
+                    overlaps: id.overlaps(self.opened(self.context.now())),
+                    persistent: session.record.persistent,
+                });
+            }
         }
+        None
     }
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
         if let LoadState::Absent(absence) = &mut state.load_state {
-            absence.discards_further_changes = true;
+            absence.on_write = OnWrite::HasDiscarded;
         }
         state.response.reports_discard = true;
         state.changes.drop_all_but_renewal();

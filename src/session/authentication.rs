@@ -92,8 +92,8 @@ impl Authentication {
         Authentication { idle_limit: Some(limit), ..self }
     }
 
-    /// Applies all of it to the new session. `idle_limit` is the one that the handler has set.
-    /// Returns the idle limit that replaces the manager's.
+    /// Applies the authentication to the new session. `idle_limit` is the limit that
+    /// `set_idle_limit` has set. Returns the limit that replaces the manager's.
     pub(super) fn apply(
         &self,
         new_session: &mut NewSession,
@@ -152,8 +152,8 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The level replaces that of the session, also if it is lower. To keep it, pass
-    /// [`auth_level`](Self::auth_level):
+    /// The level replaces that of the session, also if it is lower. To keep the session's level,
+    /// pass [`auth_level`](Self::auth_level):
     ///
     /// ```
     /// use cloakroom::{CommitOutcome, Session};
@@ -165,8 +165,8 @@ impl Session {
     /// }
     /// ```
     ///
-    /// It is committed when this returns, with the changes of this request so far. If another
-    /// request has ended the session or replaced its id meanwhile, all of them are
+    /// The confirmation is committed when this returns, with the changes of this request so far. If
+    /// another request has ended the session or replaced its id meanwhile, all of them are
     /// [discarded](CommitOutcome::Discarded).
     ///
     /// # Errors

@@ -19,7 +19,7 @@ type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> +
 pub(super) struct Changes {
     /// The result of all steps on the data that the request has read. `None`: no change.
     delta: Option<Arc<Delta>>,
-    /// The steps, from the first update on; before it the delta is enough.
+    /// The steps, recorded from the first update on; until then the delta is enough.
     steps: Vec<Step>,
     /// What the steps were computed on.
     pub(super) expected: Expected,
@@ -87,7 +87,7 @@ impl Changes {
         self.delta.as_deref().unwrap_or(&NOTHING)
     }
 
-    /// Returns the delta for a commit. A change that comes later does not reach it.
+    /// Returns the delta for a commit. Later changes do not change that delta.
     pub(super) fn shared_delta(&self) -> Arc<Delta> {
         self.delta.clone().unwrap_or_default()
     }

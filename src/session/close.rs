@@ -122,14 +122,12 @@ impl Session {
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;
-        let sharing = if is_personal {
+        let sharing = if is_personal || (varies && !self.presented.is_empty()) {
             Sharing::Never
-        } else if !varies {
-            Sharing::Allowed
-        } else if self.presented.is_empty() {
+        } else if varies {
             Sharing::IfPublic
         } else {
-            Sharing::Never
+            Sharing::Allowed
         };
         ResponseHeaders {
             id_fields,

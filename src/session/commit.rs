@@ -5,13 +5,16 @@
 //! 2. `commit_changes` finds the session that takes the changes.
 //! 3. `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
 //!    CSRF secret.
-//! 4. `commit_with_retries` repeats it after revision mismatches, with the changes recomputed.
+//! 4. `commit_with_retries` repeats the action after revision mismatches, with the changes
+//!    recomputed.
 //! 5. `call_store` makes one call of the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
 use crate::context::Settings;
+use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -19,6 +22,7 @@ use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
+use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
@@ -75,7 +79,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(CommitOutcome::of(state.load_state.discards_further_changes()))
+        Ok(CommitOutcome::of(state.load_state.has_discarded()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.
@@ -110,26 +114,25 @@ impl Session {
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
     fn commit_changes(&self, state: &mut State) -> Result<()> {
+        let merge = |state: &mut State, id_hash: &_| {
+            self.merge_or_renew(state, id_hash, self.renewal_of_changes(state, id_hash))
+        };
         match &state.load_state {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                let merge = |state: &mut State, id_hash: &_| {
-                    self.merge_or_renew(state, id_hash, self.renewal_of_changes(state, id_hash))
-                };
                 if !self.try_presented_ids(state, merge)? {
                     self.create_or_discard(state)?;
                 }
             }
             LoadState::Live { session, .. } => {
                 let id_hash = session.id_hash;
-                let renewal = self.renewal_of_changes(state, &id_hash);
-                if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-                    self.leave_session(state, &missing);
+                if let Some(missing) = merge(state, &id_hash)? {
+                    self.leave_session(state, missing);
                 }
             }
             LoadState::Absent(_) => self.create_or_discard(state)?,
             // Changes that were made before the load failed are not stored either.
-            LoadState::Unreadable(_) => state.check_readable("store the session's changes")?,
+            LoadState::LoadFailed(_) => state.check_readable("store the session's changes")?,
         }
         Ok(())
     }
@@ -152,7 +155,8 @@ impl Session {
                 (Some(id), Action::Renew { to, realm, grace_until })
             }
         };
-        let plan = CommitPlan::of_all_changes(id_hash, action, self.request_touch(state));
+        let touch = self.request_touch(state);
+        let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaOf::AllChanges };
         let State { load_state, changes, .. } = state;
         let session = match self.commit_with_retries(load_state, changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
@@ -190,23 +194,23 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
-        let plan = CommitPlan::of_all_changes(&id_hash, action, self.request_touch(state));
-        match self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)? {
-            CommitAnswer::Done { session, .. } => {
-                let public_id = session.record.public_id;
-                state.load_state = LoadState::with_new_id(session, id);
-                if let Some(cleaner) = &self.context.cleaner {
-                    cleaner.anonymous_session_created();
-                }
-                self.context.events.raise(&Event::Created { public_id: &public_id });
-                Ok(())
-            }
-            _ => Err(Error::new(ErrorKind::Unexpected, "create a session")),
+        let touch = self.request_touch(state);
+        let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
+        let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
+        let CommitAnswer::Done { session, .. } = answer else {
+            return Err(Error::new(ErrorKind::Unexpected, "create a session"));
+        };
+        let public_id = session.record.public_id;
+        state.load_state = LoadState::with_new_id(session, id);
+        if let Some(cleaner) = &self.context.cleaner {
+            cleaner.anonymous_session_created();
         }
+        self.context.events.raise(&Event::Created { public_id: &public_id });
+        Ok(())
     }
 
-    /// Makes the fields of a session that is created or signed in. `lifetime` returns its lifetime
-    /// from the settings and its persistence.
+    /// Makes the fields of a session that is created or signed in. `lifetime` returns the lifetime
+    /// that the settings give a session of this persistence.
     pub(super) fn new_session(
         &self,
         state: &State,
@@ -231,20 +235,23 @@ impl Session {
         &self,
         load_state: &mut LoadState,
         changes: &mut Changes,
-        plan: &CommitPlan<'_>,
+        plan: &CommitPlan,
     ) -> Result<CommitAnswer> {
         self.context.process.check()?;
         let expected = changes.expected;
-        self.context.update_queues.run(plan.id_hash, expected, self.blocking, |newer| {
+        self.context.update_queues.run(&plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
-                rebase(load_state, changes, newer)?;
+                changes.rebase_on(&newer.data, newer.revision)?;
+                if let LoadState::Live { session, .. } = load_state {
+                    Arc::make_mut(session).record = newer;
+                }
             }
             let settings = &self.context.settings;
             let now = self.context.now();
             self.call_store(&Commit {
-                id_hash: *plan.id_hash,
+                id_hash: plan.id_hash,
                 action: plan.action.clone(),
-                delta: (plan.delta)(changes, load_state)?,
+                delta: plan.delta.compute(changes, load_state.data())?,
                 expected: changes.expected,
                 loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
@@ -257,31 +264,31 @@ impl Session {
     }
 }
 
-/// Recomputes the changes on a newer revision of the session.
-fn rebase(load_state: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
-    changes.rebase_on(&newer.data, newer.revision)?;
-    if let LoadState::Live { session, .. } = load_state {
-        Arc::make_mut(session).record = newer;
-    }
-    Ok(())
-}
-
 /// The parts of a commit that stay the same when its changes are recomputed.
-pub(super) struct CommitPlan<'p> {
-    pub(super) id_hash: &'p SessionIdHash,
+pub(super) struct CommitPlan {
+    pub(super) id_hash: SessionIdHash,
     pub(super) action: Action,
     pub(super) touch: Option<Touch>,
-    /// Returns the part of the changes that it stores.
-    pub(super) delta: &'p dyn Fn(&Changes, &LoadState) -> Result<Arc<Delta>>,
+    pub(super) delta: DeltaOf,
 }
 
-impl<'p> CommitPlan<'p> {
-    /// Plans to store all changes.
-    pub(super) fn of_all_changes(
-        id_hash: &'p SessionIdHash,
-        action: Action,
-        touch: Option<Touch>,
-    ) -> Self {
-        CommitPlan { id_hash, action, touch, delta: &|changes, _| Ok(changes.shared_delta()) }
+/// The changes that a commit stores.
+pub(super) enum DeltaOf {
+    /// All changes of the request.
+    AllChanges,
+    /// Those of a sign-in whose session gets this CSRF secret.
+    SignIn(Secret),
+    /// Those of a sign-in that joins another one, with the idle limit that it sets.
+    Join(Option<Duration>),
+}
+
+impl DeltaOf {
+    fn compute(&self, changes: &Changes, data: Option<&Data>) -> Result<Arc<Delta>> {
+        let delta = changes.delta();
+        Ok(match self {
+            DeltaOf::AllChanges => changes.shared_delta(),
+            DeltaOf::SignIn(secret) => secret.delta_of_sign_in(delta, data)?.into(),
+            DeltaOf::Join(idle_limit) => delta.for_join(CSRF_SECRET, *idle_limit).into(),
+        })
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::CommitPlan;
+use crate::session::commit::{CommitPlan, DeltaOf};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -47,8 +47,8 @@ impl Secret {
     }
 
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
-    /// of an earlier one, the delta sets this one in its place. Otherwise it removes the one that a
-    /// concurrent request may be adding.
+    /// an earlier secret, the delta sets this one in its place. Otherwise the delta removes the
+    /// secret that a concurrent request may be adding.
     pub(super) fn delta_of_sign_in(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
         let mut delta = delta.clone();
         let in_delta = matches!(delta.change(CSRF_SECRET), Change::Set(_));
@@ -86,12 +86,10 @@ impl State {
         }
     }
 
-    /// If an id of this request was replaced: derives the secret from that id, so that the tokens
-    /// of pages agree for a client that still presents it, and returns whether the request
-    /// overlaps the replacement. Stores nothing.
-    fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
-        let replacement = self.load_state.replacement()?;
-        Some((Secret::of_id(replacement.id.as_ref()?), replacement.overlaps))
+    /// Derives the secret from the replaced id of this request, if there is one. The tokens of all
+    /// pages that are requested with this id then agree. Stores nothing.
+    fn secret_of_replaced_id(&self) -> Option<Secret> {
+        self.load_state.replacement()?.id.as_ref().map(Secret::of_id)
     }
 }
 
@@ -100,7 +98,7 @@ impl Session {
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.lock_unless_refused("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
-        Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
+        Ok(state.secret().or_else(|| state.secret_of_replaced_id()))
     }
 
     /// Makes a secret for the live session, or for the one that is created next, whose id it
@@ -137,8 +135,10 @@ impl Session {
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;
-        let known = (state.secret(), state.secret_of_replaced_id());
-        if let (Some(secret), _) | (None, Some((secret, true))) = known {
+        let overlaps =
+            state.load_state.replacement().is_some_and(|replacement| replacement.overlaps);
+        let of_replaced_id = || state.secret_of_replaced_id().filter(|_| overlaps);
+        if let Some(secret) = state.secret().or_else(of_replaced_id) {
             return Ok(secret);
         }
         if state.is_closed {
@@ -148,13 +148,12 @@ impl Session {
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
             LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
-            load_state if load_state.discards_further_changes() => None,
+            load_state if load_state.has_discarded() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
         let Some(secret) = secret else {
             // No token of this request can become valid, unless it is sent with the replaced id.
-            let replaced = state.secret_of_replaced_id();
-            return replaced.map_or_else(Secret::generate, |(secret, _)| Ok(secret));
+            return state.secret_of_replaced_id().map_or_else(Secret::generate, Ok);
         };
         if state.secret().is_none() {
             let value = secret.value()?;
@@ -182,7 +181,8 @@ impl Session {
         let data = state.load_state.data();
         let expected = state.load_state.expected();
         separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
-        let plan = CommitPlan::of_all_changes(&id_hash, Action::Merge, self.request_touch(state));
+        let touch = self.request_touch(state);
+        let plan = CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaOf::AllChanges };
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
@@ -191,7 +191,7 @@ impl Session {
                 secret.map(Some).ok_or_else(unstored)
             }
             CommitAnswer::Missing(missing) => {
-                self.leave_session(state, &missing);
+                self.leave_session(state, missing);
                 Ok(None)
             }
             _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),

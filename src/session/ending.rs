@@ -14,17 +14,15 @@ use crate::session::absence::{Absence, IdReplacement};
 use crate::session::changes::Changes;
 use crate::session::{Session, State};
 
-/// The sessions that the request ends, and how the presented one has ended.
+/// The sessions that the request is still to end, and whether it signs out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     /// Sessions that the handler destroyed; they end with the next commit or the request.
     pub(super) to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
-    pub(super) after_sign_in: Vec<SessionIdHash>,
+    pub(super) superseded: Vec<SessionIdHash>,
     pub(super) sign_out: SignOut,
-    /// Why the presented session has ended, if that is known.
-    pub(super) reason: Option<EndReason>,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -94,9 +92,9 @@ impl Session {
 
     /// Ends the sessions that a sign-in or the handler has marked for it.
     pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
-        while let Some(id_hash) = ending.after_sign_in.last() {
+        while let Some(id_hash) = ending.superseded.last() {
             self.end_session_of(id_hash, EndReason::Superseded)?;
-            ending.after_sign_in.pop();
+            ending.superseded.pop();
         }
         while let Some(id_hash) = ending.to_destroy.last() {
             if self.end_session_of(id_hash, EndReason::SignedOut)? {
@@ -127,13 +125,13 @@ impl Session {
 
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
-    pub(super) fn handle_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replacement.as_ref().filter(|replacement| !replacement.overlaps);
+    pub(super) fn handle_stale_id(&self, replacement: &mut Option<IdReplacement>) -> Result<()> {
+        let stale = replacement.as_ref().filter(|replacement| !replacement.overlaps);
         let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            absence.replacement = None;
+            *replacement = None;
         }
         Ok(())
     }

@@ -107,12 +107,12 @@ impl Session {
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock_unless_refused("look at a session")?;
         self.ensure_loaded(&mut state)?;
-        Ok(state.ending.reason)
+        Ok(state.end_reason)
     }
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move it, nor does a prefetch.
+    /// request that [ignores](Self::ignore) its session does not move the end, nor does a prefetch.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

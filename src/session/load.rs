@@ -12,7 +12,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::session::absence::{Absence, IdReplacement};
+use crate::session::absence::{Absence, IdReplacement, OnWrite};
 use crate::session::{Session, State};
 
 /// What the presented ids find. The state changes in these ways:
@@ -20,7 +20,7 @@ use crate::session::{Session, State};
 /// | from | to | by |
 /// |---|---|---|
 /// | `Unread` | `Live`, `Absent` | the load, or the commit of a request that only writes |
-/// | `Unread` | `Unreadable` | a load that failed |
+/// | `Unread` | `LoadFailed` | a load that failed |
 /// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
 /// | `Live` | `Absent` | a commit that finds no session |
 /// | any | `Absent` | `destroy`, or a revocation by this request |
@@ -30,14 +30,14 @@ pub(super) enum LoadState {
     Unread,
     Live {
         session: Arc<LiveSession>,
-        /// The id hash that found it. A replaced id in its grace finds a session too.
+        /// The hash of the id that has found the session: the current one, or one in its grace.
         found_by: SessionIdHash,
-        /// The id that this request has issued for it; the response carries it.
+        /// The id that this request has issued for the session, and that the response carries.
         issued: Option<SessionId>,
     },
     Absent(Absence),
     /// The load failed, and the request is treated as anonymous.
-    Unreadable(Error),
+    LoadFailed(Error),
 }
 
 impl LoadState {
@@ -45,13 +45,6 @@ impl LoadState {
     pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
         LoadState::Live { session: Arc::new(session), found_by, issued: Some(id) }
-    }
-
-    fn absence(&self) -> Option<&Absence> {
-        match self {
-            LoadState::Absent(absence) => Some(absence),
-            _ => None,
-        }
     }
 
     pub(super) fn session(&self) -> Option<&LiveSession> {
@@ -83,12 +76,15 @@ impl LoadState {
 
     /// Returns the replacement because of which there is no session.
     pub(super) fn replacement(&self) -> Option<&IdReplacement> {
-        self.absence()?.replacement.as_ref()
+        match self {
+            LoadState::Absent(absence) => absence.replacement.as_ref(),
+            _ => None,
+        }
     }
 
-    /// Returns whether changes of this request were discarded, and further ones will be.
-    pub(super) fn discards_further_changes(&self) -> bool {
-        self.absence().is_some_and(|absence| absence.discards_further_changes)
+    /// Returns whether changes of this request were discarded, as further values will be.
+    pub(super) fn has_discarded(&self) -> bool {
+        matches!(self, LoadState::Absent(Absence { on_write: OnWrite::HasDiscarded, .. }))
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -100,8 +96,9 @@ impl LoadState {
         }
     }
 
-    /// Returns what an update is computed on. If the presented id was replaced, then the commit
-    /// expects no session: a sign-in that finds one after all recomputes the updates on it.
+    /// Returns what an update is computed on. If the presented id was replaced, that is empty data.
+    /// If the commit of a sign-in nevertheless finds a session, it is refused, so that the updates
+    /// are computed again.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replacement()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
@@ -123,7 +120,7 @@ impl Session {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                state.load_state = LoadState::Unreadable(error);
+                state.load_state = LoadState::LoadFailed(error);
             }
             self.touch_loaded(state, now);
         }
@@ -161,42 +158,32 @@ impl Session {
         state: &mut State,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
-        let mut absence = Absence::default();
+        let mut replacement: Option<IdReplacement> = None;
+        let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
-                state.ending.reason = None;
+                state.end_reason = None;
                 return Ok(true);
             };
-            match missing {
-                Missing::Replaced { id, session } => {
-                    let new = self.replacement(None, &id, &session.record);
-                    // A replacement that the request overlaps comes first, so that a planted id
-                    // does not hide it.
-                    let have = absence.replacement.as_ref();
-                    if have.is_none_or(|have| new.overlaps && !have.overlaps) {
-                        absence.replacement = Some(new);
-                    }
+            if let Missing::NotFound { .. } = missing {
+                let retired_ids = &self.context.retired_ids;
+                let found = retired_ids.retired_since(&id_hash, self.opened_tick);
+                if found != RetiredSinceOpen::Yes {
+                    self.context.events.raise(&Event::UnknownId { address: self.address });
+                    self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
-                Missing::Undecodable { public_id, error } => {
-                    let public_id = public_id.as_ref();
-                    self.context.events.raise(&Event::Undecodable { public_id, error: &error });
-                }
-                Missing::NotFound { reached_limit } => {
-                    let find_reason =
-                        || reached_limit.or_else(|| self.context.end_trail.reason(&id_hash));
-                    state.ending.reason = state.ending.reason.or_else(find_reason);
-                    let retired_ids = &self.context.retired_ids;
-                    let retired = retired_ids.retired_since(&id_hash, self.opened_tick);
-                    absence.retired_since_open = absence.retired_since_open.max(retired);
-                    if retired != RetiredSinceOpen::Yes {
-                        self.context.events.raise(&Event::UnknownId { address: self.address });
-                        self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
-                    }
-                }
+                retired = retired.max(found);
+            }
+            // A replacement that the request overlaps comes first, so that a planted id does not
+            // hide it.
+            if let Some(new) = self.note_missing(state, &id_hash, missing, None)
+                && replacement.as_ref().is_none_or(|have| new.overlaps && !have.overlaps)
+            {
+                replacement = Some(new);
             }
         }
-        self.handle_stale_id(&mut absence)?;
-        state.load_state = LoadState::Absent(absence);
+        self.handle_stale_id(&mut replacement)?;
+        state.load_state = LoadState::Absent(Absence::new(retired, replacement));
         Ok(false)
     }
 }

@@ -31,6 +31,7 @@ use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
 use crate::id::RealmTag;
+use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
@@ -64,7 +65,7 @@ pub use sign_in::SignIn;
 ///
 /// | task | methods |
 /// |---|---|
-/// | read values | [`get`](Self::get) decodes one, [`contains`](Self::contains) tests for one, [`keys`](Self::keys) lists the names |
+/// | read values | [`get`](Self::get) decodes one, [`contains`](Self::contains) tests for one, [`names`](Self::names) lists the names |
 /// | change values | [`set`](Self::set) and [`remove`](Self::remove) do not read the session; [`update`](Self::update) computes a value from the stored one, [`update_now`](Self::update_now) also stores it at once; [`take`](Self::take) reads and removes one, [`clear`](Self::clear) removes all |
 /// | users | [`sign_in`](Self::sign_in) or [`sign_in_with`](Self::sign_in_with) after the check of the password; [`user`](Self::user) returns the user |
 /// | sensitive pages | [`require_recent_auth`](Self::require_recent_auth) asks whether the password was checked lately, [`confirm_authentication`](Self::confirm_authentication) records a further check; [`authenticated_at`](Self::authenticated_at) and [`auth_level`](Self::auth_level) return its time and level |
@@ -145,6 +146,8 @@ struct State {
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
     ending: Ending,
+    /// Why the presented session has ended, if that is known.
+    end_reason: Option<EndReason>,
     is_ignored: bool,
     /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
@@ -187,7 +190,7 @@ impl State {
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
         match &self.load_state {
-            LoadState::Unreadable(error) => {
+            LoadState::LoadFailed(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
             _ => Ok(()),

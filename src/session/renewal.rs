@@ -71,9 +71,9 @@ impl Session {
         (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
-    /// Renews an id by its age: by the setting, or because its cookie may expire in the browser
-    /// before the session ends. Overlapping requests still present it, so it has a grace, whatever
-    /// the setting for renewals by the handler says.
+    /// Renews an id by its age: because of the setting, or because its cookie may expire in the
+    /// browser before the session ends. Overlapping requests still present the old id, so it has a
+    /// grace, even if the manager gives none to renewals by the handler.
     pub(super) fn renew_old_id(&self, state: &mut State) {
         let Some(touch) = self.request_touch(state) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
@@ -83,7 +83,9 @@ impl Session {
         let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
         let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
         let grace = settings.renewal_grace.unwrap_or_default();
-        if !renewal_is_due(session, found_by, max_age, grace, self.opened(touch.seen), touch.seen) {
+        if !is_old(record, max_age, touch.seen)
+            && !has_lost_id(session, found_by, grace, self.opened(touch.seen))
+        {
             return;
         }
         let id_hash = *id_hash;
@@ -103,26 +105,26 @@ fn may_outlive_cookie(record: &Record) -> bool {
     record.persistent && record.limits.absolute_deadline.is_none_or(outlives)
 }
 
-/// Returns whether a request renews the id of its session, because the id has reached `max_age` or
-/// the client has not received it. The request was opened at `opened` and active at `seen`; `grace`
-/// is that of a renewal by the handler.
-fn renewal_is_due(
+/// Returns whether the current id has reached `max_age`.
+fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
+    now.since(record.id_issued) >= max_age
+}
+
+/// Returns whether the client of a request opened at `opened` has evidently lost the response with
+/// its new id. `grace` is that of a renewal by the handler.
+///
+/// After a handler's grace has passed, only an id replaced *by age* still finds the session,
+/// because a handler's renewal limits earlier graces. Its client gets another id. Within the
+/// handler's grace the two cannot be distinguished, and none is issued: that renewal may be meant
+/// to lock out a thief.
+fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,
-    max_age: Duration,
     grace: Duration,
     opened: Timestamp,
-    seen: Timestamp,
 ) -> bool {
-    let LiveSession { record, id_hash } = session;
-    let is_old = seen.since(record.id_issued) >= max_age;
-    // A replaced id that still finds the session after `grace` was replaced by a renewal by age,
-    // and the client has not received the new id. It gets another one here, because it would lose
-    // the session. After a handler's renewal, which may be meant to invalidate a stolen id, the
-    // client must get no new id here.
     let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
-    let has_lost_id = found_by != id_hash && opened > record.id_issued + overlaps_for;
-    is_old || has_lost_id
+    found_by != &session.id_hash && opened > session.record.id_issued + overlaps_for
 }
 
 #[cfg(test)]
@@ -156,7 +158,9 @@ mod tests {
         ] {
             let session = LiveSession { record: record.clone(), id_hash: current };
             let at = |seconds| issued + Duration::from_secs(seconds);
-            let found = renewal_is_due(&session, &found_by, MAX_AGE, grace, at(opened), at(seen));
+            let is_old = is_old(&record, MAX_AGE, at(seen));
+            let has_lost_id = has_lost_id(&session, &found_by, grace, at(opened));
+            let found = is_old || has_lost_id;
             assert_eq!(found, is_due, "{grace:?}, opened at {opened} s, seen at {seen} s");
         }
     }

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
 use crate::context::{Settings, contention_error};
-use crate::data::CSRF_SECRET;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::CommitPlan;
+use crate::session::commit::{CommitPlan, DeltaOf};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
@@ -47,10 +46,11 @@ struct SignInRequest<'r> {
     new_session: NewSession,
     /// The idle limit that replaces the manager's.
     idle_limit: Option<Duration>,
-    /// The hash of the id that it replaces.
+    /// The hash of the id that the sign-in replaces.
     from: SessionIdHash,
-    /// That id, if this request knows it: other requests that present it can join the sign-in.
-    from_id: Option<SessionId>,
+    /// That id, if sign-ins through it can join each other. `None` if this request does not know
+    /// the id, or must not join.
+    join_id: Option<SessionId>,
 }
 
 /// The result of one attempt.
@@ -145,7 +145,7 @@ impl Session {
             }
             _ => changes,
         };
-        let (from, from_id) = self.id_to_replace(load_state)?;
+        let (from, join_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
         let mut request = SignInRequest {
@@ -156,13 +156,13 @@ impl Session {
             new_session,
             idle_limit,
             from,
-            from_id,
+            join_id,
         };
         let Some(ended) = self.attempt_until_done(&mut request)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        state.ending.after_sign_in.extend(others);
+        state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
@@ -176,7 +176,7 @@ impl Session {
         Ok(SignIn::Done)
     }
 
-    /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
+    /// Returns the hash of the id that the sign-in replaces, and that id if this request knows it.
     fn id_to_replace(&self, load_state: &LoadState) -> Result<(SessionIdHash, Option<SessionId>)> {
         Ok(match load_state {
             LoadState::Live { session, found_by, issued } => {
@@ -212,7 +212,7 @@ impl Session {
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
     fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
-        let (id, join_salt) = match &request.from_id {
+        let (id, join_salt) = match &request.join_id {
             Some(known) => {
                 let salt = JoinSalt::generate()?;
                 (known.derive(&salt), Some(salt))
@@ -225,16 +225,8 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let secret = Secret::of_id(&id);
-        let compute_delta = |changes: &Changes, load_state: &LoadState| {
-            Ok(secret.delta_of_sign_in(changes.delta(), load_state.data())?.into())
-        };
-        let plan = CommitPlan {
-            id_hash: &request.from,
-            action,
-            touch: request.touch,
-            delta: &compute_delta,
-        };
+        let delta = DeltaOf::SignIn(Secret::of_id(&id));
+        let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
@@ -245,12 +237,12 @@ impl Session {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,
                 };
-                let joined = request.from_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
+                let joined = request.join_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                 // A manager of another realm may have issued that id, which this one must not.
                 match joined.filter(|joined| joined.hash(self.realm_tag()) == session.id_hash) {
                     Some(joined) => self.join(request, joined),
                     None => {
-                        request.from_id = None;
+                        request.join_id = None;
                         Ok(AttemptResult::Retry)
                     }
                 }
@@ -261,21 +253,14 @@ impl Session {
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session, without what concerns the session before the
-    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. It must be tried again if
-    /// that session was renewed or has ended since.
+    /// changes of this request into that session, without those that concern the session before the
+    /// sign-in: a clear, the CSRF secret, and a confirmed authentication. Returns `Retry` if that
+    /// session was renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let idle_limit = request.idle_limit;
-        let compute_delta = |changes: &Changes, _: &LoadState| {
-            Ok(changes.delta().after_sign_in(CSRF_SECRET, idle_limit).into())
-        };
-        let plan = CommitPlan {
-            id_hash: &id_hash,
-            action: Action::Merge,
-            touch: request.touch,
-            delta: &compute_delta,
-        };
+        let delta = DeltaOf::Join(request.idle_limit);
+        let action = Action::Merge;
+        let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 *request.load_state = LoadState::with_new_id(session, id);

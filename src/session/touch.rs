@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{LiveSession, ReplacedId};
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
@@ -32,7 +32,7 @@ const SHORT_IDLE: Duration = Duration::from_secs(60);
 const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 
 /// The maximum expected duration of a request, uploads and long polls included.
-const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
 
 impl Session {
     /// Returns the touch of this request, with the time of its first use of the session. A request
@@ -53,7 +53,7 @@ impl Session {
         if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
             let touch = Touch::at(now);
             self.touch(session, touch, now);
-            // The end of the request then does not write it again.
+            // Recorded here too, so that the end of the request does not write this touch again.
             Arc::make_mut(session).record.touch(touch);
         }
     }

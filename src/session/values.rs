@@ -82,13 +82,13 @@ impl Session {
     /// # let session = sessions.open(None);
     /// session.set("theme", "dark")?;
     /// session.set("cart", [1, 2, 3])?;
-    /// assert_eq!(session.keys()?, ["cart", "theme"]);
+    /// assert_eq!(session.names()?, ["cart", "theme"]);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
-    pub fn keys(&self) -> Result<Vec<String>> {
+    pub fn names(&self) -> Result<Vec<String>> {
         let mut state = self.lock_unless_refused("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
         state.changes.delta().apply_data(&mut data);

@@ -389,7 +389,7 @@ pub fn act(
             "set" => session.set(word(), word())?,
             "get" => lines.push(or_none(session.get::<String>(word())?)),
             "remove" => session.remove(word())?,
-            "keys" => lines.push(session.keys()?.join(",")),
+            "names" => lines.push(session.names()?.join(",")),
             "clear" => session.clear()?,
             "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
             "public-id" => lines.push(or_none(session.public_id()?)),

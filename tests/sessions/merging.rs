@@ -123,7 +123,7 @@ fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
         assert_eq!(late.get("n").unwrap(), Some(100), "what is stored now");
         complete(&app.sessions, &late);
         browser.request(&app.sessions, |session| {
-            assert_eq!(session.keys().unwrap(), ["base", "n", "other"]);
+            assert_eq!(session.names().unwrap(), ["base", "n", "other"]);
             assert_eq!(session.get("n").unwrap(), Some(100));
             assert_eq!(session.get("base").unwrap(), Some(11));
         });

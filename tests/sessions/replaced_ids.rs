@@ -82,7 +82,7 @@ fn assert_reads_nothing(app: &App, old: &Browser, case: &str) {
     let headers = old.clone().request(&app.sessions, |session| {
         assert_eq!(session.get::<u32>("n").unwrap(), None, "{case}");
         assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None), "{case}");
-        assert!(session.keys().unwrap().is_empty(), "{case}");
+        assert!(session.names().unwrap().is_empty(), "{case}");
     });
     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
 }

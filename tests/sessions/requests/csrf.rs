@@ -49,7 +49,7 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
             let verified = session.verify_csrf(&token).unwrap();
             assert_eq!(verified, CsrfCheck::Valid, "in the same request too");
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
-            assert!(session.keys().unwrap().is_empty(), "the application's names only");
+            assert!(session.names().unwrap().is_empty(), "the application's names only");
         });
         assert_new_id(&headers);
         assert_eq!((app.rows(), app.store.calls(Call::Commit)), (1, 1));

@@ -30,7 +30,7 @@ fn a_destroyed_session_is_gone_and_its_cookie_removed() {
                 session.destroy().unwrap();
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 assert_eq!(session.get::<u32>("m").unwrap(), None);
-                assert!(session.keys().unwrap().is_empty());
+                assert!(session.names().unwrap().is_empty());
                 assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None));
             });
             assert_eq!(set_cookie(&headers), Some(REMOVAL));

@@ -109,7 +109,7 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
         let reads: [fn(&Session) -> cloakroom::Result<()>; 8] = [
             |session| session.get::<u32>("n").map(drop),
             |session| session.contains("n").map(drop),
-            |session| session.keys().map(drop),
+            |session| session.names().map(drop),
             |session| session.take::<u32>("n").map(drop),
             |session| session.user().map(drop),
             |session| session.flashes().map(drop),
@@ -146,7 +146,7 @@ fn treat_as_anonymous_sees_nothing_and_refuses_every_change() {
         let session = browser.open(&app.sessions);
         assert_eq!(session.user().unwrap(), None);
         assert_eq!(session.get::<u32>("n").unwrap(), None);
-        assert!(session.keys().unwrap().is_empty() && session.flashes().unwrap().is_empty());
+        assert!(session.names().unwrap().is_empty() && session.flashes().unwrap().is_empty());
         let unavailable = |result: cloakroom::Result<()>| {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
         };

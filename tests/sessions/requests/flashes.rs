@@ -25,7 +25,7 @@ fn a_flash_is_read_in_the_second_request_and_gone_in_the_third() {
             let seen: Vec<_> = flashes.iter().map(|f| (f.kind.as_str(), f.text.as_str())).collect();
             assert_eq!(seen, [("info", "saved"), ("error", "or not")]);
             assert!(session.flashes().unwrap().is_empty(), "once");
-            assert!(session.keys().unwrap().is_empty(), "the application's names only");
+            assert!(session.names().unwrap().is_empty(), "the application's names only");
         });
         browser.request(&app.sessions, |session| assert!(texts(session).is_empty()));
     });

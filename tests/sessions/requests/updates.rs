@@ -49,7 +49,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
         let session = Arc::new(browser.open(&app.sessions));
         assert_refused(&session, |own| own.get::<u32>("n"));
         assert_refused(&session, |own| own.contains("n"));
-        assert_refused(&session, |own| own.keys());
+        assert_refused(&session, |own| own.names());
         assert_refused(&session, |own| own.set("n", 1));
         assert_refused(&session, |own| own.remove("n"));
         assert_refused(&session, |own| own.take::<u32>("n"));

@@ -179,7 +179,7 @@ struct Request {
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Get,
-    Keys,
+    Names,
     Set,
     Remove,
     Take,
@@ -213,7 +213,7 @@ enum Op {
 /// The relative frequencies of the operations.
 const OPS: &[(Op, usize)] = &[
     (Op::Get, 6),
-    (Op::Keys, 1),
+    (Op::Names, 1),
     (Op::Set, 7),
     (Op::Remove, 2),
     (Op::Take, 2),
@@ -395,7 +395,7 @@ impl TracedSite {
         let number = roll as u64;
         match op {
             Op::Get => self.result(session.get::<u64>(name)),
-            Op::Keys => self.result(session.keys()),
+            Op::Names => self.result(session.names()),
             Op::Set => self.result(session.set(name, number)),
             Op::Remove => self.result(session.remove(name)),
             Op::Take => self.result(session.take::<u64>(name)),
@@ -543,7 +543,7 @@ fn run_sequence(seed: u64) -> (String, Vec<String>) {
     site.plan.faults.lock().unwrap().clear();
     for _ in 0..2 {
         let request = site.open('z', &mut dice);
-        for op in [Op::User, Op::Keys, Op::Flashes, Op::Close] {
+        for op in [Op::User, Op::Names, Op::Flashes, Op::Close] {
             site.step(&request, op, 0);
         }
     }

@@ -9,7 +9,7 @@ use crate::common::site::{Site, on};
 /// The requests of a browser, in order. `-` before a method means without the cookie.
 const SCRIPT: &[(&str, &str)] = &[
     ("GET", "/hello"),
-    ("GET", "/visits/who/keys"),
+    ("GET", "/visits/who/names"),
     ("POST", "/count"),
     ("HEAD", "/count"),
     ("GET", "/visits"),
@@ -37,7 +37,7 @@ const SCRIPT: &[(&str, &str)] = &[
     ("POST", "/set:name:ada/commit/status:500"),
     ("POST", "/sign-in:ada/panics"),
     ("POST", "/set:big:x/ignore"),
-    ("GET", "/keys/stream:100000:nogate"),
+    ("GET", "/names/stream:100000:nogate"),
     ("-GET", "/visits"),
     ("-POST", "/count/browser-session"),
     ("POST", "/destroy/flash:bye/redirect"),

@@ -33,7 +33,7 @@ fn an_ignored_session_costs_no_store_call_and_no_header() {
 #[test]
 fn reading_without_a_session_creates_none_and_sets_no_cookie() {
     everywhere(|site| {
-        let response = site.browser().get("/visits/get:name/who/keys/flashes/public-id");
+        let response = site.browser().get("/visits/get:name/who/names/flashes/public-id");
         assert_eq!(response.text(), "0\nnone\nnone\n\n\nnone");
         assert_eq!(response.one("Set-Cookie"), None);
         assert_eq!(response.one("Vary"), Some("Cookie"));

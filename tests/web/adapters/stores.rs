@@ -124,7 +124,7 @@ fn a_session_that_is_too_large_is_refused() {
         let half = "x".repeat(600);
         assert_eq!(browser.post(&format!("/set:a:{half}")).status, 200);
         assert_plain_failure(&browser.post(&format!("/own-cookie/set:b:{half}")), 500);
-        assert_eq!(browser.get("/visits/keys").text(), "1\na,visits");
+        assert_eq!(browser.get("/visits/names").text(), "1\na,visits");
     });
 }
 
