@@ -136,8 +136,7 @@ impl Cleaner {
 
     /// Counts an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_created(&self) {
-        // In a forked process the thread belongs to the parent.
-        if self.process.is_current() && self.anonymous.count() {
+        if self.anonymous.count() {
             self.wake();
         }
     }
