@@ -3,12 +3,12 @@
 
 // Uses the cache and the backing store through `backend` only.
 
-mod backing_version;
 mod builder;
 mod circuit_breaker;
 mod freshness;
 mod in_flight;
 mod index;
+mod version_check;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -27,10 +27,10 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::backing_version::{BackingVersion, CacheUse, IdentityAndEpoch};
 use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
+use crate::stores::cached::version_check::{CacheUse, IdentityAndEpoch, VersionCheck};
 use crate::sync::{instant, thread};
 
 pub use builder::CachedStoreBuilder;
@@ -95,7 +95,7 @@ struct CachedInner<C, S> {
     cache: C,
     backing: S,
     freshness: Freshness,
-    backing_version: BackingVersion,
+    version_check: VersionCheck,
     /// One for each shard of the cache. A shard without one is not used.
     circuit_breakers: Vec<CircuitBreaker>,
     in_flight: InFlight,
@@ -287,7 +287,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return CacheUse::Full(StoreIdentity::from_bytes([0; 16]));
         };
         let on_change = || self.freshness.mark_stale_until(now);
-        self.backing_version.refresh(now, || IdentityAndEpoch::read(index), on_change)
+        self.version_check.cache_use(now, || IdentityAndEpoch::read(index), on_change)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
