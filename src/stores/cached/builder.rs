@@ -84,7 +84,7 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
             process: Process::current(),
             freshness: Freshness::new(self.life),
             version_check: VersionCheck::new(self.life),
-            circuit_breakers: shards.map(|_| CircuitBreaker::new(self.retry)).collect(),
+            circuit_breakers: shards.map(|_| Arc::new(CircuitBreaker::new(self.retry))).collect(),
             in_flight: InFlight::default(),
             cache: self.cache,
             backing: self.backing,

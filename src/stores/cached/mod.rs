@@ -27,7 +27,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::circuit_breaker::CircuitBreaker;
+use crate::stores::cached::circuit_breaker::{CircuitBreaker, Probe};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
 use crate::stores::cached::version_check::{CacheUse, IdentityAndEpoch, VersionCheck};
@@ -97,7 +97,7 @@ struct CachedInner<C, S> {
     freshness: Freshness,
     version_check: VersionCheck,
     /// One for each shard of the cache. A shard without one is not used.
-    circuit_breakers: Vec<CircuitBreaker>,
+    circuit_breakers: Vec<Arc<CircuitBreaker>>,
     in_flight: InFlight,
     events: Events,
 }
@@ -128,14 +128,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Starts a probe of a shard on a background thread, if one is due. Does not block.
     fn probe_if_due(&self, shard: usize, now: Timestamp) {
         let breaker = self.0.circuit_breakers.get(shard);
-        let Some(breaker) = breaker.filter(|breaker| breaker.begin_probe(instant())) else {
+        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(instant())) else {
             return;
         };
         let inner = self.0.clone();
-        let probe = move || inner.repair(shard, now);
-        if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            breaker.abort_probe(instant());
-        }
+        let repair = move || inner.repair(shard, probe, now);
+        // Without a thread, the probe is dropped with the closure, which schedules the next one.
+        let _ = thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(repair);
     }
 
     /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
@@ -260,19 +259,15 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
-    fn repair(&self, shard: usize, now: Timestamp) {
-        let Some(circuit_breaker) = self.circuit_breakers.get(shard) else { return };
-        let _probe = Probe(circuit_breaker);
+    fn repair(&self, shard: usize, probe: Probe, now: Timestamp) {
         let invalidate = || self.cache.invalidate_shard(shard, now);
         // Changes send no invalidations until the first one here has shown that the shard works,
         // so that they do not wait for a shard that is down. The second one includes theirs.
         let invalidated = invalidate().and_then(|()| {
-            circuit_breaker.half_open();
+            probe.half_open();
             invalidate()
         });
-        if invalidated.is_err() {
-            circuit_breaker.abort_probe(instant());
-        } else if circuit_breaker.complete_probe(instant()) {
+        if invalidated.is_ok() && probe.complete() {
             let shard = shard + 1;
             let shards = self.cache.shards().get();
             self.events.raise(&Event::CacheRecovered { shard, shards });
@@ -298,29 +293,19 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 }
 
-/// Ends the probe of the shard with this breaker if the cache panics.
-struct Probe<'b>(&'b CircuitBreaker);
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abort_probe(instant());
-        }
-    }
-}
-
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.begin_call(now)?;
-        // The order matters: a change whose invalidation failed opens the breaker before it leaves
-        // `in_flight`.
+        // `in_flight` is read before the breaker. In the other order a change could fail its
+        // invalidation between the two reads: the breaker would still look closed, no change would
+        // be in flight, and the old entry would be served.
         let is_changing = self.0.in_flight.is_active();
         let CacheUse::Full(identity) = self.0.cache_use(now) else {
             return self.0.backing.load(id_hash, now);
         };
         let key = identity.cache_key(id_hash);
         let shard = self.0.cache.shard_of(&key);
-        if !self.0.circuit_breakers.get(shard).is_some_and(CircuitBreaker::is_closed) {
+        if !self.0.circuit_breakers.get(shard).is_some_and(|breaker| breaker.is_closed()) {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
