@@ -254,9 +254,9 @@ impl Attempts<'_> {
         let Attempts { inner, call, .. } = *self;
         let value = ItemState::Moved(*redirect, record.clone()).encode(&old.id_hash);
         let new = Replacement { at: old, value, ttl: ttl_of(record, call.now) };
-        // The key of the old item has the epoch in which it was read. The key of the new one may
-        // have the epoch after a `clear`.
-        let written = inner.client.replace_in_epoch(call.context, &new);
+        // The key of the old item has the nonce with which it was read. The key of the new one may
+        // have the nonce after a `clear`.
+        let written = inner.client.replace_with_nonce_check(call.context, &new);
         if !matches!(written, Ok(Written::Changed | Written::Missing)) {
             // The session needs the reserved id, also after an error: the command may take effect.
             self.reserved = None;
