@@ -1,5 +1,9 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
 //! cheaper, and may fail or lose entries at any time.
+//!
+//! For example, a sign-out deletes the session in PostgreSQL, and then its entry in memcached. A
+//! load that misses an entry reads PostgreSQL, and fills the entry unless it was invalidated
+//! meanwhile.
 
 // Uses the cache and the backing store through `backend` only.
 

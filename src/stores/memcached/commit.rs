@@ -137,7 +137,7 @@ impl Attempts<'_> {
     fn attempt(&mut self) -> Result<Option<CommitAnswer>> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
-            // Its id was made for it: storing it shows whether the id is taken.
+            // Its id is new: storing the session shows whether the id is taken.
             Action::Create(_) => Found::Nothing,
             _ => inner.find(&commit.id_hash, call)?,
         };
@@ -153,7 +153,7 @@ impl Attempts<'_> {
         let Attempts { inner, call, .. } = *self;
         match decision {
             Decision::Answer(_) => Ok(Execution::Done),
-            // Only this version: by now it may be the old id of a session.
+            // Only this version: by now the item may belong to the old id of a moved session.
             Decision::RemoveExpired { at } | Decision::End { at, .. } => {
                 inner.client.remove(call.context, *at).map(Execution::of)
             }

@@ -145,7 +145,7 @@ async fn lock(
     let mut of_user = None;
     let mut is_taken = None;
     if let Action::SignIn { user, new_session, .. } = &commit.action {
-        // It waits for the user's other sign-ins.
+        // Its lock waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
         let params = [user.as_str().into(), new_session.realm.as_str().into()];

@@ -45,15 +45,15 @@ pub(super) struct Server {
     pool: Pool,
     /// The first token of the next batch. Begins at random, so that no two processes use the same.
     next_token: AtomicU64,
-    /// What its name contributes to rendezvous scores.
+    /// What the server's name contributes to rendezvous scores.
     pub(super) rendezvous_seed: u64,
     nonces: [NonceState; 2],
 }
 
 struct NonceState {
-    /// The key of the item that holds it.
+    /// The key of the item that holds the nonce.
     item: String,
-    /// The last known value; 0 if unknown.
+    /// The last known nonce; 0 if unknown.
     known: AtomicU64,
     /// The number of changes of the server's address after which the nonce was last replaced.
     handled_changes: AtomicU64,
@@ -126,7 +126,7 @@ impl Server {
         next_reply(&mut self.send(context, command)?, context.operation)
     }
 
-    /// Sends commands on keys with the current nonce, together with a read of the nonce. If the nonce
+    /// Sends commands on keys with the current nonce, together with a read of it. If the nonce
     /// was outdated, the commands have affected only unreachable items, and are sent again.
     pub(super) fn send_with_nonce(
         &self,

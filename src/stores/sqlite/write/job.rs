@@ -33,7 +33,7 @@ pub(super) enum JobFailure {
 pub(super) enum WaitResult {
     /// The thread is the leader now.
     Leader,
-    /// Another leader has run its job.
+    /// A leader has run the thread's job.
     Completed(Result<(), JobFailure>),
 }
 
