@@ -108,8 +108,8 @@ impl CircuitBreaker {
     }
 }
 
-/// A running probe. Unless it closes the breaker, dropping it schedules the next probe, also after a
-/// panic of the cache.
+/// A running probe. Unless it has closed the breaker, dropping it schedules the next probe: after a
+/// failure, after a panic of the cache, and if no thread can be started for the probe.
 #[must_use]
 #[derive(Debug)]
 pub(super) struct Probe {

@@ -137,7 +137,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         };
         let inner = self.0.clone();
         let repair = move || inner.repair(shard, probe, now);
-        // Without a thread, the probe is dropped with the closure, which schedules the next one.
+        // If this fails, the probe is dropped with the closure.
         let _ = thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(repair);
     }
 

@@ -1,8 +1,8 @@
 //! The client of the memcached servers: commands, and the choice of the server for each id hash.
 //!
 //! Every key contains the nonce of its server, a random number that is stored in memcached itself.
-//! For example, `clear` replaces it. When the nonce is replaced or lost, or the server restarts, all
-//! earlier items become unreachable for good. Uses `server` for each server.
+//! When the nonce is replaced, as by `clear`, or is lost, or the server restarts, all earlier items
+//! become unreachable for good. Uses `server` for each server.
 
 mod address;
 mod connection;
