@@ -479,3 +479,13 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         }
     }
 }
+
+#[test]
+fn sign_ins_through_one_replaced_id_are_not_limited() {
+    let store = shared().builder_in("sign-ins-by-one-id").open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    for _ in 0..20 {
+        let answer = sign_in(&store, &id_hash, &new_id_hash(), "ada").unwrap();
+        assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
+    }
+}
