@@ -8,17 +8,20 @@
 //! Two requests of one browser often overlap. The store merges the changes of both, and a session
 //! that one of them has ended stays ended, whatever the other one stores.
 //!
-//! **For** applications on Rocket, rouille or tiny_http, or on another server that answers each
-//! request on a thread. Each call blocks its thread until the store answers; on Rocket, as long as
-//! fewer than `max_blocking` (512) calls wait, other requests continue meanwhile.
+//! **For** applications on Rocket, or on rouille, tiny_http or another server that answers each
+//! request on a thread. Each call blocks its thread until the store answers. Rocket is async; its
+//! adapter runs each call that waits in Tokio's `block_in_place`, so other requests continue, as
+//! long as fewer than `max_blocking` (512) calls wait.
 //!
-//! **Not for** axum, hyper, Actix Web or warp, nor for SQLite on Windows. cloakroom checks no
-//! passwords and does not encrypt the data of sessions.
+//! **Not for** axum, hyper, Actix Web or warp, for which there is no such adapter; for sessions in
+//! Redis, MySQL or MongoDB; for SQLite on Windows. cloakroom checks no passwords and does not
+//! encrypt the data of sessions.
 //!
 //! # Usage
 //!
-//! The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers) for a new
-//! application in production:
+//! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
+//! compiler. The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers)
+//! for a new application in production:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rocket", feature = "sqlite"))]
@@ -41,7 +44,8 @@
 //! # }
 //! ```
 //!
-//! The shortest program to try is on rouille:
+//! The shortest program to try is on [rouille](guide::servers), whose latest release dates from
+//! April 2023:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rouille", feature = "sqlite"))]

@@ -357,8 +357,12 @@ impl SessionManagerBuilder {
     ///
     /// It shuts out a thief who sends no request in the minute after the user's renewal. A thief
     /// who keeps sending requests gets a new id as the user does, and can even be the one who
-    /// stays. Only a sign-out, a revocation or the absolute limit ends a stolen session for
-    /// certain.
+    /// stays. Only a revocation or the absolute limit ends a stolen session [for
+    /// certain](crate::guide::security#a-stolen-cookie).
+    ///
+    /// It can sign a user out: a client that loses the response with the new id keeps its session
+    /// only if it sends another request between 10 and 60 seconds after the renewal. A phone that
+    /// loses its connection for longer must sign in again.
     ///
     /// The first request that uses the session at that age or later renews the id when it is
     /// closed. The session keeps its limits and its CSRF tokens. If the renewal fails, the request
@@ -367,10 +371,10 @@ impl SessionManagerBuilder {
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
     /// The replaced id stays valid for one minute. A request that presents it after more than ten
-    /// seconds gets another new id, because its client may not have received the first one. Do not
-    /// combine this with a [`renewal_grace`](Self::renewal_grace) of a minute: a client that lost
-    /// its new id is then signed out. The guide has [tables of the
-    /// times](crate::guide::ids#what-an-old-id-does).
+    /// seconds gets another new id, because its client may not have received the first one. Within
+    /// the [`renewal_grace`](Self::renewal_grace) no request gets another new id; so do not set
+    /// that to a minute, or a client that lost its new id is signed out. The guide has [a table of
+    /// the times](crate::guide::ids#what-an-old-id-does).
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -392,7 +396,7 @@ impl SessionManagerBuilder {
     ///
     /// The setting applies to a request that is opened more than ten seconds after the replacement
     /// and after the end of the id's grace, until the id is unknown: the guide has [the
-    /// times](crate::guide::ids#end_session_on_replaced_id). With false, such a request only raises
+    /// times](crate::guide::ids#what-an-old-id-does). With false, such a request only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)

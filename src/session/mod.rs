@@ -99,8 +99,8 @@ pub use sign_in::SignIn;
 /// ```
 ///
 /// # Activity
-/// In a handler that works for long, read the session first: the idle limit restarts at a request's
-/// first use of its session, not at the request's end.
+/// In a slow handler, read the session first: the idle limit restarts at a request's first use of
+/// its session, not at the request's end.
 ///
 /// Activity is stored at most once per fortieth of the idle limit: by the request's commit or, if
 /// there is none, by the cleaner within a second of the request's end. It is stored earlier if the

@@ -91,7 +91,7 @@ impl Session {
     /// [`set_idle_limit`](Self::set_idle_limit) has set earlier in this request is stored with the
     /// sign-in.
     ///
-    /// # Repeated sign-ins
+    /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
     /// either response. What the second one does depends on when its request was opened:
     ///

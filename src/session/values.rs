@@ -100,15 +100,7 @@ impl Session {
     /// [`update`](Self::update).
     ///
     /// Does not load the session: the change is merged into the stored session at the end of the
-    /// request. If another request ends the session or replaces its id before that, the change is
-    /// discarded despite the `Ok`, and [`commit`](Self::commit) returns
-    /// [`Discarded`](CommitOutcome::Discarded).
-    ///
-    /// Exceptions: if this request has not read the session, and it expires, is evicted or is ended
-    /// by another process, or this process [no longer
-    /// remembers](crate::guide::values#discarded-changes) its end, the change begins a new,
-    /// anonymous session, and `commit` returns [`Stored`](CommitOutcome::Stored). Call
-    /// [`user`](Self::user) first if the change must go only into the session of that user.
+    /// request.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -117,6 +109,17 @@ impl Session {
     /// session.set("cart", [1, 2, 3])?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
+    ///
+    /// # Concurrent requests
+    /// If another request ends the session or replaces its id before the end of this one, the
+    /// change is discarded despite the `Ok`, and [`commit`](Self::commit) returns
+    /// [`Discarded`](CommitOutcome::Discarded).
+    ///
+    /// If this request has not read its session, the change can instead begin a new, anonymous
+    /// session. That happens when the session has expired or was evicted, when another process
+    /// ended it, or when this process [has forgotten](crate::guide::values#discarded-changes) its
+    /// end. `commit` then returns [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user)
+    /// first to prevent that.
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -196,11 +199,7 @@ impl Session {
     /// ```
     ///
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
-    /// result. The result is stored at the end of the request. If another request has changed the
-    /// session before that, `f` runs again on the stored value, on the thread that stores the
-    /// changes. So `f` must depend on its argument only, and the result returned here may differ
-    /// from the stored one. The result is discarded if another request ends the session or replaces
-    /// its id before. If that matters, use [`update_now`](Self::update_now).
+    /// result. The result is stored at the end of the request.
     ///
     /// `f` can run again after the handler has returned, so it owns what it uses, and clones what
     /// it stores:
@@ -217,16 +216,56 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
+    /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
+    /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
+    ///
+    /// # Concurrent requests
+    /// If another request has changed the session before this one stores its result, `f` runs again
+    /// on the stored value, on the thread that stores the changes. So `f` must depend on its
+    /// argument only, and the result returned here may differ from the stored one:
+    ///
+    /// ```
+    /// use cloakroom::Session;
+    /// use cloakroom::adapter::Outcome;
+    ///
+    /// fn count(session: &Session) -> cloakroom::Result<u32> {
+    ///     session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)
+    /// }
+    ///
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # session.set("theme", "dark")?;
+    /// # let headers = sessions.close(&session, Outcome::Completed)?;
+    /// # let cookie = headers.iter().find_map(|(name, value)| {
+    /// #     (name == "Set-Cookie").then(|| value.split(';').next()).flatten()
+    /// # });
+    /// // Two requests with one cookie overlap. Neither sees what the other one has not stored.
+    /// let (one, other) = (sessions.open(cookie), sessions.open(cookie));
+    /// assert_eq!((count(&one)?, count(&other)?), (1, 1));
+    /// sessions.close(&one, Outcome::Completed)?;
+    /// sessions.close(&other, Outcome::Completed)?; // runs its closure again, on 1
+    ///
+    /// assert_eq!(sessions.open(cookie).get("visits")?, Some(2));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// The result is discarded if another request ends the session or replaces its id before it is
+    /// stored. If that matters, use [`update_now`](Self::update_now).
+    ///
     /// At most 64 requests wait to update one session. In further ones this call succeeds, and
     /// [`commit`](Self::commit), [`update_now`](Self::update_now) or the end of the request fails
     /// with [`ErrorKind::Busy`] immediately and stores nothing.
     ///
-    /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
-    /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
-    ///
     /// # Errors
-    /// As [`get`](Self::get), and for the result as [`set`](Self::set). The value stays after an
-    /// error.
+    /// The value stays after an error.
+    /// - [`ErrorKind::WrongType`] when the value is not a `T`, or when [`get`](Self::get) could not
+    ///   decode the result;
+    /// - [`ErrorKind::TooLarge`] when the result alone exceeds the limit of a session;
+    /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it;
+    /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
     pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
@@ -270,9 +309,19 @@ impl Session {
     /// session, and concurrent first requests of one visitor each begin their own.
     ///
     /// # Errors
-    /// As [`update`](Self::update), and the [store's errors](ErrorKind#the-stores-errors). After an
-    /// error the value is unchanged, now and at the end of the request; the other changes are
-    /// retried at the end.
+    /// After an error the value is unchanged, unless the error [has an unknown
+    /// outcome](Error::has_unknown_outcome). The end of the request does not store the result
+    /// either; it tries to store the other changes again.
+    /// - [`ErrorKind::Busy`] when 64 requests wait already, or after a wait of five seconds;
+    /// - [`ErrorKind::WrongType`] when the value is not a `T`, or when [`get`](Self::get) could not
+    ///   decode the result;
+    /// - [`ErrorKind::TooLarge`] when the result, or all values together, exceed the limit of a
+    ///   session;
+    /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
+    /// - [`ErrorKind::Closed`] after the end of the request;
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it;
+    /// - the other [store's errors](ErrorKind#the-stores-errors).
     pub fn update_now<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
     where
         T: Serialize + DeserializeOwned,

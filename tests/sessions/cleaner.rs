@@ -391,7 +391,7 @@ fn an_event_sink_that_panics_does_not_stop_the_cleaner() {
 }
 
 #[test]
-fn a_sweep_that_fails_is_answered_though_the_event_sink_panics() {
+fn a_failed_sweep_is_answered_though_the_sink_panics() {
     let configure = |builder: SessionManagerBuilder| {
         on_demand(builder).events(Events::new(PanicsAt(EventKind::CleanerFailed)))
     };
@@ -402,7 +402,7 @@ fn a_sweep_that_fails_is_answered_though_the_event_sink_panics() {
 }
 
 #[test]
-fn sessions_begun_during_an_eviction_are_counted_though_the_event_sink_panics() {
+fn a_sink_that_panics_delays_no_check_of_the_maximum() {
     const MAX: u64 = 64;
     let configure = |builder: SessionManagerBuilder| {
         let events = Events::new(PanicsAt(EventKind::AnonymousEvicted));

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
     bench.ratio("http_write", rouille, "/none", rouille, "/write", 0.75);
     bench.ratio("http_1ms_read", rouille, "/slow", rouille, "/slow-read", 0.95);
-    bench.ratio("http_1ms_write", rouille, "/slow", rouille, "/slow-write", 0.9);
+    bench.ratio("http_1ms_write", rouille, "/slow", rouille, "/slow-write", 0.65);
     let rocket = servers::rocket(sessions.clone(), false);
     let inline = servers::rocket(sessions, true);
     bench.ratio("rocket_1ms_read", rocket, "/slow", rocket, "/slow-read", 0.95);

@@ -79,10 +79,6 @@ const POSTGRES: &[(&str, &str)] = &[
     ("postgres_sweep", "share of the slower of two cleaners on one table"),
 ];
 
-/// What a server lost by reads in earlier runs, in percent: `http_read`, `rocket_read_inline`.
-const ROUILLE_READS: [f64; 2] = [3.0, 16.0];
-const ROCKET_READS: [f64; 2] = [16.0, 30.0];
-
 /// The operations of docs/scaling.md, and their figures on SQLite, memcached and PostgreSQL: empty
 /// if not measured, "n/a" if a store has no such operation.
 const COSTS: &[(&str, [&str; 3])] = &[
@@ -136,6 +132,7 @@ fn performance(runs: &Runs) -> Vec<Named> {
     let hand_written = |run, rows| times(run, "cloakroom", "hand-written", rows);
     vec![
         ("in short", in_short(runs)),
+        ("lost", lost(runs)),
         ("peers", origin(peers) + &speeds(peers, &[MEMORY, PEERS].concat())),
         ("reads", origin(limit) + &hand_written(limit, READS)),
         ("changes", hand_written(limit, CHANGES)),
@@ -173,38 +170,34 @@ fn goals(Runs { limit, peers, scale, http, memcached, postgres, contention }: &R
     table("| | figure | goal | |", rows)
 }
 
-/// What a request costs, and what a server loses by it.
-fn in_short(Runs { limit, http, .. }: &Runs) -> String {
+/// What a request costs.
+fn in_short(Runs { limit, .. }: &Runs) -> String {
     let none = number(limit.value("load_none") / 1e3);
-    let cost = |name| time(limit.side(name, "cloakroom"));
-    let rate = |name| per_second(limit.side(name, "cloakroom"));
-    let lost = |names: &[&str], earlier: &[f64]| {
-        let percent = names.iter().map(|name| (100.0 * (1.0 - http.value(name))).round());
-        let percent = percent.chain(earlier.iter().copied());
-        let (least, most) =
-            percent.fold((f64::MAX, f64::MIN), |(a, b), next| (a.min(next), b.max(next)));
-        if least < most { format!("{least} to {most} %") } else { format!("{most} %") }
+    let row = |what, one, many| {
+        let [one, many] = [one, many].map(|name| limit.side(name, "cloakroom"));
+        format!("| {what} | {} | {} |", time(one), per_second(many))
     };
     let rows = [
-        format!("| does not use its session | {none} µs | – | – | – |"),
-        format!(
-            "| reads it | {} | {} | {} | {} |",
-            cost("load_1t"),
-            rate("load_8t"),
-            lost(&["http_read"], &ROUILLE_READS),
-            lost(&["rocket_read_inline", "rocket_read_crossing"], &ROCKET_READS),
-        ),
-        format!(
-            "| changes it | {} | {} | {} | {} |",
-            cost("merge_1t"),
-            rate("merge_32t"),
-            lost(&["http_write"], &[]),
-            lost(&["rocket_write_inline", "rocket_write_crossing"], &[]),
-        ),
-        format!("| signs a user in | {} | {} | – | – |", cost("sign_in_1t"), rate("sign_in_32t"),),
+        format!("| does not use its session | {none} µs | – |"),
+        row("reads it", "load_1t", "load_8t"),
+        row("changes it", "merge_1t", "merge_32t"),
+        row("signs a user in", "sign_in_1t", "sign_in_32t"),
     ];
-    let head = "| a request that | takes | a second | rouille loses | Rocket loses |";
-    table(head, rows.into_iter())
+    table("| a request that | takes | a second |", rows.into_iter())
+}
+
+/// The share of its requests per second that a server loses.
+fn lost(Runs { http, .. }: &Runs) -> String {
+    let row = |(what, names): (&str, [&str; 4])| {
+        let lost = names.map(|name| format!("{:.0} %", 100.0 * (1.0 - http.value(name))));
+        format!("| {what} | {} |", lost.join(" | "))
+    };
+    let reads = ["http_read", "http_1ms_read", "rocket_read_crossing", "rocket_1ms_read"];
+    let changes = ["http_write", "http_1ms_write", "rocket_write_crossing", "rocket_1ms_write"];
+    let rows = [("reads its session", reads), ("changes it", changes)];
+    let head = "| if each request | rouille, empty handler | rouille, 1 ms | Rocket, empty handler \
+                | Rocket, 1 ms |";
+    table(head, rows.into_iter().map(row))
 }
 
 fn scaling(runs: &Runs) -> Vec<Named> {

@@ -97,6 +97,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 ///
 /// Several managers are distinguished by a marker type: [`SessionOf<Admin>`](SessionOf) is the
 /// guard for the sessions of `Sessions::<Admin>::of(manager)`. Their cookies need different names.
+/// The only manager of an application is `Sessions::<()>::of(manager)`.
 ///
 /// ```
 /// use cloakroom::web::rocket::{SessionOf, Sessions};

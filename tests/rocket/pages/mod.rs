@@ -1,8 +1,13 @@
 //! Examples of docs/ that need requests to be checked. Each file begins with the code of its page.
 
+mod cors;
 mod form;
 mod guard;
 mod private_cookie;
+mod programs;
+mod provider;
+mod script_token;
+mod take_over;
 
 /// The code between the first line and `mod checks` is on the page.
 #[track_caller]

@@ -251,7 +251,7 @@ fn an_id_in_the_grace_of_the_handlers_renewal_gets_no_new_one() {
 }
 
 #[test]
-fn a_renewal_by_the_handler_shuts_out_the_ids_replaced_by_age_before() {
+fn a_handlers_renewal_ends_the_graces_of_renewals_by_age() {
     let renewals: [fn(&Session); 2] = [
         |session| session.renew().unwrap(),
         |session| {
@@ -282,7 +282,7 @@ fn a_renewal_by_the_handler_shuts_out_the_ids_replaced_by_age_before() {
 }
 
 #[test]
-fn a_grace_of_the_handler_limits_that_of_an_id_replaced_by_age_before() {
+fn a_handlers_grace_shortens_that_of_a_renewal_by_age() {
     let grace = |builder: SessionManagerBuilder| hourly(builder).renewal_grace(SECOND * 20);
     on_every_store(grace, |app| {
         let mut browser = due(&app);
