@@ -110,24 +110,23 @@ impl Store for OwnStore {
         if let Some(id_hash) = decision.new_id() {
             rows.check_free(id_hash)?;
         }
+        // Between the two, a store with an index applies the session limit. The manager gives other
+        // stores none.
+        for at in decision.expired().into_iter().chain(decision.ended()) {
+            rows.remove(at);
+        }
         match &decision {
-            Decision::Answer(_) => {}
-            Decision::RemoveExpired { at } | Decision::End { at, .. } => drop(rows.remove(at)),
-            // The manager gives a store without an index no session limit.
-            Decision::Insert { session, expired, session_limit: _ } => {
-                if let Some(at) = expired {
-                    rows.remove(at);
-                }
+            Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
+            Decision::Insert { session, .. } => {
                 rows.put(session.id_hash, &session.record, vec![]);
             }
-            Decision::Replace { at, session, presented, ended: _, session_limit: _ } => {
-                rows.remove(at);
+            Decision::Replace { session, presented, .. } => {
                 rows.put(session.id_hash, &session.record, vec![*presented]);
             }
             Decision::Update { at, session } | Decision::Touch { at, session } => {
                 rows.replace(at, &session.record);
             }
-            Decision::Move { at, session, id_change, session_limit: _ } => {
+            Decision::Move { at, session, id_change, .. } => {
                 let IdChange { previous, presented } = *id_change;
                 let mut ids = rows.remove(at);
                 ids.iter_mut().for_each(|id| *id = id.limited_by(&previous));

@@ -177,11 +177,11 @@ impl CommitAnswer {
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
 ///
-/// A store applies it to the other sessions of the signed-in session's user in the same realm, in
-/// the step that stores the session. It removes the expired ones among them, for the reason of
-/// [`Decision::RemoveExpired`], and ends the [excess](Self::sessions_to_end) of the live ones. If
-/// the sign-in is refused, it answers [`CommitAnswer::LimitReached`] and changes nothing else. A
-/// store without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
+/// It counts the other sessions of the user who signs in, in the same realm. The store removes the
+/// expired ones of them, for the reason of [`Decision::RemoveExpired`], and passes the live ones to
+/// [`sessions_to_end`](Self::sessions_to_end). If that refuses the sign-in, the store answers
+/// [`CommitAnswer::LimitReached`], and changes nothing but the removal of expired sessions. A store
+/// without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -215,18 +215,16 @@ impl SessionLimit {
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
-/// the session. `P` is the position that [`Found`] has.
+/// the session. `P` is the position that [`Found`] has. A store executes it in this order:
 ///
-/// If it has a [new id](Self::new_id), a store executes it in this order:
-///
-/// 1. Fail with [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
-/// 2. Remove the session `expired`, also if the next step refuses the commit: for the reason of
-///    [`RemoveExpired`](Self::RemoveExpired).
-/// 3. Apply the [`session_limit`](SessionLimit).
-/// 4. Remove the session that is replaced. A bounded store makes room.
+/// 1. If there is a [`new_id`](Self::new_id), fail with [`Conflict`](ErrorKind::Conflict) if any
+///    session has or had that id.
+/// 2. Remove the [`expired`](Self::expired) session, also if the next step refuses the commit.
+/// 3. Apply the [`session_limit`](Self::session_limit).
+/// 4. Remove the [`ended`](Self::ended) session. A bounded store makes room.
 /// 5. Store the session and its replaced ids.
 ///
-/// Remove a session with all its ids. [`into_answer`](Self::into_answer) makes the answer.
+/// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 ///
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
@@ -309,6 +307,24 @@ impl<P> Decision<P> {
             Decision::Insert { session, .. }
             | Decision::Replace { session, .. }
             | Decision::Move { session, .. } => Some(&session.id_hash),
+            _ => None,
+        }
+    }
+
+    /// Returns the position of the expired session to remove.
+    #[must_use]
+    pub const fn expired(&self) -> Option<&P> {
+        match self {
+            Decision::RemoveExpired { at } | Decision::Insert { expired: Some(at), .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Returns the position of the session found, if the decision ends it.
+    #[must_use]
+    pub const fn ended(&self) -> Option<&P> {
+        match self {
+            Decision::Replace { at, .. } | Decision::End { at, .. } => Some(at),
             _ => None,
         }
     }

@@ -12,9 +12,9 @@ use crate::record::{EndedSession, Record};
 /// A live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSession {
-    /// Its record.
+    /// The session as it is stored.
     pub record: Record,
-    /// The hash of its current id.
+    /// The hash of the session's current id.
     pub id_hash: SessionIdHash,
 }
 
@@ -46,36 +46,36 @@ impl LiveSession {
 pub enum Found<P> {
     /// A live session, found by its current id or by one within its grace.
     Live {
-        /// The session.
+        /// The session, with its current id.
         session: LiveSession,
-        /// Its position.
+        /// The position of the session.
         at: P,
     },
     /// A live session, found by a replaced id that is not in its grace.
     Replaced {
         /// The replaced id.
         id: ReplacedId,
-        /// The session.
+        /// The session, with its current id.
         session: LiveSession,
-        /// Its position.
+        /// The position of the session.
         at: P,
     },
     /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
-        /// The hash of its current id.
+        /// The hash of the session's current id.
         id_hash: SessionIdHash,
-        /// Its public id, if that can be read.
+        /// The public id of the session, if that can be read.
         public_id: Option<PublicId>,
-        /// The reason.
+        /// The reason why it cannot be decoded.
         error: Error,
-        /// Its position.
+        /// The position of the session.
         at: P,
     },
     /// A session whose deadline has passed.
     Expired {
         /// The limit that the session of a user had reached.
         reached_limit: Option<EndReason>,
-        /// Its position.
+        /// The position of the session.
         at: P,
     },
     /// No session.
@@ -108,9 +108,9 @@ pub enum Missing {
     },
     /// The stored session cannot be decoded. It stays in place until its deadline.
     Undecodable {
-        /// Its public id, if that can be read.
+        /// The public id of the session, if that can be read.
         public_id: Option<PublicId>,
-        /// The reason.
+        /// The reason why it cannot be decoded.
         error: Error,
     },
     /// There is no such session, or its deadline has passed.

@@ -276,8 +276,8 @@ pub struct SessionCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PendingMigration {
-    /// The schema version after it.
+    /// The schema version after the migration.
     pub version: u32,
-    /// Its name.
+    /// The name of the migration, such as `sessions`.
     pub name: &'static str,
 }

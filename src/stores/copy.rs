@@ -58,7 +58,7 @@ impl StoredSession {
 pub struct StoredPage {
     /// The sessions that decode.
     pub sessions: Vec<StoredSession>,
-    /// The public ids of the others, with their errors.
+    /// The public ids of the sessions that do not decode, with their errors.
     pub undecodable: Vec<(PublicId, Error)>,
     /// The last position of the page; `None` if no session comes after it.
     pub last: Option<i64>,
@@ -130,7 +130,7 @@ impl CopyMark {
         CopyMark { source, sum: CopySum::default() }
     }
 
-    /// Under this name the stores keep it.
+    /// The name under which the stores keep the mark.
     pub(crate) const NAME: &str = "copy";
 
     /// Parses the text that `Display` writes; `None` for another text.
@@ -148,7 +148,7 @@ impl CopyMark {
     }
 }
 
-/// Writes it as the stores keep it.
+/// Writes the mark as the stores keep it.
 impl fmt::Display for CopyMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CopyMark { source: StoreIdentity(source), sum } = self;

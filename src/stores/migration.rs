@@ -17,7 +17,7 @@ pub(super) const OPERATION: &str = "set up the tables";
 pub(super) const APPLIED_BY: &str = concat!("cloakroom ", env!("CARGO_PKG_VERSION"));
 
 pub(super) struct Migration {
-    /// The schema version after it. The first one is 1.
+    /// The schema version after the migration. The first one is 1.
     pub(super) version: u32,
     pub(super) name: &'static str,
     pub(super) sql: &'static str,

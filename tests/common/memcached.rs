@@ -248,9 +248,9 @@ impl Raw {
 
     /// The name of an item: `s` and the id hash of a session, or `c` and the key of a cache entry.
     pub fn name(&mut self, namespace: &str, letter: char, id: &[u8; 32]) -> String {
-        let epoch = self.get(&format!("{namespace}:{letter}:epoch")).expect("there is an epoch");
-        let epoch = String::from_utf8(epoch).unwrap();
-        format!("{namespace}:{letter}:{epoch}:{}", base64url(id))
+        let nonce = self.get(&format!("{namespace}:{letter}:nonce")).expect("there is a nonce");
+        let nonce = String::from_utf8(nonce).unwrap();
+        format!("{namespace}:{letter}:{nonce}:{}", base64url(id))
     }
 }
 

@@ -7,10 +7,10 @@ use crate::backend::{Cache, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::process::Process;
-use crate::stores::cached::backing_version::BackingVersion;
 use crate::stores::cached::circuit_breaker::CircuitBreaker;
 use crate::stores::cached::freshness::Freshness;
 use crate::stores::cached::in_flight::InFlight;
+use crate::stores::cached::version_check::VersionCheck;
 use crate::stores::cached::{CachedInner, CachedStore};
 
 /// The settings of a [`CachedStore`]. Start with [`CachedStore::builder`].
@@ -83,8 +83,8 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(self.life),
-            backing_version: BackingVersion::new(self.life),
-            circuit_breakers: shards.map(|_| CircuitBreaker::new(self.retry)).collect(),
+            version_check: VersionCheck::new(self.life),
+            circuit_breakers: shards.map(|_| Arc::new(CircuitBreaker::new(self.retry))).collect(),
             in_flight: InFlight::default(),
             cache: self.cache,
             backing: self.backing,

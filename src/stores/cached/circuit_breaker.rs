@@ -2,9 +2,10 @@
 //!
 //! Uses no cache itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::{IgnorePoison, Mutex, MutexGuard};
+use crate::sync::{self, IgnorePoison, Mutex, MutexGuard};
 
 /// The number of failures within [`FAILURE_WINDOW`] that opens the breaker. A single failure may be
 /// transient.
@@ -63,26 +64,27 @@ impl CircuitBreaker {
     }
 
     /// Counts a failed read or fill. Returns true if this failure opened the breaker.
-    pub(super) fn record_failure(&self, now: Instant) -> bool {
+    pub(super) fn record_failure(&self, instant: Instant) -> bool {
         let mut state = self.state();
         let BreakerState::Closed(recent) = &mut *state else { return false };
-        let in_window = recent.filter(|recent| now.duration_since(recent.first) < FAILURE_WINDOW);
-        let mut failures = in_window.unwrap_or(RecentFailures { first: now, count: 0 });
+        let in_window =
+            recent.filter(|recent| instant.duration_since(recent.first) < FAILURE_WINDOW);
+        let mut failures = in_window.unwrap_or(RecentFailures { first: instant, count: 0 });
         failures.count += 1;
         *recent = Some(failures);
-        failures.count >= FAILURE_THRESHOLD && self.open(&mut state, now)
+        failures.count >= FAILURE_THRESHOLD && self.open(&mut state, instant)
     }
 
     /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
-    pub(super) fn record_missed_invalidation(&self, now: Instant) -> bool {
-        self.open(&mut self.state(), now)
+    pub(super) fn record_missed_invalidation(&self, instant: Instant) -> bool {
+        self.open(&mut self.state(), instant)
     }
 
     /// Opens the breaker. Returns true if it was closed before.
-    fn open(&self, state: &mut BreakerState, now: Instant) -> bool {
+    fn open(&self, state: &mut BreakerState, instant: Instant) -> bool {
         match state {
             BreakerState::Closed(_) => {
-                *state = self.next_probe(now);
+                *state = self.next_probe(instant);
                 return true;
             }
             BreakerState::HalfOpen => *state = BreakerState::Probing,
@@ -91,38 +93,53 @@ impl CircuitBreaker {
         false
     }
 
-    /// Begins a probe if one is due. If it returns true, the caller must run the probe.
-    pub(super) fn begin_probe(&self, now: Instant) -> bool {
+    /// Begins a probe if one is due.
+    pub(super) fn begin_probe(self: &Arc<Self>, instant: Instant) -> Option<Probe> {
         let mut state = self.state();
-        let is_due = matches!(*state, BreakerState::Open { next_probe } if next_probe <= now);
-        if is_due {
-            *state = BreakerState::Probing;
+        if !matches!(*state, BreakerState::Open { next_probe } if next_probe <= instant) {
+            return None;
         }
-        is_due
+        *state = BreakerState::Probing;
+        Some(Probe { breaker: self.clone(), closed_it: false })
     }
 
-    /// Switches a probed breaker to half-open.
+    fn next_probe(&self, instant: Instant) -> BreakerState {
+        BreakerState::Open { next_probe: instant + self.retry_after }
+    }
+}
+
+/// A running probe. Unless it has closed the breaker, dropping it schedules the next probe: after a
+/// failure, after a panic of the cache, and if no thread can be started for the probe.
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Probe {
+    breaker: Arc<CircuitBreaker>,
+    closed_it: bool,
+}
+
+impl Probe {
+    /// Switches the breaker to half-open.
     pub(super) fn half_open(&self) {
-        *self.state() = BreakerState::HalfOpen;
+        *self.breaker.state() = BreakerState::HalfOpen;
     }
 
     /// Ends a probe that has invalidated the whole shard since the breaker was half-open. Closes
-    /// the breaker and returns true, unless another invalidation has failed since: then schedules
-    /// the next probe.
-    pub(super) fn complete_probe(&self, now: Instant) -> bool {
-        let mut state = self.state();
-        let closes = matches!(*state, BreakerState::HalfOpen);
-        *state = if closes { BreakerState::Closed(None) } else { self.next_probe(now) };
-        closes
+    /// the breaker and returns true, unless another invalidation has failed since.
+    pub(super) fn complete(mut self) -> bool {
+        let mut state = self.breaker.state();
+        self.closed_it = matches!(*state, BreakerState::HalfOpen);
+        if self.closed_it {
+            *state = BreakerState::Closed(None);
+        }
+        self.closed_it
     }
+}
 
-    /// Ends a probe that has failed, and schedules the next one.
-    pub(super) fn abort_probe(&self, now: Instant) {
-        *self.state() = self.next_probe(now);
-    }
-
-    fn next_probe(&self, now: Instant) -> BreakerState {
-        BreakerState::Open { next_probe: now + self.retry_after }
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if !self.closed_it {
+            *self.breaker.state() = self.breaker.next_probe(sync::instant());
+        }
     }
 }
 
@@ -130,10 +147,10 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
-    const RETRY: Duration = Duration::from_secs(1);
+    const RETRY: Duration = Duration::from_secs(3600);
 
-    fn open_at(now: Instant) -> CircuitBreaker {
-        let circuit_breaker = CircuitBreaker::new(RETRY);
+    fn open_at(now: Instant) -> Arc<CircuitBreaker> {
+        let circuit_breaker = Arc::new(CircuitBreaker::new(RETRY));
         assert!(circuit_breaker.record_missed_invalidation(now));
         circuit_breaker
     }
@@ -164,20 +181,21 @@ mod tests {
     fn one_probe_at_a_time_and_not_before_its_time() {
         let now = Instant::now();
         let circuit_breaker = open_at(now);
-        assert!(!circuit_breaker.begin_probe(now));
-        assert!(circuit_breaker.begin_probe(now + RETRY));
-        assert!(!circuit_breaker.begin_probe(now + RETRY * 2), "there is one");
-        circuit_breaker.half_open();
+        let is_due = |at| circuit_breaker.begin_probe(at).is_some();
+        assert!(!is_due(now));
+        let probe = circuit_breaker.begin_probe(now + RETRY).unwrap();
+        assert!(!is_due(now + RETRY * 2), "there is one");
+        probe.half_open();
         assert!(!circuit_breaker.record_missed_invalidation(now));
-        assert!(!circuit_breaker.begin_probe(now + RETRY * 2), "it is still running");
-        circuit_breaker.abort_probe(now + RETRY);
+        assert!(!is_due(now + RETRY * 2), "it is still running");
+        drop(probe);
         assert!(!circuit_breaker.is_closed());
-        assert!(!circuit_breaker.begin_probe(now + RETRY));
-        assert!(circuit_breaker.begin_probe(now + RETRY * 2));
-        circuit_breaker.half_open();
-        assert!(circuit_breaker.complete_probe(now + RETRY * 2));
+        assert!(!is_due(now + RETRY));
+        let probe = circuit_breaker.begin_probe(now + RETRY * 2).unwrap();
+        probe.half_open();
+        assert!(probe.complete());
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.begin_probe(now + RETRY * 9));
+        assert!(!is_due(now + RETRY * 9));
     }
 
     #[test]
@@ -185,22 +203,22 @@ mod tests {
         let now = Instant::now();
         let circuit_breaker = open_at(now);
         assert!(!circuit_breaker.takes_invalidations());
-        assert!(circuit_breaker.begin_probe(now + RETRY));
+        let probe = circuit_breaker.begin_probe(now + RETRY).unwrap();
         assert!(!circuit_breaker.takes_invalidations());
-        circuit_breaker.half_open();
+        probe.half_open();
         assert!(circuit_breaker.takes_invalidations(), "sent by the caller");
         assert!(!circuit_breaker.record_missed_invalidation(now));
         assert!(!circuit_breaker.takes_invalidations());
-        assert!(!circuit_breaker.complete_probe(now + RETRY), "that failed");
+        assert!(!probe.complete(), "that failed");
         assert!(!circuit_breaker.takes_invalidations() && !circuit_breaker.is_closed());
-        assert!(circuit_breaker.begin_probe(now + RETRY * 2));
-        circuit_breaker.half_open();
+        let probe = circuit_breaker.begin_probe(now + RETRY * 2).unwrap();
+        probe.half_open();
         assert!(!circuit_breaker.is_closed(), "reads still bypass it");
-        circuit_breaker.abort_probe(now + RETRY * 2);
+        drop(probe);
         assert!(!circuit_breaker.is_closed(), "the probe failed");
-        assert!(circuit_breaker.begin_probe(now + RETRY * 3));
-        circuit_breaker.half_open();
-        assert!(circuit_breaker.complete_probe(now + RETRY * 3));
+        let probe = circuit_breaker.begin_probe(now + RETRY * 3).unwrap();
+        probe.half_open();
+        assert!(probe.complete());
         assert!(circuit_breaker.takes_invalidations() && circuit_breaker.is_closed());
     }
 }

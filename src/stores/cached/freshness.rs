@@ -22,7 +22,8 @@ struct ObservedTimes {
     /// Entries read before this time are stale. `None` before the first call: then every entry is
     /// stale. The first call sets it to its own `now`.
     trusted_from: Option<Timestamp>,
-    /// The latest `now` of any call. This process has filled no entry that was read later.
+    /// The latest `now` of any call. Every entry that this process has filled was read by then, so
+    /// that [`mark_stale_until`](Freshness::mark_stale_until) makes all of them stale.
     latest: Timestamp,
 }
 

@@ -1,14 +1,18 @@
 //! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
 //! cheaper, and may fail or lose entries at any time.
+//!
+//! For example, a sign-out deletes the session in PostgreSQL, and then its entry in memcached. A
+//! load that misses an entry reads PostgreSQL, and fills the entry unless it was invalidated
+//! meanwhile.
 
 // Uses the cache and the backing store through `backend` only.
 
-mod backing_version;
 mod builder;
 mod circuit_breaker;
 mod freshness;
 mod in_flight;
 mod index;
+mod version_check;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -27,10 +31,10 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
-use crate::stores::cached::backing_version::{BackingVersion, CacheUse, IdentityAndEpoch};
-use crate::stores::cached::circuit_breaker::CircuitBreaker;
+use crate::stores::cached::circuit_breaker::{CircuitBreaker, Probe};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
+use crate::stores::cached::version_check::{CacheUse, IdentityAndEpoch, VersionCheck};
 use crate::sync::{instant, thread};
 
 pub use builder::CachedStoreBuilder;
@@ -95,9 +99,9 @@ struct CachedInner<C, S> {
     cache: C,
     backing: S,
     freshness: Freshness,
-    backing_version: BackingVersion,
+    version_check: VersionCheck,
     /// One for each shard of the cache. A shard without one is not used.
-    circuit_breakers: Vec<CircuitBreaker>,
+    circuit_breakers: Vec<Arc<CircuitBreaker>>,
     in_flight: InFlight,
     events: Events,
 }
@@ -128,14 +132,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Starts a probe of a shard on a background thread, if one is due. Does not block.
     fn probe_if_due(&self, shard: usize, now: Timestamp) {
         let breaker = self.0.circuit_breakers.get(shard);
-        let Some(breaker) = breaker.filter(|breaker| breaker.begin_probe(instant())) else {
+        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(instant())) else {
             return;
         };
         let inner = self.0.clone();
-        let probe = move || inner.repair(shard, now);
-        if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            breaker.abort_probe(instant());
-        }
+        let repair = move || inner.repair(shard, probe, now);
+        // If this fails, the probe is dropped with the closure.
+        let _ = thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(repair);
     }
 
     /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
@@ -260,19 +263,15 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 
     /// Invalidates a shard whose circuit breaker is open, and closes the breaker.
-    fn repair(&self, shard: usize, now: Timestamp) {
-        let Some(circuit_breaker) = self.circuit_breakers.get(shard) else { return };
-        let _probe = Probe(circuit_breaker);
+    fn repair(&self, shard: usize, probe: Probe, now: Timestamp) {
         let invalidate = || self.cache.invalidate_shard(shard, now);
         // Changes send no invalidations until the first one here has shown that the shard works,
         // so that they do not wait for a shard that is down. The second one includes theirs.
         let invalidated = invalidate().and_then(|()| {
-            circuit_breaker.half_open();
+            probe.half_open();
             invalidate()
         });
-        if invalidated.is_err() {
-            circuit_breaker.abort_probe(instant());
-        } else if circuit_breaker.complete_probe(instant()) {
+        if invalidated.is_ok() && probe.complete() {
             let shard = shard + 1;
             let shards = self.cache.shards().get();
             self.events.raise(&Event::CacheRecovered { shard, shards });
@@ -287,7 +286,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             return CacheUse::Full(StoreIdentity::from_bytes([0; 16]));
         };
         let on_change = || self.freshness.mark_stale_until(now);
-        self.backing_version.refresh(now, || IdentityAndEpoch::read(index), on_change)
+        self.version_check.cache_use(now, || IdentityAndEpoch::read(index), on_change)
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
@@ -298,29 +297,19 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     }
 }
 
-/// Ends the probe of the shard with this breaker if the cache panics.
-struct Probe<'b>(&'b CircuitBreaker);
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abort_probe(instant());
-        }
-    }
-}
-
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.begin_call(now)?;
-        // The order matters: a change whose invalidation failed opens the breaker before it leaves
-        // `in_flight`.
+        // `in_flight` is read before the breaker. In the other order a change could fail its
+        // invalidation between the two reads: the breaker would still look closed, no change would
+        // be in flight, and the old entry would be served.
         let is_changing = self.0.in_flight.is_active();
         let CacheUse::Full(identity) = self.0.cache_use(now) else {
             return self.0.backing.load(id_hash, now);
         };
         let key = identity.cache_key(id_hash);
         let shard = self.0.cache.shard_of(&key);
-        if !self.0.circuit_breakers.get(shard).is_some_and(CircuitBreaker::is_closed) {
+        if !self.0.circuit_breakers.get(shard).is_some_and(|breaker| breaker.is_closed()) {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }

@@ -10,7 +10,7 @@ use crate::event::{Event, Events};
 use crate::stores::memcached::client::{ConnectionSettings, ServerClient};
 use crate::stores::memcached::{MemcachedInner, MemcachedStore};
 
-/// The maximum length of a namespace. With epoch and id hash, a key stays below memcached's 250
+/// The maximum length of a namespace. With nonce and id hash, a key stays below memcached's 250
 /// bytes.
 const LONGEST_NAMESPACE: usize = 100;
 

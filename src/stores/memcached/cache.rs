@@ -2,7 +2,7 @@
 //!
 //! A miss takes memcached's own lease, and a fill replaces exactly the item version that the lease
 //! has created. An invalidation deletes the item and thus the lease, so no mark must stay behind. A
-//! [`FillLease`] includes the epoch, because memcached restarts its version numbers when it
+//! [`FillLease`] includes the nonce, because memcached restarts its version numbers when it
 //! restarts.
 
 use std::num::NonZeroUsize;
@@ -29,12 +29,12 @@ impl MemcachedStore {
 
 impl Version {
     fn lease(self) -> FillLease {
-        FillLease::new(u128::from(self.epoch) << 64 | u128::from(self.cas))
+        FillLease::new(u128::from(self.nonce) << 64 | u128::from(self.cas))
     }
 
     fn of(lease: FillLease) -> Self {
         let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
-        Version { epoch: half(lease.number() >> 64), cas: half(lease.number()) }
+        Version { nonce: half(lease.number() >> 64), cas: half(lease.number()) }
     }
 }
 
@@ -86,7 +86,7 @@ impl Cache for MemcachedStore {
         let id_hash = item_id(key);
         let ttl = until.min(entry.record.deadline()).since(now);
         let at = ItemVersion { id_hash, version: Version::of(lease) };
-        if ttl < Duration::from_secs(1) || !self.0.client.epoch_is_current(KeySpace::Entries, at) {
+        if ttl < Duration::from_secs(1) || !self.0.client.nonce_is_current(KeySpace::Entries, at) {
             return Ok(false);
         }
         let new = Replacement { at, value: encode_entry(entry, &id_hash), ttl: Some(ttl) };
@@ -99,6 +99,6 @@ impl Cache for MemcachedStore {
     }
 
     fn invalidate_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.replace_epoch(shard, self.entry_context(INVALIDATE))
+        self.0.client.replace_nonce(shard, self.entry_context(INVALIDATE))
     }
 }

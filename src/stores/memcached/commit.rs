@@ -137,7 +137,7 @@ impl Attempts<'_> {
     fn attempt(&mut self) -> Result<Option<CommitAnswer>> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
-            // Its id was made for it: storing it shows whether the id is taken.
+            // Its id is new: storing the session shows whether the id is taken.
             Action::Create(_) => Found::Nothing,
             _ => inner.find(&commit.id_hash, call)?,
         };
@@ -153,7 +153,7 @@ impl Attempts<'_> {
         let Attempts { inner, call, .. } = *self;
         match decision {
             Decision::Answer(_) => Ok(Execution::Done),
-            // Only this version: by now it may be the old id of a session.
+            // Only this version: by now the item may belong to the old id of a moved session.
             Decision::RemoveExpired { at } | Decision::End { at, .. } => {
                 inner.client.remove(call.context, *at).map(Execution::of)
             }
@@ -254,9 +254,9 @@ impl Attempts<'_> {
         let Attempts { inner, call, .. } = *self;
         let value = ItemState::Moved(*redirect, record.clone()).encode(&old.id_hash);
         let new = Replacement { at: old, value, ttl: ttl_of(record, call.now) };
-        // The key of the old item has the epoch in which it was read. The key of the new one may
-        // have the epoch after a `clear`.
-        let written = inner.client.replace_in_epoch(call.context, &new);
+        // The key of the old item has the nonce with which it was read. The key of the new one may
+        // have the nonce after a `clear`.
+        let written = inner.client.replace_with_nonce_check(call.context, &new);
         if !matches!(written, Ok(Written::Changed | Written::Missing)) {
             // The session needs the reserved id, also after an error: the command may take effect.
             self.reserved = None;

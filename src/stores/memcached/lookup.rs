@@ -30,8 +30,8 @@ impl RedirectPath {
     /// Follows the redirect at the current id. Returns false if the requested id finds no session.
     fn follow(&mut self, redirect: &Redirect) -> bool {
         if redirect.presented == Some(self.requested) {
-            // The sign-in through the requested id has replaced the current one too. The redirect
-            // of the requested id may be that of an earlier replacement.
+            // A sign-in through the requested id has replaced the id `at`. It counts as the last
+            // replacement of the requested id too, whose own redirect may be of an earlier one.
             self.replaced = Some(redirect.replaced_id(self.requested));
             self.redirects = 0;
         } else {
@@ -141,9 +141,11 @@ impl MemcachedInner {
         self.client.replace(call.context, &new).map(drop)
     }
 
-    /// Replaces the redirect of an id that was replaced before. If this fails, the previous
-    /// redirect stays. A redirect to a new session keeps that flag, so that older ids still do
-    /// not find the session.
+    /// Replaces the redirect of an id that was replaced before and has been presented at a sign-in.
+    /// Then the id is remembered for ten minutes after this sign-in, and a lookup skips the ids
+    /// between: with more and more sign-ins through one id, it would otherwise need more than
+    /// [`MAX_READS`] items. If this fails, the previous redirect stays. A redirect to a new session
+    /// keeps that flag, so that older ids still do not find the session.
     pub(super) fn replace_redirect(
         &self,
         id_hash: &SessionIdHash,

@@ -1,4 +1,7 @@
 //! Sessions in memcached, shared by several machines, and lost when memcached loses them.
+//!
+//! A session is one item, under the hash of its id. For example, a renewal from id A to id B moves
+//! the session to the item of B, and leaves in the item of A a redirect to B.
 
 // Uses `client` for all commands.
 

@@ -18,8 +18,8 @@ const LAST_FORMAT: u8 = 31;
 pub(super) enum ItemState {
     /// A live session.
     Live(Record),
-    /// Reserved for the session of this id. Becomes its current id when the item of that id is
-    /// [`Moved`](ItemState::Moved) to this one.
+    /// The item's id is reserved for the session with this current id. It becomes the session's id
+    /// when the item of the current one is [`Moved`](ItemState::Moved).
     Reserved(SessionIdHash),
     /// The session was moved. Its record must still be stored under the new id.
     Moved(Redirect, Record),
@@ -39,7 +39,8 @@ pub(super) struct Redirect {
     /// the previous session do not find it.
     pub(super) begins_session: bool,
     /// The id that the sign-in presented, if that is not the id of this item but an earlier one of
-    /// the session. Since the sign-in that id counts as replaced by it.
+    /// the session. A sign-in through an older id B replaces the current id C. C's redirect names B
+    /// here, so that a lookup that begins at B treats B as replaced by that sign-in.
     pub(super) presented: Option<SessionIdHash>,
 }
 

@@ -183,19 +183,14 @@ impl SessionTable {
         if let Some(id_hash) = decision.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Decision::Insert { expired: Some(at), .. } = &decision {
+        if let Some(at) = decision.expired() {
             self.remove(at);
         }
         let Some(ended) = self.apply_session_limit(&decision, commit.now) else {
             return Ok(CommitAnswer::LimitReached);
         };
         let mut removed = ids_of(&ended);
-        if let Decision::RemoveExpired { at }
-        | Decision::Replace { at, .. }
-        | Decision::End { at, .. } = &decision
-        {
-            removed.push(*at);
-        }
+        removed.extend(decision.ended());
         let evicted = match &decision {
             Decision::Insert { session, .. } | Decision::Replace { session, .. } => {
                 self.sessions_to_evict(&session.record, removed.len(), capacity)?

@@ -55,22 +55,14 @@ pub(super) async fn apply(
     if is_taken && decision.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    let mut removed = match &decision {
-        Decision::Insert { expired, .. } => Vec::from_iter(expired.map(|at| at.id)),
-        _ => Vec::new(),
-    };
+    let mut removed = Vec::from_iter(decision.expired().map(|at| at.id));
     let Some(ended) = apply_session_limit(&decision, of_user, &mut removed) else {
         if !removed.is_empty() {
             trips.commit(vec![removal(sql, removed)]).await?;
         }
         return Ok(CommitAnswer::LimitReached);
     };
-    if let Decision::RemoveExpired { at }
-    | Decision::Replace { at, .. }
-    | Decision::End { at, .. } = &decision
-    {
-        removed.push(at.id);
-    }
+    removed.extend(decision.ended().map(|at| at.id));
     let mut queries = Vec::new();
     if !removed.is_empty() {
         queries.push(removal(sql, removed));
@@ -153,7 +145,7 @@ async fn lock(
     let mut of_user = None;
     let mut is_taken = None;
     if let Action::SignIn { user, new_session, .. } = &commit.action {
-        // It waits for the user's other sign-ins.
+        // Its lock waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
         let params = [user.as_str().into(), new_session.realm.as_str().into()];

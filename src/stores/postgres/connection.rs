@@ -301,9 +301,13 @@ impl Trips<'_> {
                 Err(error) => {
                     // In a trip that commits, the last step does.
                     let is_commit = results.len() == 0;
-                    // After an error in a transaction the server answers a commit by a rollback. A
-                    // fatal one has ended the connection before the server read the commit, unless
-                    // it is the answer to the commit, or a pooler has lost the server.
+                    // | error                      | outcome of the commit                     |
+                    // |----------------------------|-------------------------------------------|
+                    // | not fatal                  | known: the server rolls back              |
+                    // | fatal, before the commit   | known: the server has not read the commit |
+                    // | fatal, at the commit       | unknown                                   |
+                    // | fatal, perhaps of a pooler | unknown: the pooler has lost the server   |
+                    // | no answer of the server    | unknown                                   |
                     let may_follow_commit = is_commit || !settings.prepares || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
                         && !(may_follow_commit && ends_connection(&error));

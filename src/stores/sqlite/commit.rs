@@ -24,23 +24,22 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     if let Some(id_hash) = decision.new_id() {
         tx.check_free(id_hash)?;
     }
-    if let Decision::Insert { expired: Some(at), .. } = &decision {
+    if let Some(at) = decision.expired() {
         tx.delete(at.id, at.id_hash)?;
     }
     let Some(ended) = apply_session_limit(tx, &decision, commit.now)? else {
         return Ok(CommitAnswer::LimitReached);
     };
+    if let Some(at) = decision.ended() {
+        tx.delete(at.id, at.id_hash)?;
+    }
     let mut evicted = Vec::new();
     match &decision {
-        Decision::RemoveExpired { at } | Decision::End { at, .. } => {
-            tx.delete(at.id, at.id_hash)?
-        }
         Decision::Insert { session, .. } => {
             evicted = tx.evict_for(&session.record, None)?;
             tx.insert(session)?;
         }
-        Decision::Replace { at, session, presented, .. } => {
-            tx.delete(at.id, at.id_hash)?;
+        Decision::Replace { session, presented, .. } => {
             evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(session)?;
             tx.replace_remembered(id, &session.record.public_id, presented)?;
@@ -59,7 +58,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
             }
         }
         Decision::Touch { at, session } => tx.update_seen(*at, session)?,
-        Decision::Answer(_) => {}
+        Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
     }
     Ok(decision.into_answer(ended, evicted))
 }

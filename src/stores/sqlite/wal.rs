@@ -44,7 +44,7 @@ thread_local! {
 
 pub(super) struct Wal {
     page_size: u64,
-    /// If false, another program runs them.
+    /// If false, another program runs the checkpoints.
     runs_checkpoints: bool,
     events: Events,
     callback: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
@@ -68,7 +68,7 @@ impl Debug for Wal {
 /// The result of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checkpoint {
-    /// A reader or writer has prevented its completion.
+    /// Whether a reader or writer has kept the checkpoint from copying the whole log.
     pub(super) blocked: bool,
     /// The number of frames in the log; `None` without a write-ahead log.
     frames: Option<u32>,

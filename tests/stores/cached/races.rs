@@ -142,7 +142,7 @@ fn a_version_number_reused_after_a_restart_is_not_confused() {
 }
 
 #[test]
-fn a_lease_is_valid_for_one_epoch_and_one_fill() {
+fn a_lease_is_valid_for_one_nonce_and_one_fill() {
     let cache = shared().store();
     let key = new_key();
     let lease = |cache: &MemcachedStore| match cache.fetch(&key, NOW).unwrap() {
@@ -165,7 +165,7 @@ fn a_lease_is_valid_for_one_epoch_and_one_fill() {
 }
 
 #[test]
-fn a_process_with_an_old_epoch_still_invalidates() {
+fn a_process_with_an_old_nonce_still_invalidates() {
     let backing = backing();
     let server = shared();
     let open = || server.builder_in("heard").open().unwrap();

@@ -86,8 +86,8 @@ impl TwoServers {
         self.backing.calls(Call::Load) == loads
     }
 
-    fn epoch_of_the_first(&self) -> Vec<u8> {
-        self.servers[0].raw().get(&format!("{NAMESPACE}:c:epoch")).unwrap()
+    fn nonce_of_the_first(&self) -> Vec<u8> {
+        self.servers[0].raw().get(&format!("{NAMESPACE}:c:nonce")).unwrap()
     }
 }
 
@@ -118,7 +118,7 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     let id_hashes = [two.cached_on(0), two.cached_on(1)];
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
-    let epoch = two.epoch_of_the_first();
+    let nonce = two.nonce_of_the_first();
     let here = two.cached_on(0);
     let calls = two.cache.cache_calls();
     let deadline = Instant::now() + PATIENCE;
@@ -127,7 +127,7 @@ fn pending_invalidations_of_one_server_reach_no_other() {
         assert_eq!(stored_n(&two.store, &id_hashes[1]), None);
     }
     assert!(two.cache.cache_calls() >= calls + 3, "it is not asked again");
-    assert_eq!(two.epoch_of_the_first(), epoch);
+    assert_eq!(two.nonce_of_the_first(), nonce);
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);
     let deadline = Instant::now() + PATIENCE;
@@ -137,7 +137,7 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     }
     assert_eq!(stored_n(&two.store, &id_hashes[1]), None);
     assert!(two.is_hit(&two.cached_on(1)));
-    assert_eq!(two.epoch_of_the_first(), epoch);
+    assert_eq!(two.nonce_of_the_first(), nonce);
     assert!(two.is_hit(&here));
 }
 

@@ -50,7 +50,7 @@ fn a_clear_reaches_every_server() {
 }
 
 #[test]
-fn an_epoch_that_was_lost_brings_nothing_back() {
+fn a_nonce_that_was_lost_brings_nothing_back() {
     let server = shared();
     let one = server.builder_in("lost").open().unwrap();
     let other = server.builder_in("lost").open().unwrap();
@@ -58,12 +58,12 @@ fn an_epoch_that_was_lost_brings_nothing_back() {
     assert!(is_live(&other, &id_hash));
     one.clear().unwrap();
     for _ in 0..3 {
-        server.raw().remove("lost:s:epoch");
-        // One of them still knows the epoch from before the clear.
+        server.raw().remove("lost:s:nonce");
+        // One of them still knows the nonce from before the clear.
         assert!(is_absent(&other, &id_hash));
         assert!(is_absent(&one, &id_hash));
     }
-    server.raw().set("lost:s:epoch", b"what is this?");
+    server.raw().set("lost:s:nonce", b"what is this?");
     assert!(is_absent(&other, &id_hash));
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new));
@@ -122,7 +122,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let to = new_id_hash();
-    // It has learned the epoch before requests are counted.
+    // It has learned the nonce before requests are counted.
     assert!(live(&through, &new_id_hash()).unwrap().is_none());
     let held = proxy.hold(number);
     let answer = thread::scope(|scope| {
@@ -175,7 +175,7 @@ struct Clearing {
 }
 
 impl Clearing {
-    const EPOCH: &str = "clearing:s:epoch";
+    const NONCE: &str = "clearing:s:nonce";
 
     fn new() -> Clearing {
         let servers = [Memcached::start(), Memcached::start()];
@@ -248,9 +248,9 @@ fn servers_after_an_aborted_clear_recover_by_themselves() {
         assert_eq!(clearing.store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Busy);
         assert_eq!(create_at(&clearing.store, &id_hash).unwrap_err().kind(), ErrorKind::Busy);
         let mut raw = clearing.servers[0].raw();
-        assert!((1..=10).contains(&raw.seconds_left(Clearing::EPOCH).unwrap()));
+        assert!((1..=10).contains(&raw.seconds_left(Clearing::NONCE).unwrap()));
         // As it is when the time is over.
-        raw.remove(Clearing::EPOCH);
+        raw.remove(Clearing::NONCE);
         assert!(is_absent(&clearing.store, &id_hash));
         drop(held);
         clear.join().unwrap().unwrap();

@@ -77,7 +77,7 @@ impl StoppableRequests {
         // Long timeouts: a request that the proxy holds must not give up.
         let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
         let requests = StoppableRequests { store, proxy, through };
-        // It reads the epoch before commands are counted.
+        // It reads the nonce before commands are counted.
         assert!(is_absent(&requests.through, &new_id_hash()));
         requests
     }
@@ -344,7 +344,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
         let (id_hash, to) = here_or_there();
         create_at(&store, &id_hash).unwrap();
         // The other server reserves the id, and is down when the session is stored.
-        assert!(is_absent(&store, &to), "its epoch is known");
+        assert!(is_absent(&store, &to), "its nonce is known");
         proxy.plan(Plan::LoseRequest(1));
         let answer = operation.run(&store, &id_hash, &to).unwrap();
         assert!(
@@ -477,5 +477,15 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
             }
             (_, other) => panic!("{operation:?}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn sign_ins_through_one_replaced_id_are_not_limited() {
+    let store = shared().builder_in("sign-ins-by-one-id").open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    for _ in 0..20 {
+        let answer = sign_in(&store, &id_hash, &new_id_hash(), "ada").unwrap();
+        assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
     }
 }

@@ -145,7 +145,7 @@ fn a_server_that_moves_before_its_first_use_is_emptied() {
     let id_hash = create(&builder().open().unwrap(), &setting("n", 1)).unwrap();
     set_addresses(&["127.0.0.2"]);
     let store = builder().open().unwrap();
-    // It learns the epoch by the request that finds the new address.
+    // It learns the nonce by the request that finds the new address.
     one.kill();
     set_addresses(&["127.0.0.3"]);
     assert!(is_absent(&store, &id_hash), "it may have ended at the other server");

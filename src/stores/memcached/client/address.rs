@@ -27,7 +27,7 @@ struct Lookups {
     is_running: bool,
     /// The number of finished lookups.
     finished: u64,
-    /// The result of the last one.
+    /// The result of the last lookup.
     last: Option<CommandResult<SocketAddr>>,
 }
 

@@ -47,7 +47,7 @@ impl Connection {
         let timeout = rest_until(deadline, settings.connect_timeout)?;
         let stream = TcpStream::connect_timeout(&address, timeout);
         let stream = stream.map_err(|error| io_failure(&error))?;
-        // Without it a command can wait for the acknowledgement of the one before.
+        // With Nagle's algorithm a command can wait until the one before is acknowledged.
         stream.set_nodelay(true).map_err(|error| io_failure(&error))?;
         let mut connection = Connection {
             stream: BufReader::new(stream),

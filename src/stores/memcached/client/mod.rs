@@ -1,8 +1,8 @@
 //! The client of the memcached servers: commands, and the choice of the server for each id hash.
 //!
-//! Every key contains the epoch of its server, a random number stored in memcached itself. When the
-//! epoch is replaced or lost, or the server restarts, all earlier items become unreachable for
-//! good. Uses `server` for each server.
+//! Every key contains the nonce of its server, a random number that is stored in memcached itself.
+//! When the nonce is replaced, as by `clear`, or is lost, or the server restarts, all earlier items
+//! become unreachable for good. Uses `server` for each server.
 
 mod address;
 mod connection;
@@ -88,7 +88,7 @@ pub(super) struct ConnectionSettings {
 /// The version of an item, for conditional writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version {
-    pub(super) epoch: u64,
+    pub(super) nonce: u64,
     pub(super) cas: u64,
 }
 
@@ -224,25 +224,25 @@ impl ServerClient {
         self.server_at(self.server_index(id_hash))
     }
 
-    fn key(&self, space: KeySpace, epoch: u64, id_hash: &SessionIdHash) -> impl Display {
+    fn key(&self, space: KeySpace, nonce: u64, id_hash: &SessionIdHash) -> impl Display {
         let namespace = &self.settings.namespace;
         let letter = space.letter();
         let id_hash = Base64Display::new(id_hash.as_bytes(), &URL_SAFE_NO_PAD);
-        format!("{namespace}:{letter}:{epoch:016x}:{id_hash}")
+        format!("{namespace}:{letter}:{nonce:016x}:{id_hash}")
     }
 
-    /// Sends one command on the item of `id_hash` in the current epoch.
-    fn send_one_in_epoch(
+    /// Sends one command on the item of `id_hash`, under the current nonce.
+    fn send_one_with_nonce(
         &self,
         context: CallContext,
         id_hash: &SessionIdHash,
         command: impl Fn(&mut Batch, &dyn Display),
     ) -> Result<(u64, MetaReply)> {
-        let (epoch, mut replies) =
-            self.server(id_hash)?.send_in_epoch(context, |epoch, batch| {
-                command(batch, &self.key(context.space, epoch, id_hash));
+        let (nonce, mut replies) =
+            self.server(id_hash)?.send_with_nonce(context, |nonce, batch| {
+                command(batch, &self.key(context.space, nonce, id_hash));
             })?;
-        Ok((epoch, next_reply(&mut replies, context.operation)?))
+        Ok((nonce, next_reply(&mut replies, context.operation)?))
     }
 
     /// Reads the item of `id_hash`.
@@ -252,8 +252,8 @@ impl ServerClient {
         id_hash: &SessionIdHash,
     ) -> Result<Option<Item>> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, None);
-        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, get)?;
-        Ok(item(epoch, id_hash, reply))
+        let (nonce, reply) = self.send_one_with_nonce(context, id_hash, get)?;
+        Ok(item(nonce, id_hash, reply))
     }
 
     /// Reads the items of many id hashes.
@@ -263,13 +263,13 @@ impl ServerClient {
         id_hashes: impl IntoIterator<Item = &'h SessionIdHash>,
     ) -> Vec<Result<Option<Item>>> {
         let send = |server: &Server, context: CallContext, chunk: &[&SessionIdHash]| {
-            let (epoch, replies) = server.send_in_epoch(context, |epoch, batch| {
+            let (nonce, replies) = server.send_with_nonce(context, |nonce, batch| {
                 for id_hash in chunk {
-                    batch.get(self.key(context.space, epoch, id_hash), None);
+                    batch.get(self.key(context.space, nonce, id_hash), None);
                 }
             })?;
             let replies = chunk.iter().zip(replies);
-            Ok(replies.map(|(id_hash, reply)| Ok(item(epoch, id_hash, reply?))).collect())
+            Ok(replies.map(|(id_hash, reply)| Ok(item(nonce, id_hash, reply?))).collect())
         };
         self.in_batches(context, id_hashes, |id_hash| id_hash, send)
     }
@@ -281,12 +281,12 @@ impl ServerClient {
         id_hash: &SessionIdHash,
     ) -> Result<Leased> {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
-        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, get)?;
+        let (nonce, reply) = self.send_one_with_nonce(context, id_hash, get)?;
         Ok(match reply {
             MetaReply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
-                Leased::Granted(Version { epoch, cas })
+                Leased::Granted(Version { nonce, cas })
             }
-            reply => item(epoch, id_hash, reply).map_or(Leased::Busy, Leased::Item),
+            reply => item(nonce, id_hash, reply).map_or(Leased::Busy, Leased::Item),
         })
     }
 
@@ -302,22 +302,22 @@ impl ServerClient {
         let add = |batch: &mut Batch, key: &dyn Display| {
             batch.set(key, value, seconds(ttl), WriteCondition::Absent);
         };
-        let (epoch, reply) = self.send_one_in_epoch(context, id_hash, add)?;
-        Ok(match written(epoch, &reply) {
+        let (nonce, reply) = self.send_one_with_nonce(context, id_hash, add)?;
+        Ok(match written(nonce, &reply) {
             Written::Stored(version) => Some(version),
             Written::Changed | Written::Missing => None,
         })
     }
 
-    /// Returns whether the epoch of this version is the last one that this process has seen. Sends
+    /// Returns whether the nonce of this version is the last one that this process has seen. Sends
     /// nothing.
-    pub(super) fn epoch_is_current(&self, space: KeySpace, at: ItemVersion) -> bool {
-        self.server(&at.id_hash).is_ok_and(|server| server.known_epoch(space) == at.version.epoch)
+    pub(super) fn nonce_is_current(&self, space: KeySpace, at: ItemVersion) -> bool {
+        self.server(&at.id_hash).is_ok_and(|server| server.known_nonce(space) == at.version.nonce)
     }
 
-    /// Executes [`replace`](Self::replace). If the epoch of the version is no longer current after
+    /// Executes [`replace`](Self::replace). If the nonce of the version is no longer current after
     /// it, the stored item is unreachable, and the result is [`Written::Missing`].
-    pub(super) fn replace_in_epoch(
+    pub(super) fn replace_with_nonce_check(
         &self,
         context: CallContext,
         new: &Replacement,
@@ -326,11 +326,11 @@ impl ServerClient {
         let server = self.server(&new.at.id_hash)?;
         let mut replies = server.send(context, |batch| {
             self.set(batch, context.space, new);
-            server.add_epoch_read(context.space, batch);
+            server.add_nonce_read(context.space, batch);
         })?;
-        let epoch = new.at.version.epoch;
-        let written = written(epoch, &next_reply(&mut replies, context.operation)?);
-        let is_reachable = server.epoch_is_confirmed(context, epoch, &mut replies)?;
+        let nonce = new.at.version.nonce;
+        let written = written(nonce, &next_reply(&mut replies, context.operation)?);
+        let is_reachable = server.nonce_is_confirmed(context, nonce, &mut replies)?;
         Ok(if is_reachable { written } else { Written::Missing })
     }
 
@@ -339,7 +339,7 @@ impl ServerClient {
         self.check_size(&new.value, context.operation)?;
         let set = |batch: &mut Batch| self.set(batch, context.space, new);
         let reply = self.server(&new.at.id_hash)?.send_one(context, set)?;
-        Ok(written(new.at.version.epoch, &reply))
+        Ok(written(new.at.version.nonce, &reply))
     }
 
     /// Executes [`replace`](Self::replace) for many items.
@@ -351,12 +351,12 @@ impl ServerClient {
         let send = |server: &Server, context: CallContext, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, context.operation).is_ok();
-            let (_, mut replies) = server.send_in_epoch(context, |_, batch| {
+            let (_, mut replies) = server.send_with_nonce(context, |_, batch| {
                 chunk.iter().filter(fits).for_each(|new| self.set(batch, context.space, new));
             })?;
             let reply = |new: &&Replacement| {
                 self.check_size(&new.value, context.operation)?;
-                Ok(written(new.at.version.epoch, &next_reply(&mut replies, context.operation)?))
+                Ok(written(new.at.version.nonce, &next_reply(&mut replies, context.operation)?))
             };
             Ok(chunk.iter().map(reply).collect())
         };
@@ -364,17 +364,17 @@ impl ServerClient {
     }
 
     fn set(&self, batch: &mut Batch, space: KeySpace, new: &Replacement) {
-        // The key under which this version was read. Under the key of another epoch the version
+        // The key under which this version was read. Under the key of another nonce the version
         // number would be meaningless.
-        let Version { epoch, cas } = new.at.version;
-        let key = self.key(space, epoch, &new.at.id_hash);
+        let Version { nonce, cas } = new.at.version;
+        let key = self.key(space, nonce, &new.at.id_hash);
         batch.set(key, &new.value, seconds(new.ttl), WriteCondition::Version(cas));
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
     pub(super) fn remove(&self, context: CallContext, at: ItemVersion) -> Result<bool> {
         let ItemVersion { id_hash, version } = at;
-        let key = self.key(context.space, version.epoch, &id_hash);
+        let key = self.key(context.space, version.nonce, &id_hash);
         let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(version.cas));
         let reply = self.server(&id_hash)?.send_one(context, delete)?;
         Ok(matches!(reply, MetaReply::Done { .. }))
@@ -387,9 +387,9 @@ impl ServerClient {
         id_hashes: &[SessionIdHash],
     ) -> Result<()> {
         let send = |server: &Server, context: CallContext, chunk: &[&SessionIdHash]| {
-            let (_, replies) = server.send_in_epoch(context, |epoch, batch| {
+            let (_, replies) = server.send_with_nonce(context, |nonce, batch| {
                 for id_hash in chunk {
-                    batch.delete(self.key(context.space, epoch, id_hash), WriteCondition::Always);
+                    batch.delete(self.key(context.space, nonce, id_hash), WriteCondition::Always);
                 }
             })?;
             Ok(replies.map(|reply| reply.map(drop)).collect())
@@ -434,8 +434,8 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn replace_epoch(&self, server_index: usize, context: CallContext) -> Result<()> {
-        self.server_at(server_index)?.replace_epoch(context)
+    pub(super) fn replace_nonce(&self, server_index: usize, context: CallContext) -> Result<()> {
+        self.server_at(server_index)?.replace_nonce(context)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
@@ -456,7 +456,7 @@ impl ServerClient {
             }
         }
         for server in &self.servers {
-            keep_first_error(&mut outcome, server.replace_epoch(context()));
+            keep_first_error(&mut outcome, server.replace_nonce(context()));
         }
         outcome
     }
@@ -481,19 +481,19 @@ fn keep_first_error(outcome: &mut Result<()>, next: Result<()>) {
 }
 
 /// Returns the item of a read; `None` for a miss, also while another client holds the lease.
-fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
+fn item(nonce: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
     match reply {
         MetaReply::Item(ItemReply { value, cas, lease: None }) => {
-            let at = ItemVersion { id_hash: *id_hash, version: Version { epoch, cas } };
+            let at = ItemVersion { id_hash: *id_hash, version: Version { nonce, cas } };
             Some(Item { at, value })
         }
         _ => None,
     }
 }
 
-fn written(epoch: u64, reply: &MetaReply) -> Written {
+fn written(nonce: u64, reply: &MetaReply) -> Written {
     match reply {
-        MetaReply::Done { cas } => Written::Stored(Version { epoch, cas: cas.unwrap_or_default() }),
+        MetaReply::Done { cas } => Written::Stored(Version { nonce, cas: cas.unwrap_or_default() }),
         MetaReply::Missing => Written::Missing,
         MetaReply::ConditionFailed | MetaReply::Item(_) => Written::Changed,
     }

@@ -23,7 +23,7 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) first_token: u64,
     pub(super) commands: u64,
-    /// Whether it has commands that change items.
+    /// Whether commands of the batch change items.
     pub(super) writes: bool,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct ItemReply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeaseReply {
     Granted,
-    /// Another client has it.
+    /// Another client has the lease.
     Busy,
 }
 

@@ -1,4 +1,4 @@
-//! One server: its epochs and the commands sent to it.
+//! One server: its nonces and the commands sent to it.
 //!
 //! Uses `pool`.
 
@@ -16,14 +16,14 @@ use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, Wr
 use crate::stores::memcached::client::{CallContext, CommandFailure, ConnectionSettings, KeySpace};
 use crate::stores::memcached::rendezvous;
 
-/// The maximum number of attempts for a batch, or for reading an epoch, while other clients replace
+/// The maximum number of attempts for a batch, or for reading a nonce, while other clients replace
 /// it.
 const MAX_ATTEMPTS: usize = 8;
 
 /// The number of tokens that are reserved for a batch, more than it has commands.
 const TOKENS_PER_BATCH: u64 = 1 << 16;
 
-/// The value of the epoch's item while a space is blocked; it is not a valid epoch.
+/// The value of the nonce's item while a space is blocked; it is not a valid nonce.
 const BLOCKED: &str = "closed";
 
 /// How long a space stays blocked, in seconds, if the process that blocked it ends.
@@ -33,7 +33,7 @@ const BLOCKED_FOR: u32 = 10;
 /// unblock it earlier than [`BLOCKED_FOR`].
 pub(super) const MIN_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as u64 - 2);
 
-/// The pause between two attempts to learn an epoch.
+/// The pause between two attempts to learn a nonce.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Replies = std::vec::IntoIter<Result<MetaReply>>;
@@ -45,19 +45,19 @@ pub(super) struct Server {
     pool: Pool,
     /// The first token of the next batch. Begins at random, so that no two processes use the same.
     next_token: AtomicU64,
-    /// What its name contributes to rendezvous scores.
+    /// What the server's name contributes to rendezvous scores.
     pub(super) rendezvous_seed: u64,
-    epochs: [EpochState; 2],
+    nonces: [NonceState; 2],
 }
 
-struct EpochState {
-    /// The key of the item that holds it.
+struct NonceState {
+    /// The key of the item that holds the nonce.
     item: String,
-    /// The last known value; 0 if unknown.
+    /// The last known nonce; 0 if unknown.
     known: AtomicU64,
-    /// The number of changes of the server's address after which the epoch was last replaced.
+    /// The number of changes of the server's address after which the nonce was last replaced.
     handled_changes: AtomicU64,
-    /// Held while the epoch is replaced because of a new address.
+    /// Held while the nonce is replaced because of a new address.
     replacing: Mutex<()>,
 }
 
@@ -65,8 +65,8 @@ impl Server {
     /// Resolves the server's name. Connections are opened on demand.
     pub(super) fn find(name: &str, settings: &ConnectionSettings, events: Events) -> Result<Self> {
         let finding = || format!("find the memcached server {name}");
-        let epoch = |space: KeySpace| EpochState {
-            item: format!("{}:{}:epoch", settings.namespace, space.letter()),
+        let nonce = |space: KeySpace| NonceState {
+            item: format!("{}:{}:nonce", settings.namespace, space.letter()),
             known: AtomicU64::new(0),
             handled_changes: AtomicU64::new(0),
             replacing: Mutex::default(),
@@ -79,28 +79,28 @@ impl Server {
                 .map_err(|failure| failure.into_error(finding()))?,
             next_token: AtomicU64::new(token),
             rendezvous_seed: rendezvous::server_seed(name),
-            epochs: [epoch(KeySpace::Sessions), epoch(KeySpace::Entries)],
+            nonces: [nonce(KeySpace::Sessions), nonce(KeySpace::Entries)],
         })
     }
 
-    fn epoch(&self, space: KeySpace) -> &EpochState {
-        let [sessions, entries] = &self.epochs;
+    fn nonce(&self, space: KeySpace) -> &NonceState {
+        let [sessions, entries] = &self.nonces;
         match space {
             KeySpace::Sessions => sessions,
             KeySpace::Entries => entries,
         }
     }
 
-    /// Returns the last known epoch; 0 if unknown.
-    pub(super) fn known_epoch(&self, space: KeySpace) -> u64 {
-        self.epoch(space).known.load(Ordering::SeqCst)
+    /// Returns the last known nonce; 0 if unknown.
+    pub(super) fn known_nonce(&self, space: KeySpace) -> u64 {
+        self.nonce(space).known.load(Ordering::SeqCst)
     }
 
-    fn remember_epoch(&self, space: KeySpace, epoch: u64) {
-        self.epoch(space).known.store(epoch, Ordering::SeqCst);
+    fn remember_nonce(&self, space: KeySpace, nonce: u64) {
+        self.nonce(space).known.store(nonce, Ordering::SeqCst);
     }
 
-    /// Sends commands in one batch without checking the epoch.
+    /// Sends commands in one batch without checking the nonce.
     pub(super) fn send(
         &self,
         context: CallContext,
@@ -117,7 +117,7 @@ impl Server {
         Ok(replies.into_iter())
     }
 
-    /// Sends one command without checking the epoch.
+    /// Sends one command without checking the nonce.
     pub(super) fn send_one(
         &self,
         context: CallContext,
@@ -126,61 +126,61 @@ impl Server {
         next_reply(&mut self.send(context, command)?, context.operation)
     }
 
-    /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
+    /// Sends commands on keys with the current nonce, together with a read of it. If the nonce
     /// was outdated, the commands have affected only unreachable items, and are sent again.
-    pub(super) fn send_in_epoch(
+    pub(super) fn send_with_nonce(
         &self,
         context: CallContext,
         commands: impl Fn(u64, &mut Batch),
     ) -> Result<(u64, Replies)> {
         self.process.check()?;
         for _ in 0..MAX_ATTEMPTS {
-            let epoch = match self.known_epoch(context.space) {
-                0 => self.learn_epoch(context)?,
-                epoch => epoch,
+            let nonce = match self.known_nonce(context.space) {
+                0 => self.learn_nonce(context)?,
+                nonce => nonce,
             };
             let mut replies = self.send(context, |batch| {
-                self.add_epoch_read(context.space, batch);
-                commands(epoch, batch);
+                self.add_nonce_read(context.space, batch);
+                commands(nonce, batch);
             })?;
-            if self.epoch_is_confirmed(context, epoch, &mut replies)? {
-                return Ok((epoch, replies));
+            if self.nonce_is_confirmed(context, nonce, &mut replies)? {
+                return Ok((nonce, replies));
             }
         }
         Err(being_cleared(context.operation))
     }
 
-    /// Adds the command that reads the epoch.
-    pub(super) fn add_epoch_read(&self, space: KeySpace, batch: &mut Batch) {
-        batch.get(&self.epoch(space).item, None);
+    /// Adds the command that reads the nonce.
+    pub(super) fn add_nonce_read(&self, space: KeySpace, batch: &mut Batch) {
+        batch.get(&self.nonce(space).item, None);
     }
 
-    /// Returns whether the next reply, which is to [`add_epoch_read`](Self::add_epoch_read), is
-    /// `epoch`. If not, the epoch was lost or replaced, and the next batch reads it again.
-    pub(super) fn epoch_is_confirmed(
+    /// Returns whether the next reply, which is to [`add_nonce_read`](Self::add_nonce_read), is
+    /// `nonce`. If not, the nonce was lost or replaced, and the next batch reads it again.
+    pub(super) fn nonce_is_confirmed(
         &self,
         context: CallContext,
-        epoch: u64,
+        nonce: u64,
         replies: &mut Replies,
     ) -> Result<bool> {
         let found = item_of(next_reply(replies, context.operation)?);
-        // The name may have got another address just now, whose server has a copy of the epoch.
-        let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch)
+        // The name may have got another address just now, whose server has a copy of the nonce.
+        let is_current = found.and_then(|found| read_nonce(&found.value)) == Some(nonce)
             && !self.address_has_changed(context.space);
         if !is_current {
-            self.remember_epoch(context.space, 0);
+            self.remember_nonce(context.space, 0);
         }
         Ok(is_current)
     }
 
-    /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
+    /// Reads the nonce. A lost nonce is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
-    fn learn_epoch(&self, context: CallContext) -> Result<u64> {
+    fn learn_nonce(&self, context: CallContext) -> Result<u64> {
         let CallContext { space, operation, .. } = context;
         let mut attempts = 0;
         loop {
             self.invalidate_new_address(context)?;
-            let found = item_of(self.send_one(context, |batch| self.add_epoch_read(space, batch))?);
+            let found = item_of(self.send_one(context, |batch| self.add_nonce_read(space, batch))?);
             let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
             if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
@@ -191,9 +191,9 @@ impl Server {
                 pause(context)?;
                 continue;
             }
-            if let Some(epoch) = value.as_deref().and_then(read_epoch) {
-                self.remember_epoch(space, epoch);
-                return Ok(epoch);
+            if let Some(nonce) = value.as_deref().and_then(read_nonce) {
+                self.remember_nonce(space, nonce);
+                return Ok(nonce);
             }
             if value.as_deref() == Some(BLOCKED.as_bytes()) {
                 pause(context)?;
@@ -203,18 +203,18 @@ impl Server {
             if attempts > MAX_ATTEMPTS {
                 return Err(being_cleared(operation));
             }
-            // If another client was faster, its epoch is read in the next round.
+            // If another client was faster, its nonce is read in the next round.
             let when = cas.map_or(WriteCondition::Absent, WriteCondition::Version);
-            self.store_epoch(context, new_epoch()?, when)?;
+            self.store_nonce(context, new_nonce()?, when)?;
         }
     }
 
     /// Makes the items at a new address of this server unreachable, because they may be older than
     /// changes that were made at the old address. One thread does it, and the others wait.
     fn invalidate_new_address(&self, context: CallContext) -> Result<()> {
-        let epoch = self.epoch(context.space);
+        let nonce = self.nonce(context.space);
         while self.address_has_changed(context.space) {
-            let _replacing = match epoch.replacing.try_lock() {
+            let _replacing = match nonce.replacing.try_lock() {
                 Ok(replacing) => replacing,
                 Err(TryLockError::Poisoned(replacing)) => replacing.into_inner(),
                 Err(TryLockError::WouldBlock) => {
@@ -223,9 +223,9 @@ impl Server {
                 }
             };
             let changes = self.pool.address_changes();
-            if epoch.handled_changes.load(Ordering::SeqCst) != changes {
-                self.replace_epoch(context)?;
-                epoch.handled_changes.store(changes, Ordering::SeqCst);
+            if nonce.handled_changes.load(Ordering::SeqCst) != changes {
+                self.replace_nonce(context)?;
+                nonce.handled_changes.store(changes, Ordering::SeqCst);
             }
         }
         Ok(())
@@ -233,42 +233,42 @@ impl Server {
 
     /// Returns whether the address has changed since the items there were made unreachable.
     fn address_has_changed(&self, space: KeySpace) -> bool {
-        self.epoch(space).handled_changes.load(Ordering::SeqCst) != self.pool.address_changes()
+        self.nonce(space).handled_changes.load(Ordering::SeqCst) != self.pool.address_changes()
     }
 
-    fn store_epoch(
+    fn store_nonce(
         &self,
         context: CallContext,
-        epoch: u64,
+        nonce: u64,
         when: WriteCondition,
     ) -> Result<MetaReply> {
-        self.set_epoch_item(context, &format!("{epoch:016x}"), 0, when)
+        self.set_nonce_item(context, &format!("{nonce:016x}"), 0, when)
     }
 
-    fn set_epoch_item(
+    fn set_nonce_item(
         &self,
         context: CallContext,
         value: &str,
         seconds: u32,
         when: WriteCondition,
     ) -> Result<MetaReply> {
-        let key = &self.epoch(context.space).item;
+        let key = &self.nonce(context.space).item;
         self.send_one(context, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
-    pub(super) fn replace_epoch(&self, context: CallContext) -> Result<()> {
-        let epoch = new_epoch()?;
-        self.store_epoch(context, epoch, WriteCondition::Always)?;
-        self.remember_epoch(context.space, epoch);
+    pub(super) fn replace_nonce(&self, context: CallContext) -> Result<()> {
+        let nonce = new_nonce()?;
+        self.store_nonce(context, nonce, WriteCondition::Always)?;
+        self.remember_nonce(context.space, nonce);
         Ok(())
     }
 
-    /// Makes all items of this space unreachable, and prevents new ones until the epoch is
+    /// Makes all items of this space unreachable, and prevents new ones until the nonce is
     /// replaced.
     pub(super) fn block(&self, context: CallContext) -> Result<()> {
-        self.set_epoch_item(context, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
-        self.remember_epoch(context.space, 0);
+        self.set_nonce_item(context, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
+        self.remember_nonce(context.space, 0);
         Ok(())
     }
 }
@@ -282,7 +282,7 @@ pub(super) fn missing_reply(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Unavailable, operation, "a reply is missing")
 }
 
-/// Pauses before another attempt to learn the epoch, unless the call has waited for too long.
+/// Pauses before another attempt to learn the nonce, unless the call has waited for too long.
 fn pause(context: CallContext) -> Result<()> {
     if context.is_late() {
         return Err(being_cleared(context.operation));
@@ -302,12 +302,12 @@ fn being_cleared(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Busy, operation, "the store is being cleared")
 }
 
-fn read_epoch(value: &[u8]) -> Option<u64> {
+fn read_nonce(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
-    let epoch = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    epoch.filter(|epoch| *epoch != 0)
+    let nonce = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    nonce.filter(|nonce| *nonce != 0)
 }
 
-fn new_epoch() -> Result<u64> {
-    Ok(u64::from_be_bytes(id::random("draw an epoch for memcached")?).max(1))
+fn new_nonce() -> Result<u64> {
+    Ok(u64::from_be_bytes(id::random("draw a nonce for memcached")?).max(1))
 }

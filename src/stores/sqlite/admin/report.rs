@@ -70,6 +70,6 @@ pub enum CompactMode {
 pub struct RestoreReport {
     /// The number of live sessions in the copy.
     pub live: u64,
-    /// Whether they were ended, so that the restored database has none.
+    /// Whether these sessions were ended, so that the restored database has none.
     pub ended: bool,
 }

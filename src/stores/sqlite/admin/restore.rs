@@ -82,8 +82,9 @@ struct Target {
 }
 
 impl Target {
-    /// Opens it; returns `None` if it does not exist. Rejects one that cannot be written over, and
-    /// one that does not belong to this program, because the copy was not made of it.
+    /// Opens the database to write over; returns `None` if it does not exist. Rejects a database
+    /// that cannot be written over. Also rejects one that does not belong to this program, because
+    /// the copy was not made of it.
     fn open(&self) -> Result<Option<Connection>> {
         let to_error = || while_doing(RESTORING);
         if let Some(error) = file::dangling_link(&self.path, Purpose::Write) {

@@ -31,8 +31,9 @@ pub(super) struct RecordCache {
 #[derive(Debug)]
 struct CacheState {
     trust: Trust,
-    /// The header for which the entries are valid. During a transaction of this process that is the
-    /// header before it, and a new header does not invalidate the entries.
+    /// The header for which the entries are valid. While this process has a transaction open, this
+    /// stays the header from before it. A load that reads a newer header then misses, and leaves
+    /// the entries in place.
     valid_for: Option<Header>,
     /// Whether this process has a transaction that has not updated the entries yet.
     has_open_transaction: bool,

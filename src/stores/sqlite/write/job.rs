@@ -33,7 +33,7 @@ pub(super) enum JobFailure {
 pub(super) enum WaitResult {
     /// The thread is the leader now.
     Leader,
-    /// Another leader has run its job.
+    /// A leader has run the thread's job.
     Completed(Result<(), JobFailure>),
 }
 
@@ -42,13 +42,13 @@ pub(super) struct Job {
     pub(super) kind: JobKind,
     pub(super) operation: &'static str,
     pub(super) waiter: Handoff<WaitResult>,
-    /// `None` once it runs.
+    /// `None` once it runs, and for an exclusive job, which its own thread runs.
     work: Mutex<Option<Work>>,
 }
 
 impl Job {
-    pub(super) fn new(kind: JobKind, operation: &'static str, work: Work) -> Self {
-        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(Some(work)) }
+    pub(super) fn new(kind: JobKind, operation: &'static str, work: Option<Work>) -> Self {
+        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(work) }
     }
 
     /// Runs the work.

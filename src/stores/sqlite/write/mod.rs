@@ -149,20 +149,20 @@ impl Writer {
             *of_work.lock().ignore_poison() = Some(work(tx)?);
             Ok(())
         };
-        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
+        let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
         let mut waited = self.await_leadership(&job, deadline)?;
-        if let WaitResult::Leader = waited {
-            self.lead(&job, deadline);
+        loop {
+            match waited {
+                // This completes its own job too.
+                WaitResult::Leader => self.lead(&job, deadline),
+                WaitResult::Completed(Ok(())) => break,
+                WaitResult::Completed(Err(JobFailure::Error(error))) => return Err(error),
+                // A panic of the work continues on the thread of its caller, whichever ran it.
+                WaitResult::Completed(Err(JobFailure::Panic(panic))) => resume_unwind(panic),
+            }
             waited = job.waiter.receive();
         }
-        match waited {
-            WaitResult::Completed(Err(JobFailure::Error(error))) => Err(error),
-            // A panic of the work continues on the thread of its caller, whichever ran it.
-            WaitResult::Completed(Err(JobFailure::Panic(panic))) => resume_unwind(panic),
-            WaitResult::Completed(Ok(())) | WaitResult::Leader => {
-                result.lock().ignore_poison().take().ok_or_else(|| panicked(operation))
-            }
-        }
+        result.lock().ignore_poison().take().ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache sees this
@@ -176,8 +176,7 @@ impl Writer {
     ) -> Result<T> {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        // No leader runs it: it only waits for its turn.
-        let job = Job::new(JobKind::Exclusive, operation, Box::new(|_| Ok(())));
+        let job = Job::new(JobKind::Exclusive, operation, None);
         self.await_leadership(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();

@@ -29,6 +29,9 @@ use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 /// The changed sessions of a statement on another table.
 const NO_SESSION: &[SessionIdHash] = &[];
 
+/// The changed sessions of a statement after [`CacheUpdate::remove_all`].
+const ALREADY_REMOVED: &[SessionIdHash] = &[];
+
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
@@ -589,8 +592,8 @@ impl WriteTx<'_> {
         // The sessions come last: a trigger on another table could bring some back.
         self.cache_update.remove_all();
         match self.referenced_condition()? {
-            None => self.execute(&self.sql.write.delete_all, [], &[])?,
-            Some(_) => self.delete_or_end("true", [], &[])?,
+            None => self.execute(&self.sql.write.delete_all, [], ALREADY_REMOVED)?,
+            Some(_) => self.delete_or_end("true", [], ALREADY_REMOVED)?,
         };
         Ok(live)
     }
@@ -609,7 +612,7 @@ impl WriteTx<'_> {
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
         self.raise_epoch()?;
         self.cache_update.remove_all();
-        self.delete_or_end("realm = ?1", [realm.as_str()], &[])?;
+        self.delete_or_end("realm = ?1", [realm.as_str()], ALREADY_REMOVED)?;
         Ok(live)
     }
 

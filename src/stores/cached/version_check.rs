@@ -1,6 +1,6 @@
-//! The identity and the epoch of the backing store. A new epoch shows that another process has
-//! ended sessions, perhaps without invalidating the cache. A new identity shows that the store was
-//! restored from a copy.
+//! Checks the identity and the epoch of the backing store. A new epoch shows that another process
+//! has ended sessions, perhaps without invalidating the cache. A new identity shows that the store
+//! was restored from a copy.
 
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ pub(super) enum CacheUse {
     KeysUnknown,
 }
 
-/// Says whether the backing store is still the one from which the cache entries were read.
+/// Reads the identity and the epoch of the backing store once a second, and decides from them how a
+/// call may use the cache.
 #[derive(Debug)]
-pub(super) struct BackingVersion {
+pub(super) struct VersionCheck {
     /// How long an identity and an epoch are used that cannot be read again.
     life: Duration,
+    /// Locked during a read, so that concurrent callers wait for its result.
     last_read: Mutex<LastRead>,
-    /// Locked during a read.
-    reading: Mutex<()>,
 }
 
 /// The identity and the epoch of the backing store, as of the last read.
@@ -64,16 +64,12 @@ impl IdentityAndEpoch {
     }
 }
 
-impl BackingVersion {
+impl VersionCheck {
     pub(super) fn new(life: Duration) -> Self {
         let never = Timestamp::from_millis(i64::MIN);
         let last_read =
             LastRead { at: never, version: None, readable_from: never, usable_until: never };
-        BackingVersion { life, last_read: Mutex::new(last_read), reading: Mutex::default() }
-    }
-
-    fn last_read(&self) -> LastRead {
-        *self.last_read.lock().ignore_poison()
+        VersionCheck { life, last_read: Mutex::new(last_read) }
     }
 
     /// Returns how a call at `now` may use the cache.
@@ -84,24 +80,18 @@ impl BackingVersion {
     ///
     /// If the identity or the epoch has changed, `on_change` is called before they are used. While
     /// reads fail, the last ones are used for their life.
-    pub(super) fn refresh(
+    pub(super) fn cache_use(
         &self,
         now: Timestamp,
         read: impl FnOnce() -> Result<IdentityAndEpoch>,
         on_change: impl FnOnce(),
     ) -> CacheUse {
-        let mut last_read = self.last_read();
+        let mut last_read = self.last_read.lock().ignore_poison();
         if last_read.is_too_old(now) {
-            let _reading = self.reading.lock().ignore_poison();
-            // Another caller may have read meanwhile.
-            last_read = self.last_read();
-            if last_read.is_too_old(now) {
-                let began = instant();
-                let result = read();
-                if last_read.update(now, began.elapsed(), result, self.life) {
-                    on_change();
-                }
-                *self.last_read.lock().ignore_poison() = last_read;
+            let began = instant();
+            let result = read();
+            if last_read.update(now, began.elapsed(), result, self.life) {
+                on_change();
             }
         }
         last_read.cache_use(now)
@@ -170,20 +160,20 @@ mod tests {
     }
 
     /// Returns one that knows the version and may read the cache at `NOW`.
-    fn known() -> BackingVersion {
-        let backing = BackingVersion::new(LIFE);
-        backing.refresh(NOW - SETTLING, || version(1, 7), || panic!("it is the first"));
-        assert_eq!(refresh(&backing, NOW, version(1, 7)), READABLE.after_read());
-        backing
+    fn known() -> VersionCheck {
+        let check = VersionCheck::new(LIFE);
+        check.cache_use(NOW - SETTLING, || version(1, 7), || panic!("it is the first"));
+        assert_eq!(refresh(&check, NOW, version(1, 7)), READABLE.after_read());
+        check
     }
 
     fn is_readable(cache_use: CacheUse) -> bool {
         matches!(cache_use, CacheUse::Full(_))
     }
 
-    /// The effects of one `refresh`.
+    /// The effects of one call.
     #[derive(Debug, PartialEq, Eq)]
-    struct Refreshed {
+    struct CallEffects {
         /// Whether the cache may be read.
         is_readable: bool,
         /// The number of reads of the version.
@@ -192,88 +182,85 @@ mod tests {
         is_changed: bool,
     }
 
-    const READABLE: Refreshed = Refreshed { is_readable: true, reads: 0, is_changed: false };
-    const UNREADABLE: Refreshed = Refreshed { is_readable: false, ..READABLE };
+    const READABLE: CallEffects = CallEffects { is_readable: true, reads: 0, is_changed: false };
+    const UNREADABLE: CallEffects = CallEffects { is_readable: false, ..READABLE };
 
-    impl Refreshed {
+    impl CallEffects {
         const fn after_read(self) -> Self {
-            Refreshed { reads: 1, ..self }
+            CallEffects { reads: 1, ..self }
         }
 
         const fn after_change(self) -> Self {
-            Refreshed { reads: 1, is_changed: true, ..self }
+            CallEffects { reads: 1, is_changed: true, ..self }
         }
     }
 
-    /// Calls `refresh` with this result of a read.
+    /// Calls `cache_use` with this result of a read.
     fn refresh(
-        backing: &BackingVersion,
+        check: &VersionCheck,
         now: Timestamp,
         read_result: Result<IdentityAndEpoch>,
-    ) -> Refreshed {
+    ) -> CallEffects {
         let reads = Cell::new(0);
         let is_changed = Cell::new(false);
         let read = || {
             reads.set(reads.get() + 1);
             read_result
         };
-        let cache_use = backing.refresh(now, read, || is_changed.set(true));
+        let cache_use = check.cache_use(now, read, || is_changed.set(true));
         let is_readable = is_readable(cache_use);
-        Refreshed { is_readable, reads: reads.get(), is_changed: is_changed.get() }
+        CallEffects { is_readable, reads: reads.get(), is_changed: is_changed.get() }
     }
 
     #[test]
     fn a_version_is_read_once_a_second_and_a_change_reported_once() {
-        let backing = known();
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL - MILLI, version(1, 8)), READABLE);
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, version(1, 8)), READABLE.after_change());
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, version(1, 8)), READABLE);
-        assert_eq!(
-            refresh(&backing, NOW + READ_INTERVAL * 2, version(1, 8)),
-            READABLE.after_read()
-        );
+        let check = known();
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL - MILLI, version(1, 8)), READABLE);
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL, version(1, 8)), READABLE.after_change());
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL, version(1, 8)), READABLE);
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL * 2, version(1, 8)), READABLE.after_read());
     }
 
     #[test]
     fn a_failed_read_of_the_version_is_repeated() {
-        let backing = BackingVersion::new(LIFE);
-        assert_eq!(refresh(&backing, NOW - SETTLING, fail()), UNREADABLE.after_read());
-        let backing = known();
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), READABLE.after_read());
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), READABLE);
+        let check = VersionCheck::new(LIFE);
+        assert_eq!(refresh(&check, NOW - SETTLING, fail()), UNREADABLE.after_read());
+        let check = known();
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL, fail()), READABLE.after_read());
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL, fail()), READABLE);
         assert_eq!(
-            refresh(&backing, NOW + READ_INTERVAL * 2, version(1, 8)),
+            refresh(&check, NOW + READ_INTERVAL * 2, version(1, 8)),
             READABLE.after_change()
         );
     }
 
     #[test]
     fn a_version_that_cannot_be_read_again_counts_for_its_life() {
-        let backing = known();
-        let cache_use = |now| backing.refresh(now, fail, || ());
-        assert!(refresh(&backing, NOW + LIFE - MILLI, fail()).is_readable);
+        let check = known();
+        let cache_use = |now| check.cache_use(now, fail, || ());
+        assert!(refresh(&check, NOW + LIFE - MILLI, fail()).is_readable);
         assert!(is_readable(cache_use(NOW + LIFE - MILLI)));
-        assert!(!refresh(&backing, NOW + LIFE, fail()).is_readable);
+        assert!(!refresh(&check, NOW + LIFE, fail()).is_readable);
         assert_eq!(cache_use(NOW + LIFE), CacheUse::KeysUnknown);
-        assert_eq!(refresh(&backing, NOW + LIFE * 2, version(1, 7)), READABLE.after_read());
+        assert_eq!(refresh(&check, NOW + LIFE * 2, version(1, 7)), READABLE.after_read());
     }
 
     #[test]
     fn concurrent_callers_wait_for_the_identity() {
         for pause in [READ_INTERVAL, SETTLING] {
-            let backing = &known();
+            let check = &known();
             let now = NOW + pause;
             std::thread::scope(|scope| {
                 let (sender, receiver) = std::sync::mpsc::channel();
                 let read = || {
-                    let refresh = || backing.refresh(now, || panic!("one is enough"), || ());
+                    let refresh = || check.cache_use(now, || panic!("one is enough"), || ());
                     scope.spawn(move || sender.send(refresh()).unwrap());
                     // Enough for an answer that does not wait.
                     assert_eq!(receiver.recv_timeout(Duration::from_millis(50)).ok(), None);
                     version(2, 7)
                 };
                 let identity = StoreIdentity::from_bytes([2; 16]);
-                assert_eq!(backing.refresh(now, read, || ()), CacheUse::NoReads(identity));
+                assert_eq!(check.cache_use(now, read, || ()), CacheUse::NoReads(identity));
                 assert_eq!(receiver.recv(), Ok(CacheUse::NoReads(identity)));
             });
         }
@@ -281,16 +268,16 @@ mod tests {
 
     #[test]
     fn concurrent_callers_pass_after_a_failed_read() {
-        let backing = &known();
+        let check = &known();
         let now = NOW + READ_INTERVAL;
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::channel();
             let read = || {
-                let refresh = || backing.refresh(now, || panic!("one is enough"), || ());
+                let refresh = || check.cache_use(now, || panic!("one is enough"), || ());
                 scope.spawn(move || sender.send(refresh()).unwrap());
                 fail()
             };
-            assert!(is_readable(backing.refresh(now, read, || ())));
+            assert!(is_readable(check.cache_use(now, read, || ())));
             assert!(receiver.recv().is_ok_and(is_readable));
         });
     }
@@ -298,7 +285,7 @@ mod tests {
     #[test]
     fn a_failed_read_counts_from_its_end() {
         const LONG: Duration = Duration::from_secs(10);
-        let mut last_read = known().last_read();
+        let mut last_read = *known().last_read.lock().unwrap();
         let now = NOW + READ_INTERVAL;
         last_read.update(now, LONG, fail(), LIFE);
         assert!(!last_read.is_too_old(now + LONG + READ_INTERVAL - MILLI));
@@ -309,29 +296,29 @@ mod tests {
 
     #[test]
     fn after_a_first_or_another_identity_the_cache_is_not_read() {
-        let backing = BackingVersion::new(LIFE);
+        let check = VersionCheck::new(LIFE);
         let mut now = NOW;
         for identity in 1..4 {
             let is_changed = identity > 1;
-            let expected = Refreshed { is_changed, ..UNREADABLE.after_read() };
-            assert_eq!(refresh(&backing, now, version(identity, 7)), expected);
+            let expected = CallEffects { is_changed, ..UNREADABLE.after_read() };
+            assert_eq!(refresh(&check, now, version(identity, 7)), expected);
             let settling = now + SETTLING - MILLI;
-            assert!(!refresh(&backing, settling, version(identity, 7)).is_readable);
-            assert!(refresh(&backing, now + SETTLING, version(identity, 7)).is_readable);
+            assert!(!refresh(&check, settling, version(identity, 7)).is_readable);
+            assert!(refresh(&check, now + SETTLING, version(identity, 7)).is_readable);
             now = now + SETTLING * 2;
         }
     }
 
     #[test]
     fn while_there_are_no_tables_the_cache_is_not_read() {
-        let backing = known();
+        let check = known();
         let fail = || Err(Error::new(ErrorKind::NotSetUp, "read the epoch"));
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL, fail()), UNREADABLE.after_change());
-        assert_eq!(refresh(&backing, NOW + READ_INTERVAL * 2, fail()), UNREADABLE.after_read());
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL, fail()), UNREADABLE.after_change());
+        assert_eq!(refresh(&check, NOW + READ_INTERVAL * 2, fail()), UNREADABLE.after_read());
         assert_eq!(
-            refresh(&backing, NOW + READ_INTERVAL * 3, version(1, 7)),
+            refresh(&check, NOW + READ_INTERVAL * 3, version(1, 7)),
             UNREADABLE.after_read()
         );
-        assert!(refresh(&backing, NOW + READ_INTERVAL * 3 + SETTLING, version(1, 7)).is_readable);
+        assert!(refresh(&check, NOW + READ_INTERVAL * 3 + SETTLING, version(1, 7)).is_readable);
     }
 }
