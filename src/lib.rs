@@ -223,7 +223,7 @@ pub use flash::Flash;
 pub use id::UserKey;
 pub use lifetime::Lifetime;
 pub use manager::SessionManager;
-pub use session::{Authentication, RecentAuth, Session, SignIn};
+pub use session::{Authentication, CommitOutcome, RecentAuth, Session, SignIn};
 pub use stores::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use stores::postgres::PostgresStore;

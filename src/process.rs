@@ -1,9 +1,7 @@
 //! The process that opened a store or a manager, to detect use after a fork.
 //!
-//! Uses only `error`. Managers keep their store and their locks in a [`ProcessBound`]; stores keep
-//! their [`Process`], and check it before they take a lock.
-
-use std::fmt::{self, Debug};
+//! Uses only `error`. Managers, cleaners and stores keep their [`Process`], and check it before
+//! they take a lock.
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,35 +32,5 @@ impl Process {
         let why = "it was opened before this process was forked; fork first, and open it in the \
                    process that uses it";
         Err(Error::with_source(ErrorKind::Unavailable, "use the session store", why))
-    }
-}
-
-/// A value that only the process that made it can use: [`get`](Self::get) is the only way to it.
-pub(crate) struct ProcessBound<T> {
-    process: Process,
-    value: T,
-}
-
-impl<T> ProcessBound<T> {
-    pub(crate) fn new(value: T) -> Self {
-        ProcessBound { process: Process::current(), value }
-    }
-
-    /// # Errors
-    /// As [`Process::check`].
-    pub(crate) fn get(&self) -> Result<&T> {
-        self.process.check().map(|()| &self.value)
-    }
-}
-
-impl<T: Default> Default for ProcessBound<T> {
-    fn default() -> Self {
-        ProcessBound::new(T::default())
-    }
-}
-
-impl<T: Debug> Debug for ProcessBound<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value.fmt(f)
     }
 }

@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use cloakroom::session::CommitOutcome;
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, Row, params};
-use cloakroom::{Session, SignIn, UserKey};
+use cloakroom::{CommitOutcome, Session, SignIn, UserKey};
 
 use super::database::Database;
 

@@ -28,10 +28,8 @@ use crate::session::Session;
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;
 
-/// The header fields that [`Adapter::head`] reads, apart from the one that carries the id.
-const HEAD_FIELDS: &str = "\
-    Cookie Host Origin Sec-Fetch-Site Upgrade X-Forwarded-Host X-Forwarded-Proto X-Forwarded-For \
-    User-Agent Sec-Purpose Purpose";
+const COOKIE: &str = "Cookie";
+const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
 
 /// The connection between a web framework and the sessions of one manager.
 ///
@@ -250,30 +248,16 @@ impl<'m> Adapter<'m> {
         let mut protocol = None;
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
-            if is("Cookie") {
+            if is(COOKIE) {
                 if self.manager.context.settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
-            } else if is("Host") {
-                head = head.host(value);
-            } else if is("Origin") {
-                head = head.origin(value);
-            } else if is("Sec-Fetch-Site") {
-                head = head.sec_fetch_site(value);
-            } else if is("Upgrade") {
-                head = head.upgrade(value);
-            } else if is("X-Forwarded-Host") {
-                head = head.forwarded_host(value);
-            } else if is("X-Forwarded-Proto") {
+            } else if is(FORWARDED_PROTO) {
                 // The first of several proxies describes the client's connection, in one field or
                 // in several.
                 protocol = protocol.or_else(|| value.split(',').next());
-            } else if is("X-Forwarded-For") {
-                head = head.forwarded_for(value);
-            } else if is("User-Agent") {
-                head = head.user_agent(value);
-            } else if is("Sec-Purpose") || is("Purpose") {
-                head = head.purpose(value);
+            } else if let Some((_, add)) = RequestHead::FIELDS.iter().find(|(name, _)| is(name)) {
+                head = add(head, value);
             }
             if self.id_header().is_some_and(is) {
                 head = head.id(value);
@@ -285,7 +269,8 @@ impl<'m> Adapter<'m> {
     /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that
     /// look fields up by name.
     pub fn header_names(self) -> impl Iterator<Item = &'m str> {
-        HEAD_FIELDS.split(' ').chain(self.id_header())
+        let fields = RequestHead::FIELDS.map(|(name, _)| name);
+        [COOKIE, FORWARDED_PROTO].into_iter().chain(fields).chain(self.id_header())
     }
 
     /// Returns the request header that carries the id, if that is not a cookie.
@@ -304,24 +289,6 @@ impl<'m> Adapter<'m> {
             Transport::Cookie(cookie) => format!("the cookie {}", cookie.name),
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
-    }
-
-    /// Returns the names of the cookies that can carry an id: the current one and the former ones.
-    #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
-    pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
-        let settings = &self.manager.context.settings;
-        let own = match &settings.transport {
-            Transport::Cookie(cookie) => Some(&*cookie.name),
-            Transport::Header(_) => None,
-        };
-        own.into_iter().chain(settings.former_cookies.iter().map(|former| &*former.cookie.name))
-    }
-
-    /// Returns whether `session` belongs to this manager and to a request with the ids of this
-    /// head.
-    #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
-    pub(crate) fn is_session_of(self, session: &Session, head: &RequestHead<'_>) -> bool {
-        session.is_of(&self.manager.context, head)
     }
 }
 

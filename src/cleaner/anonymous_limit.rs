@@ -97,7 +97,7 @@ impl Evictions {
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
-    pub(super) fn start_if_due(&mut self, now: Instant, counter: &AnonymousCounter) -> bool {
+    pub(super) fn start_if_due(&mut self, instant: Instant, counter: &AnonymousCounter) -> bool {
         let Some(limit) = &self.limit else { return false };
         let until_check = counter.until_check.load(Ordering::SeqCst);
         let starts = until_check < 1 && self.run.next_due().is_none();
@@ -105,7 +105,7 @@ impl Evictions {
             counter
                 .until_check
                 .fetch_add(limit.check_every() as i64 - until_check, Ordering::SeqCst);
-            self.run.start(now);
+            self.run.start(instant);
         }
         starts
     }
@@ -116,9 +116,9 @@ impl Evictions {
     }
 
     /// Returns the call to make now, if one is due.
-    pub(super) fn due_step(&mut self, now: Instant) -> Option<EvictionStep<'_>> {
+    pub(super) fn due_step(&mut self, instant: Instant) -> Option<EvictionStep<'_>> {
         let limit = self.limit.as_ref()?;
-        let batch = self.run.due_batch(now)?;
+        let batch = self.run.due_batch(instant)?;
         if self.listed.is_empty() {
             return Some(EvictionStep::List {
                 realm: &limit.realm,
@@ -146,9 +146,10 @@ impl Evictions {
         began: Instant,
         ended: Instant,
     ) -> Option<usize> {
-        match result {
-            Ok(report) => drop(self.run.batch_done(&report, began, ended)),
-            Err(_) => (self.listed, self.is_last_list) = (Vec::new(), true),
+        if let Ok(report) = result {
+            self.run.batch_done(&report, began, ended);
+        } else {
+            (self.listed, self.is_last_list) = (Vec::new(), true);
         }
         self.finish_if_done()
     }

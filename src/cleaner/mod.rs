@@ -81,13 +81,13 @@ impl Cleaner {
             // If the channel is full, maintenance runs after the next sweep at the latest.
             maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
-        let now = instant();
+        let start = instant();
         let worker = Worker {
-            clock_guard: ClockGuard::new(clock.now(), now),
+            clock_guard: ClockGuard::new(clock.now(), start),
             caller: StoreCaller { store, events, failing: vec![], stop: stop.clone() },
             clock,
             touches,
-            sweeps: SweepSchedule::new(sweep_every, now),
+            sweeps: SweepSchedule::new(sweep_every, start),
             anonymous: anonymous.clone(),
             evictions: Evictions::new(anonymous_limit),
             on_expired,
@@ -136,8 +136,7 @@ impl Cleaner {
 
     /// Counts an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_created(&self) {
-        // In a forked process the thread belongs to the parent.
-        if self.process.is_current() && self.anonymous.count() {
+        if self.anonymous.count() {
             self.wake();
         }
     }
@@ -228,9 +227,8 @@ impl Worker {
         }
         // Executes the flushes that were requested before the end.
         for message in messages.try_iter() {
-            match message {
-                Message::Flush(answer) => drop(answer.send(self.write_touches())),
-                Message::Wake | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
+            if let Message::Flush(answer) = message {
+                let _ = answer.send(self.write_touches());
             }
         }
         let _ = self.write_touches();
@@ -254,38 +252,37 @@ impl Worker {
         ControlFlow::Continue(())
     }
 
-    fn do_what_is_due(&mut self, now: Instant) {
-        self.touches.start_wait(now);
-        if self.touches.is_due(now) {
+    fn do_what_is_due(&mut self, instant: Instant) {
+        self.touches.start_wait(instant);
+        if self.touches.is_due(instant) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
-        if self.sweeps.take_due_sweep(now) {
+        if self.sweeps.take_due_sweep(instant) {
             let time = self.clock.now();
-            if let Some(by) = self.clock_guard.observe(time, now) {
+            if let Some(by) = self.clock_guard.observe(time, instant) {
                 self.caller.events.raise(&Event::ClockStepped { by });
             }
-            if self.clock_guard.allows_sweeps(now) {
-                self.sweeps.start(time, now, None);
+            if self.clock_guard.allows_sweeps(instant) {
+                self.sweeps.start(time, instant, None);
             }
             self.maintain();
         }
-        if let Some((as_of, limit)) = self.sweeps.due_batch(now) {
+        if let Some((as_of, limit)) = self.sweeps.due_batch(instant) {
             self.sweep_a_batch(as_of, limit);
         }
-        self.start_eviction_if_due(now);
-        self.evict_a_batch(now);
+        self.start_eviction_if_due();
+        self.evict_a_batch();
     }
 
     fn write_touches(&mut self) -> Result<()> {
         let result = self.touches.write(instant(), |batch| {
             self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
         });
-        if let Some(error) = result.lost.last() {
-            let sessions = result.lost.len();
-            self.caller.events.raise(&Event::TouchFailed { sessions, error });
+        if let Some((sessions, error)) = result.lost {
+            self.caller.events.raise(&Event::TouchFailed { sessions, error: &error });
         }
-        self.caller.record(Task::Touch, result.written)
+        self.caller.record(Task::Touch, result.retry.map_or(Ok(()), Err))
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
@@ -305,16 +302,17 @@ impl Worker {
         finished.reply();
     }
 
-    fn start_eviction_if_due(&mut self, now: Instant) {
-        if self.evictions.start_if_due(now, &self.anonymous) {
+    fn start_eviction_if_due(&mut self) {
+        if self.evictions.start_if_due(instant(), &self.anonymous) {
             // Otherwise a session in use could seem idle.
             let _ = self.write_touches();
         }
     }
 
     /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
-    fn evict_a_batch(&mut self, now: Instant) {
-        let finished = match self.evictions.due_step(now) {
+    fn evict_a_batch(&mut self) {
+        let began = instant();
+        let finished = match self.evictions.due_step(began) {
             None => return,
             Some(EvictionStep::List { realm, keep, limit }) => {
                 let listed = self.caller.call(Task::Evict, |store| match store.index() {
@@ -324,7 +322,6 @@ impl Worker {
                 self.evictions.list_done(listed)
             }
             Some(EvictionStep::End(id_hashes)) => {
-                let began = instant();
                 let ended = self.caller.call(Task::Evict, |store| match store.index() {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
                     None => Ok(RemovalReport::new(0, Duration::ZERO)),
@@ -334,7 +331,7 @@ impl Worker {
         };
         if let Some(sessions) = finished {
             // Before the event, because the application's sink may panic.
-            self.start_eviction_if_due(instant());
+            self.start_eviction_if_due();
             self.report_evicted(sessions);
         }
     }
@@ -383,23 +380,19 @@ impl StoreCaller {
 
     /// Records the result of a task.
     fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
+        let was_failing = !self.failing.is_empty();
+        self.failing.retain(|failing| *failing != task);
         match &result {
             Err(error) => {
-                let is_first = self.failing.is_empty();
-                if !self.failing.contains(&task) {
-                    self.failing.push(task);
-                }
+                self.failing.push(task);
                 // Last, because the application's sink may panic. While the manager is dropped, a
                 // busy store raises no event.
-                if is_first && !self.stop.load(Ordering::Relaxed) {
+                if !was_failing && !self.stop.load(Ordering::Relaxed) {
                     self.events.raise(&Event::CleanerFailed { error });
                 }
             }
-            Ok(_) if self.failing.contains(&task) => {
-                self.failing.retain(|failing| *failing != task);
-                if self.failing.is_empty() {
-                    self.events.raise(&Event::CleanerRecovered);
-                }
+            Ok(_) if was_failing && self.failing.is_empty() => {
+                self.events.raise(&Event::CleanerRecovered);
             }
             Ok(_) => {}
         }

@@ -20,9 +20,9 @@ impl PacedRun {
         PacedRun { pacer: BatchPacer::new(), next_batch: None, removed: 0 }
     }
 
-    /// Starts a run if none is active. Its first batch is due at `now`.
-    pub(super) fn start(&mut self, now: Instant) {
-        self.next_batch.get_or_insert(now);
+    /// Starts a run if none is active. Its first batch is due at `instant`.
+    pub(super) fn start(&mut self, instant: Instant) {
+        self.next_batch.get_or_insert(instant);
     }
 
     /// Returns the time of the next batch; `None` if no run is active.
@@ -31,12 +31,12 @@ impl PacedRun {
     }
 
     /// Returns the maximum number of sessions in the next batch, if it is due.
-    pub(super) fn due_batch(&self, now: Instant) -> Option<NonZeroUsize> {
-        self.next_batch.filter(|due| *due <= now).map(|_| self.pacer.limit())
+    pub(super) fn due_batch(&self, instant: Instant) -> Option<NonZeroUsize> {
+        self.next_batch.filter(|due| *due <= instant).map(|_| self.pacer.limit())
     }
 
     /// Records a batch. The next one is due after a pause as long as this one blocked writers.
-    /// Returns whether the batch was full.
+    /// Returns whether the batch was full: then a sweep has more to remove.
     pub(super) fn batch_done(
         &mut self,
         report: &RemovalReport,

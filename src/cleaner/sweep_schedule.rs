@@ -36,17 +36,18 @@ pub(super) struct FinishedSweep {
 }
 
 impl SweepSchedule {
-    /// Makes a schedule whose first sweep is due one `interval` after `now`.
-    pub(super) fn new(interval: Duration, now: Instant) -> Self {
+    /// Makes a schedule whose first sweep is due one `interval` after `start`.
+    pub(super) fn new(interval: Duration, start: Instant) -> Self {
+        let next_sweep = start + interval;
         let run = PacedRun::new();
-        SweepSchedule { interval, next_sweep: now + interval, run, as_of: None, replies: vec![] }
+        SweepSchedule { interval, next_sweep, run, as_of: None, replies: vec![] }
     }
 
     /// Returns whether a regular sweep is due, and then makes the next one due an interval later.
-    pub(super) fn take_due_sweep(&mut self, now: Instant) -> bool {
-        let is_due = self.next_sweep <= now;
+    pub(super) fn take_due_sweep(&mut self, instant: Instant) -> bool {
+        let is_due = self.next_sweep <= instant;
         if is_due {
-            self.next_sweep = now + self.interval;
+            self.next_sweep = instant + self.interval;
         }
         is_due
     }
@@ -57,17 +58,17 @@ impl SweepSchedule {
     }
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
-    pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
-        self.run.start(now);
+    pub(super) fn start(&mut self, as_of: Timestamp, instant: Instant, reply: Option<Reply>) {
+        self.run.start(instant);
         self.as_of = Some(as_of);
         self.replies.extend(reply);
     }
 
-    /// The batch to run now, if one is due: its time and limit for [`Store::sweep`].
+    /// Returns the batch to run now, if one is due: its time and limit for [`Store::sweep`].
     ///
     /// [`Store::sweep`]: crate::backend::Store::sweep
-    pub(super) fn due_batch(&self, now: Instant) -> Option<(Timestamp, NonZeroUsize)> {
-        Some((self.as_of?, self.run.due_batch(now)?))
+    pub(super) fn due_batch(&self, instant: Instant) -> Option<(Timestamp, NonZeroUsize)> {
+        Some((self.as_of?, self.run.due_batch(instant)?))
     }
 
     /// Records the result of a batch. A full batch is followed by another. Any other batch, and an

@@ -63,11 +63,11 @@ pub(super) struct TouchBuffer {
 #[derive(Debug)]
 #[must_use]
 pub(super) struct WriteResult {
-    /// Fails if touches are kept for another attempt. The error is that of the last failure, which
-    /// may concern a touch that was given up.
-    pub(super) written: Result<()>,
-    /// The errors of the touches that were given up, one for each.
-    pub(super) lost: Vec<Error>,
+    /// The last error, if touches are kept for another attempt. It may be that of a touch that was
+    /// given up.
+    pub(super) retry: Option<Error>,
+    /// The number of touches that were given up, and the last error of one of them.
+    pub(super) lost: Option<(usize, Error)>,
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
@@ -92,15 +92,15 @@ impl TouchSender {
 
 impl TouchBuffer {
     /// Starts the wait for more touches, if the first one was sent and the wait has not started.
-    pub(super) fn start_wait(&mut self, now: Instant) {
+    pub(super) fn start_wait(&mut self, instant: Instant) {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
-            self.due = Some(now + WAIT);
+            self.due = Some(instant + WAIT);
         }
     }
 
     /// Returns whether touches are to be written now.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|due| due <= now)
+    pub(super) fn is_due(&self, instant: Instant) -> bool {
+        self.due.is_some_and(|due| due <= instant)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -113,7 +113,7 @@ impl TouchBuffer {
     /// A touch that can succeed later is kept, up to a bound.
     pub(super) fn write(
         &mut self,
-        now: Instant,
+        instant: Instant,
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
     ) -> WriteResult {
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
@@ -125,7 +125,7 @@ impl TouchBuffer {
         let touches: Vec<IdTouch> = self.pending.drain().collect();
         let mut batches = touches.chunks(MAX_BATCH);
         let mut last_error = None;
-        let mut lost = Vec::new();
+        let (mut lost, mut error_of_lost) = (0, None);
         for batch in &mut batches {
             let Err(error) = write(batch) else { continue };
             let store_fails = matches!(error, TouchError::Store(_));
@@ -134,7 +134,8 @@ impl TouchBuffer {
                 if is_retryable(&error) {
                     self.pending.insert(id_hash, touch);
                 } else {
-                    lost.push(error);
+                    lost += 1;
+                    error_of_lost = Some(error);
                 }
             }
             if store_fails {
@@ -143,11 +144,14 @@ impl TouchBuffer {
         }
         self.pending.extend(batches.flatten().copied());
         let surplus = self.pending.len().saturating_sub(MAX_FAILED);
-        lost.extend(last_error.iter().cycle().take(surplus).cloned());
+        if surplus > 0 {
+            lost += surplus;
+            error_of_lost.clone_from(&last_error);
+        }
         self.pending = self.pending.drain().take(MAX_FAILED).collect();
-        self.due = (!self.pending.is_empty()).then_some(now + WAIT);
-        let written = last_error.filter(|_| self.due.is_some()).map_or(Ok(()), Err);
-        WriteResult { written, lost }
+        self.due = (!self.pending.is_empty()).then_some(instant + WAIT);
+        let retry = last_error.filter(|_| self.due.is_some());
+        WriteResult { retry, lost: error_of_lost.map(|error| (lost, error)) }
     }
 }
 
@@ -193,8 +197,8 @@ mod tests {
     }
 
     fn none_lost(result: WriteResult) -> Result<()> {
-        assert!(result.lost.is_empty(), "{:?}", result.lost);
-        result.written
+        assert!(result.lost.is_none(), "{:?}", result.lost);
+        result.retry.map_or(Ok(()), Err)
     }
 
     /// Writes to a store that works. Returns what was written.
@@ -275,7 +279,7 @@ mod tests {
         };
         let lost = buffer.write(now, write).lost;
         tried.sort_by_key(|session| *session.as_bytes());
-        (tried, lost.len())
+        (tried, lost.map_or(0, |(count, _)| count))
     }
 
     #[test]
@@ -297,14 +301,15 @@ mod tests {
         for n in 0..2 * MAX_FAILED {
             if sender.send(id_hash(n), touch(1)) == Sent::ChannelFull {
                 let result = buffer.write(now, |_| fails(ErrorKind::Busy));
-                assert!(result.written.is_err());
-                lost += result.lost.len();
+                assert!(result.retry.is_some());
+                lost += result.lost.map_or(0, |(count, _)| count);
                 sender.send(id_hash(n), touch(1));
             }
         }
         let result = buffer.write(now, |_| fails(ErrorKind::Busy));
-        assert!(result.written.is_err());
-        assert_eq!(lost + result.lost.len(), MAX_FAILED);
+        assert!(result.retry.is_some());
+        let (last_lost, error) = result.lost.unwrap();
+        assert_eq!((lost + last_lost, error.kind()), (MAX_FAILED, ErrorKind::Busy));
     }
 
     #[test]
@@ -363,8 +368,10 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         send(&sender, MAX_BATCH + 1);
-        let WriteResult { written, lost } = buffer.write(now, |_| fails(ErrorKind::Corrupt));
-        assert_eq!((written.unwrap_err().kind(), lost.len()), (ErrorKind::Corrupt, MAX_BATCH));
+        let WriteResult { retry, lost } = buffer.write(now, |_| fails(ErrorKind::Corrupt));
+        let (count, error) = lost.unwrap();
+        assert_eq!((count, error.kind()), (MAX_BATCH, ErrorKind::Corrupt));
+        assert_eq!(retry.unwrap().kind(), ErrorKind::Corrupt);
         assert!(is_due(&mut buffer, now + WAIT));
         assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
     }

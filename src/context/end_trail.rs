@@ -10,7 +10,6 @@ use crate::context::generations::Generations;
 use crate::event::{Event, Events};
 use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
-use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::sync::{IgnorePoison, Mutex};
 
@@ -21,12 +20,12 @@ const RETENTION: Duration = Duration::from_secs(3600);
 pub(crate) struct EndTrail {
     events: Events,
     /// The reasons for which sessions of users ended.
-    reasons: ProcessBound<Mutex<Generations<EndReason>>>,
+    reasons: Mutex<Generations<EndReason>>,
 }
 
 impl EndTrail {
     pub(crate) fn new(events: Events) -> Self {
-        EndTrail { events, reasons: ProcessBound::default() }
+        EndTrail { events, reasons: Mutex::default() }
     }
 
     /// Reports a session that has ended: by the request of a client at `address`, and `by` that
@@ -48,15 +47,12 @@ impl EndTrail {
     }
 
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {
-        if let Ok(reasons) = self.reasons.get() {
-            reasons.lock().ignore_poison().insert(id_hash, reason, RETENTION);
-        }
+        self.reasons.lock().ignore_poison().insert(id_hash, reason, RETENTION);
     }
 
     /// Returns why the user's session whose last id has this hash ended.
     pub(crate) fn reason(&self, id_hash: &SessionIdHash) -> Option<EndReason> {
-        let reasons = self.reasons.get().ok()?.lock().ignore_poison();
-        reasons.get(id_hash).copied()
+        self.reasons.lock().ignore_poison().get(id_hash).copied()
     }
 }
 

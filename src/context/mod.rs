@@ -11,6 +11,7 @@ mod retired_ids;
 mod settings;
 mod update_queue;
 
+use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use std::time::Duration;
 use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
+use crate::error::Result;
 use crate::event::{Event, Events, RejectedBy};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
-use crate::process::ProcessBound;
+use crate::process::Process;
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) use blocking_hook::BlockingCalls;
@@ -35,7 +37,9 @@ pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
 pub(crate) struct Context {
-    pub(crate) store: ProcessBound<Arc<dyn Store>>,
+    /// The process that made this context. It is checked before a lock of this context is taken.
+    pub(crate) process: Process,
+    store: Arc<dyn Store>,
     pub(crate) capabilities: Capabilities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Events,
@@ -43,21 +47,59 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
-    pub(crate) guess_detector: ProcessBound<GuessDetector>,
+    guess_detector: GuessDetector,
     /// The time of the last event that a session was dropped without being closed.
-    pub(crate) unclosed_reported_at: ProcessBound<Mutex<Option<Timestamp>>>,
-    pub(crate) update_queues: ProcessBound<UpdateQueues>,
+    unclosed_reported_at: Mutex<Option<Timestamp>>,
+    pub(crate) update_queues: UpdateQueues,
+}
+
+impl Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
+    }
 }
 
 impl Context {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        cleaner: Option<Cleaner>,
+        settings: Settings,
+        end_trail: Arc<EndTrail>,
+    ) -> Self {
+        Context {
+            process: Process::current(),
+            capabilities: store.capabilities(),
+            store,
+            clock,
+            events,
+            cleaner,
+            settings,
+            retired_ids: RetiredIds::default(),
+            end_trail,
+            guess_detector: GuessDetector::default(),
+            unclosed_reported_at: Mutex::default(),
+            update_queues: UpdateQueues::default(),
+        }
+    }
+
+    /// Returns the store.
+    ///
+    /// # Errors
+    /// As [`Process::check`].
+    pub(crate) fn store(&self) -> Result<&dyn Store> {
+        self.process.check().map(|()| &*self.store)
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
     /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
     pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
-        if let Ok(detector) = self.guess_detector.get()
-            && let Some((address, count)) = detector.count(address, hash, self.now())
+        if self.process.is_current()
+            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }
@@ -65,8 +107,11 @@ impl Context {
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
-        let (Ok(last), now) = (self.unclosed_reported_at.get(), self.now()) else { return };
-        let mut last = last.lock().ignore_poison();
+        if !self.process.is_current() {
+            return;
+        }
+        let now = self.now();
+        let mut last = self.unclosed_reported_at.lock().ignore_poison();
         // If the clock was set back, the event is raised.
         if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
             *last = Some(now);

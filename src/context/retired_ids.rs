@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::context::generations::Generations;
 use crate::error::Result;
 use crate::id::SessionIdHash;
-use crate::process::ProcessBound;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 
@@ -20,10 +19,11 @@ const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(crate) struct RetiredIds {
-    /// The logical clock: one tick for each recorded id and for each revocation of all. Every
-    /// request reads it, which costs less than reading a real clock.
+    /// The logical clock. It advances under the lock: by one tick for each recorded id, for each
+    /// revocation of all, and when a call that retires ids begins. Every request reads it, which
+    /// costs less than reading a real clock.
     ticks: AtomicU64,
-    memory: ProcessBound<Mutex<Memory>>,
+    memory: Mutex<Memory>,
     /// Notified when a call is no longer in flight.
     changed: Condvar,
 }
@@ -32,7 +32,7 @@ pub(crate) struct RetiredIds {
 /// known only after the store has returned.
 struct CallInFlight<'r> {
     retired_ids: &'r RetiredIds,
-    number: u64,
+    began: RetiredTick,
 }
 
 /// A time on the logical clock of [`RetiredIds`].
@@ -54,15 +54,13 @@ struct Memory {
     by_id: Generations<RetiredTick>,
     /// The last revocation of all sessions.
     all: Option<RetiredTick>,
-    /// The number of calls begun so far that retire ids.
-    begun: u64,
-    /// The numbers of those in flight.
-    in_flight: BTreeSet<u64>,
+    /// When the calls in flight began.
+    in_flight: BTreeSet<RetiredTick>,
 }
 
 impl RetiredIds {
-    fn lock(&self) -> Result<MutexGuard<'_, Memory>> {
-        Ok(self.memory.get()?.lock().ignore_poison())
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().ignore_poison()
     }
 
     /// Returns the time of the logical clock.
@@ -82,21 +80,20 @@ impl RetiredIds {
         call: impl FnOnce() -> Result<T>,
         record: impl FnOnce(&T),
     ) -> Result<T> {
-        let _in_flight = self.begin()?;
+        let _in_flight = self.begin();
         call().inspect(record)
     }
 
-    fn begin(&self) -> Result<CallInFlight<'_>> {
-        let mut memory = self.lock()?;
-        memory.begun += 1;
-        let number = memory.begun;
-        memory.in_flight.insert(number);
-        Ok(CallInFlight { retired_ids: self, number })
+    fn begin(&self) -> CallInFlight<'_> {
+        let mut memory = self.lock();
+        let began = self.tick();
+        memory.in_flight.insert(began);
+        CallInFlight { retired_ids: self, began }
     }
 
     /// Records these id hashes as retired.
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
-        let Ok(mut memory) = self.lock() else { return };
+        let mut memory = self.lock();
         for id_hash in retired {
             memory.by_id.insert(id_hash, self.tick(), RETENTION);
         }
@@ -104,7 +101,7 @@ impl RetiredIds {
 
     /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
-        let Ok(mut memory) = self.lock() else { return };
+        let mut memory = self.lock();
         memory.all = Some(self.tick());
     }
 
@@ -113,38 +110,38 @@ impl RetiredIds {
         &self,
         id_hash: &SessionIdHash,
         since: RetiredTick,
-    ) -> Result<RetiredSinceOpen> {
-        let memory = self.lock()?;
-        Ok(memory.retired_since(id_hash, since, memory.begun))
+    ) -> RetiredSinceOpen {
+        let memory = self.lock();
+        memory.retired_since(id_hash, since, self.now())
     }
 
     /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
     /// flight have recorded their ids. That is for writes, which would otherwise create a new
     /// session for a visitor who has just signed out.
-    pub(crate) fn await_retired(
+    pub(crate) fn retired_since_blocking(
         &self,
         id_hash: &SessionIdHash,
         since: RetiredTick,
-    ) -> Result<bool> {
-        let mut memory = self.lock()?;
+    ) -> bool {
+        let mut memory = self.lock();
         // A call that begins later does not find the session, so it is not awaited.
-        let last = memory.begun;
+        let last = self.now();
         loop {
             match memory.retired_since(id_hash, since, last) {
                 RetiredSinceOpen::InDoubt => memory = self.changed.wait(memory).ignore_poison(),
-                retired => return Ok(retired == RetiredSinceOpen::Yes),
+                retired => return retired == RetiredSinceOpen::Yes,
             }
         }
     }
 }
 
 impl Memory {
-    /// `last` is the number of the last call that counts as in flight.
+    /// Calls that began after `last` do not count as in flight.
     fn retired_since(
         &self,
         id_hash: &SessionIdHash,
         since: RetiredTick,
-        last: u64,
+        last: RetiredTick,
     ) -> RetiredSinceOpen {
         let retired = self.by_id.get(id_hash);
         if retired.into_iter().chain(&self.all).any(|at| since < *at) {
@@ -159,10 +156,8 @@ impl Memory {
 
 impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
-        if let Ok(mut memory) = self.retired_ids.lock() {
-            memory.in_flight.remove(&self.number);
-            self.retired_ids.changed.notify_all();
-        }
+        self.retired_ids.lock().in_flight.remove(&self.began);
+        self.retired_ids.changed.notify_all();
     }
 }
 
@@ -177,14 +172,14 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = retired_ids.now();
         retired_ids.record([id_hash]);
-        assert!(retired_ids.await_retired(&id_hash, before).unwrap());
-        assert!(!retired_ids.await_retired(&id_hash, retired_ids.now()).unwrap());
+        assert!(retired_ids.retired_since_blocking(&id_hash, before));
+        assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
         let other = SessionIdHash::from_bytes([2; 32]);
-        assert!(!retired_ids.await_retired(&other, before).unwrap());
+        assert!(!retired_ids.retired_since_blocking(&other, before));
         let between = retired_ids.now();
         retired_ids.record_revocation_of_all();
-        assert!(retired_ids.await_retired(&id_hash, between).unwrap());
-        assert!(!retired_ids.await_retired(&id_hash, retired_ids.now()).unwrap());
+        assert!(retired_ids.retired_since_blocking(&id_hash, between));
+        assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
     }
 
     #[test]
@@ -193,13 +188,13 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.now();
-        let in_flight = retired_ids.begin().unwrap();
-        assert_eq!(retired_ids.retired_since(&id_hash, before).unwrap(), RetiredSinceOpen::InDoubt);
+        let in_flight = retired_ids.begin();
+        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::InDoubt);
         retired_ids.record([id_hash]);
-        assert_eq!(retired_ids.retired_since(&id_hash, before).unwrap(), RetiredSinceOpen::Yes);
-        assert_eq!(retired_ids.retired_since(&other, before).unwrap(), RetiredSinceOpen::InDoubt);
+        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::Yes);
+        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::InDoubt);
         drop(in_flight);
-        assert_eq!(retired_ids.retired_since(&other, before).unwrap(), RetiredSinceOpen::No);
+        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::No);
     }
 
     #[test]
@@ -213,11 +208,11 @@ mod tests {
         let before = retired_ids.now();
         retired_ids.record((0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
-            let memory = retired_ids.lock().unwrap();
+            let memory = retired_ids.lock();
             (0..5 * GENERATION_SIZE).filter(|n| memory.by_id.get(&id_hash(*n)).is_some()).count()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         let last = id_hash(5 * GENERATION_SIZE - 1);
-        assert!(retired_ids.await_retired(&last, before).unwrap());
+        assert!(retired_ids.retired_since_blocking(&last, before));
     }
 }

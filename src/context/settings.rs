@@ -92,16 +92,19 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Returns the names of the cookies that can carry an id: the current one and the former ones.
+    pub(crate) fn cookie_names(&self) -> impl Iterator<Item = &str> {
+        let current = match &self.transport {
+            Transport::Cookie(cookie) => Some(&*cookie.name),
+            Transport::Header(_) => None,
+        };
+        current.into_iter().chain(self.former_cookies.iter().map(|former| &*former.cookie.name))
+    }
+
     /// Returns whether a `Cookie` field may contain an id: a fast search for the names anywhere in
-    /// it.
+    /// the field.
     pub(crate) fn may_contain_id(&self, field: &str) -> bool {
-        match &self.transport {
-            Transport::Cookie(cookie) => {
-                let former = self.former_cookies.iter().map(|former| &*former.cookie.name);
-                std::iter::once(&*cookie.name).chain(former).any(|name| field.contains(name))
-            }
-            Transport::Header(_) => false,
-        }
+        self.cookie_names().any(|name| field.contains(name))
     }
 
     /// Returns the lifetime of a signed-in session whose cookie is `persistent`.

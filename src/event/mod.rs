@@ -26,10 +26,10 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 
-// Uses `error`, `id` and `lifetime`. `message` has the texts of the events, `log` the default sink.
+// Uses `error`, `id` and `lifetime`. `text` has the texts of the events, `log` the default sink.
 
 mod log;
-mod message;
+mod text;
 
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
@@ -234,13 +234,13 @@ pub enum Event<'a> {
     Ended {
         /// The session's public id, if it can be read.
         public_id: Option<&'a PublicId>,
-        /// The user, if it had one.
+        /// The user, if the session had one.
         user: Option<&'a UserKey>,
         /// The reason.
         reason: EndReason,
-        /// The user who revoked it, if the session of the request was passed to the call.
+        /// The user who revoked this session, if the session of the request was passed to the call.
         by: Option<&'a UserKey>,
-        /// The address of the client whose request ended it, if that is known.
+        /// The address of the client whose request ended the session, if it is known.
         address: Option<IpAddr>,
     },
     /// The user key of a user's sessions was changed, by
@@ -279,8 +279,8 @@ pub enum Event<'a> {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// The activity of sessions was not recorded, and is not tried again. Each ends as if that
-    /// visit had not been made, unless another one is recorded. The cleaner raises this when
+    /// The activity of sessions was not recorded, and is not tried again. These sessions end as if
+    /// the visit had not been made, unless a later one is recorded. The cleaner raises this when
     /// another attempt cannot succeed, or when 4,096 sessions already wait for one; a request
     /// raises it when its own attempt fails.
     TouchFailed {

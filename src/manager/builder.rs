@@ -12,7 +12,7 @@ use crate::backend::{SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{
-    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, RetiredIds, Settings, Transport,
+    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, Settings, Transport,
 };
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
@@ -23,7 +23,6 @@ use crate::lifetime::{AtLimit, EndReason, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
-use crate::process::ProcessBound;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
 
@@ -335,7 +334,7 @@ impl SessionManagerBuilder {
     /// are in flight when a handler calls `renew` then find no session and store nothing. Ids that
     /// were replaced earlier stay valid no longer than this either.
     ///
-    /// It does not apply to a sign-in, which has no grace, nor to a renewal by age
+    /// This grace does not apply to a sign-in, which has none, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
     ///
     /// ```
@@ -517,8 +516,8 @@ impl SessionManagerBuilder {
     /// button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
     /// requires the header for sensitive responses; a handler can also set it for one response.
     ///
-    /// In Rocket, a streamed body may read the session after it is closed. Its response carries the
-    /// header if the request presented an id and the route has a guard for the session.
+    /// In Rocket, a streamed body may read the session after the close. A response with such a body
+    /// carries the header if the request presented an id and the route has a guard for the session.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
     /// changes, and may miss a removal. With this setting a sign-out therefore sends two
@@ -738,8 +737,7 @@ impl SessionManagerBuilder {
         self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
         self.settings.cross_origin.validate()?;
         self.resolve_realms()?;
-        let capabilities = self.store.capabilities();
-        if self.store.index().is_some() && !capabilities.bounds_anonymous {
+        if self.store.index().is_some() && !self.store.capabilities().bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
@@ -756,19 +754,8 @@ impl SessionManagerBuilder {
             Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
         };
         let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
-        let context = Arc::new(Context {
-            capabilities,
-            store: ProcessBound::new(self.store),
-            clock: self.clock,
-            events: self.events,
-            cleaner,
-            settings: self.settings,
-            retired_ids: RetiredIds::default(),
-            end_trail,
-            guess_detector: ProcessBound::default(),
-            unclosed_reported_at: ProcessBound::default(),
-            update_queues: ProcessBound::default(),
-        });
-        Ok(SessionManager { context, blocking: BlockingCalls::default() })
+        let SessionManagerBuilder { store, clock, events, settings, .. } = self;
+        let context = Context::new(store, clock, events, cleaner, settings, end_trail);
+        Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
     }
 }

@@ -60,7 +60,7 @@ pub struct SessionManager {
 
 impl Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SessionManager").field(&self.context.store).finish()
+        f.debug_tuple("SessionManager").field(&self.context).finish()
     }
 }
 

@@ -382,7 +382,7 @@ impl SessionManager {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)
         };
-        self.context.store.get()?.index().ok_or_else(no_index)
+        self.context.store()?.index().ok_or_else(no_index)
     }
 }
 

@@ -47,10 +47,26 @@ pub struct RequestHead<'r> {
     pub(crate) prefetch: bool,
 }
 
+/// A method that adds the value of a header field.
+type AddField<'r> = fn(RequestHead<'r>, &'r str) -> RequestHead<'r>;
+
 /// Maximum number of proxies whose entries of `X-Forwarded-For` can be trusted.
 pub(crate) const MAX_PROXIES: u8 = 8;
 
 impl<'r> RequestHead<'r> {
+    /// The header fields with a method of their own, which gets the value of each field in order.
+    pub(crate) const FIELDS: [(&'static str, AddField<'r>); 9] = [
+        ("Host", Self::host),
+        ("Origin", Self::origin),
+        ("Purpose", Self::purpose),
+        ("Sec-Fetch-Site", Self::sec_fetch_site),
+        ("Sec-Purpose", Self::purpose),
+        ("Upgrade", Self::upgrade),
+        ("User-Agent", Self::user_agent),
+        ("X-Forwarded-For", Self::forwarded_for),
+        ("X-Forwarded-Host", Self::forwarded_host),
+    ];
+
     /// Makes the head of a request without any of these fields.
     pub fn new() -> Self {
         RequestHead::default()

@@ -93,13 +93,10 @@ impl Session {
     /// Returns whether a call that was in flight when the load found no session has retired a
     /// presented id.
     fn was_retired_in_flight(&self) -> Result<bool> {
+        self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
-        for id_hash in self.presented.id_hashes() {
-            if self.blocking.run(|| retired_ids.await_retired(&id_hash, self.opened_tick))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
+        self.blocking.run(|| Ok(self.presented.id_hashes().any(is_retired)))
     }
 
     /// Continues without the session that was live, because a commit no longer finds it.

@@ -143,7 +143,7 @@ impl Session {
     /// # let sessions = SessionManager::new(MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// # assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
-    /// use cloakroom::session::CommitOutcome;
+    /// use cloakroom::CommitOutcome;
     ///
     /// // After the check of the second factor:
     /// let confirmed = session.confirm_authentication(2)?;
@@ -156,8 +156,7 @@ impl Session {
     /// pass [`auth_level`](Self::auth_level):
     ///
     /// ```
-    /// use cloakroom::Session;
-    /// use cloakroom::session::CommitOutcome;
+    /// use cloakroom::{CommitOutcome, Session};
     ///
     /// /// The password was asked for once more, before a change of the e-mail address.
     /// fn confirm(session: &Session) -> cloakroom::Result<bool> {

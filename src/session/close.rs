@@ -149,7 +149,7 @@ impl Session {
         };
         let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
-        match self.blocking.run(|| self.context.store.get()?.load(id_hash, self.context.now())) {
+        match self.blocking.run(|| self.context.store()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }

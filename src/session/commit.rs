@@ -51,7 +51,7 @@ impl Session {
     /// [`ignore`](Self::ignore) it stores nothing.
     ///
     /// ```
-    /// use cloakroom::session::CommitOutcome;
+    /// use cloakroom::CommitOutcome;
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// session.set("order", 17)?;
@@ -84,7 +84,7 @@ impl Session {
 
     /// Makes one call of the store, and records which ids it has retired.
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
-        let store = self.context.store.get()?;
+        let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
         let call = || self.blocking.run(|| store.commit(commit));
         let record_retired = |answer: &CommitAnswer| match answer {
@@ -237,9 +237,9 @@ impl Session {
         changes: &mut Changes,
         plan: &CommitPlan,
     ) -> Result<CommitAnswer> {
-        let queues = self.context.update_queues.get()?;
+        self.context.process.check()?;
         let expected = changes.expected;
-        queues.run(&plan.id_hash, expected, self.blocking, |newer| {
+        self.context.update_queues.run(&plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
                 changes.rebase_on(&newer.data, newer.revision)?;
                 if let LoadState::Live { session, .. } = load_state {

@@ -131,7 +131,7 @@ impl Session {
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
         let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
-            let store = self.context.store.get()?;
+            let store = self.context.store()?;
             // A store that knows the session in memory needs no call of the hook.
             let has_hook = self.blocking.hook.is_some();
             let in_memory = if has_hook { store.try_load(id_hash, now) } else { None };
@@ -167,7 +167,7 @@ impl Session {
             };
             if let Missing::NotFound { .. } = missing {
                 let retired_ids = &self.context.retired_ids;
-                let found = retired_ids.retired_since(&id_hash, self.opened_tick)?;
+                let found = retired_ids.retired_since(&id_hash, self.opened_tick);
                 if found != RetiredSinceOpen::Yes {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
                     self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));

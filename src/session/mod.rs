@@ -261,6 +261,7 @@ impl Session {
     }
 
     /// Returns whether this is a session of the same manager for a request with the same ids.
+    #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let has_same_ids =
             || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());

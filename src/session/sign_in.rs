@@ -284,7 +284,7 @@ impl Session {
         for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
-            let found = self.blocking.run(|| self.context.store.get()?.load(&id_hash, now))?;
+            let found = self.blocking.run(|| self.context.store()?.load(&id_hash, now))?;
             if let Loaded::Live(session) = found
                 && Some(session.record.public_id) != own
             {

@@ -77,9 +77,9 @@ impl Session {
         let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
         let written = match &self.context.cleaner {
             Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
-            _ => self
-                .blocking
-                .run(|| Ok(self.context.store.get()?.touch(&[(*id_hash, touch)], now)?)),
+            _ => {
+                self.blocking.run(|| Ok(self.context.store()?.touch(&[(*id_hash, touch)], now)?))
+            }
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {

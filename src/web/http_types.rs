@@ -15,19 +15,11 @@ use crate::web::error_page;
 /// with `?`, which converts any error.
 pub type Result<B, T = Response<B>> = std::result::Result<T, HandlerError<Response<B>>>;
 
-/// Answers a request with a session.
-///
-/// The session's changes are stored before this returns. If the handler returns an error or panics,
-/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
-/// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
-/// [`Error`](crate::Error) of this crate that the error is or contains, else 500.
-/// [`Outcome`](adapter::Outcome) says what is stored then.
-///
-/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
+/// Answers a request with a session, as [every adapter](crate::web) does. The error page is a plain
+/// text; [`session_with_error_page`] has another one.
 ///
 /// The handler owns the request, with its body. It can return early with
-/// [`HandlerError::response`]. A streamed body of the response is read after the session is closed:
-/// it can read the session, but not change it.
+/// [`HandlerError::response`].
 ///
 /// The client's address is the [`SocketAddr`] among the request's
 /// [extensions](Request::extensions), where the application puts it. Without one, the address is

@@ -24,15 +24,8 @@ use crate::web::error_page;
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = Response> = std::result::Result<T, HandlerError<Response>>;
 
-/// Answers a request with a session.
-///
-/// The session's changes are stored before this returns. If the handler returns an error or panics,
-/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
-/// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
-/// [`Error`](crate::Error) of this crate that the error is or contains, else 500. [`Outcome`]
-/// says what is stored then.
-///
-/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
+/// Answers a request with a session, as [every adapter](crate::web) does. The error page is a plain
+/// text; [`session_with_error_page`] has another one.
 ///
 /// A handler that is a function returns [`Result`]. If it has another result, such as
 /// [`cloakroom::Result`](crate::Result), call it in a closure: `|session| Ok(handler(session)?)`. A
@@ -107,7 +100,7 @@ pub fn session_with_error_page(
     // The request of an inner call can be another value: an application removes a prefix from its
     // path, for example.
     let is_same = |outer: &Rc<OpenSession>| {
-        outer.peer == peer && adapter.is_session_of(&outer.session, &head)
+        outer.peer == peer && outer.session.is_of(&manager.context, &head)
     };
     let outer = OPEN.with_borrow(|open| open.iter().filter_map(Weak::upgrade).find(is_same));
     if let Some(outer) = outer {

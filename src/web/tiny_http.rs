@@ -44,15 +44,8 @@ use crate::web::error_page;
 /// The result of a handler, and of functions that it calls with `?`, which converts any error.
 pub type Result<T = ResponseBox> = std::result::Result<T, HandlerError<ResponseBox>>;
 
-/// Answers a request with a session. Send the response by [`Request::respond`].
-///
-/// The session's changes are stored before this returns. If the handler returns an error or panics,
-/// or if storing fails, the response has a plain body ([`session_with_error_page`] has another
-/// one), and an event has the details. Its status is the [status](SessionManager::status_of) of the
-/// [`Error`](crate::Error) of this crate that the error is or contains, else 500.
-/// [`Outcome`](adapter::Outcome) says what is stored then.
-///
-/// A [cross-origin](crate::CrossOrigin) request is answered with 403, and the handler does not run.
+/// Answers a request with a session, as [every adapter](crate::web) does. The error page is a plain
+/// text; [`session_with_error_page`] has another one. Send the response by [`Request::respond`].
 ///
 /// A handler can return early with [`HandlerError::response`] and a [boxed](Response::boxed)
 /// response.

@@ -9,9 +9,10 @@ use crate::common::{Folder, HOUR, NOW, cached_store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::CommitOutcome;
 use cloakroom::stores::memory::MemoryCache;
-use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
+use cloakroom::{
+    CommitOutcome, Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore,
+};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -5,10 +5,9 @@ use std::thread;
 
 use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use cloakroom::Session;
 use cloakroom::adapter::Outcome;
 use cloakroom::id::Realm;
-use cloakroom::session::CommitOutcome;
+use cloakroom::{CommitOutcome, Session};
 
 /// Runs a request of the same browser on each of `threads` threads. None ends before all have made
 /// their changes.

@@ -22,10 +22,9 @@ use cloakroom::lifetime::AtLimit;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::policy::Policy;
-use cloakroom::session::CommitOutcome;
 use cloakroom::{
-    Authentication, CookieConfig, CrossOrigin, ErrorKind, Lifetime, MemoryStore, RecentAuth,
-    Session, SessionManager, SignIn, SqliteStore, UserKey,
+    Authentication, CommitOutcome, CookieConfig, CrossOrigin, ErrorKind, Lifetime, MemoryStore,
+    RecentAuth, Session, SessionManager, SignIn, SqliteStore, UserKey,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,101 +1,14 @@
 //! The response to a failed request. If necessary, Rocket's catchers are called again to make it.
 
-use std::error;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, MutexGuard};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
-use rocket::http::{Cookie, Status};
-use rocket::response::{self, Responder};
+use rocket::http::Status;
 use rocket::{Request, Response};
 
-use crate::adapter::{Adapter, Outcome, ResponseHeaders};
-use crate::error::{Error, ErrorKind, described};
-use crate::manager::SessionManager;
-use crate::sync::IgnorePoison;
-use crate::web::rocket::guards;
-use crate::web::rocket::panic_watch::Watched;
-
-/// The failure of a request, for all managers that it uses.
-#[derive(Default)]
-struct FailureState {
-    /// The manager that reports errors.
-    manager: Option<SessionManager>,
-    /// The status for the catcher after an error or a panic.
-    status: Option<Status>,
-    watched: Option<Watched>,
-    /// Whether a catcher has made the response; known from the first response fairing on.
-    is_from_catcher: Option<bool>,
-    /// The header fields that all managers of the request have appended so far.
-    kept_fields: Vec<(String, String)>,
-}
-
-fn failure_state<'r>(request: &'r Request<'_>) -> MutexGuard<'r, FailureState> {
-    request.local_cache(Mutex::<FailureState>::default).lock().ignore_poison()
-}
-
-/// Sets the manager that reports the errors of this request, if there is none yet.
-pub(super) fn report_to(request: &Request<'_>, manager: &SessionManager) {
-    failure_state(request).manager.get_or_insert_with(|| manager.clone());
-}
-
-/// Starts to record a panic of this request.
-pub(super) fn watch_request(request: &Request<'_>) {
-    failure_state(request).watched.get_or_insert_with(|| {
-        request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
-        Watched::new()
-    });
-}
-
-/// Returns the outcome of the request, and the message of the panic if the handler panicked.
-///
-/// A catcher can answer a failure with any status, and a handler can catch its own panic and
-/// answer. The mark distinguishes them.
-pub(super) fn outcome_of_response(
-    request: &Request<'_>,
-    response: &mut Response<'_>,
-) -> (Outcome, Option<String>) {
-    let mut failure = failure_state(request);
-    let is_from_catcher = *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response));
-    let status = response.status().code;
-    if let Some(panic) = failure.watched.as_ref().and_then(Watched::panic)
-        && (status >= 500 || is_from_catcher)
-    {
-        failure.status = Some(Status::InternalServerError);
-        return (Outcome::Panicked, Some(panic));
-    }
-    match failure.status {
-        None => (Outcome::of_status(status), None),
-        Some(_) => (Outcome::ServerError, None),
-    }
-}
-
-/// Returns whether a catcher has already answered a failure with this status, and need not be
-/// called again.
-pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
-    let failure = failure_state(request);
-    failure.is_from_catcher == Some(true) && failure.status == Some(status(code))
-}
-
-/// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
-/// jar before it calls a catcher, so a missing cookie shows that a catcher was called.
-const NO_CATCHER_MARK: &str = "cloakroom-no-catcher";
-
-/// Removes the mark from a response, and returns whether it was there.
-fn remove_mark(response: &mut Response<'_>) -> bool {
-    let is_mark = |value: &str| value.split('=').next() == Some(NO_CATCHER_MARK);
-    let cookies: Vec<String> =
-        response.headers().get("Set-Cookie").map(ToOwned::to_owned).collect();
-    let has_mark = cookies.iter().any(|value| is_mark(value));
-    if has_mark {
-        response.remove_header("Set-Cookie");
-        for cookie in cookies.into_iter().filter(|value| !is_mark(value)) {
-            response.adjoin_raw_header("Set-Cookie", cookie);
-        }
-    }
-    has_mark
-}
+use crate::adapter::ResponseHeaders;
+use crate::web::rocket::failure::{failure_state, status};
 
 /// Keeps the fields that a manager has appended, for a response that replaces this one: an
 /// id that one manager has issued is valid even if the session of another manager fails.
@@ -140,56 +53,6 @@ fn is_of_every_response(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     NAMES.contains(&name.as_str())
         || ["access-control-", "cross-origin-"].iter().any(|start| name.starts_with(start))
-}
-
-/// The response is that of the catcher for the status. An event has the details.
-impl<'r> Responder<'r, 'static> for Error {
-    fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
-        Err(report_failure(request, &self))
-    }
-}
-
-/// Reports the error of a request, and returns the status for the catcher.
-pub(super) fn report_failure(
-    request: &Request<'_>,
-    error: &(dyn error::Error + Send + Sync + 'static),
-) -> Status {
-    let manager = failure_state(request).manager.clone();
-    // A request without a session guard got the error from a manager that the handler holds.
-    let manager = manager.or_else(|| guards::manager::<(), _>(request.rocket()).cloned());
-    let status = status(match manager {
-        Some(manager) => Adapter::new(&manager).report_error(error),
-        None => {
-            let (message, kind) = described(error);
-            log::error!(target: "cloakroom", "a request failed: {message}");
-            kind.map_or(500, ErrorKind::default_status)
-        }
-    });
-    failure_state(request).status = Some(status);
-    status
-}
-
-/// The error of a handler that returns [`Result`](super::Result): any error. `?` converts errors of
-/// every type, `anyhow::Error` and texts included. The client gets the catcher's response, and an
-/// event has the details.
-#[derive(Debug)]
-pub struct Failure(Box<dyn error::Error + Send + Sync>);
-
-impl<E: Into<Box<dyn error::Error + Send + Sync>>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure(error.into())
-    }
-}
-
-impl<'r> Responder<'r, 'static> for Failure {
-    fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
-        Err(report_failure(request, &*self.0))
-    }
-}
-
-/// Returns the status of this code, or 500 if Rocket has none.
-fn status(code: u16) -> Status {
-    Status::from_code(code).unwrap_or(Status::InternalServerError)
 }
 
 /// Returns the response of the catcher for this status; if that fails, of the one for 500, as

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{ProxyProto, Sessions, error_response};
+use crate::web::rocket::{ProxyProto, Sessions, failure};
 
 /// A request's session for one manager, made by the first guard.
 pub(super) struct OpenedSession {
@@ -70,7 +70,7 @@ fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionMa
         let why = "no manager of this type is attached";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
-    error_response::report_to(request, manager);
+    failure::report_to(request, manager);
     Ok(manager)
 }
 
@@ -78,7 +78,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     let manager = manager_for::<M>(request)?;
     let slot = slot::<M>(request);
     let open = || {
-        error_response::watch_request(request);
+        failure::watch_request(request);
         let head = head(manager, request);
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
@@ -146,7 +146,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(has_name)).then(|| format!("{name}={}", cookie.value()))
     };
-    Adapter::new(manager).cookie_names().filter_map(find_cookie).collect()
+    manager.context.settings.cookie_names().filter_map(find_cookie).collect()
 }
 
 /// Converts the result of a session call into the outcome of a guard of the application. An error
@@ -178,11 +178,11 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
-        Err(error) => Outcome::Error((error_response::report_failure(request, &error), error)),
+        Err(error) => Outcome::Error((failure::report_failure(request, &error), error)),
     }
 }
 
-/// Logs that a route needs a manager that is not attached.
+/// Returns whether a route needs a manager that is not attached, and logs it.
 fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
     let missing = manager::<M, _>(rocket).is_none();
     if missing {

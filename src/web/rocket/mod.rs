@@ -22,11 +22,13 @@
 //!
 //! `&SessionManager` is a guard too. For several managers, see [`Sessions`].
 //!
+//! The module [`web`](crate::web) says what every adapter does. The following is about Rocket
+//! alone.
+//!
 //! # Requests from other origins
-//! A [cross-origin](crate::CrossOrigin) request is answered with 403 and a plain text, and no
-//! handler or catcher runs. The check runs after all request fairings that are attached before the
-//! launch, so it sees the method and the path that they have set. Routing and response fairings see
-//! a refused request as a `CONNECT`.
+//! The response to a refused request has a plain text, and no catcher runs. The check runs after
+//! all request fairings that are attached before the launch, so it sees the method and the path
+//! that they have set. Routing and response fairings see a refused request as a `CONNECT`.
 //!
 //! # Errors
 //! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
@@ -45,8 +47,8 @@
 //! attach the manager after such fairings. Cookies that the handler or this catcher has added to
 //! Rocket's jar are not sent.
 //!
-//! A streamed body is read after the session is closed: it can read the session, but not change it.
-//! If the request presented an id, a response with such a body is `private`, and `no-store` under
+//! If the request presented an id, a response with a streamed body, which may read the session
+//! later, is `private`, and `no-store` under
 //! [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
 //!
 //! # Panics
@@ -70,6 +72,7 @@
 
 mod cross_origin;
 mod error_response;
+mod failure;
 mod guards;
 mod panic_watch;
 
@@ -87,7 +90,7 @@ use crate::sync::IgnorePoison;
 use crate::web::rocket::cross_origin::OriginCheck;
 use crate::web::rocket::guards::OpenedSession;
 
-pub use error_response::Failure;
+pub use failure::Failure;
 pub use guards::{ManagerOf, SessionOf, guard_outcome};
 
 /// The result of a handler that can fail with any error, which `?` converts.
@@ -248,7 +251,7 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
         return;
     };
     let adapter = Adapter::new(manager);
-    let (outcome, panic) = error_response::outcome_of_response(request, response);
+    let (outcome, panic) = failure::outcome_of_response(request, response);
     if let Some(panic) = panic {
         adapter.report_panic(&panic);
     }
@@ -260,7 +263,7 @@ async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Respons
     let headers = match adapter.close(session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
-            if !error_response::has_answered(request, status) {
+            if !failure::has_answered(request, status) {
                 error_response::replace(request, response, status).await;
             }
             adapter.headers_on_error(session)

@@ -158,6 +158,52 @@ fn a_forked_process_is_refused_and_does_no_damage() {
     assert_integrity(&path);
 }
 
+/// Forks at many moments of what other threads do with the locks of the manager.
+#[test]
+fn a_fork_waits_for_no_lock_of_the_manager() {
+    let _alone = alone();
+    let sessions = &SessionManager::new(MemoryStore::new()).unwrap();
+    let begin = |n: u32| {
+        let session = sessions.open(None);
+        session.set("n", n).unwrap();
+        let headers = sessions.close(&session, Outcome::Completed).unwrap();
+        let session = sessions.open(headers.id_fields[0].1.split(';').next());
+        session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+        session
+    };
+    let send_malformed = |n: u32| drop(sessions.open(Some(format!("__Host-id={n}").as_str())));
+    let drop_with_a_change = |n: u32| sessions.open(None).set("n", n).unwrap();
+    let update = |n: u32| drop(sessions.close(&begin(n), Outcome::Completed).unwrap());
+    let updated_before = begin(0);
+    let jobs: [&(dyn Fn(u32) + Sync); 3] = [&send_malformed, &drop_with_a_change, &update];
+    let over = &AtomicBool::new(false);
+    let began = &Barrier::new(2 * jobs.len() + 1);
+    std::thread::scope(|scope| {
+        for job in jobs.into_iter().chain(jobs) {
+            scope.spawn(move || {
+                began.wait();
+                (0..).take_while(|_| !over.load(Ordering::Relaxed)).for_each(job);
+            });
+        }
+        began.wait();
+        let fork = |_| {
+            in_a_fork(|| {
+                let steps: [&dyn Fn() -> bool; 4] = [
+                    &|| matches!(sessions.open(Some("__Host-id=x")).get::<u32>("n"), Ok(None)),
+                    &|| sessions.open(None).set("n", 1).is_ok(),
+                    &|| refused(sessions.close(&updated_before, Outcome::Completed)),
+                    &|| refused(sessions.revoke_everyone(None)),
+                ];
+                all_hold(&steps)
+            })
+        };
+        let failed = (0..100).map(fork).find(|exit| *exit != Some(0));
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(failed, None);
+    });
+    sessions.close(&updated_before, Outcome::Completed).unwrap();
+}
+
 #[test]
 fn a_fork_that_drops_the_last_handle_undoes_nothing() {
     let _alone = alone();

@@ -8,8 +8,7 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager};
+use cloakroom::{CommitOutcome, ErrorKind, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
 use crate::common::app::{

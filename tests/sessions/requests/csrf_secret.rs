@@ -7,8 +7,7 @@ use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::list::SessionFilter;
 use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Session};
 
 use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user_of,

@@ -8,8 +8,7 @@ use cloakroom::id::PublicId;
 use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Session};
 
 use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, issued, on_both_stores,

@@ -3,8 +3,7 @@
 use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
 use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Session};
 
 use crate::common::Storage;
 use crate::common::app::{

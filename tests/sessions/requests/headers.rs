@@ -123,7 +123,7 @@ fn only_a_destroy_that_was_done_clears_browser_data() {
 
         let session = browser.open(&app.sessions);
         session.destroy().unwrap();
-        assert_eq!(session.commit().unwrap(), cloakroom::session::CommitOutcome::Stored);
+        assert_eq!(session.commit().unwrap(), cloakroom::CommitOutcome::Stored);
         session.set("n", 1).unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();

@@ -6,8 +6,7 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, Lifetime, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Lifetime, Session};
 
 use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, WEEK, assert_new_id, complete, defaults, get, issued,

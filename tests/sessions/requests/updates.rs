@@ -35,7 +35,7 @@ fn from_within<T: Send + 'static>(
     received.recv().unwrap()
 }
 
-fn is_refused<T: Debug + Send + 'static>(
+fn assert_refused<T: Debug + Send + 'static>(
     session: &Arc<Session>,
     use_it: impl Fn(&Session) -> cloakroom::Result<T> + Send + 'static,
 ) {
@@ -47,35 +47,35 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let session = Arc::new(browser.open(&app.sessions));
-        is_refused(&session, |own| own.get::<u32>("n"));
-        is_refused(&session, |own| own.contains("n"));
-        is_refused(&session, |own| own.names());
-        is_refused(&session, |own| own.set("n", 1));
-        is_refused(&session, |own| own.remove("n"));
-        is_refused(&session, |own| own.take::<u32>("n"));
-        is_refused(&session, |own| own.clear());
-        is_refused(&session, |own| own.update("n", add_one));
-        is_refused(&session, |own| own.update_now("n", add_one));
-        is_refused(&session, |own| own.user());
-        is_refused(&session, |own| own.authenticated_at());
-        is_refused(&session, |own| own.public_id());
-        is_refused(&session, |own| own.auth_level());
-        is_refused(&session, |own| own.require_recent_auth(Duration::ZERO));
-        is_refused(&session, |own| own.set_persistent(true));
-        is_refused(&session, |own| own.renew());
-        is_refused(&session, |own| own.destroy());
-        is_refused(&session, |own| own.ignore());
-        is_refused(&session, |own| own.commit());
-        is_refused(&session, |own| own.sign_in(user("ada")));
-        is_refused(&session, |own| own.csrf_token());
-        is_refused(&session, |own| own.csrf_field());
-        is_refused(&session, |own| own.flash("info", "text"));
-        is_refused(&session, |own| own.flashes());
-        is_refused(&session, |own| own.keep_flashes(&[]));
+        assert_refused(&session, |own| own.get::<u32>("n"));
+        assert_refused(&session, |own| own.contains("n"));
+        assert_refused(&session, |own| own.names());
+        assert_refused(&session, |own| own.set("n", 1));
+        assert_refused(&session, |own| own.remove("n"));
+        assert_refused(&session, |own| own.take::<u32>("n"));
+        assert_refused(&session, |own| own.clear());
+        assert_refused(&session, |own| own.update("n", add_one));
+        assert_refused(&session, |own| own.update_now("n", add_one));
+        assert_refused(&session, |own| own.user());
+        assert_refused(&session, |own| own.authenticated_at());
+        assert_refused(&session, |own| own.public_id());
+        assert_refused(&session, |own| own.auth_level());
+        assert_refused(&session, |own| own.require_recent_auth(Duration::ZERO));
+        assert_refused(&session, |own| own.set_persistent(true));
+        assert_refused(&session, |own| own.renew());
+        assert_refused(&session, |own| own.destroy());
+        assert_refused(&session, |own| own.ignore());
+        assert_refused(&session, |own| own.commit());
+        assert_refused(&session, |own| own.sign_in(user("ada")));
+        assert_refused(&session, |own| own.csrf_token());
+        assert_refused(&session, |own| own.csrf_field());
+        assert_refused(&session, |own| own.flash("info", "text"));
+        assert_refused(&session, |own| own.flashes());
+        assert_refused(&session, |own| own.keep_flashes(&[]));
         let token = session.csrf_token().unwrap();
-        is_refused(&session, move |own| own.verify_csrf(&token));
+        assert_refused(&session, move |own| own.verify_csrf(&token));
         let sessions = app.sessions.clone();
-        is_refused(&session, move |own| sessions.close(own, Outcome::Completed));
+        assert_refused(&session, move |own| sessions.close(own, Outcome::Completed));
         assert!(from_within(&session, |own| own.is_changed()));
         assert!(from_within(&session, |own| format!("{own:?}")).starts_with("Session"));
         let sessions = app.sessions.clone();

@@ -6,8 +6,7 @@ use cloakroom::backend::{LiveSession, Loaded, Store};
 use cloakroom::clock::Clock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::session::CommitOutcome;
-use cloakroom::{ErrorKind, Session, SessionManager};
+use cloakroom::{CommitOutcome, ErrorKind, Session, SessionManager};
 use shuttle::thread;
 
 use super::cleaner::Fixture;
