@@ -11,11 +11,11 @@ use crate::fixture::{DAY, begin, done, fill, is_intact, now, number, run, with_s
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A session that was renewed twice: its replaced id hashes, of which the first is within its
+/// A session that was renewed twice: its replaced id hashes, of which the second is within its
 /// grace.
 struct Renewed {
-    in_grace: SessionIdHash,
     replaced: SessionIdHash,
+    in_grace: SessionIdHash,
     now: SessionIdHash,
 }
 
@@ -30,8 +30,8 @@ fn renewed(store: &SqliteStore) -> Renewed {
         assert_eq!(session.id_hash, to);
         to
     };
-    let second = renew(&first, true);
-    Renewed { in_grace: first, replaced: second, now: renew(&second, false) }
+    let second = renew(&first, false);
+    Renewed { replaced: first, in_grace: second, now: renew(&second, true) }
 }
 
 /// True if the store remembers both.
