@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, RemovalReport, ReplacedId, SessionIndex, Store, StoreIdentity, TouchError,
+    Action, Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
+    Maintenance, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -180,35 +181,39 @@ impl SessionTable {
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         let decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
-        if let Some(id_hash) = decision.new_id() {
+        if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Some(at) = decision.expired() {
+        if let Some(at) = &decision.expired {
             self.remove(at);
         }
-        let Some(ended) = self.apply_session_limit(&decision, commit.now) else {
+        let Some(ended) = self.apply_session_limit(&decision, commit) else {
             return Ok(CommitAnswer::LimitReached);
         };
         let mut removed = ids_of(&ended);
-        removed.extend(decision.ended());
-        let evicted = match &decision {
-            Decision::Insert { session, .. } | Decision::Replace { session, .. } => {
+        removed.extend(decision.ended.as_ref().map(|(at, _)| *at));
+        let evicted = match &decision.write {
+            SessionWrite::Insert { session, .. } => {
                 self.sessions_to_evict(&session.record, removed.len(), capacity)?
             }
             _ => Vec::new(),
         };
         self.remove_all(&removed);
         self.remove_all(&evicted);
-        match &decision {
-            Decision::Insert { session, .. } => self.insert_new(session, Vec::new()),
-            Decision::Replace { session, presented, .. } => {
-                self.insert_new(session, vec![*presented]);
+        match &decision.write {
+            SessionWrite::Nothing(_) => {}
+            SessionWrite::Insert { session, replaced } => {
+                self.last_position += 1;
+                let position = self.last_position;
+                let replaced = Vec::from_iter(*replaced);
+                let row = Row { record: session.record.clone(), replaced, position };
+                self.insert(session.id_hash, row);
             }
-            Decision::Update { at, session } => {
+            SessionWrite::Update { at, session } => {
                 let row = self.remove(at).ok_or_else(make_error)?;
                 self.insert(*at, Row { record: session.record.clone(), ..row });
             }
-            Decision::Move { at, session, id_change: IdChange { previous, presented }, .. } => {
+            SessionWrite::Move { at, session, id_change: IdChange { previous, presented } } => {
                 let mut row = self.remove(at).ok_or_else(make_error)?;
                 row.record = session.record.clone();
                 for id in [Some(*previous), *presented].into_iter().flatten() {
@@ -216,21 +221,13 @@ impl SessionTable {
                 }
                 self.insert(session.id_hash, row);
             }
-            Decision::Touch { at, session } => {
+            SessionWrite::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(at) {
                     row.record.seen = session.record.seen;
                 }
             }
-            Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
         }
         Ok(decision.into_answer(ended, evicted))
-    }
-
-    fn insert_new(&mut self, session: &LiveSession, replaced: Vec<ReplacedId>) {
-        self.last_position += 1;
-        let position = self.last_position;
-        let row = Row { record: session.record.clone(), replaced, position };
-        self.insert(session.id_hash, row);
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
@@ -269,18 +266,17 @@ impl SessionTable {
     fn apply_session_limit(
         &mut self,
         decision: &Decision<SessionIdHash>,
-        now: Timestamp,
+        commit: &Commit,
     ) -> Option<Vec<EndedSession>> {
-        let Some((session_limit, Record { user: Some(user), realm, .. })) =
-            decision.session_limit()
+        let (Some(session_limit), Action::SignIn { user, new_session, .. }) =
+            (decision.session_limit, &commit.action)
         else {
             return Some(Vec::new());
         };
-        let moved = if let Decision::Move { at, .. } = decision { Some(at) } else { None };
         let of_user = SessionFilter::User(user);
-        let theirs = SessionFilter::InRealm(realm, &of_user);
-        let (mut others, expired) = by_life(self.select(&theirs), now);
-        others.retain(|(id_hash, _)| Some(*id_hash) != moved);
+        let theirs = SessionFilter::InRealm(&new_session.realm, &of_user);
+        let (mut others, expired) = by_life(self.select(&theirs), commit.now);
+        others.retain(|(id_hash, _)| Some(*id_hash) != decision.write.changed());
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let others = ended(others);
         let expired = ended(expired);
@@ -509,7 +505,6 @@ impl SessionIndex for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Action;
     use crate::delta::Delta;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
