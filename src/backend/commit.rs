@@ -144,7 +144,7 @@ pub enum CommitAnswer {
     /// its session; nothing was changed.
     CanJoin {
         /// The presented id, with the join salt of the other sign-in.
-        id: ReplacedId,
+        replaced: ReplacedId,
         /// The session of the other sign-in.
         session: LiveSession,
     },
@@ -518,7 +518,7 @@ impl Commit {
         };
         let (session, at, replaced) = match found {
             Found::Live { session, at } => (session, at, None),
-            Found::Replaced { id, session, at } => (session, at, Some(id)),
+            Found::Replaced { replaced, session, at } => (session, at, Some(replaced)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
             Found::Expired { at, .. } => return insert(Some(at)),
@@ -532,7 +532,7 @@ impl Commit {
         if owner.is_some_and(|owner| owner != user) {
             // No data of one user's session may reach another user's. A session that got its user
             // when the id was replaced belongs to another client.
-            if replaced.is_some_and(|id| !id.had_user) {
+            if replaced.is_some_and(|replaced| !replaced.had_user) {
                 return insert(None);
             }
             let ended = Some((at, session.to_ended()));
@@ -540,13 +540,13 @@ impl Commit {
             let write = SessionWrite::Insert { session: begin()?, replaced };
             return Ok(Decision { expired: None, session_limit, ended, write });
         }
-        if let Some(id) = replaced
+        if let Some(replaced) = replaced
             && owner.is_some()
             && join_salt.is_some()
-            && self.can_join(&id, &session.id_hash)
+            && self.can_join(&replaced, &session.id_hash)
             && is_repeated(new_session, &session.record)
         {
-            return Ok(answer(CommitAnswer::CanJoin { id, session }));
+            return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
         }
         if self.is_unexpected(&session.record) {
             return Ok(answer(CommitAnswer::RevisionMismatch(session)));
@@ -576,10 +576,10 @@ impl Commit {
 
     /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
     /// because the session still has that id.
-    fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
-        matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
-            && id.successor == *current
-            && id.overlaps(self.opened)
+    fn can_join(&self, replaced: &ReplacedId, current: &SessionIdHash) -> bool {
+        matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
+            && replaced.successor == *current
+            && replaced.overlaps(self.opened)
     }
 
     /// Decides a merge or a renewal.

@@ -241,7 +241,7 @@ impl Case {
                 let public_id = Some(session.record.public_id);
                 Found::Undecodable { id_hash: at, public_id, error, at }
             }
-            _ => Found::Replaced { id: self.replaced(), session, at },
+            _ => Found::Replaced { replaced: self.replaced(), session, at },
         }
     }
 
@@ -410,12 +410,12 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "revision mismatch"
             }
-            CommitAnswer::CanJoin { id, session } => {
-                assert_eq!((*id, session), (self.replaced(), &self.session()));
+            CommitAnswer::CanJoin { replaced, session } => {
+                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
                 "can join"
             }
-            CommitAnswer::Missing(Missing::Replaced { id, session }) => {
-                assert_eq!((*id, session), (self.replaced(), &self.session()));
+            CommitAnswer::Missing(Missing::Replaced { replaced, session }) => {
+                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
                 "replaced"
             }
             CommitAnswer::Missing(Missing::NotFound { .. }) => "not found",

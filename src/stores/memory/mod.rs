@@ -238,10 +238,10 @@ impl SessionTable {
     fn sessions_to_evict(
         &self,
         new: &Record,
-        ended: usize,
+        removed_count: usize,
         capacity: usize,
     ) -> Result<Vec<SessionIdHash>> {
-        let is_full = self.rows.len().saturating_sub(ended) >= capacity;
+        let is_full = self.rows.len().saturating_sub(removed_count) >= capacity;
         if !is_full && (new.user.is_some() || self.anonymous < capacity - capacity / 10) {
             return Ok(Vec::new());
         }
@@ -275,11 +275,11 @@ impl SessionTable {
         };
         let of_user = SessionFilter::User(user);
         let theirs = SessionFilter::InRealm(&new_session.realm, &of_user);
-        let (mut others, expired) = by_life(self.select(&theirs), commit.now);
+        let (mut others, expired) = split_live_and_expired(self.select(&theirs), commit.now);
         others.retain(|(id_hash, _)| Some(*id_hash) != decision.write.changed());
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let others = ended(others);
-        let expired = ended(expired);
+        let others = to_ended_sessions(others);
+        let expired = to_ended_sessions(expired);
         self.remove_all(&ids_of(&expired));
         session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
     }
@@ -294,11 +294,11 @@ impl SessionTable {
     ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
-        // Events name them in the order of their begin.
+        // Events name them in the order in which they began.
         rows.sort_by_key(|(_, row)| row.position);
-        let (live, expired) = by_life(rows, now);
-        let live = ended(live);
-        let expired = ended(expired);
+        let (live, expired) = split_live_and_expired(rows, now);
+        let live = to_ended_sessions(live);
+        let expired = to_ended_sessions(expired);
         self.remove_all(&ids_of(&live));
         self.remove_all(&ids_of(&expired));
         live
@@ -330,7 +330,7 @@ impl SessionTable {
 }
 
 /// Splits rows into the live and the expired ones.
-fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
+fn split_live_and_expired(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
     rows.into_iter().partition(|(_, row)| row.record.is_live(now))
 }
 
@@ -338,7 +338,7 @@ fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
     ended.iter().map(|ended| ended.id_hash).collect()
 }
 
-fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
+fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
     rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
@@ -405,7 +405,7 @@ impl Store for MemoryStore {
 impl SessionIndex for MemoryStore {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let sessions = self.read();
-        let (mut rows, _expired) = by_life(sessions.select(filter), now);
+        let (mut rows, _expired) = split_live_and_expired(sessions.select(filter), now);
         if let Some(after) = page.after {
             rows.retain(|(_, row)| row.position < after.position());
         }
@@ -463,7 +463,7 @@ impl SessionIndex for MemoryStore {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         let sessions = self.read();
-        let (live, expired) = by_life(sessions.select(&SessionFilter::All), now);
+        let (live, expired) = split_live_and_expired(sessions.select(&SessionFilter::All), now);
         let signed_in = |rows: &Rows<'_>| {
             rows.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64
         };

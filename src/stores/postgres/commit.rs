@@ -188,7 +188,7 @@ fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
     let authenticated: Option<i64> = get(row, "authenticated")?;
     Ok(UserRow {
         at: row::position(row)?,
-        session: row::ended(row)?,
+        session: row::to_ended_session(row)?,
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
     })

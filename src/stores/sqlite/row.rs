@@ -123,7 +123,7 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
 
 /// Decodes the columns `columns::ENDED`. A malformed one counts as empty, so that the session can
 /// be deleted.
-pub(super) fn ended(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
+pub(super) fn to_ended_session(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     let id_hash = SessionIdHash::from_bytes(row.get("id_hash")?);
     let public_id = PublicId::from_bytes(row.get("public_id")?);
     let user = row.get_ref("user_key")?.as_str().ok().and_then(|user| UserKey::new(user).ok());

@@ -87,7 +87,8 @@ statements! {
     by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
-    // The live ones after all were ended, of which those that stay have this deadline.
+    // Counts sessions that are still live after `delete_or_end`. A session ended in place has the
+    // deadline 0.
     count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
     count_expired_matching: "SELECT count(*) FROM {t} WHERE deadline <= ?1 AND {{condition}}";

@@ -361,9 +361,9 @@ impl WriteTx<'_> {
             deleted => deleted.unwrap_or(0),
         };
         // A trigger may have inserted deleted rows again, with their former deadline.
-        let ended = self.execute(&with_condition(end, condition), params, changed)?;
+        let ended_in_place = self.execute(&with_condition(end, condition), params, changed)?;
         self.check_none_left(condition, params)?;
-        Ok(deleted + ended)
+        Ok(deleted + ended_in_place)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
@@ -549,7 +549,9 @@ impl WriteTx<'_> {
         let text = with_condition(&self.sql.read.to_revoke, condition);
         let mut statement = self.connection.prepare(&text).map_err(self.to_error())?;
         let found = statement
-            .query_map(params_from_iter(params), |row| Ok((row.get("id")?, row::ended(row)?)))
+            .query_map(params_from_iter(params), |row| {
+                Ok((row.get("id")?, row::to_ended_session(row)?))
+            })
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
             .map_err(self.to_error())?;
         for (id, ended) in &found {
@@ -568,7 +570,7 @@ impl WriteTx<'_> {
     ) -> Result<Vec<EndedSession>> {
         let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
         let statement = with_condition(statement, &format!("NOT {referenced}"));
-        self.execute_returning(&statement, params, row::ended, |ended| ended.id_hash)
+        self.execute_returning(&statement, params, row::to_ended_session, |ended| ended.id_hash)
     }
 
     /// Gives the sessions of a user in a realm to another one. Returns their ids.
