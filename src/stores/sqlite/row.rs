@@ -17,7 +17,7 @@ use crate::list::{Cursor, Summary};
 use crate::record::{self, Client, EndedSession, Record};
 use crate::stores::sql::malformed;
 use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
 
 /// The row of a session as it was read.
@@ -56,7 +56,7 @@ pub(super) fn find(
             None => Ok(Found::Nothing),
         }
     };
-    query().map_err(while_doing("look a session up"))
+    query().during("look a session up")
 }
 
 /// Decodes the columns of a replaced id.
