@@ -5,7 +5,7 @@
 use crate::backend::{Action, Commit, CommitAnswer, Decision, Found, SessionWrite};
 use crate::error::Result;
 use crate::record::EndedSession;
-use crate::stores::sqlite::row::FoundRow;
+use crate::stores::sqlite::sql::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {

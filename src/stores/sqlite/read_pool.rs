@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::stores::slots::SlotPool;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::Access;
-use crate::stores::sqlite::file_identity::FileIdentity;
+use crate::stores::sqlite::file::identity::FileIdentity;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
 pub(super) const PREPARED: usize = 64;

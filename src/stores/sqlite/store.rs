@@ -27,7 +27,7 @@ use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::references;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};

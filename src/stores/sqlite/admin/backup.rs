@@ -15,9 +15,9 @@ use crate::id;
 use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{SqliteFile, check};
 use crate::stores::sqlite::error::During;
+use crate::stores::sqlite::file::access::explain;
+use crate::stores::sqlite::file::paths::{SUFFIXES, with_suffix};
 use crate::stores::sqlite::file::{self, Access};
-use crate::stores::sqlite::file_access::explain;
-use crate::stores::sqlite::paths::{SUFFIXES, with_suffix};
 
 const BACKING_UP: &str = "back the database up";
 

@@ -12,8 +12,8 @@ use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::backup::{Partial, failed_io};
 use crate::stores::sqlite::admin::{SqliteFile, connect};
 use crate::stores::sqlite::error::{self, During, retry_while_busy};
+use crate::stores::sqlite::file::access::explain;
 use crate::stores::sqlite::file::{Opened, Purpose, create_new_private};
-use crate::stores::sqlite::file_access::explain;
 use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type

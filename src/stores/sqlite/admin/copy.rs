@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::statements;
-use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::During;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::write::JobKind;
 

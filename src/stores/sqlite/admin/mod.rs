@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
 use crate::stores::sqlite::error::{During, NotOpened};
+use crate::stores::sqlite::file::identity::second_name;
+use crate::stores::sqlite::file::paths::with_suffix;
 use crate::stores::sqlite::file::{Opened, Purpose};
-use crate::stores::sqlite::file_identity::second_name;
-use crate::stores::sqlite::paths::with_suffix;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 

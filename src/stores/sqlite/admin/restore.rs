@@ -16,11 +16,11 @@ use crate::stores::sqlite::admin::backup::{
 };
 use crate::stores::sqlite::admin::report::RestoreReport;
 use crate::stores::sqlite::error::{During, OpenFailure};
+use crate::stores::sqlite::file::access::explain;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
-use crate::stores::sqlite::file_access::explain;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 const RESTORING: &str = "restore the database";

@@ -17,7 +17,7 @@ use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::JobKind;

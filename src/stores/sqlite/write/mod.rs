@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::sqlite::file_identity::FileIdentity;
+use crate::stores::sqlite::file::identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};

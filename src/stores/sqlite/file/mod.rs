@@ -1,5 +1,10 @@
 //! Creates, checks and opens the database file.
 
+pub(super) mod access;
+pub(super) mod identity;
+pub(super) mod mount;
+pub(super) mod paths;
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -13,8 +18,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, During, NotOpened, OpenFailure};
-use crate::stores::sqlite::file_access::{describe_irregular, explain, why_denied};
-use crate::stores::sqlite::paths::{folder, with_suffix};
+use crate::stores::sqlite::file::access::{describe_irregular, explain, why_denied};
+use crate::stores::sqlite::file::paths::{folder, with_suffix};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.

@@ -2,10 +2,13 @@
 //!
 //! Uses the names in `columns`.
 
+pub(super) mod columns;
+pub(super) mod row;
+
 use crate::error::Result;
 use crate::stores::migration::HISTORY;
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
-use crate::stores::sqlite::columns::{ENDED, replaced, session};
+use crate::stores::sqlite::sql::columns::{ENDED, replaced, session};
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
