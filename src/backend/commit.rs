@@ -227,7 +227,7 @@ impl SessionLimit {
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
 pub struct Decision<P = ()> {
-    /// The position of the session found, if it has expired and the commit ends sessions.
+    /// The position of the session found, if it has expired: for a sign-out or a sign-in.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
@@ -353,8 +353,28 @@ pub struct IdChange {
     pub presented: Option<ReplacedId>,
 }
 
+/// Makes a decision that changes nothing.
 fn answer<P>(answer: CommitAnswer) -> Decision<P> {
     SessionWrite::Nothing(answer).into()
+}
+
+/// Decides an [`Action::End`].
+fn end<P>(found: Found<P>) -> Decision<P> {
+    let end_session = |at, session: EndedSession| {
+        let ended = Some((at, session.clone()));
+        Decision { ended, ..answer(CommitAnswer::Ended(session)) }
+    };
+    let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
+    match found {
+        Found::Live { session, at } | Found::Replaced { session, at, .. } => {
+            end_session(at, session.to_ended())
+        }
+        Found::Undecodable { id_hash, public_id, at, .. } => {
+            end_session(at, EndedSession::new(id_hash, public_id, None))
+        }
+        Found::Expired { at, .. } => Decision { expired: Some(at), ..not_found },
+        Found::Nothing => not_found,
+    }
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -435,23 +455,7 @@ impl Commit {
             Action::SignIn { to, user, new_session, join_salt } => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
-            Action::End => {
-                let (at, session) = match found {
-                    Found::Live { session, at } | Found::Replaced { session, at, .. } => {
-                        (at, session.to_ended())
-                    }
-                    Found::Undecodable { id_hash, public_id, at, .. } => {
-                        (at, EndedSession::new(id_hash, public_id, None))
-                    }
-                    Found::Expired { at, .. } => {
-                        let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
-                        return Ok(Decision { expired: Some(at), ..not_found });
-                    }
-                    Found::Nothing => return Ok(answer(CommitAnswer::Missing(Missing::NOT_FOUND))),
-                };
-                let ended = Some((at, session.clone()));
-                Ok(Decision { ended, ..answer(CommitAnswer::Ended(session)) })
-            }
+            Action::End => Ok(end(found)),
         }
     }
 
