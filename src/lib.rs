@@ -132,7 +132,7 @@
 //!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events),
 //!   [performance](guide::performance).
 //! - Judging the library: [guarantees](guide::guarantees), [reliability](guide::reliability),
-//!   [security](guide::security), [platforms](guide::platforms).
+//!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
 //! - Writing a [store](backend::Store), which [`conformance`] checks, or an
 //!   [adapter](adapter::Adapter): [stores](guide::stores), [servers](guide::servers).
 //! - The design: [design](guide::design), [architecture](guide::architecture). The words:
