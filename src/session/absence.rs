@@ -140,12 +140,12 @@ impl Session {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error: &error });
             }
-            Missing::Replaced { id, session } => {
+            Missing::Replaced { replaced, session } => {
                 return Some(IdReplacement {
-                    id_hash: id.id_hash,
-                    id: self.find_id(issued, &id.id_hash),
+                    id_hash: replaced.id_hash,
+                    id: self.find_id(issued, &replaced.id_hash),
                     public_id: session.record.public_id,
-                    overlaps: id.overlaps(self.opened(self.context.now())),
+                    overlaps: replaced.overlaps(self.opened(self.context.now())),
                     persistent: session.record.persistent,
                 });
             }

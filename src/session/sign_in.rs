@@ -232,7 +232,7 @@ impl Session {
                 *request.load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(ended))
             }
-            CommitAnswer::CanJoin { id: replaced, session } => {
+            CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,
