@@ -69,7 +69,8 @@ struct ErrorInner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The store was busy until the deadline of the call. A later attempt can succeed.
+    /// The store was busy until the deadline of the call, or too many requests wait to update the
+    /// session. Nothing was stored, and a later attempt can succeed.
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
@@ -196,12 +197,12 @@ impl Error {
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
         use ErrorKind::{
-            Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
+            Busy, Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
             Unsupported, WrongType,
         };
         let kind_says_no = matches!(
             self.kind(),
-            Conflict
+            Busy | Conflict
                 | ForeignTable
                 | Invalid
                 | NewerSchema
@@ -238,6 +239,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The adapters find this error in an application's by its text: see `kind_search`.
         kind_search::note(self.0.kind);
         write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
@@ -339,10 +341,12 @@ mod tests {
 
     #[test]
     fn an_outcome_is_unknown_unless_proved_or_implied_by_the_kind() {
-        assert!(busy().has_unknown_outcome());
-        assert!(!busy().with_nothing_done().has_unknown_outcome());
+        let unavailable = || Error::new(ErrorKind::Unavailable, "store a session");
+        assert!(unavailable().has_unknown_outcome());
+        assert!(!unavailable().with_nothing_done().has_unknown_outcome());
         assert!(!Error::new(ErrorKind::Conflict, "store a session").has_unknown_outcome());
-        let error = busy();
+        assert!(!busy().has_unknown_outcome());
+        let error = unavailable();
         let shared = error.clone();
         assert!(error.with_nothing_done().has_unknown_outcome() && shared.has_unknown_outcome());
     }
