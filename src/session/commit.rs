@@ -219,7 +219,7 @@ impl Session {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.load_state {
             LoadState::Live { session, .. } => session.record.persistent,
-            load_state => load_state.replacement().map_or(settings.persistent, |it| it.persistent),
+            load_state => load_state.replaced_id().map_or(settings.persistent, |id| id.persistent),
         });
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;

@@ -89,7 +89,7 @@ impl State {
     /// Derives the secret from the replaced id of this request, if there is one. The tokens of all
     /// pages that are requested with this id then agree. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<Secret> {
-        self.load_state.replacement()?.id.as_ref().map(Secret::of_id)
+        self.load_state.replaced_id()?.id.as_ref().map(Secret::of_id)
     }
 }
 
@@ -135,8 +135,7 @@ impl Session {
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;
-        let overlaps =
-            state.load_state.replacement().is_some_and(|replacement| replacement.overlaps);
+        let overlaps = state.load_state.replaced_id().is_some_and(|replaced| replaced.overlaps);
         let of_replaced_id = || state.secret_of_replaced_id().filter(|_| overlaps);
         if let Some(secret) = state.secret().or_else(of_replaced_id) {
             return Ok(secret);

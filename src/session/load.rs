@@ -12,7 +12,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::session::absence::{Absence, IdReplacement, OnWrite};
+use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
 
 /// What the presented ids find. The state changes in these ways:
@@ -74,17 +74,17 @@ impl LoadState {
         }
     }
 
-    /// Returns the replacement because of which there is no session.
-    pub(super) fn replacement(&self) -> Option<&IdReplacement> {
+    /// Returns the replaced id of a request without a session, if it has one.
+    pub(super) fn replaced_id(&self) -> Option<&UsedReplacedId> {
         match self {
-            LoadState::Absent(absence) => absence.replacement.as_ref(),
+            LoadState::Absent(absence) => absence.replaced_id.as_ref(),
             _ => None,
         }
     }
 
     /// Returns whether changes of this request were discarded, as further values will be.
     pub(super) fn has_discarded(&self) -> bool {
-        matches!(self, LoadState::Absent(Absence { on_write: OnWrite::HasDiscarded, .. }))
+        matches!(self, LoadState::Absent(Absence { has_discarded: true, .. }))
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -100,7 +100,7 @@ impl LoadState {
     /// If the commit of a sign-in nevertheless finds a session, it is refused, so that the updates
     /// are computed again.
     pub(super) fn expected(&self) -> Expected {
-        match (self.session(), self.replacement()) {
+        match (self.session(), self.replaced_id()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
             (None, Some(_)) => Expected::NoSession,
             (None, None) => Expected::Anything,
@@ -158,7 +158,7 @@ impl Session {
         state: &mut State,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
-        let mut replacement: Option<IdReplacement> = None;
+        let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
@@ -176,14 +176,15 @@ impl Session {
             }
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(new) = self.note_missing(state, &id_hash, missing, None)
-                && replacement.as_ref().is_none_or(|have| new.overlaps && !have.overlaps)
+            if let Some(next) = self.note_missing(state, &id_hash, missing, None)
+                && replaced_id.as_ref().is_none_or(|first| next.overlaps && !first.overlaps)
             {
-                replacement = Some(new);
+                replaced_id = Some(next);
             }
         }
-        self.handle_stale_id(&mut replacement)?;
-        state.load_state = LoadState::Absent(Absence::new(retired, replacement));
+        self.handle_stale_id(&mut replaced_id)?;
+        let absence = Absence { retired, replaced_id, ..Absence::default() };
+        state.load_state = LoadState::Absent(absence);
         Ok(false)
     }
 }

@@ -187,8 +187,8 @@ impl Session {
                     id => (session.id_hash, id),
                 }
             }
-            load_state => match load_state.replacement() {
-                Some(replacement) => (replacement.id_hash, replacement.id.clone()),
+            load_state => match load_state.replaced_id() {
+                Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
             },
