@@ -35,8 +35,8 @@ type Waiter = Handoff<Option<Record>>;
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this holder or an earlier one stored it, if one did. Without it the first
-    /// attempt of the next holder would find another revision, and each update take two commits.
+    /// The session as this holder or an earlier one stored it, if one did. It saves the next holder
+    /// a failed first attempt.
     newest: Option<Record>,
 }
 

@@ -40,8 +40,8 @@ pub enum CommitOutcome {
 }
 
 impl CommitOutcome {
-    fn of(is_discard: bool) -> Self {
-        if is_discard { CommitOutcome::Discarded } else { CommitOutcome::Stored }
+    fn discarded_if(discarded: bool) -> Self {
+        if discarded { CommitOutcome::Discarded } else { CommitOutcome::Stored }
     }
 }
 
@@ -67,7 +67,7 @@ impl Session {
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.lock_for_change("commit the session")?;
         if state.is_ignored {
-            return Ok(CommitOutcome::of(!state.changes.is_empty()));
+            return Ok(CommitOutcome::discarded_if(!state.changes.is_empty()));
         }
         self.commit_all(&mut state)
     }
@@ -79,7 +79,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(CommitOutcome::of(state.load_state.has_discarded()))
+        Ok(CommitOutcome::discarded_if(state.load_state.has_discarded()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.

@@ -96,9 +96,9 @@ impl LoadState {
         }
     }
 
-    /// Returns what an update is computed on. If the presented id was replaced, that is empty data.
-    /// If the commit of a sign-in nevertheless finds a session, it is refused, so that the updates
-    /// are computed again.
+    /// Returns the condition under which a commit of this request's updates is valid. After a
+    /// replaced id they were computed on empty data. A sign-in that then finds a session gets a
+    /// revision mismatch and computes them again.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replaced_id()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
@@ -170,7 +170,7 @@ impl Session {
                 let found = retired_ids.retired_since(&id_hash, self.opened_tick);
                 if found != RetiredSinceOpen::Yes {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
-                    self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
+                    self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
                 retired = retired.max(found);
             }

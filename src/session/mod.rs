@@ -113,7 +113,7 @@ pub use sign_in::SignIn;
 /// | at most two seconds, or the limit itself is below a minute | by that read |
 ///
 /// If there is no cleaner, or its queue is full, the request stores the activity itself. A request
-/// that only writes restarts the limit with its commit.
+/// that only writes stores it with its commit. The stored time is that of the first use.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
@@ -235,7 +235,7 @@ impl Session {
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
             context.events.raise(&Event::MalformedId { address });
-            context.count_guess(address, hash);
+            context.record_guess(address, hash);
         }
         if presented.too_many {
             context.events.raise(&Event::TooManyIds { address });

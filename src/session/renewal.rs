@@ -111,12 +111,12 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 }
 
 /// Returns whether the client of a request opened at `opened` has evidently lost the response with
-/// its new id. `grace` is that of a renewal by the handler.
+/// its new id. `grace` is the manager's `renewal_grace`.
 ///
-/// After a handler's grace has passed, only an id replaced *by age* still finds the session,
-/// because a handler's renewal limits earlier graces. Its client gets another id. Within the
-/// handler's grace the two cannot be distinguished, and none is issued: that renewal may be meant
-/// to lock out a thief.
+/// The session was then found by an old id. If more than `grace` has passed since the id changed,
+/// and the request does not overlap that, the old id can only have been replaced by age, and its
+/// client needs a new id again. Before that, it may have been replaced by `renew`, perhaps to lock
+/// out a thief: its client gets no new id.
 fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,

@@ -166,8 +166,9 @@ impl Session {
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
-            let is_theirs = session.user.as_ref() == Some(user);
-            let reason = if is_theirs { EndReason::TooManySessions } else { EndReason::Superseded };
+            let has_same_user = session.user.as_ref() == Some(user);
+            let reason =
+                if has_same_user { EndReason::TooManySessions } else { EndReason::Superseded };
             self.report_end(session, reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
@@ -225,7 +226,7 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaOf::SignIn(Secret::of_id(&id));
+        let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {

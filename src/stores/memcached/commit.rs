@@ -40,7 +40,7 @@ enum Execution {
 
 impl Execution {
     /// Returns the result of a command, which is a conflict unless it was executed.
-    fn of(is_executed: bool) -> Self {
+    fn done_if(is_executed: bool) -> Self {
         if is_executed { Execution::Done } else { Execution::Conflict }
     }
 }
@@ -155,7 +155,7 @@ impl Attempts<'_> {
             Decision::Answer(_) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.
             Decision::RemoveExpired { at } | Decision::End { at, .. } => {
-                inner.client.remove(call.context, *at).map(Execution::of)
+                inner.client.remove(call.context, *at).map(Execution::done_if)
             }
             // The manager gives a store without an index no session limit.
             Decision::Insert { session, expired, .. } => {
@@ -180,7 +180,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session } | Decision::Touch { at, session } => {
                 let written = inner.store_live(*at, session.record.clone(), call)?;
-                Ok(Execution::of(written.is_stored()))
+                Ok(Execution::done_if(written.is_stored()))
             }
         }
     }
