@@ -131,9 +131,7 @@ impl ErrorKind {
             ErrorKind::Unexpected => "an internal assumption does not hold",
         }
     }
-}
 
-impl ErrorKind {
     /// Returns the HTTP status for a request that failed with this kind: 503 if a retry can
     /// succeed, 403 if it is refused, else 500.
     pub(crate) fn default_status(self) -> u16 {
@@ -196,21 +194,18 @@ impl Error {
     /// Of a call in several steps, such as a sweep, it describes the step that failed.
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
-        use ErrorKind::{
-            Busy, Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
-            Unsupported, WrongType,
-        };
         let kind_says_no = matches!(
             self.kind(),
-            Busy | Conflict
-                | ForeignTable
-                | Invalid
-                | NewerSchema
-                | NotSetUp
-                | ReadOnly
-                | TooLarge
-                | Unsupported
-                | WrongType
+            ErrorKind::Busy
+                | ErrorKind::Conflict
+                | ErrorKind::ForeignTable
+                | ErrorKind::Invalid
+                | ErrorKind::NewerSchema
+                | ErrorKind::NotSetUp
+                | ErrorKind::ReadOnly
+                | ErrorKind::TooLarge
+                | ErrorKind::Unsupported
+                | ErrorKind::WrongType
         );
         !self.0.nothing_done && !kind_says_no
     }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
-use crate::context::Settings;
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +25,7 @@ use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
+use crate::settings::Settings;
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

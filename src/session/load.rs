@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
-use crate::context::{GuessDetector, OnLoadFailure, RetiredSinceOpen};
+use crate::context::{GuessDetector, RetiredSinceOpen};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
+use crate::settings::OnLoadFailure;
 
 /// What the presented ids find. The state changes in these ways:
 ///

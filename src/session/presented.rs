@@ -5,11 +5,11 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use crate::context::{Settings, Transport};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
 use crate::session::Session;
+use crate::settings::{Settings, Transport};
 
 /// An id that a request presents.
 #[derive(Clone, Debug)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
-use crate::context::Transport;
 use crate::cookie;
 use crate::error::Result;
 use crate::event::Event;
@@ -14,6 +13,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
+use crate::settings::Transport;
 
 /// The grace of an id that is renewed by its age.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
-use crate::context::{Settings, contention_error};
+use crate::context::contention_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -16,6 +16,7 @@ use crate::session::commit::{CommitPlan, DeltaOf};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
+use crate::settings::Settings;
 
 const SIGN_IN: &str = "sign a user in";
 
