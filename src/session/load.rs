@@ -54,10 +54,8 @@ impl LoadState {
 
     /// Returns the session, which commits share.
     pub(super) fn shared_session(&self) -> Option<&Arc<LiveSession>> {
-        match self {
-            LoadState::Live { session, .. } => Some(session),
-            _ => None,
-        }
+        let LoadState::Live { session, .. } = self else { return None };
+        Some(session)
     }
 
     pub(super) fn public_id(&self) -> Option<PublicId> {
@@ -69,18 +67,14 @@ impl LoadState {
     }
 
     pub(super) fn issued(&self) -> Option<&SessionId> {
-        match self {
-            LoadState::Live { issued, .. } => issued.as_ref(),
-            _ => None,
-        }
+        let LoadState::Live { issued, .. } = self else { return None };
+        issued.as_ref()
     }
 
     /// Returns the replaced id of a request without a session, if it has one.
     pub(super) fn replaced_id(&self) -> Option<&UsedReplacedId> {
-        match self {
-            LoadState::Absent(absence) => absence.replaced_id.as_ref(),
-            _ => None,
-        }
+        let LoadState::Absent(absence) = self else { return None };
+        absence.replaced_id.as_ref()
     }
 
     /// Returns whether changes of this request were discarded, as further values will be.

@@ -198,12 +198,9 @@ impl State {
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.load_state {
-            LoadState::LoadFailed(error) => {
-                Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
-            }
-            _ => Ok(()),
-        }
+        let LoadState::LoadFailed(error) = &self.load_state else { return Ok(()) };
+        let error = Error::with_source(ErrorKind::Unavailable, operation, error.clone());
+        Err(error.with_nothing_done())
     }
 }
 

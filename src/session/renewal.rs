@@ -65,10 +65,10 @@ impl Session {
         id_hash: &SessionIdHash,
     ) -> Option<Renewal> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let by_handler =
+        let is_requested =
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let grace = self.context.settings.renewal_grace;
-        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
+        (is_requested || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
     /// Renews an id by its age: because of the setting, or because its cookie may expire in the
@@ -80,8 +80,9 @@ impl Session {
         let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
-        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
-        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
+        let may_outlive = in_cookie && may_outlive_cookie(record);
+        let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
+        let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
         let grace = settings.renewal_grace.unwrap_or_default();
         if !is_old(record, max_age, touch.seen)
             && !has_lost_id(session, found_by, grace, self.opened(touch.seen))
