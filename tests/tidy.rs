@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["conformance"],
     &["message"],
     &["cleaner", "cookie", "cross_origin"],
+    &["settings"],
     &["context"],
     &["session"],
     &["flash", "csrf"],

@@ -136,7 +136,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     ///
     /// Besides the errors above: [`TooLarge`](crate::ErrorKind::TooLarge) when the data would
     /// exceed the commit's limit, [`Conflict`](crate::ErrorKind::Conflict) when a new id is taken;
-    /// what was stored before is intact then.
+    /// what was stored before is intact then, as it is after [`Busy`](crate::ErrorKind::Busy).
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer>;
 
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes

@@ -41,7 +41,7 @@ enum Execution {
 
 impl Execution {
     /// Returns the result of a command, which is a conflict unless it was executed.
-    fn of(is_executed: bool) -> Self {
+    fn done_if(is_executed: bool) -> Self {
         if is_executed { Execution::Done } else { Execution::Conflict }
     }
 }
@@ -162,7 +162,7 @@ impl Attempts<'_> {
             (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.
             (SessionWrite::Nothing(_), Some((at, _))) => {
-                inner.client.remove(call.context, *at).map(Execution::of)
+                inner.client.remove(call.context, *at).map(Execution::done_if)
             }
             (SessionWrite::Insert { session, replaced: Some(replaced) }, Some((at, _))) => {
                 let redirect = Redirect::to_new(replaced, at.id_hash);
@@ -182,7 +182,7 @@ impl Attempts<'_> {
             }
             (SessionWrite::Update { at, session } | SessionWrite::Touch { at, session }, _) => {
                 let written = inner.store_live(*at, session.record.clone(), call)?;
-                Ok(Execution::of(written.is_stored()))
+                Ok(Execution::done_if(written.is_stored()))
             }
         }
     }

@@ -429,7 +429,8 @@ mod tests {
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
         for answer in bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, insert())]) {
-            assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Busy);
+            let error = answer.unwrap().unwrap_err();
+            assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         }
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(bench.stored(), 0);
@@ -469,7 +470,7 @@ mod tests {
         });
         has_begun.recv().unwrap();
         let error = write(&bench.writer, JobKind::Normal, insert()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         end.send(()).unwrap();
         long.join().unwrap().unwrap();
         assert!(
