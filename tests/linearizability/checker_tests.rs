@@ -271,6 +271,16 @@ fn an_unknown_outcome_may_be_late_or_never_but_not_twice() {
 }
 
 #[test]
+fn a_change_that_was_not_made_is_never_seen() {
+    let mut history = History::of_one_session();
+    history.add(2..3, set(1, 7, None), Answer::NothingDone("test".to_owned()));
+    history.add(4..5, LOAD, live(session(1, &[]), 1));
+    assert!(history.has_an_order());
+    history.add(6..7, LOAD, live(session(2, &[(1, 7)]), 1));
+    assert!(!history.has_an_order());
+}
+
+#[test]
 fn a_server_that_was_started_again_has_nothing_from_before() {
     for (time, fine) in [(2..3, true), (6..7, false)] {
         let mut history = History::of_one_session();

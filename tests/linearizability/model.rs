@@ -714,6 +714,10 @@ impl SessionModel {
             return found.then(|| world.clone()).into_iter().collect();
         }
         let sessions = world.sessions.clone().without_expired(operation);
+        if let Some(Answer::NothingDone(_)) = answer {
+            // It may have removed expired sessions.
+            return vec![world.clone(), self.after(world, sessions, recorded)];
+        }
         let outcomes = self.outcomes(&sessions, operation).into_iter();
         let agreeing =
             outcomes.filter_map(|(mut store, expected)| match (&operation.call, &expected) {

@@ -102,6 +102,17 @@ impl Call {
         }
     }
 
+    pub fn is_commit(&self) -> bool {
+        matches!(
+            self,
+            Call::Create { .. }
+                | Call::Merge { .. }
+                | Call::Renew { .. }
+                | Call::SignIn { .. }
+                | Call::Delete { .. }
+        )
+    }
+
     /// The id that it names, if it names one.
     pub fn id_hash(&self) -> Option<Number> {
         match self {
@@ -206,6 +217,8 @@ pub enum Answer {
     },
     /// It failed with an unknown outcome.
     Unknown(String),
+    /// It failed, and the store says that it changed nothing.
+    NothingDone(String),
     /// It failed in a way that no test expects.
     Failed(String),
 }

@@ -64,13 +64,16 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let seed = number("CLOAKROOM_SEED").unwrap_or(time);
     println!("{name}: {histories} histories from seed {seed}");
-    let (began, mut operations, mut unknown) = (Instant::now(), 0, 0);
+    let (began, mut operations, mut unknown, mut not_made) = (Instant::now(), 0, 0, 0);
     let runner = Runner { subject, next: AtomicU64::new(0) };
     for seed in seed..seed + histories {
         let plan = HistoryPlan::random(&mut Dice::new(seed), subject.capabilities());
         let history = runner.run(&plan, seed);
         operations += history.len();
         unknown += history.iter().filter(|recorded| recorded.has_unknown_outcome()).count();
+        let is_not_made =
+            |recorded: &&RecordedOperation| matches!(recorded.answer, Answer::NothingDone(_));
+        not_made += history.iter().filter(is_not_made).count();
         if let Err(why) = check_history(subject, &history) {
             let (history, why) = runner.shrink(plan, seed, history, why);
             panic!(
@@ -81,7 +84,7 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
     }
     println!(
         "{name}: {histories} histories, {operations} operations, {unknown} of them of unknown \
-         outcome, in {:.1?}: each has an order",
+         outcome, {not_made} not made, in {:.1?}: each has an order",
         began.elapsed()
     );
 }
@@ -90,7 +93,7 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
 fn check_history(subject: &impl Subject, history: &[RecordedOperation]) -> Result<(), String> {
     let is_bad = |recorded: &&RecordedOperation| match recorded.answer {
         Answer::Failed(_) => true,
-        Answer::Unknown(_) => !subject.may_fail(),
+        Answer::Unknown(_) | Answer::NothingDone(_) => !subject.may_fail(),
         _ => false,
     };
     if let Some(bad) = history.iter().find(is_bad) {

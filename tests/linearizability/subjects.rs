@@ -188,7 +188,7 @@ fn call_memcached(store: &MemcachedStore, names: Names, operation: &Operation) -
     match operation.call {
         Call::RevokeEveryone => match store.clear() {
             Ok(()) => Answer::RevokedEveryone(None),
-            Err(error) => failed(&error),
+            Err(error) => failed(&operation.call, &error),
         },
         _ => names.call(store, operation),
     }

@@ -146,7 +146,7 @@ impl Names {
 
     /// Executes the operation.
     pub fn call(self, store: &impl Store, operation: &Operation) -> Answer {
-        self.try_call(store, operation).unwrap_or_else(|error| failed(&error))
+        self.try_call(store, operation).unwrap_or_else(|error| failed(&operation.call, &error))
     }
 
     fn try_call(self, store: &impl Store, operation: &Operation) -> Result<Answer> {
@@ -308,9 +308,14 @@ fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
 }
 
 /// Translates an error. Only a server that is stopped, or too slow, makes an outcome unknown.
-pub fn failed(error: &Error) -> Answer {
+pub fn failed(call: &Call, error: &Error) -> Answer {
     let words = error.to_string();
     match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::Busy
+            if call.is_commit() && !error.has_unknown_outcome() =>
+        {
+            Answer::NothingDone(words)
+        }
         ErrorKind::Unavailable | ErrorKind::Busy => Answer::Unknown(words),
         _ => Answer::Failed(words),
     }
