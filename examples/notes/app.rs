@@ -123,7 +123,7 @@ impl App {
 #[derive(Responder)]
 enum Answer {
     Page(RawHtml<String>),
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     Status(Status),
     #[response(status = 429)]
     TooManyAttempts(&'static str, Header<'static>),
@@ -140,7 +140,7 @@ fn go(session: &Session, path: &str, text: &str) -> Result<Answer> {
 }
 
 fn redirect(path: &str) -> Answer {
-    Answer::Redirect(Redirect::to(path.to_owned()))
+    Answer::Redirect(Box::new(Redirect::to(path.to_owned())))
 }
 
 fn too_many_attempts() -> Answer {
