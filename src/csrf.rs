@@ -73,8 +73,8 @@ impl Session {
     /// - **In a session that exists** the first token stores its secret immediately, even if the
     ///   request fails later.
     /// - **Without a session** the secret is stored with the session at the end of the request.
-    /// - **[`clear`](Self::clear)** removes the secret and so invalidates the tokens, unless this
-    ///   is called after it in the same request.
+    /// - **[`clear`](Self::clear)** removes the secret. The tokens are then invalid until a page
+    ///   asks for another one under the same id: the secret follows from the id.
     /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
     ///   before.
     ///

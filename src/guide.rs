@@ -29,6 +29,7 @@ macro_rules! pages {
 
 pages! {
     architecture: "../docs/architecture.md";
+    asvs: "../docs/asvs.md";
     comparison: "../docs/comparison.md";
     configuration: "../docs/configuration.md";
     cookies: "../docs/cookies.md";

@@ -65,42 +65,79 @@
 //! # fn main() {}
 //! ```
 //!
-//! Without a web framework, two requests of one browser:
+//! # Cookbook
+//!
+//! The calls of common pages. The [guide](#guide) has whole handlers.
 //!
 //! ```
-//! use cloakroom::adapter::Outcome;
-//! use cloakroom::{MemoryStore, SessionManager};
+//! use cloakroom::manager::UserSession;
+//! use cloakroom::{CommitOutcome, Result, Session, SessionManager, SignIn, UserKey};
 //!
-//! let sessions = SessionManager::new(MemoryStore::new())?;
+//! /// Adds an item to a cart. A concurrent request of another tab loses nothing.
+//! fn add_to_cart(session: &Session, item: u32) -> Result<Vec<u32>> {
+//!     session.update("cart", move |cart: Option<Vec<u32>>| {
+//!         cart.unwrap_or_default().into_iter().chain([item]).collect()
+//!     })
+//! }
 //!
-//! // The first request has no cookie. It receives one, because it writes.
-//! let session = sessions.open(None);
-//! session.set("theme", "dark")?;
-//! let headers = sessions.close(&session, Outcome::Completed)?;
-//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
-//! let (_, cookie) = set_cookie.expect("a session began");
-//!
-//! // The next request sends the cookie. It only reads, so it receives no cookie.
-//! let session = sessions.open(cookie.split(';').next());
-//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
-//! let headers = sessions.close(&session, Outcome::Completed)?;
-//! assert!(headers.iter().all(|(name, _)| name != "Set-Cookie"));
-//! # Ok::<(), cloakroom::Error>(())
-//! ```
-//!
-//! Users sign in and out by calls of the session:
-//!
-//! ```
-//! use cloakroom::{Session, SignIn, UserKey};
-//!
-//! /// After a check of the password.
-//! fn sign_in(session: &Session, user: i64) -> cloakroom::Result<bool> {
+//! /// Signs a user in, after the check of the password. `remember_me` is a checkbox of the form.
+//! fn sign_in(session: &Session, user: i64, remember_me: bool) -> Result<bool> {
+//!     session.set_persistent(remember_me)?;
 //!     Ok(session.sign_in(UserKey::new(user.to_string())?)? == SignIn::Done)
 //! }
 //!
-//! fn sign_out(session: &Session) -> cloakroom::Result<()> {
+//! fn sign_out(session: &Session) -> Result<()> {
 //!     session.destroy()
 //! }
+//!
+//! /// Lists the user's devices. `revoke` ends one of them, by its `summary.public_id`.
+//! fn devices(sessions: &SessionManager, session: &Session) -> Result<Vec<UserSession>> {
+//!     let Some(user) = session.user()? else { return Ok(vec![]) };
+//!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
+//! }
+//!
+//! /// Ends the user's other sessions, when the new password is stored.
+//! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
+//!     let Some(user) = session.user()? else { return Ok(0) };
+//!     match session.confirm_authentication(session.auth_level()?)? {
+//!         CommitOutcome::Stored => sessions.revoke_others(session),
+//!         _ => sessions.revoke_for_user(&user, Some(session)),
+//!     }
+//! }
+//! #
+//! # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
+//! # let session = sessions.open(None);
+//! # assert_eq!(add_to_cart(&session, 7)?, [7]);
+//! # assert_eq!(add_to_cart(&session, 8)?, [7, 8]);
+//! # assert!(sign_in(&session, 1, true)?);
+//! # assert_eq!(devices(&sessions, &session)?.len(), 1);
+//! # assert_eq!(password_changed(&sessions, &session)?, 0);
+//! # sign_out(&session)?;
+//! # assert_eq!(session.user()?, None);
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! A test of these needs no server, no file and no sleep:
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # fn main() -> cloakroom::Result<()> {
+//! use cloakroom::adapter::RequestHead;
+//! use cloakroom::clock::{ManualClock, Timestamp};
+//! use cloakroom::testing::{CookieJar, signed_in};
+//! use cloakroom::{MemoryStore, SessionManager, UserKey};
+//! use std::time::Duration;
+//!
+//! let clock = ManualClock::new(Timestamp::from_millis(0));
+//! let sessions = SessionManager::builder(MemoryStore::new()).clock(clock.clone()).build()?;
+//! let mut ada = CookieJar::of(&signed_in(&sessions, UserKey::new("ada")?)?);
+//! assert!(ada.visit(&sessions, RequestHead::new(), |session| session.user())?.is_some());
+//! clock.advance(Duration::from_secs(24 * 60 * 60)); // the idle limit
+//! assert!(ada.visit(&sessions, RequestHead::new(), |session| session.user())?.is_none());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
 //! ```
 //!
 //! # Guide
@@ -132,7 +169,7 @@
 //!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events),
 //!   [performance](guide::performance).
 //! - Judging the library: [guarantees](guide::guarantees), [reliability](guide::reliability),
-//!   [security](guide::security), [platforms](guide::platforms).
+//!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
 //! - Writing a [store](backend::Store), which [`conformance`] checks, or an
 //!   [adapter](adapter::Adapter): [stores](guide::stores), [servers](guide::servers).
 //! - The design: [design](guide::design), [architecture](guide::architecture). The words:

@@ -15,8 +15,9 @@ use crate::id::RealmTag;
 /// The keys that sign or encrypt cookies. The first key is used for new cookies; all keys are tried
 /// for received ones.
 ///
-/// Signing and encryption keep nothing secret, because an id is random. They let the application
-/// refuse forged ids without asking the store.
+/// They are rarely needed: an id is 256 random bits, so it cannot be guessed and contains nothing
+/// to read. [`signed`](CookieConfig::signed) refuses invented ids without asking the store;
+/// [`encrypted`](CookieConfig::encrypted) also hides the id from the client.
 ///
 /// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid and
 /// are sent again under the new key. Removing a key invalidates its cookies.

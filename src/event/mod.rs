@@ -45,15 +45,16 @@ use crate::lifetime::EndReason;
 pub use self::log::LogSink;
 
 /// An event for the operator. No event contains a session id. `Display` writes the text of the log.
+/// Each event says at which level [`LogSink`] logs it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A store was opened.
+    /// A store was opened. Level `Info`.
     StoreOpened {
         /// A description of the store.
         store: &'a str,
     },
-    /// The tables were created or migrated to a newer schema version.
+    /// The tables were created or migrated to a newer schema version. Level `Info`.
     Migrated {
         /// The sessions table.
         table: &'a str,
@@ -62,7 +63,7 @@ pub enum Event<'a> {
         /// The new schema version.
         to: u32,
     },
-    /// A stored session does not decode. It stays stored until its deadline.
+    /// A stored session does not decode. It stays stored until its deadline. Level `Error`.
     Undecodable {
         /// The session's public id, if that can be read.
         public_id: Option<&'a PublicId>,
@@ -70,24 +71,26 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// The write-ahead log grows, because an old reader still uses it and so prevents its restart.
+    /// Level `Warn`.
     CheckpointBlocked {
         /// The number of pages in the log.
         pages: u32,
     },
-    /// The write-ahead log restarts again.
+    /// The write-ahead log restarts again. Level `Warn`.
     CheckpointUnblocked,
     /// The database file or its log was deleted or replaced while it was open. Every change fails
     /// with [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file
-    /// that no longer has a name.
+    /// that no longer has a name. Level `Warn`.
     FileLost {
         /// The path, which now names another file or none.
         path: &'a Path,
     },
-    /// The file is at its path again, and changes are stored again.
+    /// The file is at its path again, and changes are stored again. Level `Warn`.
     FileRecovered,
     /// The database file can be reached by a second name: it has several hard links, or it is
     /// mounted alone into a container. SQLite finds the write-ahead log and the locks by the name
     /// of the file, so a process that uses another name loses changes or damages the database.
+    /// Level `Warn`.
     FileAliased {
         /// The path.
         path: &'a Path,
@@ -95,14 +98,14 @@ pub enum Event<'a> {
         reason: &'a str,
     },
     /// A sweep left sessions that have ended, because rows of other tables reference them by a
-    /// foreign key without `ON DELETE CASCADE`. Raised when the number changes.
+    /// foreign key without `ON DELETE CASCADE`. Raised when the number changes. Level `Warn`.
     EndedSessionsKept {
         /// The number of sessions.
         sessions: u64,
         /// The names of those tables.
         tables: &'a str,
     },
-    /// The cleaner removed expired sessions.
+    /// The cleaner removed expired sessions. Level `Debug`.
     Swept {
         /// The number of sessions.
         sessions: usize,
@@ -110,44 +113,46 @@ pub enum Event<'a> {
     /// Anonymous sessions were evicted, because there were more than
     /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous) or because the store
     /// was almost full. Their visitors get new sessions. The cause may be a flood of requests.
-    /// Raised at most once for each sweep and for each time that the maximum is exceeded.
+    /// Raised at most once for each sweep and for each time that the maximum is exceeded. Level
+    /// `Warn`.
     AnonymousEvicted {
         /// The number of sessions.
         sessions: u64,
     },
-    /// A run of the cleaner failed. The cleaner continues and retries.
+    /// A run of the cleaner failed. The cleaner continues and retries. Level `Warn`.
     CleanerFailed {
         /// The reason.
         error: &'a Error,
     },
-    /// A run of the cleaner succeeded after a failure.
+    /// A run of the cleaner succeeded after a failure. Level `Warn`.
     CleanerRecovered,
-    /// The clock was set forward by more than an hour. No session is swept for ten minutes.
+    /// The clock was set forward by more than an hour. No session is swept for ten minutes. Level
+    /// `Warn`.
     ClockStepped {
         /// The length of the step.
         by: Duration,
     },
     /// The clock of this machine differs from that of the database server by more than five
-    /// seconds. While it is ahead, this machine sweeps no sessions.
+    /// seconds. While it is ahead, this machine sweeps no sessions. Level `Warn`.
     ClockSkewed {
         /// The difference.
         by: Duration,
         /// Whether this machine is ahead of the server.
         ahead: bool,
     },
-    /// A request presented a text that cannot be a session id.
+    /// A request presented a text that cannot be a session id. Level `Debug`.
     MalformedId {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
     /// A request presented a well-formed id that belongs to no live session: that of an ended
-    /// session, or a guess.
+    /// session, or a guess. Level `Debug`.
     UnknownId {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
     /// One address presented 20 different malformed or unknown ids within a minute, which may be an
-    /// attempt to guess ids. Raised again each time that the number doubles.
+    /// attempt to guess ids. Raised again each time that the number doubles. Level `Warn`.
     ///
     /// Ids of ended sessions count too. An id that is presented several times counts once, because
     /// a client may not know that its session has ended. Requests without a known address are
@@ -164,6 +169,7 @@ pub enum Event<'a> {
     /// before, and whose grace has ended. Either the client lost the response with the new id, or
     /// the id is stolen. The request cannot read the session. The guide has [the exact
     /// times](crate::guide::ids). With [`end_session_on_replaced_id`][setting] the session ends.
+    /// Level `Warn`.
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
@@ -174,13 +180,13 @@ pub enum Event<'a> {
     },
     /// A request presented more than 16 different ids, or more than 256 cookies of the session
     /// cookie's name. The rest was ignored. Another host of the same domain may have set these
-    /// cookies, which only a name that begins with `__Host-` prevents.
+    /// cookies, which only a name that begins with `__Host-` prevents. Level `Warn`.
     TooManyIds {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
     /// A page of another origin sent a request that can change something
-    /// ([`CrossOrigin`](crate::CrossOrigin)).
+    /// ([`CrossOrigin`](crate::CrossOrigin)). Level `Warn`.
     CrossOrigin {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
@@ -195,17 +201,17 @@ pub enum Event<'a> {
         /// The reason, and the remedy if the page is the application's own.
         reason: &'a str,
     },
-    /// A session was created.
+    /// A session was created. Level `Debug`.
     Created {
         /// The session's public id.
         public_id: &'a PublicId,
     },
-    /// A session got a new id.
+    /// A session got a new id. Level `Debug`.
     Renewed {
         /// The session's public id.
         public_id: &'a PublicId,
     },
-    /// A user signed in.
+    /// A user signed in. Level `Info`.
     SignedIn {
         /// The session's public id.
         public_id: &'a PublicId,
@@ -214,12 +220,12 @@ pub enum Event<'a> {
         /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// A sign-in was refused because the user has the maximum number of sessions.
+    /// A sign-in was refused because the user has the maximum number of sessions. Level `Info`.
     SignInRefused {
         /// The user.
         user: &'a UserKey,
     },
-    /// A session ended. Logged at level `Info` if it had a user, else at level `Debug`.
+    /// A session ended. Level `Info` if it had a user, else `Debug`.
     ///
     /// Raised by the process that ends or sweeps the session; one that expires is reported when it
     /// is swept. Not reported are
@@ -244,7 +250,7 @@ pub enum Event<'a> {
         address: Option<IpAddr>,
     },
     /// The user key of a user's sessions was changed, by
-    /// [`rename_user`](crate::SessionManager::rename_user).
+    /// [`rename_user`](crate::SessionManager::rename_user). Level `Info`.
     UserRenamed {
         /// The former key.
         from: &'a UserKey,
@@ -254,7 +260,8 @@ pub enum Event<'a> {
         sessions: usize,
     },
     /// A call of the manager ended sessions. An event [`Ended`](Event::Ended) follows for each of
-    /// them, except after [`revoke_everyone`](crate::SessionManager::revoke_everyone).
+    /// them, except after [`revoke_everyone`](crate::SessionManager::revoke_everyone). Level
+    /// `Info`.
     Revoked {
         /// The number of sessions.
         sessions: u64,
@@ -264,17 +271,17 @@ pub enum Event<'a> {
         address: Option<IpAddr>,
     },
     /// A manager was built without an absolute limit. A session that is in use then never ends,
-    /// even if a thief uses it.
+    /// even if a thief uses it. Level `Warn`.
     NoAbsoluteLimit,
     /// The changes of a request were discarded, because its session had ended or its id had been
-    /// replaced before they could be stored.
+    /// replaced before they could be stored. Level `Debug`.
     ChangesDiscarded {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
     /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
-    /// this at most once a second.
+    /// this at most once a second. Level `Error`.
     SessionNotClosed {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -282,7 +289,7 @@ pub enum Event<'a> {
     /// The activity of sessions was not recorded, and is not tried again. These sessions end as if
     /// the visit had not been made, unless a later one is recorded. The cleaner raises this when
     /// another attempt cannot succeed, or when 4,096 sessions already wait for one; a request
-    /// raises it when its own attempt fails.
+    /// raises it when its own attempt fails. Level `Warn`.
     TouchFailed {
         /// The number of sessions.
         sessions: usize,
@@ -291,14 +298,15 @@ pub enum Event<'a> {
     },
     /// The id of a session could not be renewed by its age
     /// ([`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or before its cookie
-    /// expires in the browser). The request does not fail, and the next one tries again.
+    /// expires in the browser). The request does not fail, and the next one tries again. Level
+    /// `Warn`.
     RenewalFailed {
         /// The session's public id.
         public_id: &'a PublicId,
         /// The reason.
         error: &'a Error,
     },
-    /// A session value does not have the type that the application requested.
+    /// A session value does not have the type that the application requested. Level `Warn`.
     WrongType {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -307,42 +315,45 @@ pub enum Event<'a> {
     },
     /// The session could not be read, and the request continued without a session
     /// ([`OnLoadFailure::TreatAsAnonymous`](crate::manager::OnLoadFailure::TreatAsAnonymous)).
+    /// Level `Warn`.
     TreatedAsAnonymous {
         /// The reason.
         error: &'a Error,
     },
-    /// A request was answered with an error status because of an error of this crate.
+    /// A request was answered with an error status because of an error of this crate. Level
+    /// `Error`.
     RequestFailed {
         /// The reason.
         error: &'a Error,
     },
-    /// A request was answered with an error status because the application's handler failed.
+    /// A request was answered with an error status because the application's handler failed. Level
+    /// `Error`.
     HandlerFailed {
         /// The text of the handler's error and its sources, or the message of its panic.
         error: &'a str,
     },
     /// A Secure cookie was sent over plain HTTP to a browser that rejects it: any browser on most
     /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
-    /// per process for each of the two cases.
+    /// per process for each of the two cases. Level `Warn`.
     InsecureConnection {
         /// The browsers that reject it.
         rejected_by: RejectedBy,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
-    /// proxy's address counts as that of every client. Raised once per process.
+    /// proxy's address counts as that of every client. Raised once per process. Level `Warn`.
     UnknownProxy {
         /// The address from which the request came.
         peer: Option<IpAddr>,
     },
     /// memcached has a value under a key of this crate that no version of this crate wrote for that
-    /// key. The value counts as absent.
+    /// key. The value counts as absent. Level `Error`.
     ForeignItem {
         /// The reason.
         error: &'a Error,
     },
     /// A shard of the cache, such as one of several servers, failed. Its sessions are read from the
-    /// store until it works again.
+    /// store until it works again. Level `Warn`.
     CacheDown {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
@@ -352,15 +363,15 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// A shard of the cache works again. All its entries were invalidated, because it may have
-    /// missed invalidations.
+    /// missed invalidations. Level `Warn`.
     CacheRecovered {
         /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
         /// The number of shards.
         shards: usize,
     },
-    /// The name of a memcached server resolves to another address. All items at the new address
-    /// are made unreachable, because they may be older than changes at the previous one.
+    /// The name of a memcached server resolves to another address. All items at the new address are
+    /// made unreachable, because they may be older than changes at the previous one. Level `Warn`.
     MemcachedMoved {
         /// The server as it was named to the store.
         server: &'a str,

@@ -222,11 +222,12 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Under a former name the manager looks in two realms: in the default realm of that name, and
-    /// in its own [`realm`](Self::realm) if one is set. Until it moves, a session stays in the
-    /// realm in which it began, and counts for the limit per user only if that is this manager's.
-    /// Lists, counts and revocations cover it all along. They also cover the sessions of another
-    /// manager that still uses one of these realms. To keep all sessions in one realm, set the
+    /// Under a former name the manager looks in the realm of that name, and in its own
+    /// [`realm`](Self::realm) if one is set. A session keeps its old realm until its next change.
+    /// Until then [`list_for_user`](SessionManager::list_for_user),
+    /// [`count_for_user`](SessionManager::count_for_user) and the revocations include it, but
+    /// [`max_sessions_per_user`](Self::max_sessions_per_user) does not. If another manager still
+    /// uses the old realm, those calls also list and end *its* sessions. To avoid all this, set the
     /// realm to the former name.
     ///
     /// The attributes and keys of the cookie are the current ones. Building the manager fails with
@@ -331,8 +332,8 @@ impl SessionManagerBuilder {
     /// [`Session::renew`](crate::Session::renew) and
     /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
     /// because a renewal may be meant to invalidate a stolen id. Defaults to zero: requests that
-    /// are in flight when a handler calls `renew` then find no session and store nothing. Ids that
-    /// were replaced earlier stay valid no longer than this either.
+    /// are in flight when a handler calls `renew` then find no session and store nothing. The grace
+    /// of ids that were replaced earlier ends no later than this, counted from the new renewal.
     ///
     /// This grace does not apply to a sign-in, which has none, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
@@ -519,12 +520,8 @@ impl SessionManagerBuilder {
     /// In Rocket, a streamed body may read the session after the close. A response with such a body
     /// carries the header if the request presented an id and the route has a guard for the session.
     ///
-    /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
-    /// changes, and may miss a removal. With this setting a sign-out therefore sends two
-    /// `Set-Cookie` fields: the first overwrites the cookie with a constant that is no id, and the
-    /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name, but
-    /// browsers apply both in order. A sign-out whose response begins a new session sends one
-    /// field.
+    /// A sign-out then sends two `Set-Cookie` fields, so that [Chromium
+    /// notices](crate::guide::cookies#pages-after-a-sign-out) that the cookie has changed.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -544,9 +541,9 @@ impl SessionManagerBuilder {
     /// user who has signed out. With false, the back button keeps the text that was typed into a
     /// form.
     ///
-    /// Chromium's back/forward cache can still restore the page that followed a sign-in, after a
-    /// sign-out whose response begins no new session. To prevent that, set
-    /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
+    /// [Chromium can still restore](crate::guide::cookies#pages-after-a-sign-out) the page that
+    /// followed a sign-in, unless [`no_store_when_signed_in`](Self::no_store_when_signed_in) is set
+    /// too.
     pub fn no_store_with_csrf_token(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_with_csrf_token = no_store)
     }
@@ -556,16 +553,8 @@ impl SessionManagerBuilder {
     /// stored, and its cached copies of them. Browsers obey the header over TLS only. Defaults to
     /// false.
     ///
-    /// The header does not contain `"cookies"`, for two reasons ([W3C Clear Site Data], Fetch
-    /// Integration): it would remove the cookies of the whole registered domain, those of sibling
-    /// hosts included; and browsers apply it after `Set-Cookie`, so it would remove the cookie of a
-    /// session that the same response begins. The session cookie is removed by its name.
-    ///
-    /// Chromium can take some seconds to clear a large cache. Where that is too long, leave this
-    /// setting off, use [`no_store_when_signed_in`](Self::no_store_when_signed_in), and send
-    /// `Clear-Site-Data: "storage"` with the page that signs out.
-    ///
-    /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
+    /// The session cookie is removed by its name, and not by this header. The guide says
+    /// [why](crate::guide::cookies#pages-after-a-sign-out), and what to do if clearing takes long.
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
     }

@@ -133,8 +133,9 @@ fn describe(lifetime: &Lifetime) -> String {
 
 impl SessionManager {
     /// Reviews this configuration against the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4
-    /// that concern sessions. It does not see where a handler deviates from the configuration, for
-    /// example by [`Session::set_persistent`](crate::Session::set_persistent).
+    /// that concern sessions; the guide [lists them](crate::guide::asvs). It does not see where a
+    /// handler deviates from the configuration, for example by
+    /// [`Session::set_persistent`](crate::Session::set_persistent).
     #[must_use]
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;

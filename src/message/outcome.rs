@@ -5,7 +5,7 @@
 ///
 /// | change | `Completed` | `ServerError` | `Panicked` |
 /// |---|---|---|---|
-/// | values, flash messages, the idle limit | stored | discarded | discarded |
+/// | values, flash messages, [`set_idle_limit`](crate::Session::set_idle_limit), [`set_persistent`](crate::Session::set_persistent) | stored | discarded | discarded |
 /// | a [`renew`](crate::Session::renew) | stored | stored | discarded |
 /// | a [`destroy`](crate::Session::destroy) | stored | stored | stored |
 /// | a [renewal by age](crate::manager::SessionManagerBuilder::renew_every) | done if due | not done | not done |

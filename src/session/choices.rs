@@ -25,20 +25,20 @@ impl Session {
     ///     session.set_persistent(remember)?; // before the sign-in
     ///     session.sign_in(user)
     /// }
+    ///
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # assert_eq!(sign_in(&session, UserKey::new("ada")?, false)?, SignIn::Done);
+    /// assert_eq!(sign_in(&session, UserKey::new("ada")?, false)?, SignIn::Done);
     /// # let headers = sessions.close(&session, cloakroom::adapter::Outcome::Completed)?;
-    /// # assert!(headers.iter().all(|(_, value)| !value.contains("Max-Age")));
+    /// // The response:
+    /// assert!(headers.iter().all(|(_, value)| !value.contains("Max-Age")));
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`] after [`sign_in`](Self::sign_in), and after
-    ///   [`commit`](Self::commit) has begun a session, because the choice would have no effect;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it.
+    /// [`ErrorKind::Invalid`] after [`sign_in`](Self::sign_in), and after [`commit`](Self::commit)
+    /// has begun a session, because the choice would have no effect; and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.lock_for_change(OPERATION)?;
@@ -56,11 +56,11 @@ impl Session {
     /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. The
     /// absolute limit stays and holds as well.
     ///
-    /// The limit counts from this request, is stored with the other changes at its end, and holds
-    /// for the whole session: through activity, renewals and restarts, until it is changed again or
-    /// a user signs in. A [`sign_in`](Self::sign_in) later in this request keeps this limit, and
-    /// fails if it is above the maximum for the user's session. A sign-in in a later request
-    /// replaces it by the manager's.
+    /// The limit counts from the first use of the session in this request, and is stored with the
+    /// other changes at its end. It holds for the whole session: through activity, renewals and
+    /// restarts, until it is changed again or a user signs in. A [`sign_in`](Self::sign_in) later
+    /// in this request keeps this limit, and fails if it is above the maximum for the user's
+    /// session. A sign-in in a later request replaces it by the manager's.
     ///
     /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
     /// it is stored in the same step. If this is called after the sign-in and the end of the
@@ -80,18 +80,17 @@ impl Session {
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
-    /// # shorten(&session)?;
-    /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
-    /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
+    ///
+    /// shorten(&session)?;
+    /// let ends = session.deadline()?.expect("a session");
+    /// let signed_in = session.authenticated_at()?.expect("a user");
+    /// assert!(ends.since(signed_in) <= Duration::from_secs(5 * 60 + 1));
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it;
-    /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [`ErrorKind::Invalid`] for a limit below one millisecond or above the maximum; and [those of
+    /// all methods](Self#errors-of-all-methods).
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
         let mut state = self.lock_loaded_for_change(OPERATION)?;
@@ -108,10 +107,13 @@ impl Session {
         Ok(())
     }
 
-    /// Discards the changes of this request, a [`destroy`](Self::destroy) and a
-    /// [`renew`](Self::renew) included, so that the user stays signed in, and sends no cookie. It
-    /// undoes no [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and
-    /// the id that those issued is sent.
+    /// Discards all changes of this request, made before or after this call, and an earlier
+    /// [`renew`](Self::renew) or [`destroy`](Self::destroy). A `destroy` after this call still
+    /// signs the user out, and a [`sign_in`](Self::sign_in) still stores the changes so far. What
+    /// this request has committed before stays.
+    ///
+    /// The response carries no cookie, unless a sign-in or a [`commit`](Self::commit) of this
+    /// request has issued an id, or a later `destroy` removes the cookie.
     ///
     /// An ignored request does not count as activity, so it does not extend the idle limit. Call
     /// this before the first use of the session: if the session reaches its idle limit within ten

@@ -54,11 +54,6 @@ pub use sign_in::SignIn;
 /// step, and values that this request did not change stay as they are. Until the application
 /// writes, nothing is stored and no cookie is sent.
 ///
-/// A method that returns a `Result` fails with [`CrossOrigin`](ErrorKind::CrossOrigin) if the
-/// request was [refused](crate::CrossOrigin), and with [`Invalid`](ErrorKind::Invalid) in the
-/// closure of an [`update`](Self::update) of the same session. Further errors are documented at the
-/// method.
-///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes and its [`destroy`](Self::destroy) are lost and, if there were any, an
 /// [event](Event::SessionNotClosed) is raised. A session that was only read may be dropped.
@@ -98,6 +93,20 @@ pub use sign_in::SignIn;
 ///     session.destroy()
 /// }
 /// ```
+///
+/// # Errors of all methods
+/// The methods that return a `Result` have these errors in common. Each method lists its others.
+///
+/// | kind | when | which methods |
+/// |---|---|---|
+/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | the request was [refused](crate::CrossOrigin) | all |
+/// | [`Invalid`](ErrorKind::Invalid) | in the closure of an [`update`](Self::update) of the same session | all |
+/// | the [store's errors](ErrorKind#the-stores-errors) | at the first read of the session | those that read it |
+/// | [`Closed`](ErrorKind::Closed) | after the end of the request | those that change something |
+/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | another site sent the request to an exempt path, and [`allow_cross_site`](Self::allow_cross_site) was not called | those that change something |
+/// | [`Unavailable`](ErrorKind::Unavailable) | the session could not be read, and the request [continues without it][anonymous] | those that change something, but not [`destroy`](Self::destroy) |
+///
+/// [anonymous]: crate::manager::OnLoadFailure::TreatAsAnonymous
 ///
 /// # Activity
 /// In a slow handler, read the session first: the idle limit restarts at a request's first use of

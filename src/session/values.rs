@@ -34,8 +34,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] when the value is not a `T`; and the [store's
-    /// errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [`ErrorKind::WrongType`] when the value is not a `T`; and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let mut state = self.lock_unless_refused(GET)?;
         state.response.varies = true;
@@ -128,9 +128,7 @@ impl Session {
     ///   objects are decoded up to 127 levels deep;
     /// - [`ErrorKind::TooLarge`] when the value alone exceeds the limit of a session;
     /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it.
+    /// - [those of all methods](Self#errors-of-all-methods).
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         check_name(name, SET)?;
         let value = encode(name, &value, self.context.settings.max_bytes, SET)?;
@@ -142,8 +140,8 @@ impl Session {
     /// Removes the value of `name`. Does not load the session.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as
-    /// [`set`](Self::set).
+    /// [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`; and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name, REMOVE)?;
         self.lock_for_change(REMOVE)?.changes.edit(|delta| delta.remove(name));
@@ -175,12 +173,12 @@ impl Session {
         Ok(value)
     }
 
-    /// Removes every value and flash message, and invalidates the [CSRF tokens](Self::csrf_token)
-    /// of earlier pages. The session continues, and its user stays signed in. To end the session,
-    /// use [`destroy`](Self::destroy).
+    /// Removes every value, every flash message and the secret of the [CSRF
+    /// tokens](Self::csrf_token). The session continues, and its user stays signed in. To end the
+    /// session, use [`destroy`](Self::destroy).
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] and [`ErrorKind::Unavailable`] as [`set`](Self::set).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn clear(&self) -> Result<()> {
         self.lock_for_change("clear the session")?.changes.edit(Delta::clear);
         Ok(())
@@ -262,10 +260,7 @@ impl Session {
     ///   decode the result;
     /// - [`ErrorKind::TooLarge`] when the result alone exceeds the limit of a session;
     /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it;
-    /// - the [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// - [those of all methods](Self#errors-of-all-methods).
     pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
@@ -318,10 +313,8 @@ impl Session {
     /// - [`ErrorKind::TooLarge`] when the result, or all values together, exceed the limit of a
     ///   session;
     /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
-    /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
-    ///   without it;
-    /// - the other [store's errors](ErrorKind#the-stores-errors).
+    /// - the other [store's errors](ErrorKind#the-stores-errors), and [those of all
+    ///   methods](Self#errors-of-all-methods).
     pub fn update_now<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
     where
         T: Serialize + DeserializeOwned,

@@ -1,6 +1,7 @@
-//! Requests per second on rouille and Rocket: without a session, with one that is read, and with
-//! one that is written. The load comes from wrk, in another process. Variants take turns in slices
-//! of a second; each pair gives one ratio, and the median of the ratios is printed.
+//! Requests per second on rouille and Rocket: without a session, with one that is read, with one that
+//! is written, and without the record cache. The load comes from wrk, in another process. Variants
+//! take turns in slices of a second; each pair gives one ratio, and the median of the ratios is
+//! printed.
 //!
 //! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--only NAME]
 //! [--json FILE]]`, where NAME is the beginning of the ratios' names; wrk must be installed.
@@ -26,24 +27,34 @@ fn main() -> ExitCode {
     let option = |name: &str| std::env::args().skip_while(|word| word != name).nth(1);
     let rounds = option("--rounds").and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = SqliteStore::open(folder.path().join("bench.db")).expect("a database");
+    let path = folder.path().join("bench.db");
+    let store = SqliteStore::open(&path).expect("a database");
     let sessions = SessionManager::new(store).expect("a manager");
     let script = script(folder.path(), &sessions);
     let mut bench = Bench { script, rounds, only: option("--only"), report: Report::new(None) };
 
+    let store = SqliteStore::builder(&path).cache_bytes(0).open().expect("a database");
+    let uncached = SessionManager::new(store).expect("a manager");
+
     let rouille = servers::rouille(sessions.clone());
-    bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
-    bench.ratio("http_write", rouille, "/none", rouille, "/write", 0.75);
-    bench.ratio("http_1ms_read", rouille, "/slow", rouille, "/slow-read", 0.95);
-    bench.ratio("http_1ms_write", rouille, "/slow", rouille, "/slow-write", 0.65);
+    let rouille_uncached = servers::rouille(uncached.clone());
+    bench.ratio("http_read", without(rouille, "/none"), (rouille, "/read"), 0.95);
+    bench.ratio("http_write", without(rouille, "/none"), (rouille, "/write"), 0.75);
+    bench.ratio("http_1ms_read", without(rouille, "/slow"), (rouille, "/slow-read"), 0.95);
+    bench.ratio("http_1ms_write", without(rouille, "/slow"), (rouille, "/slow-write"), 0.65);
+    bench.ratio("http_uncached", cached(rouille, "/read"), (rouille_uncached, "/read"), 0.8);
     let rocket = servers::rocket(sessions.clone(), false);
     let inline = servers::rocket(sessions, true);
-    bench.ratio("rocket_1ms_read", rocket, "/slow", rocket, "/slow-read", 0.95);
-    bench.ratio("rocket_1ms_write", rocket, "/slow", rocket, "/slow-write", 0.75);
-    bench.ratio("rocket_read_inline", inline, "/none", inline, "/read", 0.7);
-    bench.ratio("rocket_read_crossing", rocket, "/none", rocket, "/read", 0.45);
-    bench.ratio("rocket_write_inline", inline, "/none", inline, "/write", 0.35);
-    bench.ratio("rocket_write_crossing", rocket, "/none", rocket, "/write", 0.35);
+    let rocket_uncached = servers::rocket(uncached, false);
+    bench.ratio("rocket_1ms_read", without(rocket, "/slow"), (rocket, "/slow-read"), 0.95);
+    bench.ratio("rocket_1ms_write", without(rocket, "/slow"), (rocket, "/slow-write"), 0.75);
+    bench.ratio("rocket_read_inline", without(inline, "/none"), (inline, "/read"), 0.7);
+    bench.ratio("rocket_read_crossing", without(rocket, "/none"), (rocket, "/read"), 0.45);
+    bench.ratio("rocket_write_inline", without(inline, "/none"), (inline, "/write"), 0.35);
+    bench.ratio("rocket_write_crossing", without(rocket, "/none"), (rocket, "/write"), 0.35);
+    bench.ratio("rocket_uncached", cached(rocket, "/read"), (rocket_uncached, "/read"), 0.4);
+    let slow = (rocket_uncached, "/slow-read");
+    bench.ratio("rocket_1ms_uncached", cached(rocket, "/slow-read"), slow, 0.8);
     if let Some(path) = option("--json")
         && let Err(error) = bench.report.write(Path::new(&path))
     {
@@ -75,6 +86,18 @@ end\n",
     path
 }
 
+/// A server and the path of a request to it.
+type Route = (SocketAddr, &'static str);
+
+/// Names the other side of a ratio.
+fn without(server: SocketAddr, path: &'static str) -> (&'static str, Route) {
+    ("without sessions", (server, path))
+}
+
+fn cached(server: SocketAddr, path: &'static str) -> (&'static str, Route) {
+    ("with the record cache", (server, path))
+}
+
 struct Bench {
     script: PathBuf,
     rounds: usize,
@@ -83,29 +106,22 @@ struct Bench {
 }
 
 impl Bench {
-    fn ratio(
-        &mut self,
-        name: &str,
-        plain: SocketAddr,
-        plain_path: &str,
-        server: SocketAddr,
-        path: &str,
-        goal: f64,
-    ) {
+    /// Measures the requests per second of `route` beside those of the other side.
+    fn ratio(&mut self, name: &str, (other, beside): (&str, Route), route: Route, goal: f64) {
         if self.only.as_ref().is_some_and(|only| !name.starts_with(only)) {
             return;
         }
         let mut pairs: Vec<(f64, f64)> = (0..=self.rounds)
-            .map(|_| (self.per_second(plain, plain_path), self.per_second(server, path)))
+            .map(|_| (self.per_second(beside), self.per_second(route)))
             .skip(1)
             .collect();
         pairs.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
-        let (without, with) = pairs[pairs.len() / 2];
-        let sides = [("cloakroom", 1e6 / with), ("without sessions", 1e6 / without)];
-        self.report.ratio(name, with / without, Goal::AtLeast(goal), &sides);
+        let (theirs, ours) = pairs[pairs.len() / 2];
+        let sides = [("cloakroom", 1e6 / ours), (other, 1e6 / theirs)];
+        self.report.ratio(name, ours / theirs, Goal::AtLeast(goal), &sides);
     }
 
-    fn per_second(&self, address: SocketAddr, path: &str) -> f64 {
+    fn per_second(&self, (address, path): Route) -> f64 {
         let output = Command::new("wrk")
             .args(["-t", "1", "-d", "1", "-c", &CONNECTIONS.to_string(), "-s"])
             .arg(&self.script)
