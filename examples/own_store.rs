@@ -9,8 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, CommitAnswer, Decision, EndedSession, Found, IdChange, LiveSession,
-    Loaded, Maintenance, Record, RemovalReport, ReplacedId, SessionIndex, Store, Touch, TouchError,
+    Capabilities, Commit, CommitAnswer, EndedSession, Found, IdChange, LiveSession, Loaded,
+    Maintenance, Record, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, Touch,
+    TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -107,26 +108,25 @@ impl Store for OwnStore {
         // `decide` decides for all stores what a commit does; a store only executes the decision.
         let decision = commit.decide(rows.find(&commit.id_hash, commit.now))?;
         // Check before anything is changed: if a renewal fails, the old id still works.
-        if let Some(id_hash) = decision.new_id() {
+        if let Some(id_hash) = decision.write.new_id() {
             rows.check_free(id_hash)?;
         }
-        // Between the two, a store with an index applies the session limit. The manager gives other
-        // stores none.
-        for at in decision.expired().into_iter().chain(decision.ended()) {
+        if let Some(at) = &decision.expired {
             rows.remove(at);
         }
-        match &decision {
-            Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
-            Decision::Insert { session, .. } => {
-                rows.put(session.id_hash, &session.record, vec![]);
+        // Here a store with an index applies the session limit. Other stores get none.
+        if let Some((at, _)) = &decision.ended {
+            rows.remove(at);
+        }
+        match &decision.write {
+            SessionWrite::Nothing(_) => {}
+            SessionWrite::Insert { session, replaced } => {
+                rows.put(session.id_hash, &session.record, Vec::from_iter(*replaced));
             }
-            Decision::Replace { session, presented, .. } => {
-                rows.put(session.id_hash, &session.record, vec![*presented]);
-            }
-            Decision::Update { at, session } | Decision::Touch { at, session } => {
+            SessionWrite::Update { at, session } | SessionWrite::Touch { at, session } => {
                 rows.replace(at, &session.record);
             }
-            Decision::Move { at, session, id_change, .. } => {
+            SessionWrite::Move { at, session, id_change } => {
                 let IdChange { previous, presented } = *id_change;
                 let mut ids = rows.remove(at);
                 ids.iter_mut().for_each(|id| *id = id.limited_by(&previous));
@@ -159,11 +159,11 @@ impl Store for OwnStore {
         let mut rows = self.rows();
         // The time for which the sweep blocks others, without its own wait for the lock.
         let began = Instant::now();
-        let ended = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
-        let ended: Vec<SessionIdHash> =
-            ended.map(|(id_hash, _)| *id_hash).take(limit.get()).collect();
+        let expired = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
+        let expired: Vec<SessionIdHash> =
+            expired.map(|(id_hash, _)| *id_hash).take(limit.get()).collect();
         let mut named = Vec::new();
-        for id_hash in &ended {
+        for id_hash in &expired {
             let row = rows.by_key.get(id_hash);
             if let Some(Ok(record)) = row.map(|row| Record::from_json(&row.json)) {
                 named.push(EndedSession::expired(*id_hash, &record));
@@ -171,7 +171,7 @@ impl Store for OwnStore {
             rows.remove(id_hash);
         }
         // For the trail of events, which has those of users.
-        Ok(RemovalReport::new(ended.len(), began.elapsed()).with_user_sessions(named))
+        Ok(RemovalReport::new(expired.len(), began.elapsed()).with_user_sessions(named))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -247,6 +247,7 @@ pub mod policy;
 mod process;
 mod record;
 pub mod session;
+mod settings;
 pub mod stores;
 mod sync;
 #[cfg(feature = "testing")]

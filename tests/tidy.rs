@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["conformance"],
     &["message"],
     &["cleaner", "cookie", "cross_origin"],
+    &["settings"],
     &["context"],
     &["session"],
     &["flash", "csrf"],
@@ -35,11 +36,9 @@ const LAYERS: &[&[&str]] = &[
 
 /// The layers within `stores/sqlite`.
 const SQLITE_LAYERS: &[&[&str]] = &[
-    &["columns", "error", "paths"],
-    &["mount"],
-    &["file_access"],
-    &["file", "file_identity", "record_cache", "sql", "wal"],
-    &["references", "row"],
+    &["error"],
+    &["file", "record_cache", "sql", "wal"],
+    &["references"],
     &["write"],
     &["commit", "migrate", "read_pool"],
     &["store"],

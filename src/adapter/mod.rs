@@ -19,11 +19,11 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::context::Transport;
 use crate::error::{Error, described, panic_message};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
+use crate::settings::Transport;
 
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;

@@ -144,7 +144,7 @@ pub enum CommitAnswer {
     /// its session; nothing was changed.
     CanJoin {
         /// The presented id, with the join salt of the other sign-in.
-        id: ReplacedId,
+        replaced: ReplacedId,
         /// The session of the other sign-in.
         session: LiveSession,
     },
@@ -178,7 +178,7 @@ impl CommitAnswer {
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
 ///
 /// It counts the other sessions of the user who signs in, in the same realm. The store removes the
-/// expired ones of them, for the reason of [`Decision::RemoveExpired`], and passes the live ones to
+/// expired ones of them, for the reason of [`Decision::expired`], and passes the live ones to
 /// [`sessions_to_end`](Self::sessions_to_end). If that refuses the sign-in, the store answers
 /// [`CommitAnswer::LimitReached`], and changes nothing but the removal of expired sessions. A store
 /// without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
@@ -217,57 +217,61 @@ impl SessionLimit {
 /// The decision about a commit, which a store executes in the same atomic step in which it found
 /// the session. `P` is the position that [`Found`] has. A store executes it in this order:
 ///
-/// 1. If there is a [`new_id`](Self::new_id), fail with [`Conflict`](ErrorKind::Conflict) if any
-///    session has or had that id.
+/// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with
+///    [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
 /// 2. Remove the [`expired`](Self::expired) session, also if the next step refuses the commit.
 /// 3. Apply the [`session_limit`](Self::session_limit).
 /// 4. Remove the [`ended`](Self::ended) session. A bounded store makes room.
-/// 5. Store the session and its replaced ids.
+/// 5. Execute the [`write`](Self::write).
 ///
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
-///
-/// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
-/// not compile.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Decision<P = ()> {
-    /// Remove the expired session found, because the commit ends sessions.
+pub struct Decision<P = ()> {
+    /// The position of the session found, if it has expired: for a sign-out or a sign-in.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
-    RemoveExpired {
-        /// The position of the session.
-        at: P,
-    },
+    pub expired: Option<P>,
+    /// The limit to apply to the other sessions of the user of a sign-in.
+    pub session_limit: Option<SessionLimit>,
+    /// The session found, with its position, if the commit ends it: a sign-out, or the sign-in of
+    /// another user.
+    pub ended: Option<(P, EndedSession)>,
+    /// The session to store.
+    pub write: SessionWrite<P>,
+}
+
+/// The session that a store writes for a commit.
+///
+/// Unlike other enums here it is exhaustive, so that a store without code for a new write does not
+/// compile.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
+pub enum SessionWrite<P = ()> {
+    /// Store no session. The answer to the commit is this one.
+    Nothing(CommitAnswer),
     /// Store a new session.
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The position of the session found, if that has expired.
-        expired: Option<P>,
-        /// The limit to apply, for a sign-in.
-        session_limit: Option<SessionLimit>,
-    },
-    /// Store a new session, the sign-in of a user, in place of another user's.
-    Replace {
-        /// The position of the other user's session.
-        at: P,
-        /// The new session.
-        session: LiveSession,
-        /// The presented id, to store as a replaced id of the new session.
-        presented: ReplacedId,
-        /// The other user's session, for the answer.
-        ended: EndedSession,
-        /// The limit to apply.
-        session_limit: Option<SessionLimit>,
+        /// The presented id, to store as a replaced id of the new session, which begins in place of
+        /// another user's.
+        replaced: Option<ReplacedId>,
     },
     /// Store `session`, whose id stays, in place of the one found.
     Update {
         /// The position of the session.
         at: P,
         /// The session with its changes.
+        session: LiveSession,
+    },
+    /// Store only the record's `seen` and deadline, because nothing else has changed.
+    Touch {
+        /// The position of the session.
+        at: P,
+        /// The session with its new `seen`.
         session: LiveSession,
     },
     /// Store `session`, under its new id, in place of the one found.
@@ -278,70 +282,10 @@ pub enum Decision<P = ()> {
         session: LiveSession,
         /// The ids that it had.
         id_change: IdChange,
-        /// The limit to apply, for a sign-in.
-        session_limit: Option<SessionLimit>,
     },
-    /// Store only the record's `seen` and deadline, because nothing else has changed.
-    Touch {
-        /// The position of the session.
-        at: P,
-        /// The session with its new `seen`.
-        session: LiveSession,
-    },
-    /// Remove the session found.
-    End {
-        /// The position of the session.
-        at: P,
-        /// The session, for the answer.
-        ended: EndedSession,
-    },
-    /// Change nothing.
-    Answer(CommitAnswer),
 }
 
 impl<P> Decision<P> {
-    /// Returns the id that the decision gives to a session.
-    #[must_use]
-    pub const fn new_id(&self) -> Option<&SessionIdHash> {
-        match self {
-            Decision::Insert { session, .. }
-            | Decision::Replace { session, .. }
-            | Decision::Move { session, .. } => Some(&session.id_hash),
-            _ => None,
-        }
-    }
-
-    /// Returns the position of the expired session to remove.
-    #[must_use]
-    pub const fn expired(&self) -> Option<&P> {
-        match self {
-            Decision::RemoveExpired { at } | Decision::Insert { expired: Some(at), .. } => Some(at),
-            _ => None,
-        }
-    }
-
-    /// Returns the position of the session found, if the decision ends it.
-    #[must_use]
-    pub const fn ended(&self) -> Option<&P> {
-        match self {
-            Decision::Replace { at, .. } | Decision::End { at, .. } => Some(at),
-            _ => None,
-        }
-    }
-
-    /// Returns the limit to apply, with the record of the session that signs in.
-    #[must_use]
-    pub const fn session_limit(&self) -> Option<(SessionLimit, &Record)> {
-        match self {
-            Decision::Insert { session, session_limit: Some(limit), .. }
-            | Decision::Replace { session, session_limit: Some(limit), .. }
-            | Decision::Move { session, session_limit: Some(limit), .. } => {
-                Some((*limit, &session.record))
-            }
-            _ => None,
-        }
-    }
-
     /// Returns the answer to the commit when this decision is executed. `ended` are the sessions
     /// that the [limit per user](SessionLimit) ended, and `evicted` those that a bounded store
     /// removed to make room.
@@ -351,21 +295,50 @@ impl<P> Decision<P> {
         mut ended: Vec<EndedSession>,
         evicted: Vec<SessionIdHash>,
     ) -> CommitAnswer {
-        let (session, previous_id) = match self {
-            Decision::Insert { session, .. } | Decision::Update { session, .. } => (session, None),
-            Decision::Replace { session, ended: replaced, .. } => {
-                ended.push(replaced);
+        let (session, previous_id) = match self.write {
+            SessionWrite::Nothing(answer) => return answer,
+            SessionWrite::Touch { session, .. } => return CommitAnswer::Unchanged(session),
+            SessionWrite::Insert { session, .. } | SessionWrite::Update { session, .. } => {
                 (session, None)
             }
-            Decision::Move { session, id_change, .. } => {
+            SessionWrite::Move { session, id_change, .. } => {
                 (session, Some(id_change.previous.id_hash))
             }
-            Decision::Touch { session, .. } => return CommitAnswer::Unchanged(session),
-            Decision::End { ended, .. } => return CommitAnswer::Ended(ended),
-            Decision::RemoveExpired { .. } => return CommitAnswer::Missing(Missing::NOT_FOUND),
-            Decision::Answer(answer) => return answer,
         };
+        ended.extend(self.ended.map(|(_, session)| session));
         CommitAnswer::Done { session, previous_id, ended, evicted }
+    }
+}
+
+impl<P> From<SessionWrite<P>> for Decision<P> {
+    /// Makes a decision that removes no session.
+    fn from(write: SessionWrite<P>) -> Self {
+        Decision { expired: None, session_limit: None, ended: None, write }
+    }
+}
+
+impl<P> SessionWrite<P> {
+    /// Returns the id that the write gives to a session.
+    #[must_use]
+    pub const fn new_id(&self) -> Option<&SessionIdHash> {
+        match self {
+            SessionWrite::Insert { session, .. } | SessionWrite::Move { session, .. } => {
+                Some(&session.id_hash)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the position of the session that the write changes; `None` if it changes none or
+    /// stores a new one. The [limit per user](SessionLimit) does not count that session.
+    #[must_use]
+    pub const fn changed(&self) -> Option<&P> {
+        match self {
+            SessionWrite::Update { at, .. }
+            | SessionWrite::Touch { at, .. }
+            | SessionWrite::Move { at, .. } => Some(at),
+            SessionWrite::Nothing(_) | SessionWrite::Insert { .. } => None,
+        }
     }
 }
 
@@ -378,6 +351,30 @@ pub struct IdChange {
     /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
     /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
+}
+
+/// Makes a decision that changes nothing.
+fn answer<P>(answer: CommitAnswer) -> Decision<P> {
+    SessionWrite::Nothing(answer).into()
+}
+
+/// Decides an [`Action::End`].
+fn end<P>(found: Found<P>) -> Decision<P> {
+    let end_session = |at, session: EndedSession| {
+        let ended = Some((at, session.clone()));
+        Decision { ended, ..answer(CommitAnswer::Ended(session)) }
+    };
+    let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
+    match found {
+        Found::Live { session, at } | Found::Replaced { session, at, .. } => {
+            end_session(at, session.to_ended())
+        }
+        Found::Undecodable { id_hash, public_id, at, .. } => {
+            end_session(at, EndedSession::new(id_hash, public_id, None))
+        }
+        Found::Expired { at, .. } => Decision { expired: Some(at), ..not_found },
+        Found::Nothing => not_found,
+    }
 }
 
 /// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
@@ -449,25 +446,16 @@ impl Commit {
         match &self.action {
             Action::Create(new_session) => {
                 let session = self.begin(self.id_hash, new_session, None)?;
-                Ok(Decision::Insert { session, expired: None, session_limit: None })
+                Ok(SessionWrite::Insert { session, replaced: None }.into())
             }
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, at)) => self.change(session, at),
-                Err(missing) => Ok(Decision::Answer(CommitAnswer::Missing(missing))),
+                Err(missing) => Ok(answer(CommitAnswer::Missing(missing))),
             },
             Action::SignIn { to, user, new_session, join_salt } => {
                 self.sign_in(found, *to, user, new_session, *join_salt)
             }
-            Action::End => Ok(match found {
-                Found::Live { session, at } | Found::Replaced { session, at, .. } => {
-                    Decision::End { at, ended: session.to_ended() }
-                }
-                Found::Undecodable { id_hash, public_id, at, .. } => {
-                    Decision::End { at, ended: EndedSession::new(id_hash, public_id, None) }
-                }
-                Found::Expired { at, .. } => Decision::RemoveExpired { at },
-                Found::Nothing => Decision::Answer(CommitAnswer::Missing(Missing::NOT_FOUND)),
-            }),
+            Action::End => Ok(end(found)),
         }
     }
 
@@ -485,8 +473,8 @@ impl Commit {
         if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Found::Live { session: loaded.clone(), at: () }) {
-            Ok(Decision::Update { session, .. }) => Some((loaded, session)),
+        match self.decide(Found::Live { session: loaded.clone(), at: () }).ok()?.write {
+            SessionWrite::Update { session, .. } => Some((loaded, session)),
             _ => None,
         }
     }
@@ -528,14 +516,17 @@ impl Commit {
     ) -> Result<Decision<P>> {
         let session_limit = self.session_limit;
         let begin = || self.begin(to, new_session, Some(user));
-        let insert = |session, expired| Decision::Insert { session, expired, session_limit };
+        let insert = |expired| {
+            let write = SessionWrite::Insert { session: begin()?, replaced: None };
+            Ok(Decision { expired, session_limit, ended: None, write })
+        };
         let (session, at, replaced) = match found {
             Found::Live { session, at } => (session, at, None),
-            Found::Replaced { id, session, at } => (session, at, Some(id)),
+            Found::Replaced { replaced, session, at } => (session, at, Some(replaced)),
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Expired { at, .. } => return Ok(insert(begin()?, Some(at))),
-            Found::Nothing | Found::Undecodable { .. } => return Ok(insert(begin()?, None)),
+            Found::Expired { at, .. } => return insert(Some(at)),
+            Found::Nothing | Found::Undecodable { .. } => return insert(None),
         };
         let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
@@ -545,24 +536,24 @@ impl Commit {
         if owner.is_some_and(|owner| owner != user) {
             // No data of one user's session may reach another user's. A session that got its user
             // when the id was replaced belongs to another client.
-            if replaced.is_some_and(|id| !id.had_user) {
-                return Ok(insert(begin()?, None));
+            if replaced.is_some_and(|replaced| !replaced.had_user) {
+                return insert(None);
             }
-            let presented = replaced_id(self.id_hash, join_salt, true);
-            let ended = session.to_ended();
-            let session = begin()?;
-            return Ok(Decision::Replace { at, session, presented, ended, session_limit });
+            let ended = Some((at, session.to_ended()));
+            let replaced = Some(replaced_id(self.id_hash, join_salt, true));
+            let write = SessionWrite::Insert { session: begin()?, replaced };
+            return Ok(Decision { expired: None, session_limit, ended, write });
         }
-        if let Some(id) = replaced
+        if let Some(replaced) = replaced
             && owner.is_some()
             && join_salt.is_some()
-            && self.can_join(&id, &session.id_hash)
+            && self.can_join(&replaced, &session.id_hash)
             && is_repeated(new_session, &session.record)
         {
-            return Ok(Decision::Answer(CommitAnswer::CanJoin { id, session }));
+            return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
         }
         if self.is_unexpected(&session.record) {
-            return Ok(Decision::Answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
         // The salt belongs to the id that was presented.
@@ -583,21 +574,22 @@ impl Commit {
         record.revision += 1;
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
-        Ok(Decision::Move { at, session, id_change, session_limit })
+        let write = SessionWrite::Move { at, session, id_change };
+        Ok(Decision { session_limit, ..write.into() })
     }
 
     /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
     /// because the session still has that id.
-    fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
-        matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
-            && id.successor == *current
-            && id.overlaps(self.opened)
+    fn can_join(&self, replaced: &ReplacedId, current: &SessionIdHash) -> bool {
+        matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
+            && replaced.successor == *current
+            && replaced.overlaps(self.opened)
     }
 
     /// Decides a merge or a renewal.
     fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
         if self.is_unexpected(&session.record) {
-            return Ok(Decision::Answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
@@ -621,18 +613,18 @@ impl Commit {
             _ => None,
         };
         if !changed && id_change.is_none() {
-            return Ok(if touched {
-                Decision::Touch { at, session }
-            } else {
-                Decision::Answer(CommitAnswer::Unchanged(session))
+            return Ok(match touched {
+                true => SessionWrite::Touch { at, session }.into(),
+                false => answer(CommitAnswer::Unchanged(session)),
             });
         }
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
-        Ok(match id_change {
-            Some(id_change) => Decision::Move { at, session, id_change, session_limit: None },
-            None => Decision::Update { at, session },
-        })
+        let write = match id_change {
+            Some(id_change) => SessionWrite::Move { at, session, id_change },
+            None => SessionWrite::Update { at, session },
+        };
+        Ok(write.into())
     }
 
     fn is_unexpected(&self, record: &Record) -> bool {

@@ -54,7 +54,7 @@ pub enum Found<P> {
     /// A live session, found by a replaced id that is not in its grace.
     Replaced {
         /// The replaced id.
-        id: ReplacedId,
+        replaced: ReplacedId,
         /// The session, with its current id.
         session: LiveSession,
         /// The position of the session.
@@ -102,7 +102,7 @@ pub enum Missing {
     /// not read the session.
     Replaced {
         /// The replaced id.
-        id: ReplacedId,
+        replaced: ReplacedId,
         /// The live session.
         session: LiveSession,
     },
@@ -133,11 +133,11 @@ impl<P> Found<P> {
 
     /// Returns the result for a replaced id of the session, from the one for its current id.
     #[must_use]
-    pub fn by_replaced_id(self, id: ReplacedId, now: Timestamp) -> Self {
+    pub fn by_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
-            _ if id.forget_at() <= now => Found::Nothing,
-            Found::Live { session, at } if !id.is_in_grace(now) => {
-                Found::Replaced { id, session, at }
+            _ if replaced.forget_at() <= now => Found::Nothing,
+            Found::Live { session, at } if !replaced.is_in_grace(now) => {
+                Found::Replaced { replaced, session, at }
             }
             found => found,
         }
@@ -156,7 +156,7 @@ impl<P> Found<P> {
     pub(super) fn into_live(self) -> Result<(LiveSession, P), Missing> {
         Err(match self {
             Found::Live { session, at } => return Ok((session, at)),
-            Found::Replaced { id, session, .. } => Missing::Replaced { id, session },
+            Found::Replaced { replaced, session, .. } => Missing::Replaced { replaced, session },
             Found::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error }
             }

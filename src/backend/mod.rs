@@ -20,10 +20,10 @@
 //! use std::collections::HashMap;
 //! use std::sync::Mutex;
 //!
-//! use cloakroom::Result;
-//! use cloakroom::backend::{Commit, CommitAnswer, Decision, Found, LiveSession, Record};
+//! use cloakroom::backend::{Commit, CommitAnswer, Found, LiveSession, Record, SessionWrite};
 //! use cloakroom::clock::Timestamp;
 //! use cloakroom::id::SessionIdHash;
+//! use cloakroom::{Error, ErrorKind, Result};
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
@@ -43,21 +43,27 @@
 //! fn commit(rows: &Mutex<Rows>, commit: &Commit) -> Result<CommitAnswer> {
 //!     let mut rows = rows.lock().unwrap(); // a database begins a transaction here
 //!     let decision = commit.decide(find(&rows, commit.id_hash, commit.now))?;
-//!     match &decision {
-//!         // An insert must fail with `ErrorKind::Conflict` if the id hash is taken.
-//!         Decision::Insert { session, .. }
-//!         | Decision::Update { session, .. }
-//!         | Decision::Touch { session, .. } => {
+//!     if decision.write.new_id().is_some_and(|id_hash| rows.contains_key(id_hash)) {
+//!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
+//!     }
+//!     if let Some(at) = &decision.expired {
+//!         rows.remove(at);
+//!     }
+//!     if let Some((at, _)) = &decision.ended {
+//!         rows.remove(at);
+//!     }
+//!     match &decision.write {
+//!         SessionWrite::Nothing(_) => {}
+//!         // An insert may name a replaced id to remember.
+//!         SessionWrite::Insert { session, .. }
+//!         | SessionWrite::Update { session, .. }
+//!         | SessionWrite::Touch { session, .. } => {
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
-//!         Decision::Replace { at, session, .. } | Decision::Move { at, session, .. } => {
+//!         SessionWrite::Move { at, session, .. } => {
 //!             rows.remove(at); // and remember the replaced ids
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
-//!         Decision::End { at, .. } | Decision::RemoveExpired { at } => {
-//!             rows.remove(at);
-//!         }
-//!         Decision::Answer(_) => {}
 //!     }
 //!     // No limit per user and no bound has ended other sessions.
 //!     Ok(decision.into_answer(vec![], vec![]))
@@ -97,7 +103,9 @@ pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
-pub use commit::{Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit};
+pub use commit::{
+    Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, SessionWrite,
+};
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;
@@ -128,7 +136,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     ///
     /// Besides the errors above: [`TooLarge`](crate::ErrorKind::TooLarge) when the data would
     /// exceed the commit's limit, [`Conflict`](crate::ErrorKind::Conflict) when a new id is taken;
-    /// what was stored before is intact then.
+    /// what was stored before is intact then, as it is after [`Busy`](crate::ErrorKind::Busy).
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer>;
 
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes
@@ -163,7 +171,7 @@ pub trait SessionIndex: Debug + Send + Sync {
 
     /// Ends sessions, except the one of the public id `except`, and returns the live ones, for
     /// events and the invalidation of caches. It also removes the expired ones, for the reason of
-    /// [`Decision::RemoveExpired`].
+    /// [`Decision::expired`].
     fn revoke(
         &self,
         filter: &SessionFilter<'_>,

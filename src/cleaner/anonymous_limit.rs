@@ -56,13 +56,13 @@ impl AnonymousCounter {
         AnonymousCounter { until_check: until_check.into(), evicted: 0.into() }
     }
 
-    /// Counts a session. Returns whether the thread must be woken for a check: only for one
+    /// Records a session. Returns whether the thread must be woken for a check: only for one
     /// session, because the thread asks again after each eviction.
-    pub(super) fn count(&self) -> bool {
+    pub(super) fn record_created(&self) -> bool {
         self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
-    pub(super) fn count_evicted(&self, sessions: usize) {
+    pub(super) fn record_evicted(&self, sessions: usize) {
         self.evicted.fetch_add(sessions as u64, Ordering::Relaxed);
     }
 
@@ -196,7 +196,7 @@ mod tests {
     /// A counter for which a check is due.
     fn due(limit: &AnonymousLimit) -> AnonymousCounter {
         let counter = AnonymousCounter::new(Some(limit));
-        assert!((0..limit.check_every()).any(|_| counter.count()));
+        assert!((0..limit.check_every()).any(|_| counter.record_created()));
         counter
     }
 
@@ -207,17 +207,17 @@ mod tests {
         let counter = AnonymousCounter::new(Some(&limit));
         let mut evictions = Evictions::new(Some(limit));
         assert!(!evictions.start_if_due(now, &counter));
-        assert_eq!([(); 5].map(|()| counter.count()), [false, false, true, false, false]);
+        assert_eq!([(); 5].map(|()| counter.record_created()), [false, false, true, false, false]);
         assert!(evictions.start_if_due(now, &counter));
         assert!(!evictions.start_if_due(now, &counter));
-        assert_eq!([(); 4].map(|()| counter.count()), [false, false, true, false]);
+        assert_eq!([(); 4].map(|()| counter.record_created()), [false, false, true, false]);
         assert!(!evictions.start_if_due(now, &counter), "one runs");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert!(evictions.start_if_due(now, &counter), "as many have begun during the check");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert!(!evictions.start_if_due(now, &counter));
         let unlimited = AnonymousCounter::new(None);
-        assert!(!(0..5000).any(|_| unlimited.count()));
+        assert!(!(0..5000).any(|_| unlimited.record_created()));
         assert!(!Evictions::new(None).start_if_due(now, &unlimited));
     }
 
@@ -227,11 +227,11 @@ mod tests {
         let limit = limit(1_000_000);
         let counter = AnonymousCounter::new(Some(&limit));
         let mut evictions = Evictions::new(Some(limit));
-        assert_eq!((1..=1000).find(|_| counter.count()), Some(1000));
+        assert_eq!((1..=1000).find(|_| counter.record_created()), Some(1000));
         assert!(evictions.start_if_due(now, &counter));
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert_eq!((1..=40_000).find(|_| counter.count()), Some(31_250));
-        assert!(!(0..40_000).any(|_| counter.count()), "the thread is awake");
+        assert_eq!((1..=40_000).find(|_| counter.record_created()), Some(31_250));
+        assert!(!(0..40_000).any(|_| counter.record_created()), "the thread is awake");
         assert!(evictions.start_if_due(now, &counter));
     }
 
@@ -270,7 +270,7 @@ mod tests {
         let error = || Error::new(ErrorKind::Busy, "test");
         assert!(evictions.start_if_due(now, &counter));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
-        assert!((0..3).any(|_| counter.count()));
+        assert!((0..3).any(|_| counter.record_created()));
         assert!(evictions.start_if_due(now, &counter));
         assert_eq!(evictions.list_done(Ok(ids(2000))), None);
         assert!(evictions.due_step(now).is_some());

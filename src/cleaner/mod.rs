@@ -127,16 +127,16 @@ impl Cleaner {
         drop(self.sender.try_send(Message::Wake));
     }
 
-    /// Counts sessions that the store has evicted, for the event.
+    /// Records sessions that the store has evicted, for the event.
     pub(crate) fn sessions_evicted(&self, sessions: usize) {
         if sessions > 0 {
-            self.anonymous.count_evicted(sessions);
+            self.anonymous.record_evicted(sessions);
         }
     }
 
-    /// Counts an anonymous session that has begun. Never waits.
+    /// Records an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_created(&self) {
-        if self.anonymous.count() {
+        if self.anonymous.record_created() {
             self.wake();
         }
     }

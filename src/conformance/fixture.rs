@@ -482,13 +482,13 @@ impl Fixture {
         what: &str,
     ) -> Passed<ReplacedId> {
         match self.load(id_hash)? {
-            Loaded::Missing(Missing::Replaced { id, session }) => {
+            Loaded::Missing(Missing::Replaced { replaced, session }) => {
                 let LiveSession { record, id_hash: led_to } = session;
-                ensure!(id.id_hash == *id_hash, "{what} is remembered as another id")?;
+                ensure!(replaced.id_hash == *id_hash, "{what} is remembered as another id")?;
                 ensure!(led_to == *current, "{what} does not lead to the session's current id")?;
                 let live = self.live(current, what)?.record;
                 ensure!(live == record, "{what} does not lead to the session as it is stored")?;
-                Ok(id)
+                Ok(replaced)
             }
             other => {
                 Err(Violation(format!("{what} is not Replaced: a load returns {}", found(&other))))

@@ -43,11 +43,11 @@ fn sign_in_opened(
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &CommitAnswer, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
-        CommitAnswer::CanJoin { id, session } => {
+        CommitAnswer::CanJoin { replaced, session } => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
-            let is_its_salt = id.by == ReplacedBy::SignIn { salt: Some(*salt) };
+            let is_its_salt = replaced.by == ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(is_its_salt, "a sign-in that can join got another salt")?;
-            ensure!(id.successor == *to, "a sign-in that can join got another successor")
+            ensure!(replaced.successor == *to, "a sign-in that can join got another successor")
         }
         other => answered(other, "CanJoin", "a sign-in that can join"),
     }

@@ -66,9 +66,9 @@ impl GuessDetector {
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// Counts a malformed or unknown id by its hash, unless this window has counted it. Returns the
+    /// Records a malformed or unknown id by its hash, which a window counts once. Returns the
     /// address and its count if an event is due.
-    pub(crate) fn count(
+    pub(crate) fn record(
         &self,
         address: Option<IpAddr>,
         hash: u64,
@@ -126,7 +126,7 @@ mod tests {
         now: Timestamp,
     ) -> Vec<u64> {
         let address = address.map(|text| text.parse().unwrap());
-        let counts = ids.filter_map(|id| guess_detector.count(address, id, now));
+        let counts = ids.filter_map(|id| guess_detector.record(address, id, now));
         counts.map(|(_, count)| count).collect()
     }
 
@@ -169,28 +169,28 @@ mod tests {
 
     #[test]
     fn different_ids_have_different_hashes() {
-        let of = |byte| GuessDetector::hash_of(&SessionIdHash::from_bytes([byte; 32]));
-        assert_eq!(of(1), of(1));
-        assert_ne!(of(1), of(2));
+        let hash = |byte| GuessDetector::hash_of(&SessionIdHash::from_bytes([byte; 32]));
+        assert_eq!(hash(1), hash(1));
+        assert_ne!(hash(1), hash(2));
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_are_one_client() {
-        let of = |text: &str| client_network(text.parse().unwrap()).to_string();
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(of("2001:db8:1:2:ffff::1"), "2001:db8:1:2::");
-        assert_eq!(of("2001:db8:1:3::1"), "2001:db8:1:3::");
-        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
-        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        let network = |text: &str| client_network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:2:ffff::1"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(network("192.0.2.7"), "192.0.2.7");
     }
 
     #[test]
     fn the_memory_is_bounded_and_keeps_the_newest_addresses() {
         let guess_detector = GuessDetector::default();
         let address = |n: u32| Some(IpAddr::V4(n.into()));
-        let count = |n: u32, id| guess_detector.count(address(n), id, NOW);
+        let record = |n: u32, id| guess_detector.record(address(n), id, NOW);
         for n in 0..10_000 {
-            assert_eq!(count(n, 0), None);
+            assert_eq!(record(n, 0), None);
             let windows = guess_detector.0.lock().unwrap();
             assert!(windows.by_address.len() <= MAX_ADDRESSES);
             assert!(
@@ -199,7 +199,7 @@ mod tests {
                     .contains_key(&address(n.saturating_sub(MAX_ADDRESSES as u32 / 2)))
             );
         }
-        (1..19).for_each(|id| assert_eq!(count(9_999, id), None));
-        assert_eq!(count(9_999, 19), Some((address(9_999), 20)));
+        (1..19).for_each(|id| assert_eq!(record(9_999, id), None));
+        assert_eq!(record(9_999, 19), Some((address(9_999), 20)));
     }
 }

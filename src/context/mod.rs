@@ -8,23 +8,22 @@ mod end_trail;
 mod generations;
 mod guess_detector;
 mod retired_ids;
-mod settings;
 mod update_queue;
+mod warnings;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
 use crate::error::Result;
-use crate::event::{Event, Events, RejectedBy};
+use crate::event::{Event, Events};
 use crate::id::PublicId;
-use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::process::Process;
+use crate::settings::Settings;
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) use blocking_hook::BlockingCalls;
@@ -32,8 +31,6 @@ pub use blocking_hook::BlockingHook;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
 pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
-pub use settings::OnLoadFailure;
-pub(crate) use settings::{FormerCookie, IdField, Settings, Transport};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
 pub(crate) struct Context {
@@ -96,10 +93,10 @@ impl Context {
         self.clock.now()
     }
 
-    /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
-    pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
+    /// Records a malformed or unknown id by its hash, and raises the event when it is due.
+    pub(crate) fn record_guess(&self, address: Option<IpAddr>, hash: u64) {
         if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
+            && let Some((address, count)) = self.guess_detector.record(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }
@@ -117,42 +114,6 @@ impl Context {
             *last = Some(now);
             drop(last);
             self.events.raise(&Event::SessionNotClosed { public_id });
-        }
-    }
-
-    /// Raises once per process the event that a proxy forwards requests, but the addresses of its
-    /// clients are not used.
-    pub(crate) fn warn_if_proxied(&self, head: &RequestHead<'_>) {
-        static WARNED: AtomicBool = AtomicBool::new(false);
-        let is_unknown = self.settings.proxies == 0 && head.is_forwarded();
-        if is_unknown && !WARNED.load(Ordering::Relaxed) && !WARNED.swap(true, Ordering::Relaxed) {
-            self.events.raise(&Event::UnknownProxy { peer: head.peer_addr });
-        }
-    }
-
-    /// Returns the browsers that reject the cookie of a response to this request; `None` if its
-    /// browser accepts it.
-    pub(crate) fn cookie_rejected_by(&self, head: &RequestHead<'_>) -> Option<RejectedBy> {
-        let Transport::Cookie(cookie) = &self.settings.transport else { return None };
-        let host = head.host.once().filter(|_| cookie.secure && !head.secure)?;
-        if !is_loopback(host) {
-            return Some(RejectedBy::AnyBrowser);
-        }
-        head.user_agent.is_some_and(is_webkit).then_some(RejectedBy::WebKit)
-    }
-
-    /// Raises the event that a browser rejects the cookie that is being sent, once per process and
-    /// kind of browser.
-    pub(crate) fn warn_if_rejected(&self, rejected_by: Option<RejectedBy>) {
-        static WARNED: AtomicBool = AtomicBool::new(false);
-        static WARNED_OF_WEBKIT: AtomicBool = AtomicBool::new(false);
-        let Some(rejected_by) = rejected_by else { return };
-        let warned = match rejected_by {
-            RejectedBy::AnyBrowser => &WARNED,
-            RejectedBy::WebKit => &WARNED_OF_WEBKIT,
-        };
-        if !warned.swap(true, Ordering::Relaxed) {
-            self.events.raise(&Event::InsecureConnection { rejected_by });
         }
     }
 }

@@ -35,8 +35,8 @@ type Waiter = Handoff<Option<Record>>;
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this holder or an earlier one stored it, if one did. Without it the first
-    /// attempt of the next holder would find another revision, and each update take two commits.
+    /// The session as this holder or an earlier one stored it, if one did. It saves the next holder
+    /// a failed first attempt.
     newest: Option<Record>,
 }
 
@@ -252,6 +252,7 @@ mod tests {
         // This request would wait, and its deadline has passed.
         let late = queues.turn(&id_hash(1), instant()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
+        assert!(!late.has_unknown_outcome());
         drop(first);
         assert!(is_empty(&queues));
     }
@@ -263,6 +264,7 @@ mod tests {
         let waiters: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
         let refused = queues.turn(&id_hash(1), instant() + MAX_WAIT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
+        assert!(!refused.has_unknown_outcome());
         let other = turn(&queues, &id_hash(2));
         for waiter in &waiters {
             queues.wait(&id_hash(1), waiter, instant()).unwrap_err();

@@ -69,7 +69,8 @@ struct ErrorInner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The store was busy until the deadline of the call. A later attempt can succeed.
+    /// The store was busy until the deadline of the call, or too many requests wait to update the
+    /// session. Nothing was stored, and a later attempt can succeed.
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
@@ -130,9 +131,7 @@ impl ErrorKind {
             ErrorKind::Unexpected => "an internal assumption does not hold",
         }
     }
-}
 
-impl ErrorKind {
     /// Returns the HTTP status for a request that failed with this kind: 503 if a retry can
     /// succeed, 403 if it is refused, else 500.
     pub(crate) fn default_status(self) -> u16 {
@@ -195,21 +194,18 @@ impl Error {
     /// Of a call in several steps, such as a sweep, it describes the step that failed.
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
-        use ErrorKind::{
-            Conflict, ForeignTable, Invalid, NewerSchema, NotSetUp, ReadOnly, TooLarge,
-            Unsupported, WrongType,
-        };
         let kind_says_no = matches!(
             self.kind(),
-            Conflict
-                | ForeignTable
-                | Invalid
-                | NewerSchema
-                | NotSetUp
-                | ReadOnly
-                | TooLarge
-                | Unsupported
-                | WrongType
+            ErrorKind::Busy
+                | ErrorKind::Conflict
+                | ErrorKind::ForeignTable
+                | ErrorKind::Invalid
+                | ErrorKind::NewerSchema
+                | ErrorKind::NotSetUp
+                | ErrorKind::ReadOnly
+                | ErrorKind::TooLarge
+                | ErrorKind::Unsupported
+                | ErrorKind::WrongType
         );
         !self.0.nothing_done && !kind_says_no
     }
@@ -238,6 +234,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The adapters find this error in an application's by its text: see `kind_search`.
         kind_search::note(self.0.kind);
         write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
@@ -339,10 +336,12 @@ mod tests {
 
     #[test]
     fn an_outcome_is_unknown_unless_proved_or_implied_by_the_kind() {
-        assert!(busy().has_unknown_outcome());
-        assert!(!busy().with_nothing_done().has_unknown_outcome());
+        let unavailable = || Error::new(ErrorKind::Unavailable, "store a session");
+        assert!(unavailable().has_unknown_outcome());
+        assert!(!unavailable().with_nothing_done().has_unknown_outcome());
         assert!(!Error::new(ErrorKind::Conflict, "store a session").has_unknown_outcome());
-        let error = busy();
+        assert!(!busy().has_unknown_outcome());
+        let error = unavailable();
         let shared = error.clone();
         assert!(error.with_nothing_done().has_unknown_outcome() && shared.has_unknown_outcome());
     }

@@ -411,7 +411,7 @@ macro_rules! event_kinds {
             /// Returns the level at which [`LogSink`] logs events of this kind. `Error`: a request
             /// failed, or data was lost or is invalid. `Warn`: a part failed or recovered while
             /// requests continue, or a setting or a client needs attention. `Info`: start and
-            /// migration, and the begins and ends of users' sessions. `Debug`: single requests, and
+            /// migration, and when sessions of users begin and end. `Debug`: single requests, and
             /// sweeps.
             const fn level(self) -> ::log::Level {
                 match self {

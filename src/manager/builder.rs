@@ -11,9 +11,7 @@ use std::time::Duration;
 use crate::backend::{SessionLimit, Store};
 use crate::cleaner::{AnonymousLimit, Cleaner};
 use crate::clock::{Clock, SystemClock};
-use crate::context::{
-    BlockingCalls, Context, EndTrail, FormerCookie, OnLoadFailure, Settings, Transport,
-};
+use crate::context::{BlockingCalls, Context, EndTrail};
 use crate::cookie::{self, CookieConfig};
 use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +23,7 @@ use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
+use crate::settings::{FormerCookie, OnLoadFailure, Settings, Transport};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.

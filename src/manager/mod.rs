@@ -17,7 +17,8 @@ use crate::id::Realm;
 use crate::message::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::Session;
 
-pub use crate::context::{BlockingHook, OnLoadFailure};
+pub use crate::context::BlockingHook;
+pub use crate::settings::OnLoadFailure;
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
 pub use users::{SessionPage, UserSession};

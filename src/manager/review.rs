@@ -7,13 +7,13 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backend::{Capabilities, SessionLimit};
-use crate::context::{Settings, Transport};
 use crate::cookie::{CookieConfig, SameSite};
 use crate::event::{EventKind, Events};
 use crate::id::Realm;
 use crate::lifetime::{AtLimit, Lifetime};
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
+use crate::settings::{Settings, Transport};
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

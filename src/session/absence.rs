@@ -15,51 +15,21 @@ use crate::session::{Session, State};
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    pub(super) on_write: OnWrite,
-    /// The replacement of the request's id, if the store remembers one.
-    pub(super) replacement: Option<IdReplacement>,
+    /// Whether an id of the request was retired since the request was opened.
+    pub(super) retired: RetiredSinceOpen,
+    /// The replaced id of the request, if the store remembers one.
+    pub(super) replaced_id: Option<UsedReplacedId>,
+    /// Whether changes of this request were discarded.
+    pub(super) has_discarded: bool,
     /// The id for the session that is created next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
 }
 
-/// What a write does in a request without a session. Each variant says what a write of values does,
-/// and a [`renew`](Session::renew) without one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum OnWrite {
-    /// Values create a session; a renewal has no effect. There was no session, it has expired or
-    /// cannot be decoded, this request has ended it, or the request presents a stale id.
-    #[default]
-    Create,
-    /// As `DiscardAll` if a call that is in flight has retired the request's id, else as `Create`.
-    AwaitRetired,
-    /// Values are discarded; a renewal has no effect. The request overlaps the replacement of its
-    /// id.
-    DiscardValues,
-    /// Both are discarded. This process has retired the id since the request was opened.
-    DiscardAll,
-    /// As `DiscardValues`. Changes of this request were discarded before.
-    HasDiscarded,
-}
-
-impl Absence {
-    /// `retired` says whether an id of the request was retired since the request was opened.
-    pub(super) fn new(retired: RetiredSinceOpen, replacement: Option<IdReplacement>) -> Self {
-        let on_write = match (retired, &replacement) {
-            (RetiredSinceOpen::Yes, _) => OnWrite::DiscardAll,
-            (_, Some(IdReplacement { overlaps: true, .. })) => OnWrite::DiscardValues,
-            (RetiredSinceOpen::InDoubt, _) => OnWrite::AwaitRetired,
-            (RetiredSinceOpen::No, _) => OnWrite::Create,
-        };
-        Absence { on_write, replacement, next_id: None }
-    }
-}
-
-/// The replacement of an id of this request.
+/// A replaced id with which this request looked for its session.
 #[derive(Debug)]
-pub(super) struct IdReplacement {
-    /// The hash of the replaced id.
+pub(super) struct UsedReplacedId {
     pub(super) id_hash: SessionIdHash,
-    /// The replaced id itself, if the request presented or issued it.
+    /// The id itself, if the request presented or issued it.
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
@@ -72,15 +42,25 @@ pub(super) struct IdReplacement {
 
 impl Session {
     /// Creates a session with the changes of a request that has found none, or discards them. A
-    /// discard is reported: by an event, the result of `commit`, and the response.
+    /// discard is reported: by an event, the result of `commit`, and the response. The first row
+    /// that applies decides:
+    ///
+    /// | the request | changed values | only a renewal |
+    /// |---|---|---|
+    /// | has discarded changes before | discarded | no effect |
+    /// | presents an id that was retired since the request was opened | discarded | discarded |
+    /// | overlaps the replacement of its id | discarded | no effect |
+    /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
-        let discards = match absence.on_write {
-            OnWrite::Create => false,
-            OnWrite::AwaitRetired => self.was_retired_in_flight()?,
-            OnWrite::DiscardValues | OnWrite::HasDiscarded => has_values,
-            OnWrite::DiscardAll => true,
+        let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
+        let discards = match absence.retired {
+            _ if absence.has_discarded => has_values,
+            RetiredSinceOpen::Yes => true,
+            _ if overlaps => has_values,
+            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
+            RetiredSinceOpen::No => false,
         };
         if discards {
             self.discard_changes(state, None);
@@ -114,23 +94,23 @@ impl Session {
         // After a discard, no later sign-in of this request may join another one, or be joined,
         // through the id that this request has issued.
         let issued = issued.clone().filter(|_| !discards);
-        let replacement = self.note_missing(state, &id_hash, missing, issued.as_ref());
+        let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
-        let replacement = replacement.map(|new| IdReplacement { persistent, ..new });
-        state.set_absent(Absence::new(RetiredSinceOpen::No, replacement));
+        let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
+        state.set_absent(Absence { replaced_id, ..Absence::default() });
         if discards {
             self.discard_changes(state, Some(&public_id));
         }
     }
 
-    /// Records why an id finds no session. Returns the replacement of the id, if that is why.
+    /// Records why an id finds no session. Returns the id if it was replaced.
     pub(super) fn note_missing(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
         missing: Missing,
         issued: Option<&SessionId>,
-    ) -> Option<IdReplacement> {
+    ) -> Option<UsedReplacedId> {
         match missing {
             Missing::NotFound { reached_limit } => {
                 let find_reason = || self.context.end_trail.reason(id_hash);
@@ -140,12 +120,12 @@ impl Session {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error: &error });
             }
-            Missing::Replaced { id, session } => {
-                return Some(IdReplacement {
-                    id_hash: id.id_hash,
-                    id: self.find_id(issued, &id.id_hash),
+            Missing::Replaced { replaced, session } => {
+                return Some(UsedReplacedId {
+                    id_hash: replaced.id_hash,
+                    id: self.find_id(issued, &replaced.id_hash),
                     public_id: session.record.public_id,
-                    overlaps: id.overlaps(self.opened(self.context.now())),
+                    overlaps: replaced.overlaps(self.opened(self.context.now())),
                     persistent: session.record.persistent,
                 });
             }
@@ -155,7 +135,7 @@ impl Session {
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
         if let LoadState::Absent(absence) = &mut state.load_state {
-            absence.on_write = OnWrite::HasDiscarded;
+            absence.has_discarded = true;
         }
         state.response.reports_discard = true;
         state.changes.drop_all_but_renewal();

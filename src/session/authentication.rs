@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::context::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
 use crate::session::{CommitOutcome, Session};
+use crate::settings::Settings;
 
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use crate::backend::{LiveSession, Loaded};
-use crate::context::IdField;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
@@ -15,6 +14,7 @@ use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::presented::PresentedId;
 use crate::session::{CommitOutcome, ResponseFacts, Session, State};
+use crate::settings::IdField;
 
 const CLOSE: &str = "close a session";
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Missing};
-use crate::context::Settings;
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +25,7 @@ use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
+use crate::settings::Settings;
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub enum CommitOutcome {
 }
 
 impl CommitOutcome {
-    fn of(is_discard: bool) -> Self {
-        if is_discard { CommitOutcome::Discarded } else { CommitOutcome::Stored }
+    fn discarded_if(discarded: bool) -> Self {
+        if discarded { CommitOutcome::Discarded } else { CommitOutcome::Stored }
     }
 }
 
@@ -67,7 +67,7 @@ impl Session {
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.lock_for_change("commit the session")?;
         if state.is_ignored {
-            return Ok(CommitOutcome::of(!state.changes.is_empty()));
+            return Ok(CommitOutcome::discarded_if(!state.changes.is_empty()));
         }
         self.commit_all(&mut state)
     }
@@ -79,7 +79,7 @@ impl Session {
             self.commit_changes(state)?;
             state.changes = Changes::default();
         }
-        Ok(CommitOutcome::of(state.load_state.has_discarded()))
+        Ok(CommitOutcome::discarded_if(state.load_state.has_discarded()))
     }
 
     /// Makes one call of the store, and records which ids it has retired.
@@ -219,7 +219,7 @@ impl Session {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.load_state {
             LoadState::Live { session, .. } => session.record.persistent,
-            load_state => load_state.replacement().map_or(settings.persistent, |it| it.persistent),
+            load_state => load_state.replaced_id().map_or(settings.persistent, |id| id.persistent),
         });
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;

@@ -32,18 +32,18 @@ impl Secret {
         Ok(Secret(random(OPERATION)?))
     }
 
-    pub(super) fn of_id(id: &SessionId) -> Self {
+    pub(super) fn from_id(id: &SessionId) -> Self {
         Secret(id.csrf_secret())
     }
 
     /// Decodes a stored secret; `None` for a value that [`value`](Self::value) never returns.
-    fn read(value: &Value<'_>) -> Option<Self> {
+    fn from_value(value: &Value<'_>) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(value.decode::<String>().ok()?).ok()?;
         Some(Secret(bytes.try_into().ok()?))
     }
 
-    fn of(data: &Data) -> Option<Self> {
-        data.get(CSRF_SECRET).and_then(|value| Secret::read(&value))
+    fn from_data(data: &Data) -> Option<Self> {
+        data.get(CSRF_SECRET).and_then(|value| Secret::from_value(&value))
     }
 
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
@@ -80,16 +80,16 @@ impl State {
     /// Returns the secret, with the changes of this request applied.
     fn secret(&self) -> Option<Secret> {
         match self.changes.delta().change(CSRF_SECRET) {
-            Change::Set(value) => Secret::read(value),
+            Change::Set(value) => Secret::from_value(value),
             Change::Removed => None,
-            Change::Untouched => self.load_state.data().and_then(Secret::of),
+            Change::Untouched => self.load_state.data().and_then(Secret::from_data),
         }
     }
 
     /// Derives the secret from the replaced id of this request, if there is one. The tokens of all
     /// pages that are requested with this id then agree. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<Secret> {
-        self.load_state.replacement()?.id.as_ref().map(Secret::of_id)
+        self.load_state.replaced_id()?.id.as_ref().map(Secret::from_id)
     }
 }
 
@@ -114,7 +114,7 @@ impl Session {
                 .session()
                 .and_then(|session| self.find_id(load_state.issued(), &session.id_hash)),
         };
-        id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
+        id.map_or_else(Secret::generate, |id| Ok(Secret::from_id(&id)))
     }
 
     /// Returns the secret for the tokens of this response. The first row that applies decides:
@@ -135,10 +135,9 @@ impl Session {
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;
-        let overlaps =
-            state.load_state.replacement().is_some_and(|replacement| replacement.overlaps);
-        let of_replaced_id = || state.secret_of_replaced_id().filter(|_| overlaps);
-        if let Some(secret) = state.secret().or_else(of_replaced_id) {
+        let overlaps = state.load_state.replaced_id().is_some_and(|replaced| replaced.overlaps);
+        let shared = || state.secret_of_replaced_id().filter(|_| overlaps);
+        if let Some(secret) = state.secret().or_else(shared) {
             return Ok(secret);
         }
         if state.is_closed {
@@ -168,14 +167,14 @@ impl Session {
     /// `None` if the session has ended.
     fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
         let Some(session) = state.load_state.session() else { return Ok(None) };
-        if let Some(secret) = Secret::of(&session.record.data) {
+        if let Some(secret) = Secret::from_data(&session.record.data) {
             return Ok(Some(secret));
         }
         let id_hash = session.id_hash;
         let new = self.new_secret(&mut state.load_state)?.value()?;
         let mut separate = Changes::default();
         let keep_stored = move |now: Option<&Value<'_>>| {
-            let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
+            let kept = now.filter(|now| Secret::from_value(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
         let data = state.load_state.data();
@@ -185,7 +184,7 @@ impl Session {
         let plan = CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaOf::AllChanges };
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                let secret = Secret::of(&session.record.data);
+                let secret = Secret::from_data(&session.record.data);
                 state.load_state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::lifetime::EndReason;
 use crate::record::EndedSession;
-use crate::session::absence::{Absence, IdReplacement};
+use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::changes::Changes;
 use crate::session::{Session, State};
 
@@ -125,13 +125,13 @@ impl Session {
 
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
     /// session if the settings say so.
-    pub(super) fn handle_stale_id(&self, replacement: &mut Option<IdReplacement>) -> Result<()> {
-        let stale = replacement.as_ref().filter(|replacement| !replacement.overlaps);
-        let Some(IdReplacement { id_hash, public_id, .. }) = stale else { return Ok(()) };
+    pub(super) fn handle_stale_id(&self, replaced_id: &mut Option<UsedReplacedId>) -> Result<()> {
+        let stale = replaced_id.as_ref().filter(|replaced| !replaced.overlaps);
+        let Some(UsedReplacedId { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash, EndReason::ReplacedId)?;
-            *replacement = None;
+            *replaced_id = None;
         }
         Ok(())
     }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
-use crate::context::{GuessDetector, OnLoadFailure, RetiredSinceOpen};
+use crate::context::{GuessDetector, RetiredSinceOpen};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::session::absence::{Absence, IdReplacement, OnWrite};
+use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
+use crate::settings::OnLoadFailure;
 
 /// What the presented ids find. The state changes in these ways:
 ///
@@ -53,10 +54,8 @@ impl LoadState {
 
     /// Returns the session, which commits share.
     pub(super) fn shared_session(&self) -> Option<&Arc<LiveSession>> {
-        match self {
-            LoadState::Live { session, .. } => Some(session),
-            _ => None,
-        }
+        let LoadState::Live { session, .. } = self else { return None };
+        Some(session)
     }
 
     pub(super) fn public_id(&self) -> Option<PublicId> {
@@ -68,23 +67,19 @@ impl LoadState {
     }
 
     pub(super) fn issued(&self) -> Option<&SessionId> {
-        match self {
-            LoadState::Live { issued, .. } => issued.as_ref(),
-            _ => None,
-        }
+        let LoadState::Live { issued, .. } = self else { return None };
+        issued.as_ref()
     }
 
-    /// Returns the replacement because of which there is no session.
-    pub(super) fn replacement(&self) -> Option<&IdReplacement> {
-        match self {
-            LoadState::Absent(absence) => absence.replacement.as_ref(),
-            _ => None,
-        }
+    /// Returns the replaced id of a request without a session, if it has one.
+    pub(super) fn replaced_id(&self) -> Option<&UsedReplacedId> {
+        let LoadState::Absent(absence) = self else { return None };
+        absence.replaced_id.as_ref()
     }
 
     /// Returns whether changes of this request were discarded, as further values will be.
     pub(super) fn has_discarded(&self) -> bool {
-        matches!(self, LoadState::Absent(Absence { on_write: OnWrite::HasDiscarded, .. }))
+        matches!(self, LoadState::Absent(Absence { has_discarded: true, .. }))
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -96,11 +91,11 @@ impl LoadState {
         }
     }
 
-    /// Returns what an update is computed on. If the presented id was replaced, that is empty data.
-    /// If the commit of a sign-in nevertheless finds a session, it is refused, so that the updates
-    /// are computed again.
+    /// Returns the condition under which a commit of this request's updates is valid. After a
+    /// replaced id they were computed on empty data. A sign-in that then finds a session gets a
+    /// revision mismatch and computes them again.
     pub(super) fn expected(&self) -> Expected {
-        match (self.session(), self.replacement()) {
+        match (self.session(), self.replaced_id()) {
             (Some(session), _) => Expected::Revision(session.record.revision),
             (None, Some(_)) => Expected::NoSession,
             (None, None) => Expected::Anything,
@@ -158,7 +153,7 @@ impl Session {
         state: &mut State,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
-        let mut replacement: Option<IdReplacement> = None;
+        let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
@@ -170,20 +165,21 @@ impl Session {
                 let found = retired_ids.retired_since(&id_hash, self.opened_tick);
                 if found != RetiredSinceOpen::Yes {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
-                    self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
+                    self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
                 retired = retired.max(found);
             }
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(new) = self.note_missing(state, &id_hash, missing, None)
-                && replacement.as_ref().is_none_or(|have| new.overlaps && !have.overlaps)
+            if let Some(next) = self.note_missing(state, &id_hash, missing, None)
+                && replaced_id.as_ref().is_none_or(|first| next.overlaps && !first.overlaps)
             {
-                replacement = Some(new);
+                replaced_id = Some(next);
             }
         }
-        self.handle_stale_id(&mut replacement)?;
-        state.load_state = LoadState::Absent(Absence::new(retired, replacement));
+        self.handle_stale_id(&mut replaced_id)?;
+        let absence = Absence { retired, replaced_id, ..Absence::default() };
+        state.load_state = LoadState::Absent(absence);
         Ok(false)
     }
 }

@@ -122,7 +122,7 @@ pub use sign_in::SignIn;
 /// | at most two seconds, or the limit itself is below a minute | by that read |
 ///
 /// If there is no cleaner, or its queue is full, the request stores the activity itself. A request
-/// that only writes restarts the limit with its commit.
+/// that only writes stores it with its commit. The stored time is that of the first use.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
@@ -198,12 +198,9 @@ impl State {
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.load_state {
-            LoadState::LoadFailed(error) => {
-                Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
-            }
-            _ => Ok(()),
-        }
+        let LoadState::LoadFailed(error) = &self.load_state else { return Ok(()) };
+        let error = Error::with_source(ErrorKind::Unavailable, operation, error.clone());
+        Err(error.with_nothing_done())
     }
 }
 
@@ -244,7 +241,7 @@ impl Session {
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
             context.events.raise(&Event::MalformedId { address });
-            context.count_guess(address, hash);
+            context.record_guess(address, hash);
         }
         if presented.too_many {
             context.events.raise(&Event::TooManyIds { address });

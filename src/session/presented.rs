@@ -5,11 +5,11 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use crate::context::{Settings, Transport};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
 use crate::session::Session;
+use crate::settings::{Settings, Transport};
 
 /// An id that a request presents.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl Presented {
                 continue;
             }
             if cookie.is_sealed() {
-                if unsealed.iter().any(|have| *have == value) {
+                if unsealed.iter().any(|earlier| *earlier == value) {
                     continue;
                 }
                 if unsealed.len() == Self::MAX_IDS {
@@ -113,7 +113,7 @@ impl Presented {
                     BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
                 });
             }
-            Some(new) if self.ids.iter().any(|have| have.is_same(&new)) => {}
+            Some(new) if self.ids.iter().any(|id| id.is_same(&new)) => {}
             Some(_) if self.ids.len() == Self::MAX_IDS => self.too_many = true,
             Some(read) => self.ids.push(read),
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::backend::{LiveSession, ReplacedId};
 use crate::clock::Timestamp;
-use crate::context::Transport;
 use crate::cookie;
 use crate::error::Result;
 use crate::event::Event;
@@ -14,6 +13,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
+use crate::settings::Transport;
 
 /// The grace of an id that is renewed by its age.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
@@ -65,10 +65,10 @@ impl Session {
         id_hash: &SessionIdHash,
     ) -> Option<Renewal> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
-        let by_handler =
+        let is_requested =
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let grace = self.context.settings.renewal_grace;
-        (by_handler || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
+        (is_requested || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
     /// Renews an id by its age: because of the setting, or because its cookie may expire in the
@@ -80,8 +80,9 @@ impl Session {
         let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
         let in_cookie = matches!(settings.transport, Transport::Cookie(_));
-        let by_cookie = (in_cookie && may_outlive_cookie(record)).then_some(COOKIE_RENEWAL_AGE);
-        let Some(max_age) = settings.renew_every.into_iter().chain(by_cookie).min() else { return };
+        let may_outlive = in_cookie && may_outlive_cookie(record);
+        let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
+        let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
         let grace = settings.renewal_grace.unwrap_or_default();
         if !is_old(record, max_age, touch.seen)
             && !has_lost_id(session, found_by, grace, self.opened(touch.seen))
@@ -111,12 +112,12 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 }
 
 /// Returns whether the client of a request opened at `opened` has evidently lost the response with
-/// its new id. `grace` is that of a renewal by the handler.
+/// its new id. `grace` is the manager's `renewal_grace`.
 ///
-/// After a handler's grace has passed, only an id replaced *by age* still finds the session,
-/// because a handler's renewal limits earlier graces. Its client gets another id. Within the
-/// handler's grace the two cannot be distinguished, and none is issued: that renewal may be meant
-/// to lock out a thief.
+/// The session was then found by an old id. If more than `grace` has passed since the id changed,
+/// and the request does not overlap that, the old id can only have been replaced by age, and its
+/// client needs a new id again. Before that, it may have been replaced by `renew`, perhaps to lock
+/// out a thief: its client gets no new id.
 fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,

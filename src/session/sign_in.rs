@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
-use crate::context::{Settings, contention_error};
+use crate::context::contention_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -16,6 +16,7 @@ use crate::session::commit::{CommitPlan, DeltaOf};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
+use crate::settings::Settings;
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -166,8 +167,9 @@ impl Session {
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
         for session in &ended {
-            let is_theirs = session.user.as_ref() == Some(user);
-            let reason = if is_theirs { EndReason::TooManySessions } else { EndReason::Superseded };
+            let has_same_user = session.user.as_ref() == Some(user);
+            let reason =
+                if has_same_user { EndReason::TooManySessions } else { EndReason::Superseded };
             self.report_end(session, reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
@@ -187,8 +189,8 @@ impl Session {
                     id => (session.id_hash, id),
                 }
             }
-            load_state => match load_state.replacement() {
-                Some(replacement) => (replacement.id_hash, replacement.id.clone()),
+            load_state => match load_state.replaced_id() {
+                Some(replaced) => (replaced.id_hash, replaced.id.clone()),
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm_tag()), None),
             },
@@ -225,14 +227,14 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaOf::SignIn(Secret::of_id(&id));
+        let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(ended))
             }
-            CommitAnswer::CanJoin { id: replaced, session } => {
+            CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
                     ReplacedBy::SignIn { salt } => salt,
                     ReplacedBy::Renewal { .. } => None,

@@ -35,9 +35,8 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
 
 impl Session {
-    /// Returns the touch of this request, with the time of its first use of the session. A request
-    /// that [ignores](Session::ignore) its session has none, nor has a prefetch, of which the user
-    /// may know nothing.
+    /// Returns the touch of this request, with the time of its first use of the session.
+    /// [Ignored](Session::ignore) requests and prefetches have none.
     pub(super) fn request_touch(&self, state: &State) -> Option<Touch> {
         state.first_use.filter(|_| !state.is_ignored && !self.is_prefetch).map(Touch::at)
     }

@@ -60,8 +60,7 @@ impl<C: Send + 'static> SlotPool<C> {
                 Err(_) if left > RECHECK_INTERVAL => {}
                 Err(_) => {
                     let why = format!("all {} connections are in use", self.0.max_size());
-                    let busy = Error::with_source(ErrorKind::Busy, operation, why);
-                    return Err(busy.with_nothing_done());
+                    return Err(Error::with_source(ErrorKind::Busy, operation, why));
                 }
             }
         }
@@ -136,6 +135,6 @@ mod tests {
         let pool = SlotPool::<()>::new(1, None, None);
         let _slot = pool.take("read", later()).unwrap();
         let busy = pool.take("read", Instant::now()).unwrap_err();
-        assert_eq!(busy.kind(), ErrorKind::Busy);
+        assert_eq!((busy.kind(), busy.has_unknown_outcome()), (ErrorKind::Busy, false));
     }
 }

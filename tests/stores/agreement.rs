@@ -73,9 +73,9 @@ fn answer_text(answer: &cloakroom::Result<CommitAnswer>) -> String {
 
 fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Loaded::Missing(Missing::Replaced { id, session }) => {
+        Loaded::Missing(Missing::Replaced { replaced, session }) => {
             let LiveSession { record, id_hash } = session;
-            format!("{id:?} {record:?} {:?}", id_hash.as_bytes())
+            format!("{replaced:?} {record:?} {:?}", id_hash.as_bytes())
         }
         Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {:?}", id_hash.as_bytes())

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
-    LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, Touch, Value,
+    LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, SessionWrite,
+    Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -240,7 +241,7 @@ impl Case {
                 let public_id = Some(session.record.public_id);
                 Found::Undecodable { id_hash: at, public_id, error, at }
             }
-            _ => Found::Replaced { id: self.replaced(), session, at },
+            _ => Found::Replaced { replaced: self.replaced(), session, at },
         }
     }
 
@@ -272,8 +273,10 @@ impl Case {
             merged
         });
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
-        match commit.decide(self.found()) {
-            Ok(Decision::Update { session, .. }) if is_merge && session.id_hash == PRESENTED => {
+        match commit.decide(self.found()).map(|decision| decision.write) {
+            Ok(SessionWrite::Update { session, .. })
+                if is_merge && session.id_hash == PRESENTED =>
+            {
                 assert_eq!(merged, Some(session));
             }
             _ => assert_eq!(merged, None),
@@ -309,14 +312,31 @@ impl Case {
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
         self.check_loaded(&mut commit);
-        match commit.decide(self.found()) {
+        let Decision { expired, session_limit, ended, write } = match commit.decide(self.found()) {
+            Ok(decision) => decision,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);
-                "too large"
+                return "too large";
             }
-            Ok(Decision::Answer(answer)) => self.check_answer(&answer),
-            Ok(Decision::Insert { session, expired, session_limit }) => {
-                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
+        };
+        let writes = matches!(write, SessionWrite::Insert { .. } | SessionWrite::Move { .. });
+        let limits = writes && self.is_sign_in();
+        assert_eq!(session_limit, limits.then_some(LIMIT_PER_USER));
+        match (write, expired, ended) {
+            (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),
+            (SessionWrite::Nothing(answer), Some(at), None) => {
+                assert_eq!((at, self.found), (CURRENT, "expired"));
+                assert_eq!(self.check_answer(&answer), "not found");
+                "remove expired"
+            }
+            (SessionWrite::Nothing(CommitAnswer::Ended(answer)), None, Some((at, ended))) => {
+                assert_eq!((at, &ended), (self.position(), &answer));
+                let user = self.record().user.filter(|_| self.found != "undecodable");
+                let public_id = Some(self.record().public_id);
+                assert_eq!(ended, EndedSession::new(self.position(), public_id, user));
+                "end"
+            }
+            (SessionWrite::Insert { session, replaced: None }, expired, None) => {
                 assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
                 self.check_new(&session.record, level);
                 match expired {
@@ -327,22 +347,24 @@ impl Case {
                     }
                 }
             }
-            Ok(Decision::Replace { at, session, presented, ended, session_limit }) => {
-                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
+            (
+                SessionWrite::Insert { session, replaced: Some(replaced) },
+                None,
+                Some((at, ended)),
+            ) => {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_new(&session.record, level);
-                assert_eq!(presented, self.expected_replaced_id(PRESENTED, join_salt));
+                assert_eq!(replaced, self.expected_replaced_id(PRESENTED, join_salt));
                 assert_eq!(ended, self.session().to_ended());
                 "replace"
             }
-            Ok(Decision::Update { at, session }) => {
+            (SessionWrite::Update { at, session }, None, None) => {
                 assert!(!self.is_sign_in());
                 assert_eq!((at, session.id_hash), (self.position(), at));
                 self.check_changed(&session.record);
                 "update"
             }
-            Ok(Decision::Move { at, session, id_change, session_limit }) => {
-                assert_eq!(session_limit, self.is_sign_in().then_some(LIMIT_PER_USER));
+            (SessionWrite::Move { at, session, id_change }, None, None) => {
                 assert_eq!((at, session.id_hash), (self.position(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
@@ -357,23 +379,13 @@ impl Case {
                     }
                 }
             }
-            Ok(Decision::Touch { at, session }) => {
+            (SessionWrite::Touch { at, session }, None, None) => {
                 let mut touched = self.session();
                 touched.record.seen = NOW;
                 assert_eq!((at, session), (self.position(), touched));
                 "touch"
             }
-            Ok(Decision::End { at, ended }) => {
-                assert_eq!(at, self.position());
-                let user = self.record().user.filter(|_| self.found != "undecodable");
-                let public_id = Some(self.record().public_id);
-                assert_eq!(ended, EndedSession::new(self.position(), public_id, user));
-                "end"
-            }
-            Ok(Decision::RemoveExpired { at }) => {
-                assert_eq!((at, self.found), (CURRENT, "expired"));
-                "remove expired"
-            }
+            other => panic!("{self:?}: {other:?}"),
         }
     }
 
@@ -398,12 +410,12 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "revision mismatch"
             }
-            CommitAnswer::CanJoin { id, session } => {
-                assert_eq!((*id, session), (self.replaced(), &self.session()));
+            CommitAnswer::CanJoin { replaced, session } => {
+                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
                 "can join"
             }
-            CommitAnswer::Missing(Missing::Replaced { id, session }) => {
-                assert_eq!((*id, session), (self.replaced(), &self.session()));
+            CommitAnswer::Missing(Missing::Replaced { replaced, session }) => {
+                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
                 "replaced"
             }
             CommitAnswer::Missing(Missing::NotFound { .. }) => "not found",

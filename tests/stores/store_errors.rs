@@ -269,6 +269,7 @@ fn while_another_process_holds_the_lock_writes_are_busy() {
     for _ in 0..2 {
         let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+        assert!(!error.has_unknown_outcome());
         let record = live(&store, &id_hash).unwrap().unwrap();
         assert_eq!(value::<u32>(&record, "n"), Some(1));
     }
@@ -328,7 +329,8 @@ fn all_writers_that_wait_for_a_held_lock_get_busy() {
     };
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     for result in all_at_once() {
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::Busy);
+        let error = result.unwrap_err();
+        assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
     }
     other.execute_batch("COMMIT").unwrap();
     for result in all_at_once() {

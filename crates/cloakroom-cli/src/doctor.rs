@@ -548,8 +548,8 @@ fn check_configuration(findings: &mut Findings<'_>, context: &CliContext) {
     }
 }
 
-/// What is checked of a review, by the begin of the requirement's name. The others are choices of
-/// the application, such as the number of sessions of a user.
+/// What is checked of a review, by the beginning of the requirement's name. The others are choices
+/// of the application, such as the number of sessions of a user.
 const REVIEWED: [(&str, &str, &str, &str); 4] = [
     ("cookie", "ASVS 3.3.", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
     ("limits", "ASVS 7.3.", "sessions have both limits", "see Lifetime for the safe defaults"),

@@ -35,7 +35,7 @@ pub(crate) struct ProcessInfo {
 }
 
 impl ProcessInfo {
-    /// Returns whether it is this one.
+    /// Returns whether it is this process.
     pub(crate) fn is_own(&self) -> bool {
         self.id == std::process::id()
     }
@@ -73,35 +73,36 @@ fn process(id: u32, path: &Path) -> Option<ProcessInfo> {
     let database = file_id(path);
     let log = with_suffix(path, "-wal");
     // In a container the same path can be in another folder.
-    let seen = path.parent().and_then(|parent| {
+    let parent_in_process = path.parent().and_then(|parent| {
         file_id(&folder.join("root").join(parent.strip_prefix("/").unwrap_or(parent)))
     });
-    let has_same_paths = seen.is_none() || seen == path.parent().and_then(file_id);
-    let open = fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
-    let open: Vec<_> = open
-        .filter_map(|open| {
-            let name = fs::read_link(open.path()).ok()?.into_os_string();
-            let name = name.as_bytes();
-            let name = OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name));
-            Some((PathBuf::from(name), file_id(&open.path())))
+    let has_same_paths =
+        parent_in_process.is_none() || parent_in_process == path.parent().and_then(file_id);
+    let descriptors = fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
+    let open_files: Vec<_> = descriptors
+        .filter_map(|descriptor| {
+            let link = fs::read_link(descriptor.path()).ok()?.into_os_string();
+            let link = link.as_bytes();
+            let path = OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link));
+            Some((PathBuf::from(path), file_id(&descriptor.path())))
         })
         .collect();
-    let named = |(name, _): &&(PathBuf, _)| has_same_paths && (name == path || *name == log);
+    let has_our_path = |(open, _): &&(PathBuf, _)| has_same_paths && (open == path || *open == log);
     let is_database = |file: &Option<(u64, u64)>| file.is_some() && *file == database;
-    let has_database = id == std::process::id() || open.iter().any(|(_, file)| is_database(file));
-    let has_file = open.iter().any(|it| named(&it));
-    if !has_database && !has_file {
+    let has_database =
+        id == std::process::id() || open_files.iter().any(|(_, file)| is_database(file));
+    if !has_database && !open_files.iter().any(|open| has_our_path(&open)) {
         return None;
     }
     // With its log open a process has the database open too, maybe under a new name.
-    let is_outdated =
-        !has_database || open.iter().filter(named).any(|(name, file)| *file != file_id(name));
-    let has_own_log = |name: &Path| {
-        let other = with_suffix(name, "-wal");
-        open.iter().any(|(name, file)| *name == other && *file != file_id(&log))
+    let is_outdated = !has_database
+        || open_files.iter().filter(has_our_path).any(|(open, file)| *file != file_id(open));
+    let has_own_log = |path: &Path| {
+        let own_log = with_suffix(path, "-wal");
+        open_files.iter().any(|(open, file)| *open == own_log && *file != file_id(&log))
     };
-    let mut others = open.iter().filter(|it| is_database(&it.1) && !named(it));
-    let other_name = others.find(|(name, _)| has_own_log(name)).map(|(name, _)| name.clone());
+    let mut others = open_files.iter().filter(|open| is_database(&open.1) && !has_our_path(open));
+    let other_name = others.find(|(open, _)| has_own_log(open)).map(|(open, _)| open.clone());
     let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
     let name = name.trim_end().to_owned();
     let user = user(&folder);
@@ -128,7 +129,8 @@ pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
         };
         return Some((found, DELETED));
     }
-    let (process, other) = all.iter().find_map(|it| Some((it, it.other_name.as_ref()?)))?;
+    let (process, other) =
+        all.iter().find_map(|process| Some((process, process.other_name.as_ref()?)))?;
     let other = other.display();
     let found = format!(
         "{path}: {process} uses it by another name or mount, {other}, with a log of its own"

@@ -32,8 +32,8 @@ pub(super) enum CacheUse {
 /// call may use the cache.
 #[derive(Debug)]
 pub(super) struct VersionCheck {
-    /// How long an identity and an epoch are used that cannot be read again.
-    life: Duration,
+    /// How long the last version stays in use while reads fail.
+    usable_for: Duration,
     /// Locked during a read, so that concurrent callers wait for its result.
     last_read: Mutex<LastRead>,
 }
@@ -41,13 +41,13 @@ pub(super) struct VersionCheck {
 /// The identity and the epoch of the backing store, as of the last read.
 #[derive(Clone, Copy, Debug)]
 struct LastRead {
-    /// The beginning of the last read, or the end of one that failed.
-    at: Timestamp,
+    /// The time from which the next read is due.
+    due_from: Timestamp,
     /// `None` before the first read, and while the store has no tables.
     version: Option<IdentityAndEpoch>,
     /// The time from which the cache may be read.
     readable_from: Timestamp,
-    /// The time from which `version` is too old to be used.
+    /// The cache is not used from this time on, unless a read succeeds.
     usable_until: Timestamp,
 }
 
@@ -65,11 +65,11 @@ impl IdentityAndEpoch {
 }
 
 impl VersionCheck {
-    pub(super) fn new(life: Duration) -> Self {
+    pub(super) fn new(usable_for: Duration) -> Self {
         let never = Timestamp::from_millis(i64::MIN);
         let last_read =
-            LastRead { at: never, version: None, readable_from: never, usable_until: never };
-        VersionCheck { life, last_read: Mutex::new(last_read) }
+            LastRead { due_from: never, version: None, readable_from: never, usable_until: never };
+        VersionCheck { usable_for, last_read: Mutex::new(last_read) }
     }
 
     /// Returns how a call at `now` may use the cache.
@@ -79,7 +79,7 @@ impl VersionCheck {
     /// invalidations must name the entries of that identity.
     ///
     /// If the identity or the epoch has changed, `on_change` is called before they are used. While
-    /// reads fail, the last ones are used for their life.
+    /// reads fail, the last ones stay in use for `usable_for`.
     pub(super) fn cache_use(
         &self,
         now: Timestamp,
@@ -87,10 +87,10 @@ impl VersionCheck {
         on_change: impl FnOnce(),
     ) -> CacheUse {
         let mut last_read = self.last_read.lock().ignore_poison();
-        if last_read.is_too_old(now) {
+        if last_read.due_from <= now {
             let began = instant();
             let result = read();
-            if last_read.update(now, began.elapsed(), result, self.life) {
+            if last_read.update(now, began.elapsed(), result, self.usable_for) {
                 on_change();
             }
         }
@@ -99,10 +99,6 @@ impl VersionCheck {
 }
 
 impl LastRead {
-    fn is_too_old(&self, now: Timestamp) -> bool {
-        self.at + READ_INTERVAL <= now
-    }
-
     fn cache_use(&self, now: Timestamp) -> CacheUse {
         match self.version {
             Some(_) if self.usable_until <= now => CacheUse::KeysUnknown,
@@ -119,17 +115,18 @@ impl LastRead {
         now: Timestamp,
         duration: Duration,
         result: Result<IdentityAndEpoch>,
-        life: Duration,
+        usable_for: Duration,
     ) -> bool {
         // A failure may have taken long. The callers that waited for it do not try again.
-        self.at = if result.is_ok() { now } else { now + duration };
+        let counts_from = if result.is_ok() { now } else { now + duration };
+        self.due_from = counts_from + READ_INTERVAL;
         let before = self.version;
         match result {
             Ok(version) => {
                 if before.is_none_or(|before| before.identity != version.identity) {
                     self.readable_from = now + SETTLING;
                 }
-                self.usable_until = now + life;
+                self.usable_until = now + usable_for;
                 self.version = Some(version);
                 before.is_some_and(|before| before != version)
             }
@@ -288,10 +285,9 @@ mod tests {
         let mut last_read = *known().last_read.lock().unwrap();
         let now = NOW + READ_INTERVAL;
         last_read.update(now, LONG, fail(), LIFE);
-        assert!(!last_read.is_too_old(now + LONG + READ_INTERVAL - MILLI));
-        assert!(last_read.is_too_old(now + LONG + READ_INTERVAL));
+        assert_eq!(last_read.due_from, now + LONG + READ_INTERVAL);
         last_read.update(now, LONG, version(1, 7), LIFE);
-        assert!(last_read.is_too_old(now + READ_INTERVAL));
+        assert_eq!(last_read.due_from, now + READ_INTERVAL);
     }
 
     #[test]

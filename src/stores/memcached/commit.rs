@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::backend::{
     Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
+    SessionWrite,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -40,7 +41,7 @@ enum Execution {
 
 impl Execution {
     /// Returns the result of a command, which is a conflict unless it was executed.
-    fn of(is_executed: bool) -> Self {
+    fn done_if(is_executed: bool) -> Self {
         if is_executed { Execution::Done } else { Execution::Conflict }
     }
 }
@@ -151,36 +152,37 @@ impl Attempts<'_> {
 
     fn execute(&mut self, decision: &Decision<ItemVersion>) -> Result<Execution> {
         let Attempts { inner, call, .. } = *self;
-        match decision {
-            Decision::Answer(_) => Ok(Execution::Done),
+        if let Some(at) = decision.expired
+            && !inner.client.remove(call.context, at)?
+        {
+            return Ok(Execution::Conflict);
+        }
+        // The manager gives a store without an index no session limit.
+        match (&decision.write, &decision.ended) {
+            (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.
-            Decision::RemoveExpired { at } | Decision::End { at, .. } => {
-                inner.client.remove(call.context, *at).map(Execution::of)
+            (SessionWrite::Nothing(_), Some((at, _))) => {
+                inner.client.remove(call.context, *at).map(Execution::done_if)
             }
-            // The manager gives a store without an index no session limit.
-            Decision::Insert { session, expired, .. } => {
-                if let Some(at) = expired
-                    && !inner.client.remove(call.context, *at)?
-                {
-                    return Ok(Execution::Conflict);
-                }
-                self.insert(session).map(|()| Execution::Done)
-            }
-            Decision::Replace { at, session, presented, .. } => {
-                let redirect = Redirect::to_new(presented, at.id_hash);
-                let presented = (presented.id_hash != at.id_hash).then_some(*presented);
+            (SessionWrite::Insert { session, replaced: Some(replaced) }, Some((at, _))) => {
+                let redirect = Redirect::to_new(replaced, at.id_hash);
+                let presented = (replaced.id_hash != at.id_hash).then_some(*replaced);
                 self.move_session(*at, &redirect, session, presented)
             }
-            Decision::Move { at, session, id_change: IdChange { previous, presented }, .. } => {
+            (SessionWrite::Insert { session, .. }, _) => {
+                self.insert(session).map(|()| Execution::Done)
+            }
+            (SessionWrite::Move { at, session, id_change }, _) => {
+                let IdChange { previous, presented } = id_change;
                 let redirect = match presented {
                     Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),
                     None => Redirect::of(previous),
                 };
                 self.move_session(*at, &redirect, session, *presented)
             }
-            Decision::Update { at, session } | Decision::Touch { at, session } => {
+            (SessionWrite::Update { at, session } | SessionWrite::Touch { at, session }, _) => {
                 let written = inner.store_live(*at, session.record.clone(), call)?;
-                Ok(Execution::of(written.is_stored()))
+                Ok(Execution::done_if(written.is_stored()))
             }
         }
     }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, RemovalReport, ReplacedId, SessionIndex, Store, StoreIdentity, TouchError,
+    Action, Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
+    Maintenance, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -180,35 +181,39 @@ impl SessionTable {
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
         let decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
-        if let Some(id_hash) = decision.new_id() {
+        if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Some(at) = decision.expired() {
+        if let Some(at) = &decision.expired {
             self.remove(at);
         }
-        let Some(ended) = self.apply_session_limit(&decision, commit.now) else {
+        let Some(ended) = self.apply_session_limit(&decision, commit) else {
             return Ok(CommitAnswer::LimitReached);
         };
         let mut removed = ids_of(&ended);
-        removed.extend(decision.ended());
-        let evicted = match &decision {
-            Decision::Insert { session, .. } | Decision::Replace { session, .. } => {
+        removed.extend(decision.ended.as_ref().map(|(at, _)| *at));
+        let evicted = match &decision.write {
+            SessionWrite::Insert { session, .. } => {
                 self.sessions_to_evict(&session.record, removed.len(), capacity)?
             }
             _ => Vec::new(),
         };
         self.remove_all(&removed);
         self.remove_all(&evicted);
-        match &decision {
-            Decision::Insert { session, .. } => self.insert_new(session, Vec::new()),
-            Decision::Replace { session, presented, .. } => {
-                self.insert_new(session, vec![*presented]);
+        match &decision.write {
+            SessionWrite::Nothing(_) => {}
+            SessionWrite::Insert { session, replaced } => {
+                self.last_position += 1;
+                let position = self.last_position;
+                let replaced = Vec::from_iter(*replaced);
+                let row = Row { record: session.record.clone(), replaced, position };
+                self.insert(session.id_hash, row);
             }
-            Decision::Update { at, session } => {
+            SessionWrite::Update { at, session } => {
                 let row = self.remove(at).ok_or_else(make_error)?;
                 self.insert(*at, Row { record: session.record.clone(), ..row });
             }
-            Decision::Move { at, session, id_change: IdChange { previous, presented }, .. } => {
+            SessionWrite::Move { at, session, id_change: IdChange { previous, presented } } => {
                 let mut row = self.remove(at).ok_or_else(make_error)?;
                 row.record = session.record.clone();
                 for id in [Some(*previous), *presented].into_iter().flatten() {
@@ -216,21 +221,13 @@ impl SessionTable {
                 }
                 self.insert(session.id_hash, row);
             }
-            Decision::Touch { at, session } => {
+            SessionWrite::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(at) {
                     row.record.seen = session.record.seen;
                 }
             }
-            Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
         }
         Ok(decision.into_answer(ended, evicted))
-    }
-
-    fn insert_new(&mut self, session: &LiveSession, replaced: Vec<ReplacedId>) {
-        self.last_position += 1;
-        let position = self.last_position;
-        let row = Row { record: session.record.clone(), replaced, position };
-        self.insert(session.id_hash, row);
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
@@ -241,10 +238,10 @@ impl SessionTable {
     fn sessions_to_evict(
         &self,
         new: &Record,
-        ended: usize,
+        removed_count: usize,
         capacity: usize,
     ) -> Result<Vec<SessionIdHash>> {
-        let is_full = self.rows.len().saturating_sub(ended) >= capacity;
+        let is_full = self.rows.len().saturating_sub(removed_count) >= capacity;
         if !is_full && (new.user.is_some() || self.anonymous < capacity - capacity / 10) {
             return Ok(Vec::new());
         }
@@ -269,21 +266,20 @@ impl SessionTable {
     fn apply_session_limit(
         &mut self,
         decision: &Decision<SessionIdHash>,
-        now: Timestamp,
+        commit: &Commit,
     ) -> Option<Vec<EndedSession>> {
-        let Some((session_limit, Record { user: Some(user), realm, .. })) =
-            decision.session_limit()
+        let (Some(session_limit), Action::SignIn { user, new_session, .. }) =
+            (decision.session_limit, &commit.action)
         else {
             return Some(Vec::new());
         };
-        let moved = if let Decision::Move { at, .. } = decision { Some(at) } else { None };
         let of_user = SessionFilter::User(user);
-        let theirs = SessionFilter::InRealm(realm, &of_user);
-        let (mut others, expired) = by_life(self.select(&theirs), now);
-        others.retain(|(id_hash, _)| Some(*id_hash) != moved);
+        let theirs = SessionFilter::InRealm(&new_session.realm, &of_user);
+        let (mut others, expired) = split_live_and_expired(self.select(&theirs), commit.now);
+        others.retain(|(id_hash, _)| Some(*id_hash) != decision.write.changed());
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let others = ended(others);
-        let expired = ended(expired);
+        let others = to_ended_sessions(others);
+        let expired = to_ended_sessions(expired);
         self.remove_all(&ids_of(&expired));
         session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
     }
@@ -298,11 +294,11 @@ impl SessionTable {
     ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
-        // Events name them in the order of their begin.
+        // Events name them in the order in which they began.
         rows.sort_by_key(|(_, row)| row.position);
-        let (live, expired) = by_life(rows, now);
-        let live = ended(live);
-        let expired = ended(expired);
+        let (live, expired) = split_live_and_expired(rows, now);
+        let live = to_ended_sessions(live);
+        let expired = to_ended_sessions(expired);
         self.remove_all(&ids_of(&live));
         self.remove_all(&ids_of(&expired));
         live
@@ -334,7 +330,7 @@ impl SessionTable {
 }
 
 /// Splits rows into the live and the expired ones.
-fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
+fn split_live_and_expired(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
     rows.into_iter().partition(|(_, row)| row.record.is_live(now))
 }
 
@@ -342,7 +338,7 @@ fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
     ended.iter().map(|ended| ended.id_hash).collect()
 }
 
-fn ended(rows: Rows<'_>) -> Vec<EndedSession> {
+fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
     rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
@@ -409,7 +405,7 @@ impl Store for MemoryStore {
 impl SessionIndex for MemoryStore {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let sessions = self.read();
-        let (mut rows, _expired) = by_life(sessions.select(filter), now);
+        let (mut rows, _expired) = split_live_and_expired(sessions.select(filter), now);
         if let Some(after) = page.after {
             rows.retain(|(_, row)| row.position < after.position());
         }
@@ -467,7 +463,7 @@ impl SessionIndex for MemoryStore {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         let sessions = self.read();
-        let (live, expired) = by_life(sessions.select(&SessionFilter::All), now);
+        let (live, expired) = split_live_and_expired(sessions.select(&SessionFilter::All), now);
         let signed_in = |rows: &Rows<'_>| {
             rows.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64
         };
@@ -509,7 +505,6 @@ impl SessionIndex for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Action;
     use crate::delta::Delta;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;

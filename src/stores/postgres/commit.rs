@@ -7,7 +7,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId, SessionWrite,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,42 +52,41 @@ pub(super) async fn apply(
     }
     let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
-    if is_taken && decision.new_id().is_some() {
+    if is_taken && decision.write.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    let mut removed = Vec::from_iter(decision.expired().map(|at| at.id));
+    let mut removed = Vec::from_iter(decision.expired.map(|at| at.id));
     let Some(ended) = apply_session_limit(&decision, of_user, &mut removed) else {
         if !removed.is_empty() {
             trips.commit(vec![removal(sql, removed)]).await?;
         }
         return Ok(CommitAnswer::LimitReached);
     };
-    removed.extend(decision.ended().map(|at| at.id));
+    removed.extend(decision.ended.as_ref().map(|(at, _)| at.id));
     let mut queries = Vec::new();
     if !removed.is_empty() {
         queries.push(removal(sql, removed));
     }
-    match &decision {
-        Decision::Insert { session, .. } => {
+    match &decision.write {
+        SessionWrite::Nothing(_) => {}
+        SessionWrite::Insert { session, replaced } => {
             queries.push(Query::new(&sql.insert, session_values(session)));
+            if let Some(replaced) = replaced {
+                queries.push(forget_one(sql, replaced));
+                queries.push(remember(sql, replaced, &session.id_hash));
+            }
         }
-        Decision::Replace { session, presented, .. } => {
-            queries.push(Query::new(&sql.insert, session_values(session)));
-            queries.push(forget_one(sql, presented));
-            queries.push(remember(sql, presented, &session.id_hash));
-        }
-        Decision::Update { at, session } => queries.push(update(sql, *at, session)),
-        Decision::Move { at, session, id_change, .. } => {
+        SessionWrite::Update { at, session } => queries.push(update(sql, *at, session)),
+        SessionWrite::Move { at, session, id_change } => {
             queries.push(update(sql, *at, session));
             remember_id_change(&mut queries, sql, *at, &session.id_hash, id_change);
         }
-        Decision::Touch { at, session } => {
+        SessionWrite::Touch { at, session } => {
             let seen = session.record.seen;
             let deadline = session.record.deadline();
             let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
             queries.push(Query::new(&sql.update_seen, params));
         }
-        Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
     }
     // Without a query the transaction has changed nothing.
     if !queries.is_empty() {
@@ -124,7 +123,7 @@ async fn create(
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
     let decision = commit.decide(Found::<RowPosition>::Nothing)?;
-    let Decision::Insert { session, .. } = &decision else {
+    let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
     if trips.write(Query::new(&sql.insert, session_values(session))).await?.is_empty() {
@@ -189,7 +188,7 @@ fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
     let authenticated: Option<i64> = get(row, "authenticated")?;
     Ok(UserRow {
         at: row::position(row)?,
-        session: row::ended(row)?,
+        session: row::to_ended_session(row)?,
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
     })
@@ -206,11 +205,11 @@ fn apply_session_limit(
     of_user: Vec<UserRow>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
-    let Some((session_limit, _)) = decision.session_limit() else { return Some(Vec::new()) };
-    let moved = if let Decision::Move { at, .. } = decision { Some(at.id) } else { None };
+    let Some(session_limit) = decision.session_limit else { return Some(Vec::new()) };
+    let changed = decision.write.changed().map(|at| at.id);
     let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
     removed.extend(expired.iter().map(|row| row.at.id));
-    let others: Vec<_> = live.iter().filter(|row| Some(row.at.id) != moved).collect();
+    let others: Vec<_> = live.iter().filter(|row| Some(row.at.id) != changed).collect();
     let ended = session_limit.sessions_to_end(&others)?;
     removed.extend(ended.iter().map(|row| row.at.id));
     Some(ended.iter().map(|row| row.session.clone()).collect())

@@ -77,7 +77,7 @@ impl PostgresInner {
             let mut live = Vec::new();
             for row in answers.first().into_iter().flatten() {
                 if row::time(row, "deadline")? > now {
-                    live.push(row::ended(row)?);
+                    live.push(row::to_ended_session(row)?);
                 }
             }
             Ok(live)

@@ -132,7 +132,7 @@ pub(super) fn position(row: &Row) -> Result<RowPosition> {
 }
 
 /// Reads a session that is about to end, or was deleted, for the events that name it.
-pub(super) fn ended(row: &Row) -> Result<EndedSession> {
+pub(super) fn to_ended_session(row: &Row) -> Result<EndedSession> {
     let user = get::<Option<String>>(row, "user_key")?.and_then(|user| UserKey::new(user).ok());
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
     Ok(EndedSession::new(id_hash(row)?, Some(public_id), user))
@@ -145,7 +145,7 @@ pub(super) fn swept(row: &Row) -> Result<Option<EndedSession>> {
     }
     let idle = get::<Option<i64>>(row, "idle")?.and_then(|idle| u64::try_from(idle).ok());
     let limits = Limits::new(idle.map(Duration::from_millis), optional_time(row, "absolute")?);
-    Ok(Some(ended(row)?.with_reached_limit(limits.reached_limit(time(row, "seen")?))))
+    Ok(Some(to_ended_session(row)?.with_reached_limit(limits.reached_limit(time(row, "seen")?))))
 }
 
 /// Decodes the session in `row`, which was found by `presented`: by its current id, or by the

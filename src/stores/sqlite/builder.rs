@@ -12,12 +12,12 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{During, retry_while_busy};
+use crate::stores::sqlite::file::access::explain;
+use crate::stores::sqlite::file::identity::FileIdentity;
+use crate::stores::sqlite::file::paths::with_suffix;
 use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose};
-use crate::stores::sqlite::file_access::explain;
-use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::paths::with_suffix;
 use crate::stores::sqlite::read_pool::{self, ReadPool};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
@@ -261,7 +261,7 @@ impl SqliteStoreBuilder {
     /// Opens the write connection. Returns it, and the file if the database is in one.
     fn open_database(&self) -> Result<(Connection, Option<(Access, PathBuf)>)> {
         let Location::File(path) = &self.location else {
-            let memory = Connection::open_in_memory().map_err(while_doing("open a database"))?;
+            let memory = Connection::open_in_memory().during("open a database")?;
             return Ok((memory, None));
         };
         let purpose = match (self.read_only, self.migrate) {
@@ -290,7 +290,7 @@ impl SqliteStoreBuilder {
             .execute_batch(
                 "PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST; PRAGMA foreign_keys = ON",
             )
-            .map_err(while_doing("configure the connection"))?;
+            .during("configure the connection")?;
         self.prepare(connection, table, deadline)?;
         Wal::register_hook(connection);
         let Some(bytes) = self.max_file_size else { return Ok(None) };
@@ -299,7 +299,7 @@ impl SqliteStoreBuilder {
         // The answer is larger if the file is.
         let pages = connection
             .query_row(&bound, [], |row| row.get(0))
-            .map_err(while_doing("bound the size of the database"))?;
+            .during("bound the size of the database")?;
         Ok(Some(SignInReserve::new(pages)))
     }
 
@@ -314,7 +314,7 @@ impl SqliteStoreBuilder {
     ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-            .map_err(while_doing("read a setting of the database"))?;
+            .during("read a setting of the database")?;
         let has_wal = mode.eq_ignore_ascii_case("wal");
         let files = file.iter().flat_map(|(_, path)| {
             // Under a rollback journal there is no log, and a missing file is ignored.
@@ -405,16 +405,14 @@ impl SqliteStoreBuilder {
     /// Rejects foreign and newer tables before anything changes. Then sets the journal mode, then
     /// migrates the tables.
     fn prepare(&self, connection: &Connection, table: &TableName, deadline: Instant) -> Result<()> {
-        connection
-            .busy_timeout(self.busy_timeout)
-            .map_err(while_doing("configure the connection"))?;
+        connection.busy_timeout(self.busy_timeout).during("configure the connection")?;
         let version = migrate::version_before(connection, table)?;
         if !self.migrate && version != migrate::newest() {
             return Err(migrate::not_set_up(version, table));
         }
         // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than
         // SQLite does.
-        connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
+        connection.busy_timeout(Duration::ZERO).during("configure the connection")?;
         if self.journal == Journal::Wal && matches!(self.location, Location::File(_)) {
             switch_to_wal(connection, deadline)?;
         }
@@ -439,7 +437,7 @@ fn page_size(connection: &Connection) -> Result<u64> {
     connection
         .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
         .map(|bytes| u64::try_from(bytes).unwrap_or(0))
-        .map_err(while_doing("read a setting of the database"))
+        .during("read a setting of the database")
 }
 
 /// Switches to a write-ahead log. SQLite's busy timeout does not cover the switch, so it is retried
@@ -449,7 +447,7 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
     };
     let operation = "switch to a write-ahead log";
-    let mode = retry_while_busy(deadline, switch).map_err(while_doing(operation))?;
+    let mode = retry_while_busy(deadline, switch).during(operation)?;
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(());
     }

@@ -2,11 +2,10 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Decision, Found};
-use crate::clock::Timestamp;
+use crate::backend::{Action, Commit, CommitAnswer, Decision, Found, SessionWrite};
 use crate::error::Result;
-use crate::record::{EndedSession, Record};
-use crate::stores::sqlite::row::FoundRow;
+use crate::record::EndedSession;
+use crate::stores::sqlite::sql::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {
@@ -21,35 +20,34 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     let decision = commit.decide(found)?;
-    if let Some(id_hash) = decision.new_id() {
+    if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    if let Some(at) = decision.expired() {
+    if let Some(at) = decision.expired {
         tx.delete(at.id, at.id_hash)?;
     }
-    let Some(ended) = apply_session_limit(tx, &decision, commit.now)? else {
+    let Some(ended) = apply_session_limit(tx, &decision, commit)? else {
         return Ok(CommitAnswer::LimitReached);
     };
-    if let Some(at) = decision.ended() {
+    if let Some((at, _)) = decision.ended {
         tx.delete(at.id, at.id_hash)?;
     }
     let mut evicted = Vec::new();
-    match &decision {
-        Decision::Insert { session, .. } => {
-            evicted = tx.evict_for(&session.record, None)?;
-            tx.insert(session)?;
-        }
-        Decision::Replace { session, presented, .. } => {
+    match &decision.write {
+        SessionWrite::Nothing(_) => {}
+        SessionWrite::Insert { session, replaced } => {
             evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(session)?;
-            tx.replace_remembered(id, &session.record.public_id, presented)?;
+            if let Some(replaced) = replaced {
+                tx.replace_remembered(id, &session.record.public_id, replaced)?;
+            }
         }
-        Decision::Move { at, session, id_change, .. } => {
+        SessionWrite::Move { at, session, id_change } => {
             evicted = tx.evict_for(&session.record, Some(at.id))?;
             tx.remember_id_change(*at, id_change)?;
             tx.update_all(*at, session)?;
         }
-        Decision::Update { at, session } => {
+        SessionWrite::Update { at, session } => {
             evicted = tx.evict_for(&session.record, Some(at.id))?;
             if commit.delta.changes_data_only() {
                 tx.update_data(*at, session)?;
@@ -57,8 +55,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
                 tx.update_all(*at, session)?;
             }
         }
-        Decision::Touch { at, session } => tx.update_seen(*at, session)?,
-        Decision::RemoveExpired { .. } | Decision::End { .. } | Decision::Answer(_) => {}
+        SessionWrite::Touch { at, session } => tx.update_seen(*at, session)?,
     }
     Ok(decision.into_answer(ended, evicted))
 }
@@ -68,15 +65,16 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
 fn apply_session_limit(
     tx: &mut WriteTx<'_>,
     decision: &Decision<FoundRow>,
-    now: Timestamp,
+    commit: &Commit,
 ) -> Result<Option<Vec<EndedSession>>> {
-    let Some((session_limit, Record { user: Some(user), realm, .. })) = decision.session_limit()
+    let (Some(session_limit), Action::SignIn { user, new_session, .. }) =
+        (decision.session_limit, &commit.action)
     else {
         return Ok(Some(Vec::new()));
     };
-    let moved = if let Decision::Move { at, .. } = decision { Some(at.id) } else { None };
-    tx.delete_expired_of(user, realm, now)?;
-    let others = tx.by_sign_in(user, realm, moved, now)?;
+    tx.delete_expired_of(user, &new_session.realm, commit.now)?;
+    let changed = decision.write.changed().map(|at| at.id);
+    let others = tx.by_sign_in(user, &new_session.realm, changed, commit.now)?;
     let Some(ended) = session_limit.sessions_to_end(&others) else { return Ok(None) };
     for (id, session) in ended {
         tx.delete(*id, session.id_hash)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{instant, thread};
 
 /// An error of SQLite that displays SQLite's message, and its usual cause where the message does
@@ -91,11 +91,16 @@ impl OpenFailure {
     }
 }
 
-/// Converts an error of SQLite to an [`Error`] of `operation`.
-pub(super) fn while_doing(
-    operation: impl Into<Cow<'static, str>>,
-) -> impl FnOnce(rusqlite::Error) -> Error {
-    move |source| Error::with_source(kind(&source), operation, SqliteError(source))
+/// Adds the operation to the result of a call of SQLite.
+pub(super) trait During<T> {
+    /// Converts an error of SQLite to an [`Error`] of `operation`.
+    fn during(self, operation: impl Into<Cow<'static, str>>) -> Result<T>;
+}
+
+impl<T> During<T> for rusqlite::Result<T> {
+    fn during(self, operation: impl Into<Cow<'static, str>>) -> Result<T> {
+        self.map_err(|source| Error::with_source(kind(&source), operation, SqliteError(source)))
+    }
 }
 
 pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {

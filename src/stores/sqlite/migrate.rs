@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::admin::PendingMigration;
 use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration, OPERATION};
-use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::error::{self, During};
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
 
@@ -59,20 +59,20 @@ pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
 pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
     // One snapshot for all queries, because another process may be creating the tables.
     let begun = connection.unchecked_transaction();
-    let snapshot = begun.map_err(while_doing(reading(connection)))?;
+    let snapshot = begun.during(reading(connection))?;
     version(&snapshot, table)
 }
 
 /// Does what [`version_before`] does, within a transaction.
 pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
-    let recorded = match object(connection, HISTORY).map_err(while_doing(reading(connection)))? {
+    let recorded = match object(connection, HISTORY).during(reading(connection))? {
         None => 0,
         Some(_) => recorded_version(connection, table)?,
     };
     // A name does not show who has created a table. A table is ours if its SQL is exactly that of
     // the recorded migrations.
-    let ours = made_by(recorded, table).map_err(while_doing(reading(connection)))?;
-    let found = objects(connection, table).map_err(while_doing(reading(connection)))?;
+    let ours = made_by(recorded, table).during(reading(connection))?;
+    let found = objects(connection, table).during(reading(connection))?;
     if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
         let why = format!("the {} {} was not made by this program", foreign.kind, foreign.name);
         return Err(Error::with_source(ErrorKind::ForeignTable, OPERATION, why));
@@ -154,24 +154,23 @@ fn made_by(version: u32, table: &TableName) -> rusqlite::Result<Vec<Object>> {
 }
 
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
-    // A history with other columns or value types is not ours.
-    let to_error = |source: rusqlite::Error| match error::kind(&source) {
-        ErrorKind::Unexpected => {
-            let why = format!("the table {HISTORY} was not made by this program: {source}");
-            Error::with_source(ErrorKind::ForeignTable, reading(connection), why)
-        }
-        _ => while_doing(reading(connection))(source),
-    };
     let sql = format!(
         "SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE \
          ORDER BY version"
     );
-    let mut statement = connection.prepare(&sql).map_err(to_error)?;
-    let rows = statement
-        .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-        .map_err(to_error)?;
-    migration::recorded_version(MIGRATIONS, &rows)
+    let query = || -> rusqlite::Result<Vec<_>> {
+        let mut statement = connection.prepare(&sql)?;
+        statement.query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    match query() {
+        Ok(rows) => migration::recorded_version(MIGRATIONS, &rows),
+        // A history with other columns or value types is not ours.
+        Err(source) if error::kind(&source) == ErrorKind::Unexpected => {
+            let why = format!("the table {HISTORY} was not made by this program: {source}");
+            Err(Error::with_source(ErrorKind::ForeignTable, reading(connection), why))
+        }
+        Err(source) => Err(source).during(reading(connection)),
+    }
 }
 
 /// Migrates the table to the newest version; does nothing if it has it.
@@ -194,7 +193,6 @@ pub(super) fn migrate(
 
 /// Applies the missing migrations within a transaction. Returns the previous version.
 fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
-    let to_error = || while_doing(OPERATION);
     // Another process may have migrated while this one waited for the lock.
     let from = version(connection, table)?;
     if from == newest() {
@@ -202,7 +200,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
     }
     if from == 0 {
         // Objects that remained when an operator dropped the table.
-        remove(connection, table).map_err(to_error())?;
+        remove(connection, table).during(OPERATION)?;
     }
     connection
         .execute_batch(&format!(
@@ -216,9 +214,9 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
                  PRIMARY KEY (table_name, version)
              ) STRICT"
         ))
-        .map_err(to_error())?;
+        .during(OPERATION)?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
-        connection.execute_batch(&sql_for(migration, table)).map_err(to_error())?;
+        connection.execute_batch(&sql_for(migration, table)).during(OPERATION)?;
         let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
         connection
             .execute(
@@ -232,7 +230,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
                     APPLIED_BY,
                 ],
             )
-            .map_err(to_error())?;
+            .during(OPERATION)?;
     }
     Ok(from)
 }
@@ -241,7 +239,7 @@ fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
 pub(super) fn created(connection: &Connection, table: &TableName) -> Result<Option<Timestamp>> {
     let sql = format!("SELECT min(applied) FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE");
     let created = connection.query_row(&sql, [table.as_str()], |row| row.get::<_, Option<i64>>(0));
-    created.map(|time| time.map(Timestamp::from_millis)).map_err(while_doing(reading(connection)))
+    created.map(|time| time.map(Timestamp::from_millis)).during(reading(connection))
 }
 
 /// Removes the tables and their history. The caller's transaction must have called [`version`]

@@ -21,28 +21,20 @@
 // store                                    SqliteStore
 // commit, migrate, read_pool
 // write                                    group commit; all writes
-// row, references                          reads and decodes rows; foreign keys of other tables
-// record_cache, sql, wal, file, file_identity
-// file_access
-// mount
-// columns, error, paths
+// references                               foreign keys and triggers of the application
+// file, record_cache, sql, wal             sql: names, columns, reading statements, rows
+// error
 
 mod admin;
 mod builder;
-mod columns;
 mod commit;
 mod error;
 mod file;
-mod file_access;
-mod file_identity;
 mod index;
 mod migrate;
-mod mount;
-mod paths;
 mod read_pool;
 mod record_cache;
 mod references;
-mod row;
 mod sql;
 mod store;
 mod wal;

@@ -12,9 +12,9 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::process::Process;
 use crate::stores::slots::SlotPool;
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::Access;
-use crate::stores::sqlite::file_identity::FileIdentity;
+use crate::stores::sqlite::file::identity::FileIdentity;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
 pub(super) const PREPARED: usize = 64;
@@ -72,9 +72,9 @@ impl ReadPool {
             empty => empty.insert(self.open(operation)?),
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        connection.busy_timeout(left).map_err(while_doing(operation))?;
+        connection.busy_timeout(left).during(operation)?;
         let result = work(connection);
-        connection.busy_timeout(self.busy_timeout).map_err(while_doing(operation))?;
+        connection.busy_timeout(self.busy_timeout).during(operation)?;
         result
     }
 
@@ -87,7 +87,7 @@ impl ReadPool {
 
     fn open(&self, operation: &'static str) -> Result<Connection> {
         self.check_file()?;
-        let connected = self.manager.connect().map_err(while_doing(operation));
+        let connected = self.manager.connect().during(operation);
         connected.map_err(|error| self.file_identity.explain(error))
     }
 }

@@ -22,12 +22,12 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
 use crate::stores::sqlite::commit;
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::references;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
@@ -108,9 +108,7 @@ impl SqliteInner {
         operation: &'static str,
         query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.read(operation, |connection| {
-            query(connection, &self.sql).map_err(while_doing(operation))
-        })
+        self.read(operation, |connection| query(connection, &self.sql).during(operation))
     }
 }
 
@@ -194,7 +192,7 @@ impl SqliteStore {
             connection.set_transaction_behavior(TransactionBehavior::Immediate);
             Ok(connection)
         };
-        open().map_err(while_doing(OPERATION))
+        open().during(OPERATION)
     }
 }
 

@@ -10,7 +10,7 @@ use rusqlite::hooks;
 
 use crate::error::Result;
 use crate::event::{Event, Events};
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{During, retry_while_busy};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 
@@ -186,10 +186,9 @@ impl Wal {
             thread::sleep(Duration::from_micros(100));
             times < 250
         }
-        let to_error = || while_doing("wait for a checkpoint");
-        connection.busy_handler(Some(retry)).map_err(to_error())?;
+        connection.busy_handler(Some(retry)).during("wait for a checkpoint")?;
         let result = checkpoint(connection, "RESTART");
-        connection.busy_timeout(Duration::ZERO).map_err(to_error())?;
+        connection.busy_timeout(Duration::ZERO).during("wait for a checkpoint")?;
         let checkpoint = result?;
         if let Some(frames) = checkpoint.frames {
             self.record_result(frames, checkpoint.blocked);
@@ -234,7 +233,7 @@ pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoi
                 })
             })
         })
-        .map_err(while_doing(CHECKPOINT))
+        .during(CHECKPOINT)
 }
 
 #[cfg(test)]

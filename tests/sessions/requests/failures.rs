@@ -182,7 +182,9 @@ fn treat_as_anonymous_refuses_a_change_as_the_first_load() {
         for change in changes {
             app.store.fail(Call::Load, 1, ErrorKind::Busy);
             let session = browser.open(&app.sessions);
-            assert_eq!(change(&session).unwrap_err().kind(), ErrorKind::Unavailable);
+            let error = change(&session).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(!error.has_unknown_outcome());
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         }
         assert_eq!((app.stored_n(&browser), app.rows()), (Some(1), 1));
@@ -199,7 +201,8 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
         };
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
         let closed = browser.try_request(&app.sessions, Outcome::Completed, set_then_read);
-        assert_eq!(closed.unwrap_err().kind(), ErrorKind::Unavailable);
+        let error = closed.unwrap_err();
+        assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Unavailable, false));
         assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
         // Changes that would be discarded anyway are no loss.
         app.store.fail(Call::Load, 1, ErrorKind::Busy);

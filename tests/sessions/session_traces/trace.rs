@@ -85,8 +85,12 @@ impl Trace {
 
     fn missing(&mut self, missing: &Missing) -> String {
         match missing {
-            Missing::Replaced { id, session, .. } => {
-                format!("{} was replaced by {}", self.id_hash(&id.id_hash), self.session(session))
+            Missing::Replaced { replaced, session, .. } => {
+                format!(
+                    "{} was replaced by {}",
+                    self.id_hash(&replaced.id_hash),
+                    self.session(session)
+                )
             }
             Missing::NotFound { .. } => "not found".into(),
             other => format!("{other:?}"),
@@ -153,8 +157,8 @@ impl Trace {
             Ok(CommitAnswer::RevisionMismatch(session)) => {
                 format!("revision mismatch {}", self.session(session))
             }
-            Ok(CommitAnswer::CanJoin { id, session }) => {
-                let of = self.id_hash(&id.id_hash);
+            Ok(CommitAnswer::CanJoin { replaced, session }) => {
+                let of = self.id_hash(&replaced.id_hash);
                 format!("can join {of}, replaced by {}", self.id_hash(&session.id_hash))
             }
             Ok(CommitAnswer::Missing(missing)) => self.missing(missing),

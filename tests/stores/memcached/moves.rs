@@ -460,11 +460,11 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         assert!(matches!(requests.through.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
         requests.proxy.plan(Plan::Pass);
         match requests.store.load(&id_hash, loaded).unwrap() {
-            Loaded::Missing(Missing::Replaced { id, session }) => {
+            Loaded::Missing(Missing::Replaced { replaced, session }) => {
                 assert_eq!(session.id_hash, to);
-                assert_eq!((id.id_hash, id.replaced_at), (id_hash, signed_in));
+                assert_eq!((replaced.id_hash, replaced.replaced_at), (id_hash, signed_in));
                 let salt = Some(JoinSalt::from_bytes([7; 32]));
-                assert_eq!(id.by, ReplacedBy::SignIn { salt }, "a second click can join");
+                assert_eq!(replaced.by, ReplacedBy::SignIn { salt }, "a second click can join");
             }
             other => panic!("{operation:?}: {other:?}"),
         }
@@ -472,8 +472,8 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         let between = requests.store.load(&renewed, loaded).unwrap();
         match (over_another, between) {
             (true, Loaded::Missing(Missing::NotFound { .. })) => {}
-            (false, Loaded::Missing(Missing::Replaced { id, .. })) => {
-                assert_eq!(id.by, ReplacedBy::SignIn { salt: None });
+            (false, Loaded::Missing(Missing::Replaced { replaced, .. })) => {
+                assert_eq!(replaced.by, ReplacedBy::SignIn { salt: None });
             }
             (_, other) => panic!("{operation:?}: {other:?}"),
         }

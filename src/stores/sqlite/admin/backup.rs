@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id;
 use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::{SqliteFile, check};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
+use crate::stores::sqlite::file::access::explain;
+use crate::stores::sqlite::file::paths::{SUFFIXES, with_suffix};
 use crate::stores::sqlite::file::{self, Access};
-use crate::stores::sqlite::file_access::explain;
-use crate::stores::sqlite::paths::{SUFFIXES, with_suffix};
 
 const BACKING_UP: &str = "back the database up";
 
@@ -60,8 +60,8 @@ impl SqliteFile {
             Some((access, _)) => {
                 shared.writer.process().check()?;
                 // A separate connection, so that a long copy occupies no reader.
-                let source = access.connect().map_err(while_doing(BACKING_UP))?;
-                source.busy_timeout(shared.busy_timeout).map_err(while_doing(BACKING_UP))?;
+                let source = access.connect().during(BACKING_UP)?;
+                source.busy_timeout(shared.busy_timeout).during(BACKING_UP)?;
                 copy(&source, to, check, &mut progress).map_err(|error| explain(error, to))
             }
             None => shared.writer.read(|source| copy(source, to, check, &mut progress)),
@@ -85,8 +85,7 @@ fn copy(
         return Ok(copied);
     }
     if check {
-        let connection =
-            Access::read_write(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
+        let connection = Access::read_write(&partial.0).connect().during(BACKING_UP)?;
         if refuse_damaged(&connection, BACKING_UP, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -164,15 +163,14 @@ pub(super) fn copy_all(
     progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
-    let to_error = || while_doing(operation);
     file::create_new_private(to).map(drop).map_err(|source| failed_io(operation, source))?;
-    let mut target = Access::read_write(to).connect().map_err(to_error())?;
+    let mut target = Access::read_write(to).connect().during(operation)?;
     // A read transaction holds one snapshot. Without it the copy would restart at each commit of
     // another connection, and never finish under load.
-    let snapshot = source.unchecked_transaction().map_err(to_error())?;
-    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(to_error())?;
+    let snapshot = source.unchecked_transaction().during(operation)?;
+    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).during(operation)?;
     let copied = transfer(&snapshot, &mut target, Duration::ZERO, progress, operation)?;
-    target.close().map_err(|(_, source)| while_doing(operation)(source))?;
+    target.close().map_err(|(_, source)| source).during(operation)?;
     Ok(copied)
 }
 
@@ -184,11 +182,10 @@ pub(super) fn transfer(
     progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
-    let to_error = || while_doing(operation);
     let deadline = Instant::now() + busy_timeout;
-    let backup = Backup::new(source, target).map_err(to_error())?;
+    let backup = Backup::new(source, target).during(operation)?;
     loop {
-        match backup.step(STEP).map_err(to_error())? {
+        match backup.step(STEP).during(operation)? {
             StepResult::Done => return Ok(ControlFlow::Continue(())),
             StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
                 let why = "other connections kept the database locked";

@@ -11,9 +11,9 @@ use crate::error::{ErrorKind, Result};
 use crate::stores::admin::{Progress, ProgressFn};
 use crate::stores::sqlite::admin::backup::{Partial, failed_io};
 use crate::stores::sqlite::admin::{SqliteFile, connect};
-use crate::stores::sqlite::error::{self, retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{self, During, retry_while_busy};
+use crate::stores::sqlite::file::access::explain;
 use crate::stores::sqlite::file::{Opened, Purpose, create_new_private};
-use crate::stores::sqlite::file_access::explain;
 use crate::sync::IgnorePoison;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
@@ -48,7 +48,7 @@ impl SqliteFile {
             connection.execute_batch("ROLLBACK")
         };
         let operation = "take the lock for a change";
-        lock().map_err(while_doing(operation)).map_err(|error| explain(error, &path))?;
+        lock().during(operation).map_err(|error| explain(error, &path))?;
         let partial = Partial::beside(&path)?;
         let write = || {
             let mut file = create_new_private(&partial.0)?;
@@ -119,6 +119,6 @@ pub(super) fn with_progress<T>(
         {
             Ok(ControlFlow::Break(()))
         }
-        Err(error) => Err(while_doing(operation)(error)),
+        Err(error) => Err(error).during(operation),
     }
 }

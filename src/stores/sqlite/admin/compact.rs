@@ -12,7 +12,7 @@ use crate::stores::sqlite::admin::check::with_progress;
 use crate::stores::sqlite::admin::info::{info, number};
 use crate::stores::sqlite::admin::report::{CompactMode, DatabaseInfo};
 use crate::stores::sqlite::admin::{SqliteFile, connect};
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{During, retry_while_busy};
 use crate::stores::sqlite::file::Purpose;
 use crate::stores::sqlite::wal;
 
@@ -57,7 +57,7 @@ fn truncate_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
     const WAIT: Duration = Duration::from_millis(25);
     let deadline = Instant::now() + busy_timeout;
     wal::checkpoint(connection, "PASSIVE")?;
-    connection.busy_timeout(WAIT).map_err(while_doing("configure the connection"))?;
+    connection.busy_timeout(WAIT).during("configure the connection")?;
     // If a long read prevents this until the deadline, a later checkpoint truncates the log.
     while wal::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
         thread::sleep(WAIT);
@@ -77,7 +77,7 @@ fn release_pages(
         let began = Instant::now();
         connection
             .execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))
-            .map_err(while_doing("release free pages"))?;
+            .during("release free pages")?;
         let now = number(connection, "PRAGMA freelist_count")?;
         if now >= left {
             // Other writers free pages faster than this releases them.

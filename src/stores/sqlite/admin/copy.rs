@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::statements;
-use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
-use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::error::During;
+use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::write::JobKind;
 
@@ -78,7 +78,7 @@ pub(super) fn import(
     let present = present.copied();
     store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
         let mark = tx.with_connection(|connection| {
-            apply(connection, &sql, &batch, present, mark).map_err(while_doing(OPERATION))?
+            apply(connection, &sql, &batch, present, mark).during(OPERATION)?
         })?;
         tx.raise_epoch()?;
         Ok(mark)

@@ -9,15 +9,15 @@ use rusqlite::Connection;
 use crate::error::{ErrorKind, Result};
 use crate::stores::sqlite::admin::report::DatabaseInfo;
 use crate::stores::sqlite::admin::{SqliteFile, connect};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
+use crate::stores::sqlite::file::access::owner_name;
+use crate::stores::sqlite::file::identity::second_name;
+use crate::stores::sqlite::file::mount::mount;
+use crate::stores::sqlite::file::paths::{folder, with_suffix};
 use crate::stores::sqlite::file::{Opened, Purpose};
-use crate::stores::sqlite::file_access::owner_name;
-use crate::stores::sqlite::file_identity::second_name;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::mount::mount;
-use crate::stores::sqlite::paths::{folder, with_suffix};
 use crate::stores::sqlite::references;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 const READING: &str = "read the properties of the database";
@@ -58,7 +58,7 @@ pub(super) fn info(
         "wal".to_owned()
     } else {
         let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0));
-        mode.map_err(while_doing(READING))?
+        mode.during(READING)?
     };
     let schema = migrate::version_before(connection, table);
     let tables = number(
@@ -71,11 +71,7 @@ pub(super) fn info(
         // In a damaged file the version is unreadable; a foreign table would have been found first.
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
-    let ours = if is_ours {
-        migrate::count_tables(connection, table).map_err(while_doing(READING))?
-    } else {
-        0
-    };
+    let ours = if is_ours { migrate::count_tables(connection, table).during(READING)? } else { 0 };
     Ok(DatabaseInfo {
         path: path.clone(),
         bytes: size(path),
@@ -93,13 +89,13 @@ pub(super) fn info(
         schema,
         newest_schema: migrate::newest(),
         other_tables: tables.saturating_sub(ours),
-        read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
+        read_only: connection.is_readonly("main").during(READING)?,
         owner: owner_name(path),
         folder_owner: owner_name(folder(path)),
         file_system: mount(path).map(|mount| mount.kind),
         second_name: second_name(path),
-        referencing_tables: referencing_tables(connection, table).map_err(while_doing(READING))?,
-        triggers: migrate::triggers(connection, table).map_err(while_doing(READING))?,
+        referencing_tables: referencing_tables(connection, table).during(READING)?,
+        triggers: migrate::triggers(connection, table).during(READING)?,
     })
 }
 
@@ -117,5 +113,5 @@ fn referencing_tables(connection: &Connection, table: &TableName) -> rusqlite::R
 }
 
 pub(super) fn number(connection: &Connection, sql: &str) -> Result<u64> {
-    row::count(connection, sql, []).map_err(while_doing(READING))
+    row::count(connection, sql, []).during(READING)
 }

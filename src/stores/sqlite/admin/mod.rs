@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
-use crate::stores::sqlite::error::{NotOpened, while_doing};
+use crate::stores::sqlite::error::{During, NotOpened};
+use crate::stores::sqlite::file::identity::second_name;
+use crate::stores::sqlite::file::paths::with_suffix;
 use crate::stores::sqlite::file::{Opened, Purpose};
-use crate::stores::sqlite::file_identity::second_name;
-use crate::stores::sqlite::paths::with_suffix;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::SqliteStore;
 
@@ -173,9 +173,6 @@ impl SqliteFile {
 fn connect(settings: &SqliteStoreBuilder, purpose: Purpose) -> Result<(Opened, TableName)> {
     let table = settings.validated_table()?;
     let opened = settings.open_existing(purpose)?;
-    opened
-        .connection
-        .busy_timeout(settings.busy_timeout)
-        .map_err(while_doing("configure the connection"))?;
+    opened.connection.busy_timeout(settings.busy_timeout).during("configure the connection")?;
     Ok((opened, table))
 }

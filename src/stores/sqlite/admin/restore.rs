@@ -15,12 +15,12 @@ use crate::stores::sqlite::admin::backup::{
     Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
 };
 use crate::stores::sqlite::admin::report::RestoreReport;
-use crate::stores::sqlite::error::{OpenFailure, while_doing};
+use crate::stores::sqlite::error::{During, OpenFailure};
+use crate::stores::sqlite::file::access::explain;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
-use crate::stores::sqlite::file_access::explain;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 const RESTORING: &str = "restore the database";
@@ -86,7 +86,6 @@ impl Target {
     /// that cannot be written over. Also rejects one that does not belong to this program, because
     /// the copy was not made of it.
     fn open(&self) -> Result<Option<Connection>> {
-        let to_error = || while_doing(RESTORING);
         if let Some(error) = file::dangling_link(&self.path, Purpose::Write) {
             return Err(error);
         }
@@ -96,14 +95,14 @@ impl Target {
             return Ok(None);
         }
         file::check_inherited(&self.path)?;
-        let target = Access::read_write(&self.path).connect().map_err(to_error())?;
-        target.busy_timeout(self.busy_timeout).map_err(to_error())?;
-        if target.is_readonly("main").map_err(to_error())? {
+        let target = Access::read_write(&self.path).connect().during(RESTORING)?;
+        target.busy_timeout(self.busy_timeout).during(RESTORING)?;
+        if target.is_readonly("main").during(RESTORING)? {
             return Err(Error::new(ErrorKind::ReadOnly, format!("open {}", self.path.display())));
         }
         // Without a readable schema, on the first page, SQLite writes nothing to a file.
         let tables = row::count(&target, "SELECT count(*) FROM sqlite_schema", [])
-            .map_err(to_error())
+            .during(RESTORING)
             .map_err(|error| self.explain_damage(error))?;
         match migrate::version_before(&target, &self.table) {
             Ok(0) if tables > 0 => {
@@ -153,17 +152,17 @@ impl Restore<'_> {
         if copied.map_err(explain_copy)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let prepared = Access::read_write(&partial.0).connect().map_err(while_doing(RESTORING))?;
-        distrust(&prepared).map_err(while_doing(RESTORING))?;
+        let prepared = Access::read_write(&partial.0).connect().during(RESTORING)?;
+        distrust(&prepared).during(RESTORING)?;
         if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let mode = journal_mode(&prepared).map_err(while_doing(RESTORING))?;
-        set_journal_mode(&prepared, "DELETE").map_err(while_doing(RESTORING))?;
+        let mode = journal_mode(&prepared).during(RESTORING)?;
+        set_journal_mode(&prepared, "DELETE").during(RESTORING)?;
         let report = self.prepare(&prepared, target.as_ref())?;
         let Some(mut target) = target else {
             // The new file gets the journal mode of the copy.
-            set_journal_mode(&prepared, &mode).map_err(while_doing(RESTORING))?;
+            set_journal_mode(&prepared, &mode).during(RESTORING)?;
             self.publish(prepared, partial)?;
             return Ok(ControlFlow::Continue(report));
         };
@@ -186,7 +185,6 @@ impl Restore<'_> {
 
     /// Opens the copy. Refuses one that does not have our table, or has triggers on it.
     fn open_copy(&self) -> Result<Connection> {
-        let to_error = || while_doing(RESTORING);
         let refuse = |kind, why| Err(Error::with_source(kind, RESTORING, why));
         if !fs::exists(self.from).unwrap_or(true) {
             let why = match fs::read_link(self.from) {
@@ -197,8 +195,8 @@ impl Restore<'_> {
             return refuse(ErrorKind::Invalid, why);
         }
         let Opened { connection: copy, .. } = file::open(self.from, Purpose::Read)?;
-        copy.busy_timeout(self.to.busy_timeout).map_err(to_error())?;
-        distrust(&copy).map_err(to_error())?;
+        copy.busy_timeout(self.to.busy_timeout).during(RESTORING)?;
+        distrust(&copy).during(RESTORING)?;
         let read = copy.query_row("PRAGMA schema_version", [], |_| Ok(()));
         if read.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::NotADatabase)) {
             let why = format!("{} is not a database", self.from.display());
@@ -208,7 +206,7 @@ impl Restore<'_> {
             let why = format!("the copy has no table {}", self.to.table.as_str());
             return refuse(ErrorKind::NotSetUp, why);
         }
-        let triggers = migrate::triggers(&copy, &self.to.table).map_err(to_error())?;
+        let triggers = migrate::triggers(&copy, &self.to.table).during(RESTORING)?;
         if let Some(trigger) = triggers.first() {
             let why = format!(
                 "the copy has a trigger on the sessions, which can bring ended ones back: examine \
@@ -224,14 +222,14 @@ impl Restore<'_> {
     fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
         let deadline = Instant::now() + self.to.busy_timeout;
         // Off by default in the system's SQLite; rows of the application go with their sessions.
-        prepared.execute_batch("PRAGMA foreign_keys = ON").map_err(while_doing(RESTORING))?;
+        prepared.execute_batch("PRAGMA foreign_keys = ON").during(RESTORING)?;
         let sql = TableSql::new(&self.to.table);
         let mut tx = WriteTx::begin(prepared, &sql, None, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
         let target_epoch =
             target.and_then(|target| row::epoch(target, &sql.read).ok()).unwrap_or(0);
-        let live = row::count(prepared, &sql.read.count_live, [self.now.as_millis()])
-            .map_err(while_doing(RESTORING))?;
+        let live =
+            row::count(prepared, &sql.read.count_live, [self.now.as_millis()]).during(RESTORING)?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }
@@ -243,7 +241,7 @@ impl Restore<'_> {
 
     /// Puts the prepared copy in the place of a missing database.
     fn publish(&self, prepared: Connection, partial: Partial) -> Result<()> {
-        prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
+        prepared.close().map_err(|(_, source)| source).during(RESTORING)?;
         if let Ok(file) = File::open(&partial.0) {
             file::give_to_owner_of_folder(&file, &partial.0);
         }
@@ -257,10 +255,10 @@ impl Restore<'_> {
         target: &mut Connection,
         progress: &mut ProgressFn,
     ) -> Result<ControlFlow<()>> {
-        self.match_page_size(prepared, target).map_err(while_doing(RESTORING))?;
+        self.match_page_size(prepared, target).during(RESTORING)?;
         // Revocations must be durable before they are acknowledged.
         let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
-        target.execute_batch(synced).map_err(while_doing(RESTORING))?;
+        target.execute_batch(synced).during(RESTORING)?;
         transfer(prepared, target, self.to.busy_timeout, progress, RESTORING)
     }
 

@@ -14,10 +14,10 @@ use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, swe
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::sql::created_counts;
 use crate::stores::sqlite::admin::copy;
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate;
-use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::JobKind;
@@ -147,7 +147,7 @@ impl Admin for SqliteStore {
             tx.with_connection(|connection| {
                 // Fails for a foreign table.
                 migrate::version(connection, &table)?;
-                migrate::remove(connection, &table).map_err(while_doing(OPERATION))
+                migrate::remove(connection, &table).during(OPERATION)
             })
         })
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use crate::error::Result;
-use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{During, retry_while_busy};
 
 /// The only connection of a store that writes.
 pub(super) struct WriteConnection {
@@ -30,9 +30,7 @@ impl WriteConnection {
     /// open.
     pub(super) fn idle(&self) -> Result<&Connection> {
         if !self.connection.is_autocommit() {
-            self.connection
-                .execute_batch("ROLLBACK")
-                .map_err(while_doing("undo a failed change"))?;
+            self.connection.execute_batch("ROLLBACK").during("undo a failed change")?;
         }
         Ok(&self.connection)
     }
@@ -59,7 +57,7 @@ impl WriteConnection {
             };
             // Not from the statement cache: SQLite executes this pragma when it prepares it.
             retry_while_busy(deadline, || self.connection.execute_batch(pragma))
-                .map_err(while_doing(operation))?;
+                .during(operation)?;
             self.is_synced = Some(is_synced);
         }
         Ok(&self.connection)

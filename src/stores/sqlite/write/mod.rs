@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::sqlite::file_identity::FileIdentity;
+use crate::stores::sqlite::file::identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
@@ -89,8 +89,9 @@ impl Leader<'_> {
             failure => failure,
         };
         for (job, result) in self.group.drain(..) {
-            let of_group = || failure.clone().map_or(Ok(()), |error| Err(JobFailure::Error(error)));
-            job.waiter.send(WaitResult::Completed(result.and_then(|()| of_group())));
+            let group_failure =
+                || failure.clone().map_or(Ok(()), |error| Err(JobFailure::Error(error)));
+            job.waiter.send(WaitResult::Completed(result.and_then(|()| group_failure())));
         }
     }
 }
@@ -144,9 +145,9 @@ impl Writer {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
         let result = Arc::new(Mutex::new(None));
-        let of_work = result.clone();
+        let result_of_work = result.clone();
         let work = move |tx: &mut WriteTx<'_>| {
-            *of_work.lock().ignore_poison() = Some(work(tx)?);
+            *result_of_work.lock().ignore_poison() = Some(work(tx)?);
             Ok(())
         };
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
@@ -428,7 +429,8 @@ mod tests {
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
         for answer in bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, insert())]) {
-            assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Busy);
+            let error = answer.unwrap().unwrap_err();
+            assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         }
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(bench.stored(), 0);
@@ -468,7 +470,7 @@ mod tests {
         });
         has_begun.recv().unwrap();
         let error = write(&bench.writer, JobKind::Normal, insert()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         end.send(()).unwrap();
         long.join().unwrap().unwrap();
         assert!(

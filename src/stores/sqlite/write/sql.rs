@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::stores::sql::statements;
-use crate::stores::sqlite::columns::{ENDED, replaced, session};
+use crate::stores::sqlite::sql::columns::{ENDED, replaced, session};
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 /// All statements for one table.

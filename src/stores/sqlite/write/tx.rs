@@ -16,11 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
 use crate::stores::sql::{revision_number, with_condition};
-use crate::stores::sqlite::columns::{replaced, session};
-use crate::stores::sqlite::error::{refuses_deletion, retry_while_busy, while_doing};
+use crate::stores::sqlite::error::{During, refuses_deletion, retry_while_busy};
 use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
-use crate::stores::sqlite::row::{self, FoundRow};
+use crate::stores::sqlite::sql::columns::{replaced, session};
+use crate::stores::sqlite::sql::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::job::{Job, JobFailure, panicked};
 use crate::stores::sqlite::write::reserve::{self, SignInReserve};
@@ -58,7 +58,7 @@ impl<'c> WriteTx<'c> {
         deadline: Instant,
     ) -> Result<Self> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
-            .map_err(while_doing(operation))?;
+            .during(operation)?;
         let cache_update = CacheUpdate::begin(record_cache);
         Ok(WriteTx { connection, sql, cache_update, reserve, operation, is_undone: false })
     }
@@ -101,7 +101,7 @@ impl<'c> WriteTx<'c> {
     /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
         let frames = if !self.connection.is_autocommit() {
-            wal::commit(self.connection, deadline).map_err(self.to_error())?
+            wal::commit(self.connection, deadline).during(self.operation)?
         } else if self.is_undone {
             None
         } else {
@@ -113,11 +113,7 @@ impl<'c> WriteTx<'c> {
     }
 
     fn control(&self, sql: &str) -> Result<()> {
-        execute_cached(self.connection, sql).map_err(self.to_error())
-    }
-
-    fn to_error(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
-        while_doing(self.operation)
+        execute_cached(self.connection, sql).during(self.operation)
     }
 
     /// Executes a statement that changes the sessions `changed` and no others. Returns the number
@@ -165,7 +161,7 @@ impl<'c> WriteTx<'c> {
         if rows == 0 {
             // If the row was found in the cache, others there may be wrong too.
             self.cache_update.remove_all();
-            return Err(self.to_error()(rusqlite::Error::StatementChangedRows(rows)));
+            return Err(rusqlite::Error::StatementChangedRows(rows)).during(self.operation);
         }
         Ok(())
     }
@@ -184,7 +180,7 @@ impl<'c> WriteTx<'c> {
         if self.connection.total_changes() != before.wrapping_add(own) {
             self.cache_update.remove_all();
         }
-        result.map_err(self.to_error())
+        result.during(self.operation)
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
@@ -225,7 +221,7 @@ impl WriteTx<'_> {
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
-        row::count(self.connection, sql, params).map_err(self.to_error())
+        row::count(self.connection, sql, params).during(self.operation)
     }
 
     /// Fails with [`ErrorKind::Conflict`] if any session has or had the id `id_hash`.
@@ -234,7 +230,7 @@ impl WriteTx<'_> {
             .connection
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
-            .map_err(self.to_error())?;
+            .during(self.operation)?;
         if is_taken {
             Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
         } else {
@@ -264,7 +260,7 @@ impl WriteTx<'_> {
             };
             statement.query_map(params, session)?.collect()
         };
-        query().map_err(self.to_error())
+        query().during(self.operation)
     }
 }
 
@@ -361,9 +357,9 @@ impl WriteTx<'_> {
             deleted => deleted.unwrap_or(0),
         };
         // A trigger may have inserted deleted rows again, with their former deadline.
-        let ended = self.execute(&with_condition(end, condition), params, changed)?;
+        let ended_in_place = self.execute(&with_condition(end, condition), params, changed)?;
         self.check_none_left(condition, params)?;
-        Ok(deleted + ended)
+        Ok(deleted + ended_in_place)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
@@ -388,7 +384,7 @@ impl WriteTx<'_> {
     }
 
     fn referenced_condition(&self) -> Result<Option<String>> {
-        references::referenced_condition(self.connection, &self.sql.read).map_err(self.to_error())
+        references::referenced_condition(self.connection, &self.sql.read).during(self.operation)
     }
 
     /// Remembers the previous id of a session and, if it differs, the one presented. Limits the
@@ -467,7 +463,7 @@ impl WriteTx<'_> {
                 .and_then(|mut find| {
                     find.query_row([id_hash.as_bytes()], |row| row.get(0)).optional()
                 })
-                .map_err(self.to_error())?;
+                .during(self.operation)?;
             if let Some(id) = id {
                 self.delete(id, *id_hash)?;
                 removed += 1;
@@ -492,7 +488,7 @@ impl WriteTx<'_> {
                 return Ok(evicted);
             }
             let batch = reserve.next_batch(self.connection, &self.sql.read, at);
-            let batch = batch.map_err(self.to_error())?;
+            let batch = batch.during(self.operation)?;
             if batch.is_empty() {
                 break;
             }
@@ -515,7 +511,7 @@ impl WriteTx<'_> {
             self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
         };
         let used = || Ok(number("PRAGMA page_count")? - number("PRAGMA freelist_count")?);
-        used().map_err(self.to_error())
+        used().during(self.operation)
     }
 
     /// Deletes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
@@ -547,11 +543,13 @@ impl WriteTx<'_> {
         let except = except.map(|public_id| public_id.as_bytes().to_vec());
         let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
-        let mut statement = self.connection.prepare(&text).map_err(self.to_error())?;
+        let mut statement = self.connection.prepare(&text).during(self.operation)?;
         let found = statement
-            .query_map(params_from_iter(params), |row| Ok((row.get("id")?, row::ended(row)?)))
+            .query_map(params_from_iter(params), |row| {
+                Ok((row.get("id")?, row::to_ended_session(row)?))
+            })
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
-            .map_err(self.to_error())?;
+            .during(self.operation)?;
         for (id, ended) in &found {
             self.delete(*id, ended.id_hash)?;
         }
@@ -568,7 +566,7 @@ impl WriteTx<'_> {
     ) -> Result<Vec<EndedSession>> {
         let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
         let statement = with_condition(statement, &format!("NOT {referenced}"));
-        self.execute_returning(&statement, params, row::ended, |ended| ended.id_hash)
+        self.execute_returning(&statement, params, row::to_ended_session, |ended| ended.id_hash)
     }
 
     /// Gives the sessions of a user in a realm to another one. Returns their ids.
@@ -603,7 +601,7 @@ impl WriteTx<'_> {
         let has_others: bool = self
             .connection
             .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
-            .map_err(self.to_error())?;
+            .during(self.operation)?;
         if !has_others {
             // Much faster, because it has no condition.
             return self.delete_all(now);
@@ -618,7 +616,7 @@ impl WriteTx<'_> {
 
     /// Raises the epoch above its value and above `other`.
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
-        let own = row::epoch(self.connection, &self.sql.read).map_err(self.to_error())?;
+        let own = row::epoch(self.connection, &self.sql.read).during(self.operation)?;
         let above = own.max(other).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], NO_SESSION).map(drop)
     }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::file_access::explain;
-use crate::stores::sqlite::mount::mount;
+use crate::stores::sqlite::file::access::explain;
+use crate::stores::sqlite::file::mount::mount;
 
 /// The paths of the database and its log, with the inode numbers that they had when they were
 /// opened.
@@ -21,7 +21,7 @@ use crate::stores::sqlite::mount::mount;
 /// An open file can still be written after it was deleted or replaced, but acknowledged commits are
 /// lost when it is closed. SQLite itself checks for this only under a rollback journal.
 #[derive(Debug)]
-pub(super) struct FileIdentity {
+pub(crate) struct FileIdentity {
     files: Vec<(PathBuf, u64)>,
     events: Events,
     /// Whether [`Event::FileLost`] was raised since the last [`Event::FileRecovered`].
@@ -31,7 +31,7 @@ pub(super) struct FileIdentity {
 impl FileIdentity {
     /// Records the inode numbers of these files, the database first. Files that do not exist are
     /// ignored. Raises [`Event::FileAliased`] for a database with a second name.
-    pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
+    pub(crate) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
         if let Some(path) = paths.first()
             && let Some(reason) = second_name(path)
         {
@@ -43,7 +43,7 @@ impl FileIdentity {
     }
 
     /// Adds to an error of opening the database what this process may not do there.
-    pub(super) fn explain(&self, error: Error) -> Error {
+    pub(crate) fn explain(&self, error: Error) -> Error {
         match self.files.first() {
             Some((path, _)) => explain(error, path),
             None => error,
@@ -52,7 +52,7 @@ impl FileIdentity {
 
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or
     /// none.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         // The database, the first, is never empty; the log can be.
         let is_moved = |(index, (path, inode)): &(usize, &(PathBuf, u64))| match fs::metadata(path)
         {
@@ -79,7 +79,7 @@ impl FileIdentity {
 }
 
 /// Returns why the file at an absolute path without links can have a second name.
-pub(super) fn second_name(path: &Path) -> Option<String> {
+pub(crate) fn second_name(path: &Path) -> Option<String> {
     let links = fs::metadata(path).ok().filter(Metadata::is_file)?.nlink();
     if links > 1 {
         return Some(format!("it has {links} hard links"));

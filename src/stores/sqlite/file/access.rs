@@ -8,12 +8,12 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
 use crate::stores::sqlite::error::{NotOpened, OpenFailure, SqliteError};
-use crate::stores::sqlite::mount::mount;
-use crate::stores::sqlite::paths::{SUFFIXES, folder, with_suffix};
+use crate::stores::sqlite::file::mount::mount;
+use crate::stores::sqlite::file::paths::{SUFFIXES, folder, with_suffix};
 
 /// Adds to an error of opening the database at `path` what this process may not do there. An error
 /// that has another reason stays as it is.
-pub(super) fn explain(error: Error, path: &Path) -> Error {
+pub(crate) fn explain(error: Error, path: &Path) -> Error {
     let is_unexplained =
         error.cause().is_none_or(|cause| cause.is::<io::Error>() || cause.is::<SqliteError>());
     if !matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Unavailable) || !is_unexplained {
@@ -47,7 +47,7 @@ pub(super) fn explain(error: Error, path: &Path) -> Error {
 }
 
 /// Returns why this process may not use the database at `path`, if it may not.
-pub(super) fn why_denied(path: &Path) -> Option<String> {
+pub(crate) fn why_denied(path: &Path) -> Option<String> {
     let user = Credentials::current()?;
     let denied = list_denied(&user, path);
     (!denied.is_empty())
@@ -55,7 +55,7 @@ pub(super) fn why_denied(path: &Path) -> Option<String> {
 }
 
 /// Returns what is in the place of the database or of a file beside it, and is no file.
-pub(super) fn describe_irregular(path: &Path) -> Option<String> {
+pub(crate) fn describe_irregular(path: &Path) -> Option<String> {
     SUFFIXES.iter().find_map(|suffix| {
         let name = with_suffix(path, suffix);
         let found = fs::metadata(&name).ok().filter(|found| !found.is_file())?;
@@ -99,7 +99,7 @@ fn describe_owner(path: &Path, found: &Metadata) -> String {
 }
 
 /// Returns the name of the user who owns a file or folder; empty if that is unknown.
-pub(super) fn owner_name(path: &Path) -> String {
+pub(crate) fn owner_name(path: &Path) -> String {
     fs::metadata(path).map(|found| user_name(found.uid())).unwrap_or_default()
 }
 

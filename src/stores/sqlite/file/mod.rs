@@ -1,5 +1,10 @@
 //! Creates, checks and opens the database file.
 
+pub(super) mod access;
+pub(super) mod identity;
+pub(super) mod mount;
+pub(super) mod paths;
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -12,9 +17,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::sqlite::error::{self, NotOpened, OpenFailure, while_doing};
-use crate::stores::sqlite::file_access::{describe_irregular, explain, why_denied};
-use crate::stores::sqlite::paths::{folder, with_suffix};
+use crate::stores::sqlite::error::{self, During, NotOpened, OpenFailure};
+use crate::stores::sqlite::file::access::{describe_irregular, explain, why_denied};
+use crate::stores::sqlite::file::paths::{folder, with_suffix};
 use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
@@ -246,9 +251,9 @@ fn open_at(path: &Path, purpose: Purpose) -> Result<Opened> {
     }
     check_inherited(path)?;
     let access = Access::read_write(path);
-    let connection = access.connect().map_err(while_doing(operation(path)))?;
+    let connection = access.connect().during(operation(path))?;
     // SQLite silently opens a file without write permission read-only.
-    let read_only = connection.is_readonly("main").map_err(while_doing(operation(path)))?;
+    let read_only = connection.is_readonly("main").during(operation(path))?;
     if purpose == Purpose::Read {
         return open_to_read(path.to_owned(), connection, read_only);
     }
@@ -280,7 +285,7 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
     match read {
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) if complete => {
             let access = Access::immutable(&path);
-            let connection = access.connect().map_err(while_doing(operation(&path)))?;
+            let connection = access.connect().during(operation(&path))?;
             Ok(Opened { connection, access, path })
         }
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) => {

@@ -16,18 +16,18 @@ macro_rules! columns {
         $($column:ident: $value:expr,)*
     }) => {
         #[allow(dead_code, non_camel_case_types, non_upper_case_globals)]
-        pub(super) mod $table {
-            use crate::stores::sqlite::columns::*;
+        pub(crate) mod $table {
+            use crate::stores::sqlite::sql::columns::*;
 
             enum Position { $($column),* }
 
-            $(pub(in crate::stores::sqlite) const $column: usize =
+            $(pub(crate) const $column: usize =
                 $first + Position::$column as usize;)*
 
-            pub(in crate::stores::sqlite) const NAMES: &[&str] = &[$(stringify!($column)),*];
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($column)),*];
 
             /// Calls `write` with the values, in the order of the names.
-            pub(in crate::stores::sqlite) fn with_values<T>(
+            pub(crate) fn with_values<T>(
                 $($arg: $type,)*
                 write: impl FnOnce(&[&dyn ToSql]) -> T,
             ) -> T {
@@ -59,10 +59,10 @@ columns!(session(new: &LiveSession), first: 0, {
 });
 
 /// The index of a session's row id, which a read yields after the columns above.
-pub(super) const ROW_ID: usize = session::NAMES.len();
+pub(crate) const ROW_ID: usize = session::NAMES.len();
 
 /// What an event needs of a session that has ended, for `row::ended`. `?1` is the current time.
-pub(super) const ENDED: &str =
+pub(crate) const ENDED: &str =
     "id_hash, deadline > ?1 AS is_live, public_id, user_key, seen, idle, absolute";
 
 // The columns of a replaced id, which a read yields after those of its session.

@@ -16,30 +16,30 @@ use crate::lifetime::Limits;
 use crate::list::{Cursor, Summary};
 use crate::record::{self, Client, EndedSession, Record};
 use crate::stores::sql::malformed;
-use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
+use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
 
 /// The row of a session as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct FoundRow {
-    pub(super) id: i64,
-    pub(super) id_hash: SessionIdHash,
-    pub(super) public_id: PublicId,
-    pub(super) seen: Timestamp,
+pub(crate) struct FoundRow {
+    pub(crate) id: i64,
+    pub(crate) id_hash: SessionIdHash,
+    pub(crate) public_id: PublicId,
+    pub(crate) seen: Timestamp,
     /// The deadline column, which an operator may have edited.
-    pub(super) deadline: Timestamp,
+    pub(crate) deadline: Timestamp,
 }
 
 impl FoundRow {
     /// Returns whether the deadline column equals the deadline computed from `record`.
-    pub(super) fn agrees_with(&self, record: &Record) -> bool {
+    pub(crate) fn agrees_with(&self, record: &Record) -> bool {
         self.deadline == record.deadline()
     }
 }
 
 /// Looks `id_hash` up at `now`, as a current or as a replaced id.
-pub(super) fn find(
+pub(crate) fn find(
     connection: &Connection,
     sql: &ReadSql,
     id_hash: &SessionIdHash,
@@ -56,11 +56,11 @@ pub(super) fn find(
             None => Ok(Found::Nothing),
         }
     };
-    query().map_err(while_doing("look a session up"))
+    query().during("look a session up")
 }
 
 /// Decodes the columns of a replaced id.
-pub(super) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
+pub(crate) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
     Ok(ReplacedId {
         id_hash: SessionIdHash::from_bytes(row.get(replaced::id_hash)?),
         successor: SessionIdHash::from_bytes(row.get(replaced::successor)?),
@@ -92,7 +92,7 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
 }
 
 /// Decodes a record. The outer error is SQLite's; the inner one reports a malformed row.
-pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
+pub(crate) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
     let format: i64 = row.get(session::format)?;
     if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
         return Ok(Err(error));
@@ -112,7 +112,7 @@ pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
 
 /// Decodes one row of a list, which has the size of the data in its place. A malformed column is
 /// shown as empty, so that the row stays visible.
-pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
+pub(crate) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     let record = without_data(row, &mut None)?;
     Ok(Summary {
         deadline: time(row, session::deadline)?,
@@ -123,7 +123,7 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
 
 /// Decodes the columns `columns::ENDED`. A malformed one counts as empty, so that the session can
 /// be deleted.
-pub(super) fn ended(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
+pub(crate) fn to_ended_session(row: &Row<'_>) -> rusqlite::Result<EndedSession> {
     let id_hash = SessionIdHash::from_bytes(row.get("id_hash")?);
     let public_id = PublicId::from_bytes(row.get("public_id")?);
     let user = row.get_ref("user_key")?.as_str().ok().and_then(|user| UserKey::new(user).ok());
@@ -195,7 +195,7 @@ fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timest
 }
 
 /// Returns the count that the statement `sql` selects.
-pub(super) fn count(
+pub(crate) fn count(
     connection: &Connection,
     sql: &str,
     params: impl Params,
@@ -205,11 +205,11 @@ pub(super) fn count(
 }
 
 /// Returns the store's [epoch](crate::backend::SessionIndex::epoch).
-pub(super) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<i64> {
+pub(crate) fn epoch(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<i64> {
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }
 
 /// Returns the store's identity, encoded.
-pub(super) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<String> {
+pub(crate) fn identity(connection: &Connection, sql: &ReadSql) -> rusqlite::Result<String> {
     connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))
 }

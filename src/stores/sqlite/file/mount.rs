@@ -5,21 +5,21 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::stores::sqlite::paths::folder;
+use crate::stores::sqlite::file::paths::folder;
 
 /// The mount of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// The kind of the file system, such as `ext4`.
-    pub(super) kind: String,
-    pub(super) is_read_only: bool,
+    pub(crate) kind: String,
+    pub(crate) is_read_only: bool,
     /// Whether the path itself is mounted.
-    pub(super) is_at_path: bool,
+    pub(crate) is_at_path: bool,
 }
 
 /// Returns the mount of an existing file, or of the folder of a missing one, where the operating
 /// system lists its mounts.
-pub(super) fn mount(path: &Path) -> Option<Mount> {
+pub(crate) fn mount(path: &Path) -> Option<Mount> {
     let path = fs::canonicalize(path).or_else(|_| fs::canonicalize(folder(path))).ok()?;
     mount_in(&fs::read("/proc/self/mountinfo").ok()?, &path)
 }

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// The suffixes of the database and the files that SQLite keeps beside it.
-pub(super) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+pub(crate) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Returns the path with `suffix` added to the name of the file.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
 /// Returns the folder that contains `path`.
-pub(super) fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

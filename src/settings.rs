@@ -126,8 +126,8 @@ impl Settings {
         lifetime: &Lifetime,
         operation: &'static str,
     ) -> Result<Duration> {
-        let own = lifetime.idle_limit().or(lifetime.absolute_limit());
-        let max = self.max_idle_limit.or(own).unwrap_or(Duration::MAX);
+        let default_max = lifetime.idle_limit().or(lifetime.absolute_limit());
+        let max = self.max_idle_limit.or(default_max).unwrap_or(Duration::MAX);
         let limit = Duration::from_millis(duration_to_millis(limit));
         if limit.is_zero() || limit > max {
             let why = format!(

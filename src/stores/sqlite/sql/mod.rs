@@ -2,10 +2,13 @@
 //!
 //! Uses the names in `columns`.
 
+pub(super) mod columns;
+pub(super) mod row;
+
 use crate::error::Result;
 use crate::stores::migration::HISTORY;
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
-use crate::stores::sqlite::columns::{ENDED, replaced, session};
+use crate::stores::sqlite::sql::columns::{ENDED, replaced, session};
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +90,8 @@ statements! {
     by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
     by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
-    // The live ones after all were ended, of which those that stay have this deadline.
+    // Counts sessions that are still live after `delete_or_end`. A session ended in place has the
+    // deadline 0.
     count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
     count_expired_matching: "SELECT count(*) FROM {t} WHERE deadline <= ?1 AND {{condition}}";
