@@ -4,7 +4,10 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 
 use cloakroom::stores::sqlite::rusqlite::{self, Connection, ErrorCode, Transaction};
-use cloakroom::{ErrorKind, SqliteStore};
+use cloakroom::{ErrorKind, Result, SqliteStore};
+use rocket::tokio::task::block_in_place;
+
+type BoxedError = Box<dyn Error + Send + Sync>;
 
 /// The versions of the schema. A version that was released does not change; a new one is added.
 const MIGRATIONS: &[&str] = &["
@@ -33,7 +36,7 @@ pub struct Database {
 impl Database {
     /// Creates the application's tables, or brings them to this version. The store comes first: it
     /// has created the file, readable by its owner only, and switched it to a write-ahead log.
-    pub fn new(store: SqliteStore) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    pub fn new(store: SqliteStore) -> Result<Self> {
         let database = Database { store, idle: Mutex::default() };
         // One transaction with the write lock, so that several processes may start at once.
         database.write(|tx| {
@@ -51,10 +54,7 @@ impl Database {
     }
 
     /// Runs a query.
-    pub fn read<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, Box<dyn Error + Send + Sync>> {
+    pub fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.with_connection(|connection| Ok(query(connection)?))
     }
 
@@ -65,8 +65,8 @@ impl Database {
     /// calls a method of a session.
     pub fn write<T>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, Box<dyn Error + Send + Sync>>,
-    ) -> Result<T, Box<dyn Error + Send + Sync>> {
+        work: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, BoxedError>,
+    ) -> Result<T> {
         self.with_connection(|connection| {
             let tx = connection.transaction()?;
             let result = work(&tx)?;
@@ -77,27 +77,28 @@ impl Database {
 
     fn with_connection<T>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Box<dyn Error + Send + Sync>>,
-    ) -> Result<T, Box<dyn Error + Send + Sync>> {
+        work: impl FnOnce(&mut Connection) -> std::result::Result<T, BoxedError>,
+    ) -> Result<T> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = idle().pop();
-        let mut connection = connection.map_or_else(|| self.store.connect(), Ok)?;
-        let result = work(&mut connection);
-        // After a panic it is closed instead, and its transaction rolled back.
-        idle().push(connection);
-        result.map_err(busy_if_locked)
+        // It may wait for the disk, or for the lock of another program. Meanwhile Rocket's thread
+        // does nothing else, so its other requests move to another thread.
+        block_in_place(|| {
+            let mut connection = connection.map_or_else(|| self.store.connect(), Ok)?;
+            let result = work(&mut connection);
+            // After a panic it is closed instead, and its transaction rolled back.
+            idle().push(connection);
+            result.map_err(with_kind)
+        })
     }
 }
 
 /// Gives an error of a locked database the kind of a busy store. Then the response is 503, as if
 /// the session could not be stored, and not 500.
-fn busy_if_locked(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> {
-    let code = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
-    match code {
-        Some(ErrorCode::DatabaseBusy) => {
-            let operation = "use the application's tables";
-            cloakroom::Error::with_source(ErrorKind::Busy, operation, error).into()
-        }
-        _ => error,
-    }
+fn with_kind(error: BoxedError) -> cloakroom::Error {
+    let kind = match error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code) {
+        Some(ErrorCode::DatabaseBusy) => ErrorKind::Busy,
+        _ => ErrorKind::Unexpected,
+    };
+    cloakroom::Error::with_source(kind, "use the application's tables", error)
 }

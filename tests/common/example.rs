@@ -33,7 +33,8 @@ impl Example {
     /// Starts it, with its database in this folder, and waits until it listens.
     pub fn start(name: &str, folder: &Folder, cookie: CookieKind) -> Self {
         let mut command = Command::new(program(name));
-        command.env("CLOAKROOM_ADDR", "127.0.0.1:0").env("CLOAKROOM_DB", folder.database());
+        command.env("CLOAKROOM_ADDR", "127.0.0.1:0").env("ROCKET_PORT", "0");
+        command.env("CLOAKROOM_DB", folder.database());
         match cookie {
             CookieKind::Default => command.env_remove("CLOAKROOM_INSECURE_HTTP"),
             CookieKind::InsecureHttp => command.env("CLOAKROOM_INSECURE_HTTP", "1"),

@@ -7,7 +7,6 @@ mod common;
 mod notes;
 mod visitor;
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -16,15 +15,16 @@ use cloakroom::adapter::RequestHead;
 use cloakroom::clock::ManualClock;
 use cloakroom::cross_origin::REFUSED;
 use cloakroom::testing::{CookieJar, field_of_form, with_session};
-use cloakroom::{CookieConfig, SignIn, SqliteStore};
+use cloakroom::{CookieConfig, SessionManager, SignIn, SqliteStore};
 
 use crate::common::client::{Request, send};
 use crate::common::integrity::assert_integrity;
+use crate::common::rocket_server::RocketServer;
 use crate::common::{Folder, NOW, on_threads};
 use crate::notes::accounts;
 use crate::notes::app::{App, local_path};
 use crate::notes::throttle::WINDOW;
-use crate::visitor::{Reply, Visitor};
+use crate::visitor::{Process, Reply, Visitor, block_on, settings};
 
 const PASSWORD: &str = "correct horse battery";
 const NEW_PASSWORD: &str = "staple correct horse";
@@ -32,7 +32,7 @@ const NEW_PASSWORD: &str = "staple correct horse";
 struct Site {
     folder: Folder,
     clock: ManualClock,
-    app: App,
+    app: Process,
 }
 
 impl Site {
@@ -69,8 +69,8 @@ impl Site {
 }
 
 /// The application as one process has it. Its argon2 is as fast as possible.
-fn app(folder: &Folder, proxies: u8, clock: &ManualClock) -> App {
-    app_on(SqliteStore::open(folder.database()).unwrap(), proxies, clock)
+fn app(folder: &Folder, proxies: u8, clock: &ManualClock) -> Process {
+    Process::start(app_on(SqliteStore::open(folder.database()).unwrap(), proxies, clock))
 }
 
 fn app_on(store: SqliteStore, proxies: u8, clock: &ManualClock) -> App {
@@ -175,6 +175,7 @@ fn only_paths_of_this_site_are_returned_to() {
         "https://evil.example",
         "javascript:alert(1)",
         "/ä",
+        "/<b>",
         " /",
     ] {
         assert_eq!(local_path(other), "/", "{other:?}");
@@ -246,8 +247,8 @@ fn forms_of_other_origins_change_nothing() {
 const PUBLIC_FORMS: [&str; 2] = ["/sign-in", "/sign-up"];
 
 #[track_caller]
-fn assert_no_sessions(app: &App) {
-    let stats = app.sessions.stats().unwrap();
+fn assert_no_sessions(sessions: &SessionManager) {
+    let stats = sessions.stats().unwrap();
     assert_eq!((stats.live, stats.expired), (0, 0));
 }
 
@@ -259,25 +260,21 @@ fn a_hundred_thousand_visits_of_a_form_store_no_session() {
         assert_eq!((reply.status, reply.set_cookie), (200, None));
         assert!(reply.body.contains("<form method=\"post\""), "{}", reply.body);
     }
-    assert_no_sessions(&site.app);
+    assert_no_sessions(&site.app.sessions);
 }
 
 #[test]
 fn visits_of_a_form_over_http_store_no_session() {
-    let Site { folder: _folder, app, .. } = Site::new();
-    let app = Arc::new(app);
-    let served = app.clone();
-    let handler = move |request: &rouille::Request| served.handle(request);
-    let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
-    let address = server.server_addr();
-    let (serving, stop) = server.stoppable();
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let app = app_on(store, 0, &ManualClock::new(NOW));
+    let sessions = app.sessions.clone();
+    let server = RocketServer::start(app.rocket(settings()));
     for visit in 0..500 {
-        let reply = send(address, &Request::get(PUBLIC_FORMS[visit % 2])).unwrap();
+        let reply = send(server.address, &Request::get(PUBLIC_FORMS[visit % 2])).unwrap();
         assert_eq!((reply.status, reply.one("set-cookie")), (200, None));
     }
-    stop.send(()).unwrap();
-    serving.join().unwrap();
-    assert_no_sessions(&app);
+    assert_no_sessions(&sessions);
 }
 
 #[test]
@@ -440,10 +437,10 @@ fn the_current_password_is_needed_to_change_it() {
 #[test]
 fn a_sign_in_that_verified_the_old_password_is_refused_later() {
     let site = Site::new();
-    let App { db, accounts, sessions, .. } = &site.app;
+    let App { db, accounts, sessions, .. } = &*site.app;
     let mut ada = site.user("ada");
     // A thief's request has verified the password …
-    let verified = accounts.verify(db, "ada", PASSWORD).unwrap().unwrap();
+    let verified = block_on(accounts.verify(db, "ada", PASSWORD)).unwrap().unwrap();
     // … when the user changes it and ends all other sessions …
     change_password(&mut ada, PASSWORD, NEW_PASSWORD);
     // … and only then signs in.
@@ -459,11 +456,11 @@ fn a_sign_in_that_verified_the_old_password_is_refused_later() {
 #[test]
 fn a_change_that_stops_after_the_own_table_ends_every_session() {
     let site = Site::new();
-    let App { db, accounts, .. } = &site.app;
+    let App { db, accounts, .. } = &*site.app;
     let mut browsers = [site.user("ada"), site.signed_in("ada", PASSWORD)];
-    let user = accounts.verify(db, "ada", PASSWORD).unwrap().unwrap();
+    let user = block_on(accounts.verify(db, "ada", PASSWORD)).unwrap().unwrap();
     // Here the process is killed.
-    assert!(accounts.change_password(db, &user, NEW_PASSWORD).unwrap().is_some());
+    assert!(block_on(accounts.change_password(db, &user, NEW_PASSWORD)).unwrap().is_some());
     assert!(!browsers.iter_mut().any(is_signed_in));
     site.signed_in("ada", NEW_PASSWORD);
 }
@@ -471,12 +468,12 @@ fn a_change_that_stops_after_the_own_table_ends_every_session() {
 #[test]
 fn one_of_two_concurrent_changes_of_a_password_wins() {
     let site = Site::new();
-    let App { db, accounts, .. } = &site.app;
+    let App { db, accounts, .. } = &*site.app;
     site.user("ada");
-    let verify = || accounts.verify(db, "ada", PASSWORD).unwrap().unwrap();
+    let verify = || block_on(accounts.verify(db, "ada", PASSWORD)).unwrap().unwrap();
     let (first, second) = (verify(), verify());
-    assert!(accounts.change_password(db, &first, NEW_PASSWORD).unwrap().is_some());
-    assert!(accounts.change_password(db, &second, "another password").unwrap().is_none());
+    assert!(block_on(accounts.change_password(db, &first, NEW_PASSWORD)).unwrap().is_some());
+    assert!(block_on(accounts.change_password(db, &second, "another password")).unwrap().is_none());
 }
 
 #[test]
@@ -515,7 +512,7 @@ fn a_locked_database_is_answered_with_503() {
     site.user("ada");
     let timeout = Duration::from_millis(50);
     let store = SqliteStore::builder(site.folder.database()).busy_timeout(timeout);
-    let hasty = app_on(store.open().unwrap(), 0, &site.clock);
+    let hasty = Process::start(app_on(store.open().unwrap(), 0, &site.clock));
     let mut ada = Visitor::new(&hasty);
     assert_eq!(sign_in(&mut ada, "ada", PASSWORD).location(), "/");
     ada.get("/");

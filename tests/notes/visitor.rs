@@ -1,15 +1,49 @@
-//! A browser in this process: it keeps cookies, and fills in forms.
+//! The application in this process, and its browsers, which keep cookies and fill in forms.
 
-use std::io::Read;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::LazyLock;
 
 use cloakroom::testing::CookieJar;
-use rouille::Request;
+use rocket::config::{Config, LogLevel};
+use rocket::figment::Figment;
+use rocket::http::Header;
+use rocket::local::asynchronous::Client;
+use rocket::tokio::runtime::Runtime;
 
 use crate::notes::app::App;
 
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// Waits for it as a thread of Rocket does.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    RUNTIME.block_on(future)
+}
+
+pub(crate) fn settings() -> Figment {
+    Figment::from(Config { log_level: LogLevel::Off, ..Config::debug_default() })
+}
+
+/// The application as one process has it, without a socket.
+pub(crate) struct Process(Client);
+
+impl Process {
+    pub(crate) fn start(app: App) -> Self {
+        Process(block_on(Client::untracked(app.rocket(settings()))).unwrap())
+    }
+}
+
+impl Deref for Process {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        self.0.rocket().state().unwrap()
+    }
+}
+
 pub(crate) struct Visitor<'a> {
-    app: &'a App,
+    process: &'a Process,
     address: SocketAddr,
     headers: Vec<(String, String)>,
     cookies: CookieJar,
@@ -31,9 +65,9 @@ impl Reply {
 }
 
 impl<'a> Visitor<'a> {
-    pub(crate) fn new(app: &'a App) -> Self {
+    pub(crate) fn new(process: &'a Process) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        Visitor { app, address, headers: vec![], cookies: CookieJar::new() }
+        Visitor { process, address, headers: vec![], cookies: CookieJar::new() }
     }
 
     /// From another address.
@@ -77,21 +111,26 @@ impl<'a> Visitor<'a> {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Reply {
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let mut headers: Vec<_> = headers.iter().map(own).chain(self.headers.clone()).collect();
-        headers.extend(self.cookies.header().map(|cookies| ("Cookie".to_owned(), cookies)));
-        let body = body.as_bytes().to_vec();
-        let request = Request::fake_http_from(self.address, method, path, headers, body);
-        let response = self.app.handle(&request);
-        self.cookies.receive(response.headers.iter().map(|(name, value)| (&**name, &**value)));
-        let header = |name: &str| {
-            let mut found = response.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-            found.next_back().map(|(_, value)| value.to_string())
-        };
-        let (status, location) = (response.status_code, header("Location"));
-        let (set_cookie, retry_after) = (header("Set-Cookie"), header("Retry-After"));
-        let mut body = String::new();
-        response.data.into_reader_and_size().0.read_to_string(&mut body).unwrap();
-        Reply { status, location, set_cookie, retry_after, body }
+        let mut request = self.process.0.req(method.parse().unwrap(), path);
+        let own = self.headers.iter().map(|(name, value)| (&**name, &**value));
+        for (name, value) in headers.iter().copied().chain(own) {
+            request.add_header(Header::new(name.to_owned(), value.to_owned()));
+        }
+        if let Some(cookies) = self.cookies.header() {
+            request.add_header(Header::new("Cookie", cookies));
+        }
+        let (reply, headers) = block_on(async {
+            let response = request.remote(self.address).body(body).dispatch().await;
+            let fields = response.headers().iter();
+            let headers: Vec<_> =
+                fields.map(|field| (field.name().to_string(), field.value().to_owned())).collect();
+            let header = |name: &str| response.headers().get(name).last().map(ToOwned::to_owned);
+            let (status, location) = (response.status().code, header("Location"));
+            let (set_cookie, retry_after) = (header("Set-Cookie"), header("Retry-After"));
+            let body = response.into_string().await.unwrap_or_default();
+            (Reply { status, location, set_cookie, retry_after, body }, headers)
+        });
+        self.cookies.receive(headers.iter().map(|(name, value)| (&**name, &**value)));
+        reply
     }
 }
