@@ -87,16 +87,18 @@ impl ReplacedId {
     }
 
     /// Returns this id after a later replacement of its session: its grace ends with that of the
-    /// later one at the latest, and at once if that has none.
+    /// later one at the latest. If that has none, this id is from now on one without a grace, which
+    /// was replaced when its grace ended: a request that was opened within the grace still
+    /// [overlaps](Self::overlaps).
     #[must_use]
     pub fn limited_by(self, later: &ReplacedId) -> Self {
-        let by = match self.by {
-            ReplacedBy::Renewal { grace_until } => {
-                let earlier_end = |until: Timestamp| Some(until.min(later.grace_until()?));
-                ReplacedBy::Renewal { grace_until: grace_until.and_then(earlier_end) }
-            }
-            by @ ReplacedBy::SignIn { .. } => by,
+        let Some(until) = self.grace_until() else { return self };
+        let limit = later.grace_until();
+        let replaced_at = match limit {
+            Some(_) => self.replaced_at,
+            None => until.min(later.replaced_at).max(self.replaced_at),
         };
-        ReplacedId { by, ..self }
+        let by = ReplacedBy::Renewal { grace_until: limit.map(|limit| until.min(limit)) };
+        ReplacedId { by, replaced_at, ..self }
     }
 }

@@ -224,8 +224,11 @@ impl Store {
         let row = &mut self.rows[at];
         row.id_hash = replaced_id.to;
         for replaced in &mut row.replaced {
-            let limited = |until: Millis| Some(until.min(replaced_id.grace_until?));
-            replaced.grace_until = replaced.grace_until.and_then(limited);
+            let Some(until) = replaced.grace_until else { continue };
+            replaced.grace_until = replaced_id.grace_until.map(|limit| until.min(limit));
+            if replaced.grace_until.is_none() {
+                replaced.at = until.min(replaced_id.at).max(replaced.at);
+            }
         }
         row.replaced.retain(|replaced| replaced.id_hash != replaced_id.id_hash);
         row.replaced.push(replaced_id);

@@ -228,6 +228,34 @@ fn a_request_opened_within_the_grace_ends_no_session() {
     });
 }
 
+/// The first id was replaced by age, and its grace is ended early by a handler's renewal or by a
+/// sign-in.
+#[test]
+fn a_request_of_a_grace_that_was_ended_early_overlaps() {
+    let ends: [fn(&Session); 2] =
+        [|session| session.renew().unwrap(), |session| sign_in(session, "ada")];
+    let configure =
+        |builder: SessionManagerBuilder| builder.renew_every(HOUR).end_session_on_replaced_id(true);
+    on_every_store(configure, |app| {
+        for end in ends {
+            let first = app.signed_in("ada");
+            app.clock.advance(HOUR);
+            let second = first.after_request(&app.sessions, |session| drop(session.user()));
+            app.clock.advance(SECOND * 11);
+            let slow = first.open(&app.sessions);
+            app.clock.advance(SECOND);
+            let third = second.after_request(&app.sessions, end);
+            app.clock.advance(SECOND);
+            slow.set("n", 2).unwrap();
+            let headers = complete(&app.sessions, &slow);
+            assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+            assert_eq!(user_of(&app.sessions, &third).as_deref(), Some("ada"));
+            assert_eq!(app.stored_n(&third), None);
+        }
+        assert_eq!(app.count(EventKind::ReplacedIdUsed), 0);
+    });
+}
+
 /// Two requests whose handlers take turns on one thread, as those of an asynchronous server do.
 #[test]
 fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {

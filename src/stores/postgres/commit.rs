@@ -238,7 +238,8 @@ fn remember_id_change<'q>(
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
     let limit = Param::Int(previous.grace_until().map(Timestamp::as_millis));
-    queries.push(Query::new(&sql.limit_graces, [at.id.into(), limit]));
+    let params = [at.id.into(), limit, previous.replaced_at.as_millis().into()];
+    queries.push(Query::new(&sql.limit_graces, params));
     let params = [previous.replaced_at.as_millis().into(), 2.into()];
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());

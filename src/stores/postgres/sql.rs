@@ -182,7 +182,8 @@ statements! {
          ORDER BY forget_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
     forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = $1";
     limit_graces:
-        "UPDATE {replaced} SET grace_until = $2 \
+        "UPDATE {replaced} SET grace_until = $2, replaced_at = CASE WHEN $2 IS NULL \
+         THEN greatest(replaced_at, least(grace_until, $3)) ELSE replaced_at END \
          WHERE session = $1 AND grace_until > coalesce($2, 0)";
     // The session is found by its current id, because the number of a new one is not known yet.
     remember:

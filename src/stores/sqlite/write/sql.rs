@@ -61,7 +61,8 @@ statements! {
          data = '{{}}' WHERE {{condition}}";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
     limit_graces:
-        "UPDATE {replaced} SET grace_until = ?2 \
+        "UPDATE {replaced} SET grace_until = ?2, replaced_at = CASE WHEN ?2 IS NULL \
+         THEN max(replaced_at, min(grace_until, ?3)) ELSE replaced_at END \
          WHERE session = ?1 AND grace_until > coalesce(?2, 0)";
     // All but the latest replaced ids of this session, and those of a deleted session with the same
     // row id.

@@ -395,7 +395,8 @@ impl WriteTx<'_> {
         IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
         let limit = previous.grace_until().map(Timestamp::as_millis);
-        self.execute(&self.sql.write.limit_graces, params![at.id, limit], NO_SESSION)?;
+        let params = params![at.id, limit, previous.replaced_at.as_millis()];
+        self.execute(&self.sql.write.limit_graces, params, NO_SESSION)?;
         self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
