@@ -117,9 +117,10 @@ impl LastRead {
         result: Result<IdentityAndEpoch>,
         usable_for: Duration,
     ) -> bool {
-        // A failure may have taken long. The callers that waited for it do not try again.
-        let counts_from = if result.is_ok() { now } else { now + duration };
-        self.due_from = counts_from + READ_INTERVAL;
+        // A failure may have taken long. The callers that waited for it do not try again; the next
+        // one does.
+        let interval = if result.is_ok() { READ_INTERVAL } else { READ_INTERVAL.max(duration) };
+        self.due_from = now + interval;
         let before = self.version;
         match result {
             Ok(version) => {
@@ -280,12 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_read_counts_from_its_end() {
+    fn callers_that_waited_for_a_failed_read_do_not_repeat_it() {
         const LONG: Duration = Duration::from_secs(10);
         let mut last_read = *known().last_read.lock().unwrap();
         let now = NOW + READ_INTERVAL;
         last_read.update(now, LONG, fail(), LIFE);
-        assert_eq!(last_read.due_from, now + LONG + READ_INTERVAL);
+        assert_eq!(last_read.due_from, now + LONG);
         last_read.update(now, LONG, version(1, 7), LIFE);
         assert_eq!(last_read.due_from, now + READ_INTERVAL);
     }
