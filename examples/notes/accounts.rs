@@ -158,7 +158,12 @@ fn hash(argon2: &Argon2<'_>, password: &str) -> Result<String> {
 /// Signs the user in. The sign-in stores the generation in the same step.
 pub fn sign_in(session: &Session, user: &User) -> cloakroom::Result<SignIn> {
     session.set(GENERATION, user.generation)?;
-    session.sign_in(user.key()?)
+    let outcome = session.sign_in(user.key()?)?;
+    if !matches!(outcome, SignIn::Done) {
+        // The end of the request would store it in the session of another user.
+        session.remove(GENERATION)?;
+    }
+    Ok(outcome)
 }
 
 /// Gives the session a new id and the user's new generation, after a change of the password. In

@@ -13,7 +13,7 @@ use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
 use rocket::form::{Form, FromForm};
 use rocket::http::uri::Origin;
-use rocket::http::{Header, Method, Status};
+use rocket::http::{ContentType, Header, Method, Status};
 use rocket::response::content::{RawHtml, RawJson};
 use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, State, catch, catchers, get, post, routes};
@@ -398,8 +398,17 @@ fn list_as_json(app: &State<App>, user: User) -> Result<Json> {
 }
 
 #[post("/notes", data = "<body>")]
-fn add_as_json(app: &State<App>, user: User, body: &str) -> Result<Json> {
+fn add_as_json(
+    app: &State<App>,
+    user: User,
+    content_type: Option<&ContentType>,
+    body: &str,
+) -> Result<Json> {
     let fail = |error| json(Status::BadRequest, &Failure { error });
+    // A form of another site cannot send this type.
+    if !content_type.is_some_and(|sent| sent.is_json()) {
+        return json(Status::UnsupportedMediaType, &Failure { error: "the type is not JSON" });
+    }
     let Ok(NewNote { text }) = serde_json::from_str(body) else {
         return fail("the body is not a note as JSON");
     };

@@ -308,6 +308,8 @@ fn the_json_interface_lists_and_adds_notes_of_its_own_pages() {
     let body = r#"{"text":"milk"}"#;
     let foreign = [json, ("Sec-Fetch-Site", "cross-site")];
     assert_eq!(ada.send("POST", "/api/notes", &foreign, body).status, 403);
+    let form = [("Content-Type", "text/plain")];
+    assert_eq!(ada.send("POST", "/api/notes", &form, body).status, 415);
     let headers = [json, ("Sec-Fetch-Site", "same-origin")];
     let reply = ada.send("POST", "/api/notes", &headers, body);
     assert_eq!((reply.status, &*reply.body), (201, r#"{"id":1,"text":"milk"}"#));
