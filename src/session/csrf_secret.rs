@@ -174,8 +174,7 @@ impl Session {
         let new = self.new_secret(&mut state.load_state)?.value()?;
         let mut separate = Changes::default();
         let keep_stored = move |current: Option<&Value<'_>>| {
-            let valid = current.filter(|value| Secret::from_value(value).is_some());
-            let kept = valid.unwrap_or(&new);
+            let kept = current.filter(|it| Secret::from_value(it).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
         let data = state.load_state.data();
