@@ -122,7 +122,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](crate::ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn verify_csrf(&self, token: &str) -> Result<CsrfCheck> {
         let Some(claimed) = unmasked(token) else { return Ok(CsrfCheck::Invalid) };
         Ok(match self.secret_if_any()? {

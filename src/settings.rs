@@ -17,7 +17,7 @@ use crate::message::RequestHead;
 use crate::policy::humanize;
 use crate::record::{Client, duration_to_millis};
 
-/// The behavior of a request whose session cannot be read because the store fails.
+/// The behaviour of a request whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnLoadFailure {
@@ -139,8 +139,8 @@ impl Settings {
         Ok(limit)
     }
 
-    /// Decides whether a request may come from its origin.
-    pub(crate) fn check_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
+    /// Returns the decision whether a request may come from its origin.
+    pub(crate) fn origin_decision(&self, head: &RequestHead<'_>) -> OriginDecision {
         self.cross_origin.decide(head, self.proxies)
     }
 

@@ -135,7 +135,7 @@ impl<'m> Adapter<'m> {
     /// 403, the status of the response to a refused request. The handler must not run. An event has
     /// the reason.
     pub fn open(self, head: &RequestHead<'_>) -> Result<Session, u16> {
-        let decision = self.manager.decide_origin(head);
+        let decision = self.manager.decide_and_report_origin(head);
         if decision.is_refusal() {
             return Err(403);
         }

@@ -92,8 +92,9 @@ pub enum Action {
     /// | another user | yes | any | a new session begins; the other ends |
     /// | another user | no | any | a new session begins |
     ///
-    /// A sign-in repeats another one if both have a `join_salt`, and the same level, persistence
-    /// and absolute limit.
+    /// A sign-in repeats another one if both have a `join_salt`, level and persistence are equal,
+    /// it names no other session of an identity provider, and its end is not earlier than the
+    /// stored end by more than ten seconds.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -377,14 +378,14 @@ fn end<P>(found: Found<P>) -> Decision<P> {
     }
 }
 
-/// Returns whether a sign-in repeats the one that made `record`, with the same level, persistence
-/// and absolute limit. The second sign-in of a double click does. A join must not grant a level
-/// that was not proved, nor lose the identity provider's session id or the end that it has set. The
-/// idle limit may differ: the first request may have changed it after its sign-in.
+/// Returns whether a session is the one that a sign-in asks for, by the rule of [`Action::SignIn`].
+/// A join must not grant a level that was not proved, nor lose the identity provider's session id
+/// or the end that it has set. The idle limit may differ: the first request may have changed it
+/// after its sign-in.
 ///
 /// An absolute limit may count from the sign-in, and two overlapping requests read the clock in
-/// either order. The requested end may therefore be slightly earlier than the stored one.
-fn is_repeated(new_session: &NewSession, record: &Record) -> bool {
+/// either order, so the requested end may be slightly earlier than the stored one.
+fn is_as_requested(record: &Record, new_session: &NewSession) -> bool {
     let end = |limits: &Limits| limits.absolute_deadline.unwrap_or(Timestamp::MAX);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
@@ -548,7 +549,7 @@ impl Commit {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&replaced, &session.id_hash)
-            && is_repeated(new_session, &session.record)
+            && is_as_requested(&session.record, new_session)
         {
             return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
         }

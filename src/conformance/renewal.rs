@@ -79,7 +79,7 @@ pub(super) fn a_replaced_id_is_forgotten_after_ten_minutes(fixture: &Fixture) ->
     Ok(())
 }
 
-pub(super) fn an_id_replaced_by_a_renewal_is_answered_replaced(fixture: &Fixture) -> Passed {
+pub(super) fn a_renewed_id_is_answered_as_replaced(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     is_only_remembered(&fixture.later(SECOND), &old.id_hash, &new)

@@ -155,7 +155,7 @@ pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Passed {
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Passed {
+pub(super) fn a_sign_in_that_differs_does_not_join(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let changes: [fn(&mut NewSession) -> Passed; 4] = [
         |new_session| {
@@ -260,7 +260,7 @@ pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     fixture.is_intact(&Sample { id_hash: to, record }, "an ending through an id of another session")
 }
 
-pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Passed {
+pub(super) fn another_users_sign_in_spares_one_signed_in_since(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let other = user("other")?;
     let (from, current, _) = signed_in(fixture, &owner)?;

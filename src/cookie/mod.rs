@@ -3,7 +3,7 @@
 //!
 //! Most applications set only the [name](CookieConfig::name), if several applications run on one
 //! host, or use [`CookieConfig::insecure_http`] in development. The
-//! [guide](crate::guide::cookies) describes the behavior of browsers.
+//! [guide](crate::guide::cookies) describes the behaviour of browsers.
 
 // Also the conversion between ids and header fields: the session reads ids from `Cookie` fields and
 // writes `Set-Cookie` fields. Uses `clock`, `error` and `id`.

@@ -70,7 +70,11 @@ struct ErrorInner {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The store was busy until the deadline of the call, or too many requests wait to update the
-    /// session. Nothing was stored, and a later attempt can succeed.
+    /// session. A later attempt can succeed. The step that failed stored nothing; of a call in
+    /// several steps, earlier ones may have been made: with [former cookie names], revocations and
+    /// renames have one step for each realm, and a `destroy` comes before the other changes.
+    ///
+    /// [former cookie names]: crate::manager::SessionManagerBuilder::former_cookie_name
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
@@ -191,7 +195,8 @@ impl Error {
     /// been made. True unless the store has [proved](Self::with_nothing_done) that it was not, or
     /// the kind says so.
     ///
-    /// Of a call in several steps, such as a sweep, it describes the step that failed.
+    /// Of a call in several steps, such as a sweep, it describes the step that failed; earlier
+    /// steps may have been made. [`ErrorKind::Busy`] names such calls.
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
         let kind_says_no = matches!(

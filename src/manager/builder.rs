@@ -331,8 +331,8 @@ impl SessionManagerBuilder {
     /// [`Session::renew`](crate::Session::renew) and
     /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
     /// because a renewal may be meant to invalidate a stolen id. Defaults to zero: requests that
-    /// are in flight when a handler calls `renew` then find no session and store nothing. The grace
-    /// of ids that were replaced earlier ends no later than this, counted from the new renewal.
+    /// are in flight when a handler calls `renew` then find no session and store nothing. A renewal
+    /// also shortens the graces still running of earlier ids: none outlasts the new one.
     ///
     /// This grace does not apply to a sign-in, which has none, nor to a renewal by age
     /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
@@ -369,11 +369,10 @@ impl SessionManagerBuilder {
     /// request tries again. No id is renewed by a prefetch, by a request that
     /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
     ///
-    /// The replaced id stays valid for one minute. A request that presents it after more than ten
-    /// seconds gets another new id, because its client may not have received the first one. Within
-    /// the [`renewal_grace`](Self::renewal_grace) no request gets another new id; so do not set
-    /// that to a minute, or a client that lost its new id is signed out. The guide has [a table of
-    /// the times](crate::guide::ids#what-an-old-id-does).
+    /// The replaced id stays valid for one minute: see [what an old id
+    /// does](crate::guide::ids#what-an-old-id-does). With a [`renewal_grace`](Self::renewal_grace)
+    /// of one minute, a client that lost its new id never gets another, and is signed out. Keep it
+    /// below 30 seconds.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -572,10 +571,10 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
 
-    /// Starts no cleaner. Expired sessions are then not removed, each request writes its own
-    /// activity, and [`sweep_now`](SessionManager::sweep_now) and [`flush`](SessionManager::flush)
-    /// fail with [`ErrorKind::Unsupported`]. This is for programs that run beside the server, whose
-    /// cleaner removes the sessions.
+    /// Starts no cleaner. Use it in a second program on the same store, such as a job, while the
+    /// server's own cleaner removes expired sessions. Each request then writes its own activity,
+    /// and [`sweep_now`](SessionManager::sweep_now) and [`flush`](SessionManager::flush) fail with
+    /// [`ErrorKind::Unsupported`].
     pub fn without_cleaner(self) -> Self {
         SessionManagerBuilder { sweep_every: None, ..self }
     }

@@ -111,7 +111,7 @@ impl SessionManager {
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         let head = head.into();
-        let decision = self.decide_origin(&head);
+        let decision = self.decide_and_report_origin(&head);
         self.open_decided(&head, decision)
     }
 
@@ -143,15 +143,15 @@ impl SessionManager {
     /// [`ErrorKind::CrossOrigin`] if the request is refused; the event
     /// [`CrossOrigin`](Event::CrossOrigin) has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
-        if self.decide_origin(head).is_refusal() {
+        if self.decide_and_report_origin(head).is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
         }
         Ok(())
     }
 
     /// Decides about the origin of a request, and raises the event if it is cross-origin.
-    pub(crate) fn decide_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
-        let decision = self.context.settings.check_origin(head);
+    pub(crate) fn decide_and_report_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
+        let decision = self.context.settings.origin_decision(head);
         let (OriginDecision::Report(reason) | OriginDecision::Refuse(reason)) = decision else {
             return decision;
         };

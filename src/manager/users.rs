@@ -182,8 +182,11 @@ impl SessionManager {
     /// or if it is another user's, as the public id in a forged request may be.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the
-    /// session may have ended.
+    /// The [store's errors](ErrorKind#the-stores-errors). Sessions may have ended after an error
+    /// that [has an unknown outcome](Error::has_unknown_outcome), or after any error with a [former
+    /// cookie name]; the call can be repeated.
+    ///
+    /// [former cookie name]: crate::manager::SessionManagerBuilder::former_cookie_name
     pub fn revoke(
         &self,
         user: &UserKey,
@@ -265,8 +268,8 @@ impl SessionManager {
     /// sign-in.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors). After [`ErrorKind::Unavailable`] the user
-    /// may be renamed; the call can be repeated.
+    /// The [store's errors](ErrorKind#the-stores-errors). The user may be renamed, perhaps not in
+    /// all realms, after the same errors as in [`revoke`](Self::revoke); the call can be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {

@@ -170,8 +170,9 @@ impl Session {
     /// [discarded](CommitOutcome::Discarded).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no user is signed in; [`ErrorKind::Closed`] after the end of the
-    /// request; the [store's errors](ErrorKind#the-stores-errors).
+    /// [`ErrorKind::Invalid`] if no user is signed in; the [store's
+    /// errors](ErrorKind#the-stores-errors); and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
         let mut state = self.lock_loaded_for_change(OPERATION)?;
@@ -200,7 +201,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
         Ok(match (self.user()?, self.authenticated_at()?) {
             (None, _) => RecentAuth::NotSignedIn,

@@ -183,9 +183,9 @@ mod tests {
     use super::*;
 
     fn add(n: u32) -> Update {
-        Box::new(move |now| {
-            let now = now.map_or(Ok(0), Value::decode::<u32>)?;
-            Value::encode(&(now + n)).map(Some)
+        Box::new(move |current| {
+            let current = current.map_or(Ok(0), Value::decode::<u32>)?;
+            Value::encode(&(current + n)).map(Some)
         })
     }
 

@@ -129,7 +129,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
         self.lock_open("ignore the session")?.is_ignored = true;
         Ok(())
@@ -156,7 +157,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
+    /// methods](Self#errors-of-all-methods).
     pub fn allow_cross_site(&self) -> Result<()> {
         self.lock_open("allow a request of another site")?.cross_site_allowed = true;
         Ok(())

@@ -62,8 +62,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors). The changes are then kept, and the end of
-    /// the request tries again. [`ErrorKind::Closed`] after the end of the request.
+    /// The [store's errors](ErrorKind#the-stores-errors), after which the changes are kept, and the
+    /// end of the request tries again; and [those of all methods](Self#errors-of-all-methods).
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.lock_for_change("commit the session")?;
         if state.is_ignored {

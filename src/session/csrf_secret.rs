@@ -173,8 +173,8 @@ impl Session {
         let id_hash = session.id_hash;
         let new = self.new_secret(&mut state.load_state)?.value()?;
         let mut separate = Changes::default();
-        let keep_stored = move |now: Option<&Value<'_>>| {
-            let kept = now.filter(|now| Secret::from_value(now).is_some()).unwrap_or(&new);
+        let keep_stored = move |current: Option<&Value<'_>>| {
+            let kept = current.filter(|it| Secret::from_value(it).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
         let data = state.load_state.data();

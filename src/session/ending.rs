@@ -62,11 +62,12 @@ impl Session {
     ///
     /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
     /// failing or panicking handler does not cancel it either. `destroy` also ends the session of
-    /// an id that another request has replaced in the last ten minutes, by a renewal or a sign-in.
-    /// The response removes the cookie even if the id found no session.
+    /// an id that another request has replaced by a renewal or a sign-in, until ten minutes after
+    /// the replacement or the end of its grace. The response removes the cookie even if the id
+    /// found no session.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the end of the request.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
         let mut state = self.lock_open(OPERATION)?;

@@ -26,7 +26,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn user(&self) -> Result<Option<UserKey>> {
         self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
@@ -35,7 +35,7 @@ impl Session {
     /// [`confirm_authentication`](Self::confirm_authentication). `None` if no user is signed in.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
         self.read_record(|record| record.authenticated).map(Option::flatten)
     }
@@ -45,7 +45,7 @@ impl Session {
     /// if no user is signed in.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
@@ -63,7 +63,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn public_id(&self) -> Result<Option<PublicId>> {
         self.read_record(|record| record.public_id)
     }
@@ -103,7 +103,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock_unless_refused("look at a session")?;
         self.ensure_loaded(&mut state)?;
@@ -124,7 +124,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock_unless_refused("look at a session")?;
         self.ensure_loaded(&mut state)?;

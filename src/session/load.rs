@@ -91,9 +91,10 @@ impl LoadState {
         }
     }
 
-    /// Returns the condition under which a commit of this request's updates is valid. After a
-    /// replaced id they were computed on empty data. A sign-in that then finds a session gets a
-    /// revision mismatch and computes them again.
+    /// Returns the condition under which a commit of this request's updates is valid. A request
+    /// whose id was replaced reads no session, so its updates ran on empty data: `NoSession`. If
+    /// its sign-in finds the session after all, the store answers `RevisionMismatch`, and the
+    /// updates run again on that session's data.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replaced_id()) {
             (Some(session), _) => Expected::Revision(session.record.revision),

@@ -48,9 +48,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`Closed`](crate::ErrorKind::Closed) after the end of the request;
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the session could not be read and the
-    /// request continues without it.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_for_change("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();

@@ -20,9 +20,9 @@ use crate::settings::Settings;
 
 const SIGN_IN: &str = "sign a user in";
 
-/// The maximum number of attempts. Another one follows only if the session that this one was to
-/// join was renewed or has ended in between, so more than two are rare. The bound ends the loop if
-/// a store contradicts itself.
+/// The maximum number of attempts. A further one follows if the session to join was renewed or has
+/// ended meanwhile, or has an id of another realm, so more than two are rare. The bound ends the
+/// loop if a store contradicts itself.
 const MAX_ATTEMPTS: usize = 100;
 
 /// The result of [`Session::sign_in`].
@@ -102,18 +102,19 @@ impl Session {
     /// | was opened later: its client has lost the first response | is done in that session | a new one; that of the first response is replaced |
     /// | presents no id, as on a first visit | begins a session of its own | a new one |
     ///
-    /// Only a sign-in with the same level, persistence, absolute limit and session of an identity
-    /// provider joins; another one gives the session a new id. An idle limit of the second replaces
-    /// that of the first.
+    /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,
+    /// for example with a higher level, gives the session a new id. An idle limit of the second
+    /// replaces that of the first.
     ///
     /// Send the response soon: a request that is opened more than ten seconds later and still
     /// presents [the old id](crate::guide::ids) finds no session, and a write begins a new one.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Closed`] after the end of
-    /// the request; [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above
-    /// the maximum for the user's session. The user is not signed in then. A
-    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
+    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier
+    /// `set_idle_limit` of this request is above the maximum for the user's session; and [those of
+    /// all methods](Self#errors-of-all-methods). The user is not signed in then, unless the error
+    /// [has an unknown outcome](Error::has_unknown_outcome). A [`destroy`](Self::destroy) earlier
+    /// in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }

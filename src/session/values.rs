@@ -61,7 +61,7 @@ impl Session {
     /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock_unless_refused("look for a session value")?;
         state.response.varies = true;
@@ -87,7 +87,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors) when this is the first read.
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn names(&self) -> Result<Vec<String>> {
         let mut state = self.lock_unless_refused("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
@@ -345,9 +345,9 @@ impl Session {
     {
         let max_bytes = self.context.settings.max_bytes;
         let owned_name: Box<str> = name.into();
-        self.record_update_json(name, move |now| {
-            let now = now.map_or(Ok(None), |now| decode(&owned_name, now))?;
-            let value = encode(&owned_name, &f(now), max_bytes, UPDATE)?;
+        self.record_update_json(name, move |current| {
+            let current = current.map_or(Ok(None), |value| decode(&owned_name, value))?;
+            let value = encode(&owned_name, &f(current), max_bytes, UPDATE)?;
             // A value that a `T` encodes but does not decode would fail every later update.
             value.decode_named::<T>(&owned_name)?;
             Ok(Some(value))
@@ -361,9 +361,9 @@ impl Session {
     {
         let mut state = self.lock_loaded_for_change(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
-        let compute = move |now: Option<&Value<'_>>| {
+        let compute = move |current: Option<&Value<'_>>| {
             let _running = updating.begin();
-            f(now)
+            f(current)
         };
         let State { load_state, changes, .. } = &mut *state;
         let update =

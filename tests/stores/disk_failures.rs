@@ -82,7 +82,7 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     for words in [
         "was deleted, emptied or replaced while it was open",
         "; do not stop the program yet, and keep -wal: ",
-        "see \"A deleted database\" in docs/operating.md",
+        "see \"A deleted database\" in docs/rescue.md",
     ] {
         assert!(lost.contains(words) && warning.contains(words), "{lost}\n{warning}");
     }

@@ -64,6 +64,29 @@ fn doc_comments_do_not_link_to_files() {
     assert_none(&wrong);
 }
 
+/// A message names a section as `"Heading" in docs/page.md`.
+#[test]
+fn sections_that_messages_name_exist() {
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for file in rust_files("src").into_iter().chain(rust_files("crates/cloakroom-cli/src")) {
+        // Without the ends of lines within a message.
+        let text: String = file.text.split("\\\n").map(str::trim_start).collect();
+        for (at, _) in text.match_indices("\\\" in docs/") {
+            let heading = text[..at].rsplit("\\\"").next().unwrap();
+            let page = text[at..].split([' ', '"', ',', ';']).nth(3).unwrap();
+            checked += 1;
+            let lines = fs::read_to_string(root().join(page)).unwrap_or_default();
+            let is_heading = |line: &str| line.trim_start_matches('#') == format!(" {heading}");
+            if !lines.lines().any(is_heading) {
+                wrong.push(format!("{}: \"{heading}\" in {page}", file.name));
+            }
+        }
+    }
+    assert_none(&wrong);
+    assert!(checked >= 10, "{checked}");
+}
+
 #[test]
 fn the_readme_has_the_two_commands_of_a_checkout() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

@@ -55,7 +55,7 @@ pub(crate) struct StoreOptions {
 
 const AFTER: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
-With --json the output is for programs; its format is documented in docs/operating.md.";
+With --json the output is for programs; its format is documented in docs/commands.md.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -42,7 +42,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
 const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
                                      and `restore` the last copy; without one see \"Damage \
-                                     without a copy\" in docs/operating.md";
+                                     without a copy\" in docs/rescue.md";
 
 /// The remedy for files of another user than the service's.
 const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
@@ -375,7 +375,7 @@ fn check_properties(
                     "tables",
                     format!("the tables were created {} ago", HumanDuration(age)),
                     "if the service is older, it opened another file or its own was missing: see \
-                     \"All users are signed out\" in docs/operating.md",
+                     \"All users are signed out\" in docs/rescue.md",
                 );
             }
         }

@@ -16,7 +16,7 @@ pub(crate) const NOTHING_MATCHED: u8 = 4;
 /// The remedy for a damaged SQLite database.
 pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal and -shm \
                                   elsewhere, and `restore` the last copy; without one see \
-                                  \"Damage without a copy\" in docs/operating.md";
+                                  \"Damage without a copy\" in docs/rescue.md";
 
 /// The remedy for a full disk.
 pub(crate) const FULL: &str = "free space on the disk, outside the database first";
@@ -100,12 +100,12 @@ pub(crate) fn file_advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), SqliteFile::open_failure(error)) {
         (_, Some(OpenFailure::Missing)) => {
             "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
-             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
              it"
         }
         (_, Some(OpenFailure::Empty)) => {
             "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
-             see \"A deleted database\" in docs/operating.md; for a new service `setup` creates \
+             see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
              the tables"
         }
         (_, Some(OpenFailure::DanglingLink)) => {

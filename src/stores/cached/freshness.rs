@@ -52,7 +52,8 @@ impl Freshness {
         times.trusted_from.get_or_insert(now);
     }
 
-    /// Makes all entries stale that were read at or before `now`, or the latest time of any call.
+    /// Makes all entries stale that were read at or before `now` or the latest time of any call,
+    /// whichever is later.
     pub(super) fn mark_stale_until(&self, now: Timestamp) {
         let mut times = self.times.lock().ignore_poison();
         times.latest = times.latest.max(now);

@@ -83,7 +83,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
         // The fairing `OriginCheck` has raised the event.
-        let decision = manager.context.settings.check_origin(&head);
+        let decision = manager.context.settings.origin_decision(&head);
         let session = manager.open_decided(&head, decision);
         if slot.is_taken.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.

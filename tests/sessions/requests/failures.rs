@@ -321,7 +321,7 @@ fn an_undecodable_row_stays_beside_a_new_session() {
 }
 
 #[test]
-fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
+fn a_sign_in_spares_an_undecodable_row_and_a_destroy_ends_it() {
     let app = App::new(Storage::File, defaults);
     let mut browser = app.visitor(1);
     let old = browser.clone();

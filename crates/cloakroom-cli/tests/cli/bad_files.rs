@@ -329,7 +329,7 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
         let way_out = if is_header {
             "move it away with its -wal and -shm, and `restore` a copy"
         } else {
-            "; without one see \"Damage without a copy\" in docs/operating.md"
+            "; without one see \"Damage without a copy\" in docs/rescue.md"
         };
         for command in commands(&folder) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();

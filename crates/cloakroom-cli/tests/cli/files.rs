@@ -220,7 +220,7 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
     drop(store);
     fs::write(folder.path("app.db-wal"), &log).unwrap();
     let words = "app.db-wal exists, the log of a deleted database; keep the -wal file; do not run \
-                 `setup`: see \"The rescue from the log\" in docs/operating.md";
+                 `setup`: see \"The rescue from the log\" in docs/rescue.md";
     for command in [&["setup"][..], &["restore", &copy]] {
         let said = fails(&folder, command, 1);
         assert!(said.contains(words), "{said}");
@@ -369,7 +369,7 @@ fn a_file_mounted_alone_is_refused_while_it_is_used() {
     for command in [&["revoke", "--all", "--yes"][..], &["stats"], &["sweep"]] {
         let said = fails(&folder, command, 1);
         assert!(said.contains(&words), "{said}");
-        assert!(said.contains("see \"A second name\" in docs/operating.md"), "{said}");
+        assert!(said.contains("see \"A second name\" in docs/rescue.md"), "{said}");
     }
     assert!(only_problem(&folder, "in use").contains(&words));
     stop(shell);

@@ -73,7 +73,7 @@ impl FileIdentity {
         }
         let Some((path, _)) = moved else { return Ok(()) };
         let why = "it was deleted, emptied or replaced while it was open; do not stop the program \
-                   yet, and keep -wal: see \"A deleted database\" in docs/operating.md";
+                   yet, and keep -wal: see \"A deleted database\" in docs/rescue.md";
         Err(Error::with_source(ErrorKind::Unavailable, format!("find {}", path.display()), why))
     }
 }

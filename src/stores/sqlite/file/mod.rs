@@ -217,7 +217,7 @@ pub(super) fn refuse_log_of_deleted(path: &Path, operation: &str) -> Result<()> 
     }
     let why = format!(
         "{} exists, the log of {state} database; keep the -wal file; do not run `setup`: see \
-         \"The rescue from the log\" in docs/operating.md",
+         \"The rescue from the log\" in docs/rescue.md",
         log.display()
     );
     Err(Error::with_source(ErrorKind::Invalid, operation.to_owned(), why))

@@ -61,7 +61,8 @@ columns!(session(new: &LiveSession), first: 0, {
 /// The index of a session's row id, which a read yields after the columns above.
 pub(crate) const ROW_ID: usize = session::NAMES.len();
 
-/// What an event needs of a session that has ended, for `row::ended`. `?1` is the current time.
+/// What an event needs of a session that has ended, for `row::to_ended_session`. `?1` is the
+/// current time.
 pub(crate) const ENDED: &str =
     "id_hash, deadline > ?1 AS is_live, public_id, user_key, seen, idle, absolute";
 
