@@ -614,10 +614,12 @@ impl Commit {
             _ => None,
         };
         if !changed && id_change.is_none() {
-            return Ok(match touched {
-                true => SessionWrite::Touch { at, session }.into(),
-                false => answer(CommitAnswer::Unchanged(session)),
-            });
+            let write = if touched {
+                SessionWrite::Touch { at, session }
+            } else {
+                SessionWrite::Nothing(CommitAnswer::Unchanged(session))
+            };
+            return Ok(write.into());
         }
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
