@@ -22,6 +22,9 @@ use crate::common::{Folder, NOW};
 /// The number of changes in a run.
 const STEPS: usize = 260;
 
+/// The number of changes between two checkpoints.
+const STEPS_PER_CHECKPOINT: usize = 10;
+
 /// The changes that must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
@@ -171,10 +174,16 @@ impl RecordedRun {
                         });
                     }
                 }
-                // Checkpoints and restarts of the log run beside the workers.
+                // Checkpoints and restarts of the log run beside the workers: one each few
+                // changes, because each makes all earlier changes survive.
                 let maintenance: &dyn Maintenance = stores[0].maintenance().unwrap();
-                while left.load(Ordering::SeqCst) > 0 {
-                    maintenance.run().unwrap();
+                let mut due = STEPS;
+                while let now @ 1.. = left.load(Ordering::SeqCst) {
+                    if now <= due {
+                        maintenance.run().unwrap();
+                        due = now.saturating_sub(STEPS_PER_CHECKPOINT);
+                    }
+                    std::thread::yield_now();
                 }
             });
         })
