@@ -74,7 +74,11 @@ pub struct Chromium {
 /// nothing.
 struct Group(Child);
 
-const KEEPER: &str = "\"$@\" & read -r _; kill -s KILL 0";
+/// Only the driver keeps the pipe of its output, so that the pipe ends with it.
+const KEEPER: &str = "\"$@\" & exec >/dev/null; read -r _; kill -s KILL 0";
+
+/// The driver takes a free port of IPv4 and then the same of IPv6, and ends if that is taken.
+const STARTS: usize = 5;
 
 impl Group {
     fn start(program: &Path, argument: &str, temporary_files: &Path) -> Self {
@@ -93,20 +97,29 @@ impl Drop for Group {
     }
 }
 
+/// Starts the driver, and returns its port. `None` if it ends before it has one.
+fn start_driver(driver: &Path, folder: &Folder) -> Option<(Group, u16)> {
+    let mut group = Group::start(driver, "--port=0", &folder.path(""));
+    let mut out = BufReader::new(group.0.stdout.take().unwrap());
+    let port = loop {
+        let mut line = String::new();
+        if out.read_line(&mut line).unwrap() == 0 {
+            return None;
+        }
+        if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
+            break port.trim_end_matches('.').parse().unwrap();
+        }
+    };
+    // Kept open, since a write to a closed pipe would end the driver.
+    group.0.stdout = Some(out.into_inner());
+    Some((group, port))
+}
+
 impl Chromium {
     pub fn start(programs: &Programs) -> Self {
         let folder = Folder::new();
-        let mut group = Group::start(&programs.driver, "--port=0", &folder.path(""));
-        let mut out = BufReader::new(group.0.stdout.take().unwrap());
-        let port = loop {
-            let mut line = String::new();
-            assert!(out.read_line(&mut line).unwrap() > 0, "the driver does not start");
-            if let Some((_, port)) = line.trim_end().rsplit_once("successfully on port ") {
-                break port.trim_end_matches('.').parse().unwrap();
-            }
-        };
-        // KillOnDrop open, since a write to a closed pipe would end the driver.
-        group.0.stdout = Some(out.into_inner());
+        let started = (0..STARTS).find_map(|_| start_driver(&programs.driver, &folder));
+        let (group, port) = started.expect("the driver starts");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let body = capabilities(&programs.chromium, &folder.path("data"));
         let session = command(address, "POST", "/session", &body).unwrap();
