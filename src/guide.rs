@@ -35,6 +35,7 @@ pages! {
     cookies: "../docs/cookies.md";
     deployment: "../docs/deployment.md";
     design: "../DESIGN.md";
+    devices: "../docs/devices.md";
     errors: "../docs/errors.md";
     events: "../docs/events.md";
     forms: "../docs/forms.md";
