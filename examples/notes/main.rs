@@ -23,6 +23,7 @@ pub(crate) mod throttle;
 use std::env;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use app::App;
 use argon2::Argon2;
@@ -30,6 +31,8 @@ use cloakroom::clock::SystemClock;
 use cloakroom::{CookieConfig, SqliteStore};
 use rocket::Config;
 use rocket::fairing::AdHoc;
+use rocket::tokio::select;
+use rocket::tokio::signal::unix::{SignalKind, signal};
 
 #[rocket::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -44,15 +47,26 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let app = App::new(store, cookie, proxies, Argon2::default(), SystemClock)?;
     let sessions = app.sessions.clone();
 
+    let config = Config::figment().merge(("shutdown.signals", Vec::<String>::new()));
+    let rocket = app.rocket(config).attach(AdHoc::on_liftoff("print the address", |rocket| {
+        let (ip, port) = (rocket.config().address, rocket.config().port);
+        Box::pin(async move { println!("listening on http://{}", SocketAddr::new(ip, port)) })
+    }));
+    let rocket = rocket.ignite().await?;
+
     // At SIGTERM Rocket accepts no more connections, and answers the requests that it has begun.
-    app.rocket(Config::figment())
-        .attach(AdHoc::on_liftoff("print the address", |rocket| {
-            let (ip, port) = (rocket.config().address, rocket.config().port);
-            Box::pin(async move { println!("listening on http://{}", SocketAddr::new(ip, port)) })
-        }))
-        .attach(AdHoc::on_shutdown("print the stop", |_| Box::pin(async { println!("stopping") })))
-        .launch()
-        .await?;
+    // The signal is handled here, in the task of the server: Rocket 0.5.2 handles it in another
+    // one, and ends without these answers if it arrives while the server accepts a connection.
+    let (shutdown, mut terminate) = (rocket.shutdown(), signal(SignalKind::terminate())?);
+    let mut server = pin!(rocket.launch());
+    select! {
+        ended = &mut server => ended?,
+        _ = terminate.recv() => {
+            println!("stopping");
+            shutdown.notify();
+            server.await?
+        }
+    };
 
     // Dropping the last manager records pending activity too, but returns no error.
     sessions.flush()?;
