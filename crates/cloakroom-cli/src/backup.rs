@@ -16,7 +16,7 @@ use crate::signals::Interrupt;
 
 pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_dump` copies a PostgreSQL database")?;
-    context.location()?.refuse_conflict()?;
+    context.database()?.refuse_conflict()?;
     let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
@@ -29,7 +29,7 @@ pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Writ
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    context.location()?.refuse_conflict()?;
+    context.database()?.refuse_conflict()?;
     file.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match file.info() {

@@ -15,7 +15,7 @@ use crate::signals::Interrupt;
 pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
     // Refuses a database without our table.
-    context.location()?.open()?;
+    context.database()?.open()?;
     let before = file.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let path = before.path.display().to_string();

@@ -21,12 +21,11 @@ use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;
 use crate::arguments::{CopyArgs, StoreOptions};
+use crate::database::Database;
 use crate::error::{CliError, CliResult};
-use crate::location::Location;
 use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
-use crate::target::named;
 
 /// The number of sessions that are read, and changed in one transaction, at a time.
 const PAGE: usize = 200;
@@ -41,24 +40,24 @@ struct Copied {
     example: Option<PublicId>,
 }
 
-/// One of the two stores, and where it is.
+/// One of the two stores, with its database.
 struct Side {
-    location: Location,
+    database: Database,
     store: Box<dyn Admin>,
 }
 
 impl Side {
     fn open(
-        location: Location,
-        open: impl FnOnce(&Location) -> CliResult<Box<dyn Admin>>,
+        database: Database,
+        open: impl FnOnce(&Database) -> CliResult<Box<dyn Admin>>,
     ) -> CliResult<Self> {
-        let store = open(&location).map_err(|failure| failure.with_advice(Some(&location)))?;
-        Ok(Side { location, store })
+        let store = open(&database).map_err(|failure| failure.with_advice(Some(&database)))?;
+        Ok(Side { database, store })
     }
 
     /// Makes a call, whose error gets the advice for this store.
     fn call<T>(&self, call: impl FnOnce(&dyn Admin) -> Result<T>) -> CliResult<T> {
-        call(&*self.store).map_err(|error| CliError::from(error).with_advice(Some(&self.location)))
+        call(&*self.store).map_err(|error| CliError::from(error).with_advice(Some(&self.database)))
     }
 }
 
@@ -69,8 +68,8 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         schema: args.to_schema.clone().or_else(|| options.schema.clone()),
         root_certificates: options.root_certificates.clone(),
     };
-    let source = &Side::open(named(&args.from, options)?, Location::open_for_reading)?;
-    let target = &Side::open(named(&args.to, &to_options)?, Location::open)?;
+    let source = &Side::open(Database::named(&args.from, options)?, Database::open_for_reading)?;
+    let target = &Side::open(Database::named(&args.to, &to_options)?, Database::open)?;
     let identity = source.call(|store| store.session_index().identity())?;
     if identity == target.call(|store| store.session_index().identity())? {
         return Err(CliError::usage("--from and --to are the same store"));

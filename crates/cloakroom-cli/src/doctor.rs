@@ -17,8 +17,8 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
+use crate::database::Database;
 use crate::error::{CliError, CliResult, DAMAGED, FULL};
-use crate::location::Location;
 use crate::output::{self, Colour, Style, one_line};
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
@@ -81,9 +81,9 @@ struct DoctorFinding {
     remedy: Option<String>,
 }
 
-pub(crate) struct Findings<'l> {
-    /// The place that is examined, which has the advice about its errors.
-    location: &'l Location,
+pub(crate) struct Findings<'d> {
+    /// The database that is examined, which has the advice about its errors.
+    database: &'d Database,
     all: Vec<DoctorFinding>,
 }
 
@@ -118,12 +118,12 @@ impl Findings<'_> {
 
     /// Adds an error of the store.
     pub(crate) fn failed(&mut self, check: &'static str, error: &Error) {
-        let remedy = if self.location.file().is_some() && is_of_permissions(error) {
+        let remedy = if self.database.file().is_some() && is_of_permissions(error) {
             // The service needs them, whichever user runs this.
             CHOWN
         } else {
             let other = "see \"Problems\" in docs/operating.md, and the log of the service";
-            self.location.advice(error).unwrap_or(other)
+            self.database.advice(error).unwrap_or(other)
         };
         self.problem(check, error.to_string(), remedy);
     }
@@ -131,9 +131,9 @@ impl Findings<'_> {
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let interrupt = Interrupt::listen()?;
-    let location = context.location()?;
-    let mut findings = Findings { location, all: Vec::new() };
-    location.examine(&mut findings, args, context, &interrupt)?;
+    let database = context.database()?;
+    let mut findings = Findings { database, all: Vec::new() };
+    database.examine(&mut findings, args, context, &interrupt)?;
     check_configuration(&mut findings, context);
     print(&findings.all, args.json, &context.style, out)
 }

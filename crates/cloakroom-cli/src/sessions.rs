@@ -20,7 +20,7 @@ use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_lin
 const PAGE: usize = 5000;
 
 pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.location()?.open_for_reading()?;
+    let store = context.database()?.open_for_reading()?;
     let realm = args.realm.as_ref();
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &in_all);
@@ -220,7 +220,7 @@ fn summary_json(summary: &Summary) -> Json {
 }
 
 pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let found = context.location()?.open_for_reading()?.find(&args.public_id)?;
+    let found = context.database()?.open_for_reading()?.find(&args.public_id)?;
     let Some(SessionDetails { summary, record, .. }) = found else {
         return Err(CliError::nothing_matched(format!("there is no session {}", args.public_id)));
     };
@@ -280,7 +280,7 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
 }
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = &*context.location()?.open()?;
+    let store = &*context.database()?.open()?;
     let now = context.now;
     let realm = args.realm.as_ref();
     let scope = scope(realm);

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::StatsArgs;
+use crate::database::Properties;
 use crate::error::CliResult;
-use crate::location::Properties;
 use crate::output::{self, Style};
 use crate::signals::Interrupt;
 
@@ -20,7 +20,7 @@ use crate::signals::Interrupt;
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = &*context.location()?.open_for_reading()?;
+    let store = &*context.database()?.open_for_reading()?;
     let Some(seconds) = args.watch else {
         let report = Report::new(store, context, context.now, args.json)?;
         return report.print(args.json, context, out);
@@ -61,7 +61,7 @@ impl Report {
         Ok(Report {
             at: now,
             table: store.table().to_owned(),
-            properties: context.location()?.properties()?,
+            properties: context.database()?.properties()?,
             sessions,
             counts,
             days,

@@ -15,7 +15,7 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
     let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
-    let ended = context.location()?.open()?.sweep_all(context.now, limit, interrupt.watch(&bar));
+    let ended = context.database()?.open()?.sweep_all(context.now, limit, interrupt.watch(&bar));
     // The bar counts also where it is hidden, and keeps what was swept before a failure.
     let swept = bar.position();
     bar.finish_and_clear();
@@ -44,15 +44,15 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
 
 /// Fails if expired sessions have remained because rows of other tables reference them.
 fn report_kept(context: &CliContext) -> CliResult {
-    let location = context.location()?;
-    let Some(file) = location.file().filter(|file| file.path().is_some()) else {
+    let database = context.database()?;
+    let Some(file) = database.file().filter(|file| file.path().is_some()) else {
         return Ok(());
     };
     let tables = file.info()?.referencing_tables;
     if tables.is_empty() {
         return Ok(());
     }
-    let kept = location.open_for_reading()?.session_index().stats(context.now)?.expired;
+    let kept = database.open_for_reading()?.session_index().stats(context.now)?.expired;
     match kept {
         0 => Ok(()),
         _ => Err(CliError::new(format!(

@@ -1,40 +1,83 @@
-//! The place of a store: a SQLite file, or a PostgreSQL database.
+//! The database of a command: a SQLite file, or tables in PostgreSQL.
 
-use cloakroom::Error;
+use std::path::Path;
+
 use cloakroom::stores::admin::{Admin, PendingMigration};
 #[cfg(feature = "postgres")]
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{DatabaseInfo, SqliteFile};
+use cloakroom::{Error, SqliteStore};
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
-use crate::arguments::DoctorArgs;
+use crate::arguments::{Arguments, Command, DoctorArgs, StoreOptions};
 use crate::doctor::{self, Findings};
 #[cfg(feature = "postgres")]
 use crate::error::server_advice;
 use crate::error::{CliError, CliResult, file_advice};
-use crate::processes;
 #[cfg(feature = "postgres")]
 use crate::server_checks;
 use crate::signals::Interrupt;
+use crate::target::Target;
+use crate::{postgres, processes};
 
-/// The place of a store, which may not exist or not be set up.
+/// The database that a [`Target`] and the arguments name, not opened yet. It may be missing or not
+/// set up.
 #[derive(Debug)]
-pub(crate) enum Location {
-    File(SqliteFile),
+pub(crate) enum Database {
+    Sqlite(SqliteFile),
     #[cfg(feature = "postgres")]
-    Server(Box<PostgresStoreBuilder>),
+    Postgres(Box<PostgresStoreBuilder>),
 }
 
-impl Location {
+impl Database {
+    /// Returns the database of a command; `None` if none was named, or if it is a copy, which names
+    /// two.
+    pub(crate) fn of(target: Target, arguments: &Arguments) -> CliResult<Option<Self>> {
+        Ok(Some(match target {
+            Target::Sqlite(store) => Database::Sqlite(store.file()),
+            Target::SqliteBuilder(builder) => Database::Sqlite(SqliteFile::new(builder)),
+            #[cfg(feature = "postgres")]
+            Target::PostgresBuilder(builder) => Database::Postgres(builder),
+            Target::Arguments => match (&arguments.db, &arguments.store) {
+                _ if matches!(arguments.command, Command::Copy(_)) => return Ok(None),
+                (Some(path), _) => Database::at_path(path, &arguments.options)?,
+                (None, Some(name)) => Database::named(name, &arguments.options)?,
+                (None, None) => return Ok(None),
+            },
+        }))
+    }
+
+    /// Returns the database that `name` names: a URL of PostgreSQL, or a file.
+    pub(crate) fn named(name: &str, options: &StoreOptions) -> CliResult<Self> {
+        if is_url(name) {
+            postgres::database(name, options)
+        } else {
+            Database::at_path(Path::new(name), options)
+        }
+    }
+
+    fn at_path(path: &Path, options: &StoreOptions) -> CliResult<Self> {
+        if path.to_str().is_some_and(is_url) {
+            return Err(CliError::usage("--db names a file; give a URL with --store"));
+        }
+        let mut builder = SqliteStore::builder(path);
+        if let Some(table) = &options.table {
+            builder = builder.table(table);
+        }
+        // Here the arguments are wrong, not the file.
+        builder.validate().map_err(|error| CliError::usage(error.to_string()))?;
+        Ok(Database::Sqlite(SqliteFile::new(builder)))
+    }
+
     /// Opens the store. Creates and migrates nothing.
     pub(crate) fn open(&self) -> CliResult<Box<dyn Admin>> {
         self.refuse_conflict()?;
         Ok(match self {
-            Location::File(file) => Box::new(file.store()?),
+            Database::Sqlite(file) => Box::new(file.store()?),
             #[cfg(feature = "postgres")]
-            Location::Server(settings) => Box::new(settings.clone().migrate(false).open()?),
+            Database::Postgres(builder) => Box::new(builder.clone().migrate(false).open()?),
         })
     }
 
@@ -50,20 +93,20 @@ impl Location {
     pub(crate) fn setup(&self, keep_journal: bool) -> CliResult<Box<dyn Admin>> {
         self.refuse_conflict()?;
         Ok(match self {
-            Location::File(file) if keep_journal => Box::new(file.migrate()?),
-            Location::File(file) => Box::new(file.setup()?),
+            Database::Sqlite(file) if keep_journal => Box::new(file.migrate()?),
+            Database::Sqlite(file) => Box::new(file.setup()?),
             #[cfg(feature = "postgres")]
-            Location::Server(settings) => Box::new(settings.clone().migrate(true).open()?),
+            Database::Postgres(builder) => Box::new(builder.clone().migrate(true).open()?),
         })
     }
 
     /// Returns the migrations that [`setup`](Self::setup) would apply.
     pub(crate) fn pending_migrations(&self) -> CliResult<Vec<PendingMigration>> {
         match self {
-            Location::File(file) => Ok(file.pending_migrations()?),
+            Database::Sqlite(file) => Ok(file.pending_migrations()?),
             #[cfg(feature = "postgres")]
-            Location::Server(settings) => {
-                let info = settings.inspect()?;
+            Database::Postgres(builder) => {
+                let info = builder.inspect()?;
                 info.schema_version?;
                 Ok(info.pending)
             }
@@ -79,12 +122,12 @@ impl Location {
         interrupt: &Interrupt,
     ) -> CliResult {
         match self {
-            Location::File(file) => {
+            Database::Sqlite(file) => {
                 doctor::examine_file(file, findings, args, context, interrupt)?;
             }
             #[cfg(feature = "postgres")]
-            Location::Server(settings) => {
-                if server_checks::check(findings, &settings.inspect()?) {
+            Database::Postgres(builder) => {
+                if server_checks::check(findings, &builder.inspect()?) {
                     doctor::check_sessions(findings, &*self.open()?, args, context, interrupt)?;
                 }
             }
@@ -92,16 +135,16 @@ impl Location {
         Ok(())
     }
 
-    /// Returns what `stats` prints of the place.
+    /// Returns what `stats` prints of the database.
     pub(crate) fn properties(&self) -> CliResult<Properties> {
         match self {
-            Location::File(file) if file.path().is_none() => {
+            Database::Sqlite(file) if file.path().is_none() => {
                 Ok(Properties { json: ("file", Json::Null), ..Properties::default() })
             }
-            Location::File(file) => Ok(Properties::of_file(&file.info()?)),
+            Database::Sqlite(file) => Ok(Properties::of_file(&file.info()?)),
             #[cfg(feature = "postgres")]
-            Location::Server(settings) => {
-                let info = settings.inspect()?;
+            Database::Postgres(builder) => {
+                let info = builder.inspect()?;
                 Ok(Properties {
                     place: vec![
                         ("server", format!("{}, PostgreSQL {}", info.server, info.version)),
@@ -129,18 +172,18 @@ impl Location {
     /// Returns the file, if the store is one.
     pub(crate) fn file(&self) -> Option<&SqliteFile> {
         match self {
-            Location::File(file) => Some(file),
+            Database::Sqlite(file) => Some(file),
             #[cfg(feature = "postgres")]
-            Location::Server(_) => None,
+            Database::Postgres(_) => None,
         }
     }
 
     /// Returns advice to the operator about an error of this store.
     pub(crate) fn advice(&self, error: &Error) -> Option<&'static str> {
         match self {
-            Location::File(_) => file_advice(error),
+            Database::Sqlite(_) => file_advice(error),
             #[cfg(feature = "postgres")]
-            Location::Server(_) => server_advice(error.kind()),
+            Database::Postgres(_) => server_advice(error.kind()),
         }
     }
 
@@ -155,7 +198,11 @@ impl Location {
     }
 }
 
-/// The properties of the place of a store.
+fn is_url(name: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| name.starts_with(scheme))
+}
+
+/// The properties of a database.
 #[derive(Debug, Default)]
 pub(crate) struct Properties {
     /// The lines before and after those on sessions.
