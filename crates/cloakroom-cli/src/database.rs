@@ -7,18 +7,11 @@ use cloakroom::stores::admin::{Admin, PendingMigration};
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{DatabaseInfo, SqliteFile};
 use cloakroom::{Error, SqliteStore};
-use indicatif::HumanBytes;
-use serde_json::{Value as Json, json};
 
-use crate::CliContext;
-use crate::arguments::{Arguments, Command, DoctorArgs, StoreOptions};
-use crate::doctor::{self, Findings};
+use crate::arguments::{Arguments, Command, StoreOptions};
 #[cfg(feature = "postgres")]
 use crate::error::server_advice;
 use crate::error::{CliError, CliResult, file_advice};
-#[cfg(feature = "postgres")]
-use crate::server_checks;
-use crate::signals::Interrupt;
 use crate::target::Target;
 use crate::{postgres, processes};
 
@@ -113,62 +106,6 @@ impl Database {
         }
     }
 
-    /// Adds what `doctor` finds.
-    pub(crate) fn examine(
-        &self,
-        findings: &mut Findings<'_>,
-        args: &DoctorArgs,
-        context: &CliContext,
-        interrupt: &Interrupt,
-    ) -> CliResult {
-        match self {
-            Database::Sqlite(file) => {
-                doctor::examine_file(file, findings, args, context, interrupt)?;
-            }
-            #[cfg(feature = "postgres")]
-            Database::Postgres(builder) => {
-                if server_checks::check(findings, &builder.inspect()?) {
-                    doctor::check_sessions(findings, &*self.open()?, args, context, interrupt)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns what `stats` prints of the database.
-    pub(crate) fn properties(&self) -> CliResult<Properties> {
-        match self {
-            Database::Sqlite(file) if file.path().is_none() => {
-                Ok(Properties { json: ("file", Json::Null), ..Properties::default() })
-            }
-            Database::Sqlite(file) => Ok(Properties::of_file(&file.info()?)),
-            #[cfg(feature = "postgres")]
-            Database::Postgres(builder) => {
-                let info = builder.inspect()?;
-                Ok(Properties {
-                    place: vec![
-                        ("server", format!("{}, PostgreSQL {}", info.server, info.version)),
-                        ("schema", info.schema.clone()),
-                    ],
-                    size: vec![("size", format!("{}, with indexes", HumanBytes(info.bytes)))],
-                    schema: info.schema_version.as_ref().ok().copied(),
-                    other_tables: None,
-                    json: (
-                        "server",
-                        json!({
-                            "name": info.server,
-                            "version": info.version,
-                            "schema": info.schema_version.as_ref().ok(),
-                            "schema_name": info.schema,
-                            "bytes": info.bytes,
-                            "dead_rows": info.dead_rows,
-                        }),
-                    ),
-                })
-            }
-        }
-    }
-
     /// Returns the file, if the store is one.
     pub(crate) fn file(&self) -> Option<&SqliteFile> {
         match self {
@@ -176,6 +113,12 @@ impl Database {
             #[cfg(feature = "postgres")]
             Database::Postgres(_) => None,
         }
+    }
+
+    /// Returns the properties of the file; `None` for PostgreSQL and for a database in memory.
+    pub(crate) fn file_info(&self) -> CliResult<Option<DatabaseInfo>> {
+        let file = self.file().filter(|file| file.path().is_some());
+        Ok(file.map(SqliteFile::info).transpose()?)
     }
 
     /// Returns advice to the operator about an error of this store.
@@ -200,51 +143,4 @@ impl Database {
 
 fn is_url(name: &str) -> bool {
     ["postgres://", "postgresql://"].iter().any(|scheme| name.starts_with(scheme))
-}
-
-/// The properties of a database.
-#[derive(Debug, Default)]
-pub(crate) struct Properties {
-    /// The lines before and after those on sessions.
-    pub(crate) place: Vec<(&'static str, String)>,
-    pub(crate) size: Vec<(&'static str, String)>,
-    /// The schema version of the tables, if it is known.
-    pub(crate) schema: Option<u32>,
-    /// The number of other tables in a file.
-    pub(crate) other_tables: Option<u64>,
-    /// Its name and value in JSON.
-    pub(crate) json: (&'static str, Json),
-}
-
-impl Properties {
-    fn of_file(info: &DatabaseInfo) -> Self {
-        let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
-        let bytes = HumanBytes(info.bytes);
-        let log = HumanBytes(info.log_bytes);
-        let schema = info.schema.as_ref().ok().copied();
-        let path = info.path.display().to_string();
-        Properties {
-            json: (
-                "file",
-                json!({
-                    "path": path,
-                    "bytes": info.bytes,
-                    "log_bytes": info.log_bytes,
-                    "page_size": info.page_size,
-                    "pages": info.pages,
-                    "free_pages": info.free_pages,
-                    "journal": info.journal,
-                    "schema": schema,
-                    "other_tables": info.other_tables,
-                }),
-            ),
-            place: vec![("file", path)],
-            size: vec![
-                ("size", format!("{bytes}, {free} of it free; log {log}")),
-                ("journal", info.journal.clone()),
-            ],
-            schema,
-            other_tables: Some(info.other_tables),
-        }
-    }
 }

@@ -22,6 +22,8 @@ use crate::error::{CliError, CliResult, DAMAGED, FULL};
 use crate::output::{self, Colour, Style, one_line};
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
+#[cfg(feature = "postgres")]
+use crate::server_checks;
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
 
@@ -133,12 +135,22 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
     let interrupt = Interrupt::listen()?;
     let database = context.database()?;
     let mut findings = Findings { database, all: Vec::new() };
-    database.examine(&mut findings, args, context, &interrupt)?;
+    match database {
+        Database::Sqlite(file) => {
+            examine_file(file, &mut findings, args, context, &interrupt)?;
+        }
+        #[cfg(feature = "postgres")]
+        Database::Postgres(builder) => {
+            if server_checks::check(&mut findings, &builder.inspect()?) {
+                check_sessions(&mut findings, &*database.open()?, args, context, &interrupt)?;
+            }
+        }
+    }
     check_configuration(&mut findings, context);
     print(&findings.all, args.json, &context.style, out)
 }
 
-pub(crate) fn examine_file(
+fn examine_file(
     file: &SqliteFile,
     findings: &mut Findings<'_>,
     args: &DoctorArgs,
@@ -421,7 +433,7 @@ fn check_integrity(
     }
 }
 
-pub(crate) fn check_sessions(
+fn check_sessions(
     findings: &mut Findings<'_>,
     store: &dyn Admin,
     args: &DoctorArgs,

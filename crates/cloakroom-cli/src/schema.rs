@@ -70,7 +70,7 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
 
 pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.database()?.open()?;
-    let others = match context.database()?.properties()?.other_tables {
+    let others = match context.database()?.file_info()?.map(|info| info.other_tables) {
         None => "Other tables stay.".to_owned(),
         Some(0) => "There are no other tables in it.".to_owned(),
         Some(1) => "The one other table in it stays.".to_owned(),

@@ -45,17 +45,13 @@ pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write)
 /// Fails if expired sessions have remained because rows of other tables reference them.
 fn report_kept(context: &CliContext) -> CliResult {
     let database = context.database()?;
-    let Some(file) = database.file().filter(|file| file.path().is_some()) else {
-        return Ok(());
-    };
-    let tables = file.info()?.referencing_tables;
+    let tables = database.file_info()?.map_or(Vec::new(), |info| info.referencing_tables);
     if tables.is_empty() {
         return Ok(());
     }
-    let kept = database.open_for_reading()?.session_index().stats(context.now)?.expired;
-    match kept {
+    match database.open_for_reading()?.session_index().stats(context.now)?.expired {
         0 => Ok(()),
-        _ => Err(CliError::new(format!(
+        kept => Err(CliError::new(format!(
             "{} ended and cannot be removed, since rows of {} reference them; {REFERENCES}",
             count_of_sessions(kept),
             tables.join(", ")
