@@ -25,15 +25,12 @@ pub struct Commit {
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The condition: the session that the changes were computed on. If the store finds another
-    /// one, it answers [`CommitAnswer::RevisionMismatch`].
+    /// The condition: what the changes were computed on. [`decide`](Self::decide) checks it: if the
+    /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// Only [`merge_into_loaded`](Self::merge_into_loaded) uses it, to save a lookup.
-    ///
-    /// [`expected`](Self::expected) is what the changes were computed on, and `loaded` the newest
-    /// state that this request knows. They differ if the request has stored a CSRF secret since it
-    /// computed the changes.
+    /// It is for stores that call [`merge_into_loaded`](Self::merge_into_loaded), which saves a
+    /// lookup; others ignore it. It can be newer than the [expected](Self::expected) session.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -85,16 +82,19 @@ pub enum Action {
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
-    /// | session's user | had a user when the id was replaced | replaced by | result |
+    /// | user of the session | its user before the replacement | replacement | result |
     /// |---|---|---|---|
-    /// | this user | any | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
-    /// | this user, or none | any | anything else | the session gets a new id |
-    /// | another user | yes | any | a new session begins; the other ends |
-    /// | another user | no | any | a new session begins |
+    /// | this user | any or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
+    /// | this user, or none | any or none | any other | the session gets a new id |
+    /// | another user | any | any | a new session begins; the other ends |
+    /// | another user | none | any | a new session begins |
     ///
-    /// A sign-in repeats another one if both have a `join_salt`, level and persistence are equal,
-    /// it names no other session of an identity provider, and its end is not earlier than the
-    /// stored end by more than ten seconds.
+    /// A sign-in repeats another one if all of this holds:
+    ///
+    /// - Both have a `join_salt`.
+    /// - Its level and its persistence are those of the session.
+    /// - It names no session of an identity provider, or the same one as the session.
+    /// - Its end is at most ten seconds earlier than that of the session.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
