@@ -507,6 +507,7 @@ impl Commit {
         }
     }
 
+    /// Decides an [`Action::SignIn`], by the table there.
     fn sign_in<P>(
         &self,
         found: Found<P>,
@@ -515,51 +516,49 @@ impl Commit {
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<P>> {
-        let session_limit = self.session_limit;
-        let begin = || self.begin(to, new_session, Some(user));
-        let insert = |expired| {
-            let write = SessionWrite::Insert { session: begin()?, replaced: None };
-            Ok(Decision { expired, session_limit, ended: None, write })
-        };
-        let (session, at, replaced) = match found {
-            Found::Live { session, at } => (session, at, None),
-            Found::Replaced { replaced, session, at } => (session, at, Some(replaced)),
-            // A sign-in does not need the previous session, and must not fail because that one has
-            // ended meanwhile.
-            Found::Expired { at, .. } => return insert(Some(at)),
-            Found::Nothing | Found::Undecodable { .. } => return insert(None),
-        };
         let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
             ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
-        let owner = session.record.user.as_ref();
-        if owner.is_some_and(|owner| owner != user) {
-            // No data of one user's session may reach another user's. A session that got its user
-            // when the id was replaced belongs to another client.
-            if replaced.is_some_and(|replaced| !replaced.had_user) {
-                return insert(None);
+        let begin = |replaced| -> Result<Decision<P>> {
+            let session = self.begin(to, new_session, Some(user))?;
+            let write = SessionWrite::Insert { session, replaced };
+            Ok(Decision { session_limit: self.session_limit, ..write.into() })
+        };
+        let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
+        let (session, at) = match found {
+            // A sign-in does not need the previous session, and must not fail because that one has
+            // ended meanwhile.
+            Found::Nothing | Found::Undecodable { .. } => return begin(None),
+            Found::Expired { at, .. } => return Ok(Decision { expired: Some(at), ..begin(None)? }),
+            // This session got its user when the id was replaced, and belongs to another client.
+            Found::Replaced { replaced, session, .. }
+                if of_another(&session) && !replaced.had_user =>
+            {
+                return begin(None);
             }
-            let ended = Some((at, session.to_ended()));
-            let replaced = Some(replaced_id(self.id_hash, join_salt, true));
-            let write = SessionWrite::Insert { session: begin()?, replaced };
-            return Ok(Decision { expired: None, session_limit, ended, write });
-        }
-        if let Some(replaced) = replaced
-            && owner.is_some()
-            && join_salt.is_some()
-            && self.can_join(&replaced, &session.id_hash)
-            && is_as_requested(&session.record, new_session)
-        {
-            return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
-        }
+            // No data of one user's session may reach another user's.
+            Found::Live { session, at } | Found::Replaced { session, at, .. }
+                if of_another(&session) =>
+            {
+                let ended = Some((at, session.to_ended()));
+                let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
+                return Ok(Decision { ended, ..begun });
+            }
+            Found::Replaced { replaced, session, .. }
+                if join_salt.is_some() && self.can_join(&replaced, &session, new_session) =>
+            {
+                return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
+            }
+            Found::Live { session, at } | Found::Replaced { session, at, .. } => (session, at),
+        };
         if self.is_unexpected(&session.record) {
             return Ok(answer(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
-        // The salt belongs to the id that was presented.
         let had_user = record.user.is_some();
         let is_current = id_hash == self.id_hash;
+        // The salt belongs to the id that was presented.
         let id_change = IdChange {
             previous: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
             presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
@@ -576,15 +575,17 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { at, session, id_change };
-        Ok(Decision { session_limit, ..write.into() })
+        Ok(Decision { session_limit: self.session_limit, ..write.into() })
     }
 
-    /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
-    /// because the session still has that id.
-    fn can_join(&self, replaced: &ReplacedId, current: &SessionIdHash) -> bool {
+    /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
+    /// that replaced the id, and can join it, because the session still has the new id.
+    fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
         matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
-            && replaced.successor == *current
+            && session.record.user.is_some()
+            && replaced.successor == session.id_hash
             && replaced.overlaps(self.opened)
+            && is_as_requested(&session.record, new)
     }
 
     /// Decides a merge or a renewal.
