@@ -12,13 +12,12 @@ use std::time::Duration;
 use crate::host_checks::{folder, with_suffix};
 
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
-const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
-                                  database\" in docs/rescue.md";
+const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted database\" in \
+                       docs/rescue.md";
 
 /// The remedy for a SQLite database that a process has open by another name.
-const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
-                                     program and leave one name: see \"A second name\" in \
-                                     docs/rescue.md";
+const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the program and \
+                          leave one name: see \"A second name\" in docs/rescue.md";
 
 /// A process that has the database open, or had.
 pub(crate) struct ProcessInfo {
