@@ -98,15 +98,10 @@ impl fmt::Display for CliError {
 /// Returns advice to the operator about an error of a SQLite database.
 pub(crate) fn file_advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), SqliteFile::open_failure(error)) {
-        (_, Some(OpenFailure::Missing)) => {
+        (_, Some(OpenFailure::Missing | OpenFailure::Empty)) => {
             "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
              see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
-             it"
-        }
-        (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
-             see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
-             the tables"
+             what is missing"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link; if the file there is \

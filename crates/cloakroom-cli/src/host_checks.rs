@@ -10,29 +10,6 @@ use cloakroom::stores::sqlite::DatabaseInfo;
 
 use crate::processes::ProcessInfo;
 
-/// Kinds of network file systems, which do not share locks reliably between machines.
-const NETWORK: [&str; 19] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "afs",
-    "ceph",
-    "fuse.ceph",
-    "fuse.sshfs",
-    "fuse.glusterfs",
-    "glusterfs",
-    "lustre",
-    "beegfs",
-    "gpfs",
-    "ocfs2",
-    "fuse.s3fs",
-    "fuse.grpcfuse",
-    "virtiofs",
-];
-
 /// Returns the free bytes of the file system of `path`, without those reserved for root, and its
 /// size.
 pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
@@ -41,9 +18,12 @@ pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
     Ok((bytes(folder.f_bavail), bytes(folder.f_blocks)))
 }
 
-/// Returns whether this kind of file system is a network file system.
+/// Returns whether this kind of file system is a network file system, which does not share locks
+/// reliably between machines.
 pub(crate) fn is_network(kind: &str) -> bool {
-    NETWORK.contains(&kind)
+    const KINDS: &str = "nfs nfs4 cifs smb3 smbfs 9p afs ceph fuse.ceph fuse.sshfs fuse.glusterfs \
+                         glusterfs lustre beegfs gpfs ocfs2 fuse.s3fs fuse.grpcfuse virtiofs";
+    KINDS.split(' ').any(|network| network == kind)
 }
 
 /// Returns whether this command runs as root.
