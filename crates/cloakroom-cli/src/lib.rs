@@ -191,21 +191,21 @@ fn run_all(
 
 fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> CliResult {
     match command {
-        Command::Setup(args) => schema::setup(args, context, out),
-        Command::Migrate(args) => schema::migrate(args, context, out),
+        Command::Setup { keep_journal } => schema::setup(*keep_journal, context, out),
+        Command::Migrate { dry_run } => schema::migrate(*dry_run, context, out),
         Command::Clear(args) => schema::clear(args, context, out),
         Command::Drop(args) => schema::drop_all(args, context, out),
         Command::Stats(args) => stats::stats(args, context, out),
         Command::List(args) => sessions::list(args, context, out),
         Command::Show(args) => sessions::show(args, context, out),
         Command::Revoke(args) => sessions::revoke(args, context, out),
-        Command::Sweep(args) => sweep::sweep(args, context, out),
+        Command::Sweep { limit } => sweep::sweep(*limit, context, out),
         Command::Compact(args) => compact::compact(args, context, out),
-        Command::Backup(args) => backup::backup(args, context, out),
+        Command::Backup { file } => backup::backup(file, context, out),
         Command::Restore(args) => backup::restore(args, context, out),
         Command::Copy(args) => copy::copy(args, context, out),
         Command::Doctor(args) => doctor::doctor(args, context, out),
-        Command::Completions(args) => generate::completions(args, out),
-        Command::Man(args) => generate::man(args, out),
+        Command::Completions { shell } => generate::completions(*shell, out),
+        Command::Man { command } => generate::man(command.as_deref(), out),
     }
 }

@@ -3,20 +3,20 @@
 use std::io::{self, Write};
 
 use crate::CliContext;
-use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
+use crate::arguments::ConfirmArgs;
 use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
 
-pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
+pub(crate) fn setup(keep_journal: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = context.database()?;
     database.refuse_conflict()?;
     let is_set_up = database.pending_migrations().is_ok_and(|pending| pending.is_empty());
-    if args.keep_journal {
+    if keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?;
     }
-    let store = database.setup(args.keep_journal)?;
+    let store = database.setup(keep_journal)?;
     let done = if is_set_up { "already set up" } else { "set up" };
     writeln!(out, "{done}: {}", one_line(&store.description()))?;
     if let Some(file) = database.file()
@@ -36,17 +36,17 @@ pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write)
     Ok(())
 }
 
-pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
+pub(crate) fn migrate(dry_run: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = context.database()?;
     // Refuses a missing file and a foreign table.
     let pending = database.pending_migrations()?;
     if pending.is_empty() {
         return Ok(writeln!(out, "nothing to do: the tables have this version's schema")?);
     }
-    if !args.dry_run {
+    if !dry_run {
         database.setup(true)?;
     }
-    let done = if args.dry_run { "would apply" } else { "applied" };
+    let done = if dry_run { "would apply" } else { "applied" };
     for migration in pending {
         writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
     }

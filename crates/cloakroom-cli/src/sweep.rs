@@ -1,18 +1,22 @@
 //! The command `sweep`: removes expired sessions in batches.
 
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 
 use crate::CliContext;
-use crate::arguments::SweepArgs;
 use crate::doctor::REFERENCES;
 use crate::error::{CliError, CliResult};
 use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
+pub(crate) fn sweep(
+    limit: Option<NonZeroU64>,
+    context: &CliContext,
+    out: &mut dyn Write,
+) -> CliResult {
+    let limit = limit.map_or(u64::MAX, NonZeroU64::get);
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
     let ended = context.database()?.open()?.sweep_all(context.now, limit, interrupt.watch(&bar));
