@@ -77,8 +77,7 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
     let interrupt = Interrupt::listen()?;
     let highest = highest_position(target)?;
     let mut mark = begin(source, identity, target, &interrupt)?;
-    let mut copied = Copied::default();
-    copy_changes(source, (target, highest), &mut mark, &mut copied, &interrupt)?;
+    let copied = copy_changes(source, target, highest, &mut mark, &interrupt)?;
     let stored = count_of_sessions(copied.stored);
     let removed = HumanCount(copied.removed);
     writeln!(out, "copied {stored}, removed {removed} that had ended")?;
@@ -151,12 +150,13 @@ fn begin(
 /// Changes the target where it differs from the source. `highest` is the highest position in it.
 fn copy_changes(
     source: &Side,
-    (target, mut highest): (&Side, i64),
+    target: &Side,
+    mut highest: i64,
     mark: &mut CopyMark,
-    copied: &mut Copied,
     interrupt: &Interrupt,
-) -> CliResult {
+) -> CliResult<Copied> {
     let bar = bar_for(source, "copying")?;
+    let mut copied = Copied::default();
     let mut after = i64::MIN;
     loop {
         // A service that uses the target creates sessions. Its other changes show at the end.
@@ -202,7 +202,7 @@ fn copy_changes(
         after = end;
     }
     bar.finish_and_clear();
-    Ok(())
+    Ok(copied)
 }
 
 /// Returns the sum of all sessions, and the number of those that do not decode.
