@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 }
 
 /// The options of a database beside its name.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Debug)]
 pub(crate) struct StoreOptions {
     /// The sessions table [default: cloakroom_sessions]
     #[arg(long, value_name = "NAME", global = true)]

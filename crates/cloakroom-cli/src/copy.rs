@@ -75,6 +75,7 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         return Err(CliError::usage("--from and --to are the same store"));
     }
     let interrupt = Interrupt::listen()?;
+    // First of all: sessions at higher positions are those that another program creates meanwhile.
     let highest = highest_position(target)?;
     let mut mark = begin(source, identity, target, &interrupt)?;
     let copied = copy_changes(source, target, highest, &mut mark, &interrupt)?;

@@ -96,7 +96,7 @@ struct CliContext {
     options: StoreOptions,
     now: Timestamp,
     style: Style,
-    /// The application's own configuration, if it runs the command.
+    /// The review of the application's configuration, if the application has passed one.
     review: Option<Review>,
 }
 
@@ -167,10 +167,10 @@ fn run_all(
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = Database::of(target, &arguments).and_then(|database| {
-        let options = arguments.options.clone();
+        let options = arguments.options;
         let context = CliContext { database, options, now: SystemClock.now(), style, review };
-        let done = dispatch(&arguments.command, &context, &mut out);
-        done.map_err(|failure| failure.with_advice(context.database.as_ref()))
+        dispatch(&arguments.command, &context, &mut out)
+            .map_err(|failure| failure.with_advice(context.database.as_ref()))
     });
     // The output before a failure comes before its message.
     let flushed = out.flush().map_err(CliError::from);

@@ -40,7 +40,6 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     };
     let mut left = args.limit.get();
     let mut last = None;
-    let mut any = false;
     let more = loop {
         // One more than is printed, to know whether there are more.
         let wanted = NonZeroUsize::MIN.saturating_add(left.min(PAGE));
@@ -51,7 +50,6 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         let read = page.len();
         page.truncate(left.min(PAGE));
         printer.page(&page, context, out)?;
-        any |= !page.is_empty();
         left -= page.len();
         last = page.last().map(|summary| summary.cursor);
         if read < wanted.get() || left == 0 {
@@ -59,10 +57,11 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         }
     };
     printer.end(more, out)?;
+    let printed = args.limit.get() - left;
     let kind = if args.expired { "expired" } else { "live" };
     let report_none = |message: String| nothing_in(&message, realm, &*store);
     match &args.user {
-        _ if any => Ok(()),
+        _ if printed > 0 => Ok(()),
         Some(user) => report_none(no_session_of(user, kind, &*store, context)?),
         None if realm.is_some() => report_none(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
