@@ -25,8 +25,7 @@ pub(crate) enum Database {
 }
 
 impl Database {
-    /// Returns the database of a command; `None` if none was named, or if it is a copy, which names
-    /// two.
+    /// Returns the database of a command; `None` if none was named, or for `copy`, which names two.
     pub(crate) fn of(target: Target, arguments: &Arguments) -> CliResult<Option<Self>> {
         Ok(Some(match target {
             Target::Sqlite(store) => Database::Sqlite(store.file()),
@@ -106,7 +105,7 @@ impl Database {
         }
     }
 
-    /// Returns the file, if the store is one.
+    /// Returns the file, if the database is one.
     pub(crate) fn file(&self) -> Option<&SqliteFile> {
         match self {
             Database::Sqlite(file) => Some(file),

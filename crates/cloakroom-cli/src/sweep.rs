@@ -26,24 +26,19 @@ pub(crate) fn sweep(
     match ended {
         Ok(ControlFlow::Continue(ended)) => {
             writeln!(out, "swept {}", count_of_sessions(ended))?;
-            if ended < limit {
-                report_kept(context)?;
-            }
+            if ended < limit { report_kept(context) } else { Ok(()) }
         }
         Ok(ControlFlow::Break(())) => {
-            return Err(CliError::interrupted(format!(
-                "swept {} until then",
-                count_of_sessions(swept)
-            )));
+            let swept = count_of_sessions(swept);
+            Err(CliError::interrupted(format!("swept {swept} until then")))
         }
         Err(error) => {
             if swept > 0 {
                 writeln!(out, "swept {}", count_of_sessions(swept))?;
             }
-            return Err(error.into());
+            Err(error.into())
         }
     }
-    Ok(())
 }
 
 /// Fails if expired sessions have remained because rows of other tables reference them.
