@@ -97,8 +97,8 @@
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
 //!
-//! /// Ends the user's other sessions, when the new password is stored. It misses a sign-in that had
-//! /// verified the old password just before: a generation in the user's row refuses that.
+//! /// Ends the user's other sessions, when the new password is stored. It misses a sign-in that
+//! /// had verified the old password just before; a generation in the user's row refuses that one.
 //! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
 //!     let Some(user) = session.user()? else { return Ok(0) };
 //!     match session.confirm_authentication(session.auth_level()?)? {
