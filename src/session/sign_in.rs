@@ -87,7 +87,8 @@ impl Session {
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     /// [`set_persistent`](Self::set_persistent) and [`set_idle_limit`](Self::set_idle_limit) before
     /// it are part of it. Without `set_persistent`, the choice of the session before the sign-in
-    /// stays, or the manager's default if there was none. See [the guide](crate::guide::signing_in).
+    /// stays, or the manager's default if there was none. The guide [has
+    /// more](crate::guide::signing_in).
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
