@@ -258,7 +258,7 @@ impl Writer {
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, result) in &mut leader.group {
-            tx.run_job(is_grouped, job, result)?;
+            *result = tx.run_job(is_grouped, job)?;
         }
         tx.commit(deadline)
     }
