@@ -491,12 +491,11 @@ impl WriteTx<'_> {
             if !reserve.is_short(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
-            let batch = reserve.next_batch(self.connection, &self.sql.read, at);
-            let batch = batch.during(self.operation)?;
-            if batch.is_empty() {
-                break;
-            }
-            for (id, id_hash) in batch {
+            let batch = reserve.next_batch(self.connection, &self.sql.read);
+            for (id, id_hash) in batch.during(self.operation)? {
+                if Some(id) == at {
+                    continue;
+                }
                 self.delete(id, id_hash)?;
                 self.execute(&self.sql.write.delete_replaced_of, [id], Affected::NoSession)?;
                 evicted.push(id_hash);
