@@ -31,10 +31,9 @@
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
 //!         None => Found::Nothing, // or a replaced id, which a store must remember
-//!         Some(record) if !record.is_live(now) => Found::expired(id_hash, record),
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
-//!             Found::Live { session, at: id_hash }
+//!             Found::by_current_id(session, id_hash, now)
 //!         }
 //!     }
 //! }

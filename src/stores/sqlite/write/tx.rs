@@ -219,7 +219,7 @@ impl WriteTx<'_> {
         let seen = record.seen;
         let deadline = record.deadline();
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
-        Ok(Found::stored(LiveSession { record, id_hash }, at, now))
+        Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
