@@ -390,16 +390,16 @@ impl WriteTx<'_> {
         references::referenced_condition(self.connection, &self.sql.read).during(self.operation)
     }
 
-    /// Remembers the previous id of a session and, if it differs, the one presented. Limits the
+    /// Remembers the previous id of a session and, if it differs, the one presented. Shortens the
     /// graces of the earlier ones.
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
         IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
-        let limit = previous.grace_until().map(Timestamp::as_millis);
-        let params = params![at.id, limit, previous.replaced_at.as_millis()];
-        self.execute(&self.sql.write.limit_graces, params, Affected::NoSession)?;
+        let graces_end = previous.grace_until().map(Timestamp::as_millis);
+        let params = params![at.id, graces_end, previous.replaced_at.as_millis()];
+        self.execute(&self.sql.write.shorten_graces, params, Affected::NoSession)?;
         self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
