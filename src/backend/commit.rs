@@ -187,16 +187,16 @@ impl CommitAnswer {
 #[non_exhaustive]
 pub struct SessionLimit {
     /// The maximum number of sessions.
-    pub limit: NonZeroU32,
+    pub max: NonZeroU32,
     /// The rule for a sign-in that would exceed it.
     pub at_limit: AtLimit,
 }
 
 impl SessionLimit {
-    /// Makes a limit of `limit` sessions per user.
+    /// Makes a limit of `max` sessions per user.
     #[must_use]
-    pub const fn new(limit: NonZeroU32, at_limit: AtLimit) -> Self {
-        SessionLimit { limit, at_limit }
+    pub const fn new(max: NonZeroU32, at_limit: AtLimit) -> Self {
+        SessionLimit { max, at_limit }
     }
 
     /// Returns those of the user's other live sessions that must end before one more can begin;
@@ -204,8 +204,8 @@ impl SessionLimit {
     /// earliest first.
     #[must_use]
     pub fn sessions_to_end<'s, T>(&self, others: &'s [T]) -> Option<&'s [T]> {
-        let limit = usize::try_from(self.limit.get()).unwrap_or(usize::MAX);
-        let excess = (others.len() + 1).saturating_sub(limit);
+        let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
+        let excess = (others.len() + 1).saturating_sub(max);
         match self.at_limit {
             _ if excess == 0 => Some(&[]),
             AtLimit::Refuse => None,
