@@ -97,7 +97,8 @@ impl Session {
         let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
-        state.set_absent(Absence { replaced_id, ..Absence::default() });
+        let absence = Absence { replaced_id, ..Absence::default() };
+        state.set_load_state(LoadState::Absent(absence));
         if discards {
             self.discard_changes(state, Some(&public_id));
         }

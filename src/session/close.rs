@@ -50,17 +50,12 @@ impl Session {
     }
 
     fn store_at_close(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
-        if state.is_ignored {
-            state.changes = Changes::default();
-            state.ending.to_destroy.clear();
-            state.ending.sign_out = SignOut::NotRequested;
-        }
         let has_failed = match outcome {
             Outcome::Completed => false,
             Outcome::ServerError => !self.context.settings.keep_on_server_error,
             Outcome::Panicked => true,
         };
-        if outcome == Outcome::Panicked {
+        if state.is_ignored || outcome == Outcome::Panicked {
             state.changes = Changes::default();
         } else if has_failed {
             state.changes.drop_all_but_renewal();
@@ -118,7 +113,7 @@ impl Session {
         // What a streamed body reads later is not known yet.
         let reads_later =
             state.response.may_read_later && matches!(state.load_state, LoadState::Unread);
-        let may_see_user = state.has_seen_user() || reads_later;
+        let may_see_user = state.response.saw_user || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;

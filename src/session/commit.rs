@@ -168,11 +168,11 @@ impl Session {
         // Through an id within its grace, a renewal only merges and the new id is not used.
         match new_id.filter(|id| id.hash(self.realm_tag()) == session.id_hash) {
             Some(id) => {
-                state.load_state = LoadState::with_new_id(session, id);
+                state.set_load_state(LoadState::with_new_id(session, id));
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.load_state.set_session(session, id_hash),
+            None => state.set_session(session, id_hash),
         }
         Ok(None)
     }
@@ -201,7 +201,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
-        state.load_state = LoadState::with_new_id(session, id);
+        state.set_load_state(LoadState::with_new_id(session, id));
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }

@@ -185,7 +185,7 @@ impl Session {
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let secret = Secret::from_data(&session.record.data);
-                state.load_state.set_session(session, &id_hash);
+                state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }

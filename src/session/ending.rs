@@ -12,6 +12,7 @@ use crate::lifetime::EndReason;
 use crate::record::EndedSession;
 use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::changes::Changes;
+use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// The sessions that the request is still to end, and whether it signs out.
@@ -38,7 +39,7 @@ pub(super) enum SignOut {
 impl State {
     /// Continues without a session, because the request ends its own or has ended it.
     fn reset(&mut self, sign_out: SignOut) {
-        self.set_absent(Absence::default());
+        self.set_load_state(LoadState::Absent(Absence::default()));
         self.changes = Changes::default();
         self.ending.sign_out = self.ending.sign_out.max(sign_out);
         self.is_ignored = false;

@@ -82,15 +82,6 @@ impl LoadState {
         matches!(self, LoadState::Absent(Absence { has_discarded: true, .. }))
     }
 
-    /// Records the session that a commit by this id hash has found.
-    pub(super) fn set_session(&mut self, new: LiveSession, id_hash: &SessionIdHash) {
-        let new = Arc::new(new);
-        match self {
-            LoadState::Live { session, .. } => *session = new,
-            _ => *self = LoadState::Live { session: new, found_by: *id_hash, issued: None },
-        }
-    }
-
     /// Returns the condition under which a commit of this request's updates is valid. A request
     /// whose id was replaced reads no session, so its updates ran on empty data: `NoSession`. If
     /// its sign-in finds the session after all, the store answers `RevisionMismatch`, and the
@@ -116,7 +107,7 @@ impl Session {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                state.load_state = LoadState::LoadFailed(error);
+                state.set_load_state(LoadState::LoadFailed(error));
             }
             self.touch_loaded(state, now);
         }
@@ -137,7 +128,7 @@ impl Session {
             };
             Ok(match loaded {
                 Loaded::Live(session) => {
-                    state.load_state.set_session(session, id_hash);
+                    state.set_session(session, id_hash);
                     None
                 }
                 Loaded::Missing(missing) => Some(missing),
@@ -180,7 +171,7 @@ impl Session {
         }
         self.handle_stale_id(&mut replaced_id)?;
         let absence = Absence { retired, replaced_id, ..Absence::default() };
-        state.load_state = LoadState::Absent(absence);
+        state.set_load_state(LoadState::Absent(absence));
         Ok(false)
     }
 }

@@ -25,17 +25,17 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::RealmTag;
+use crate::id::{RealmTag, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
-use absence::Absence;
 use changes::Changes;
 use ending::Ending;
 use load::LoadState;
@@ -146,6 +146,15 @@ pub struct Session {
     running_update: OnceLock<RunningUpdate>,
 }
 
+/// The state of a session in its request. These combinations occur:
+///
+/// | after | `load_state` | `changes` | `ending.to_destroy` | `is_ignored` |
+/// |---|---|---|---|---|
+/// | `destroy`, until the next commit | `Absent` | those since | its sessions | false |
+/// | `ignore` | any | any: the close drops them, but a sign-in stores them | none | true |
+/// | a sign-in | `Live` | those since | none | any |
+/// | a commit | any | those since | none | false |
+/// | the close | any | none | those that it could not end | any |
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
@@ -184,15 +193,20 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Records that there is no session any more.
-    fn set_absent(&mut self, absence: Absence) {
-        self.response.saw_user = self.has_seen_user();
-        self.load_state = LoadState::Absent(absence);
+    /// Sets the load state; the only function that does.
+    fn set_load_state(&mut self, load_state: LoadState) {
+        let session = load_state.session();
+        self.response.saw_user |= session.is_some_and(|session| session.record.user.is_some());
+        self.load_state = load_state;
     }
 
-    fn has_seen_user(&self) -> bool {
-        let session = self.load_state.session();
-        self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
+    /// Records the session that a load or a commit by this id hash has found.
+    fn set_session(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
+        let (found_by, issued) = match &mut self.load_state {
+            LoadState::Live { found_by, issued, .. } => (*found_by, issued.take()),
+            _ => (*id_hash, None),
+        };
+        self.set_load_state(LoadState::Live { session: Arc::new(session), found_by, issued });
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not

@@ -56,8 +56,8 @@ struct SignInRequest<'r> {
 
 /// The result of one attempt.
 enum AttemptResult {
-    /// With the sessions that the sign-in ended.
-    Done(Vec<EndedSession>),
+    /// With the session under its new id, and the sessions that the sign-in ended.
+    Done(LoadState, Vec<EndedSession>),
     Refused,
     Retry,
 }
@@ -160,10 +160,11 @@ impl Session {
             from,
             join_id,
         };
-        let Some(ended) = self.attempt_until_done(&mut request)? else {
+        let Some((load_state, ended)) = self.attempt_until_done(&mut request)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
+        state.set_load_state(load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
@@ -198,14 +199,15 @@ impl Session {
         })
     }
 
-    /// Returns the sessions that the sign-in has ended; `None` if it is refused.
+    /// Returns the session under its new id, and the sessions that the sign-in has ended; `None` if
+    /// it is refused.
     fn attempt_until_done(
         &self,
         request: &mut SignInRequest<'_>,
-    ) -> Result<Option<Vec<EndedSession>>> {
+    ) -> Result<Option<(LoadState, Vec<EndedSession>)>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(request)? {
-                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Done(session, ended) => return Ok(Some((session, ended))),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
             }
@@ -232,8 +234,7 @@ impl Session {
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
-                *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(ended))
+                Ok(AttemptResult::Done(LoadState::with_new_id(session, id), ended))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -266,8 +267,7 @@ impl Session {
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(Vec::new()))
+                Ok(AttemptResult::Done(LoadState::with_new_id(session, id), Vec::new()))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
