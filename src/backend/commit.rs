@@ -174,6 +174,18 @@ impl CommitAnswer {
         let ended = ended.iter().map(|ended| ended.id_hash);
         previous_id.into_iter().chain(ended).chain(evicted.iter().copied())
     }
+
+    /// Returns the id hashes that the commit has retired: the previous one, and those of ended
+    /// sessions. Those of evicted sessions are not among them: as after a sweep, a request that
+    /// uses one of them begins another session.
+    pub(crate) fn retired_ids(&self, commit: &Commit) -> impl Iterator<Item = SessionIdHash> {
+        let (id_hash, ended) = match self {
+            CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
+            CommitAnswer::Ended(ended) => (Some(commit.id_hash), std::slice::from_ref(ended)),
+            _ => (None, [].as_slice()),
+        };
+        id_hash.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
+    }
 }
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.

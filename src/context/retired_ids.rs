@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::context::generations::Generations;
-use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
@@ -30,7 +29,7 @@ pub(crate) struct RetiredIds {
 
 /// A guard: a call that retires ids is in flight until this is dropped. Which ids it retires is
 /// known only after the store has returned.
-struct CallInFlight<'r> {
+pub(crate) struct CallInFlight<'r> {
     retired_ids: &'r RetiredIds,
     began: RetiredTick,
 }
@@ -73,18 +72,9 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Makes a call that retires ids, and records by `record` which ones. It is in flight
-    /// meanwhile.
-    pub(crate) fn while_retiring<T>(
-        &self,
-        call: impl FnOnce() -> Result<T>,
-        record: impl FnOnce(&T),
-    ) -> Result<T> {
-        let _in_flight = self.begin();
-        call().inspect(record)
-    }
-
-    fn begin(&self) -> CallInFlight<'_> {
+    /// Marks a call that retires ids as in flight, until it has recorded them and the guard is
+    /// dropped. Drop it before an event is raised, because a listener can wait for it.
+    pub(crate) fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
         let began = self.tick();
         memory.in_flight.insert(began);
@@ -93,9 +83,8 @@ impl RetiredIds {
 
     /// Records these id hashes as retired.
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
-        let mut memory = self.lock();
         for id_hash in retired {
-            memory.by_id.insert(id_hash, self.tick(), RETENTION);
+            self.lock().by_id.insert(id_hash, self.tick(), RETENTION);
         }
     }
 

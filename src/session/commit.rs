@@ -86,24 +86,12 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        let call = || self.blocking.run(|| store.commit(commit));
-        let record_retired = |answer: &CommitAnswer| match answer {
-            // Not the evicted ones: as after a sweep, a request that uses one of them creates
-            // another session.
-            CommitAnswer::Done { previous_id, ended, .. } => {
-                retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*previous_id));
-            }
-            CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
-            _ => {}
-        };
-        let answer = match commit.action {
-            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
-            // While the store remembers the replaced id, its answer is enough, so overlapping
-            // requests need not wait for this call. Recorded for later.
-            Action::Renew { .. } => call().inspect(record_retired),
-            // They end no session and replace no id.
-            Action::Create(_) | Action::Merge => call(),
-        }?;
+        // Not for a renewal: while the store remembers the replaced id, its answer is enough, and
+        // overlapping requests need not wait for this call.
+        let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
+        let _in_flight = may_end.then(|| retired_ids.begin());
+        let answer = self.blocking.run(|| store.commit(commit))?;
+        retired_ids.record(answer.retired_ids(commit));
         if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
             (&answer, &self.context.cleaner)
         {
