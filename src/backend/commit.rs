@@ -43,7 +43,7 @@ pub struct Commit {
     pub max_bytes: usize,
     /// The time at which the request was opened. It shows whether the request
     /// [overlaps](ReplacedId::overlaps) the replacement of its id.
-    pub opened: Timestamp,
+    pub opened_at: Timestamp,
     /// The current time.
     pub now: Timestamp,
 }
@@ -437,7 +437,7 @@ impl Commit {
             touch: None,
             session_limit: None,
             max_bytes: usize::MAX,
-            opened: now,
+            opened_at: now,
             now,
         }
     }
@@ -596,7 +596,7 @@ impl Commit {
     fn can_join(&self, replaced: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
             && replaced.successor == *current
-            && replaced.overlaps(self.opened)
+            && replaced.overlaps(self.opened_at)
     }
 
     /// Decides a merge or a renewal.

@@ -126,7 +126,7 @@ impl Session {
                     id_hash: replaced.id_hash,
                     id: self.find_id(issued, &replaced.id_hash),
                     public_id: session.record.public_id,
-                    overlaps: replaced.overlaps(self.opened(self.context.now())),
+                    overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
                     persistent: session.record.persistent,
                 });
             }

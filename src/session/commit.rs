@@ -245,7 +245,7 @@ impl Session {
                 touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
-                opened: self.opened(now),
+                opened_at: self.opened_at_or(now),
                 now,
             })
         })

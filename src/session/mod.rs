@@ -36,8 +36,9 @@ use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
+use absence::Absence;
 use changes::Changes;
-use ending::Ending;
+use ending::{Ending, SignOut};
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
@@ -209,6 +210,17 @@ impl State {
         self.set_load_state(LoadState::Live { session: Arc::new(session), found_by, issued });
     }
 
+    /// Continues as a request without a session, because this one ends its own or has ended it.
+    fn continue_without_session(&mut self, sign_out: SignOut) {
+        self.set_load_state(LoadState::Absent(Absence::default()));
+        self.changes = Changes::default();
+        self.ending.sign_out = self.ending.sign_out.max(sign_out);
+        // An earlier `ignore` concerned the session that is gone. The sign-out must be carried out,
+        // and what the request writes from now on, such as a message, begins another session.
+        self.is_ignored = false;
+        self.response.varies = true;
+    }
+
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
@@ -302,7 +314,7 @@ impl Session {
 
     /// Returns the time at which the request was opened; `now` if it presents no id, or if the
     /// clock was set back meanwhile.
-    fn opened(&self, now: Timestamp) -> Timestamp {
+    fn opened_at_or(&self, now: Timestamp) -> Timestamp {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }
 
