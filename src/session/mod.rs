@@ -262,7 +262,7 @@ impl Session {
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
-        let presented = context.settings.presented(head);
+        let presented = Presented::of(&context.settings, head);
         let address = head.client_address(context.settings.proxies);
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
@@ -296,7 +296,7 @@ impl Session {
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let has_same_ids =
-            || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
+            || Presented::of(&context.settings, head).id_hashes().eq(self.presented.id_hashes());
         Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
