@@ -35,7 +35,7 @@ impl Session {
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
-    /// in the closure of an update, like every call.
+    /// with `Invalid` if the closure of an update calls it.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.lock_unless_refused(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {

@@ -194,7 +194,7 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Sets the load state; the only function that does.
+    /// Sets `load_state`; no other code does.
     fn set_load_state(&mut self, load_state: LoadState) {
         let session = load_state.session();
         self.response.saw_user |= session.is_some_and(|session| session.record.user.is_some());
@@ -210,7 +210,7 @@ impl State {
         self.set_load_state(LoadState::Live { session: Arc::new(session), found_by, issued });
     }
 
-    /// Continues as a request without a session, because this one ends its own or has ended it.
+    /// Continues without a session, because the request ends its own or has ended it.
     fn continue_without_session(&mut self, sign_out: SignOut) {
         self.set_load_state(LoadState::Absent(Absence::default()));
         self.changes = Changes::default();

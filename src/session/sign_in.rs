@@ -99,7 +99,7 @@ impl Session {
     /// | the second request | its sign-in | the id in its response |
     /// |---|---|---|
     /// | was opened at most ten seconds after the first sign-in | joins the first: its changes are merged into that session | that of the first response |
-    /// | was opened later: its client has lost the first response | is done in that session | a new one; that of the first response is replaced |
+    /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
     /// | presents no id, as on a first visit | begins a session of its own | a new one |
     ///
     /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,

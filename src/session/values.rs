@@ -149,7 +149,7 @@ impl Session {
     }
 
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value; only one request receives each result of
+    /// requests can both receive the value. To give a value to one request only, use
     /// [`update_now`](Self::update_now).
     ///
     /// ```
