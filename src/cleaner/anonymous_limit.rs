@@ -9,7 +9,7 @@ use crate::backend::RemovalReport;
 use crate::cleaner::paced_run::PacedRun;
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
-use crate::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// The maximum number of new sessions before the first check. A process that starts does not know
 /// how many sessions the store has.
@@ -39,35 +39,24 @@ impl AnonymousLimit {
     }
 }
 
-/// The anonymous sessions that this process has begun, and those that the store has evicted for
-/// them.
+/// Counts the anonymous sessions that this process begins.
 #[derive(Debug)]
 pub(super) struct AnonymousCounter {
     /// The number of sessions that may begin before the next check; with less than one, it is due.
     until_check: AtomicI64,
-    /// The number of sessions that the store has evicted since the last event.
-    evicted: AtomicU64,
 }
 
 impl AnonymousCounter {
     pub(super) fn new(limit: Option<&AnonymousLimit>) -> Self {
         let until_check =
             limit.map_or(i64::MAX, |limit| limit.check_every().min(FIRST_CHECK) as i64);
-        AnonymousCounter { until_check: until_check.into(), evicted: 0.into() }
+        AnonymousCounter { until_check: until_check.into() }
     }
 
     /// Records a session. Returns whether the thread must be woken for a check: only for one
     /// session, because the thread asks again after each eviction.
     pub(super) fn record_created(&self) -> bool {
         self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
-    }
-
-    pub(super) fn record_evicted(&self, sessions: usize) {
-        self.evicted.fetch_add(sessions as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn take_evicted(&self) -> u64 {
-        self.evicted.swap(0, Ordering::Relaxed)
     }
 }
 

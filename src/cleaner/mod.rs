@@ -127,13 +127,6 @@ impl Cleaner {
         drop(self.sender.try_send(Message::Wake));
     }
 
-    /// Records sessions that the store has evicted, for the event.
-    pub(crate) fn sessions_evicted(&self, sessions: usize) {
-        if sessions > 0 {
-            self.anonymous.record_evicted(sessions);
-        }
-    }
-
     /// Records an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_created(&self) {
         if self.anonymous.record_created() {
@@ -298,7 +291,6 @@ impl Worker {
         if let Ok(sessions @ 1..) = finished.removed {
             self.caller.events.raise(&Event::Swept { sessions });
         }
-        self.report_evicted(0);
         finished.reply();
     }
 
@@ -329,18 +321,11 @@ impl Worker {
                 self.evictions.batch_done(ended, began, instant())
             }
         };
-        if let Some(sessions) = finished {
-            // Before the event, because the application's sink may panic.
-            self.start_eviction_if_due();
-            self.report_evicted(sessions);
-        }
-    }
-
-    /// Raises the event of evicted sessions, with those that the store has evicted.
-    fn report_evicted(&self, sessions: usize) {
-        let sessions = sessions as u64 + self.anonymous.take_evicted();
+        let Some(sessions) = finished else { return };
+        // Before the event, because the application's sink may panic.
+        self.start_eviction_if_due();
         if sessions > 0 {
-            self.caller.events.raise(&Event::AnonymousEvicted { sessions });
+            self.caller.events.raise(&Event::AnonymousEvicted { sessions: sessions as u64 });
         }
     }
 

@@ -24,6 +24,7 @@ use crate::event::{Event, Events};
 use crate::id::PublicId;
 use crate::process::Process;
 use crate::settings::Settings;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) use blocking_hook::BlockingCalls;
@@ -45,8 +46,10 @@ pub(crate) struct Context {
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
     guess_detector: GuessDetector,
-    /// The time of the last event that a session was dropped without being closed.
-    unclosed_reported_at: Mutex<Option<Timestamp>>,
+    unclosed: EventInterval,
+    evicted: EventInterval,
+    /// The number of sessions that the store has evicted since the last event.
+    unreported_evictions: AtomicU64,
     pub(crate) update_queues: UpdateQueues,
 }
 
@@ -76,7 +79,9 @@ impl Context {
             retired_ids: RetiredIds::default(),
             end_trail,
             guess_detector: GuessDetector::default(),
-            unclosed_reported_at: Mutex::default(),
+            unclosed: EventInterval::new(Duration::from_secs(1)),
+            evicted: EventInterval::new(Duration::from_secs(60)),
+            unreported_evictions: AtomicU64::new(0),
             update_queues: UpdateQueues::default(),
         }
     }
@@ -104,16 +109,45 @@ impl Context {
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
-        if !self.process.is_current() {
-            return;
-        }
-        let now = self.now();
-        let mut last = self.unclosed_reported_at.lock().ignore_poison();
-        // If the clock was set back, the event is raised.
-        if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
-            *last = Some(now);
-            drop(last);
+        if self.process.is_current() && self.unclosed.begin_if_over(self.now()) {
             self.events.raise(&Event::SessionNotClosed { public_id });
         }
+    }
+
+    /// Raises the event that the store has evicted anonymous sessions to make room for another, at
+    /// most once a minute and with their number since the last event.
+    pub(crate) fn report_evicted(&self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.unreported_evictions.fetch_add(count as u64, Ordering::Relaxed);
+        if self.evicted.begin_if_over(self.now()) {
+            let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
+            self.events.raise(&Event::AnonymousEvicted { sessions });
+        }
+    }
+}
+
+/// The shortest time between two events of a kind.
+struct EventInterval {
+    length: Duration,
+    /// The time of the last event.
+    began: Mutex<Option<Timestamp>>,
+}
+
+impl EventInterval {
+    fn new(length: Duration) -> Self {
+        EventInterval { length, began: Mutex::new(None) }
+    }
+
+    /// Begins the next interval, and returns true, if the last one is over.
+    fn begin_if_over(&self, now: Timestamp) -> bool {
+        let mut began = self.began.lock().ignore_poison();
+        // If the clock was set back, the event is raised.
+        let is_over = began.is_none_or(|began| now < began || now.since(began) >= self.length);
+        if is_over {
+            *began = Some(now);
+        }
+        is_over
     }
 }

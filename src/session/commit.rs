@@ -96,20 +96,14 @@ impl Session {
             CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
             _ => {}
         };
-        let answer = match commit.action {
+        match commit.action {
             Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
             // While the store remembers the replaced id, its answer is enough, so overlapping
             // requests need not wait for this call. Recorded for later.
             Action::Renew { .. } => call().inspect(record_retired),
             // They end no session and replace no id.
             Action::Create(_) | Action::Merge => call(),
-        }?;
-        if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
-            (&answer, &self.context.cleaner)
-        {
-            cleaner.sessions_evicted(evicted.len());
         }
-        Ok(answer)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -197,7 +191,7 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
-        let CommitAnswer::Done { session, .. } = answer else {
+        let CommitAnswer::Done { session, evicted, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
@@ -205,6 +199,7 @@ impl Session {
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }
+        self.context.report_evicted(evicted.len());
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }

@@ -56,8 +56,8 @@ struct SignInRequest<'r> {
 
 /// The result of one attempt.
 enum AttemptResult {
-    /// With the sessions that the sign-in ended.
-    Done(Vec<EndedSession>),
+    /// With the sessions that the sign-in ended, and the number of those that the store evicted.
+    Done(Vec<EndedSession>, usize),
     Refused,
     Retry,
 }
@@ -160,13 +160,14 @@ impl Session {
             from,
             join_id,
         };
-        let Some(ended) = self.attempt_until_done(&mut request)? else {
+        let Some((ended, evicted)) = self.attempt_until_done(&mut request)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
+        self.context.report_evicted(evicted);
         for session in &ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
@@ -198,14 +199,15 @@ impl Session {
         })
     }
 
-    /// Returns the sessions that the sign-in has ended; `None` if it is refused.
+    /// Returns the sessions that the sign-in has ended, and the number of those that the store has
+    /// evicted for it; `None` if it is refused.
     fn attempt_until_done(
         &self,
         request: &mut SignInRequest<'_>,
-    ) -> Result<Option<Vec<EndedSession>>> {
+    ) -> Result<Option<(Vec<EndedSession>, usize)>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(request)? {
-                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Done(ended, evicted) => return Ok(Some((ended, evicted))),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
             }
@@ -231,9 +233,9 @@ impl Session {
         let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, ended, .. } => {
+            CommitAnswer::Done { session, ended, evicted, .. } => {
                 *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(ended))
+                Ok(AttemptResult::Done(ended, evicted.len()))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -267,7 +269,7 @@ impl Session {
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(Vec::new()))
+                Ok(AttemptResult::Done(Vec::new(), 0))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
