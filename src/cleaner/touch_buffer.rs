@@ -63,10 +63,9 @@ pub(super) struct TouchBuffer {
 #[derive(Debug)]
 #[must_use]
 pub(super) struct WriteResult {
-    /// The last error, if touches are kept for another attempt. It may be that of a touch that was
-    /// given up.
+    /// The last error for which touches are kept for another attempt.
     pub(super) retry: Option<Error>,
-    /// The number of touches that were given up, and the last error of one of them.
+    /// The number of touches that were given up, and the first reason.
     pub(super) lost: Option<(usize, Error)>,
 }
 
@@ -124,18 +123,24 @@ impl TouchBuffer {
         }
         let touches: Vec<IdTouch> = self.pending.drain().collect();
         let mut batches = touches.chunks(MAX_BATCH);
-        let mut last_error = None;
-        let (mut lost, mut error_of_lost) = (0, None);
+        let mut retry = None;
+        let mut lost = None;
+        let mut give_up = |count, error: &Error| {
+            lost.get_or_insert_with(|| (0, error.clone())).0 += count;
+        };
         for batch in &mut batches {
             let Err(error) = write(batch) else { continue };
             let store_fails = matches!(error, TouchError::Store(_));
             for ((id_hash, touch), error) in error.failures(batch) {
-                last_error = Some(error.clone());
-                if is_retryable(&error) {
+                let is_kept = is_retryable(&error);
+                if is_kept {
                     self.pending.insert(id_hash, touch);
                 } else {
-                    lost += 1;
-                    error_of_lost = Some(error);
+                    give_up(1, &error);
+                }
+                // The batches after a failure of the whole store wait because of it.
+                if is_kept || store_fails {
+                    retry = Some(error);
                 }
             }
             if store_fails {
@@ -144,14 +149,12 @@ impl TouchBuffer {
         }
         self.pending.extend(batches.flatten().copied());
         let surplus = self.pending.len().saturating_sub(MAX_FAILED);
-        if surplus > 0 {
-            lost += surplus;
-            error_of_lost.clone_from(&last_error);
+        if let Some(error) = retry.as_ref().filter(|_| surplus > 0) {
+            give_up(surplus, error);
         }
         self.pending = self.pending.drain().take(MAX_FAILED).collect();
         self.due = (!self.pending.is_empty()).then_some(instant + WAIT);
-        let retry = last_error.filter(|_| self.due.is_some());
-        WriteResult { retry, lost: error_of_lost.map(|error| (lost, error)) }
+        WriteResult { retry: retry.filter(|_| self.due.is_some()), lost }
     }
 }
 
@@ -310,6 +313,27 @@ mod tests {
         assert!(result.retry.is_some());
         let (last_lost, error) = result.lost.unwrap();
         assert_eq!((lost + last_lost, error.kind()), (MAX_FAILED, ErrorKind::Busy));
+    }
+
+    #[test]
+    fn beside_a_lost_touch_the_surplus_does_not_name_the_error() {
+        let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
+        send(&sender, MAX_FAILED);
+        assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Busy))).is_err());
+        sender.send(id_hash(MAX_FAILED), touch(1));
+        sender.send(id_hash(MAX_FAILED + 1), touch(1));
+        let kind_for = |session: &SessionIdHash| {
+            let is_damaged = *session == id_hash(MAX_FAILED);
+            if is_damaged { ErrorKind::Corrupt } else { ErrorKind::Busy }
+        };
+        let result = buffer.write(now, |batch| {
+            let failed = batch.iter().map(|touch| (*touch, error(kind_for(&touch.0))));
+            TouchError::check(failed.collect())
+        });
+        let (count, error) = result.lost.unwrap();
+        assert_eq!((count, error.kind()), (2, ErrorKind::Corrupt));
+        assert_eq!(result.retry.unwrap().kind(), ErrorKind::Busy);
     }
 
     #[test]
