@@ -3,10 +3,11 @@
 //! Requests count the sessions that they begin; the thread compares with the store and evicts.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::RemovalReport;
-use crate::cleaner::paced_run::PacedRun;
+use crate::batch_pacer::BatchPacer;
 use crate::error::Result;
 use crate::id::{Realm, SessionIdHash};
 use crate::sync::atomic::{AtomicI64, Ordering};
@@ -64,66 +65,77 @@ impl AnonymousCounter {
 #[derive(Debug)]
 pub(super) struct Evictions {
     limit: Option<AnonymousLimit>,
-    run: PacedRun,
-    /// The listed sessions that are still to be ended, those that were idle longest last. If there
-    /// are none, the next step is a list.
-    listed: Vec<SessionIdHash>,
-    /// Whether the last list had all sessions above the limit. The eviction ends with its sessions.
-    is_last_list: bool,
+    counter: Arc<AnonymousCounter>,
+    pacer: BatchPacer,
+    state: EvictionState,
+}
+
+/// The next step of the eviction that runs, or of the next one.
+#[derive(Debug)]
+enum EvictionState {
+    Listing,
+    /// Ends the listed sessions, those that were idle longest last.
+    Ending {
+        listed: Vec<SessionIdHash>,
+        /// Whether the list had all sessions above the limit. The eviction ends with its sessions.
+        is_last: bool,
+    },
 }
 
 /// The next call of a running eviction.
-pub(super) enum EvictionStep<'e> {
-    /// List at most `limit` sessions of `realm`, without the `keep` that were used last.
-    List { realm: &'e Realm, keep: u64, limit: NonZeroUsize },
+pub(super) enum EvictionCall<'e> {
+    /// List at most `max` sessions of `realm`, without the `keep` that were used last.
+    List { realm: &'e Realm, keep: u64, max: NonZeroUsize },
     /// End these.
     End(Vec<SessionIdHash>),
 }
 
 impl Evictions {
-    pub(super) fn new(limit: Option<AnonymousLimit>) -> Self {
-        Evictions { limit, run: PacedRun::new(), listed: Vec::new(), is_last_list: false }
+    /// Makes the evictions above `limit`, with the counter of the sessions that begin.
+    pub(super) fn new(limit: Option<AnonymousLimit>) -> (Arc<AnonymousCounter>, Self) {
+        let counter = Arc::new(AnonymousCounter::new(limit.as_ref()));
+        let (pacer, state) = (BatchPacer::new(), EvictionState::Listing);
+        (counter.clone(), Evictions { limit, counter, pacer, state })
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
-    pub(super) fn start_if_due(&mut self, instant: Instant, counter: &AnonymousCounter) -> bool {
+    pub(super) fn start_if_due(&mut self, instant: Instant) -> bool {
         let Some(limit) = &self.limit else { return false };
-        let until_check = counter.until_check.load(Ordering::SeqCst);
-        let starts = until_check < 1 && self.run.next_due().is_none();
+        let until_check = self.counter.until_check.load(Ordering::SeqCst);
+        let starts = until_check < 1 && self.pacer.next_due().is_none();
         if starts {
-            counter
-                .until_check
-                .fetch_add(limit.check_every() as i64 - until_check, Ordering::SeqCst);
-            self.run.start(instant);
+            let more = limit.check_every() as i64 - until_check;
+            self.counter.until_check.fetch_add(more, Ordering::SeqCst);
+            self.pacer.start(instant);
         }
         starts
     }
 
     /// Returns the time at which the next call is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.run.next_due()
+        self.pacer.next_due()
     }
 
     /// Returns the call to make now, if one is due.
-    pub(super) fn due_step(&mut self, instant: Instant) -> Option<EvictionStep<'_>> {
+    pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall<'_>> {
         let limit = self.limit.as_ref()?;
-        let batch = self.run.due_batch(instant)?;
-        if self.listed.is_empty() {
-            return Some(EvictionStep::List {
-                realm: &limit.realm,
-                keep: limit.target(),
-                limit: MAX_LISTED,
-            });
-        }
-        let left = self.listed.len().saturating_sub(batch.get());
-        Some(EvictionStep::End(self.listed.split_off(left)))
+        let batch_size = self.pacer.due_batch(instant)?.get();
+        Some(match &mut self.state {
+            EvictionState::Listing => {
+                EvictionCall::List { realm: &limit.realm, keep: limit.target(), max: MAX_LISTED }
+            }
+            EvictionState::Ending { listed, .. } => {
+                EvictionCall::End(listed.split_off(listed.len().saturating_sub(batch_size)))
+            }
+        })
     }
 
     /// Records the result of a list. Returns the number of ended sessions if that is the end.
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
-        self.listed = listed.unwrap_or_default();
-        self.listed.reverse();
-        self.is_last_list = self.listed.len() < MAX_LISTED.get();
+        let mut listed = listed.unwrap_or_default();
+        listed.reverse();
+        let is_last = listed.len() < MAX_LISTED.get();
+        self.state = EvictionState::Ending { listed, is_last };
         self.finish_if_done()
     }
 
@@ -135,16 +147,20 @@ impl Evictions {
         began: Instant,
         ended: Instant,
     ) -> Option<usize> {
-        if let Ok(report) = result {
-            self.run.batch_done(&report, began, ended);
-        } else {
-            (self.listed, self.is_last_list) = (Vec::new(), true);
+        match result {
+            Ok(report) => {
+                self.pacer.batch_done(&report, began, ended);
+            }
+            Err(_) => self.state = EvictionState::Ending { listed: Vec::new(), is_last: true },
         }
         self.finish_if_done()
     }
 
     fn finish_if_done(&mut self) -> Option<usize> {
-        (self.listed.is_empty() && self.is_last_list).then(|| self.run.finish())
+        let EvictionState::Ending { listed, is_last } = &self.state else { return None };
+        let is_last = listed.is_empty().then_some(*is_last)?;
+        self.state = EvictionState::Listing;
+        is_last.then(|| self.pacer.finish())
     }
 }
 
@@ -182,69 +198,67 @@ mod tests {
         assert_eq!(limit(u64::MAX - 1).target(), u64::MAX - (u64::MAX - 1) / 32);
     }
 
-    /// A counter for which a check is due.
-    fn due(limit: &AnonymousLimit) -> AnonymousCounter {
-        let counter = AnonymousCounter::new(Some(limit));
-        assert!((0..limit.check_every()).any(|_| counter.record_created()));
-        counter
+    /// Makes evictions for which a check is due.
+    fn due(limit: AnonymousLimit) -> (Arc<AnonymousCounter>, Evictions) {
+        let check_every = limit.check_every();
+        let (counter, evictions) = Evictions::new(Some(limit));
+        assert!((0..check_every).any(|_| counter.record_created()));
+        (counter, evictions)
     }
 
     #[test]
     fn one_new_session_wakes_the_thread_for_each_check() {
         let limit = limit(96);
         let now = Instant::now();
-        let counter = AnonymousCounter::new(Some(&limit));
-        let mut evictions = Evictions::new(Some(limit));
-        assert!(!evictions.start_if_due(now, &counter));
+        let (counter, mut evictions) = Evictions::new(Some(limit));
+        assert!(!evictions.start_if_due(now));
         assert_eq!([(); 5].map(|()| counter.record_created()), [false, false, true, false, false]);
-        assert!(evictions.start_if_due(now, &counter));
-        assert!(!evictions.start_if_due(now, &counter));
+        assert!(evictions.start_if_due(now));
+        assert!(!evictions.start_if_due(now));
         assert_eq!([(); 4].map(|()| counter.record_created()), [false, false, true, false]);
-        assert!(!evictions.start_if_due(now, &counter), "one runs");
+        assert!(!evictions.start_if_due(now), "one runs");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert!(evictions.start_if_due(now, &counter), "as many have begun during the check");
+        assert!(evictions.start_if_due(now), "as many have begun during the check");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert!(!evictions.start_if_due(now, &counter));
-        let unlimited = AnonymousCounter::new(None);
+        assert!(!evictions.start_if_due(now));
+        let (unlimited, mut evictions) = Evictions::new(None);
         assert!(!(0..5000).any(|_| unlimited.record_created()));
-        assert!(!Evictions::new(None).start_if_due(now, &unlimited));
+        assert!(!evictions.start_if_due(now));
     }
 
     #[test]
     fn the_first_check_is_due_after_a_thousand_sessions() {
         let now = Instant::now();
         let limit = limit(1_000_000);
-        let counter = AnonymousCounter::new(Some(&limit));
-        let mut evictions = Evictions::new(Some(limit));
+        let (counter, mut evictions) = Evictions::new(Some(limit));
         assert_eq!((1..=1000).find(|_| counter.record_created()), Some(1000));
-        assert!(evictions.start_if_due(now, &counter));
+        assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert_eq!((1..=40_000).find(|_| counter.record_created()), Some(31_250));
         assert!(!(0..40_000).any(|_| counter.record_created()), "the thread is awake");
-        assert!(evictions.start_if_due(now, &counter));
+        assert!(evictions.start_if_due(now));
     }
 
     #[test]
     fn the_longest_idle_are_evicted_first_with_pauses() {
         let now = Instant::now();
         let limit = limit(96);
-        let counter = due(&limit);
-        let mut evictions = Evictions::new(Some(limit));
-        assert!(evictions.due_step(now).is_none());
-        assert!(evictions.start_if_due(now, &counter));
+        let (_, mut evictions) = due(limit);
+        assert!(evictions.due_call(now).is_none());
+        assert!(evictions.start_if_due(now));
         assert!(matches!(
-            evictions.due_step(now),
-            Some(EvictionStep::List { keep: 94, limit: MAX_LISTED, .. })
+            evictions.due_call(now),
+            Some(EvictionCall::List { keep: 94, max: MAX_LISTED, .. })
         ));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
-        let Some(EvictionStep::End(mut first)) = evictions.due_step(now) else { panic!() };
+        let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
         first.reverse();
         assert_eq!(first, ids(1000));
         let end = now + MILLI * 9;
         let report = RemovalReport::new(1000, MILLI * 5);
         assert_eq!(evictions.batch_done(Ok(report), now, end), None);
-        assert!(evictions.due_step(end + MILLI * 4).is_none(), "a pause");
-        let Some(EvictionStep::End(rest)) = evictions.due_step(end + MILLI * 5) else { panic!() };
+        assert!(evictions.due_call(end + MILLI * 4).is_none(), "a pause");
+        let Some(EvictionCall::End(rest)) = evictions.due_call(end + MILLI * 5) else { panic!() };
         assert_eq!(rest.len(), 200);
         assert_eq!(evictions.batch_done(Ok(RemovalReport::new(199, MILLI)), now, end), Some(1199));
         assert_eq!(evictions.next_due(), None);
@@ -254,15 +268,14 @@ mod tests {
     fn an_error_ends_an_eviction() {
         let now = Instant::now();
         let limit = limit(96);
-        let counter = due(&limit);
-        let mut evictions = Evictions::new(Some(limit));
+        let (counter, mut evictions) = due(limit);
         let error = || Error::new(ErrorKind::Busy, "test");
-        assert!(evictions.start_if_due(now, &counter));
+        assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
         assert!((0..3).any(|_| counter.record_created()));
-        assert!(evictions.start_if_due(now, &counter));
+        assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Ok(ids(2000))), None);
-        assert!(evictions.due_step(now).is_some());
+        assert!(evictions.due_call(now).is_some());
         assert_eq!(evictions.batch_done(Err(error()), now, now), Some(0));
         assert_eq!(evictions.next_due(), None);
     }

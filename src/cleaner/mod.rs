@@ -4,7 +4,6 @@
 
 mod anonymous_limit;
 mod clock_guard;
-mod paced_run;
 mod sweep_schedule;
 mod touch_buffer;
 
@@ -28,7 +27,7 @@ use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
 use crate::sync::thread::{self, JoinHandle};
 pub(crate) use anonymous_limit::AnonymousLimit;
-use anonymous_limit::{AnonymousCounter, EvictionStep, Evictions};
+use anonymous_limit::{AnonymousCounter, EvictionCall, Evictions};
 use clock_guard::ClockGuard;
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
@@ -74,7 +73,7 @@ impl Cleaner {
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
-        let anonymous = Arc::new(AnonymousCounter::new(anonymous_limit.as_ref()));
+        let (anonymous, evictions) = Evictions::new(anonymous_limit);
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
@@ -88,8 +87,7 @@ impl Cleaner {
             clock,
             touches,
             sweeps: SweepSchedule::new(sweep_every, start),
-            anonymous: anonymous.clone(),
-            evictions: Evictions::new(anonymous_limit),
+            evictions,
             on_expired,
         };
         let thread = thread::Builder::new()
@@ -202,7 +200,6 @@ struct Worker {
     clock: Arc<dyn Clock>,
     touches: TouchBuffer,
     sweeps: SweepSchedule,
-    anonymous: Arc<AnonymousCounter>,
     evictions: Evictions,
     clock_guard: ClockGuard,
     on_expired: OnExpired,
@@ -251,7 +248,7 @@ impl Worker {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
-        if self.sweeps.take_due_sweep(instant) {
+        if self.sweeps.begin_interval_if_due(instant) {
             let time = self.clock.now();
             if let Some(by) = self.clock_guard.observe(time, instant) {
                 self.caller.events.raise(&Event::ClockStepped { by });
@@ -261,8 +258,8 @@ impl Worker {
             }
             self.maintain();
         }
-        if let Some((as_of, limit)) = self.sweeps.due_batch(instant) {
-            self.sweep_a_batch(as_of, limit);
+        if let Some((as_of, batch_size)) = self.sweeps.due_call(instant) {
+            self.sweep_a_batch(as_of, batch_size);
         }
         self.start_eviction_if_due();
         self.evict_a_batch();
@@ -278,12 +275,12 @@ impl Worker {
         self.caller.record(Task::Touch, result.retry.map_or(Ok(()), Err))
     }
 
-    fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
+    fn sweep_a_batch(&mut self, as_of: Timestamp, batch_size: NonZeroUsize) {
         // First the touches: a session must not be removed while its touch is pending. If they fail
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
-        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
             mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
@@ -295,7 +292,7 @@ impl Worker {
     }
 
     fn start_eviction_if_due(&mut self) {
-        if self.evictions.start_if_due(instant(), &self.anonymous) {
+        if self.evictions.start_if_due(instant()) {
             // Otherwise a session in use could seem idle.
             let _ = self.write_touches();
         }
@@ -304,16 +301,16 @@ impl Worker {
     /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
         let began = instant();
-        let finished = match self.evictions.due_step(began) {
+        let finished = match self.evictions.due_call(began) {
             None => return,
-            Some(EvictionStep::List { realm, keep, limit }) => {
+            Some(EvictionCall::List { realm, keep, max }) => {
                 let listed = self.caller.call(Task::Evict, |store| match store.index() {
-                    Some(index) => index.idle_anonymous(realm, keep, limit),
+                    Some(index) => index.idle_anonymous(realm, keep, max),
                     None => Ok(Vec::new()),
                 });
                 self.evictions.list_done(listed)
             }
-            Some(EvictionStep::End(id_hashes)) => {
+            Some(EvictionCall::End(id_hashes)) => {
                 let ended = self.caller.call(Task::Evict, |store| match store.index() {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
                     None => Ok(RemovalReport::new(0, Duration::ZERO)),
