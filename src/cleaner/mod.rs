@@ -24,7 +24,7 @@ use crate::process::Process;
 use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 use crate::sync::thread::{self, JoinHandle};
 pub(crate) use anonymous_limit::AnonymousLimit;
 use anonymous_limit::{AnonymousCounter, EvictionCall, Evictions};
@@ -80,7 +80,7 @@ impl Cleaner {
             // If the channel is full, maintenance runs after the next sweep at the latest.
             maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
-        let start = instant();
+        let start = monotonic_now();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), start),
             caller: StoreCaller { store, events, failing: vec![], stop: stop.clone() },
@@ -234,11 +234,11 @@ impl Worker {
             Ok(Message::Maintenance) => self.maintain(),
             Ok(Message::Flush(answer)) => drop(answer.send(self.write_touches())),
             Ok(Message::Sweep(reply)) => {
-                self.sweeps.start(self.clock.now(), instant(), Some(reply));
+                self.sweeps.start(self.clock.now(), monotonic_now(), Some(reply));
             }
             Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
         }
-        self.do_what_is_due(instant());
+        self.do_what_is_due(monotonic_now());
         ControlFlow::Continue(())
     }
 
@@ -266,7 +266,7 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let result = self.touches.write(instant(), |batch| {
+        let result = self.touches.write(monotonic_now(), |batch| {
             self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
         });
         if let Some((sessions, error)) = result.lost {
@@ -279,12 +279,12 @@ impl Worker {
         // First the touches: a session must not be removed while its touch is pending. If they fail
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
-        let began = instant();
+        let began = monotonic_now();
         let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
             mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
-        let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
+        let Some(finished) = self.sweeps.batch_done(swept, began, monotonic_now()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.caller.events.raise(&Event::Swept { sessions });
         }
@@ -292,7 +292,7 @@ impl Worker {
     }
 
     fn start_eviction_if_due(&mut self) {
-        if self.evictions.start_if_due(instant()) {
+        if self.evictions.start_if_due(monotonic_now()) {
             // Otherwise a session in use could seem idle.
             let _ = self.write_touches();
         }
@@ -300,7 +300,7 @@ impl Worker {
 
     /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
-        let began = instant();
+        let began = monotonic_now();
         let finished = match self.evictions.due_call(began) {
             None => return,
             Some(EvictionCall::List { realm, keep, max }) => {
@@ -315,7 +315,7 @@ impl Worker {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
                     None => Ok(RemovalReport::new(0, Duration::ZERO)),
                 });
-                self.evictions.batch_done(ended, began, instant())
+                self.evictions.batch_done(ended, began, monotonic_now())
             }
         };
         let Some(sessions) = finished else { return };

@@ -9,7 +9,7 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
 use crate::stores::cached::{CachedInner, CachedStore};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
     fn backing_index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
@@ -27,7 +27,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
         let _changing = self.begin_change(now)?;
-        let began = instant();
+        let began = monotonic_now();
         let result = self.backing_index(operation).and_then(change);
         match &result {
             Ok(changed) => invalidate(changed),

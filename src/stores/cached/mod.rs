@@ -35,7 +35,7 @@ use crate::stores::cached::circuit_breaker::{CircuitBreaker, Probe};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
 use crate::stores::cached::version_check::{CacheUse, StoreVersion, VersionCheck};
-use crate::sync::{instant, thread};
+use crate::sync::{monotonic_now, thread};
 
 pub use builder::CachedStoreBuilder;
 
@@ -177,7 +177,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
         let shard = self.cache.shard_of(key);
         let breaker = self.circuit_breakers.get(shard);
-        if breaker.is_some_and(|breaker| breaker.record_failure(instant())) {
+        if breaker.is_some_and(|breaker| breaker.record_failure(monotonic_now())) {
             self.report_down(shard, error);
         }
     }
@@ -218,7 +218,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     /// Starts a probe of a shard on a background thread, if one is due. Does not block.
     fn probe_if_due(self: &Arc<Self>, shard: usize, now: Timestamp) {
         let breaker = self.circuit_breakers.get(shard);
-        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(instant())) else {
+        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(monotonic_now())) else {
             return;
         };
         let inner = self.clone();
@@ -239,7 +239,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         if !circuit_breaker.takes_invalidations() {
             self.probe_if_due(shard, now);
         } else if let Err(error) = send(&self.cache)
-            && circuit_breaker.record_missed_invalidation(instant())
+            && circuit_breaker.record_missed_invalidation(monotonic_now())
         {
             self.report_down(shard, &error);
         }
@@ -298,7 +298,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     /// failed with an unknown outcome. While the change waited, other requests may have filled in
     /// sessions that it has ended.
     fn mark_entries_stale(&self, now: Timestamp, began: Instant) {
-        self.freshness.mark_stale_until(now + instant().saturating_duration_since(began));
+        self.freshness.mark_stale_until(now + monotonic_now().saturating_duration_since(began));
     }
 }
 
@@ -353,7 +353,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // that a bounded store evicts for it may be read until then.
         let is_new = matches!(commit.action, Action::Create(_));
         let _changing = (!is_new).then(|| inner.in_flight.begin());
-        let began = instant();
+        let began = monotonic_now();
         let answer = match inner.backing.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::backend::{SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
-use crate::sync::{IgnorePoison, Mutex, instant};
+use crate::sync::{IgnorePoison, Mutex, monotonic_now};
 
 /// How often the version is read while the cache is used.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,7 +89,7 @@ impl VersionCheck {
     ) -> CacheUse {
         let mut last_read = self.last_read.lock().ignore_poison();
         if last_read.due_from <= now {
-            let began = instant();
+            let began = monotonic_now();
             let result = read();
             if last_read.update(now, began.elapsed(), result, self.usable_for) {
                 on_change();
