@@ -1,9 +1,9 @@
 //! The cleaner: one thread of each manager that writes touches, sweeps expired sessions, evicts
-//! anonymous ones above their limit and runs the store's maintenance. Requests reach it through a
+//! anonymous ones above their maximum and runs the store's maintenance. Requests reach it through a
 //! channel and never wait for it.
 
-mod anonymous_limit;
 mod clock_guard;
+mod evictions;
 mod sweep_schedule;
 mod touch_buffer;
 
@@ -26,9 +26,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::monotonic_now;
 use crate::sync::thread::{self, JoinHandle};
-pub(crate) use anonymous_limit::AnonymousLimit;
-use anonymous_limit::{AnonymousCounter, EvictionCall, Evictions};
 use clock_guard::ClockGuard;
+pub(crate) use evictions::MaxAnonymous;
+use evictions::{AnonymousCounter, EvictionCall, Evictions};
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
@@ -68,12 +68,12 @@ impl Cleaner {
         clock: Arc<dyn Clock>,
         events: Events,
         sweep_every: Duration,
-        anonymous_limit: Option<AnonymousLimit>,
+        max_anonymous: Option<MaxAnonymous>,
         on_expired: OnExpired,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
-        let (anonymous, evictions) = Evictions::new(anonymous_limit);
+        let (anonymous, evictions) = Evictions::new(max_anonymous);
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
@@ -298,14 +298,14 @@ impl Worker {
         }
     }
 
-    /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
+    /// Lists the anonymous sessions above their maximum, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
         let began = monotonic_now();
         let finished = match self.evictions.due_call(began) {
             None => return,
-            Some(EvictionCall::List { realm, keep, max }) => {
+            Some(EvictionCall::List { realm, keep, max_listed }) => {
                 let listed = self.caller.call(Task::Evict, |store| match store.index() {
-                    Some(index) => index.idle_anonymous(realm, keep, max),
+                    Some(index) => index.idle_anonymous(realm, keep, max_listed),
                     None => Ok(Vec::new()),
                 });
                 self.evictions.list_done(listed)

@@ -1,4 +1,4 @@
-//! The limit of a manager's anonymous sessions: when to count them, and which ones go.
+//! The evictions of anonymous sessions above their maximum: when to count them, and which ones go.
 //!
 //! Requests count the sessions that they begin; the thread compares with the store and evicts.
 
@@ -19,14 +19,14 @@ const FIRST_CHECK: u64 = 1000;
 /// The maximum number of sessions that are listed at once: 3 MB.
 const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
-/// The limit of the anonymous sessions of a realm.
+/// The maximum number of anonymous sessions of a realm.
 #[derive(Clone, Debug)]
-pub(crate) struct AnonymousLimit {
+pub(crate) struct MaxAnonymous {
     pub(crate) realm: Realm,
     pub(crate) max: u64,
 }
 
-impl AnonymousLimit {
+impl MaxAnonymous {
     /// Returns the number of new sessions between two checks: a 32nd of the maximum. A check reads
     /// every row of the table, so it must not follow each new session.
     fn check_every(&self) -> u64 {
@@ -48,9 +48,9 @@ pub(super) struct AnonymousCounter {
 }
 
 impl AnonymousCounter {
-    pub(super) fn new(limit: Option<&AnonymousLimit>) -> Self {
+    pub(super) fn new(maximum: Option<&MaxAnonymous>) -> Self {
         let until_check =
-            limit.map_or(i64::MAX, |limit| limit.check_every().min(FIRST_CHECK) as i64);
+            maximum.map_or(i64::MAX, |maximum| maximum.check_every().min(FIRST_CHECK) as i64);
         AnonymousCounter { until_check: until_check.into() }
     }
 
@@ -64,7 +64,7 @@ impl AnonymousCounter {
 /// The evictions of the thread. One runs at a time, batch by batch.
 #[derive(Debug)]
 pub(super) struct Evictions {
-    limit: Option<AnonymousLimit>,
+    maximum: Option<MaxAnonymous>,
     counter: Arc<AnonymousCounter>,
     pacer: BatchPacer,
     state: EvictionState,
@@ -77,34 +77,34 @@ enum EvictionState {
     /// Ends the listed sessions, those that were idle longest last.
     Ending {
         listed: Vec<SessionIdHash>,
-        /// Whether the list had all sessions above the limit. The eviction ends with its sessions.
+        /// Whether the list had all sessions above the maximum. The eviction ends with its sessions.
         is_last: bool,
     },
 }
 
 /// The next call of a running eviction.
 pub(super) enum EvictionCall<'e> {
-    /// List at most `max` sessions of `realm`, without the `keep` that were used last.
-    List { realm: &'e Realm, keep: u64, max: NonZeroUsize },
+    /// List at most `max_listed` sessions of `realm`, without the `keep` that were used last.
+    List { realm: &'e Realm, keep: u64, max_listed: NonZeroUsize },
     /// End these.
     End(Vec<SessionIdHash>),
 }
 
 impl Evictions {
-    /// Makes the evictions above `limit`, with the counter of the sessions that begin.
-    pub(super) fn new(limit: Option<AnonymousLimit>) -> (Arc<AnonymousCounter>, Self) {
-        let counter = Arc::new(AnonymousCounter::new(limit.as_ref()));
+    /// Makes the evictions above the maximum, with the counter of the sessions that begin.
+    pub(super) fn new(maximum: Option<MaxAnonymous>) -> (Arc<AnonymousCounter>, Self) {
+        let counter = Arc::new(AnonymousCounter::new(maximum.as_ref()));
         let (pacer, state) = (BatchPacer::new(), EvictionState::Listing);
-        (counter.clone(), Evictions { limit, counter, pacer, state })
+        (counter.clone(), Evictions { maximum, counter, pacer, state })
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
     pub(super) fn start_if_due(&mut self, instant: Instant) -> bool {
-        let Some(limit) = &self.limit else { return false };
+        let Some(maximum) = &self.maximum else { return false };
         let until_check = self.counter.until_check.load(Ordering::SeqCst);
         let starts = until_check < 1 && self.pacer.next_due().is_none();
         if starts {
-            let more = limit.check_every() as i64 - until_check;
+            let more = maximum.check_every() as i64 - until_check;
             self.counter.until_check.fetch_add(more, Ordering::SeqCst);
             self.pacer.start(instant);
         }
@@ -118,12 +118,14 @@ impl Evictions {
 
     /// Returns the call to make now, if one is due.
     pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall<'_>> {
-        let limit = self.limit.as_ref()?;
+        let maximum = self.maximum.as_ref()?;
         let batch_size = self.pacer.due_batch(instant)?.get();
         Some(match &mut self.state {
-            EvictionState::Listing => {
-                EvictionCall::List { realm: &limit.realm, keep: limit.target(), max: MAX_LISTED }
-            }
+            EvictionState::Listing => EvictionCall::List {
+                realm: &maximum.realm,
+                keep: maximum.target(),
+                max_listed: MAX_LISTED,
+            },
             EvictionState::Ending { listed, .. } => {
                 EvictionCall::End(listed.split_off(listed.len().saturating_sub(batch_size)))
             }
@@ -173,8 +175,8 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
-    fn limit(max: u64) -> AnonymousLimit {
-        AnonymousLimit { realm: Realm::default(), max }
+    fn maximum(max: u64) -> MaxAnonymous {
+        MaxAnonymous { realm: Realm::default(), max }
     }
 
     fn ids(count: u32) -> Vec<SessionIdHash> {
@@ -191,26 +193,26 @@ mod tests {
         for (max, check_every, target) in
             [(1, 1, 1), (31, 1, 31), (64, 2, 63), (1_000_000, 31_250, 968_751)]
         {
-            let limit = limit(max);
-            assert_eq!((limit.check_every(), limit.target()), (check_every, target));
-            assert_eq!(limit.target() + limit.check_every(), max + 1);
+            let maximum = maximum(max);
+            assert_eq!((maximum.check_every(), maximum.target()), (check_every, target));
+            assert_eq!(maximum.target() + maximum.check_every(), max + 1);
         }
-        assert_eq!(limit(u64::MAX - 1).target(), u64::MAX - (u64::MAX - 1) / 32);
+        assert_eq!(maximum(u64::MAX - 1).target(), u64::MAX - (u64::MAX - 1) / 32);
     }
 
     /// Makes evictions for which a check is due.
-    fn due(limit: AnonymousLimit) -> (Arc<AnonymousCounter>, Evictions) {
-        let check_every = limit.check_every();
-        let (counter, evictions) = Evictions::new(Some(limit));
+    fn due(maximum: MaxAnonymous) -> (Arc<AnonymousCounter>, Evictions) {
+        let check_every = maximum.check_every();
+        let (counter, evictions) = Evictions::new(Some(maximum));
         assert!((0..check_every).any(|_| counter.record_created()));
         (counter, evictions)
     }
 
     #[test]
     fn one_new_session_wakes_the_thread_for_each_check() {
-        let limit = limit(96);
+        let maximum = maximum(96);
         let now = Instant::now();
-        let (counter, mut evictions) = Evictions::new(Some(limit));
+        let (counter, mut evictions) = Evictions::new(Some(maximum));
         assert!(!evictions.start_if_due(now));
         assert_eq!([(); 5].map(|()| counter.record_created()), [false, false, true, false, false]);
         assert!(evictions.start_if_due(now));
@@ -229,8 +231,8 @@ mod tests {
     #[test]
     fn the_first_check_is_due_after_a_thousand_sessions() {
         let now = Instant::now();
-        let limit = limit(1_000_000);
-        let (counter, mut evictions) = Evictions::new(Some(limit));
+        let maximum = maximum(1_000_000);
+        let (counter, mut evictions) = Evictions::new(Some(maximum));
         assert_eq!((1..=1000).find(|_| counter.record_created()), Some(1000));
         assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
@@ -242,13 +244,13 @@ mod tests {
     #[test]
     fn the_longest_idle_are_evicted_first_with_pauses() {
         let now = Instant::now();
-        let limit = limit(96);
-        let (_, mut evictions) = due(limit);
+        let maximum = maximum(96);
+        let (_, mut evictions) = due(maximum);
         assert!(evictions.due_call(now).is_none());
         assert!(evictions.start_if_due(now));
         assert!(matches!(
             evictions.due_call(now),
-            Some(EvictionCall::List { keep: 94, max: MAX_LISTED, .. })
+            Some(EvictionCall::List { keep: 94, max_listed: MAX_LISTED, .. })
         ));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
         let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
@@ -267,8 +269,8 @@ mod tests {
     #[test]
     fn an_error_ends_an_eviction() {
         let now = Instant::now();
-        let limit = limit(96);
-        let (counter, mut evictions) = due(limit);
+        let maximum = maximum(96);
+        let (counter, mut evictions) = due(maximum);
         let error = || Error::new(ErrorKind::Busy, "test");
         assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
