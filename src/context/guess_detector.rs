@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
-use crate::sync::IgnorePoison;
+use crate::sync::{IgnorePoison, Mutex};
 
 /// The number of ids within a window that raises the first event. Each doubling raises another.
 const THRESHOLD: u64 = 20;
