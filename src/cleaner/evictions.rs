@@ -77,7 +77,7 @@ enum EvictionState {
     /// Ends the listed sessions, those that were idle longest last.
     Ending {
         listed: Vec<SessionIdHash>,
-        /// Whether the list had all sessions above the maximum. The eviction ends with its sessions.
+        /// Whether these are all sessions above the maximum. The eviction ends with them.
         is_last: bool,
     },
 }

@@ -43,8 +43,8 @@ impl SweepSchedule {
         SweepSchedule { interval, next_sweep, pacer, as_of: None, replies: vec![] }
     }
 
-    /// Begins an interval if the last one is over, and so a regular sweep is due. Returns whether it
-    /// did.
+    /// Begins an interval if the last one is over. Returns whether it did: then a regular sweep is
+    /// due.
     pub(super) fn begin_interval_if_due(&mut self, instant: Instant) -> bool {
         let is_due = self.next_sweep <= instant;
         if is_due {
@@ -65,8 +65,8 @@ impl SweepSchedule {
         self.replies.extend(reply);
     }
 
-    /// Returns the call of [`Store::sweep`] to make now, if one is due: its time, and the size of the
-    /// batch.
+    /// Returns the call of [`Store::sweep`] to make now, if one is due: its time, and the size of
+    /// the batch.
     ///
     /// [`Store::sweep`]: crate::backend::Store::sweep
     pub(super) fn due_call(&self, instant: Instant) -> Option<(Timestamp, NonZeroUsize)> {
