@@ -35,6 +35,12 @@ use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 /// The capacity of the channel of messages to the thread.
 const MESSAGES: usize = 64;
 
+/// The operations of the thread. They fail and recover on their own.
+const RECORD_ACTIVITY: &str = "record activity";
+const SWEEP: &str = "sweep expired sessions";
+const EVICT: &str = "evict anonymous sessions";
+const MAINTAIN: &str = "maintain the store";
+
 /// Called for each swept session of a user.
 pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
 
@@ -134,7 +140,7 @@ impl Cleaner {
 
     /// Removes all expired sessions, and returns their number.
     pub(crate) fn sweep_now(&self) -> Result<usize> {
-        self.ask(Message::Sweep, "sweep expired sessions")
+        self.ask(Message::Sweep, SWEEP)
     }
 
     /// Waits until all touches sent before are written.
@@ -171,26 +177,6 @@ impl Drop for Cleaner {
         if thread.thread().id() != thread::current().id() {
             // Panics are caught where they happen.
             let _ = thread.join();
-        }
-    }
-}
-
-/// Parts of the thread's work that fail and recover on their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Task {
-    Touch,
-    Sweep,
-    Evict,
-    Maintenance,
-}
-
-impl Task {
-    fn operation(self) -> &'static str {
-        match self {
-            Task::Touch => "record activity",
-            Task::Sweep => "sweep expired sessions",
-            Task::Evict => "evict anonymous sessions",
-            Task::Maintenance => "maintain the store",
         }
     }
 }
@@ -267,12 +253,12 @@ impl Worker {
 
     fn write_touches(&mut self) -> Result<()> {
         let result = self.touches.write(monotonic_now(), |batch| {
-            self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
+            self.caller.attempt(RECORD_ACTIVITY, |store| store.touch(batch, self.clock.now()))
         });
         if let Some((sessions, error)) = result.lost {
             self.caller.events.raise(&Event::TouchFailed { sessions, error: &error });
         }
-        self.caller.record(Task::Touch, result.retry.map_or(Ok(()), Err))
+        self.caller.record(RECORD_ACTIVITY, result.retry.map_or(Ok(()), Err))
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, batch_size: NonZeroUsize) {
@@ -280,7 +266,7 @@ impl Worker {
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = monotonic_now();
-        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, batch_size));
+        let mut swept = self.caller.call(SWEEP, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
             mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
@@ -304,14 +290,14 @@ impl Worker {
         let finished = match self.evictions.due_call(began) {
             None => return,
             Some(EvictionCall::List { realm, keep, max_listed }) => {
-                let listed = self.caller.call(Task::Evict, |store| match store.index() {
+                let listed = self.caller.call(EVICT, |store| match store.index() {
                     Some(index) => index.idle_anonymous(realm, keep, max_listed),
                     None => Ok(Vec::new()),
                 });
                 self.evictions.list_done(listed)
             }
             Some(EvictionCall::End(id_hashes)) => {
-                let ended = self.caller.call(Task::Evict, |store| match store.index() {
+                let ended = self.caller.call(EVICT, |store| match store.index() {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
                     None => Ok(RemovalReport::new(0, Duration::ZERO)),
                 });
@@ -328,7 +314,7 @@ impl Worker {
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.caller.call(Task::Maintenance, |store| {
+        let _ = self.caller.call(MAINTAIN, |store| {
             store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())
         });
     }
@@ -338,35 +324,39 @@ impl Worker {
 struct StoreCaller {
     store: Arc<dyn Store>,
     events: Events,
-    /// The tasks whose last attempt failed. An event is raised when the first fails and when the
+    /// The operations whose last attempt failed. An event is raised when the first fails and when the
     /// last has recovered, not at every attempt.
-    failing: Vec<Task>,
+    failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
 
 impl StoreCaller {
-    fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        let result = self.attempt(task, call);
-        self.record(task, result)
+    fn call<T>(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(&dyn Store) -> Result<T>,
+    ) -> Result<T> {
+        let result = self.attempt(operation, call);
+        self.record(operation, result)
     }
 
     /// Calls the store once.
     fn attempt<T, E: From<Error>>(
         &self,
-        task: Task,
+        operation: &'static str,
         call: impl FnOnce(&dyn Store) -> Result<T, E>,
     ) -> Result<T, E> {
         catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
-            .unwrap_or_else(|panic| Err(panicked(task, &*panic).into()))
+            .unwrap_or_else(|panic| Err(panicked(operation, &*panic).into()))
     }
 
-    /// Records the result of a task.
-    fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
+    /// Records the result of a operation.
+    fn record<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
         let was_failing = !self.failing.is_empty();
-        self.failing.retain(|failing| *failing != task);
+        self.failing.retain(|failing| *failing != operation);
         match &result {
             Err(error) => {
-                self.failing.push(task);
+                self.failing.push(operation);
                 // Last, because the application's sink may panic. While the manager is dropped, a
                 // busy store raises no event.
                 if !was_failing && !self.stop.load(Ordering::Relaxed) {
@@ -382,7 +372,7 @@ impl StoreCaller {
     }
 }
 
-fn panicked(task: Task, panic: &(dyn Any + Send)) -> Error {
+fn panicked(operation: &'static str, panic: &(dyn Any + Send)) -> Error {
     let message = panic_message(panic).unwrap_or("it panicked");
-    Error::with_source(ErrorKind::Unexpected, task.operation(), message.to_owned())
+    Error::with_source(ErrorKind::Unexpected, operation, message.to_owned())
 }

@@ -34,6 +34,9 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
 pub(crate) struct Context {
     /// The process that made this context. It is checked before a lock of this context is taken.
     pub(crate) process: Process,
@@ -46,8 +49,8 @@ pub(crate) struct Context {
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
     guess_detector: GuessDetector,
-    unclosed: EventInterval,
-    evicted: EventInterval,
+    last_unclosed: LastEvent,
+    last_evicted: LastEvent,
     /// The number of sessions that the store has evicted since the last event.
     unreported_evictions: AtomicU64,
     pub(crate) update_queues: UpdateQueues,
@@ -79,8 +82,8 @@ impl Context {
             retired_ids: RetiredIds::default(),
             end_trail,
             guess_detector: GuessDetector::default(),
-            unclosed: EventInterval::new(Duration::from_secs(1)),
-            evicted: EventInterval::new(Duration::from_secs(60)),
+            last_unclosed: LastEvent::default(),
+            last_evicted: LastEvent::default(),
             unreported_evictions: AtomicU64::new(0),
             update_queues: UpdateQueues::default(),
         }
@@ -109,7 +112,7 @@ impl Context {
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
-        if self.process.is_current() && self.unclosed.begin_if_over(self.now()) {
+        if self.process.is_current() && self.last_unclosed.admit(self.now(), SECOND) {
             self.events.raise(&Event::SessionNotClosed { public_id });
         }
     }
@@ -121,33 +124,27 @@ impl Context {
             return;
         }
         self.unreported_evictions.fetch_add(count as u64, Ordering::Relaxed);
-        if self.evicted.begin_if_over(self.now()) {
+        if self.last_evicted.admit(self.now(), MINUTE) {
             let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
             self.events.raise(&Event::AnonymousEvicted { sessions });
         }
     }
 }
 
-/// The shortest time between two events of a kind.
-struct EventInterval {
-    length: Duration,
-    /// The time of the last event.
-    began: Mutex<Option<Timestamp>>,
-}
+/// The time of the last event of a kind, which limits their rate.
+#[derive(Default)]
+struct LastEvent(Mutex<Option<Timestamp>>);
 
-impl EventInterval {
-    fn new(length: Duration) -> Self {
-        EventInterval { length, began: Mutex::new(None) }
-    }
-
-    /// Begins the next interval, and returns true, if the last one is over.
-    fn begin_if_over(&self, now: Timestamp) -> bool {
-        let mut began = self.began.lock().ignore_poison();
+impl LastEvent {
+    /// Returns whether another event may be raised, because the last one is `interval` ago. Then
+    /// records it.
+    fn admit(&self, now: Timestamp, interval: Duration) -> bool {
+        let mut last = self.0.lock().ignore_poison();
         // If the clock was set back, the event is raised.
-        let is_over = began.is_none_or(|began| now < began || now.since(began) >= self.length);
-        if is_over {
-            *began = Some(now);
+        let is_admitted = last.is_none_or(|last| now < last || now.since(last) >= interval);
+        if is_admitted {
+            *last = Some(now);
         }
-        is_over
+        is_admitted
     }
 }
