@@ -7,7 +7,6 @@ mod evictions;
 mod sweep_schedule;
 mod touch_buffer;
 
-use std::any::Any;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -229,7 +228,6 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, instant: Instant) {
-        self.touches.start_wait(instant);
         if self.touches.is_due(instant) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
@@ -324,8 +322,8 @@ impl Worker {
 struct StoreCaller {
     store: Arc<dyn Store>,
     events: Events,
-    /// The operations whose last attempt failed. An event is raised when the first fails and when the
-    /// last has recovered, not at every attempt.
+    /// The operations whose last attempt failed. An event is raised when the first fails and when
+    /// the last has recovered, not at every attempt.
     failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
@@ -346,11 +344,13 @@ impl StoreCaller {
         operation: &'static str,
         call: impl FnOnce(&dyn Store) -> Result<T, E>,
     ) -> Result<T, E> {
-        catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
-            .unwrap_or_else(|panic| Err(panicked(operation, &*panic).into()))
+        catch_unwind(AssertUnwindSafe(|| call(&*self.store))).unwrap_or_else(|panic| {
+            let message = panic_message(&*panic).unwrap_or("it panicked").to_owned();
+            Err(Error::with_source(ErrorKind::Unexpected, operation, message).into())
+        })
     }
 
-    /// Records the result of a operation.
+    /// Records the result of an operation.
     fn record<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
         let was_failing = !self.failing.is_empty();
         self.failing.retain(|failing| *failing != operation);
@@ -370,9 +370,4 @@ impl StoreCaller {
         }
         result
     }
-}
-
-fn panicked(operation: &'static str, panic: &(dyn Any + Send)) -> Error {
-    let message = panic_message(panic).unwrap_or("it panicked");
-    Error::with_source(ErrorKind::Unexpected, operation, message.to_owned())
 }

@@ -90,15 +90,12 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Starts the wait for more touches, if the first one was sent and the wait has not started.
-    pub(super) fn start_wait(&mut self, instant: Instant) {
+    /// Returns whether touches are to be written now. Before that, starts the wait for more of them,
+    /// if the first one was sent and the wait has not started.
+    pub(super) fn is_due(&mut self, instant: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(instant + WAIT);
         }
-    }
-
-    /// Returns whether touches are to be written now.
-    pub(super) fn is_due(&self, instant: Instant) -> bool {
         self.due.is_some_and(|due| due <= instant)
     }
 
@@ -193,12 +190,6 @@ mod tests {
         Err(error(kind).into())
     }
 
-    /// Starts the wait as the thread does. Returns whether touches are to be written now.
-    fn is_due(buffer: &mut TouchBuffer, now: Instant) -> bool {
-        buffer.start_wait(now);
-        buffer.is_due(now)
-    }
-
     fn none_lost(result: WriteResult) -> Result<()> {
         assert!(result.lost.is_none(), "{:?}", result.lost);
         result.retry.map_or(Ok(()), Err)
@@ -219,12 +210,12 @@ mod tests {
     fn touches_are_due_a_second_after_the_first() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        assert!(!is_due(&mut buffer, now));
+        assert!(!buffer.is_due(now));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
         assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
-        assert!(!is_due(&mut buffer, now));
+        assert!(!buffer.is_due(now));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(is_due(&mut buffer, now + WAIT));
+        assert!(buffer.is_due(now + WAIT));
         none_lost(buffer.write(now + WAIT, |_| Ok(()))).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
@@ -244,9 +235,9 @@ mod tests {
             assert!(none_lost(buffer.write(now, write)).is_err());
             assert_eq!(calls, 1, "the other batches are not tried");
             send(&sender, 2 * MAX_BATCH);
-            assert!(!is_due(&mut buffer, now), "it waits, however many touches there are");
+            assert!(!buffer.is_due(now), "it waits, however many touches there are");
             now += WAIT;
-            assert!(is_due(&mut buffer, now));
+            assert!(buffer.is_due(now));
         }
         assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH, "it works again");
         assert_eq!(buffer.next_due(), None);
@@ -347,11 +338,11 @@ mod tests {
         assert_eq!(write_around(&mut buffer, start, fails), (vec![dead, healthy], 0));
         let mut now = start;
         for _ in 0..9 {
-            assert!(!is_due(&mut buffer, now), "the failed one waits");
+            assert!(!buffer.is_due(now), "the failed one waits");
             send(&sender, 2);
             assert_eq!(buffer.next_due(), Some(now + WAIT), "the others wait as long as ever");
             now += WAIT;
-            assert!(is_due(&mut buffer, now));
+            assert!(buffer.is_due(now));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead, healthy], 0));
         }
         assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0), "the other is written");
@@ -370,7 +361,7 @@ mod tests {
         let now = Instant::now();
         send(&sender, 1);
         assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Unavailable))).is_err());
-        assert!(!is_due(&mut buffer, now), "not yet");
+        assert!(!buffer.is_due(now), "not yet");
         none_lost(buffer.write(now, |_| Ok(()))).unwrap();
         none_lost(buffer.write(now, |_| panic!("none is left"))).unwrap();
     }
@@ -396,7 +387,7 @@ mod tests {
         let (count, error) = lost.unwrap();
         assert_eq!((count, error.kind()), (MAX_BATCH, ErrorKind::Corrupt));
         assert_eq!(retry.unwrap().kind(), ErrorKind::Corrupt);
-        assert!(is_due(&mut buffer, now + WAIT));
+        assert!(buffer.is_due(now + WAIT));
         assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
     }
 }
