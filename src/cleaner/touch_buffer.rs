@@ -90,8 +90,8 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Returns whether touches are to be written now. Before that, starts the wait for more of them,
-    /// if the first one was sent and the wait has not started.
+    /// Starts the wait for more touches if the first one was sent. Returns whether the wait is over,
+    /// and the touches are to be written.
     pub(super) fn is_due(&mut self, instant: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(instant + WAIT);
