@@ -41,6 +41,7 @@ pages! {
     forms: "../docs/forms.md";
     getting_started: "../docs/getting-started.md";
     guarantees: "../docs/guarantees.md";
+    identity_providers: "../docs/identity-providers.md";
     ids: "../docs/ids.md";
     moving: "../docs/moving.md";
     operating: "../docs/operating.md";

@@ -73,7 +73,7 @@
 //! use cloakroom::manager::UserSession;
 //! use cloakroom::{CommitOutcome, Result, Session, SessionManager, SignIn, UserKey};
 //!
-//! /// Adds an item to a cart. A concurrent request of another tab loses nothing.
+//! /// Adds an item to a cart. Items that another tab adds at the same time are kept.
 //! fn add_to_cart(session: &Session, item: u32) -> Result<Vec<u32>> {
 //!     session.update("cart", move |cart: Option<Vec<u32>>| {
 //!         cart.unwrap_or_default().into_iter().chain([item]).collect()
@@ -81,6 +81,7 @@
 //! }
 //!
 //! /// Signs a user in, after the check of the password. `remember_me` is a checkbox of the form.
+//! /// Returns false only with `AtLimit::Refuse`, if the user has the maximum number of sessions.
 //! fn sign_in(session: &Session, user: i64, remember_me: bool) -> Result<bool> {
 //!     session.set_persistent(remember_me)?;
 //!     Ok(session.sign_in(UserKey::new(user.to_string())?)? == SignIn::Done)
@@ -96,11 +97,13 @@
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
 //!
-//! /// Ends the user's other sessions, when the new password is stored.
+//! /// Ends the user's other sessions, when the new password is stored. It misses a sign-in that
+//! /// had verified the old password just before; a generation in the user's row refuses that one.
 //! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
 //!     let Some(user) = session.user()? else { return Ok(0) };
 //!     match session.confirm_authentication(session.auth_level()?)? {
 //!         CommitOutcome::Stored => sessions.revoke_others(session),
+//!         // Another request has ended this session or replaced its id, so all must end.
 //!         _ => sessions.revoke_for_user(&user, Some(session)),
 //!     }
 //! }
@@ -152,7 +155,7 @@
 //! | question | items | page |
 //! |---|---|---|
 //! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
-//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [ids](guide::ids) |
+//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers), [ids](guide::ids) |
 //! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
 //! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |

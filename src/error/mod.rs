@@ -136,8 +136,8 @@ impl ErrorKind {
         }
     }
 
-    /// Returns the HTTP status for a request that failed with this kind: 503 if a retry can
-    /// succeed, 403 if it is refused, else 500.
+    /// Returns the HTTP status for a request that failed with this kind: 503 if a retry soon can
+    /// succeed, 403 if the request is refused, else 500.
     pub(crate) fn default_status(self) -> u16 {
         match self {
             ErrorKind::Busy | ErrorKind::Unavailable => 503,

@@ -205,11 +205,11 @@ impl SessionManagerBuilder {
     }
 
     /// Adds a former name of the session cookie, so that a visitor whose browser has only that
-    /// cookie keeps the session. Can be called several times, for several names. Defaults to none.
+    /// cookie keeps the session. The next stored change moves the session to the current name, with
+    /// a new id; a sign-out removes both cookies. Can be called several times, for several names.
+    /// Defaults to none. Building the manager fails with a [`header`](Self::header).
     ///
-    /// The next stored change moves the session to the current name, with a new id. A sign-out
-    /// removes both cookies. Keep this setting for the absolute limit of sessions, 30 days by
-    /// default.
+    /// Keep this setting for the absolute limit of sessions, 30 days by default.
     ///
     /// ```
     /// # use cloakroom::{CookieConfig, MemoryStore, SessionManager};
@@ -221,16 +221,12 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Under a former name the manager looks in the realm of that name, and in its own
-    /// [`realm`](Self::realm) if one is set. A session keeps its old realm until its next change.
-    /// Until then [`list_for_user`](SessionManager::list_for_user),
-    /// [`count_for_user`](SessionManager::count_for_user) and the revocations include it, but
+    /// Under a former name the manager looks in the [realm](Self::realm) of that name, and in its
+    /// own. Until a session has moved, lists, counts and revocations include it, but
     /// [`max_sessions_per_user`](Self::max_sessions_per_user) does not. If another manager still
-    /// uses the old realm, those calls also list and end *its* sessions. To avoid all this, set the
-    /// realm to the former name.
-    ///
-    /// The attributes and keys of the cookie are the current ones. Building the manager fails with
-    /// a [`header`](Self::header).
+    /// uses the old realm, they list and end *its* sessions too; to prevent that, set the realm to
+    /// the former name. The attributes and keys of the cookie are the current ones. See [the
+    /// guide](crate::guide::cookies#renaming-the-cookie).
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         if !self.former_cookie_names.contains(&name) {
@@ -351,28 +347,20 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's
-    /// Session Management Cheat Sheet). At least one minute; an hour is common. Defaults to no
-    /// renewal by age.
+    /// Session Management Cheat Sheet): the first request that uses the session at that age or
+    /// later renews it when it is closed. At least one minute; an hour is common. Defaults to no
+    /// renewal by age. The session keeps its limits and its CSRF tokens, and the replaced id stays
+    /// valid for one minute.
     ///
-    /// It shuts out a thief who sends no request in the minute after the user's renewal. A thief
-    /// who keeps sending requests gets a new id as the user does, and can even be the one who
-    /// stays. Only a revocation or the absolute limit ends a stolen session [for
-    /// certain](crate::guide::security#a-stolen-cookie).
+    /// It shuts out a thief who sends no request in the minute after the user's renewal, and none
+    /// who keeps sending requests. It can sign a user out: a client that loses the response with
+    /// the new id must send another request within that minute, but later than ten seconds and the
+    /// [`renewal_grace`](Self::renewal_grace) after the renewal. So keep the `renewal_grace` at 30
+    /// seconds or less. The guide has [the details](crate::guide::ids#when-the-id-changes).
     ///
-    /// It can sign a user out: a client that loses the response with the new id keeps its session
-    /// only if it sends another request between 10 and 60 seconds after the renewal. A phone that
-    /// loses its connection for longer must sign in again.
-    ///
-    /// The first request that uses the session at that age or later renews the id when it is
-    /// closed. The session keeps its limits and its CSRF tokens. If the renewal fails, the request
-    /// succeeds all the same, [`RenewalFailed`](Event::RenewalFailed) is raised, and the next
-    /// request tries again. No id is renewed by a prefetch, by a request that
-    /// [ignores](crate::Session::ignore) its session, or by one whose handler fails.
-    ///
-    /// The replaced id stays valid for one minute: see [what an old id
-    /// does](crate::guide::ids#what-an-old-id-does). With a [`renewal_grace`](Self::renewal_grace)
-    /// of one minute, a client that lost its new id never gets another, and is signed out. Keep it
-    /// below 30 seconds.
+    /// No id is renewed by a prefetch, by a request that [ignores](crate::Session::ignore) its
+    /// session, or by one whose handler fails. If the renewal itself fails, the request succeeds,
+    /// [`RenewalFailed`](Event::RenewalFailed) is raised, and the next request tries again.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};

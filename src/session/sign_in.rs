@@ -85,12 +85,10 @@ impl Session {
     /// ```
     ///
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
-    ///
-    /// [`set_persistent`](Self::set_persistent) earlier in this request chooses whether the browser
-    /// keeps the cookie after it is closed. Otherwise the choice of the session before the sign-in
-    /// stays, or the manager's default applies if there was no session. An idle limit that
-    /// [`set_idle_limit`](Self::set_idle_limit) has set earlier in this request is stored with the
-    /// sign-in.
+    /// [`set_persistent`](Self::set_persistent) and [`set_idle_limit`](Self::set_idle_limit) before
+    /// it are part of it. Without `set_persistent`, the choice of the session before the sign-in
+    /// stays, or the manager's default if there was none. The guide [has
+    /// more](crate::guide::signing_in).
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
@@ -104,10 +102,8 @@ impl Session {
     ///
     /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,
     /// for example with a higher level, gives the session a new id. An idle limit of the second
-    /// replaces that of the first.
-    ///
-    /// Send the response soon: a request that is opened more than ten seconds later and still
-    /// presents [the old id](crate::guide::ids) finds no session, and a write begins a new one.
+    /// replaces that of the first. Send the response soon: a request that is opened more than ten
+    /// seconds later by [the old id](crate::guide::ids) finds no session.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier

@@ -197,30 +197,16 @@ impl Session {
     /// ```
     ///
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
-    /// result. The result is stored at the end of the request.
-    ///
-    /// `f` can run again after the handler has returned, so it owns what it uses, and clones what
-    /// it stores:
-    ///
-    /// ```
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// let name = "ada".to_owned(); // from a form
-    /// session.update("names", move |names: Option<Vec<String>>| {
-    ///     let mut names = names.unwrap_or_default();
-    ///     names.push(name.clone());
-    ///     names
-    /// })?;
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
+    /// result, which is stored at the end of the request. `f` can run again after the handler has
+    /// returned, so it depends on its argument only, owns what it uses, and clones what it stores:
+    /// [the guide](crate::guide::values#concurrent-changes) has an example.
     ///
     /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
     /// # Concurrent requests
     /// If another request has changed the session before this one stores its result, `f` runs again
-    /// on the stored value, on the thread that stores the changes. So `f` must depend on its
-    /// argument only, and the result returned here may differ from the stored one:
+    /// on the stored value. The result returned here may differ from the stored one:
     ///
     /// ```
     /// use cloakroom::Session;
@@ -247,12 +233,10 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The result is discarded if another request ends the session or replaces its id before it is
-    /// stored. If that matters, use [`update_now`](Self::update_now).
-    ///
-    /// At most 64 requests wait to update one session. In further ones this call succeeds, and
-    /// [`commit`](Self::commit), [`update_now`](Self::update_now) or the end of the request fails
-    /// with [`ErrorKind::Busy`] immediately and stores nothing.
+    /// The result [is discarded](crate::guide::values#discarded-changes) if another request ends
+    /// the session or replaces its id before it is stored. At most 64 requests wait to update one
+    /// session: in further ones this call succeeds, and the end of the request fails with
+    /// [`ErrorKind::Busy`] and stores no values.
     ///
     /// # Errors
     /// The value stays after an error.

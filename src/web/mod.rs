@@ -7,10 +7,10 @@
 //! - It stores the session's changes before the response is sent, and adds the header fields. A
 //!   streamed body of the response is read after that: it can read the session, but not change it.
 //! - If the handler returns an error or panics, or if storing fails, it answers with an error page
-//!   (on Rocket, with that of a catcher), and an event has the details. The status of the page is
-//!   the [status](crate::SessionManager::status_of) of the [`Error`](crate::Error) of this crate
-//!   that the error is or contains, else 500. [`Outcome`](crate::adapter::Outcome) says what is
-//!   stored then.
+//!   (on Rocket, with that of a catcher), and an event has the details. If the error is an
+//!   [`Error`](crate::Error) of this crate, or contains one, the page has its
+//!   [status](crate::SessionManager::status_of); otherwise 500.
+//!   [`Outcome`](crate::adapter::Outcome) says what is stored then.
 //!
 //! | server | feature | adapter | choose it |
 //! |---|---|---|---|

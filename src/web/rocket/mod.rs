@@ -61,9 +61,8 @@
 //! Rocket runs all handlers on threads that must not block, those of plain `fn` handlers included.
 //! A call of the session that may wait for the store therefore runs in Tokio's `block_in_place`,
 //! which moves the thread's other tasks to another thread. A load that the store answers from
-//! memory needs no such call. [`Sessions::inline`] avoids the others. For reads no gain [is
-//! visible](crate::guide::performance#over-http). For changes it was 28 % in one run and 1 % in
-//! another; measure it with your own load.
+//! memory needs no such call. [`Sessions::inline`] avoids the others; its gain [is not
+//! established](crate::guide::performance#over-http).
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
 //! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
