@@ -62,7 +62,7 @@ impl BatchPacer {
 
     /// Returns the maximum number of sessions in the next batch, if it is due.
     pub(crate) fn due_batch(&self, instant: Instant) -> Option<NonZeroUsize> {
-        self.next_batch.filter(|due| *due <= instant).map(|_| self.batch_size)
+        self.next_batch.filter(|due| *due <= instant).map(|_| self.batch_size())
     }
 
     /// Records a batch of the run. The next one is due after the pause. Returns whether the batch

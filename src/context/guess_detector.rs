@@ -84,7 +84,8 @@ impl GuessDetector {
             ids.seen.push(hash);
         }
         ids.count += 1;
-        let is_due = ids.count % THRESHOLD == 0 && (ids.count / THRESHOLD).is_power_of_two();
+        let is_due =
+            ids.count.is_multiple_of(THRESHOLD) && (ids.count / THRESHOLD).is_power_of_two();
         is_due.then_some((address, ids.count))
     }
 }
