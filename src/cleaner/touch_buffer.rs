@@ -90,8 +90,8 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Starts the wait for more touches if the first one was sent. Returns whether the wait is over,
-    /// and the touches are to be written.
+    /// Starts the wait for more touches if the first one was sent. Returns whether it is over, and
+    /// the touches are to be written.
     pub(super) fn is_due(&mut self, instant: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(instant + WAIT);
