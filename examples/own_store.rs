@@ -50,7 +50,7 @@ impl Rows {
         let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.by_key.get(&at) else { return Found::Nothing };
         let found = match Record::from_json(&row.json) {
-            Ok(record) => Found::stored(LiveSession { record, id_hash: at }, at, now),
+            Ok(record) => Found::by_current_id(LiveSession { record, id_hash: at }, at, now),
             // A session ends at its deadline, whether or not a sweep has removed it.
             Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, at },
             // A row that does not decode stays: another version of the program may read it.

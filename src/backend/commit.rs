@@ -25,15 +25,12 @@ pub struct Commit {
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The condition: the session that the changes were computed on. If the store finds another
-    /// one, it answers [`CommitAnswer::RevisionMismatch`].
+    /// The condition: what the changes were computed on. [`decide`](Self::decide) checks it: if the
+    /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// Only [`merge_into_loaded`](Self::merge_into_loaded) uses it, to save a lookup.
-    ///
-    /// [`expected`](Self::expected) is what the changes were computed on, and `loaded` the newest
-    /// state that this request knows. They differ if the request has stored a CSRF secret since it
-    /// computed the changes.
+    /// It is for stores that call [`merge_into_loaded`](Self::merge_into_loaded), which saves a
+    /// lookup; others ignore it. It can be newer than the [expected](Self::expected) session.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -85,16 +82,19 @@ pub enum Action {
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
-    /// | session's user | had a user when the id was replaced | replaced by | result |
+    /// | user of the session | its user before the replacement | replacement | result |
     /// |---|---|---|---|
-    /// | this user | any | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
-    /// | this user, or none | any | anything else | the session gets a new id |
-    /// | another user | yes | any | a new session begins; the other ends |
-    /// | another user | no | any | a new session begins |
+    /// | this user | any or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
+    /// | this user, or none | any or none | any other | the session gets a new id |
+    /// | another user | any | any | a new session begins; the other ends |
+    /// | another user | none | any | a new session begins |
     ///
-    /// A sign-in repeats another one if both have a `join_salt`, level and persistence are equal,
-    /// it names no other session of an identity provider, and its end is not earlier than the
-    /// stored end by more than ten seconds.
+    /// A sign-in repeats another one if all of this holds:
+    ///
+    /// - Both have a `join_salt`.
+    /// - Its level and its persistence are those of the session.
+    /// - It names no session of an identity provider, or the same one as the session.
+    /// - Its end is at most ten seconds earlier than that of the session.
     SignIn {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -187,16 +187,16 @@ impl CommitAnswer {
 #[non_exhaustive]
 pub struct SessionLimit {
     /// The maximum number of sessions.
-    pub limit: NonZeroU32,
+    pub max: NonZeroU32,
     /// The rule for a sign-in that would exceed it.
     pub at_limit: AtLimit,
 }
 
 impl SessionLimit {
-    /// Makes a limit of `limit` sessions per user.
+    /// Makes a limit of `max` sessions per user.
     #[must_use]
-    pub const fn new(limit: NonZeroU32, at_limit: AtLimit) -> Self {
-        SessionLimit { limit, at_limit }
+    pub const fn new(max: NonZeroU32, at_limit: AtLimit) -> Self {
+        SessionLimit { max, at_limit }
     }
 
     /// Returns those of the user's other live sessions that must end before one more can begin;
@@ -204,8 +204,8 @@ impl SessionLimit {
     /// earliest first.
     #[must_use]
     pub fn sessions_to_end<'s, T>(&self, others: &'s [T]) -> Option<&'s [T]> {
-        let limit = usize::try_from(self.limit.get()).unwrap_or(usize::MAX);
-        let excess = (others.len() + 1).saturating_sub(limit);
+        let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
+        let excess = (others.len() + 1).saturating_sub(max);
         match self.at_limit {
             _ if excess == 0 => Some(&[]),
             AtLimit::Refuse => None,
@@ -507,6 +507,7 @@ impl Commit {
         }
     }
 
+    /// Decides an [`Action::SignIn`], by the table there.
     fn sign_in<P>(
         &self,
         found: Found<P>,
@@ -515,51 +516,49 @@ impl Commit {
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<P>> {
-        let session_limit = self.session_limit;
-        let begin = || self.begin(to, new_session, Some(user));
-        let insert = |expired| {
-            let write = SessionWrite::Insert { session: begin()?, replaced: None };
-            Ok(Decision { expired, session_limit, ended: None, write })
-        };
-        let (session, at, replaced) = match found {
-            Found::Live { session, at } => (session, at, None),
-            Found::Replaced { replaced, session, at } => (session, at, Some(replaced)),
-            // A sign-in does not need the previous session, and must not fail because that one has
-            // ended meanwhile.
-            Found::Expired { at, .. } => return insert(Some(at)),
-            Found::Nothing | Found::Undecodable { .. } => return insert(None),
-        };
         let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
             ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
-        let owner = session.record.user.as_ref();
-        if owner.is_some_and(|owner| owner != user) {
-            // No data of one user's session may reach another user's. A session that got its user
-            // when the id was replaced belongs to another client.
-            if replaced.is_some_and(|replaced| !replaced.had_user) {
-                return insert(None);
+        let begin = |replaced| -> Result<Decision<P>> {
+            let session = self.begin(to, new_session, Some(user))?;
+            let write = SessionWrite::Insert { session, replaced };
+            Ok(Decision { session_limit: self.session_limit, ..write.into() })
+        };
+        let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
+        let (session, at) = match found {
+            // A sign-in does not need the previous session, and must not fail because that one has
+            // ended meanwhile.
+            Found::Nothing | Found::Undecodable { .. } => return begin(None),
+            Found::Expired { at, .. } => return Ok(Decision { expired: Some(at), ..begin(None)? }),
+            // This session got its user when the id was replaced, and belongs to another client.
+            Found::Replaced { replaced, session, .. }
+                if of_another(&session) && !replaced.had_user =>
+            {
+                return begin(None);
             }
-            let ended = Some((at, session.to_ended()));
-            let replaced = Some(replaced_id(self.id_hash, join_salt, true));
-            let write = SessionWrite::Insert { session: begin()?, replaced };
-            return Ok(Decision { expired: None, session_limit, ended, write });
-        }
-        if let Some(replaced) = replaced
-            && owner.is_some()
-            && join_salt.is_some()
-            && self.can_join(&replaced, &session.id_hash)
-            && is_as_requested(&session.record, new_session)
-        {
-            return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
-        }
+            // No data of one user's session may reach another user's.
+            Found::Live { session, at } | Found::Replaced { session, at, .. }
+                if of_another(&session) =>
+            {
+                let ended = Some((at, session.to_ended()));
+                let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
+                return Ok(Decision { ended, ..begun });
+            }
+            Found::Replaced { replaced, session, .. }
+                if join_salt.is_some() && self.can_join(&replaced, &session, new_session) =>
+            {
+                return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
+            }
+            Found::Live { session, at } | Found::Replaced { session, at, .. } => (session, at),
+        };
         if self.is_unexpected(&session.record) {
             return Ok(answer(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
-        // The salt belongs to the id that was presented.
         let had_user = record.user.is_some();
         let is_current = id_hash == self.id_hash;
+        // The salt belongs to the id that was presented.
         let id_change = IdChange {
             previous: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
             presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
@@ -576,15 +575,17 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { at, session, id_change };
-        Ok(Decision { session_limit, ..write.into() })
+        Ok(Decision { session_limit: self.session_limit, ..write.into() })
     }
 
-    /// Returns whether a sign-in through the replaced id can get the new id of an earlier sign-in,
-    /// because the session still has that id.
-    fn can_join(&self, replaced: &ReplacedId, current: &SessionIdHash) -> bool {
+    /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
+    /// that replaced the id, and can join it, because the session still has the new id.
+    fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
         matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
-            && replaced.successor == *current
+            && session.record.user.is_some()
+            && replaced.successor == session.id_hash
             && replaced.overlaps(self.opened)
+            && is_as_requested(&session.record, new)
     }
 
     /// Decides a merge or a renewal.

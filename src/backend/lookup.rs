@@ -36,7 +36,8 @@ impl LiveSession {
 /// | a replaced id that is not in its [grace](ReplacedId::is_in_grace) | `Replaced` |
 /// | the current id of a session, or one in its grace | `Live` |
 ///
-/// [`stored`](Self::stored) and [`by_replaced_id`](Self::by_replaced_id) follow this table.
+/// [`by_current_id`](Self::by_current_id) and [`by_replaced_id`](Self::by_replaced_id) follow this
+/// table.
 ///
 /// `P` is the position of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
@@ -123,11 +124,11 @@ pub enum Missing {
 impl<P> Found<P> {
     /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
     #[must_use]
-    pub fn stored(session: LiveSession, at: P, now: Timestamp) -> Self {
+    pub fn by_current_id(session: LiveSession, at: P, now: Timestamp) -> Self {
         if session.record.is_live(now) {
             Found::Live { session, at }
         } else {
-            Found::expired(at, &session.record)
+            Found::of_expired(&session.record, at)
         }
     }
 
@@ -145,7 +146,7 @@ impl<P> Found<P> {
 
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
-    pub fn expired(at: P, record: &Record) -> Self {
+    pub fn of_expired(record: &Record, at: P) -> Self {
         // The visitor of an anonymous session need not know.
         let reached_limit = record.user.as_ref().map(|_| record.limits.reached_limit(record.seen));
         Found::Expired { reached_limit, at }

@@ -31,10 +31,9 @@
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
 //!         None => Found::Nothing, // or a replaced id, which a store must remember
-//!         Some(record) if !record.is_live(now) => Found::expired(id_hash, record),
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
-//!             Found::Live { session, at: id_hash }
+//!             Found::by_current_id(session, id_hash, now)
 //!         }
 //!     }
 //! }
@@ -146,7 +145,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// those that were not touched; the caller tries them again.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
-    /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
+    /// Removes at most `limit` expired sessions. If it removes fewer, a further call at this time
+    /// would remove none: a store may keep some, such as rows that other tables reference, or leave
+    /// them to the sweep of another process.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
@@ -261,8 +262,8 @@ pub trait Maintenance: Debug + Send + Sync {
 pub struct Capabilities {
     /// Acknowledged changes survive the end of the process.
     pub durable: bool,
-    /// Another application with the same default settings has its sessions in the same place. A
-    /// review of the settings reports this risk.
+    /// Two applications with default settings share one set of sessions, as in memcached. A review
+    /// of the settings reports this risk.
     pub shared_by_default: bool,
     /// Anonymous sessions never take the whole room of the store, so that their number needs no
     /// limit.

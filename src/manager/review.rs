@@ -226,7 +226,7 @@ fn documentation(lifetimes: &Lifetimes, session_limit: Option<SessionLimit>) -> 
             AtLimit::EndOldest => "the oldest ends",
             AtLimit::EndOthers => "all others end",
         };
-        format!("at most {} sessions per user; at the limit {effect}", session_limit.limit)
+        format!("at most {} sessions per user; at the limit {effect}", session_limit.max)
     });
     vec![
         Finding::new(

@@ -235,7 +235,7 @@ impl Case {
         match self.found {
             "current" | "in grace" => Found::Live { session, at },
             "not found" => Found::Nothing,
-            "expired" => Found::expired(at, &session.record),
+            "expired" => Found::of_expired(&session.record, at),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);

@@ -399,6 +399,25 @@ fn a_visitor_in_an_almost_full_file_keeps_the_session() {
     assert!(fs::metadata(folder.database()).unwrap().len() <= 400_000);
 }
 
+#[test]
+fn a_flood_that_ends_after_many_users_is_evicted() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).max_file_size(500_000).open().unwrap();
+    // More than one commit examines.
+    let users: Vec<_> = (0..600).map(|_| signed_in(&store, &Delta::new()).unwrap()).collect();
+    for n in 0..3000 {
+        create(&store, &setting("n", "")).unwrap();
+        if n % 100 == 0 {
+            signed_in(&store, &Delta::new()).unwrap();
+        }
+    }
+    let stats = store.index().unwrap().stats(NOW).unwrap();
+    assert!((200..1200).contains(&stats.anonymous()), "{stats:?}");
+    for id_hash in users {
+        assert!(live(&store, &id_hash).unwrap().is_some());
+    }
+}
+
 /// Signs a new user in.
 fn signed_in(store: &SqliteStore, delta: &Delta) -> cloakroom::Result<SessionIdHash> {
     let to = new_id_hash();

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::iter::successors;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -39,8 +39,8 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// The settings of a store beside its place.
-#[derive(Args, Clone, Debug)]
+/// The options of a database beside its name.
+#[derive(Args, Debug)]
 pub(crate) struct StoreOptions {
     /// The sessions table [default: cloakroom_sessions]
     #[arg(long, value_name = "NAME", global = true)]
@@ -60,9 +60,17 @@ With --json the output is for programs; its format is documented in docs/command
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create file and tables, or the tables in PostgreSQL, or migrate them to this version
-    Setup(SetupArgs),
+    Setup {
+        /// Keep the file's journal mode instead of switching to a write-ahead log
+        #[arg(long)]
+        keep_journal: bool,
+    },
     /// Migrate the tables of an existing database to this version
-    Migrate(MigrateArgs),
+    Migrate {
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// End every session of all realms; the tables stay
     Clear(ConfirmArgs),
     /// Remove the tables with all sessions
@@ -76,11 +84,18 @@ pub(crate) enum Command {
     /// End sessions now and permanently
     Revoke(RevokeArgs),
     /// Remove expired sessions of all realms
-    Sweep(SweepArgs),
+    Sweep {
+        /// The maximum number of sessions
+        #[arg(long, value_name = "N")]
+        limit: Option<NonZeroU64>,
+    },
     /// Make a SQLite file smaller
     Compact(CompactArgs),
     /// Copy a SQLite database while it is in use
-    Backup(BackupArgs),
+    Backup {
+        /// The copy; the file must not exist
+        file: PathBuf,
+    },
     /// Replace a SQLite database with a copy, also while it is in use
     Restore(RestoreArgs),
     /// Copy the sessions into another store, with which their users stay signed in
@@ -88,23 +103,15 @@ pub(crate) enum Command {
     /// Find problems and their remedies
     Doctor(DoctorArgs),
     /// Print completions for a shell
-    Completions(CompletionsArgs),
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Print a manual page
-    Man(ManArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SetupArgs {
-    /// Keep the file's journal mode instead of switching to a write-ahead log
-    #[arg(long)]
-    pub(crate) keep_journal: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MigrateArgs {
-    /// Only show what would be done
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    Man {
+        /// The command of the page, instead of the program
+        command: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -182,13 +189,6 @@ pub(crate) struct RevokeArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct SweepArgs {
-    /// The maximum number of sessions
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<NonZeroUsize>,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct CompactArgs {
     /// Rewrite the whole file even where free pages can be released some at a time
     #[arg(long)]
@@ -196,12 +196,6 @@ pub(crate) struct CompactArgs {
     /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BackupArgs {
-    /// The copy; the file must not exist
-    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -242,18 +236,6 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CompletionsArgs {
-    /// The shell
-    pub(crate) shell: clap_complete::Shell,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ManArgs {
-    /// The command of the page, instead of the program
-    pub(crate) command: Option<String>,
-}
-
 fn user(text: &str) -> Result<UserKey, cloakroom::Error> {
     UserKey::new(text)
 }
@@ -266,31 +248,24 @@ fn public_id(text: &str) -> Result<PublicId, &'static str> {
     text.parse().map_err(|_| "a public id is 32 hexadecimal digits, as `list` shows it")
 }
 
-/// The arguments that name the database.
-const PLACE: [&str; 5] = ["db", "store", "table", "schema", "root_certificates"];
-
-/// The commands. For an application that names its database they have no arguments for it.
-pub(crate) fn command(target: &Target) -> clap::Command {
-    let command = Arguments::command();
-    match target {
-        Target::Arguments => command,
-        _ => PLACE
-            .into_iter()
-            .fold(command, |command, name| command.mut_arg(name, |arg| arg.hide(true))),
-    }
-}
+/// The options that name the database. An application that has chosen it does not offer them.
+const DATABASE_OPTIONS: [&str; 5] = ["db", "store", "table", "schema", "root_certificates"];
 
 pub(crate) fn parse(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     target: &Target,
 ) -> Result<Arguments, clap::Error> {
-    let mut command = command(target);
+    let mut command = Arguments::command();
+    let is_chosen = !matches!(target, Target::Arguments);
+    for name in DATABASE_OPTIONS.into_iter().filter(|_| is_chosen) {
+        command = command.mut_arg(name, |arg| arg.hide(true));
+    }
     let matches = command.try_get_matches_from_mut(args)?;
     let is_given = |name: &str| {
         let mut levels = successors(Some(&matches), |level| Some(level.subcommand()?.1));
         levels.any(|level| level.value_source(name) == Some(ValueSource::CommandLine))
     };
-    if !matches!(target, Target::Arguments) && PLACE.into_iter().any(is_given) {
+    if is_chosen && DATABASE_OPTIONS.into_iter().any(is_given) {
         let why = "--db, --store and --table cannot be given: this program has a database of its \
                    own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));

@@ -2,34 +2,35 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
 use crate::CliContext;
-use crate::arguments::{BackupArgs, RestoreArgs};
+use crate::arguments::RestoreArgs;
 use crate::error::{CliError, CliResult, NOT_SET_UP};
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
+pub(crate) fn backup(copy: &Path, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_dump` copies a PostgreSQL database")?;
-    context.location()?.refuse_conflict()?;
+    context.database()?.refuse_conflict()?;
     let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
-        store.file().backup_checked(&args.file, progress)
+        store.file().backup_checked(copy, progress)
     })?;
-    let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
-    let file = one_line(&args.file.display().to_string());
-    Ok(writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?)
+    let bytes = fs::metadata(copy).map_or(0, |file| file.len());
+    let copy = one_line(&copy.display().to_string());
+    Ok(writeln!(out, "copied to {copy}: {}, checked", HumanBytes(bytes))?)
 }
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    context.location()?.refuse_conflict()?;
+    context.database()?.refuse_conflict()?;
     file.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match file.info() {

@@ -15,34 +15,28 @@ use crate::signals::Interrupt;
 pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`VACUUM FULL` compacts a table in PostgreSQL")?;
     // Refuses a database without our table.
-    context.location()?.open()?;
+    context.database()?.open()?;
     let before = file.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let path = before.path.display().to_string();
     let bytes = size(&before);
-    let full = args.full || !before.incremental;
-    let mode = if full { CompactMode::Full } else { CompactMode::Incremental };
-    let bar = match mode {
-        CompactMode::Full => {
-            let others = match before.other_tables {
-                0 => "",
-                _ => " Row ids of other tables without an INTEGER PRIMARY KEY may change.",
-            };
-            let about = format!(
-                "This rewrites {path} ({bytes}, {free} free): other writers wait until it is done \
-                 (their changes fail as busy after the service's busy timeout), reads go on, and \
-                 up to twice its size is needed on the disk.{others}"
-            );
-            ask(&about, args.yes)?;
-            spinner("rewriting the file")
-        }
-        _ => bar("releasing", "pages"),
+    let (mode, bar, state) = if args.full || !before.incremental {
+        let others = match before.other_tables {
+            0 => "",
+            _ => " Row ids of other tables without an INTEGER PRIMARY KEY may change.",
+        };
+        let about = format!(
+            "This rewrites {path} ({bytes}, {free} free): other writers wait until it is done \
+             (their changes fail as busy after the service's busy timeout), reads go on, and up to \
+             twice its size is needed on the disk.{others}"
+        );
+        ask(&about, args.yes)?;
+        (CompactMode::Full, spinner("rewriting the file"), "the file is unchanged")
+    } else {
+        let state = "the pages released so far stay released";
+        (CompactMode::Incremental, bar("releasing", "pages"), state)
     };
     let interrupt = Interrupt::listen()?;
-    let state = match mode {
-        CompactMode::Full => "the file is unchanged",
-        _ => "the pages released so far stay released",
-    };
     interrupt.run(&bar, state, |progress| file.compact(mode, progress))?;
     Ok(writeln!(out, "{bytes} before, {} now", size(&file.info()?))?)
 }

@@ -21,12 +21,11 @@ use indicatif::{HumanCount, ProgressBar};
 
 use crate::CliContext;
 use crate::arguments::{CopyArgs, StoreOptions};
+use crate::database::Database;
 use crate::error::{CliError, CliResult};
-use crate::location::Location;
 use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
-use crate::target::named;
 
 /// The number of sessions that are read, and changed in one transaction, at a time.
 const PAGE: usize = 200;
@@ -41,24 +40,24 @@ struct Copied {
     example: Option<PublicId>,
 }
 
-/// One of the two stores, and where it is.
+/// One of the two stores, with its database.
 struct Side {
-    location: Location,
+    database: Database,
     store: Box<dyn Admin>,
 }
 
 impl Side {
     fn open(
-        location: Location,
-        open: impl FnOnce(&Location) -> CliResult<Box<dyn Admin>>,
+        database: Database,
+        open: impl FnOnce(&Database) -> CliResult<Box<dyn Admin>>,
     ) -> CliResult<Self> {
-        let store = open(&location).map_err(|failure| failure.with_advice(Some(&location)))?;
-        Ok(Side { location, store })
+        let store = open(&database).map_err(|failure| failure.with_advice(Some(&database)))?;
+        Ok(Side { database, store })
     }
 
     /// Makes a call, whose error gets the advice for this store.
     fn call<T>(&self, call: impl FnOnce(&dyn Admin) -> Result<T>) -> CliResult<T> {
-        call(&*self.store).map_err(|error| CliError::from(error).with_advice(Some(&self.location)))
+        call(&*self.store).map_err(|error| CliError::from(error).with_advice(Some(&self.database)))
     }
 }
 
@@ -69,17 +68,17 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
         schema: args.to_schema.clone().or_else(|| options.schema.clone()),
         root_certificates: options.root_certificates.clone(),
     };
-    let source = &Side::open(named(&args.from, options)?, Location::open_for_reading)?;
-    let target = &Side::open(named(&args.to, &to_options)?, Location::open)?;
+    let source = &Side::open(Database::named(&args.from, options)?, Database::open_for_reading)?;
+    let target = &Side::open(Database::named(&args.to, &to_options)?, Database::open)?;
     let identity = source.call(|store| store.session_index().identity())?;
     if identity == target.call(|store| store.session_index().identity())? {
         return Err(CliError::usage("--from and --to are the same store"));
     }
     let interrupt = Interrupt::listen()?;
+    // First of all: sessions at higher positions are those that another program creates meanwhile.
     let highest = highest_position(target)?;
     let mut mark = begin(source, identity, target, &interrupt)?;
-    let mut copied = Copied::default();
-    copy_changes(source, (target, highest), &mut mark, &mut copied, &interrupt)?;
+    let copied = copy_changes(source, target, highest, &mut mark, &interrupt)?;
     let stored = count_of_sessions(copied.stored);
     let removed = HumanCount(copied.removed);
     writeln!(out, "copied {stored}, removed {removed} that had ended")?;
@@ -152,12 +151,13 @@ fn begin(
 /// Changes the target where it differs from the source. `highest` is the highest position in it.
 fn copy_changes(
     source: &Side,
-    (target, mut highest): (&Side, i64),
+    target: &Side,
+    mut highest: i64,
     mark: &mut CopyMark,
-    copied: &mut Copied,
     interrupt: &Interrupt,
-) -> CliResult {
+) -> CliResult<Copied> {
     let bar = bar_for(source, "copying")?;
+    let mut copied = Copied::default();
     let mut after = i64::MIN;
     loop {
         // A service that uses the target creates sessions. Its other changes show at the end.
@@ -203,7 +203,7 @@ fn copy_changes(
         after = end;
     }
     bar.finish_and_clear();
-    Ok(())
+    Ok(copied)
 }
 
 /// Returns the sum of all sessions, and the number of those that do not decode.

@@ -17,11 +17,13 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
+use crate::database::Database;
 use crate::error::{CliError, CliResult, DAMAGED, FULL};
-use crate::location::Location;
 use crate::output::{self, Colour, Style, one_line};
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
+#[cfg(feature = "postgres")]
+use crate::server_checks;
 use crate::signals::Interrupt;
 use crate::{CliContext, host_checks};
 
@@ -40,14 +42,13 @@ const MAX_LOG_BYTES: u64 = 2 * LOG_BYTES;
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// The remedy for a SQLite database without a readable schema, which `restore` cannot write over.
-const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, \
-                                     and `restore` the last copy; without one see \"Damage \
-                                     without a copy\" in docs/rescue.md";
+const UNREADABLE: &str = "stop the service, move the file away with its -wal and -shm, and \
+                          `restore` the last copy; without one see \"Damage without a copy\" in \
+                          docs/rescue.md";
 
 /// The remedy for files of another user than the service's.
-const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the \
-                                service's user, `chmod 600` the files, `chmod u+rwx,o-w` the \
-                                folder";
+const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
+                     `chmod 600` the files, `chmod u+rwx,o-w` the folder";
 
 /// The remedy for tables that keep ended sessions.
 pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
@@ -81,10 +82,13 @@ struct DoctorFinding {
     remedy: Option<String>,
 }
 
-pub(crate) struct Findings<'l> {
-    /// The place that is examined, which has the advice about its errors.
-    location: &'l Location,
+/// What the checks have found, and what they need.
+pub(crate) struct Findings<'c> {
     all: Vec<DoctorFinding>,
+    context: &'c CliContext,
+    database: &'c Database,
+    is_quick: bool,
+    interrupt: Interrupt,
 }
 
 impl Findings<'_> {
@@ -118,12 +122,12 @@ impl Findings<'_> {
 
     /// Adds an error of the store.
     pub(crate) fn failed(&mut self, check: &'static str, error: &Error) {
-        let remedy = if self.location.file().is_some() && is_of_permissions(error) {
+        let remedy = if self.database.file().is_some() && is_of_permissions(error) {
             // The service needs them, whichever user runs this.
             CHOWN
         } else {
             let other = "see \"Problems\" in docs/operating.md, and the log of the service";
-            self.location.advice(error).unwrap_or(other)
+            self.database.advice(error).unwrap_or(other)
         };
         self.problem(check, error.to_string(), remedy);
     }
@@ -131,20 +135,23 @@ impl Findings<'_> {
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let interrupt = Interrupt::listen()?;
-    let location = context.location()?;
-    let mut findings = Findings { location, all: Vec::new() };
-    location.examine(&mut findings, args, context, &interrupt)?;
-    check_configuration(&mut findings, context);
+    let database = context.database()?;
+    let is_quick = args.quick;
+    let findings = &mut Findings { all: Vec::new(), context, database, is_quick, interrupt };
+    match database {
+        Database::Sqlite(file) => examine_file(findings, file)?,
+        #[cfg(feature = "postgres")]
+        Database::Postgres(builder) => {
+            if server_checks::check(findings, &builder.inspect()?) {
+                check_sessions(findings, &*database.open()?)?;
+            }
+        }
+    }
+    check_configuration(findings);
     print(&findings.all, args.json, &context.style, out)
 }
 
-pub(crate) fn examine_file(
-    file: &SqliteFile,
-    findings: &mut Findings<'_>,
-    args: &DoctorArgs,
-    context: &CliContext,
-    interrupt: &Interrupt,
-) -> CliResult {
+fn examine_file(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult {
     if let Some(path) = file.path()
         && let Some((found, remedy)) = processes::conflict(path)
     {
@@ -162,12 +169,12 @@ pub(crate) fn examine_file(
     check_host(findings, &info, &processes);
     check_processes(findings, file, &info, &processes);
     check_interference(findings, &info);
-    check_properties(findings, &info, &processes, context);
-    let is_readable = check_integrity(findings, file, args.quick, interrupt)?;
+    check_properties(findings, &info, &processes);
+    let is_readable = check_integrity(findings, file)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
         match file.store_for_reading() {
-            Ok(store) => check_sessions(findings, &store, args, context, interrupt)?,
+            Ok(store) => check_sessions(findings, &store)?,
             Err(error) => findings.failed("tables", &error),
         }
     }
@@ -330,12 +337,7 @@ fn check_interference(findings: &mut Findings<'_>, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(
-    findings: &mut Findings<'_>,
-    info: &DatabaseInfo,
-    processes: &[ProcessInfo],
-    context: &CliContext,
-) {
+fn check_properties(findings: &mut Findings<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
         // As `restore` leaves it where no file was.
@@ -368,7 +370,7 @@ fn check_properties(
     match &info.schema {
         Ok(version) if *version == info.newest_schema => {
             findings.ok("tables", format!("schema version {version}"));
-            if let Some(age) = info.created.map(|created| context.now.since(created))
+            if let Some(age) = info.created.map(|created| findings.context.now.since(created))
                 && age < Duration::from_secs(86_400)
             {
                 findings.note(
@@ -391,17 +393,12 @@ fn check_properties(
 }
 
 /// Checks the file, and returns whether its sessions can be read.
-fn check_integrity(
-    findings: &mut Findings<'_>,
-    file: &SqliteFile,
-    quick: bool,
-    interrupt: &Interrupt,
-) -> CliResult<bool> {
+fn check_integrity(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult<bool> {
     let spinner = spinner("checking the file");
-    let check = |progress| file.check_file(quick, progress);
-    match interrupt.run(&spinner, "the file was not checked", check) {
+    let check = |progress| file.check_file(findings.is_quick, progress);
+    match findings.interrupt.run(&spinner, "the file was not checked", check) {
         Ok(problems) if problems.is_empty() => {
-            findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
+            findings.ok("integrity", if findings.is_quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
         }
         Ok(problems) => {
@@ -421,16 +418,10 @@ fn check_integrity(
     }
 }
 
-pub(crate) fn check_sessions(
-    findings: &mut Findings<'_>,
-    store: &dyn Admin,
-    args: &DoctorArgs,
-    context: &CliContext,
-    interrupt: &Interrupt,
-) -> CliResult {
+fn check_sessions(findings: &mut Findings<'_>, store: &dyn Admin) -> CliResult {
     let index = store.session_index();
-    let overdue = context.now - BACKLOG;
-    match index.stats(overdue) {
+    let now = findings.context.now;
+    match index.stats(now - BACKLOG) {
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
@@ -440,7 +431,7 @@ pub(crate) fn check_sessions(
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
     }
-    match index.stats(context.now) {
+    match index.stats(now) {
         Ok(stats) => {
             let signed_in = HumanCount(stats.signed_in);
             let anonymous = HumanCount(stats.anonymous());
@@ -448,19 +439,20 @@ pub(crate) fn check_sessions(
         }
         Err(error) => findings.failed("live", &error),
     }
-    if args.quick {
+    if findings.is_quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
-        match index.list(&SessionFilter::All, newest, context.now) {
+        match index.list(&SessionFilter::All, newest, now) {
             Ok(newest) => {
                 let latest = newest.into_iter().map(|summary| summary.seen).max();
-                check_clock(findings, latest, context);
+                check_clock(findings, latest);
             }
             Err(error) => findings.failed("sessions", &error),
         }
         return Ok(());
     }
     let bar = bar("reading", "sessions");
-    match interrupt.run(&bar, "not every session was read", |progress| store.scan(progress)) {
+    let scan = |progress| store.scan(progress);
+    match findings.interrupt.run(&bar, "not every session was read", scan) {
         Err(CliError::Store(error)) => findings.failed("sessions", &error),
         Err(interrupted) => return Err(interrupted),
         Ok(report) => {
@@ -486,7 +478,7 @@ pub(crate) fn check_sessions(
             if !report.realms.is_empty() {
                 findings.ok("realms", realms(&report.realms));
             }
-            check_clock(findings, report.latest, context);
+            check_clock(findings, report.latest);
         }
     }
     Ok(())
@@ -507,27 +499,25 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut Findings<'_>, latest: Option<Timestamp>, context: &CliContext) {
+fn check_clock(findings: &mut Findings<'_>, latest: Option<Timestamp>) {
+    let CliContext { now, style, .. } = findings.context;
     match latest {
-        Some(latest) if latest.since(context.now) > MAX_CLOCK_SKEW => findings.problem(
+        Some(latest) if latest.since(*now) > MAX_CLOCK_SKEW => findings.problem(
             "clock",
-            format!(
-                "a session was used {} in the future",
-                HumanDuration(latest.since(context.now))
-            ),
+            format!("a session was used {} in the future", HumanDuration(latest.since(*now))),
             &format!(
                 "correct the clocks of this machine and of the service (NTP), on which limits \
                  depend; then this goes away by itself, at the latest at {}, or when you `revoke` \
                  the sessions that `list` shows with such times",
-                context.style.time(latest)
+                style.time(latest)
             ),
         ),
         _ => findings.ok("clock", "no session is from the future"),
     }
 }
 
-fn check_configuration(findings: &mut Findings<'_>, context: &CliContext) {
-    let Some(review) = &context.review else {
+fn check_configuration(findings: &mut Findings<'_>) {
+    let Some(review) = &findings.context.review else {
         findings.note(
             "cookie",
             "not checked: its settings are in the application",

@@ -6,7 +6,7 @@ use std::io;
 use cloakroom::stores::sqlite::{OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
 
-use crate::location::Location;
+use crate::database::Database;
 
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
@@ -59,10 +59,10 @@ impl CliError {
         }
     }
 
-    /// Adds the advice for an error of the store in this place.
-    pub(crate) fn with_advice(self, location: Option<&Location>) -> Self {
+    /// Adds the advice for an error of the store in this database.
+    pub(crate) fn with_advice(self, database: Option<&Database>) -> Self {
         let CliError::Store(error) = &self else { return self };
-        match location.and_then(|location| location.advice(error)) {
+        match database.and_then(|database| database.advice(error)) {
             Some(advice) => CliError::Message(self.code(), format!("{error}; {advice}")),
             None => self,
         }
@@ -98,15 +98,10 @@ impl fmt::Display for CliError {
 /// Returns advice to the operator about an error of a SQLite database.
 pub(crate) fn file_advice(error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), SqliteFile::open_failure(error)) {
-        (_, Some(OpenFailure::Missing)) => {
+        (_, Some(OpenFailure::Missing | OpenFailure::Empty)) => {
             "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
              see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
-             it"
-        }
-        (_, Some(OpenFailure::Empty)) => {
-            "check --db; if a service used this file, keep the -wal file and do not run `setup`: \
-             see \"A deleted database\" in docs/rescue.md; for a new service `setup` creates \
-             the tables"
+             what is missing"
         }
         (_, Some(OpenFailure::DanglingLink)) => {
             "mount the disk to which the link leads, or correct the link; if the file there is \

@@ -4,29 +4,25 @@ use std::io::Write;
 
 use clap::CommandFactory;
 
-use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
+use crate::arguments::Arguments;
 use crate::error::{CliError, CliResult};
 
-pub(crate) fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> CliResult {
+pub(crate) fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> CliResult {
     // The generator panics when a write fails, so it writes to memory.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Arguments::command(), "cloakroom", &mut script);
-    out.write_all(&script)?;
-    Ok(())
+    clap_complete::generate(shell, &mut Arguments::command(), "cloakroom", &mut script);
+    Ok(out.write_all(&script)?)
 }
 
-pub(crate) fn man(args: &ManArgs, out: &mut dyn Write) -> CliResult {
-    let mut command = Arguments::command();
-    command.build();
-    let page = match &args.command {
-        None => command,
-        Some(name) => match command.find_subcommand(name) {
-            Some(found) => found.clone(),
-            None => {
-                return Err(CliError::usage(format!("there is no command {name}; see `help`")));
-            }
-        },
+/// Prints the page of this command, or of the program.
+pub(crate) fn man(command: Option<&str>, out: &mut dyn Write) -> CliResult {
+    let mut program = Arguments::command();
+    program.build();
+    let page = match command {
+        None => &program,
+        Some(name) => program
+            .find_subcommand(name)
+            .ok_or_else(|| CliError::usage(format!("there is no command {name}; see `help`")))?,
     };
-    clap_mangen::Man::new(page).render(out)?;
-    Ok(())
+    Ok(clap_mangen::Man::new(page.clone()).render(out)?)
 }

@@ -10,29 +10,6 @@ use cloakroom::stores::sqlite::DatabaseInfo;
 
 use crate::processes::ProcessInfo;
 
-/// Kinds of network file systems, which do not share locks reliably between machines.
-const NETWORK: [&str; 19] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "afs",
-    "ceph",
-    "fuse.ceph",
-    "fuse.sshfs",
-    "fuse.glusterfs",
-    "glusterfs",
-    "lustre",
-    "beegfs",
-    "gpfs",
-    "ocfs2",
-    "fuse.s3fs",
-    "fuse.grpcfuse",
-    "virtiofs",
-];
-
 /// Returns the free bytes of the file system of `path`, without those reserved for root, and its
 /// size.
 pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
@@ -41,9 +18,12 @@ pub(crate) fn free_and_all_bytes(path: &Path) -> io::Result<(u64, u64)> {
     Ok((bytes(folder.f_bavail), bytes(folder.f_blocks)))
 }
 
-/// Returns whether this kind of file system is a network file system.
+/// Returns whether this kind of file system is a network file system, which does not share locks
+/// reliably between machines.
 pub(crate) fn is_network(kind: &str) -> bool {
-    NETWORK.contains(&kind)
+    const KINDS: &str = "nfs nfs4 cifs smb3 smbfs 9p afs ceph fuse.ceph fuse.sshfs fuse.glusterfs \
+                         glusterfs lustre beegfs gpfs ocfs2 fuse.s3fs fuse.grpcfuse virtiofs";
+    KINDS.split(' ').any(|network| network == kind)
 }
 
 /// Returns whether this command runs as root.
@@ -61,25 +41,27 @@ pub(crate) fn is_owner(path: &Path) -> bool {
 pub(crate) fn permissions(info: &DatabaseInfo, processes: &[ProcessInfo]) -> Vec<String> {
     let mut wrong = Vec::new();
     let Ok(database) = fs::metadata(&info.path) else { return wrong };
-    for suffix in ["", "-wal", "-shm"] {
-        let path = with_suffix(&info.path, suffix);
-        let Ok(file) = fs::metadata(&path) else { continue };
+    let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(&info.path, suffix));
+    let with_metadata = |path| fs::metadata(&path).ok().map(|file| (path, file));
+    let files: Vec<_> = files.into_iter().filter_map(with_metadata).collect();
+    let mode = |file: &fs::Metadata| format!("mode {:03o}", file.mode() & 0o777);
+    let me = rustix::process::geteuid();
+    for (path, file) in &files {
         if file.mode() & 0o077 != 0 {
-            let mode = file.mode() & 0o777;
-            wrong.push(format!("other users can access {} (mode {mode:03o})", path.display()));
+            wrong.push(format!("other users can access {} ({})", path.display(), mode(file)));
         }
         // Root can write every file, which says nothing about the service.
-        let me = rustix::process::geteuid();
         if !me.is_root() && file.uid() != me.as_raw() {
             wrong.push(format!("{} belongs to another user", path.display()));
         }
     }
     if database.mode() & 0o600 != 0o600 {
-        let mode = database.mode() & 0o777;
-        wrong.push(format!("its owner cannot use {} (mode {mode:03o})", info.path.display()));
+        let mode = mode(&database);
+        wrong.push(format!("its owner cannot use {} ({mode})", info.path.display()));
     }
     let folder = info.path.parent().unwrap_or(Path::new("/"));
     let Ok(folder_info) = fs::metadata(folder) else { return wrong };
+    let only_owner_creates_files = folder_info.mode() & 0o022 == 0;
     // With the sticky bit only a file's owner can replace it.
     if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
         wrong.push(format!("any user can replace files in {}", folder.display()));
@@ -87,17 +69,15 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[ProcessInfo]) -> Vec
     // Root may do everything.
     for process in processes.iter().filter(|process| !process.is_own()) {
         let Some(user) = process.user.filter(|user| *user != 0) else { continue };
-        let of_another = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.uid() != user);
-        let files = ["", "-wal", "-shm"].map(|suffix| with_suffix(&info.path, suffix));
-        let mut files: Vec<_> = files.into_iter().filter(of_another).collect();
-        if folder_info.uid() != user && folder_info.mode() & 0o022 == 0 {
-            files.push(folder.to_owned());
+        let of_another = files.iter().filter(|(_, file)| file.uid() != user);
+        let mut paths: Vec<_> = of_another.map(|(path, _)| path.display().to_string()).collect();
+        if folder_info.uid() != user && only_owner_creates_files {
+            paths.push(folder.display().to_string());
         }
-        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-        if !files.is_empty() {
-            let verb = if files.len() == 1 { "does" } else { "do" };
-            let files = files.join(", ");
-            wrong.push(format!("{files} {verb} not belong to user {user}, who runs {process}"));
+        if !paths.is_empty() {
+            let verb = if paths.len() == 1 { "does" } else { "do" };
+            let paths = paths.join(", ");
+            wrong.push(format!("{paths} {verb} not belong to user {user}, who runs {process}"));
         }
     }
     let owner = &info.owner;
@@ -110,16 +90,14 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[ProcessInfo]) -> Vec
              {folder_owner} cannot open it",
             info.path.display()
         ));
-    } else if is_another && folder_info.mode() & 0o022 == 0 {
+    } else if is_another && only_owner_creates_files {
         wrong.push(format!(
             "{owner} owns the file and cannot create its -wal and -shm in {folder}, which belongs \
              to {folder_owner}"
         ));
     } else if !is_another && database.uid() != 0 && folder_info.mode() & 0o300 != 0o300 {
-        let mode = folder_info.mode() & 0o777;
-        wrong.push(format!(
-            "{owner} cannot create -wal and -shm in {folder}, which has mode {mode:03o}"
-        ));
+        let mode = mode(&folder_info);
+        wrong.push(format!("{owner} cannot create -wal and -shm in {folder}, which has {mode}"));
     }
     wrong
 }

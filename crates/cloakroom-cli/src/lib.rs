@@ -48,11 +48,11 @@ mod arguments;
 mod backup;
 mod compact;
 mod copy;
+mod database;
 mod doctor;
 mod error;
 mod generate;
 mod host_checks;
-mod location;
 mod output;
 #[cfg(feature = "postgres")]
 mod pgpass;
@@ -83,37 +83,38 @@ use cloakroom::manager::Review;
 use cloakroom::stores::sqlite::SqliteFile;
 
 use crate::arguments::{Command, StoreOptions};
+use crate::database::Database;
 use crate::error::{CliError, CliResult};
-use crate::location::Location;
 use crate::output::Style;
 
 pub use target::Target;
 
 /// The input of a command besides its own arguments.
 struct CliContext {
-    location: Option<Location>,
+    /// The database; `None` if none was named, or for `copy`, which names two.
+    database: Option<Database>,
     options: StoreOptions,
     now: Timestamp,
     style: Style,
-    /// The application's own configuration, if it runs the command.
+    /// The review of the application's configuration, if the application has passed one.
     review: Option<Review>,
 }
 
 impl CliContext {
-    fn location(&self) -> CliResult<&Location> {
+    fn database(&self) -> CliResult<&Database> {
         let make_error = || {
             CliError::usage(
                 "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
                  CLOAKROOM_STORE",
             )
         };
-        self.location.as_ref().ok_or_else(make_error)
+        self.database.as_ref().ok_or_else(make_error)
     }
 
     /// Returns the calls on the file. `instead` says what to do on another database.
     fn file(&self, instead: &str) -> CliResult<&SqliteFile> {
         let make_error = || CliError::usage(format!("this command is for SQLite files; {instead}"));
-        self.location()?.file().ok_or_else(make_error)
+        self.database()?.file().ok_or_else(make_error)
     }
 }
 
@@ -165,11 +166,11 @@ fn run_all(
     };
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
-    let done = target::location(target, &arguments).and_then(|location| {
-        let options = arguments.options.clone();
-        let context = CliContext { location, options, now: SystemClock.now(), style, review };
-        let done = dispatch(&arguments.command, &context, &mut out);
-        done.map_err(|failure| failure.with_advice(context.location.as_ref()))
+    let done = Database::of(target, &arguments).and_then(|database| {
+        let options = arguments.options;
+        let context = CliContext { database, options, now: SystemClock.now(), style, review };
+        dispatch(&arguments.command, &context, &mut out)
+            .map_err(|failure| failure.with_advice(context.database.as_ref()))
     });
     // The output before a failure comes before its message.
     let flushed = out.flush().map_err(CliError::from);
@@ -190,21 +191,21 @@ fn run_all(
 
 fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> CliResult {
     match command {
-        Command::Setup(args) => schema::setup(args, context, out),
-        Command::Migrate(args) => schema::migrate(args, context, out),
+        Command::Setup { keep_journal } => schema::setup(*keep_journal, context, out),
+        Command::Migrate { dry_run } => schema::migrate(*dry_run, context, out),
         Command::Clear(args) => schema::clear(args, context, out),
         Command::Drop(args) => schema::drop_all(args, context, out),
         Command::Stats(args) => stats::stats(args, context, out),
         Command::List(args) => sessions::list(args, context, out),
         Command::Show(args) => sessions::show(args, context, out),
         Command::Revoke(args) => sessions::revoke(args, context, out),
-        Command::Sweep(args) => sweep::sweep(args, context, out),
+        Command::Sweep { limit } => sweep::sweep(*limit, context, out),
         Command::Compact(args) => compact::compact(args, context, out),
-        Command::Backup(args) => backup::backup(args, context, out),
+        Command::Backup { file } => backup::backup(file, context, out),
         Command::Restore(args) => backup::restore(args, context, out),
         Command::Copy(args) => copy::copy(args, context, out),
         Command::Doctor(args) => doctor::doctor(args, context, out),
-        Command::Completions(args) => generate::completions(args, out),
-        Command::Man(args) => generate::man(args, out),
+        Command::Completions { shell } => generate::completions(*shell, out),
+        Command::Man { command } => generate::man(command.as_deref(), out),
     }
 }

@@ -59,7 +59,8 @@ pub(crate) fn json(value: &Json) -> String {
 pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut depth = 0_usize;
-    let mut is_empty = false;
+    // Whether an array or object has just begun: an empty one stays on its line.
+    let mut has_begun = false;
     let mut in_string = false;
     let mut is_escaped = false;
     let line = |out: &mut String, depth: usize| {
@@ -86,11 +87,11 @@ pub(crate) fn json_text(text: &str, pretty: bool) -> String {
         }
         let closes = matches!(c, ']' | '}');
         depth = depth.saturating_sub(usize::from(closes));
-        if is_empty != closes {
+        if has_begun != closes {
             line(&mut out, depth);
         }
-        is_empty = matches!(c, '[' | '{');
-        depth += usize::from(is_empty);
+        has_begun = matches!(c, '[' | '{');
+        depth += usize::from(has_begun);
         in_string = c == '"';
         out.push(c);
         match c {

@@ -12,13 +12,12 @@ use std::time::Duration;
 use crate::host_checks::{folder, with_suffix};
 
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
-const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted \
-                                  database\" in docs/rescue.md";
+const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted database\" in \
+                       docs/rescue.md";
 
 /// The remedy for a SQLite database that a process has open by another name.
-const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the \
-                                     program and leave one name: see \"A second name\" in \
-                                     docs/rescue.md";
+const OTHER_NAME: &str = "use that name, in its container if it has one, or stop the program and \
+                          leave one name: see \"A second name\" in docs/rescue.md";
 
 /// A process that has the database open, or had.
 pub(crate) struct ProcessInfo {
@@ -32,6 +31,13 @@ pub(crate) struct ProcessInfo {
     other_name: Option<PathBuf>,
     /// The size that its files may have, if there is a limit.
     pub(crate) max_file_bytes: Option<u64>,
+}
+
+/// A file that a process has open.
+struct OpenFile {
+    /// The path by which it was opened. Another file may be there now.
+    path: PathBuf,
+    id: Option<(u64, u64)>,
 }
 
 impl ProcessInfo {
@@ -84,25 +90,24 @@ fn process(id: u32, path: &Path) -> Option<ProcessInfo> {
             let link = fs::read_link(descriptor.path()).ok()?.into_os_string();
             let link = link.as_bytes();
             let path = OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link));
-            Some((PathBuf::from(path), file_id(&descriptor.path())))
+            Some(OpenFile { path: path.into(), id: file_id(&descriptor.path()) })
         })
         .collect();
-    let has_our_path = |(open, _): &&(PathBuf, _)| has_same_paths && (open == path || *open == log);
-    let is_database = |file: &Option<(u64, u64)>| file.is_some() && *file == database;
-    let has_database =
-        id == std::process::id() || open_files.iter().any(|(_, file)| is_database(file));
+    let has_our_path = |open: &&OpenFile| has_same_paths && (open.path == path || open.path == log);
+    let is_database = |open: &OpenFile| open.id.is_some() && open.id == database;
+    let has_database = id == std::process::id() || open_files.iter().any(is_database);
     if !has_database && !open_files.iter().any(|open| has_our_path(&open)) {
         return None;
     }
     // With its log open a process has the database open too, maybe under a new name.
     let is_outdated = !has_database
-        || open_files.iter().filter(has_our_path).any(|(open, file)| *file != file_id(open));
+        || open_files.iter().filter(has_our_path).any(|open| open.id != file_id(&open.path));
     let has_own_log = |path: &Path| {
         let own_log = with_suffix(path, "-wal");
-        open_files.iter().any(|(open, file)| *open == own_log && *file != file_id(&log))
+        open_files.iter().any(|open| open.path == own_log && open.id != file_id(&log))
     };
-    let mut others = open_files.iter().filter(|open| is_database(&open.1) && !has_our_path(open));
-    let other_name = others.find(|(open, _)| has_own_log(open)).map(|(open, _)| open.clone());
+    let others = open_files.iter().filter(|open| is_database(open) && !has_our_path(open));
+    let other_name = others.map(|open| open.path.clone()).find(|path| has_own_log(path));
     let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
     let name = name.trim_end().to_owned();
     let user = user(&folder);

@@ -3,23 +3,23 @@
 use std::io::{self, Write};
 
 use crate::CliContext;
-use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
+use crate::arguments::ConfirmArgs;
 use crate::error::CliResult;
 use crate::host_checks;
 use crate::output::{ask, count_of_sessions, one_line};
 use crate::sessions::{count_live, live_sessions, scope};
 
-pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let location = context.location()?;
-    location.refuse_conflict()?;
-    let is_set_up = location.pending_migrations().is_ok_and(|pending| pending.is_empty());
-    if args.keep_journal {
+pub(crate) fn setup(keep_journal: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
+    let database = context.database()?;
+    database.refuse_conflict()?;
+    let is_set_up = database.pending_migrations().is_ok_and(|pending| pending.is_empty());
+    if keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?;
     }
-    let store = location.setup(args.keep_journal)?;
+    let store = database.setup(keep_journal)?;
     let done = if is_set_up { "already set up" } else { "set up" };
     writeln!(out, "{done}: {}", one_line(&store.description()))?;
-    if let Some(file) = location.file()
+    if let Some(file) = database.file()
         && let Some(path) = file.path()
         && host_checks::is_root()
         && !is_set_up
@@ -36,17 +36,17 @@ pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write)
     Ok(())
 }
 
-pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let location = context.location()?;
+pub(crate) fn migrate(dry_run: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
+    let database = context.database()?;
     // Refuses a missing file and a foreign table.
-    let pending = location.pending_migrations()?;
+    let pending = database.pending_migrations()?;
     if pending.is_empty() {
         return Ok(writeln!(out, "nothing to do: the tables have this version's schema")?);
     }
-    if !args.dry_run {
-        location.setup(true)?;
+    if !dry_run {
+        database.setup(true)?;
     }
-    let done = if args.dry_run { "would apply" } else { "applied" };
+    let done = if dry_run { "would apply" } else { "applied" };
     for migration in pending {
         writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
     }
@@ -54,7 +54,7 @@ pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Wr
 }
 
 pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.location()?.open()?;
+    let store = context.database()?.open()?;
     ask(
         &format!(
             "This ends {} of {}, {}: all users have to sign in again.",
@@ -69,8 +69,8 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
 }
 
 pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.location()?.open()?;
-    let others = match context.location()?.properties()?.other_tables {
+    let store = context.database()?.open()?;
+    let others = match context.database()?.file_info()?.map(|info| info.other_tables) {
         None => "Other tables stay.".to_owned(),
         Some(0) => "There are no other tables in it.".to_owned(),
         Some(1) => "The one other table in it stays.".to_owned(),

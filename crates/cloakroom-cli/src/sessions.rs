@@ -20,7 +20,7 @@ use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_lin
 const PAGE: usize = 5000;
 
 pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = context.location()?.open_for_reading()?;
+    let store = context.database()?.open_for_reading()?;
     let realm = args.realm.as_ref();
     let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &in_all);
@@ -40,7 +40,6 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     };
     let mut left = args.limit.get();
     let mut last = None;
-    let mut any = false;
     let more = loop {
         // One more than is printed, to know whether there are more.
         let wanted = NonZeroUsize::MIN.saturating_add(left.min(PAGE));
@@ -51,7 +50,6 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         let read = page.len();
         page.truncate(left.min(PAGE));
         printer.page(&page, context, out)?;
-        any |= !page.is_empty();
         left -= page.len();
         last = page.last().map(|summary| summary.cursor);
         if read < wanted.get() || left == 0 {
@@ -59,10 +57,11 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
         }
     };
     printer.end(more, out)?;
+    let printed = args.limit.get() - left;
     let kind = if args.expired { "expired" } else { "live" };
     let report_none = |message: String| nothing_in(&message, realm, &*store);
     match &args.user {
-        _ if any => Ok(()),
+        _ if printed > 0 => Ok(()),
         Some(user) => report_none(no_session_of(user, kind, &*store, context)?),
         None if realm.is_some() => report_none(format!("there is no {kind} session")),
         None if !args.json => Ok(writeln!(out, "There are none.")?),
@@ -220,7 +219,7 @@ fn summary_json(summary: &Summary) -> Json {
 }
 
 pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let found = context.location()?.open_for_reading()?.find(&args.public_id)?;
+    let found = context.database()?.open_for_reading()?.find(&args.public_id)?;
     let Some(SessionDetails { summary, record, .. }) = found else {
         return Err(CliError::nothing_matched(format!("there is no session {}", args.public_id)));
     };
@@ -280,7 +279,7 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
 }
 
 pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = &*context.location()?.open()?;
+    let store = &*context.database()?.open()?;
     let now = context.now;
     let realm = args.realm.as_ref();
     let scope = scope(realm);

@@ -6,13 +6,16 @@ use std::time::Duration;
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::list;
 use cloakroom::stores::admin::{Admin, SessionCounts};
+#[cfg(feature = "postgres")]
+use cloakroom::stores::postgres::DatabaseServer;
+use cloakroom::stores::sqlite::DatabaseInfo;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::StatsArgs;
+use crate::database::Database;
 use crate::error::CliResult;
-use crate::location::Properties;
 use crate::output::{self, Style};
 use crate::signals::Interrupt;
 
@@ -20,19 +23,19 @@ use crate::signals::Interrupt;
 const DAYS: usize = 7;
 
 pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let store = &*context.location()?.open_for_reading()?;
+    let store = &*context.database()?.open_for_reading()?;
+    let style = if args.json { &context.style.in_utc() } else { &context.style };
     let Some(seconds) = args.watch else {
-        let report = Report::new(store, context, context.now, args.json)?;
-        return report.print(args.json, context, out);
+        return Report::new(store, context, style, context.now)?.print(args.json, style, out);
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = Report::new(store, context, SystemClock.now(), args.json)?;
-        if !args.json && context.style.is_terminal() {
+        let report = Report::new(store, context, style, SystemClock.now())?;
+        if !args.json && style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
         }
-        report.print(args.json, context, out)?;
+        report.print(args.json, style, out)?;
         out.flush()?;
         interrupt.wait(Duration::from_secs(u64::from(seconds)));
     }
@@ -51,9 +54,13 @@ struct Report {
 }
 
 impl Report {
-    fn new(store: &dyn Admin, context: &CliContext, now: Timestamp, utc: bool) -> CliResult<Self> {
+    fn new(
+        store: &dyn Admin,
+        context: &CliContext,
+        style: &Style,
+        now: Timestamp,
+    ) -> CliResult<Self> {
         let sessions = store.session_index().stats(now)?;
-        let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
         let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
         let counts = store.counts(&moments, now)?;
         let days: Vec<_> = names.into_iter().zip(counts.created.iter().copied()).collect();
@@ -61,7 +68,7 @@ impl Report {
         Ok(Report {
             at: now,
             table: store.table().to_owned(),
-            properties: context.location()?.properties()?,
+            properties: Properties::of(context.database()?)?,
             sessions,
             counts,
             days,
@@ -70,35 +77,29 @@ impl Report {
         })
     }
 
-    fn print(&self, json: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
+    fn print(&self, json: bool, style: &Style, out: &mut dyn Write) -> CliResult {
         if json {
             writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());
         }
-        let style = &context.style;
         let mut line = |name: &str, value: String| writeln!(out, "{}", style.line(9, name, &value));
-        for (name, value) in &self.properties.place {
+        for (name, value) in &self.properties.names {
             line(name, value.clone())?;
         }
         let version = self.properties.schema.map(|version| format!(", schema version {version}"));
-        let version = version.unwrap_or_default();
-        line("table", format!("{}{version}", self.table))?;
-        let sessions = &self.sessions;
-        let list::Stats { live, expired, oldest, newest, .. } = *sessions;
-        line("live", by_user(live, sessions.signed_in, sessions.anonymous()))?;
-        let expired_by_user =
-            by_user(expired, sessions.expired_signed_in, sessions.expired_anonymous());
-        line("expired", format!("{expired_by_user}; to be swept"))?;
-        if let (Some(oldest), Some(newest)) = (oldest, newest) {
+        line("table", self.table.clone() + &version.unwrap_or_default())?;
+        let all = &self.sessions;
+        line("live", by_user(all.live, all.signed_in, all.anonymous()))?;
+        let expired = by_user(all.expired, all.expired_signed_in, all.expired_anonymous());
+        line("expired", format!("{expired}; to be swept"))?;
+        if let (Some(oldest), Some(newest)) = (all.oldest, all.newest) {
             line("created", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
         }
-        if expired > 0 || self.sessions.live > 0 {
-            let SessionCounts { average, largest, .. } = self.counts;
-            let average = HumanBytes(average);
-            let most = HumanBytes(largest);
-            line("data", format!("{average} a session, {most} at most"))?;
+        if all.expired > 0 || all.live > 0 {
+            let [average, largest] = [self.counts.average, self.counts.largest].map(HumanBytes);
+            line("data", format!("{average} a session, {largest} at most"))?;
         }
-        for (name, value) in &self.properties.size {
+        for (name, value) in &self.properties.sizes {
             line(name, value.clone())?;
         }
         for (index, (day, count)) in self.days.iter().enumerate() {
@@ -117,7 +118,7 @@ impl Report {
             .iter()
             .map(|(day, sessions)| json!({ "day": day, "sessions": sessions }))
             .collect();
-        let (place, properties) = &self.properties.json;
+        let (database, properties) = &self.properties.json;
         json!({
             "at": output::json_time(self.at),
             "table": self.table,
@@ -133,8 +134,84 @@ impl Report {
                 "average": self.counts.average,
                 "largest": self.counts.largest,
             },
-            (*place): properties,
+            (*database): properties,
         })
+    }
+}
+
+/// What is printed of the database beside its sessions.
+#[derive(Default)]
+struct Properties {
+    /// The lines before those on sessions.
+    names: Vec<(&'static str, String)>,
+    /// The lines after those on sessions.
+    sizes: Vec<(&'static str, String)>,
+    /// The schema version of the tables, if it is known.
+    schema: Option<u32>,
+    /// Its name and value in JSON.
+    json: (&'static str, Json),
+}
+
+impl Properties {
+    fn of(database: &Database) -> CliResult<Self> {
+        match database {
+            Database::Sqlite(_) => Ok(match database.file_info()? {
+                Some(info) => Properties::of_file(&info),
+                None => Properties { json: ("file", Json::Null), ..Properties::default() },
+            }),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(builder) => Ok(Properties::of_server(&builder.inspect()?)),
+        }
+    }
+
+    fn of_file(info: &DatabaseInfo) -> Self {
+        let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
+        let bytes = HumanBytes(info.bytes);
+        let log = HumanBytes(info.log_bytes);
+        let schema = info.schema.as_ref().ok().copied();
+        let path = info.path.display().to_string();
+        let json = json!({
+            "path": path,
+            "bytes": info.bytes,
+            "log_bytes": info.log_bytes,
+            "page_size": info.page_size,
+            "pages": info.pages,
+            "free_pages": info.free_pages,
+            "journal": info.journal,
+            "schema": schema,
+            "other_tables": info.other_tables,
+        });
+        Properties {
+            names: vec![("file", path)],
+            sizes: vec![
+                ("size", format!("{bytes}, {free} of it free; log {log}")),
+                ("journal", info.journal.clone()),
+            ],
+            schema,
+            json: ("file", json),
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn of_server(info: &DatabaseServer) -> Self {
+        let schema = info.schema_version.as_ref().ok().copied();
+        let json = json!({
+            "name": info.server,
+            "version": info.version,
+            "schema": schema,
+            "schema_name": info.schema,
+            "bytes": info.bytes,
+            "dead_rows": info.dead_rows,
+        });
+        Properties {
+            names: vec![
+                ("server", format!("{}, PostgreSQL {}", info.server, info.version)),
+                ("schema", info.schema.clone()),
+            ],
+            sizes: vec![("size", format!("{}, with indexes", HumanBytes(info.bytes)))],
+            schema,
+            json: ("server", json),
+        }
     }
 }
 

@@ -1,61 +1,56 @@
 //! The command `sweep`: removes expired sessions in batches.
 
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 
 use crate::CliContext;
-use crate::arguments::SweepArgs;
 use crate::doctor::REFERENCES;
 use crate::error::{CliError, CliResult};
 use crate::output::count_of_sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
-    let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
+pub(crate) fn sweep(
+    limit: Option<NonZeroU64>,
+    context: &CliContext,
+    out: &mut dyn Write,
+) -> CliResult {
+    let limit = limit.map_or(u64::MAX, NonZeroU64::get);
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
-    let ended = context.location()?.open()?.sweep_all(context.now, limit, interrupt.watch(&bar));
+    let ended = context.database()?.open()?.sweep_all(context.now, limit, interrupt.watch(&bar));
     // The bar counts also where it is hidden, and keeps what was swept before a failure.
     let swept = bar.position();
     bar.finish_and_clear();
     match ended {
         Ok(ControlFlow::Continue(ended)) => {
             writeln!(out, "swept {}", count_of_sessions(ended))?;
-            if ended < limit {
-                report_kept(context)?;
-            }
+            if ended < limit { report_kept(context) } else { Ok(()) }
         }
         Ok(ControlFlow::Break(())) => {
-            return Err(CliError::interrupted(format!(
-                "swept {} until then",
-                count_of_sessions(swept)
-            )));
+            let swept = count_of_sessions(swept);
+            Err(CliError::interrupted(format!("swept {swept} until then")))
         }
         Err(error) => {
             if swept > 0 {
                 writeln!(out, "swept {}", count_of_sessions(swept))?;
             }
-            return Err(error.into());
+            Err(error.into())
         }
     }
-    Ok(())
 }
 
 /// Fails if expired sessions have remained because rows of other tables reference them.
 fn report_kept(context: &CliContext) -> CliResult {
-    let location = context.location()?;
-    let Some(file) = location.file().filter(|file| file.path().is_some()) else {
-        return Ok(());
-    };
-    let tables = file.info()?.referencing_tables;
+    let database = context.database()?;
+    let tables = database.file_info()?.map_or(Vec::new(), |info| info.referencing_tables);
     if tables.is_empty() {
         return Ok(());
     }
-    let kept = location.open_for_reading()?.session_index().stats(context.now)?.expired;
-    match kept {
+    match database.open_for_reading()?.session_index().stats(context.now)?.expired {
         0 => Ok(()),
-        _ => Err(CliError::new(format!(
+        kept => Err(CliError::new(format!(
             "{} ended and cannot be removed, since rows of {} reference them; {REFERENCES}",
             count_of_sessions(kept),
             tables.join(", ")

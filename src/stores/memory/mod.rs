@@ -122,7 +122,7 @@ impl SessionTable {
         let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.rows.get(&at) else { return Found::Nothing };
         let session = LiveSession { record: row.record.clone(), id_hash: at };
-        let found = Found::stored(session, at, now);
+        let found = Found::by_current_id(session, at, now);
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
             Some(id) => found.by_replaced_id(*id, now),
             None => found,

@@ -225,9 +225,9 @@ fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) ->
     Query { sql: &sql.update, params }
 }
 
-/// Remembers the previous id of a session and, if it differs, the one presented. Limits the graces
-/// of the earlier ones. Deletes the oldest ids of that session above the maximum, and up to two
-/// forgotten ids of any session, so that the table does not grow without bound.
+/// Remembers the previous id of a session and, if it differs, the one presented. Shortens the
+/// graces of the earlier ones. Deletes the oldest ids of that session above the maximum, and up to
+/// two forgotten ids of any session, so that the table does not grow without bound.
 fn remember_id_change<'q>(
     queries: &mut Vec<Query<'q>>,
     sql: &'q Statements,
@@ -237,9 +237,9 @@ fn remember_id_change<'q>(
 ) {
     const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
     let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
-    let limit = Param::Int(previous.grace_until().map(Timestamp::as_millis));
-    let params = [at.id.into(), limit, previous.replaced_at.as_millis().into()];
-    queries.push(Query::new(&sql.limit_graces, params));
+    let graces_end = Param::Int(previous.grace_until().map(Timestamp::as_millis));
+    let params = [at.id.into(), graces_end, previous.replaced_at.as_millis().into()];
+    queries.push(Query::new(&sql.shorten_graces, params));
     let params = [previous.replaced_at.as_millis().into(), 2.into()];
     queries.push(Query::new(&sql.forget_replaced, params));
     queries.push(forget_oldest());

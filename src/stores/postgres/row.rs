@@ -171,7 +171,7 @@ fn by_current_id(row: &Row, at: RowPosition, now: Timestamp) -> Result<Found<Row
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
     if time(row, "deadline")? <= now {
         return Ok(match decode(row, public_id) {
-            Ok(record) => Found::expired(at, &record),
+            Ok(record) => Found::of_expired(&record, at),
             Err(_) => Found::Expired { reached_limit: None, at },
         });
     }

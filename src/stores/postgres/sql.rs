@@ -181,7 +181,7 @@ statements! {
         "DELETE FROM {replaced} WHERE id IN (SELECT id FROM {replaced} WHERE forget_at <= $1 \
          ORDER BY forget_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
     forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = $1";
-    limit_graces:
+    shorten_graces:
         "UPDATE {replaced} SET grace_until = $2, replaced_at = CASE WHEN $2 IS NULL \
          THEN greatest(replaced_at, least(grace_until, $3)) ELSE replaced_at END \
          WHERE session = $1 AND grace_until > coalesce($2, 0)";

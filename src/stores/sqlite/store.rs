@@ -315,7 +315,7 @@ impl Maintenance for SqliteInner {
     fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
         // A forked process never writes, and the lock of the callback may stay locked there.
         if self.writer.process().is_current() {
-            self.writer.wal().set_callback(callback);
+            self.writer.wal().set_on_due(callback);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::sync::{IgnorePoison, Mutex, monotonic_now, thread};
 /// What a checkpoint does; for errors.
 pub(super) const CHECKPOINT: &str = "copy the log into the database";
 
-/// From this size on, a commit requests a checkpoint by the callback.
+/// From this size on, a commit requests a checkpoint from maintenance.
 const DUE_BYTES: u64 = 16 << 20;
 
 /// From this size on, a writer runs a checkpoint itself, because maintenance is too slow or not
@@ -47,7 +47,8 @@ pub(super) struct Wal {
     /// If false, another program runs the checkpoints.
     runs_checkpoints: bool,
     events: Events,
-    callback: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    /// The callback of [`Maintenance::on_due`](crate::backend::Maintenance::on_due).
+    on_due: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     is_requested: AtomicBool,
     /// When the last restart was blocked, and the size of the log then; `None` if it succeeded.
     blocked: Mutex<Option<Blocked>>,
@@ -82,7 +83,7 @@ impl Wal {
             page_size,
             runs_checkpoints,
             events,
-            callback: Mutex::default(),
+            on_due: Mutex::default(),
             is_requested: AtomicBool::new(false),
             blocked: Mutex::default(),
         }
@@ -107,8 +108,8 @@ impl Wal {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn set_callback(&self, callback: Box<dyn Fn() + Send + Sync>) {
-        *self.callback.lock().ignore_poison() = Some(callback);
+    pub(super) fn set_on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        *self.on_due.lock().ignore_poison() = Some(callback);
     }
 
     /// Returns whether a log with this number of frames needs a checkpoint.
@@ -125,17 +126,19 @@ impl Wal {
         Ok(())
     }
 
-    /// Requests a checkpoint by the callback. If the log is too large, runs one on the write
-    /// connection.
-    pub(super) fn request_checkpoint(&self, connection: &Connection, frames: u32) {
-        if !self.is_requested.swap(true, Ordering::Relaxed) {
-            let callback = self.callback.lock().ignore_poison();
-            if let Some(callback) = &*callback {
-                callback();
-            }
+    /// Requests a checkpoint from maintenance, unless one is requested already.
+    pub(super) fn request_checkpoint(&self) {
+        if !self.is_requested.swap(true, Ordering::Relaxed)
+            && let Some(on_due) = &*self.on_due.lock().ignore_poison()
+        {
+            on_due();
         }
+    }
+
+    /// Restarts a log that is too large, on the write connection. Ignores a failure: the commits
+    /// before it are valid.
+    pub(super) fn restart_if_too_large(&self, connection: &Connection, frames: u32) {
         if frames >= self.frames(FORCE_BYTES) {
-            // The commits are valid even if the checkpoint fails.
             let _ = self.restart(connection);
         }
     }

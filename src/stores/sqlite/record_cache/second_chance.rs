@@ -97,6 +97,7 @@ impl SecondChanceCache {
                 let id_hash = slot.id_hash;
                 self.remove(&id_hash);
             }
+            // No slots, so by the invariant no weight either.
             None => self.weight = 0,
         }
     }

@@ -83,7 +83,7 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let deadline = time(row, session::deadline)?;
     let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
-        return Ok(Found::expired(at, &without_data(row, &mut None)?));
+        return Ok(Found::of_expired(&without_data(row, &mut None)?, at));
     }
     Ok(match decode(row)? {
         Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },

@@ -231,7 +231,8 @@ impl Writer {
             Ok(Some(frames)) if self.settings.wal.is_checkpoint_due(frames) => {
                 // Committed jobs are answered before any checkpoint.
                 leader.complete();
-                self.settings.wal.request_checkpoint(write_connection.get(), frames);
+                self.settings.wal.request_checkpoint();
+                self.settings.wal.restart_if_too_large(write_connection.get(), frames);
             }
             Ok(_) => {}
             Err(error) => leader.failure = Some(error),
@@ -258,7 +259,7 @@ impl Writer {
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, result) in &mut leader.group {
-            tx.run_job(is_grouped, job, result)?;
+            *result = tx.run_job(is_grouped, job)?;
         }
         tx.commit(deadline)
     }

@@ -60,7 +60,7 @@ statements! {
         "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
          data = '{{}}' WHERE {{condition}}";
     remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
-    limit_graces:
+    shorten_graces:
         "UPDATE {replaced} SET grace_until = ?2, replaced_at = CASE WHEN ?2 IS NULL \
          THEN max(replaced_at, min(grace_until, ?3)) ELSE replaced_at END \
          WHERE session = ?1 AND grace_until > coalesce(?2, 0)";

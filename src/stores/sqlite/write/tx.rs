@@ -22,15 +22,18 @@ use crate::stores::sqlite::references;
 use crate::stores::sqlite::sql::columns::{replaced, session};
 use crate::stores::sqlite::sql::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::job::{Job, JobFailure, panicked};
+use crate::stores::sqlite::write::job::{Job, JobFailure};
 use crate::stores::sqlite::write::reserve::{self, SignInReserve};
 use crate::stores::sqlite::write::sql::{TableSql, WriteSql};
 
-/// The changed sessions of a statement on another table.
-const NO_SESSION: &[SessionIdHash] = &[];
-
-/// The changed sessions of a statement after [`CacheUpdate::remove_all`].
-const ALREADY_REMOVED: &[SessionIdHash] = &[];
+/// The sessions that a statement may change; the record cache removes them.
+#[derive(Clone, Copy)]
+enum Affected {
+    /// The statement writes another table.
+    NoSession,
+    Session(SessionIdHash),
+    AllSessions,
+}
 
 /// An open write transaction.
 ///
@@ -43,8 +46,8 @@ pub(crate) struct WriteTx<'c> {
     reserve: Option<&'c SignInReserve>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
-    /// The group had one job, which failed; there is nothing to commit.
-    is_undone: bool,
+    /// The only job has failed, and was rolled back.
+    nothing_to_commit: bool,
 }
 
 impl<'c> WriteTx<'c> {
@@ -60,53 +63,48 @@ impl<'c> WriteTx<'c> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .during(operation)?;
         let cache_update = CacheUpdate::begin(record_cache);
-        Ok(WriteTx { connection, sql, cache_update, reserve, operation, is_undone: false })
+        let nothing_to_commit = false;
+        Ok(WriteTx { connection, sql, cache_update, reserve, operation, nothing_to_commit })
     }
 
-    /// Runs a job, and stores its result. If the job fails, its changes are undone, and those of
+    /// Runs a job, and returns its result. If the job fails, its changes are undone, and those of
     /// other jobs of the group stay. A job without others needs no savepoint, which would take
     /// a tenth of the transaction's time.
     ///
-    /// Fails if SQLite has rolled the whole group back.
+    /// Fails if the whole group is lost: SQLite has rolled it back, or cannot undo this job alone.
     pub(super) fn run_job(
         &mut self,
         is_grouped: bool,
         job: &Job,
-        result: &mut Result<(), JobFailure>,
-    ) -> Result<()> {
+    ) -> Result<Result<(), JobFailure>> {
         if is_grouped {
             self.control("SAVEPOINT job")?;
         }
         let group_operation = mem::replace(&mut self.operation, job.operation);
-        *result = job.run(self);
+        let result = job.run(self);
         self.operation = group_operation;
-        if let Err(failure) = result {
-            if self.connection.is_autocommit() {
-                return Err(match failure {
-                    JobFailure::Error(error) => error.clone(),
-                    JobFailure::Panic(_) => panicked(job.operation),
-                });
+        match result {
+            Err(JobFailure::Error(error)) if self.connection.is_autocommit() => return Err(error),
+            Err(_) => {
+                self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+                self.nothing_to_commit = !is_grouped;
+                self.cache_update.turn_puts_into_removals();
             }
-            self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
-            self.is_undone = !is_grouped;
-            self.cache_update.turn_puts_into_removals();
+            Ok(()) => {}
         }
         if is_grouped {
             self.control("RELEASE job")?;
         }
-        Ok(())
+        Ok(result)
     }
 
     /// Commits, and then updates the record cache. Returns the number of frames in the log, `None`
     /// if the transaction wrote none.
     pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
-        let frames = if !self.connection.is_autocommit() {
-            wal::commit(self.connection, deadline).during(self.operation)?
-        } else if self.is_undone {
+        let frames = if self.nothing_to_commit {
             None
         } else {
-            // A job has ended the transaction without an error.
-            return Err(Error::new(ErrorKind::Unexpected, self.operation));
+            wal::commit(self.connection, deadline).during(self.operation)?
         };
         self.cache_update.publish(frames);
         Ok(frames)
@@ -116,15 +114,19 @@ impl<'c> WriteTx<'c> {
         execute_cached(self.connection, sql).during(self.operation)
     }
 
-    /// Executes a statement that changes the sessions `changed` and no others. Returns the number
-    /// of changed rows.
+    /// Executes a statement that changes no sessions but the affected ones. Returns the number of
+    /// changed rows.
     fn execute(
         &mut self,
         statement: &str,
         params: impl Params,
-        changed: &[SessionIdHash],
+        affected: Affected,
     ) -> Result<usize> {
-        changed.iter().for_each(|id_hash| self.cache_update.remove(*id_hash));
+        match affected {
+            Affected::NoSession => {}
+            Affected::Session(id_hash) => self.cache_update.remove(id_hash),
+            Affected::AllSessions => self.cache_update.remove_all(),
+        }
         self.run(statement, |statement| statement.execute(params))
     }
 
@@ -150,7 +152,7 @@ impl<'c> WriteTx<'c> {
         at: FoundRow,
         new: &LiveSession,
     ) -> Result<()> {
-        let rows = self.execute(statement, params, &[at.id_hash])?;
+        let rows = self.execute(statement, params, Affected::Session(at.id_hash))?;
         self.check_changed(rows)?;
         self.cache_update.put(new.id_hash, at.id, &new.record);
         Ok(())
@@ -217,7 +219,7 @@ impl WriteTx<'_> {
         let seen = record.seen;
         let deadline = record.deadline();
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
-        Ok(Found::stored(LiveSession { record, id_hash }, at, now))
+        Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
@@ -269,8 +271,9 @@ impl WriteTx<'_> {
     /// Inserts a session, and returns its row id.
     pub(crate) fn insert(&mut self, new: &LiveSession) -> Result<i64> {
         let insert = &self.sql.write.insert;
-        let rows =
-            session::with_values(new, |columns| self.execute(insert, columns, &[new.id_hash]))?;
+        let rows = session::with_values(new, |columns| {
+            self.execute(insert, columns, Affected::Session(new.id_hash))
+        })?;
         self.check_changed(rows)?;
         let id = self.connection.last_insert_rowid();
         self.cache_update.put(new.id_hash, id, &new.record);
@@ -333,31 +336,31 @@ impl WriteTx<'_> {
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        let rows = self.delete_or_end("id = ?1", [id], &[id_hash])?;
+        let rows = self.delete_or_end("id = ?1", [id], Affected::Session(id_hash))?;
         self.check_changed(rows)
     }
 
-    /// Deletes the sessions that match `condition`, which are `changed`. Those that a foreign key
-    /// or a trigger of the application keeps or brings back are ended in place, because an ended
+    /// Deletes the sessions that match `condition`, all `affected`. Those that a foreign key or a
+    /// trigger of the application keeps or brings back are ended in place, because an ended
     /// session must not be found again. Returns the number of changed rows.
     fn delete_or_end(
         &mut self,
         condition: &str,
         params: impl Params + Copy,
-        changed: &[SessionIdHash],
+        affected: Affected,
     ) -> Result<usize> {
         let WriteSql { delete, end, .. } = &self.sql.write;
         let Some(referenced) = self.referenced_condition()? else {
-            return self.execute(&with_condition(delete, condition), params, changed);
+            return self.execute(&with_condition(delete, condition), params, affected);
         };
         // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
         let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
-        let deleted = match self.execute(&delete, params, changed) {
+        let deleted = match self.execute(&delete, params, affected) {
             Err(error) if !self.is_refused(&error) => return Err(error),
             deleted => deleted.unwrap_or(0),
         };
         // A trigger may have inserted deleted rows again, with their former deadline.
-        let ended_in_place = self.execute(&with_condition(end, condition), params, changed)?;
+        let ended_in_place = self.execute(&with_condition(end, condition), params, affected)?;
         self.check_none_left(condition, params)?;
         Ok(deleted + ended_in_place)
     }
@@ -387,16 +390,16 @@ impl WriteTx<'_> {
         references::referenced_condition(self.connection, &self.sql.read).during(self.operation)
     }
 
-    /// Remembers the previous id of a session and, if it differs, the one presented. Limits the
+    /// Remembers the previous id of a session and, if it differs, the one presented. Shortens the
     /// graces of the earlier ones.
     pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
         IdChange { previous, presented }: &IdChange,
     ) -> Result<()> {
-        let limit = previous.grace_until().map(Timestamp::as_millis);
-        let params = params![at.id, limit, previous.replaced_at.as_millis()];
-        self.execute(&self.sql.write.limit_graces, params, NO_SESSION)?;
+        let graces_end = previous.grace_until().map(Timestamp::as_millis);
+        let params = params![at.id, graces_end, previous.replaced_at.as_millis()];
+        self.execute(&self.sql.write.shorten_graces, params, Affected::NoSession)?;
         self.remember(at.id, &at.public_id, previous)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
@@ -412,7 +415,7 @@ impl WriteTx<'_> {
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.write.forget_replaced_one, params, NO_SESSION)?;
+        self.execute(&self.sql.write.forget_replaced_one, params, Affected::NoSession)?;
         self.remember(session, public_id, id)
     }
 
@@ -422,10 +425,10 @@ impl WriteTx<'_> {
     fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
         let params = params![session, public_id.as_bytes(), others];
-        self.execute(&self.sql.write.forget_replaced_of, params, NO_SESSION)?;
+        self.execute(&self.sql.write.forget_replaced_of, params, Affected::NoSession)?;
         self.forget_replaced(id.replaced_at, 2)?;
         replaced::with_values(session, public_id, id, |columns| {
-            self.execute(&self.sql.write.remember_replaced, columns, NO_SESSION)
+            self.execute(&self.sql.write.remember_replaced, columns, Affected::NoSession)
         })
         .map(drop)
     }
@@ -433,7 +436,7 @@ impl WriteTx<'_> {
     /// Deletes at most `limit` forgotten replaced ids.
     fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
-        self.execute(&self.sql.write.forget_replaced, params, NO_SESSION).map(drop)
+        self.execute(&self.sql.write.forget_replaced, params, Affected::NoSession).map(drop)
     }
 }
 
@@ -488,14 +491,13 @@ impl WriteTx<'_> {
             if !reserve.is_short(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
-            let batch = reserve.next_batch(self.connection, &self.sql.read, at);
-            let batch = batch.during(self.operation)?;
-            if batch.is_empty() {
-                break;
-            }
-            for (id, id_hash) in batch {
+            let batch = reserve.next_batch(self.connection, &self.sql.read);
+            for (id, id_hash) in batch.during(self.operation)? {
+                if Some(id) == at {
+                    continue;
+                }
                 self.delete(id, id_hash)?;
-                self.execute(&self.sql.write.delete_replaced_of, [id], NO_SESSION)?;
+                self.execute(&self.sql.write.delete_replaced_of, [id], Affected::NoSession)?;
                 evicted.push(id_hash);
             }
         }
@@ -586,13 +588,12 @@ impl WriteTx<'_> {
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
-        self.execute(&self.sql.write.delete_all_replaced, [], NO_SESSION)?;
+        self.execute(&self.sql.write.delete_all_replaced, [], Affected::NoSession)?;
         self.raise_epoch()?;
         // The sessions come last: a trigger on another table could bring some back.
-        self.cache_update.remove_all();
         match self.referenced_condition()? {
-            None => self.execute(&self.sql.write.delete_all, [], ALREADY_REMOVED)?,
-            Some(_) => self.delete_or_end("true", [], ALREADY_REMOVED)?,
+            None => self.execute(&self.sql.write.delete_all, [], Affected::AllSessions)?,
+            Some(_) => self.delete_or_end("true", [], Affected::AllSessions)?,
         };
         Ok(live)
     }
@@ -610,8 +611,7 @@ impl WriteTx<'_> {
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
         self.raise_epoch()?;
-        self.cache_update.remove_all();
-        self.delete_or_end("realm = ?1", [realm.as_str()], ALREADY_REMOVED)?;
+        self.delete_or_end("realm = ?1", [realm.as_str()], Affected::AllSessions)?;
         Ok(live)
     }
 
@@ -619,16 +619,16 @@ impl WriteTx<'_> {
     pub(crate) fn raise_epoch_above(&mut self, other: i64) -> Result<()> {
         let own = row::epoch(self.connection, &self.sql.read).during(self.operation)?;
         let above = own.max(other).saturating_add(1).to_string();
-        self.execute(&self.sql.write.set_epoch, [above], NO_SESSION).map(drop)
+        self.execute(&self.sql.write.set_epoch, [above], Affected::NoSession).map(drop)
     }
 
     /// Gives a copy of the tables another identity than the original's.
     pub(crate) fn draw_identity(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.draw_identity, [], NO_SESSION).map(drop)
+        self.execute(&self.sql.write.draw_identity, [], Affected::NoSession).map(drop)
     }
 
     /// Raises the epoch, so that every process with a cache reads all sessions again.
     pub(crate) fn raise_epoch(&mut self) -> Result<()> {
-        self.execute(&self.sql.write.raise_epoch, [], NO_SESSION).map(drop)
+        self.execute(&self.sql.write.raise_epoch, [], Affected::NoSession).map(drop)
     }
 }
