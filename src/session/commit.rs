@@ -92,11 +92,6 @@ impl Session {
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
         retired_ids.record(answer.retired_ids(commit));
-        if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
-            (&answer, &self.context.cleaner)
-        {
-            cleaner.sessions_evicted(evicted.len());
-        }
         Ok(answer)
     }
 
@@ -185,7 +180,7 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
-        let CommitAnswer::Done { session, .. } = answer else {
+        let CommitAnswer::Done { session, evicted, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
@@ -193,6 +188,7 @@ impl Session {
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }
+        self.context.report_evicted(evicted.len());
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }

@@ -54,10 +54,19 @@ struct SignInRequest<'r> {
     join_id: Option<SessionId>,
 }
 
+/// A sign-in that is done.
+struct SignedIn {
+    /// The session under its new id.
+    load_state: LoadState,
+    /// The sessions that the sign-in ended.
+    ended: Vec<EndedSession>,
+    /// The number of sessions that the store evicted.
+    evicted: usize,
+}
+
 /// The result of one attempt.
 enum AttemptResult {
-    /// With the session under its new id, and the sessions that the sign-in ended.
-    Done(LoadState, Vec<EndedSession>),
+    Done(SignedIn),
     Refused,
     Retry,
 }
@@ -156,15 +165,16 @@ impl Session {
             from,
             join_id,
         };
-        let Some((load_state, ended)) = self.attempt_until_done(&mut request)? else {
+        let Some(signed_in) = self.attempt_until_done(&mut request)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        state.set_load_state(load_state);
+        state.set_load_state(signed_in.load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
-        for session in &ended {
+        self.context.report_evicted(signed_in.evicted);
+        for session in &signed_in.ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
                 if has_same_user { EndReason::TooManySessions } else { EndReason::Superseded };
@@ -195,15 +205,11 @@ impl Session {
         })
     }
 
-    /// Returns the session under its new id, and the sessions that the sign-in has ended; `None` if
-    /// it is refused.
-    fn attempt_until_done(
-        &self,
-        request: &mut SignInRequest<'_>,
-    ) -> Result<Option<(LoadState, Vec<EndedSession>)>> {
+    /// Returns `None` if the sign-in is refused.
+    fn attempt_until_done(&self, request: &mut SignInRequest<'_>) -> Result<Option<SignedIn>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(request)? {
-                AttemptResult::Done(session, ended) => return Ok(Some((session, ended))),
+                AttemptResult::Done(signed_in) => return Ok(Some(signed_in)),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
             }
@@ -229,8 +235,9 @@ impl Session {
         let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, ended, .. } => {
-                Ok(AttemptResult::Done(LoadState::with_new_id(session, id), ended))
+            CommitAnswer::Done { session, ended, evicted, .. } => {
+                let load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(SignedIn { load_state, ended, evicted: evicted.len() }))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -263,7 +270,8 @@ impl Session {
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                Ok(AttemptResult::Done(LoadState::with_new_id(session, id), Vec::new()))
+                let load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(SignedIn { load_state, ended: Vec::new(), evicted: 0 }))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
