@@ -54,13 +54,13 @@ struct SignInRequest<'r> {
     join_id: Option<SessionId>,
 }
 
-/// A sign-in that is done.
+/// What a sign-in has done.
 struct SignedIn {
     /// The session under its new id.
     load_state: LoadState,
     /// The sessions that the sign-in ended.
     ended: Vec<EndedSession>,
-    /// The number of sessions that the store evicted.
+    /// The number of sessions that the store evicted for it.
     evicted: usize,
 }
 
@@ -169,12 +169,13 @@ impl Session {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        state.set_load_state(signed_in.load_state);
+        let SignedIn { load_state, ended, evicted } = signed_in;
+        state.set_load_state(load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
-        self.context.report_evicted(signed_in.evicted);
-        for session in &signed_in.ended {
+        self.context.report_evicted(evicted);
+        for session in &ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
                 if has_same_user { EndReason::TooManySessions } else { EndReason::Superseded };
@@ -271,7 +272,7 @@ impl Session {
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended: Vec::new(), evicted: 0 }))
+                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![], evicted: 0 }))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
