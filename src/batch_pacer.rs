@@ -1,15 +1,23 @@
-//! The sizes of the batches of a sweep or an eviction, and the pauses between them.
+//! The removal of sessions in batches, with pauses between them.
+//!
+//! Used by the sweeps and evictions of the cleaner, and by the sweeps of operators.
 
+use std::mem;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::RemovalReport;
 
-/// Adapts the number of sessions that one transaction removes to the time for which the
-/// transactions block writers.
+/// Runs of batches, one run at a time. Adapts the number of sessions that one transaction removes
+/// to the time for which the transactions block writers.
 #[derive(Debug)]
 pub(crate) struct BatchPacer {
-    limit: NonZeroUsize,
+    /// Kept from one run to the next.
+    batch_size: NonZeroUsize,
+    /// When the next batch is due; `None` between two runs.
+    next_batch: Option<Instant>,
+    /// The number of sessions that the run has removed.
+    removed: usize,
 }
 
 impl BatchPacer {
@@ -22,12 +30,12 @@ impl BatchPacer {
     const TIME: Duration = Duration::from_millis(10);
 
     pub(crate) fn new() -> Self {
-        BatchPacer { limit: Self::LARGEST }
+        BatchPacer { batch_size: Self::LARGEST, next_batch: None, removed: 0 }
     }
 
     /// Returns the maximum number of sessions in the next batch.
-    pub(crate) fn limit(&self) -> NonZeroUsize {
-        self.limit
+    pub(crate) fn batch_size(&self) -> NonZeroUsize {
+        self.batch_size
     }
 
     /// Records a batch that took this long. Returns the pause after it: as long as it blocked
@@ -35,11 +43,47 @@ impl BatchPacer {
     pub(crate) fn pause_after(&mut self, report: &RemovalReport, took: Duration) -> Duration {
         // A store may report too much, but no writer was blocked for longer than the call.
         let blocked_for = report.blocked_for.min(took);
-        let limit = self.limit.get();
-        let next = if blocked_for > Self::TIME { limit / 2 } else { limit * 2 };
+        let size = self.batch_size.get();
+        let next = if blocked_for > Self::TIME { size / 2 } else { size * 2 };
         let next = NonZeroUsize::new(next).unwrap_or(Self::SMALLEST);
-        self.limit = next.clamp(Self::SMALLEST, Self::LARGEST);
+        self.batch_size = next.clamp(Self::SMALLEST, Self::LARGEST);
         blocked_for
+    }
+
+    /// Starts a run if none is active. Its first batch is due at `instant`.
+    pub(crate) fn start(&mut self, instant: Instant) {
+        self.next_batch.get_or_insert(instant);
+    }
+
+    /// Returns the time of the next batch; `None` if no run is active.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.next_batch
+    }
+
+    /// Returns the maximum number of sessions in the next batch, if it is due.
+    pub(crate) fn due_batch(&self, instant: Instant) -> Option<NonZeroUsize> {
+        self.next_batch.filter(|due| *due <= instant).map(|_| self.batch_size())
+    }
+
+    /// Records a batch of the run. The next one is due after the pause. Returns whether the batch
+    /// was full: then a sweep has more to remove.
+    pub(crate) fn batch_done(
+        &mut self,
+        report: &RemovalReport,
+        began: Instant,
+        ended: Instant,
+    ) -> bool {
+        let is_full = report.removed >= self.batch_size.get();
+        self.removed = self.removed.saturating_add(report.removed);
+        let took = ended.saturating_duration_since(began);
+        self.next_batch = Some(ended + self.pause_after(report, took));
+        is_full
+    }
+
+    /// Ends the run. Returns the number of sessions that it has removed.
+    pub(crate) fn finish(&mut self) -> usize {
+        self.next_batch = None;
+        mem::take(&mut self.removed)
     }
 }
 
@@ -54,7 +98,7 @@ mod tests {
         let mut pacer = BatchPacer::new();
         let mut pause = |blocked_for, took| {
             let pause = pacer.pause_after(&RemovalReport::new(1, blocked_for), took);
-            (pause, pacer.limit())
+            (pause, pacer.batch_size())
         };
         for _ in 0..9 {
             pause(MILLI * 11, MILLI * 20);

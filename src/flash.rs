@@ -102,7 +102,7 @@ impl Session {
         if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Removes only what was read: another request may add a message at the same time.
-            self.record_update_json(FLASHES, move |flashes| {
+            self.update_json(FLASHES, move |flashes| {
                 let flashes = items(flashes)?;
                 let is_read = |flash: &&Value<'_>| {
                     flash.decode::<Flash>().is_ok_and(|flash| marks.contains(&flash.mark))
@@ -145,7 +145,7 @@ impl Session {
                 return Err(Error::with_source(ErrorKind::TooLarge, OPERATION, why));
             }
         }
-        self.record_update_json(FLASHES, move |flashes| {
+        self.update_json(FLASHES, move |flashes| {
             let mut flashes = items(flashes)?;
             // A message may still be in the list, as after a prefetch. Each has its own mark, so
             // equal messages are the same message.
@@ -154,6 +154,5 @@ impl Session {
             flashes.extend(new);
             Ok(Some(newest(&flashes)))
         })
-        .map(drop)
     }
 }

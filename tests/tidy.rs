@@ -104,6 +104,22 @@ const LONGEST_LINE: usize = 100;
 const SLEEPERS: &[(&str, &str)] =
     &[("tests/shuttle/scheduled.rs", "it defines sleeping for the scheduler's threads")];
 
+/// The modules that `tests/shuttle` runs with the locks of a scheduler.
+const SCHEDULED: &[&str] = &[
+    "src/cleaner",
+    "src/context",
+    "src/session",
+    "src/stores/cached",
+    "src/stores/sqlite/write",
+    "src/sync/handoff.rs",
+];
+
+/// What those modules may import from `std::sync`.
+const UNSCHEDULED: &[&str] = &["use std::sync::Arc;", "use std::sync::{Arc, OnceLock};"];
+
+/// A file of theirs that may import more: its statics outlive a schedule.
+const FILE_WITH_STATICS: &str = "src/context/warnings.rs";
+
 #[test]
 fn modules_import_downwards_only() {
     assert_none(&upward_imports("src", "crate::", LAYERS));
@@ -149,6 +165,22 @@ fn upward_imports(folder: &str, root: &str, layers: &[&[&str]]) -> Vec<String> {
         }
     }
     wrong
+}
+
+#[test]
+fn scheduled_modules_take_locks_from_the_crate() {
+    let is_scheduled = |file: &Source| {
+        file.name != FILE_WITH_STATICS && SCHEDULED.iter().any(|path| file.name.starts_with(path))
+    };
+    let mut wrong = Vec::new();
+    for file in rust_files("src").iter().filter(|file| is_scheduled(file)) {
+        for (number, line) in file.code_lines().filter(|(_, line)| !UNSCHEDULED.contains(line)) {
+            if line.contains("std::sync::") || line.contains("std::thread") {
+                wrong.push(format!("{}:{number}: {line}; write `crate::sync`", file.name));
+            }
+        }
+    }
+    assert_none(&wrong);
 }
 
 #[test]

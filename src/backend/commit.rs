@@ -40,7 +40,7 @@ pub struct Commit {
     pub max_bytes: usize,
     /// The time at which the request was opened. It shows whether the request
     /// [overlaps](ReplacedId::overlaps) the replacement of its id.
-    pub opened: Timestamp,
+    pub opened_at: Timestamp,
     /// The current time.
     pub now: Timestamp,
 }
@@ -173,6 +173,18 @@ impl CommitAnswer {
         };
         let ended = ended.iter().map(|ended| ended.id_hash);
         previous_id.into_iter().chain(ended).chain(evicted.iter().copied())
+    }
+
+    /// Returns the id hashes that the commit has retired: the previous one, and those of ended
+    /// sessions. Those of evicted sessions are not among them: as after a sweep, a request that
+    /// uses one of them begins another session.
+    pub(crate) fn retired_ids(&self, commit: &Commit) -> impl Iterator<Item = SessionIdHash> {
+        let (id_hash, ended) = match self {
+            CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
+            CommitAnswer::Ended(ended) => (Some(commit.id_hash), std::slice::from_ref(ended)),
+            _ => (None, [].as_slice()),
+        };
+        id_hash.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
     }
 }
 
@@ -425,7 +437,7 @@ impl Commit {
             touch: None,
             session_limit: None,
             max_bytes: usize::MAX,
-            opened: now,
+            opened_at: now,
             now,
         }
     }
@@ -584,7 +596,7 @@ impl Commit {
         matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
             && session.record.user.is_some()
             && replaced.successor == session.id_hash
-            && replaced.overlaps(self.opened)
+            && replaced.overlaps(self.opened_at)
             && is_as_requested(&session.record, new)
     }
 

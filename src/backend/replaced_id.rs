@@ -82,8 +82,8 @@ impl ReplacedId {
     /// Returns whether a request with this id that was opened at that time overlaps the
     /// replacement; see [`OVERLAPS_FOR`](Self::OVERLAPS_FOR).
     #[must_use]
-    pub fn overlaps(&self, opened: Timestamp) -> bool {
-        self.is_in_grace(opened) || opened <= self.replaced_at + Self::OVERLAPS_FOR
+    pub fn overlaps(&self, opened_at: Timestamp) -> bool {
+        self.is_in_grace(opened_at) || opened_at <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
     /// Returns this id after a later replacement of its session: its grace ends with that of the

@@ -1,14 +1,12 @@
 //! The cleaner: one thread of each manager that writes touches, sweeps expired sessions, evicts
-//! anonymous ones above their limit and runs the store's maintenance. Requests reach it through a
+//! anonymous ones above their maximum and runs the store's maintenance. Requests reach it through a
 //! channel and never wait for it.
 
-mod anonymous_limit;
 mod clock_guard;
-mod paced_run;
+mod evictions;
 mod sweep_schedule;
 mod touch_buffer;
 
-use std::any::Any;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -25,16 +23,22 @@ use crate::process::Process;
 use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 use crate::sync::thread::{self, JoinHandle};
-pub(crate) use anonymous_limit::AnonymousLimit;
-use anonymous_limit::{AnonymousCounter, EvictionStep, Evictions};
 use clock_guard::ClockGuard;
+pub(crate) use evictions::MaxAnonymous;
+use evictions::{AnonymousCounter, EvictionCall, Evictions};
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
 /// The capacity of the channel of messages to the thread.
 const MESSAGES: usize = 64;
+
+/// The operations of the thread. They fail and recover on their own.
+const RECORD_ACTIVITY: &str = "record activity";
+const SWEEP: &str = "sweep expired sessions";
+const EVICT: &str = "evict anonymous sessions";
+const MAINTAIN: &str = "maintain the store";
 
 /// Called for each swept session of a user.
 pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
@@ -69,27 +73,26 @@ impl Cleaner {
         clock: Arc<dyn Clock>,
         events: Events,
         sweep_every: Duration,
-        anonymous_limit: Option<AnonymousLimit>,
+        max_anonymous: Option<MaxAnonymous>,
         on_expired: OnExpired,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(MESSAGES);
         let (touch_sender, touches) = touch_channel();
-        let anonymous = Arc::new(AnonymousCounter::new(anonymous_limit.as_ref()));
+        let (anonymous, evictions) = Evictions::new(max_anonymous);
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
             // If the channel is full, maintenance runs after the next sweep at the latest.
             maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
-        let start = instant();
+        let start = monotonic_now();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), start),
             caller: StoreCaller { store, events, failing: vec![], stop: stop.clone() },
             clock,
             touches,
             sweeps: SweepSchedule::new(sweep_every, start),
-            anonymous: anonymous.clone(),
-            evictions: Evictions::new(anonymous_limit),
+            evictions,
             on_expired,
         };
         let thread = thread::Builder::new()
@@ -127,13 +130,6 @@ impl Cleaner {
         drop(self.sender.try_send(Message::Wake));
     }
 
-    /// Records sessions that the store has evicted, for the event.
-    pub(crate) fn sessions_evicted(&self, sessions: usize) {
-        if sessions > 0 {
-            self.anonymous.record_evicted(sessions);
-        }
-    }
-
     /// Records an anonymous session that has begun. Never waits.
     pub(crate) fn anonymous_session_created(&self) {
         if self.anonymous.record_created() {
@@ -143,7 +139,7 @@ impl Cleaner {
 
     /// Removes all expired sessions, and returns their number.
     pub(crate) fn sweep_now(&self) -> Result<usize> {
-        self.ask(Message::Sweep, "sweep expired sessions")
+        self.ask(Message::Sweep, SWEEP)
     }
 
     /// Waits until all touches sent before are written.
@@ -184,32 +180,11 @@ impl Drop for Cleaner {
     }
 }
 
-/// Parts of the thread's work that fail and recover on their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Task {
-    Touch,
-    Sweep,
-    Evict,
-    Maintenance,
-}
-
-impl Task {
-    fn operation(self) -> &'static str {
-        match self {
-            Task::Touch => "record activity",
-            Task::Sweep => "sweep expired sessions",
-            Task::Evict => "evict anonymous sessions",
-            Task::Maintenance => "maintain the store",
-        }
-    }
-}
-
 struct Worker {
     caller: StoreCaller,
     clock: Arc<dyn Clock>,
     touches: TouchBuffer,
     sweeps: SweepSchedule,
-    anonymous: Arc<AnonymousCounter>,
     evictions: Evictions,
     clock_guard: ClockGuard,
     on_expired: OnExpired,
@@ -244,21 +219,20 @@ impl Worker {
             Ok(Message::Maintenance) => self.maintain(),
             Ok(Message::Flush(answer)) => drop(answer.send(self.write_touches())),
             Ok(Message::Sweep(reply)) => {
-                self.sweeps.start(self.clock.now(), instant(), Some(reply));
+                self.sweeps.start(self.clock.now(), monotonic_now(), Some(reply));
             }
             Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
         }
-        self.do_what_is_due(instant());
+        self.do_what_is_due(monotonic_now());
         ControlFlow::Continue(())
     }
 
     fn do_what_is_due(&mut self, instant: Instant) {
-        self.touches.start_wait(instant);
         if self.touches.is_due(instant) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
-        if self.sweeps.take_due_sweep(instant) {
+        if self.sweeps.begin_interval_if_due(instant) {
             let time = self.clock.now();
             if let Some(by) = self.clock_guard.observe(time, instant) {
                 self.caller.events.raise(&Event::ClockStepped { by });
@@ -268,85 +242,77 @@ impl Worker {
             }
             self.maintain();
         }
-        if let Some((as_of, limit)) = self.sweeps.due_batch(instant) {
-            self.sweep_a_batch(as_of, limit);
+        if let Some((as_of, batch_size)) = self.sweeps.due_call(instant) {
+            self.sweep_a_batch(as_of, batch_size);
         }
         self.start_eviction_if_due();
         self.evict_a_batch();
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let result = self.touches.write(instant(), |batch| {
-            self.caller.attempt(Task::Touch, |store| store.touch(batch, self.clock.now()))
+        let result = self.touches.write(monotonic_now(), |batch| {
+            self.caller.attempt(RECORD_ACTIVITY, |store| store.touch(batch, self.clock.now()))
         });
         if let Some((sessions, error)) = result.lost {
             self.caller.events.raise(&Event::TouchFailed { sessions, error: &error });
         }
-        self.caller.record(Task::Touch, result.retry.map_or(Ok(()), Err))
+        self.caller.record(RECORD_ACTIVITY, result.retry.map_or(Ok(()), Err))
     }
 
-    fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
+    fn sweep_a_batch(&mut self, as_of: Timestamp, batch_size: NonZeroUsize) {
         // First the touches: a session must not be removed while its touch is pending. If they fail
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
-        let began = instant();
-        let mut swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let began = monotonic_now();
+        let mut swept = self.caller.call(SWEEP, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
             mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
-        let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
+        let Some(finished) = self.sweeps.batch_done(swept, began, monotonic_now()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.caller.events.raise(&Event::Swept { sessions });
         }
-        self.report_evicted(0);
         finished.reply();
     }
 
     fn start_eviction_if_due(&mut self) {
-        if self.evictions.start_if_due(instant(), &self.anonymous) {
+        if self.evictions.start_if_due(monotonic_now()) {
             // Otherwise a session in use could seem idle.
             let _ = self.write_touches();
         }
     }
 
-    /// Lists the anonymous sessions above their limit, or ends a batch of those listed.
+    /// Lists the anonymous sessions above their maximum, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
-        let began = instant();
-        let finished = match self.evictions.due_step(began) {
+        let began = monotonic_now();
+        let finished = match self.evictions.due_call(began) {
             None => return,
-            Some(EvictionStep::List { realm, keep, limit }) => {
-                let listed = self.caller.call(Task::Evict, |store| match store.index() {
-                    Some(index) => index.idle_anonymous(realm, keep, limit),
+            Some(EvictionCall::List { realm, keep, max_listed }) => {
+                let listed = self.caller.call(EVICT, |store| match store.index() {
+                    Some(index) => index.idle_anonymous(realm, keep, max_listed),
                     None => Ok(Vec::new()),
                 });
                 self.evictions.list_done(listed)
             }
-            Some(EvictionStep::End(id_hashes)) => {
-                let ended = self.caller.call(Task::Evict, |store| match store.index() {
+            Some(EvictionCall::End(id_hashes)) => {
+                let ended = self.caller.call(EVICT, |store| match store.index() {
                     Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
                     None => Ok(RemovalReport::new(0, Duration::ZERO)),
                 });
-                self.evictions.batch_done(ended, began, instant())
+                self.evictions.batch_done(ended, began, monotonic_now())
             }
         };
-        if let Some(sessions) = finished {
-            // Before the event, because the application's sink may panic.
-            self.start_eviction_if_due();
-            self.report_evicted(sessions);
-        }
-    }
-
-    /// Raises the event of evicted sessions, with those that the store has evicted.
-    fn report_evicted(&self, sessions: usize) {
-        let sessions = sessions as u64 + self.anonymous.take_evicted();
+        let Some(sessions) = finished else { return };
+        // Before the event, because the application's sink may panic.
+        self.start_eviction_if_due();
         if sessions > 0 {
-            self.caller.events.raise(&Event::AnonymousEvicted { sessions });
+            self.caller.events.raise(&Event::AnonymousEvicted { sessions: sessions as u64 });
         }
     }
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.caller.call(Task::Maintenance, |store| {
+        let _ = self.caller.call(MAINTAIN, |store| {
             store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())
         });
     }
@@ -356,35 +322,41 @@ impl Worker {
 struct StoreCaller {
     store: Arc<dyn Store>,
     events: Events,
-    /// The tasks whose last attempt failed. An event is raised when the first fails and when the
-    /// last has recovered, not at every attempt.
-    failing: Vec<Task>,
+    /// The operations whose last attempt failed. An event is raised when the first fails and when
+    /// the last has recovered, not at every attempt.
+    failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
 
 impl StoreCaller {
-    fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        let result = self.attempt(task, call);
-        self.record(task, result)
+    fn call<T>(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(&dyn Store) -> Result<T>,
+    ) -> Result<T> {
+        let result = self.attempt(operation, call);
+        self.record(operation, result)
     }
 
     /// Calls the store once.
     fn attempt<T, E: From<Error>>(
         &self,
-        task: Task,
+        operation: &'static str,
         call: impl FnOnce(&dyn Store) -> Result<T, E>,
     ) -> Result<T, E> {
-        catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
-            .unwrap_or_else(|panic| Err(panicked(task, &*panic).into()))
+        catch_unwind(AssertUnwindSafe(|| call(&*self.store))).unwrap_or_else(|panic| {
+            let message = panic_message(&*panic).unwrap_or("it panicked").to_owned();
+            Err(Error::with_source(ErrorKind::Unexpected, operation, message).into())
+        })
     }
 
-    /// Records the result of a task.
-    fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
+    /// Records the result of an operation.
+    fn record<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
         let was_failing = !self.failing.is_empty();
-        self.failing.retain(|failing| *failing != task);
+        self.failing.retain(|failing| *failing != operation);
         match &result {
             Err(error) => {
-                self.failing.push(task);
+                self.failing.push(operation);
                 // Last, because the application's sink may panic. While the manager is dropped, a
                 // busy store raises no event.
                 if !was_failing && !self.stop.load(Ordering::Relaxed) {
@@ -398,9 +370,4 @@ impl StoreCaller {
         }
         result
     }
-}
-
-fn panicked(task: Task, panic: &(dyn Any + Send)) -> Error {
-    let message = panic_message(panic).unwrap_or("it panicked");
-    Error::with_source(ErrorKind::Unexpected, task.operation(), message.to_owned())
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::backend::RemovalReport;
-use crate::cleaner::paced_run::PacedRun;
+use crate::batch_pacer::BatchPacer;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
@@ -18,7 +18,7 @@ pub(super) type Reply = Sender<Result<usize>>;
 pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
-    run: PacedRun,
+    pacer: BatchPacer,
     /// A sweep removes the sessions that have expired by this time, so that a step of the clock
     /// during the sweep has no effect. `None` before the first sweep.
     as_of: Option<Timestamp>,
@@ -39,12 +39,13 @@ impl SweepSchedule {
     /// Makes a schedule whose first sweep is due one `interval` after `start`.
     pub(super) fn new(interval: Duration, start: Instant) -> Self {
         let next_sweep = start + interval;
-        let run = PacedRun::new();
-        SweepSchedule { interval, next_sweep, run, as_of: None, replies: vec![] }
+        let pacer = BatchPacer::new();
+        SweepSchedule { interval, next_sweep, pacer, as_of: None, replies: vec![] }
     }
 
-    /// Returns whether a regular sweep is due, and then makes the next one due an interval later.
-    pub(super) fn take_due_sweep(&mut self, instant: Instant) -> bool {
+    /// Begins an interval if the last one is over. Returns whether it did: then a regular sweep is
+    /// due.
+    pub(super) fn begin_interval_if_due(&mut self, instant: Instant) -> bool {
         let is_due = self.next_sweep <= instant;
         if is_due {
             self.next_sweep = instant + self.interval;
@@ -54,21 +55,22 @@ impl SweepSchedule {
 
     /// Returns the time at which the next batch or sweep is due.
     pub(super) fn next_due(&self) -> Instant {
-        self.run.next_due().unwrap_or(self.next_sweep)
+        self.pacer.next_due().unwrap_or(self.next_sweep)
     }
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, instant: Instant, reply: Option<Reply>) {
-        self.run.start(instant);
+        self.pacer.start(instant);
         self.as_of = Some(as_of);
         self.replies.extend(reply);
     }
 
-    /// Returns the batch to run now, if one is due: its time and limit for [`Store::sweep`].
+    /// Returns the call of [`Store::sweep`] to make now, if one is due: its time, and the size of
+    /// the batch.
     ///
     /// [`Store::sweep`]: crate::backend::Store::sweep
-    pub(super) fn due_batch(&self, instant: Instant) -> Option<(Timestamp, NonZeroUsize)> {
-        Some((self.as_of?, self.run.due_batch(instant)?))
+    pub(super) fn due_call(&self, instant: Instant) -> Option<(Timestamp, NonZeroUsize)> {
+        Some((self.as_of?, self.pacer.due_batch(instant)?))
     }
 
     /// Records the result of a batch. A full batch is followed by another. Any other batch, and an
@@ -79,10 +81,10 @@ impl SweepSchedule {
         began: Instant,
         ended: Instant,
     ) -> Option<FinishedSweep> {
-        if result.as_ref().is_ok_and(|report| self.run.batch_done(report, began, ended)) {
+        if result.as_ref().is_ok_and(|report| self.pacer.batch_done(report, began, ended)) {
             return None;
         }
-        let removed = self.run.finish();
+        let removed = self.pacer.finish();
         let replies = mem::take(&mut self.replies);
         Some(FinishedSweep { removed: result.map(|_| removed), replies })
     }
@@ -101,7 +103,6 @@ impl FinishedSweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch_pacer::BatchPacer;
     use crate::error::{Error, ErrorKind};
     use crate::sync::channel::bounded;
 
@@ -120,10 +121,10 @@ mod tests {
     fn a_sweep_is_due_once_an_interval() {
         let start = Instant::now();
         let mut schedule = SweepSchedule::new(MINUTE, start);
-        assert!(!schedule.take_due_sweep(start));
+        assert!(!schedule.begin_interval_if_due(start));
         assert_eq!(schedule.next_due(), start + MINUTE);
-        assert!(schedule.take_due_sweep(start + MINUTE * 3));
-        assert!(!schedule.take_due_sweep(start + MINUTE * 3));
+        assert!(schedule.begin_interval_if_due(start + MINUTE * 3));
+        assert!(!schedule.begin_interval_if_due(start + MINUTE * 3));
         assert_eq!(schedule.next_due(), start + MINUTE * 4);
     }
 
@@ -131,19 +132,19 @@ mod tests {
     fn batches_pause_for_as_long_as_they_blocked_writers() {
         let start = Instant::now();
         let mut schedule = SweepSchedule::new(MINUTE, start);
-        assert_eq!(schedule.due_batch(start), None);
+        assert_eq!(schedule.due_call(start), None);
         schedule.start(at(1), start, None);
-        assert_eq!(schedule.due_batch(start), Some((at(1), BatchPacer::LARGEST)));
+        assert_eq!(schedule.due_call(start), Some((at(1), BatchPacer::LARGEST)));
         let end = start + MILLI * 20;
         assert!(schedule.batch_done(full(MILLI * 8), start, end).is_none());
-        assert_eq!(schedule.due_batch(end + MILLI * 7), None);
-        assert!(schedule.due_batch(end + MILLI * 8).is_some());
+        assert_eq!(schedule.due_call(end + MILLI * 7), None);
+        assert!(schedule.due_call(end + MILLI * 8).is_some());
         // A pause is never longer than the call.
         assert!(schedule.batch_done(full(MINUTE), start, start + MILLI).is_none());
-        assert!(schedule.due_batch(start + MILLI * 2).is_some());
+        assert!(schedule.due_call(start + MILLI * 2).is_some());
         let last = schedule.batch_done(Ok(RemovalReport::new(7, MILLI)), start, end).unwrap();
         assert_eq!(last.removed.unwrap(), usize::MAX);
-        assert_eq!(schedule.due_batch(end + MINUTE), None);
+        assert_eq!(schedule.due_call(end + MINUTE), None);
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         let (second, second_answer) = bounded(1);
         schedule.start(at(1), start, Some(first));
         schedule.start(at(2), start, Some(second));
-        assert_eq!(schedule.due_batch(start).map(|(as_of, _)| as_of), Some(at(2)));
+        assert_eq!(schedule.due_call(start).map(|(as_of, _)| as_of), Some(at(2)));
         let error = Error::new(ErrorKind::Busy, "sweep");
         schedule.batch_done(Err(error), start, start).unwrap().reply();
         for answer in [first_answer, second_answer] {

@@ -63,10 +63,9 @@ pub(super) struct TouchBuffer {
 #[derive(Debug)]
 #[must_use]
 pub(super) struct WriteResult {
-    /// The last error, if touches are kept for another attempt. It may be that of a touch that was
-    /// given up.
+    /// The last error for which touches are kept for another attempt.
     pub(super) retry: Option<Error>,
-    /// The number of touches that were given up, and the last error of one of them.
+    /// The number of touches that were given up, and the first reason.
     pub(super) lost: Option<(usize, Error)>,
 }
 
@@ -91,15 +90,12 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Starts the wait for more touches, if the first one was sent and the wait has not started.
-    pub(super) fn start_wait(&mut self, instant: Instant) {
+    /// Starts the wait for more touches if the first one was sent. Returns whether it is over, and
+    /// the touches are to be written.
+    pub(super) fn is_due(&mut self, instant: Instant) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(instant + WAIT);
         }
-    }
-
-    /// Returns whether touches are to be written now.
-    pub(super) fn is_due(&self, instant: Instant) -> bool {
         self.due.is_some_and(|due| due <= instant)
     }
 
@@ -124,18 +120,24 @@ impl TouchBuffer {
         }
         let touches: Vec<IdTouch> = self.pending.drain().collect();
         let mut batches = touches.chunks(MAX_BATCH);
-        let mut last_error = None;
-        let (mut lost, mut error_of_lost) = (0, None);
+        let mut retry = None;
+        let mut lost = None;
+        let mut give_up = |count, error: &Error| {
+            lost.get_or_insert_with(|| (0, error.clone())).0 += count;
+        };
         for batch in &mut batches {
             let Err(error) = write(batch) else { continue };
             let store_fails = matches!(error, TouchError::Store(_));
             for ((id_hash, touch), error) in error.failures(batch) {
-                last_error = Some(error.clone());
-                if is_retryable(&error) {
+                let is_kept = is_retryable(&error);
+                if is_kept {
                     self.pending.insert(id_hash, touch);
                 } else {
-                    lost += 1;
-                    error_of_lost = Some(error);
+                    give_up(1, &error);
+                }
+                // The batches after a failure of the whole store wait because of it.
+                if is_kept || store_fails {
+                    retry = Some(error);
                 }
             }
             if store_fails {
@@ -144,14 +146,12 @@ impl TouchBuffer {
         }
         self.pending.extend(batches.flatten().copied());
         let surplus = self.pending.len().saturating_sub(MAX_FAILED);
-        if surplus > 0 {
-            lost += surplus;
-            error_of_lost.clone_from(&last_error);
+        if let Some(error) = retry.as_ref().filter(|_| surplus > 0) {
+            give_up(surplus, error);
         }
         self.pending = self.pending.drain().take(MAX_FAILED).collect();
         self.due = (!self.pending.is_empty()).then_some(instant + WAIT);
-        let retry = last_error.filter(|_| self.due.is_some());
-        WriteResult { retry, lost: error_of_lost.map(|error| (lost, error)) }
+        WriteResult { retry: retry.filter(|_| self.due.is_some()), lost }
     }
 }
 
@@ -190,12 +190,6 @@ mod tests {
         Err(error(kind).into())
     }
 
-    /// Starts the wait as the thread does. Returns whether touches are to be written now.
-    fn is_due(buffer: &mut TouchBuffer, now: Instant) -> bool {
-        buffer.start_wait(now);
-        buffer.is_due(now)
-    }
-
     fn none_lost(result: WriteResult) -> Result<()> {
         assert!(result.lost.is_none(), "{:?}", result.lost);
         result.retry.map_or(Ok(()), Err)
@@ -216,12 +210,12 @@ mod tests {
     fn touches_are_due_a_second_after_the_first() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        assert!(!is_due(&mut buffer, now));
+        assert!(!buffer.is_due(now));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
         assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
-        assert!(!is_due(&mut buffer, now));
+        assert!(!buffer.is_due(now));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(is_due(&mut buffer, now + WAIT));
+        assert!(buffer.is_due(now + WAIT));
         none_lost(buffer.write(now + WAIT, |_| Ok(()))).unwrap();
         assert_eq!(buffer.next_due(), None);
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
@@ -241,9 +235,9 @@ mod tests {
             assert!(none_lost(buffer.write(now, write)).is_err());
             assert_eq!(calls, 1, "the other batches are not tried");
             send(&sender, 2 * MAX_BATCH);
-            assert!(!is_due(&mut buffer, now), "it waits, however many touches there are");
+            assert!(!buffer.is_due(now), "it waits, however many touches there are");
             now += WAIT;
-            assert!(is_due(&mut buffer, now));
+            assert!(buffer.is_due(now));
         }
         assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH, "it works again");
         assert_eq!(buffer.next_due(), None);
@@ -313,6 +307,27 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_lost_touch_the_surplus_does_not_name_the_error() {
+        let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
+        send(&sender, MAX_FAILED);
+        assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Busy))).is_err());
+        sender.send(id_hash(MAX_FAILED), touch(1));
+        sender.send(id_hash(MAX_FAILED + 1), touch(1));
+        let kind_for = |session: &SessionIdHash| {
+            let is_damaged = *session == id_hash(MAX_FAILED);
+            if is_damaged { ErrorKind::Corrupt } else { ErrorKind::Busy }
+        };
+        let result = buffer.write(now, |batch| {
+            let failed = batch.iter().map(|touch| (*touch, error(kind_for(&touch.0))));
+            TouchError::check(failed.collect())
+        });
+        let (count, error) = result.lost.unwrap();
+        assert_eq!((count, error.kind()), (2, ErrorKind::Corrupt));
+        assert_eq!(result.retry.unwrap().kind(), ErrorKind::Busy);
+    }
+
+    #[test]
     fn a_failing_server_does_not_hold_up_the_others() {
         let (sender, mut buffer) = touch_channel();
         let start = Instant::now();
@@ -323,11 +338,11 @@ mod tests {
         assert_eq!(write_around(&mut buffer, start, fails), (vec![dead, healthy], 0));
         let mut now = start;
         for _ in 0..9 {
-            assert!(!is_due(&mut buffer, now), "the failed one waits");
+            assert!(!buffer.is_due(now), "the failed one waits");
             send(&sender, 2);
             assert_eq!(buffer.next_due(), Some(now + WAIT), "the others wait as long as ever");
             now += WAIT;
-            assert!(is_due(&mut buffer, now));
+            assert!(buffer.is_due(now));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead, healthy], 0));
         }
         assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0), "the other is written");
@@ -346,7 +361,7 @@ mod tests {
         let now = Instant::now();
         send(&sender, 1);
         assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Unavailable))).is_err());
-        assert!(!is_due(&mut buffer, now), "not yet");
+        assert!(!buffer.is_due(now), "not yet");
         none_lost(buffer.write(now, |_| Ok(()))).unwrap();
         none_lost(buffer.write(now, |_| panic!("none is left"))).unwrap();
     }
@@ -372,7 +387,7 @@ mod tests {
         let (count, error) = lost.unwrap();
         assert_eq!((count, error.kind()), (MAX_BATCH, ErrorKind::Corrupt));
         assert_eq!(retry.unwrap().kind(), ErrorKind::Corrupt);
-        assert!(is_due(&mut buffer, now + WAIT));
+        assert!(buffer.is_due(now + WAIT));
         assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
     }
 }

@@ -21,7 +21,7 @@ use crate::id::{IdpSessionId, PublicId, Realm, SessionId, SessionIdHash, UserKey
 use crate::lifetime::Lifetime;
 use crate::list::{Page, SessionFilter, Summary};
 use crate::record::{EndedSession, NewSession, Record, Touch};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 /// The sentence of a failed check.
 #[derive(Debug)]
@@ -406,9 +406,9 @@ impl Fixture {
     /// Sweeps a store that has expired sessions, and returns how many were removed. Returns `None`
     /// for a store without an index that removed none, because its server expires them by itself.
     pub(super) fn sweep(&self, limit: NonZeroUsize) -> Passed<Option<usize>> {
-        let began = instant();
+        let began = monotonic_now();
         let RemovalReport { removed, blocked_for, .. } = self.store.sweep(self.now, limit)?;
-        let took = instant().saturating_duration_since(began);
+        let took = monotonic_now().saturating_duration_since(began);
         ensure!(
             blocked_for <= took,
             "a sweep of {took:?} reported that it blocked writers for {blocked_for:?}"

@@ -30,13 +30,13 @@ fn sign_in_opened(
     fixture: &Fixture,
     from: &SessionIdHash,
     user: &UserKey,
-    opened: Timestamp,
+    opened_at: Timestamp,
 ) -> Passed<SignInReply> {
     let to = id_hash()?;
     let salt = JoinSalt::generate()?;
     let new_session = fixture.new_session()?;
     let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: Some(salt) };
-    let commit = Commit { opened, ..Commit::new(from, action, nothing(), fixture.now) };
+    let commit = Commit { opened_at, ..Commit::new(from, action, nothing(), fixture.now) };
     Ok(SignInReply { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
@@ -111,13 +111,13 @@ pub(super) fn an_ending_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -
 pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (from, current, salt) = signed_in(fixture, &owner)?;
-    for (opened, now) in [
+    for (opened_at, now) in [
         (fixture.now - SECOND, fixture.now),
         (fixture.after(LATE), fixture.after(LATE)),
         // For a slow request the time at which it was opened counts.
         (fixture.now, fixture.after(LATE * 10)),
     ] {
-        let again = sign_in_opened(&fixture.at(now), &from, &owner, opened)?;
+        let again = sign_in_opened(&fixture.at(now), &from, &owner, opened_at)?;
         joins(&again.answer, &current.id_hash, &salt)?;
         fixture.at(now).is_absent(&again.to, "a sign-in that can join stored something")?;
         fixture.is_intact(&current, "a sign-in that can join")?;

@@ -8,7 +8,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionIdHash;
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 /// The size at which a generation is replaced: at least this many ids are remembered, and at most
 /// twice as many.
@@ -33,7 +33,7 @@ impl<V> Generations<V> {
     /// `retention`. A value is remembered for at least that time, unless more than
     /// [`GENERATION_SIZE`] others follow it.
     pub(super) fn insert(&mut self, id_hash: SessionIdHash, value: V, retention: Duration) {
-        let now = instant();
+        let now = monotonic_now();
         let started = *self.started.get_or_insert(now);
         if self.current.len() >= GENERATION_SIZE || now.duration_since(started) >= retention {
             self.previous = mem::take(&mut self.current);

@@ -6,44 +6,38 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
-use crate::sync::IgnorePoison;
+use crate::sync::{IgnorePoison, Mutex};
 
-/// The number of ids within a window that raises the first event.
+/// The number of ids within a window that raises the first event. Each doubling raises another.
 const THRESHOLD: u64 = 20;
 
-/// The length of a window, which begins with the first id of an address.
+/// The length of a window. The first one begins with the first id.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The maximum number of addresses that are counted at a time.
+/// The maximum number of addresses in a window. One more begins the next window.
 const MAX_ADDRESSES: usize = 1_024;
 
 /// The maximum number of ids of one address that are remembered. An id beyond that counts as new
 /// each time.
 const MAX_SEEN: usize = 256;
 
-/// The windows of all addresses.
+/// Counts the ids of all addresses in one window.
 #[derive(Debug, Default)]
-pub(crate) struct GuessDetector(Mutex<Windows>);
+pub(crate) struct GuessDetector(Mutex<Window>);
 
 #[derive(Debug, Default)]
-struct Windows {
-    /// The number of windows begun so far.
-    begun: u64,
-    by_address: HashMap<Option<IpAddr>, Window>,
+struct Window {
+    began: Option<Timestamp>,
+    by_address: HashMap<Option<IpAddr>, PresentedIds>,
 }
 
-#[derive(Debug)]
-struct Window {
-    /// The number of the window, in the order of their beginnings.
-    number: u64,
-    began: Timestamp,
+#[derive(Debug, Default)]
+struct PresentedIds {
     count: u64,
-    report_at: u64,
     /// The hashes of the first ids counted.
     seen: Vec<u64>,
 }
@@ -75,40 +69,24 @@ impl GuessDetector {
         now: Timestamp,
     ) -> Option<(Option<IpAddr>, u64)> {
         let address = address.map(client_network);
-        let mut windows = self.0.lock().ignore_poison();
-        let window = windows.window_of(address, now);
+        let mut window = self.0.lock().ignore_poison();
+        let is_over = window.began.is_none_or(|began| now.since(began) >= WINDOW);
+        let is_full = window.by_address.len() >= MAX_ADDRESSES;
+        if is_over || is_full && !window.by_address.contains_key(&address) {
+            *window = Window { began: Some(now), by_address: HashMap::new() };
+        }
+        let ids = window.by_address.entry(address).or_default();
         // A repeated id comes from a client that has not noticed the end of its session.
-        if window.seen.contains(&hash) {
+        if ids.seen.contains(&hash) {
             return None;
         }
-        if window.seen.len() < MAX_SEEN {
-            window.seen.push(hash);
+        if ids.seen.len() < MAX_SEEN {
+            ids.seen.push(hash);
         }
-        window.count += 1;
-        (window.count >= window.report_at).then(|| {
-            window.report_at *= 2;
-            (address, window.count)
-        })
-    }
-}
-
-impl Windows {
-    fn window_of(&mut self, address: Option<IpAddr>, now: Timestamp) -> &mut Window {
-        if self.by_address.len() >= MAX_ADDRESSES && !self.by_address.contains_key(&address) {
-            // Removing half of the windows at a time keeps the cost per address low.
-            let newer = self.begun - (MAX_ADDRESSES / 2) as u64;
-            self.by_address.retain(|_, window| window.number > newer);
-        }
-        let begin_window = |begun: &mut u64| {
-            *begun += 1;
-            Window { number: *begun, began: now, count: 0, report_at: THRESHOLD, seen: Vec::new() }
-        };
-        let begun = &mut self.begun;
-        let window = self.by_address.entry(address).or_insert_with(|| begin_window(begun));
-        if now.since(window.began) >= WINDOW {
-            *window = begin_window(begun);
-        }
-        window
+        ids.count += 1;
+        let is_due =
+            ids.count.is_multiple_of(THRESHOLD) && (ids.count / THRESHOLD).is_power_of_two();
+        is_due.then_some((address, ids.count))
     }
 }
 
@@ -185,19 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_is_bounded_and_keeps_the_newest_addresses() {
+    fn the_memory_is_bounded_and_each_address_is_counted() {
         let guess_detector = GuessDetector::default();
         let address = |n: u32| Some(IpAddr::V4(n.into()));
         let record = |n: u32, id| guess_detector.record(address(n), id, NOW);
         for n in 0..10_000 {
             assert_eq!(record(n, 0), None);
-            let windows = guess_detector.0.lock().unwrap();
-            assert!(windows.by_address.len() <= MAX_ADDRESSES);
-            assert!(
-                windows
-                    .by_address
-                    .contains_key(&address(n.saturating_sub(MAX_ADDRESSES as u32 / 2)))
-            );
+            assert!(guess_detector.0.lock().unwrap().by_address.len() <= MAX_ADDRESSES);
         }
         (1..19).for_each(|id| assert_eq!(record(9_999, id), None));
         assert_eq!(record(9_999, 19), Some((address(9_999), 20)));

@@ -24,14 +24,18 @@ use crate::event::{Event, Events};
 use crate::id::PublicId;
 use crate::process::Process;
 use crate::settings::Settings;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
+pub(crate) use retired_ids::{RetiredIds, RetiredTick};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Context {
     /// The process that made this context. It is checked before a lock of this context is taken.
@@ -45,8 +49,10 @@ pub(crate) struct Context {
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
     guess_detector: GuessDetector,
-    /// The time of the last event that a session was dropped without being closed.
-    unclosed_reported_at: Mutex<Option<Timestamp>>,
+    last_unclosed: LastEvent,
+    last_evicted: LastEvent,
+    /// The number of sessions that the store has evicted since the last event.
+    unreported_evictions: AtomicU64,
     pub(crate) update_queues: UpdateQueues,
 }
 
@@ -76,7 +82,9 @@ impl Context {
             retired_ids: RetiredIds::default(),
             end_trail,
             guess_detector: GuessDetector::default(),
-            unclosed_reported_at: Mutex::default(),
+            last_unclosed: LastEvent::default(),
+            last_evicted: LastEvent::default(),
+            unreported_evictions: AtomicU64::new(0),
             update_queues: UpdateQueues::default(),
         }
     }
@@ -104,16 +112,39 @@ impl Context {
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
-        if !self.process.is_current() {
-            return;
-        }
-        let now = self.now();
-        let mut last = self.unclosed_reported_at.lock().ignore_poison();
-        // If the clock was set back, the event is raised.
-        if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
-            *last = Some(now);
-            drop(last);
+        if self.process.is_current() && self.last_unclosed.admit(self.now(), SECOND) {
             self.events.raise(&Event::SessionNotClosed { public_id });
         }
+    }
+
+    /// Raises the event that the store has evicted anonymous sessions to make room for another, at
+    /// most once a minute and with their number since the last event.
+    pub(crate) fn report_evicted(&self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.unreported_evictions.fetch_add(count as u64, Ordering::Relaxed);
+        if self.last_evicted.admit(self.now(), MINUTE) {
+            let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
+            self.events.raise(&Event::AnonymousEvicted { sessions });
+        }
+    }
+}
+
+/// The time of the last event of a kind, which limits their rate.
+#[derive(Default)]
+struct LastEvent(Mutex<Option<Timestamp>>);
+
+impl LastEvent {
+    /// Returns whether another event may be raised, because the last one is `interval` ago. Then
+    /// records it.
+    fn admit(&self, now: Timestamp, interval: Duration) -> bool {
+        let mut last = self.0.lock().ignore_poison();
+        // If the clock was set back, the event is raised.
+        let is_admitted = last.is_none_or(|last| now < last || now.since(last) >= interval);
+        if is_admitted {
+            *last = Some(now);
+        }
+        is_admitted
     }
 }

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::context::generations::Generations;
-use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
@@ -30,7 +29,7 @@ pub(crate) struct RetiredIds {
 
 /// A guard: a call that retires ids is in flight until this is dropped. Which ids it retires is
 /// known only after the store has returned.
-struct CallInFlight<'r> {
+pub(crate) struct CallInFlight<'r> {
     retired_ids: &'r RetiredIds,
     began: RetiredTick,
 }
@@ -38,16 +37,6 @@ struct CallInFlight<'r> {
 /// A time on the logical clock of [`RetiredIds`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RetiredTick(u64);
-
-/// Whether an id was retired since this request was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum RetiredSinceOpen {
-    #[default]
-    No,
-    /// Calls that retire ids are in flight, and one of them may retire it.
-    InDoubt,
-    Yes,
-}
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -73,18 +62,9 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Makes a call that retires ids, and records by `record` which ones. It is in flight
-    /// meanwhile.
-    pub(crate) fn while_retiring<T>(
-        &self,
-        call: impl FnOnce() -> Result<T>,
-        record: impl FnOnce(&T),
-    ) -> Result<T> {
-        let _in_flight = self.begin();
-        call().inspect(record)
-    }
-
-    fn begin(&self) -> CallInFlight<'_> {
+    /// Marks a call that retires ids as in flight, until it has recorded them and the guard is
+    /// dropped. Drop it before an event is raised, because a listener can wait for it.
+    pub(crate) fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
         let began = self.tick();
         memory.in_flight.insert(began);
@@ -93,9 +73,8 @@ impl RetiredIds {
 
     /// Records these id hashes as retired.
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
-        let mut memory = self.lock();
         for id_hash in retired {
-            memory.by_id.insert(id_hash, self.tick(), RETENTION);
+            self.lock().by_id.insert(id_hash, self.tick(), RETENTION);
         }
     }
 
@@ -105,19 +84,14 @@ impl RetiredIds {
         memory.all = Some(self.tick());
     }
 
-    /// Returns whether `id_hash`, which finds no session, was retired after `since`.
-    pub(crate) fn retired_since(
-        &self,
-        id_hash: &SessionIdHash,
-        since: RetiredTick,
-    ) -> RetiredSinceOpen {
-        let memory = self.lock();
-        memory.retired_since(id_hash, since, self.now())
+    /// Returns whether a call has recorded that `id_hash` was retired after `since`.
+    pub(crate) fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
+        self.lock().retired_since(id_hash, since)
     }
 
-    /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
-    /// flight have recorded their ids. That is for writes, which would otherwise create a new
-    /// session for a visitor who has just signed out.
+    /// As [`retired_since`](Self::retired_since), but blocks until the calls in flight have
+    /// recorded their ids. That is for writes, which would otherwise create a new session for a
+    /// visitor who has just signed out.
     pub(crate) fn retired_since_blocking(
         &self,
         id_hash: &SessionIdHash,
@@ -127,30 +101,18 @@ impl RetiredIds {
         // A call that begins later does not find the session, so it is not awaited.
         let last = self.now();
         loop {
-            match memory.retired_since(id_hash, since, last) {
-                RetiredSinceOpen::InDoubt => memory = self.changed.wait(memory).ignore_poison(),
-                retired => return retired == RetiredSinceOpen::Yes,
+            let retired = memory.retired_since(id_hash, since);
+            if retired || memory.in_flight.first().is_none_or(|first| last < *first) {
+                return retired;
             }
+            memory = self.changed.wait(memory).ignore_poison();
         }
     }
 }
 
 impl Memory {
-    /// Calls that began after `last` do not count as in flight.
-    fn retired_since(
-        &self,
-        id_hash: &SessionIdHash,
-        since: RetiredTick,
-        last: RetiredTick,
-    ) -> RetiredSinceOpen {
-        let retired = self.by_id.get(id_hash);
-        if retired.into_iter().chain(&self.all).any(|at| since < *at) {
-            RetiredSinceOpen::Yes
-        } else if self.in_flight.first().is_some_and(|first| *first <= last) {
-            RetiredSinceOpen::InDoubt
-        } else {
-            RetiredSinceOpen::No
-        }
+    fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
+        self.by_id.get(id_hash).into_iter().chain(&self.all).any(|at| since < *at)
     }
 }
 
@@ -183,18 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn the_result_is_undecided_while_a_call_is_in_flight() {
+    fn an_id_counts_as_soon_as_a_call_in_flight_has_recorded_it() {
         let retired_ids = RetiredIds::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.now();
         let in_flight = retired_ids.begin();
-        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::InDoubt);
+        assert!(!retired_ids.retired_since(&id_hash, before));
         retired_ids.record([id_hash]);
-        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::Yes);
-        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::InDoubt);
+        assert!(retired_ids.retired_since(&id_hash, before));
+        assert!(retired_ids.retired_since_blocking(&id_hash, before));
+        assert!(!retired_ids.retired_since(&other, before));
         drop(in_flight);
-        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::No);
+        assert!(!retired_ids.retired_since_blocking(&other, before));
     }
 
     #[test]

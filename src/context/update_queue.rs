@@ -12,7 +12,7 @@ use crate::context::BlockingCalls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
+use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, monotonic_now, thread};
 
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
@@ -59,7 +59,7 @@ impl UpdateQueues {
         blocking: BlockingCalls,
         mut attempt: impl FnMut(Option<Record>) -> Result<CommitAnswer>,
     ) -> Result<CommitAnswer> {
-        let deadline = instant() + MAX_WAIT;
+        let deadline = monotonic_now() + MAX_WAIT;
         let wait = || blocking.run(|| self.turn(id_hash, deadline));
         let mut turn = None;
         let mut newer = None;
@@ -80,7 +80,7 @@ impl UpdateQueues {
             };
             newer = match turn {
                 // Only constant writes by other processes lead here.
-                Some(_) if deadline <= instant() => return Err(contention_error()),
+                Some(_) if deadline <= monotonic_now() => return Err(contention_error()),
                 Some(_) => Some(found),
                 None => {
                     let expected = Expected::Revision(found.revision);
@@ -204,7 +204,7 @@ mod tests {
 
     fn turn<'q>(queues: &'q UpdateQueues, id_hash: &SessionIdHash) -> Turn<'q> {
         assert!(!queues.is_contended(id_hash));
-        queues.turn(id_hash, instant()).unwrap()
+        queues.turn(id_hash, monotonic_now()).unwrap()
     }
 
     fn enqueue(queues: &UpdateQueues) -> Arc<Waiter> {
@@ -212,7 +212,9 @@ mod tests {
     }
 
     fn wait<'q>(queues: &'q UpdateQueues, waiter: &Arc<Waiter>) -> Turn<'q> {
-        queues.wait(&id_hash(1), waiter, instant() + MAX_WAIT * 12).expect("its turn has come")
+        queues
+            .wait(&id_hash(1), waiter, monotonic_now() + MAX_WAIT * 12)
+            .expect("its turn has come")
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
@@ -250,7 +252,7 @@ mod tests {
         let first = turn(&queues, &id_hash(1));
         assert!(queues.is_contended(&id_hash(1)));
         // This request would wait, and its deadline has passed.
-        let late = queues.turn(&id_hash(1), instant()).unwrap_err();
+        let late = queues.turn(&id_hash(1), monotonic_now()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
         assert!(!late.has_unknown_outcome());
         drop(first);
@@ -262,14 +264,14 @@ mod tests {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
         let waiters: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
-        let refused = queues.turn(&id_hash(1), instant() + MAX_WAIT).unwrap_err();
+        let refused = queues.turn(&id_hash(1), monotonic_now() + MAX_WAIT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         assert!(!refused.has_unknown_outcome());
         let other = turn(&queues, &id_hash(2));
         for waiter in &waiters {
-            queues.wait(&id_hash(1), waiter, instant()).unwrap_err();
+            queues.wait(&id_hash(1), waiter, monotonic_now()).unwrap_err();
         }
-        queues.wait(&id_hash(1), &enqueue(&queues), instant()).unwrap_err();
+        queues.wait(&id_hash(1), &enqueue(&queues), monotonic_now()).unwrap_err();
         drop((first, other));
         assert!(is_empty(&queues));
     }
@@ -280,7 +282,7 @@ mod tests {
         let first = turn(&queues, &id_hash(1));
         let late = enqueue(&queues);
         let next = enqueue(&queues);
-        assert!(queues.wait(&id_hash(1), &late, instant()).is_err());
+        assert!(queues.wait(&id_hash(1), &late, monotonic_now()).is_err());
         drop(first);
         drop(wait(&queues, &next));
         assert!(is_empty(&queues));
@@ -293,7 +295,7 @@ mod tests {
         let second = enqueue(&queues);
         let third = enqueue(&queues);
         drop(first);
-        drop(queues.wait(&id_hash(1), &second, instant()).expect("its turn has come"));
+        drop(queues.wait(&id_hash(1), &second, monotonic_now()).expect("its turn has come"));
         drop(wait(&queues, &third));
         assert!(is_empty(&queues));
     }

@@ -113,10 +113,10 @@ pub enum Event<'a> {
     /// Anonymous sessions were evicted, because there were more than
     /// [`max_anonymous`](crate::manager::SessionManagerBuilder::max_anonymous) or because the store
     /// was almost full. Their visitors get new sessions. The cause may be a flood of requests.
-    /// Raised at most once for each sweep and for each time that the maximum is exceeded. Level
-    /// `Warn`.
+    /// Raised once for each time that the maximum is exceeded, and at most once a minute for a
+    /// store that is almost full. Level `Warn`.
     AnonymousEvicted {
-        /// The number of sessions.
+        /// The number of sessions; for a store that is almost full, since the last such event.
         sessions: u64,
     },
     /// A run of the cleaner failed. The cleaner continues and retries. Level `Warn`.

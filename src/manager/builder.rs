@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{SessionLimit, Store};
-use crate::cleaner::{AnonymousLimit, Cleaner};
+use crate::cleaner::{Cleaner, MaxAnonymous};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{BlockingCalls, Context, EndTrail};
 use crate::cookie::{self, CookieConfig};
@@ -721,12 +721,12 @@ impl SessionManagerBuilder {
             let clock = self.clock.clone();
             let trail = end_trail.clone();
             let realm = self.settings.realm.clone();
-            let limit = self.settings.max_anonymous.map(|max| AnonymousLimit { realm, max });
+            let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession| {
                 let reason = ended.reached_limit.unwrap_or(EndReason::Absolute);
                 trail.report(ended, reason, None, None);
             });
-            Cleaner::start(store, clock, self.events.clone(), interval, limit, on_expired)
+            Cleaner::start(store, clock, self.events.clone(), interval, maximum, on_expired)
         };
         let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
         let SessionManagerBuilder { store, clock, events, settings, .. } = self;

@@ -324,11 +324,10 @@ impl SessionManager {
             let revoke_realm = |realm| index.revoke_everyone(Some(realm), self.context.now());
             settings.realms().map(revoke_realm).sum::<Result<u64>>()
         };
-        let retired_ids = &self.context.retired_ids;
-        let ended = retired_ids.while_retiring(
-            || self.blocking.run(revoke),
-            |_| retired_ids.record_revocation_of_all(),
-        )?;
+        let in_flight = self.context.retired_ids.begin();
+        let ended = self.blocking.run(revoke)?;
+        self.context.retired_ids.record_revocation_of_all();
+        drop(in_flight);
         if let Some(current) = current {
             current.apply_own_revocation(|live| {
                 settings.realms().any(|realm| live.record.realm == *realm)
@@ -355,11 +354,10 @@ impl SessionManager {
             Ok(ended)
         };
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
-        let retired_ids = &self.context.retired_ids;
-        let ended = retired_ids.while_retiring(
-            || self.blocking.run(revoke),
-            |ended| retired_ids.record(ended.iter().map(|ended| ended.id_hash)),
-        )?;
+        let in_flight = self.context.retired_ids.begin();
+        let ended = self.blocking.run(revoke)?;
+        self.context.retired_ids.record(ended.iter().map(|ended| ended.id_hash));
+        drop(in_flight);
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);
             current.apply_own_revocation(is_own);

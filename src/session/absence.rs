@@ -4,7 +4,6 @@
 //! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
-use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
@@ -15,8 +14,8 @@ use crate::session::{Session, State};
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether an id of the request was retired since the request was opened.
-    pub(super) retired: RetiredSinceOpen,
+    /// Whether a presented id is unknown. It may have been retired since the request was opened.
+    pub(super) has_unknown_id: bool,
     /// The replaced id of the request, if the store remembers one.
     pub(super) replaced_id: Option<UsedReplacedId>,
     /// Whether changes of this request were discarded.
@@ -48,19 +47,17 @@ impl Session {
     /// | the request | changed values | only a renewal |
     /// |---|---|---|
     /// | has discarded changes before | discarded | no effect |
-    /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | overlaps the replacement of its id | discarded | no effect |
+    /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = match absence.retired {
-            _ if absence.has_discarded => has_values,
-            RetiredSinceOpen::Yes => true,
-            _ if overlaps => has_values,
-            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
-            RetiredSinceOpen::No => false,
+        let discards = if absence.has_discarded || overlaps {
+            has_values
+        } else {
+            absence.has_unknown_id && self.was_id_retired()?
         };
         if discards {
             self.discard_changes(state, None);
@@ -70,9 +67,8 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a call that was in flight when the load found no session has retired a
-    /// presented id.
-    fn was_retired_in_flight(&self) -> Result<bool> {
+    /// Returns whether a presented id was retired since the request was opened.
+    fn was_id_retired(&self) -> Result<bool> {
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
         let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
@@ -97,7 +93,8 @@ impl Session {
         let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
-        state.set_absent(Absence { replaced_id, ..Absence::default() });
+        let absence = Absence { replaced_id, ..Absence::default() };
+        state.set_load_state(LoadState::Absent(absence));
         if discards {
             self.discard_changes(state, Some(&public_id));
         }
@@ -125,7 +122,7 @@ impl Session {
                     id_hash: replaced.id_hash,
                     id: self.find_id(issued, &replaced.id_hash),
                     public_id: session.record.public_id,
-                    overlaps: replaced.overlaps(self.opened(self.context.now())),
+                    overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
                     persistent: session.record.persistent,
                 });
             }

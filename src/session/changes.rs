@@ -10,10 +10,9 @@ use crate::backend::Expected;
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
-use crate::sync::{IgnorePoison, Mutex};
 
 /// Computes a new value from the current one; `None` is no value.
-type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
+pub(super) type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
 
 #[derive(Default)]
 pub(super) struct Changes {
@@ -29,26 +28,7 @@ pub(super) struct Changes {
 
 enum Step {
     Plain(Delta),
-    Update { name: Box<str>, compute: Update, result: UpdateResult },
-}
-
-/// The result of an update when it was last computed. Clones belong to the same update.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct UpdateResult(Arc<Mutex<Option<Value<'static>>>>);
-
-impl UpdateResult {
-    /// Returns the result; `None` if the update removed the value.
-    pub(super) fn value(&self) -> Option<Value<'static>> {
-        self.0.lock().ignore_poison().clone()
-    }
-
-    fn set(&self, value: Option<&Value<'static>>) {
-        *self.0.lock().ignore_poison() = value.cloned();
-    }
-
-    fn is(&self, other: &UpdateResult) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
+    Update { name: Box<str>, compute: Update },
 }
 
 impl Debug for Changes {
@@ -110,33 +90,29 @@ impl Changes {
         }
     }
 
-    /// Records a change computed from `data` with the changes so far. On an error nothing changes.
+    /// Records a change computed from `data` with the changes so far, and returns the new value. On
+    /// an error nothing changes.
     pub(super) fn update(
         &mut self,
         name: &str,
         data: Option<&Data>,
         expected: Expected,
         compute: Update,
-    ) -> Result<UpdateResult> {
+    ) -> Result<Option<Value<'static>>> {
         let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta().clone()));
             self.expected = expected;
         }
-        let result = UpdateResult::default();
-        result.set(value.as_ref());
-        put(self.delta_mut(), name, value);
-        self.steps.push(Step::Update { name: name.into(), compute, result: result.clone() });
-        Ok(result)
+        put(self.delta_mut(), name, value.clone());
+        self.steps.push(Step::Update { name: name.into(), compute });
+        Ok(value)
     }
 
-    /// Withdraws an update, unless it was stored. Recomputes the other changes on `data`, the data
-    /// that they were computed on.
-    pub(super) fn withdraw(&mut self, update: &UpdateResult, data: Option<&Data>) -> Result<()> {
-        let is_update =
-            |step: &Step| matches!(step, Step::Update { result, .. } if result.is(update));
-        let Some(at) = self.steps.iter().position(is_update) else { return Ok(()) };
-        self.steps.remove(at);
+    /// Withdraws the update that was the last change. Recomputes the other changes on `data`, the
+    /// data that they were computed on.
+    pub(super) fn withdraw_last_update(&mut self, data: Option<&Data>) -> Result<()> {
+        self.steps.pop();
         self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?);
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
@@ -167,9 +143,8 @@ impl Changes {
         for step in &self.steps {
             match step {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
-                Step::Update { name, compute, result } => {
+                Step::Update { name, compute } => {
                     let value = compute(effective_value(&delta, Some(data), name).as_ref())?;
-                    result.set(value.as_ref());
                     put(&mut delta, name, value);
                 }
             }

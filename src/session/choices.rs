@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::Session;
+use crate::session::ending::SignOut;
 
 impl Session {
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -109,11 +110,13 @@ impl Session {
 
     /// Discards all changes of this request, made before or after this call, and an earlier
     /// [`renew`](Self::renew) or [`destroy`](Self::destroy). A `destroy` after this call still
-    /// signs the user out, and a [`sign_in`](Self::sign_in) still stores the changes so far. What
-    /// this request has committed before stays.
+    /// signs the user out. A [`sign_in`](Self::sign_in) or
+    /// [`confirm_authentication`](Self::confirm_authentication) is still stored, with the changes
+    /// so far. What this request has committed before stays.
     ///
-    /// The response carries no cookie, unless a sign-in or a [`commit`](Self::commit) of this
-    /// request has issued an id, or a later `destroy` removes the cookie.
+    /// The response carries no cookie, unless a sign-in, a confirmation or a
+    /// [`commit`](Self::commit) of this request has issued an id, or a later `destroy` removes the
+    /// cookie.
     ///
     /// An ignored request does not count as activity, so it does not extend the idle limit. Call
     /// this before the first use of the session: if the session reaches its idle limit within ten
@@ -132,7 +135,10 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request; and [those of all
     /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
-        self.lock_open("ignore the session")?.is_ignored = true;
+        let mut state = self.lock_open("ignore the session")?;
+        state.is_ignored = true;
+        state.ending.to_destroy.clear();
+        state.ending.sign_out = SignOut::NotRequested;
         Ok(())
     }
 

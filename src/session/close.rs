@@ -35,7 +35,7 @@ impl Session {
     }
 
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
-    /// in the closure of an update, like every call.
+    /// with `Invalid` if the closure of an update calls it.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.lock_unless_refused(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
@@ -50,17 +50,12 @@ impl Session {
     }
 
     fn store_at_close(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
-        if state.is_ignored {
-            state.changes = Changes::default();
-            state.ending.to_destroy.clear();
-            state.ending.sign_out = SignOut::NotRequested;
-        }
         let has_failed = match outcome {
             Outcome::Completed => false,
             Outcome::ServerError => !self.context.settings.keep_on_server_error,
             Outcome::Panicked => true,
         };
-        if outcome == Outcome::Panicked {
+        if state.is_ignored || outcome == Outcome::Panicked {
             state.changes = Changes::default();
         } else if has_failed {
             state.changes.drop_all_but_renewal();
@@ -118,7 +113,7 @@ impl Session {
         // What a streamed body reads later is not known yet.
         let reads_later =
             state.response.may_read_later && matches!(state.load_state, LoadState::Unread);
-        let may_see_user = state.has_seen_user() || reads_later;
+        let may_see_user = state.response.saw_user || reads_later;
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;

@@ -34,8 +34,8 @@ use crate::settings::Settings;
 pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
-    /// They were discarded: the session had ended, or its id had been replaced, before they could
-    /// be stored; or the request [ignores](Session::ignore) the session.
+    /// The changes were discarded: the session had ended, or its id had been replaced, before they
+    /// could be stored; or the request [ignores](Session::ignore) the session.
     Discarded,
 }
 
@@ -86,29 +86,12 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        let call = || self.blocking.run(|| store.commit(commit));
-        let record_retired = |answer: &CommitAnswer| match answer {
-            // Not the evicted ones: as after a sweep, a request that uses one of them creates
-            // another session.
-            CommitAnswer::Done { previous_id, ended, .. } => {
-                retired_ids.record(ended.iter().map(|ended| ended.id_hash).chain(*previous_id));
-            }
-            CommitAnswer::Ended(ended) => retired_ids.record([ended.id_hash, commit.id_hash]),
-            _ => {}
-        };
-        let answer = match commit.action {
-            Action::SignIn { .. } | Action::End => retired_ids.while_retiring(call, record_retired),
-            // While the store remembers the replaced id, its answer is enough, so overlapping
-            // requests need not wait for this call. Recorded for later.
-            Action::Renew { .. } => call().inspect(record_retired),
-            // They end no session and replace no id.
-            Action::Create(_) | Action::Merge => call(),
-        }?;
-        if let (CommitAnswer::Done { evicted, .. }, Some(cleaner)) =
-            (&answer, &self.context.cleaner)
-        {
-            cleaner.sessions_evicted(evicted.len());
-        }
+        // Not for a renewal: while the store remembers the replaced id, its answer is enough, and
+        // overlapping requests need not wait for this call.
+        let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
+        let _in_flight = may_end.then(|| retired_ids.begin());
+        let answer = self.blocking.run(|| store.commit(commit))?;
+        retired_ids.record(answer.retired_ids(commit));
         Ok(answer)
     }
 
@@ -168,11 +151,11 @@ impl Session {
         // Through an id within its grace, a renewal only merges and the new id is not used.
         match new_id.filter(|id| id.hash(self.realm_tag()) == session.id_hash) {
             Some(id) => {
-                state.load_state = LoadState::with_new_id(session, id);
+                state.set_load_state(LoadState::with_new_id(session, id));
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.load_state.set_session(session, id_hash),
+            None => state.set_session(session, id_hash),
         }
         Ok(None)
     }
@@ -197,14 +180,15 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
-        let CommitAnswer::Done { session, .. } = answer else {
+        let CommitAnswer::Done { session, evicted, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
-        state.load_state = LoadState::with_new_id(session, id);
+        state.set_load_state(LoadState::with_new_id(session, id));
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }
+        self.context.report_evicted(evicted.len());
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }
@@ -257,7 +241,7 @@ impl Session {
                 touch: plan.touch,
                 session_limit: settings.session_limit,
                 max_bytes: settings.max_bytes,
-                opened: self.opened(now),
+                opened_at: self.opened_at_or(now),
                 now,
             })
         })

@@ -46,6 +46,21 @@ impl Secret {
         data.get(CSRF_SECRET).and_then(|value| Secret::from_value(&value))
     }
 
+    /// Returns the secret of the session, with the changes of this request applied.
+    fn of(state: &State) -> Option<Self> {
+        match state.changes.delta().change(CSRF_SECRET) {
+            Change::Set(value) => Secret::from_value(value),
+            Change::Removed => None,
+            Change::Untouched => state.load_state.data().and_then(Secret::from_data),
+        }
+    }
+
+    /// Derives the secret from the replaced id of this request, if there is one. The tokens of all
+    /// pages that are requested with this id then agree. Stores nothing.
+    fn of_replaced_id(state: &State) -> Option<Self> {
+        state.load_state.replaced_id()?.id.as_ref().map(Secret::from_id)
+    }
+
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
     /// an earlier secret, the delta sets this one in its place. Otherwise the delta removes the
     /// secret that a concurrent request may be adding.
@@ -76,29 +91,12 @@ impl Secret {
     }
 }
 
-impl State {
-    /// Returns the secret, with the changes of this request applied.
-    fn secret(&self) -> Option<Secret> {
-        match self.changes.delta().change(CSRF_SECRET) {
-            Change::Set(value) => Secret::from_value(value),
-            Change::Removed => None,
-            Change::Untouched => self.load_state.data().and_then(Secret::from_data),
-        }
-    }
-
-    /// Derives the secret from the replaced id of this request, if there is one. The tokens of all
-    /// pages that are requested with this id then agree. Stores nothing.
-    fn secret_of_replaced_id(&self) -> Option<Secret> {
-        self.load_state.replaced_id()?.id.as_ref().map(Secret::from_id)
-    }
-}
-
 impl Session {
     /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.lock_unless_refused("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
-        Ok(state.secret().or_else(|| state.secret_of_replaced_id()))
+        Ok(Secret::of(&state).or_else(|| Secret::of_replaced_id(&state)))
     }
 
     /// Makes a secret for the live session, or for the one that is created next, whose id it
@@ -136,8 +134,8 @@ impl Session {
         self.ensure_loaded(state)?;
         state.response.has_token = true;
         let overlaps = state.load_state.replaced_id().is_some_and(|replaced| replaced.overlaps);
-        let shared = || state.secret_of_replaced_id().filter(|_| overlaps);
-        if let Some(secret) = state.secret().or_else(shared) {
+        let shared = || Secret::of_replaced_id(state).filter(|_| overlaps);
+        if let Some(secret) = Secret::of(state).or_else(shared) {
             return Ok(secret);
         }
         if state.is_closed {
@@ -152,9 +150,9 @@ impl Session {
         };
         let Some(secret) = secret else {
             // No token of this request can become valid, unless it is sent with the replaced id.
-            return state.secret_of_replaced_id().map_or_else(Secret::generate, Ok);
+            return Secret::of_replaced_id(state).map_or_else(Secret::generate, Ok);
         };
-        if state.secret().is_none() {
+        if Secret::of(state).is_none() {
             let value = secret.value()?;
             state.changes.edit(|delta| delta.set(CSRF_SECRET, value.clone()));
         }
@@ -185,7 +183,7 @@ impl Session {
         match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let secret = Secret::from_data(&session.record.data);
-                state.load_state.set_session(session, &id_hash);
+                state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }

@@ -10,9 +10,8 @@ use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::lifetime::EndReason;
 use crate::record::EndedSession;
-use crate::session::absence::{Absence, UsedReplacedId};
-use crate::session::changes::Changes;
-use crate::session::{Session, State};
+use crate::session::Session;
+use crate::session::absence::UsedReplacedId;
 
 /// The sessions that the request is still to end, and whether it signs out.
 #[derive(Debug, Default)]
@@ -33,17 +32,6 @@ pub(super) enum SignOut {
     Requested,
     /// A session has ended.
     Done,
-}
-
-impl State {
-    /// Continues without a session, because the request ends its own or has ended it.
-    fn reset(&mut self, sign_out: SignOut) {
-        self.set_absent(Absence::default());
-        self.changes = Changes::default();
-        self.ending.sign_out = self.ending.sign_out.max(sign_out);
-        self.is_ignored = false;
-        self.response.varies = true;
-    }
 }
 
 impl Session {
@@ -78,7 +66,7 @@ impl Session {
                 state.ending.to_destroy.push(id_hash);
             }
         }
-        state.reset(SignOut::Requested);
+        state.continue_without_session(SignOut::Requested);
         Ok(())
     }
 
@@ -87,7 +75,7 @@ impl Session {
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.lock();
         if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
-            state.reset(SignOut::Done);
+            state.continue_without_session(SignOut::Done);
         }
     }
 

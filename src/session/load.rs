@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
-use crate::context::{GuessDetector, RetiredSinceOpen};
+use crate::context::GuessDetector;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -82,15 +82,6 @@ impl LoadState {
         matches!(self, LoadState::Absent(Absence { has_discarded: true, .. }))
     }
 
-    /// Records the session that a commit by this id hash has found.
-    pub(super) fn set_session(&mut self, new: LiveSession, id_hash: &SessionIdHash) {
-        let new = Arc::new(new);
-        match self {
-            LoadState::Live { session, .. } => *session = new,
-            _ => *self = LoadState::Live { session: new, found_by: *id_hash, issued: None },
-        }
-    }
-
     /// Returns the condition under which a commit of this request's updates is valid. A request
     /// whose id was replaced reads no session, so its updates ran on empty data: `NoSession`. If
     /// its sign-in finds the session after all, the store answers `RevisionMismatch`, and the
@@ -116,7 +107,7 @@ impl Session {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                state.load_state = LoadState::LoadFailed(error);
+                state.set_load_state(LoadState::LoadFailed(error));
             }
             self.touch_loaded(state, now);
         }
@@ -137,7 +128,7 @@ impl Session {
             };
             Ok(match loaded {
                 Loaded::Live(session) => {
-                    state.load_state.set_session(session, id_hash);
+                    state.set_session(session, id_hash);
                     None
                 }
                 Loaded::Missing(missing) => Some(missing),
@@ -155,20 +146,19 @@ impl Session {
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
         let mut replaced_id: Option<UsedReplacedId> = None;
-        let mut retired = RetiredSinceOpen::No;
+        let mut has_unknown_id = false;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
                 state.end_reason = None;
                 return Ok(true);
             };
             if let Missing::NotFound { .. } = missing {
+                has_unknown_id = true;
                 let retired_ids = &self.context.retired_ids;
-                let found = retired_ids.retired_since(&id_hash, self.opened_tick);
-                if found != RetiredSinceOpen::Yes {
+                if !retired_ids.retired_since(&id_hash, self.opened_tick) {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
                     self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
-                retired = retired.max(found);
             }
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
@@ -179,8 +169,8 @@ impl Session {
             }
         }
         self.handle_stale_id(&mut replaced_id)?;
-        let absence = Absence { retired, replaced_id, ..Absence::default() };
-        state.load_state = LoadState::Absent(absence);
+        let absence = Absence { has_unknown_id, replaced_id, ..Absence::default() };
+        state.set_load_state(LoadState::Absent(absence));
         Ok(false)
     }
 }

@@ -25,19 +25,20 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::RealmTag;
+use crate::id::{RealmTag, SessionIdHash};
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
-use ending::Ending;
+use ending::{Ending, SignOut};
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
@@ -146,6 +147,15 @@ pub struct Session {
     running_update: OnceLock<RunningUpdate>,
 }
 
+/// The state of a session in its request. These combinations occur:
+///
+/// | after | `load_state` | `changes` | `ending.to_destroy` | `is_ignored` |
+/// |---|---|---|---|---|
+/// | `destroy`, until the next commit | `Absent` | those since | its sessions | false |
+/// | `ignore` | any | any: the close drops them, but a sign-in stores them | none | true |
+/// | a sign-in | `Live` | those since | none | any |
+/// | a commit | any | those since | none | false |
+/// | the close | any | none | those that it could not end | any |
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
@@ -184,15 +194,31 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Records that there is no session any more.
-    fn set_absent(&mut self, absence: Absence) {
-        self.response.saw_user = self.has_seen_user();
-        self.load_state = LoadState::Absent(absence);
+    /// Sets `load_state`; no other code does.
+    fn set_load_state(&mut self, load_state: LoadState) {
+        let session = load_state.session();
+        self.response.saw_user |= session.is_some_and(|session| session.record.user.is_some());
+        self.load_state = load_state;
     }
 
-    fn has_seen_user(&self) -> bool {
-        let session = self.load_state.session();
-        self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
+    /// Records the session that a load or a commit by this id hash has found.
+    fn set_session(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
+        let (found_by, issued) = match &mut self.load_state {
+            LoadState::Live { found_by, issued, .. } => (*found_by, issued.take()),
+            _ => (*id_hash, None),
+        };
+        self.set_load_state(LoadState::Live { session: Arc::new(session), found_by, issued });
+    }
+
+    /// Continues without a session, because the request ends its own or has ended it.
+    fn continue_without_session(&mut self, sign_out: SignOut) {
+        self.set_load_state(LoadState::Absent(Absence::default()));
+        self.changes = Changes::default();
+        self.ending.sign_out = self.ending.sign_out.max(sign_out);
+        // An earlier `ignore` concerned the session that is gone. The sign-out must be carried out,
+        // and what the request writes from now on, such as a message, begins another session.
+        self.is_ignored = false;
+        self.response.varies = true;
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
@@ -236,7 +262,7 @@ impl Session {
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
-        let presented = context.settings.presented(head);
+        let presented = Presented::of(&context.settings, head);
         let address = head.client_address(context.settings.proxies);
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
@@ -270,7 +296,7 @@ impl Session {
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let has_same_ids =
-            || context.settings.presented(head).id_hashes().eq(self.presented.id_hashes());
+            || Presented::of(&context.settings, head).id_hashes().eq(self.presented.id_hashes());
         Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
@@ -288,7 +314,7 @@ impl Session {
 
     /// Returns the time at which the request was opened; `now` if it presents no id, or if the
     /// clock was set back meanwhile.
-    fn opened(&self, now: Timestamp) -> Timestamp {
+    fn opened_at_or(&self, now: Timestamp) -> Timestamp {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }
 

@@ -55,6 +55,36 @@ impl Presented {
     /// The number of bytes of a malformed id that are hashed.
     const MAX_HASHED: usize = 4096;
 
+    /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
+    pub(crate) fn of(settings: &Settings, head: &RequestHead<'_>) -> Presented {
+        let mut presented = Presented::default();
+        let realm = settings.realm_tag;
+        match &settings.transport {
+            Transport::Cookie(cookie) => {
+                let own = (cookie, realm, false);
+                let former = settings.former_cookies.iter().flat_map(|former| &former.by_realm);
+                let former = former.map(|(cookie, realm)| (cookie, *realm, true));
+                for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
+                    let fields = head.cookies.iter().copied();
+                    let fields = fields.filter(|field| field.contains(&cookie.name));
+                    presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
+                }
+            }
+            Transport::Header(_) => {
+                for text in head.ids.iter() {
+                    let read = SessionId::parse(text).map(|id| PresentedId {
+                        id,
+                        realm,
+                        sealed_with_old_key: false,
+                        by_former_cookie: false,
+                    });
+                    presented.add(text, read);
+                }
+            }
+        }
+        presented
+    }
+
     /// Searches the `Cookie` fields of a request for ids.
     fn look_in_cookies<'r>(
         &mut self,
@@ -126,37 +156,6 @@ impl Presented {
 
     pub(crate) fn id_hashes(&self) -> impl Iterator<Item = SessionIdHash> {
         self.ids.iter().map(PresentedId::id_hash)
-    }
-}
-
-impl Settings {
-    /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
-    pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
-        let mut presented = Presented::default();
-        match &self.transport {
-            Transport::Cookie(cookie) => {
-                let own = (cookie, self.realm_tag, false);
-                let former = self.former_cookies.iter().flat_map(|former| &former.by_realm);
-                let former = former.map(|(cookie, realm)| (cookie, *realm, true));
-                for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
-                    let fields = head.cookies.iter().copied();
-                    let fields = fields.filter(|field| field.contains(&cookie.name));
-                    presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
-                }
-            }
-            Transport::Header(_) => {
-                for text in head.ids.iter() {
-                    let read = SessionId::parse(text).map(|id| PresentedId {
-                        id,
-                        realm: self.realm_tag,
-                        sealed_with_old_key: false,
-                        by_former_cookie: false,
-                    });
-                    presented.add(text, read);
-                }
-            }
-        }
-        presented
     }
 }
 

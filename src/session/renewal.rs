@@ -83,7 +83,7 @@ impl Session {
         let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
         let grace = settings.renewal_grace.unwrap_or_default();
         if !is_old(record, max_age, touch.seen)
-            && !has_lost_id(session, found_by, grace, self.opened(touch.seen))
+            && !has_lost_id(session, found_by, grace, self.opened_at_or(touch.seen))
         {
             return;
         }
@@ -109,8 +109,8 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
     now.since(record.id_issued) >= max_age
 }
 
-/// Returns whether the client of a request opened at `opened` has evidently lost the response with
-/// its new id. `grace` is the manager's `renewal_grace`.
+/// Returns whether the client of a request has evidently lost the response with its new id. `grace`
+/// is the manager's `renewal_grace`.
 ///
 /// The session was then found by an old id. If more than `grace` has passed since the id changed,
 /// and the request does not overlap that, the old id can only have been replaced by age, and its
@@ -120,10 +120,10 @@ fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,
     grace: Duration,
-    opened: Timestamp,
+    opened_at: Timestamp,
 ) -> bool {
     let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
-    found_by != &session.id_hash && opened > session.record.id_issued + overlaps_for
+    found_by != &session.id_hash && opened_at > session.record.id_issued + overlaps_for
 }
 
 #[cfg(test)]

@@ -54,10 +54,19 @@ struct SignInRequest<'r> {
     join_id: Option<SessionId>,
 }
 
+/// What a sign-in has done.
+struct SignedIn {
+    /// The session under its new id.
+    load_state: LoadState,
+    /// The sessions that the sign-in ended.
+    ended: Vec<EndedSession>,
+    /// The number of sessions that the store evicted for it.
+    evicted: usize,
+}
+
 /// The result of one attempt.
 enum AttemptResult {
-    /// With the sessions that the sign-in ended.
-    Done(Vec<EndedSession>),
+    Done(SignedIn),
     Refused,
     Retry,
 }
@@ -97,7 +106,7 @@ impl Session {
     /// | the second request | its sign-in | the id in its response |
     /// |---|---|---|
     /// | was opened at most ten seconds after the first sign-in | joins the first: its changes are merged into that session | that of the first response |
-    /// | was opened later: its client has lost the first response | is done in that session | a new one; that of the first response is replaced |
+    /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
     /// | presents no id, as on a first visit | begins a session of its own | a new one |
     ///
     /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,
@@ -156,13 +165,16 @@ impl Session {
             from,
             join_id,
         };
-        let Some(ended) = self.attempt_until_done(&mut request)? else {
+        let Some(signed_in) = self.attempt_until_done(&mut request)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
+        let SignedIn { load_state, ended, evicted } = signed_in;
+        state.set_load_state(load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
+        self.context.report_evicted(evicted);
         for session in &ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
@@ -194,14 +206,11 @@ impl Session {
         })
     }
 
-    /// Returns the sessions that the sign-in has ended; `None` if it is refused.
-    fn attempt_until_done(
-        &self,
-        request: &mut SignInRequest<'_>,
-    ) -> Result<Option<Vec<EndedSession>>> {
+    /// Returns `None` if the sign-in is refused.
+    fn attempt_until_done(&self, request: &mut SignInRequest<'_>) -> Result<Option<SignedIn>> {
         for _ in 0..MAX_ATTEMPTS {
             match self.attempt(request)? {
-                AttemptResult::Done(ended) => return Ok(Some(ended)),
+                AttemptResult::Done(signed_in) => return Ok(Some(signed_in)),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
             }
@@ -227,9 +236,9 @@ impl Session {
         let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, ended, .. } => {
-                *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(ended))
+            CommitAnswer::Done { session, ended, evicted, .. } => {
+                let load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(SignedIn { load_state, ended, evicted: evicted.len() }))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -262,8 +271,8 @@ impl Session {
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                *request.load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(Vec::new()))
+                let load_state = LoadState::with_new_id(session, id);
+                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![], evicted: 0 }))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),

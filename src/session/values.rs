@@ -11,7 +11,7 @@ use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::PublicId;
-use crate::session::changes::UpdateResult;
+use crate::session::changes::Update;
 use crate::session::running_update::RunningUpdate;
 use crate::session::{CommitOutcome, Session, State};
 
@@ -149,7 +149,7 @@ impl Session {
     }
 
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value; only one request receives each result of
+    /// requests can both receive the value. To give a value to one request only, use
     /// [`update_now`](Self::update_now).
     ///
     /// ```
@@ -251,8 +251,9 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        let update = self.record_update(name, f)?;
-        updated(name, &update)
+        let update = self.update_of_type(name, f);
+        let value = self.record_update(&mut *self.lock_for_change(UPDATE)?, name, update)?;
+        decode_result(name, value)
     }
 
     /// Changes the value of `name` with `f` and stores it immediately, so that you can act on the
@@ -305,54 +306,73 @@ impl Session {
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         check_name(name, UPDATE)?;
-        if self.lock_for_change(UPDATE)?.is_ignored {
+        let mut state = self.lock_for_change(UPDATE)?;
+        if state.is_ignored {
             return Ok(None);
         }
-        let update = self.record_update(name, f)?;
-        match self.commit() {
-            Ok(CommitOutcome::Stored) => updated(name, &update).map(Some),
+        self.record_update(&mut state, name, self.update_of_type(name, f))?;
+        match self.commit_all(&mut state) {
+            Ok(CommitOutcome::Stored) => {
+                // With the result of the last run of `f`, on what other requests have stored.
+                let data = state.load_state.data().cloned();
+                drop(state);
+                let value = data.as_ref().and_then(|data| data.get(name));
+                decode_result(name, value).map(Some)
+            }
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
-                let mut state = self.lock_unless_refused(UPDATE)?;
                 let State { load_state, changes, .. } = &mut *state;
-                changes.withdraw(&update, load_state.data())?;
+                changes.withdraw_last_update(load_state.data())?;
                 Err(error)
             }
         }
     }
 
-    /// Records an update, for both public methods.
-    fn record_update<T, F>(&self, name: &str, f: F) -> Result<UpdateResult>
+    /// Records an update of the value as JSON. It may remove the value, and has no size limit.
+    pub(crate) fn update_json(
+        &self,
+        name: &str,
+        f: impl Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
+    ) -> Result<()> {
+        let mut state = self.lock_for_change(UPDATE)?;
+        self.record_update(&mut state, name, Box::new(f)).map(drop)
+    }
+
+    /// Makes an update from the closure of both public methods.
+    fn update_of_type<T, F>(&self, name: &str, f: F) -> Update
     where
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         let max_bytes = self.context.settings.max_bytes;
-        let owned_name: Box<str> = name.into();
-        self.record_update_json(name, move |current| {
-            let current = current.map_or(Ok(None), |value| decode(&owned_name, value))?;
-            let value = encode(&owned_name, &f(current), max_bytes, UPDATE)?;
+        let name: Box<str> = name.into();
+        Box::new(move |current| {
+            let current = current.map_or(Ok(None), |value| decode(&name, value))?;
+            let value = encode(&name, &f(current), max_bytes, UPDATE)?;
             // A value that a `T` encodes but does not decode would fail every later update.
-            value.decode_named::<T>(&owned_name)?;
+            value.decode_named::<T>(&name)?;
             Ok(Some(value))
         })
     }
 
-    /// Records an update of the value as JSON. It may remove the value, and has no size limit.
-    pub(crate) fn record_update_json<F>(&self, name: &str, f: F) -> Result<UpdateResult>
-    where
-        F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
-    {
-        let mut state = self.lock_loaded_for_change(UPDATE)?;
+    /// Records an update of the loaded session, and returns the new value.
+    fn record_update(
+        &self,
+        state: &mut State,
+        name: &str,
+        update: Update,
+    ) -> Result<Option<Value<'static>>> {
+        self.ensure_loaded(state)?;
+        state.check_readable(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |current: Option<&Value<'_>>| {
             let _running = updating.begin();
-            f(current)
+            update(current)
         };
-        let State { load_state, changes, .. } = &mut *state;
-        let update =
-            changes.update(name, load_state.data(), load_state.expected(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.load_state.public_id()))
+        let State { load_state, changes, .. } = state;
+        changes
+            .update(name, load_state.data(), load_state.expected(), Box::new(compute))
+            .inspect_err(|error| self.report(error, load_state.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.
@@ -363,10 +383,8 @@ impl Session {
     }
 }
 
-/// Returns the result of an update when it was last computed.
-fn updated<T: DeserializeOwned>(name: &str, update: &UpdateResult) -> Result<T> {
-    let not_computed = || Error::new(ErrorKind::Unexpected, UPDATE);
-    update.value().ok_or_else(not_computed)?.decode_named(name)
+fn decode_result<T: DeserializeOwned>(name: &str, value: Option<Value<'_>>) -> Result<T> {
+    value.ok_or_else(|| Error::new(ErrorKind::Unexpected, UPDATE))?.decode_named(name)
 }
 
 /// Decodes the value as a `T`; `None` for a null that is no `T`.

@@ -201,13 +201,13 @@ pub(super) fn sweep_in_batches(
     loop {
         let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
         let Some(left) = NonZeroUsize::new(left) else { break };
-        let batch_limit = pacer.limit().min(left);
+        let batch_size = pacer.batch_size().min(left);
         let began = Instant::now();
-        let report = store.sweep(now, batch_limit)?;
+        let report = store.sweep(now, batch_size)?;
         let pause = pacer.pause_after(&report, began.elapsed());
         done += report.removed as u64;
         let cancelled = progress(Progress { done, total }).is_break();
-        if report.removed < batch_limit.get() {
+        if report.removed < batch_size.get() {
             break;
         }
         if cancelled {

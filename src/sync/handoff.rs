@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, IgnorePoison, Mutex, instant, spin_until};
+use crate::sync::{Condvar, IgnorePoison, Mutex, monotonic_now, spin_until};
 
 /// A place for one value, and the thread that waits for it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl<T> Handoff<T> {
     pub(crate) fn receive_until(&self, deadline: Instant) -> Option<T> {
         let mut value = self.value.lock().ignore_poison();
         loop {
-            let left = deadline.saturating_duration_since(instant());
+            let left = deadline.saturating_duration_since(monotonic_now());
             if value.is_some() || left.is_zero() {
                 return value.take();
             }

@@ -14,19 +14,19 @@ pub(crate) use std::thread;
 /// thread to sleep and waking it takes. On a machine with one processor it returns immediately,
 /// because no other thread runs meanwhile.
 pub(crate) fn spin_until(is_over: impl Fn() -> bool) {
-    const LIMIT: Duration = Duration::from_micros(30);
+    const MAX_SPIN: Duration = Duration::from_micros(30);
     static IS_SINGLE_CORE: LazyLock<bool> =
         LazyLock::new(|| thread::available_parallelism().is_ok_and(|count| count.get() == 1));
     if *IS_SINGLE_CORE {
         return;
     }
-    let began = instant();
-    while !is_over() && began.elapsed() < LIMIT {
+    let began = monotonic_now();
+    while !is_over() && began.elapsed() < MAX_SPIN {
         std::hint::spin_loop();
     }
 }
 
 /// Returns the time of the monotonic clock.
-pub(crate) fn instant() -> Instant {
+pub(crate) fn monotonic_now() -> Instant {
     Instant::now()
 }

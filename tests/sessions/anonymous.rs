@@ -1,6 +1,7 @@
 //! Anonymous sessions: their shorter lifetime, their limit, and the room that they leave to users.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::app::{App, Browser, complete, defaults, on_both_stores, sign_in};
@@ -8,12 +9,13 @@ use crate::common::dice::number;
 use crate::common::{Folder, HOUR, NOW};
 use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
-use cloakroom::event::EventKind;
+use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Uses the session twice a day for `days` days. Returns whether it is live after that.
 fn lives_for(app: &App, browser: &mut Browser, days: u32) -> bool {
@@ -207,6 +209,34 @@ fn a_request_of_a_session_that_a_sign_in_evicts_begins_anew() {
     assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     app.sessions.sweep_now().unwrap();
     assert_eq!(app.count(EventKind::AnonymousEvicted), 1);
+}
+
+/// The numbers of evicted sessions, one for each event.
+#[derive(Clone, Debug, Default)]
+struct Evicted(Arc<Mutex<Vec<u64>>>);
+
+impl Sink for Evicted {
+    fn record(&self, event: &Event<'_>) {
+        if let Event::AnonymousEvicted { sessions } = event {
+            self.0.lock().unwrap().push(*sessions);
+        }
+    }
+}
+
+#[test]
+fn evictions_by_commits_are_reported_once_a_minute() {
+    let evicted = Evicted::default();
+    let configure = |builder: SessionManagerBuilder| {
+        builder.without_cleaner().events(Events::new(evicted.clone()))
+    };
+    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), configure);
+    (0..9).for_each(|n| drop(app.visitor(n)));
+    assert!(evicted.0.lock().unwrap().is_empty());
+    (9..13).for_each(|n| drop(app.visitor(n)));
+    assert_eq!(*evicted.0.lock().unwrap(), [1]);
+    app.clock.advance(MINUTE);
+    app.visitor(13);
+    assert_eq!(*evicted.0.lock().unwrap(), [1, 4], "with those since the first event");
 }
 
 #[test]

@@ -17,7 +17,7 @@ std::thread_local! {
 }
 
 /// The time of the machine, as far as the schedule has let it pass. To look at it takes time.
-pub(crate) fn instant() -> Instant {
+pub(crate) fn monotonic_now() -> Instant {
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     pass(Duration::from_micros(200));
     *BEGINNING + PASSED.get()
@@ -96,7 +96,7 @@ pub(crate) mod channel {
 
     use shuttle::sync::{Condvar, Mutex};
 
-    use super::{by_chance, instant, pass, thread};
+    use super::{by_chance, monotonic_now, pass, thread};
 
     struct Channel<T> {
         state: Mutex<State<T>>,
@@ -214,9 +214,9 @@ pub(crate) mod channel {
                     return Err(RecvTimeoutError::Disconnected);
                 }
                 if let Some(deadline) = deadline
-                    && (deadline <= instant() || by_chance(3))
+                    && (deadline <= monotonic_now() || by_chance(3))
                 {
-                    pass(deadline.saturating_duration_since(instant()));
+                    pass(deadline.saturating_duration_since(monotonic_now()));
                     drop(state);
                     thread::yield_now();
                     return Err(RecvTimeoutError::Timeout);

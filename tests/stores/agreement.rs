@@ -161,7 +161,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             }
         };
         let mut commit = Commit::new(&created, action, delta.clone(), now);
-        commit.opened = Timestamp::from_millis(now.as_millis() - rng.next(20_000) as i64);
+        commit.opened_at = Timestamp::from_millis(now.as_millis() - rng.next(20_000) as i64);
         if rng.next(3) == 0 {
             commit.touch = Some(Touch::at(now));
         }

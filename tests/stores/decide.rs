@@ -258,7 +258,7 @@ impl Case {
     }
 
     /// The time at which the request was opened: the meaning of `replaced` depends on it.
-    fn opened(&self) -> Timestamp {
+    fn opened_at(&self) -> Timestamp {
         let since = if self.found.ends_with("stale") { 11 * SECOND } else { Duration::ZERO };
         self.replaced().replaced_at + since
     }
@@ -308,7 +308,7 @@ impl Case {
         };
         commit.touch = (self.touch != "none").then_some(Touch::at(NOW));
         commit.max_bytes = LIMIT;
-        commit.opened = self.opened();
+        commit.opened_at = self.opened_at();
         // It concerns sign-ins only.
         commit.session_limit = Some(LIMIT_PER_USER);
         self.check_loaded(&mut commit);

@@ -138,7 +138,7 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         if !self.closed_it {
-            *self.breaker.state() = self.breaker.next_probe(sync::instant());
+            *self.breaker.state() = self.breaker.next_probe(sync::monotonic_now());
         }
     }
 }

@@ -8,13 +8,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
-use crate::stores::cached::CachedStore;
-use crate::sync::instant;
+use crate::stores::cached::{CachedInner, CachedStore};
+use crate::sync::monotonic_now;
 
-impl<C: Cache, S: Store> CachedStore<C, S> {
+impl<C: Cache, S: Store> CachedInner<C, S> {
     fn backing_index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
-        self.0.process.check()?;
-        self.0.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
+        self.process.check()?;
+        self.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
     }
 
     /// Changes sessions of the backing store by `change`, and then the cache by `invalidate`. If
@@ -26,12 +26,12 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         change: impl FnOnce(&dyn SessionIndex) -> Result<T>,
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
-        let _changing = self.0.begin_change(now)?;
-        let began = instant();
+        let _changing = self.begin_change(now)?;
+        let began = monotonic_now();
         let result = self.backing_index(operation).and_then(change);
         match &result {
             Ok(changed) => invalidate(changed),
-            Err(_) => self.0.mark_entries_stale(now, began),
+            Err(_) => self.mark_entries_stale(now, began),
         }
         result
     }
@@ -39,7 +39,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
 impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        self.backing_index("list sessions")?.list(filter, page, now)
+        self.0.backing_index("list sessions")?.list(filter, page, now)
     }
 
     fn revoke(
@@ -48,11 +48,11 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
-        self.change_by_index(
+        self.0.change_by_index(
             "revoke sessions",
             now,
             |index| index.revoke(filter, except, now),
-            |ended| self.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now),
+            |ended| self.0.invalidate_sessions(ended.iter().map(|ended| ended.id_hash), now),
         )
     }
 
@@ -63,33 +63,33 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         to: &UserKey,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        self.change_by_index(
+        self.0.change_by_index(
             "rename a user",
             now,
             |index| index.rename_user(realm, from, to, now),
-            |id_hashes| self.invalidate_sessions(id_hashes.iter().copied(), now),
+            |id_hashes| self.0.invalidate_sessions(id_hashes.iter().copied(), now),
         )
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
-        self.change_by_index(
+        self.0.change_by_index(
             "revoke everyone",
             now,
             |index| index.revoke_everyone(realm, now),
-            |_| self.invalidate_all(now),
+            |_| self.0.invalidate_all(now),
         )
     }
 
     fn epoch(&self) -> Result<u64> {
-        self.backing_index("read the epoch")?.epoch()
+        self.0.backing_index("read the epoch")?.epoch()
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
-        self.backing_index("read the identity of the store")?.identity()
+        self.0.backing_index("read the identity of the store")?.identity()
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
-        self.backing_index("count sessions")?.stats(now)
+        self.0.backing_index("count sessions")?.stats(now)
     }
 
     fn idle_anonymous(
@@ -98,14 +98,14 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         keep: u64,
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>> {
-        self.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
+        self.0.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
     }
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
         let _changing = self.0.begin_change(now)?;
-        let ended = self.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
+        let ended = self.0.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
         // Also after an error, whose outcome may be unknown.
-        self.invalidate_sessions(id_hashes.iter().copied(), now);
+        self.0.invalidate_sessions(id_hashes.iter().copied(), now);
         ended
     }
 }

@@ -34,8 +34,8 @@ use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, Probe};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
-use crate::stores::cached::version_check::{CacheUse, IdentityAndEpoch, VersionCheck};
-use crate::sync::{instant, thread};
+use crate::stores::cached::version_check::{CacheUse, StoreVersion, VersionCheck};
+use crate::sync::{monotonic_now, thread};
 
 pub use builder::CachedStoreBuilder;
 
@@ -128,80 +128,6 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     pub fn cache(&self) -> &C {
         &self.0.cache
     }
-
-    /// Starts a probe of a shard on a background thread, if one is due. Does not block.
-    fn probe_if_due(&self, shard: usize, now: Timestamp) {
-        let breaker = self.0.circuit_breakers.get(shard);
-        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(instant())) else {
-            return;
-        };
-        let inner = self.0.clone();
-        let repair = move || inner.repair(shard, probe, now);
-        // If this fails, the probe is dropped with the closure.
-        let _ = thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(repair);
-    }
-
-    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
-    /// sent: a later probe invalidates the whole shard.
-    fn invalidate(&self, shard: usize, now: Timestamp, send: impl FnOnce(&C) -> Result<()>) {
-        let Some(circuit_breaker) = self.0.circuit_breakers.get(shard) else { return };
-        if !circuit_breaker.takes_invalidations() {
-            self.probe_if_due(shard, now);
-        } else if let Err(error) = send(&self.0.cache)
-            && circuit_breaker.record_missed_invalidation(instant())
-        {
-            self.0.report_down(shard, &error);
-        }
-    }
-
-    fn invalidate_sessions(
-        &self,
-        id_hashes: impl IntoIterator<Item = SessionIdHash>,
-        now: Timestamp,
-    ) {
-        // Read again, because this process may have read nothing since a restore.
-        let identity = match self.0.cache_use(now) {
-            CacheUse::Full(identity) | CacheUse::NoReads(identity) => identity,
-            CacheUse::KeysUnknown => return self.invalidate_all(now),
-        };
-        let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
-        for id_hash in id_hashes {
-            let key = identity.cache_key(&id_hash);
-            shards.entry(self.0.cache.shard_of(&key)).or_default().insert(key);
-        }
-        for (shard, keys) in shards {
-            let keys: Vec<CacheKey> = keys.into_iter().collect();
-            self.invalidate(shard, now, |cache| cache.invalidate(&keys, now));
-        }
-    }
-
-    fn invalidate_all(&self, now: Timestamp) {
-        for shard in 0..self.0.cache.shards().get() {
-            self.invalidate(shard, now, |cache| cache.invalidate_shard(shard, now));
-        }
-    }
-
-    /// Invalidates what a commit that failed with an unknown outcome may have changed. The commit
-    /// began at `began`.
-    fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
-        let presented = commit.id_hash;
-        let now = commit.now;
-        let mut id_hashes = vec![presented];
-        match commit.action {
-            // Which anonymous sessions it may have evicted is unknown. Making all entries stale
-            // would turn the cache off whenever the backing store is full or busy.
-            Action::Create(_) => {}
-            // An id in its grace finds a session with another id hash.
-            Action::Merge => match self.0.backing.load(&presented, now) {
-                Ok(Loaded::Live(session)) => id_hashes.push(session.id_hash),
-                Ok(_) => {}
-                Err(_) => self.0.mark_entries_stale(now, began),
-            },
-            // It may have ended sessions whose id hashes are unknown.
-            _ => self.0.mark_entries_stale(now, began),
-        }
-        self.invalidate_sessions(id_hashes, now);
-    }
 }
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
@@ -251,7 +177,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
         let shard = self.cache.shard_of(key);
         let breaker = self.circuit_breakers.get(shard);
-        if breaker.is_some_and(|breaker| breaker.record_failure(instant())) {
+        if breaker.is_some_and(|breaker| breaker.record_failure(monotonic_now())) {
             self.report_down(shard, error);
         }
     }
@@ -280,60 +206,140 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     /// Returns how a call at `now` may use the cache. Reads the backing store's version if that is
     /// due, and makes older entries stale if it has changed.
-    fn cache_use(&self, now: Timestamp) -> CacheUse {
+    fn check_version(&self, now: Timestamp) -> CacheUse {
         let Some(index) = self.backing.index() else {
             // Only stores with an index have an identity and an epoch.
             return CacheUse::Full(StoreIdentity::from_bytes([0; 16]));
         };
         let on_change = || self.freshness.mark_stale_until(now);
-        self.version_check.cache_use(now, || IdentityAndEpoch::read(index), on_change)
+        self.version_check.cache_use(now, || StoreVersion::read(index), on_change)
+    }
+
+    /// Starts a probe of a shard on a background thread, if one is due. Does not block.
+    fn probe_if_due(self: &Arc<Self>, shard: usize, now: Timestamp) {
+        let breaker = self.circuit_breakers.get(shard);
+        let Some(probe) = breaker.and_then(|breaker| breaker.begin_probe(monotonic_now())) else {
+            return;
+        };
+        let inner = self.clone();
+        let repair = move || inner.repair(shard, probe, now);
+        // If this fails, the probe is dropped with the closure.
+        let _ = thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(repair);
+    }
+
+    /// Invalidates entries of a shard by `send`. While the shard cannot be reached, nothing is
+    /// sent: a later probe invalidates the whole shard.
+    fn invalidate(
+        self: &Arc<Self>,
+        shard: usize,
+        now: Timestamp,
+        send: impl FnOnce(&C) -> Result<()>,
+    ) {
+        let Some(circuit_breaker) = self.circuit_breakers.get(shard) else { return };
+        if !circuit_breaker.takes_invalidations() {
+            self.probe_if_due(shard, now);
+        } else if let Err(error) = send(&self.cache)
+            && circuit_breaker.record_missed_invalidation(monotonic_now())
+        {
+            self.report_down(shard, &error);
+        }
+    }
+
+    fn invalidate_sessions(
+        self: &Arc<Self>,
+        id_hashes: impl IntoIterator<Item = SessionIdHash>,
+        now: Timestamp,
+    ) {
+        // Read again, because this process may have read nothing since a restore.
+        let identity = match self.check_version(now) {
+            CacheUse::Full(identity) | CacheUse::NoReads(identity) => identity,
+            CacheUse::KeysUnknown => return self.invalidate_all(now),
+        };
+        let mut shards: HashMap<usize, HashSet<CacheKey>> = HashMap::new();
+        for id_hash in id_hashes {
+            let key = identity.cache_key(&id_hash);
+            shards.entry(self.cache.shard_of(&key)).or_default().insert(key);
+        }
+        for (shard, keys) in shards {
+            let keys: Vec<CacheKey> = keys.into_iter().collect();
+            self.invalidate(shard, now, |cache| cache.invalidate(&keys, now));
+        }
+    }
+
+    fn invalidate_all(self: &Arc<Self>, now: Timestamp) {
+        for shard in 0..self.cache.shards().get() {
+            self.invalidate(shard, now, |cache| cache.invalidate_shard(shard, now));
+        }
+    }
+
+    /// Invalidates what a commit that failed with an unknown outcome may have changed. The commit
+    /// began at `began`.
+    fn invalidate_possible_change(self: &Arc<Self>, commit: &Commit, began: Instant) {
+        let presented = commit.id_hash;
+        let now = commit.now;
+        let mut id_hashes = vec![presented];
+        match commit.action {
+            // Which anonymous sessions it may have evicted is unknown. Making all entries stale
+            // would turn the cache off whenever the backing store is full or busy.
+            Action::Create(_) => {}
+            // An id in its grace finds a session with another id hash.
+            Action::Merge => match self.backing.load(&presented, now) {
+                Ok(Loaded::Live(session)) => id_hashes.push(session.id_hash),
+                Ok(_) => {}
+                Err(_) => self.mark_entries_stale(now, began),
+            },
+            // It may have ended sessions whose id hashes are unknown.
+            _ => self.mark_entries_stale(now, began),
+        }
+        self.invalidate_sessions(id_hashes, now);
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
     /// failed with an unknown outcome. While the change waited, other requests may have filled in
     /// sessions that it has ended.
     fn mark_entries_stale(&self, now: Timestamp, began: Instant) {
-        self.freshness.mark_stale_until(now + instant().saturating_duration_since(began));
+        self.freshness.mark_stale_until(now + monotonic_now().saturating_duration_since(began));
     }
 }
 
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.0.begin_call(now)?;
+        let inner = &self.0;
+        inner.begin_call(now)?;
         // `in_flight` is read before the breaker. In the other order a change could fail its
         // invalidation between the two reads: the breaker would still look closed, no change would
         // be in flight, and the old entry would be served.
-        let is_changing = self.0.in_flight.is_active();
-        let CacheUse::Full(identity) = self.0.cache_use(now) else {
-            return self.0.backing.load(id_hash, now);
+        let is_changing = inner.in_flight.is_active();
+        let CacheUse::Full(identity) = inner.check_version(now) else {
+            return inner.backing.load(id_hash, now);
         };
         let key = identity.cache_key(id_hash);
-        let shard = self.0.cache.shard_of(&key);
-        if !self.0.circuit_breakers.get(shard).is_some_and(|breaker| breaker.is_closed()) {
-            self.probe_if_due(shard, now);
-            return self.0.backing.load(id_hash, now);
+        let shard = inner.cache.shard_of(&key);
+        if !inner.circuit_breakers.get(shard).is_some_and(|breaker| breaker.is_closed()) {
+            inner.probe_if_due(shard, now);
+            return inner.backing.load(id_hash, now);
         }
         if is_changing {
-            return self.0.backing.load(id_hash, now);
+            return inner.backing.load(id_hash, now);
         }
-        let lease = match self.0.fetch(&key, now) {
+        let lease = match inner.fetch(&key, now) {
             Ok(CacheLookup::Hit(CacheEntry { record, .. })) => {
                 let session = LiveSession { record, id_hash: *id_hash };
                 return Ok(Loaded::Live(session));
             }
             Ok(CacheLookup::Miss(lease)) => lease,
             Err(error) => {
-                self.0.record_failure(&key, &error);
+                inner.record_failure(&key, &error);
                 None
             }
         };
-        let found = self.0.backing.load(id_hash, now)?;
+        let found = inner.backing.load(id_hash, now)?;
         // An entry under a replaced id would never be invalidated, because invalidations name
         // current ids.
         if let (Some(lease), Loaded::Live(session)) = (lease, &found)
             && session.id_hash == *id_hash
         {
-            self.0.fill(&key, lease, &session.record, now);
+            inner.fill(&key, lease, &session.record, now);
         }
         Ok(found)
     }
@@ -341,17 +347,18 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let presented = commit.id_hash;
         let now = commit.now;
-        self.0.begin_call(now)?;
+        let inner = &self.0;
+        inner.begin_call(now)?;
         // In flight until the cache is invalidated. A new session has no entry; anonymous sessions
         // that a bounded store evicts for it may be read until then.
         let is_new = matches!(commit.action, Action::Create(_));
-        let _changing = (!is_new).then(|| self.0.in_flight.begin());
-        let began = instant();
-        let answer = match self.0.backing.commit(commit) {
+        let _changing = (!is_new).then(|| inner.in_flight.begin());
+        let began = monotonic_now();
+        let answer = match inner.backing.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
                 if error.has_unknown_outcome() {
-                    self.invalidate_possible_change(commit, began);
+                    inner.invalidate_possible_change(commit, began);
                 }
                 return Err(error);
             }
@@ -361,21 +368,21 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             CommitAnswer::Done { evicted, .. } if is_new && evicted.is_empty() => {}
             CommitAnswer::Done { session, .. } => {
                 let live = [presented, session.id_hash].into_iter();
-                self.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
+                inner.invalidate_sessions(live.chain(answer.ids_to_invalidate()), now);
             }
             CommitAnswer::Unchanged(session) => {
                 // The touch was recorded, or a later one: the entry may have an older time.
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
-                    self.invalidate_sessions([presented, session.id_hash], now);
+                    inner.invalidate_sessions([presented, session.id_hash], now);
                 }
             }
             // A mismatch may come from an outdated entry. The entry of an ended session must go.
             CommitAnswer::RevisionMismatch(LiveSession { id_hash, .. })
             | CommitAnswer::Ended(EndedSession { id_hash, .. }) => {
-                self.invalidate_sessions([presented, *id_hash], now);
+                inner.invalidate_sessions([presented, *id_hash], now);
             }
             CommitAnswer::Missing(_) | CommitAnswer::CanJoin { .. } => {
-                self.invalidate_sessions([presented], now);
+                inner.invalidate_sessions([presented], now);
             }
             CommitAnswer::LimitReached => {}
         }
@@ -388,7 +395,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let _changing = self.0.begin_change(now)?;
         let touched = self.0.backing.touch(batch, now);
         // Also those that failed: their outcome may be unknown.
-        self.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
+        self.0.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
         touched
     }
 

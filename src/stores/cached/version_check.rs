@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::backend::{SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
-use crate::sync::{IgnorePoison, Mutex, instant};
+use crate::sync::{IgnorePoison, Mutex, monotonic_now};
 
 /// How often the version is read while the cache is used.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,29 +38,30 @@ pub(super) struct VersionCheck {
     last_read: Mutex<LastRead>,
 }
 
-/// The identity and the epoch of the backing store, as of the last read.
+/// The version of the backing store, as of the last read.
 #[derive(Clone, Copy, Debug)]
 struct LastRead {
     /// The time from which the next read is due.
     due_from: Timestamp,
     /// `None` before the first read, and while the store has no tables.
-    version: Option<IdentityAndEpoch>,
+    version: Option<StoreVersion>,
     /// The time from which the cache may be read.
     readable_from: Timestamp,
     /// The cache is not used from this time on, unless a read succeeds.
     usable_until: Timestamp,
 }
 
-/// A new identity, or a new epoch, makes all older cache entries stale.
+/// The identity and the epoch of the backing store. When either changes, all older cache entries
+/// become stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct IdentityAndEpoch {
+pub(super) struct StoreVersion {
     identity: StoreIdentity,
     epoch: u64,
 }
 
-impl IdentityAndEpoch {
+impl StoreVersion {
     pub(super) fn read(index: &dyn SessionIndex) -> Result<Self> {
-        Ok(IdentityAndEpoch { identity: index.identity()?, epoch: index.epoch()? })
+        Ok(StoreVersion { identity: index.identity()?, epoch: index.epoch()? })
     }
 }
 
@@ -83,23 +84,23 @@ impl VersionCheck {
     pub(super) fn cache_use(
         &self,
         now: Timestamp,
-        read: impl FnOnce() -> Result<IdentityAndEpoch>,
+        read: impl FnOnce() -> Result<StoreVersion>,
         on_change: impl FnOnce(),
     ) -> CacheUse {
         let mut last_read = self.last_read.lock().ignore_poison();
         if last_read.due_from <= now {
-            let began = instant();
+            let began = monotonic_now();
             let result = read();
             if last_read.update(now, began.elapsed(), result, self.usable_for) {
                 on_change();
             }
         }
-        last_read.cache_use(now)
+        last_read.allowed_use(now)
     }
 }
 
 impl LastRead {
-    fn cache_use(&self, now: Timestamp) -> CacheUse {
+    fn allowed_use(&self, now: Timestamp) -> CacheUse {
         match self.version {
             Some(_) if self.usable_until <= now => CacheUse::KeysUnknown,
             Some(version) if now < self.readable_from => CacheUse::NoReads(version.identity),
@@ -114,7 +115,7 @@ impl LastRead {
         &mut self,
         now: Timestamp,
         duration: Duration,
-        result: Result<IdentityAndEpoch>,
+        result: Result<StoreVersion>,
         usable_for: Duration,
     ) -> bool {
         // A failure may have taken long. The callers that waited for it do not try again; the next
@@ -149,11 +150,11 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(60);
     const MILLI: Duration = Duration::from_millis(1);
 
-    fn version(identity: u8, epoch: u64) -> Result<IdentityAndEpoch> {
-        Ok(IdentityAndEpoch { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
+    fn version(identity: u8, epoch: u64) -> Result<StoreVersion> {
+        Ok(StoreVersion { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
     }
 
-    fn fail() -> Result<IdentityAndEpoch> {
+    fn fail() -> Result<StoreVersion> {
         Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
     }
 
@@ -197,7 +198,7 @@ mod tests {
     fn refresh(
         check: &VersionCheck,
         now: Timestamp,
-        read_result: Result<IdentityAndEpoch>,
+        read_result: Result<StoreVersion>,
     ) -> CallEffects {
         let reads = Cell::new(0);
         let is_changed = Cell::new(false);

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Cursor, Page, SessionFilter, Stats, Summary};
 use crate::record::{EndedSession, Record, Touch};
-use crate::sync::{IgnorePoison, instant};
+use crate::sync::{IgnorePoison, monotonic_now};
 
 pub use cache::MemoryCache;
 
@@ -379,13 +379,14 @@ impl Store for MemoryStore {
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         let mut sessions = self.write();
-        let began = instant();
+        let began = monotonic_now();
         let all = sessions.rows.iter();
         let expired = all.filter(|(_, row)| !row.record.is_live(now)).take(limit.get());
         let expired: Vec<EndedSession> =
             expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
         sessions.remove_all(&ids_of(&expired));
-        let report = RemovalReport::new(expired.len(), instant().saturating_duration_since(began));
+        let report =
+            RemovalReport::new(expired.len(), monotonic_now().saturating_duration_since(began));
         Ok(report.with_user_sessions(expired))
     }
 
@@ -490,7 +491,7 @@ impl SessionIndex for MemoryStore {
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
-        let began = instant();
+        let began = monotonic_now();
         let before = sessions.rows.len();
         for id_hash in id_hashes {
             if sessions.rows.get(id_hash).is_some_and(|row| row.record.user.is_none()) {
@@ -498,7 +499,7 @@ impl SessionIndex for MemoryStore {
             }
         }
         let removed = before - sessions.rows.len();
-        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
 use crate::stores::sql::{self, with_condition};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
 pub(super) fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
@@ -167,14 +167,14 @@ impl SessionIndex for PostgresInner {
     }
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
-        let began = instant();
+        let began = monotonic_now();
         let removed = self.pool.call("evict anonymous sessions", async |trips| {
             let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
             let params = [Param::BytesList(id_hashes.collect())];
             let end = Query::new(&self.sql.end_anonymous, params);
             Ok(trips.write(end).await?.len())
         })?;
-        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

@@ -24,7 +24,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::ConnectionPool;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 /// The longest difference to the server's clock that needs no attention, in milliseconds.
 const TOLERATED_SKEW: i64 = 5000;
@@ -132,9 +132,9 @@ impl Store for PostgresStore {
             // The sessions that this clock takes as expired are live on other machines.
             return Ok(RemovalReport::new(0, Duration::ZERO));
         }
-        let began = instant();
+        let began = monotonic_now();
         let (removed, of_users) = self.0.sweep(now, limit)?;
-        let report = RemovalReport::new(removed, instant().saturating_duration_since(began));
+        let report = RemovalReport::new(removed, monotonic_now().saturating_duration_since(began));
         Ok(report.with_user_sessions(of_users))
     }
 

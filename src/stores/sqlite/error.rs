@@ -9,7 +9,7 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{instant, thread};
+use crate::sync::{monotonic_now, thread};
 
 /// An error of SQLite that displays SQLite's message, and its usual cause where the message does
 /// not contain it. It has no source: the source would be the result code, whose text repeats the
@@ -163,8 +163,8 @@ pub(super) fn retry_while_busy<T>(
     let mut pause = Duration::from_micros(50);
     loop {
         match attempt() {
-            Err(error) if kind(&error) == ErrorKind::Busy && instant() < deadline => {
-                let left = deadline.saturating_duration_since(instant());
+            Err(error) if kind(&error) == ErrorKind::Busy && monotonic_now() < deadline => {
+                let left = deadline.saturating_duration_since(monotonic_now());
                 thread::sleep(pause.min(left));
                 pause = (pause * 2).min(Duration::from_millis(2));
             }

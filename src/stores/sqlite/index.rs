@@ -18,7 +18,7 @@ use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteInner;
 use crate::stores::sqlite::write::JobKind;
-use crate::sync::instant;
+use crate::sync::monotonic_now;
 
 /// An SQL condition, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
@@ -138,10 +138,10 @@ impl SessionIndex for SqliteInner {
         let id_hashes = id_hashes.to_vec();
         let (removed, began) = self.writer.write(JobKind::Normal, OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
-            let began = instant();
+            let began = monotonic_now();
             Ok((tx.delete_anonymous(&id_hashes)?, began))
         })?;
-        Ok(RemovalReport::new(removed, instant().saturating_duration_since(began)))
+        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
     }
 }
 

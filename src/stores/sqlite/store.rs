@@ -31,7 +31,7 @@ use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
-use crate::sync::{instant, thread};
+use crate::sync::{monotonic_now, thread};
 
 /// Sessions in a SQLite database. A clone refers to the same store.
 ///
@@ -270,7 +270,7 @@ impl Store for SqliteStore {
         let (removed, began, referenced) =
             self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.
-                let began = instant();
+                let began = monotonic_now();
                 Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
             })?;
         if referenced != self.0.referenced.swap(referenced, Ordering::Relaxed) && referenced > 0 {
@@ -280,7 +280,8 @@ impl Store for SqliteStore {
                 .events
                 .raise(&Event::EndedSessionsKept { sessions: referenced, tables: &tables });
         }
-        let report = RemovalReport::new(removed.len(), instant().saturating_duration_since(began));
+        let report =
+            RemovalReport::new(removed.len(), monotonic_now().saturating_duration_since(began));
         Ok(report.with_user_sessions(removed))
     }
 

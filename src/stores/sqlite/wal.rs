@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{During, retry_while_busy};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{IgnorePoison, Mutex, instant, thread};
+use crate::sync::{IgnorePoison, Mutex, monotonic_now, thread};
 
 /// What a checkpoint does; for errors.
 pub(super) const CHECKPOINT: &str = "copy the log into the database";
@@ -146,7 +146,7 @@ impl Wal {
     fn may_restart(&self, frames: u32) -> bool {
         let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| {
-            instant().saturating_duration_since(before.attempted) >= RETRY
+            monotonic_now().saturating_duration_since(before.attempted) >= RETRY
                 || frames >= before.frames + before.frames / 2
         })
     }
@@ -200,7 +200,7 @@ impl Wal {
     }
 
     fn record_result(&self, frames: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { attempted: instant(), frames });
+        let now = blocked.then(|| Blocked { attempted: monotonic_now(), frames });
         let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.

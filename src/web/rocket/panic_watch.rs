@@ -1,9 +1,7 @@
-//! Distinguishes a handler's panic from a 500.
-//!
-//! Rocket answers both in the same way, and a guard that is a reference is not dropped when the
-//! handler unwinds. A panic hook therefore records which request has panicked and calls the
-//! program's hook. It identifies the request by its task or, for Rocket's local client, by its
-//! thread.
+//! Distinguishes a panic of the handler from a returned 500. A panic stores only a sign-out; a 500
+//! also stores a renewal and, with `keep_on_server_error`, data. Rocket answers both alike, and a
+//! guard that is a reference is not dropped when the handler unwinds. A panic hook therefore
+//! records which request has panicked: by its task or, for Rocket's local client, by its thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! The sign-in by an identity provider of docs/signing-in.md.
+//! The sign-in by an identity provider of docs/identity-providers.md.
 
 use cloakroom::id::IdpSessionId;
 use cloakroom::{Authentication, Session, SignIn, UserKey};
@@ -139,7 +139,10 @@ mod checks {
     }
 
     #[test]
-    fn the_page_on_signing_in_shows_the_tested_callback() {
-        assert_shown(include_str!("provider.rs"), include_str!("../../../docs/signing-in.md"));
+    fn the_page_on_providers_shows_the_tested_callback() {
+        assert_shown(
+            include_str!("provider.rs"),
+            include_str!("../../../docs/identity-providers.md"),
+        );
     }
 }

@@ -8,7 +8,7 @@ use cloakroom::id::PublicId;
 use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{CommitOutcome, ErrorKind, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Session, SignIn};
 
 use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, issued, on_both_stores,
@@ -523,6 +523,24 @@ fn a_destroy_after_an_ignore_counts() {
             session.destroy().unwrap();
         });
         assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn a_sign_in_after_an_ignore_carries_out_no_earlier_destroy() {
+    let configure = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+    };
+    on_both_stores(configure, |app| {
+        let (_ada, mut browser) = (app.signed_in("ada"), app.signed_in("zoe"));
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            session.ignore().unwrap();
+            assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
+        });
+        assert_eq!(set_cookie(&headers), None);
+        assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("zoe"));
+        assert_eq!(app.count(EventKind::Ended), 0);
     });
 }
 

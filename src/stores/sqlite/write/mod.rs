@@ -24,7 +24,7 @@ use crate::process::Process;
 use crate::stores::sqlite::file::identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
-use crate::sync::{IgnorePoison, Mutex, instant, thread};
+use crate::sync::{IgnorePoison, Mutex, monotonic_now, thread};
 use connection::WriteConnection;
 use job::{Job, JobFailure, WaitResult, panicked};
 
@@ -143,7 +143,7 @@ impl Writer {
         F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
     {
         self.process.check()?;
-        let deadline = instant() + self.settings.busy_timeout;
+        let deadline = monotonic_now() + self.settings.busy_timeout;
         let result = Arc::new(Mutex::new(None));
         let result_of_work = result.clone();
         let work = move |tx: &mut WriteTx<'_>| {
@@ -176,7 +176,7 @@ impl Writer {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         self.process.check()?;
-        let deadline = instant() + self.settings.busy_timeout;
+        let deadline = monotonic_now() + self.settings.busy_timeout;
         let job = Job::new(JobKind::Exclusive, operation, None);
         self.await_leadership(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };

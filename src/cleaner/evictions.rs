@@ -1,0 +1,284 @@
+//! The evictions of anonymous sessions above their maximum: when to count them, and which ones go.
+//!
+//! Requests count the sessions that they begin; the thread compares with the store and evicts.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::RemovalReport;
+use crate::batch_pacer::BatchPacer;
+use crate::error::Result;
+use crate::id::{Realm, SessionIdHash};
+use crate::sync::atomic::{AtomicI64, Ordering};
+
+/// The maximum number of new sessions before the first check. A process that starts does not know
+/// how many sessions the store has.
+const FIRST_CHECK: u64 = 1000;
+
+/// The maximum number of sessions that are listed at once: 3 MB.
+const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+/// The maximum number of anonymous sessions of a realm.
+#[derive(Clone, Debug)]
+pub(crate) struct MaxAnonymous {
+    pub(crate) realm: Realm,
+    pub(crate) max: u64,
+}
+
+impl MaxAnonymous {
+    /// Returns the number of new sessions between two checks: a 32nd of the maximum. A check reads
+    /// every row of the table, so it must not follow each new session.
+    fn check_every(&self) -> u64 {
+        (self.max / 32).max(1)
+    }
+
+    /// Returns the number of sessions that an eviction leaves. Until the next check
+    /// [`check_every`](Self::check_every) sessions may begin; the total is then `max + 1`.
+    fn target(&self) -> u64 {
+        (self.max + 1).saturating_sub(self.check_every())
+    }
+}
+
+/// Counts the anonymous sessions that this process begins.
+#[derive(Debug)]
+pub(super) struct AnonymousCounter {
+    /// The number of sessions that may begin before the next check; with less than one, it is due.
+    until_check: AtomicI64,
+}
+
+impl AnonymousCounter {
+    pub(super) fn new(maximum: Option<&MaxAnonymous>) -> Self {
+        let until_check =
+            maximum.map_or(i64::MAX, |maximum| maximum.check_every().min(FIRST_CHECK) as i64);
+        AnonymousCounter { until_check: until_check.into() }
+    }
+
+    /// Records a session. Returns whether the thread must be woken for a check: only for one
+    /// session, because the thread asks again after each eviction.
+    pub(super) fn record_created(&self) -> bool {
+        self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+}
+
+/// The evictions of the thread. One runs at a time, batch by batch.
+#[derive(Debug)]
+pub(super) struct Evictions {
+    maximum: Option<MaxAnonymous>,
+    counter: Arc<AnonymousCounter>,
+    pacer: BatchPacer,
+    state: EvictionState,
+}
+
+/// The next step of the eviction that runs, or of the next one.
+#[derive(Debug)]
+enum EvictionState {
+    Listing,
+    /// Ends the listed sessions, those that were idle longest last.
+    Ending {
+        listed: Vec<SessionIdHash>,
+        /// Whether these are all sessions above the maximum. The eviction ends with them.
+        is_last: bool,
+    },
+}
+
+/// The next call of a running eviction.
+pub(super) enum EvictionCall<'e> {
+    /// List at most `max_listed` sessions of `realm`, without the `keep` that were used last.
+    List { realm: &'e Realm, keep: u64, max_listed: NonZeroUsize },
+    /// End these.
+    End(Vec<SessionIdHash>),
+}
+
+impl Evictions {
+    /// Makes the evictions above the maximum, with the counter of the sessions that begin.
+    pub(super) fn new(maximum: Option<MaxAnonymous>) -> (Arc<AnonymousCounter>, Self) {
+        let counter = Arc::new(AnonymousCounter::new(maximum.as_ref()));
+        let (pacer, state) = (BatchPacer::new(), EvictionState::Listing);
+        (counter.clone(), Evictions { maximum, counter, pacer, state })
+    }
+
+    /// Starts an eviction if none runs and a check is due. Returns whether it did.
+    pub(super) fn start_if_due(&mut self, instant: Instant) -> bool {
+        let Some(maximum) = &self.maximum else { return false };
+        let until_check = self.counter.until_check.load(Ordering::SeqCst);
+        let starts = until_check < 1 && self.pacer.next_due().is_none();
+        if starts {
+            let more = maximum.check_every() as i64 - until_check;
+            self.counter.until_check.fetch_add(more, Ordering::SeqCst);
+            self.pacer.start(instant);
+        }
+        starts
+    }
+
+    /// Returns the time at which the next call is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.pacer.next_due()
+    }
+
+    /// Returns the call to make now, if one is due.
+    pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall<'_>> {
+        let maximum = self.maximum.as_ref()?;
+        let batch_size = self.pacer.due_batch(instant)?.get();
+        Some(match &mut self.state {
+            EvictionState::Listing => EvictionCall::List {
+                realm: &maximum.realm,
+                keep: maximum.target(),
+                max_listed: MAX_LISTED,
+            },
+            EvictionState::Ending { listed, .. } => {
+                EvictionCall::End(listed.split_off(listed.len().saturating_sub(batch_size)))
+            }
+        })
+    }
+
+    /// Records the result of a list. Returns the number of ended sessions if that is the end.
+    pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
+        let mut listed = listed.unwrap_or_default();
+        listed.reverse();
+        let is_last = listed.len() < MAX_LISTED.get();
+        self.state = EvictionState::Ending { listed, is_last };
+        self.finish_if_done()
+    }
+
+    /// Records the result of a batch. Returns the number of ended sessions if that is the end,
+    /// which an error is too.
+    pub(super) fn batch_done(
+        &mut self,
+        result: Result<RemovalReport>,
+        began: Instant,
+        ended: Instant,
+    ) -> Option<usize> {
+        match result {
+            Ok(report) => {
+                self.pacer.batch_done(&report, began, ended);
+            }
+            Err(_) => self.state = EvictionState::Ending { listed: Vec::new(), is_last: true },
+        }
+        self.finish_if_done()
+    }
+
+    fn finish_if_done(&mut self) -> Option<usize> {
+        let EvictionState::Ending { listed, is_last } = &self.state else { return None };
+        let is_last = listed.is_empty().then_some(*is_last)?;
+        self.state = EvictionState::Listing;
+        is_last.then(|| self.pacer.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn maximum(max: u64) -> MaxAnonymous {
+        MaxAnonymous { realm: Realm::default(), max }
+    }
+
+    fn ids(count: u32) -> Vec<SessionIdHash> {
+        let id = |n: u32| {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            SessionIdHash::from_bytes(bytes)
+        };
+        (0..count).map(id).collect()
+    }
+
+    #[test]
+    fn the_maximum_is_passed_by_at_most_one() {
+        for (max, check_every, target) in
+            [(1, 1, 1), (31, 1, 31), (64, 2, 63), (1_000_000, 31_250, 968_751)]
+        {
+            let maximum = maximum(max);
+            assert_eq!((maximum.check_every(), maximum.target()), (check_every, target));
+            assert_eq!(maximum.target() + maximum.check_every(), max + 1);
+        }
+        assert_eq!(maximum(u64::MAX - 1).target(), u64::MAX - (u64::MAX - 1) / 32);
+    }
+
+    /// Makes evictions for which a check is due.
+    fn due(maximum: MaxAnonymous) -> (Arc<AnonymousCounter>, Evictions) {
+        let check_every = maximum.check_every();
+        let (counter, evictions) = Evictions::new(Some(maximum));
+        assert!((0..check_every).any(|_| counter.record_created()));
+        (counter, evictions)
+    }
+
+    #[test]
+    fn one_new_session_wakes_the_thread_for_each_check() {
+        let maximum = maximum(96);
+        let now = Instant::now();
+        let (counter, mut evictions) = Evictions::new(Some(maximum));
+        assert!(!evictions.start_if_due(now));
+        assert_eq!([(); 5].map(|()| counter.record_created()), [false, false, true, false, false]);
+        assert!(evictions.start_if_due(now));
+        assert!(!evictions.start_if_due(now));
+        assert_eq!([(); 4].map(|()| counter.record_created()), [false, false, true, false]);
+        assert!(!evictions.start_if_due(now), "one runs");
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
+        assert!(evictions.start_if_due(now), "as many have begun during the check");
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
+        assert!(!evictions.start_if_due(now));
+        let (unlimited, mut evictions) = Evictions::new(None);
+        assert!(!(0..5000).any(|_| unlimited.record_created()));
+        assert!(!evictions.start_if_due(now));
+    }
+
+    #[test]
+    fn the_first_check_is_due_after_a_thousand_sessions() {
+        let now = Instant::now();
+        let maximum = maximum(1_000_000);
+        let (counter, mut evictions) = Evictions::new(Some(maximum));
+        assert_eq!((1..=1000).find(|_| counter.record_created()), Some(1000));
+        assert!(evictions.start_if_due(now));
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
+        assert_eq!((1..=40_000).find(|_| counter.record_created()), Some(31_250));
+        assert!(!(0..40_000).any(|_| counter.record_created()), "the thread is awake");
+        assert!(evictions.start_if_due(now));
+    }
+
+    #[test]
+    fn the_longest_idle_are_evicted_first_with_pauses() {
+        let now = Instant::now();
+        let maximum = maximum(96);
+        let (_, mut evictions) = due(maximum);
+        assert!(evictions.due_call(now).is_none());
+        assert!(evictions.start_if_due(now));
+        assert!(matches!(
+            evictions.due_call(now),
+            Some(EvictionCall::List { keep: 94, max_listed: MAX_LISTED, .. })
+        ));
+        assert_eq!(evictions.list_done(Ok(ids(1200))), None);
+        let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
+        first.reverse();
+        assert_eq!(first, ids(1000));
+        let end = now + MILLI * 9;
+        let report = RemovalReport::new(1000, MILLI * 5);
+        assert_eq!(evictions.batch_done(Ok(report), now, end), None);
+        assert!(evictions.due_call(end + MILLI * 4).is_none(), "a pause");
+        let Some(EvictionCall::End(rest)) = evictions.due_call(end + MILLI * 5) else { panic!() };
+        assert_eq!(rest.len(), 200);
+        assert_eq!(evictions.batch_done(Ok(RemovalReport::new(199, MILLI)), now, end), Some(1199));
+        assert_eq!(evictions.next_due(), None);
+    }
+
+    #[test]
+    fn an_error_ends_an_eviction() {
+        let now = Instant::now();
+        let maximum = maximum(96);
+        let (counter, mut evictions) = due(maximum);
+        let error = || Error::new(ErrorKind::Busy, "test");
+        assert!(evictions.start_if_due(now));
+        assert_eq!(evictions.list_done(Err(error())), Some(0));
+        assert!((0..3).any(|_| counter.record_created()));
+        assert!(evictions.start_if_due(now));
+        assert_eq!(evictions.list_done(Ok(ids(2000))), None);
+        assert!(evictions.due_call(now).is_some());
+        assert_eq!(evictions.batch_done(Err(error()), now, now), Some(0));
+        assert_eq!(evictions.next_due(), None);
+    }
+}
