@@ -82,7 +82,7 @@ impl Session {
         Ok(CommitOutcome::discarded_if(state.load_state.has_discarded()))
     }
 
-    /// Makes one call of the store, and records which ids it has retired.
+    /// Makes one call of the store. Records which ids it has retired, and counts the evictions.
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
@@ -92,6 +92,9 @@ impl Session {
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
         retired_ids.record(answer.retired_ids(commit));
+        if let CommitAnswer::Done { evicted, .. } = &answer {
+            self.context.count_evictions(evicted.len());
+        }
         Ok(answer)
     }
 
@@ -180,7 +183,7 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
-        let CommitAnswer::Done { session, evicted, .. } = answer else {
+        let CommitAnswer::Done { session, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
@@ -188,7 +191,6 @@ impl Session {
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }
-        self.context.report_evicted(evicted.len());
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }

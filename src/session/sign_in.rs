@@ -60,8 +60,6 @@ struct SignedIn {
     load_state: LoadState,
     /// The sessions that the sign-in ended.
     ended: Vec<EndedSession>,
-    /// The number of sessions that the store evicted for it.
-    evicted: usize,
 }
 
 /// The result of one attempt.
@@ -169,12 +167,11 @@ impl Session {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        let SignedIn { load_state, ended, evicted } = signed_in;
+        let SignedIn { load_state, ended } = signed_in;
         state.set_load_state(load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
-        self.context.report_evicted(evicted);
         for session in &ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
@@ -236,9 +233,9 @@ impl Session {
         let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, ended, evicted, .. } => {
+            CommitAnswer::Done { session, ended, .. } => {
                 let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended, evicted: evicted.len() }))
+                Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -272,7 +269,7 @@ impl Session {
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![], evicted: 0 }))
+                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
             }
             CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
