@@ -4,7 +4,7 @@
 //! If the commit of a request finds no session, its changes are discarded if the id was retired
 //! during the request; else they create a new session. Called by the session and the manager.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::context::generations::Generations;
@@ -15,6 +15,9 @@ use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 /// How long an id is remembered at least, unless many others follow it. The changes of a request
 /// that takes longer may create a new session.
 const RETENTION: Duration = Duration::from_secs(600);
+
+/// The maximum number of revocations of all sessions that are remembered.
+const MAX_REVOCATIONS: usize = 16;
 
 #[derive(Debug, Default)]
 pub(crate) struct RetiredIds {
@@ -40,11 +43,19 @@ pub(crate) struct RetiredTick(u64);
 
 #[derive(Debug, Default)]
 struct Memory {
-    by_id: Generations<RetiredTick>,
-    /// The last revocation of all sessions.
-    all: Option<RetiredTick>,
+    by_id: Generations<Retirement>,
+    /// The latest revocations of all sessions.
+    of_all: VecDeque<Retirement>,
     /// When the calls in flight began.
     in_flight: BTreeSet<RetiredTick>,
+}
+
+/// When one or all ids were retired.
+#[derive(Clone, Copy, Debug)]
+struct Retirement {
+    /// When the call began; the start of the clock for a renewal, which is never in flight.
+    began: RetiredTick,
+    recorded: RetiredTick,
 }
 
 impl RetiredIds {
@@ -71,38 +82,48 @@ impl RetiredIds {
         CallInFlight { retired_ids: self, began }
     }
 
-    /// Records these id hashes as retired.
-    pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
+    /// Records these id hashes as retired by a call; `None` for a renewal.
+    pub(crate) fn record(
+        &self,
+        call: Option<&CallInFlight<'_>>,
+        retired: impl IntoIterator<Item = SessionIdHash>,
+    ) {
+        let began = call.map_or_else(RetiredTick::default, |call| call.began);
         for id_hash in retired {
-            self.lock().by_id.insert(id_hash, self.tick(), RETENTION);
+            let mut memory = self.lock();
+            let retirement = Retirement { began, recorded: self.tick() };
+            memory.by_id.insert(id_hash, retirement, RETENTION);
         }
     }
 
-    /// Records that a call of the manager has ended all sessions.
-    pub(crate) fn record_revocation_of_all(&self) {
+    /// Records that this call has ended all sessions.
+    pub(crate) fn record_revocation_of_all(&self, call: &CallInFlight<'_>) {
         let mut memory = self.lock();
-        memory.all = Some(self.tick());
+        if memory.of_all.len() == MAX_REVOCATIONS {
+            memory.of_all.pop_front();
+        }
+        memory.of_all.push_back(Retirement { began: call.began, recorded: self.tick() });
     }
 
     /// Returns whether a call has recorded that `id_hash` was retired after `since`.
     pub(crate) fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
-        self.lock().retired_since(id_hash, since)
+        self.lock().was_retired(id_hash, since, self.now())
     }
 
-    /// As [`retired_since`](Self::retired_since), but blocks until the calls in flight have
-    /// recorded their ids. That is for writes, which would otherwise create a new session for a
-    /// visitor who has just signed out.
+    /// Returns whether `id_hash` was retired after `since`, by a call that began before
+    /// `unknown_at`. At that time the id was unknown, so a later call has not retired it. Blocks
+    /// until the earlier calls have recorded their ids: a write would otherwise create a new session
+    /// for a visitor who has just signed out.
     pub(crate) fn retired_since_blocking(
         &self,
         id_hash: &SessionIdHash,
         since: RetiredTick,
+        unknown_at: RetiredTick,
     ) -> bool {
         let mut memory = self.lock();
-        // A call that begins later does not find the session, so it is not awaited.
-        let last = self.now();
         loop {
-            let retired = memory.retired_since(id_hash, since);
-            if retired || memory.in_flight.first().is_none_or(|first| last < *first) {
+            let retired = memory.was_retired(id_hash, since, unknown_at);
+            if retired || memory.in_flight.first().is_none_or(|first| unknown_at < *first) {
                 return retired;
             }
             memory = self.changed.wait(memory).ignore_poison();
@@ -111,8 +132,9 @@ impl RetiredIds {
 }
 
 impl Memory {
-    fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
-        self.by_id.get(id_hash).into_iter().chain(&self.all).any(|at| since < *at)
+    fn was_retired(&self, id_hash: &SessionIdHash, since: RetiredTick, until: RetiredTick) -> bool {
+        let mut retirements = self.by_id.get(id_hash).into_iter().chain(&self.of_all);
+        retirements.any(|retired| since < retired.recorded && retired.began <= until)
     }
 }
 
@@ -132,16 +154,45 @@ mod tests {
     fn a_retired_id_counts_for_requests_that_began_before() {
         let retired_ids = RetiredIds::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
+        let retired_since = |id_hash: &_, since| {
+            retired_ids.retired_since_blocking(id_hash, since, retired_ids.now())
+        };
         let before = retired_ids.now();
-        retired_ids.record([id_hash]);
-        assert!(retired_ids.retired_since_blocking(&id_hash, before));
-        assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
+        retired_ids.record(None, [id_hash]);
+        assert!(retired_since(&id_hash, before));
+        assert!(!retired_since(&id_hash, retired_ids.now()));
         let other = SessionIdHash::from_bytes([2; 32]);
-        assert!(!retired_ids.retired_since_blocking(&other, before));
+        assert!(!retired_since(&other, before));
         let between = retired_ids.now();
-        retired_ids.record_revocation_of_all();
-        assert!(retired_ids.retired_since_blocking(&id_hash, between));
-        assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
+        retired_ids.record_revocation_of_all(&retired_ids.begin());
+        assert!(retired_since(&id_hash, between));
+        assert!(!retired_since(&id_hash, retired_ids.now()));
+    }
+
+    #[test]
+    fn calls_that_began_after_the_read_do_not_count() {
+        let retired_ids = RetiredIds::default();
+        let ids = [1, 2, 3].map(|n| SessionIdHash::from_bytes([n; 32]));
+        let before = retired_ids.now();
+        let revoke = || {
+            let call = retired_ids.begin();
+            retired_ids.record_revocation_of_all(&call);
+        };
+        let early = retired_ids.begin();
+        let unknown_at = retired_ids.now();
+        let late = retired_ids.begin();
+        retired_ids.record(Some(&late), [ids[1]]);
+        revoke();
+        retired_ids.record(Some(&early), [ids[0]]);
+        drop(early);
+        // `late` is still in flight, and is not awaited.
+        let was_retired = |id| retired_ids.retired_since_blocking(id, before, unknown_at);
+        assert_eq!(ids.each_ref().map(was_retired), [true, false, false]);
+        drop(late);
+        let (before, ()) = (retired_ids.now(), revoke());
+        let unknown_at = retired_ids.now();
+        revoke();
+        assert!(retired_ids.retired_since_blocking(&ids[2], before, unknown_at), "the first");
     }
 
     #[test]
@@ -152,12 +203,12 @@ mod tests {
         let before = retired_ids.now();
         let in_flight = retired_ids.begin();
         assert!(!retired_ids.retired_since(&id_hash, before));
-        retired_ids.record([id_hash]);
+        retired_ids.record(Some(&in_flight), [id_hash]);
         assert!(retired_ids.retired_since(&id_hash, before));
-        assert!(retired_ids.retired_since_blocking(&id_hash, before));
+        assert!(retired_ids.retired_since_blocking(&id_hash, before, retired_ids.now()));
         assert!(!retired_ids.retired_since(&other, before));
         drop(in_flight);
-        assert!(!retired_ids.retired_since_blocking(&other, before));
+        assert!(!retired_ids.retired_since_blocking(&other, before, retired_ids.now()));
     }
 
     #[test]
@@ -169,13 +220,13 @@ mod tests {
             SessionIdHash::from_bytes(bytes)
         };
         let before = retired_ids.now();
-        retired_ids.record((0..5 * GENERATION_SIZE).map(id_hash));
+        retired_ids.record(None, (0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
             let memory = retired_ids.lock();
             (0..5 * GENERATION_SIZE).filter(|n| memory.by_id.get(&id_hash(*n)).is_some()).count()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         let last = id_hash(5 * GENERATION_SIZE - 1);
-        assert!(retired_ids.retired_since_blocking(&last, before));
+        assert!(retired_ids.retired_since_blocking(&last, before, retired_ids.now()));
     }
 }

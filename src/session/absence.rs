@@ -4,6 +4,7 @@
 //! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
+use crate::context::RetiredTick;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
@@ -14,8 +15,9 @@ use crate::session::{Session, State};
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether a presented id is unknown. It may have been retired since the request was opened.
-    pub(super) has_unknown_id: bool,
+    /// If a presented id is unknown: the time after the last such id was looked up. It may have
+    /// been retired since the request was opened.
+    pub(super) unknown_at: Option<RetiredTick>,
     /// The replaced id of the request, if the store remembers one.
     pub(super) replaced_id: Option<UsedReplacedId>,
     /// Whether changes of this request were discarded.
@@ -48,7 +50,7 @@ impl Session {
     /// |---|---|---|
     /// | has discarded changes before | discarded | no effect |
     /// | overlaps the replacement of its id | discarded | no effect |
-    /// | presents an id that was retired since the request was opened | discarded | discarded |
+    /// | presents an id that was retired after the open, by a call that began before the read | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
@@ -56,8 +58,10 @@ impl Session {
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
         let discards = if absence.has_discarded || overlaps {
             has_values
+        } else if let Some(unknown_at) = absence.unknown_at {
+            self.was_id_retired(unknown_at)?
         } else {
-            absence.has_unknown_id && self.was_id_retired()?
+            false
         };
         if discards {
             self.discard_changes(state, None);
@@ -67,11 +71,13 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a presented id was retired since the request was opened.
-    fn was_id_retired(&self) -> Result<bool> {
+    /// Returns whether a presented id was retired after the request was opened, by a call that
+    /// began before the read that found an unknown id.
+    fn was_id_retired(&self, unknown_at: RetiredTick) -> Result<bool> {
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
-        let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
+        let is_retired =
+            |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick, unknown_at);
         self.blocking.run(|| Ok(self.presented.id_hashes().any(is_retired)))
     }
 

@@ -146,15 +146,15 @@ impl Session {
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
         let mut replaced_id: Option<UsedReplacedId> = None;
-        let mut has_unknown_id = false;
+        let mut unknown_at = None;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
                 state.end_reason = None;
                 return Ok(true);
             };
             if let Missing::NotFound { .. } = missing {
-                has_unknown_id = true;
                 let retired_ids = &self.context.retired_ids;
+                unknown_at = Some(retired_ids.now());
                 if !retired_ids.retired_since(&id_hash, self.opened_tick) {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
                     self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
@@ -169,7 +169,7 @@ impl Session {
             }
         }
         self.handle_stale_id(&mut replaced_id)?;
-        let absence = Absence { has_unknown_id, replaced_id, ..Absence::default() };
+        let absence = Absence { unknown_at, replaced_id, ..Absence::default() };
         state.set_load_state(LoadState::Absent(absence));
         Ok(false)
     }
