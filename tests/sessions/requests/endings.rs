@@ -543,6 +543,28 @@ fn a_destroy_after_an_ignore_counts() {
 }
 
 #[test]
+fn a_second_destroy_after_an_ignore_ends_the_issued_session() {
+    let begins: [fn(&Session); 2] = [
+        |session| sign_in(session, "ada"),
+        |session| {
+            session.set("n", 1).unwrap();
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+        },
+    ];
+    for begin in begins {
+        on_both_stores(defaults, |app| {
+            let headers = Browser::default().request(&app.sessions, |session| {
+                begin(session);
+                session.destroy().unwrap();
+                session.ignore().unwrap();
+                session.destroy().unwrap();
+            });
+            assert_eq!((app.rows(), set_cookie(&headers)), (0, None));
+        });
+    }
+}
+
+#[test]
 fn a_sign_in_after_an_ignore_carries_out_no_earlier_destroy() {
     let configure = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
