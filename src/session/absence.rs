@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
+use crate::session::changes::Changes;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -141,7 +142,7 @@ impl Session {
             absence.has_discarded = true;
         }
         state.response.reports_discard = true;
-        state.changes.drop_all_but_renewal();
+        state.changes = Changes::default();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 }

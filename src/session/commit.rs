@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, LiveSession, Missing};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -144,10 +144,9 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaOf::AllChanges };
         let State { load_state, changes, .. } = state;
-        let session = match self.commit_with_retries(load_state, changes, &plan)? {
-            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
-            CommitAnswer::Missing(missing) => return Ok(Some(missing)),
-            _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
+        let session = match merged(self.commit_with_retries(load_state, changes, &plan)?)? {
+            Ok(session) => session,
+            Err(missing) => return Ok(Some(missing)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -247,6 +246,15 @@ impl Session {
                 now,
             })
         })
+    }
+}
+
+/// Returns the session that a merge or a renewal has found, or the reason why there is none.
+pub(super) fn merged(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
+    match answer {
+        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => Ok(Ok(session)),
+        CommitAnswer::Missing(missing) => Ok(Err(missing)),
+        _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaOf};
+use crate::session::commit::{CommitPlan, DeltaOf, merged};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
@@ -266,14 +266,10 @@ impl Session {
         let delta = DeltaOf::Join(request.idle_limit);
         let action = Action::Merge;
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
-        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
-            }
-            CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
-            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
-        }
+        let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
+        let Ok(session) = merged(answer)? else { return Ok(AttemptResult::Retry) };
+        let load_state = LoadState::with_new_id(session, id);
+        Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
     }
 
     /// Returns the live sessions of the presented ids, except the one that `from` leads to. They
