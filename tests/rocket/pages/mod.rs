@@ -6,6 +6,7 @@ mod guard;
 mod private_cookie;
 mod programs;
 mod provider;
+mod provider_form;
 mod script_token;
 mod take_over;
 
