@@ -1,6 +1,7 @@
 //! Examples of docs/ that need requests to be checked. Each file begins with the code of its page.
 
 mod cors;
+mod devices;
 mod form;
 mod guard;
 mod private_cookie;
