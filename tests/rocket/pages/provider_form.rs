@@ -6,7 +6,7 @@ use rocket::http::{Cookie, CookieJar, SameSite};
 use rocket::time::Duration;
 use serde::{Deserialize, Serialize};
 
-/// The form that the provider sends, for the handler's `form: Form<Answer<'_>>`.
+/// The form that the provider sends.
 #[derive(FromForm)]
 struct Answer<'r> {
     code: Option<&'r str>,
