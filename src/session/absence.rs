@@ -94,8 +94,8 @@ impl Session {
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let has_values = !state.changes.delta().is_empty();
         let discards = has_values || !matches!(missing, Missing::Replaced { .. });
-        // After a discard no response carries the id that this request has issued. A later sign-in
-        // of this request therefore gets a random id, not one by which others could join it.
+        // After a discard the response does not carry the id that this request has issued. A later
+        // sign-in of this request gets a random id, because no client could join it by that one.
         let issued = issued.clone().filter(|_| !discards);
         let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
