@@ -111,9 +111,10 @@ impl RetiredIds {
     }
 
     /// Returns whether `id_hash` was retired after `since`, by a call that began before
-    /// `unknown_at`. At that time the id was unknown, so a later call has not retired it. Blocks
-    /// until the earlier calls have recorded their ids: a write would otherwise create a new session
-    /// for a visitor who has just signed out.
+    /// `unknown_at`. At that time the id was unknown, so a later call has not retired it.
+    ///
+    /// Blocks until the earlier calls have recorded their ids. A write would otherwise create a new
+    /// session for a visitor who has just signed out.
     pub(crate) fn retired_since_blocking(
         &self,
         id_hash: &SessionIdHash,
