@@ -31,7 +31,7 @@ pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use retired_ids::{RetiredIds, RetiredTick};
+pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
 const SECOND: Duration = Duration::from_secs(1);

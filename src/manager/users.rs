@@ -326,7 +326,7 @@ impl SessionManager {
         };
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record_revocation_of_all(&in_flight);
+        self.context.retired_ids.record_revocation_of_all();
         drop(in_flight);
         if let Some(current) = current {
             current.apply_own_revocation(|live| {
@@ -356,8 +356,7 @@ impl SessionManager {
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        let retired = ended.iter().map(|ended| ended.id_hash);
-        self.context.retired_ids.record(Some(&in_flight), retired);
+        self.context.retired_ids.record(ended.iter().map(|ended| ended.id_hash));
         drop(in_flight);
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

@@ -4,7 +4,7 @@
 //! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
-use crate::context::RetiredTick;
+use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
@@ -16,9 +16,8 @@ use crate::session::{Session, State};
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// If a presented id is unknown: the time after the last such id was looked up. It may have
-    /// been retired since the request was opened.
-    pub(super) unknown_at: Option<RetiredTick>,
+    /// Whether an id of the request was retired since the request was opened.
+    pub(super) retired: RetiredSinceOpen,
     /// The replaced id of the request, if the store remembers one.
     pub(super) replaced_id: Option<UsedReplacedId>,
     /// Whether changes of this request were discarded.
@@ -50,19 +49,19 @@ impl Session {
     /// | the request | changed values | only a renewal |
     /// |---|---|---|
     /// | has discarded changes before | discarded | no effect |
+    /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | overlaps the replacement of its id | discarded | no effect |
-    /// | presents an id that was retired after the open, by a call that began before the read | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = if absence.has_discarded || overlaps {
-            has_values
-        } else if let Some(unknown_at) = absence.unknown_at {
-            self.was_id_retired(unknown_at)?
-        } else {
-            false
+        let discards = match absence.retired {
+            _ if absence.has_discarded => has_values,
+            RetiredSinceOpen::Yes => true,
+            _ if overlaps => has_values,
+            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
+            RetiredSinceOpen::No => false,
         };
         if discards {
             self.discard_changes(state, None);
@@ -72,13 +71,12 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a presented id was retired after the request was opened, by a call that
-    /// began before the read that found an unknown id.
-    fn was_id_retired(&self, unknown_at: RetiredTick) -> Result<bool> {
+    /// Returns whether a call that was in flight when the load found no session has retired a
+    /// presented id.
+    fn was_retired_in_flight(&self) -> Result<bool> {
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
-        let is_retired =
-            |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick, unknown_at);
+        let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
         self.blocking.run(|| Ok(self.presented.id_hashes().any(is_retired)))
     }
 

@@ -89,9 +89,9 @@ impl Session {
         // Not for a renewal: while the store remembers the replaced id, its answer is enough, and
         // overlapping requests need not wait for this call.
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
-        let in_flight = may_end.then(|| retired_ids.begin());
+        let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.record(in_flight.as_ref(), answer.retired_ids(commit));
+        retired_ids.record(answer.retired_ids(commit));
         if let CommitAnswer::Done { evicted, .. } = &answer {
             self.context.count_evictions(evicted.len());
         }
