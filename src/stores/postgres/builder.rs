@@ -272,7 +272,7 @@ impl PostgresStoreBuilder {
                 on_connect: String::new(),
                 begin: with_all(CallTime::Normal),
                 begin_bulk: with_all(CallTime::Bulk),
-                prepares: false,
+                is_pooled: true,
             }
         } else {
             SqlSettings {
@@ -283,7 +283,7 @@ impl PostgresStoreBuilder {
                 ),
                 begin: begin.to_owned(),
                 begin_bulk: with_timeouts(CallTime::Bulk),
-                prepares: true,
+                is_pooled: false,
             }
         }
     }

@@ -51,9 +51,9 @@ pub(super) struct SqlSettings {
     pub(super) begin: String,
     /// Begins one of a bulk call, with its timeouts.
     pub(super) begin_bulk: String,
-    /// Whether statements are prepared once per connection. A pooler that gives each transaction
-    /// another connection does not allow that.
-    pub(super) prepares: bool,
+    /// Whether a pooler may give each transaction another connection. If so, the settings are in
+    /// each transaction, and no statement is prepared.
+    pub(super) is_pooled: bool,
 }
 
 /// A connection with its runtime and its prepared statements.
@@ -268,10 +268,10 @@ impl Trips<'_> {
     /// Executes this statement as a transaction of its own, in one trip.
     pub(super) async fn write(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
         // Behind a pooler, and in a bulk call, the beginning of a transaction has the settings.
-        let (begins, end) = if self.settings.prepares && self.time == CallTime::Normal {
-            (false, TripEnd::Autocommit)
-        } else {
+        let (begins, end) = if self.settings.is_pooled || self.time == CallTime::Bulk {
             (true, TripEnd::Commit)
+        } else {
+            (false, TripEnd::Autocommit)
         };
         Ok(self.send(begins, vec![query], end).await?.pop().unwrap_or_default())
     }
@@ -336,7 +336,7 @@ impl Trips<'_> {
                     // | fatal, at the commit       | unknown                                   |
                     // | fatal, perhaps of a pooler | unknown: the pooler has lost the server   |
                     // | no answer of the server    | unknown                                   |
-                    let may_follow_commit = is_commit || !settings.prepares || is_of_pooler(&error);
+                    let may_follow_commit = is_commit || settings.is_pooled || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
                         && !(may_follow_commit && ends_connection(&error));
                     if commits && is_known {
@@ -354,7 +354,7 @@ impl Trips<'_> {
 
     /// Returns the prepared statement; `None` if statements are not prepared.
     async fn prepared(&mut self, query: &Query<'_>) -> Result<Option<Statement>, CallFailure> {
-        if !self.settings.prepares {
+        if self.settings.is_pooled {
             return Ok(None);
         }
         if let Some(statement) = self.statements.get(query.sql) {
