@@ -75,8 +75,8 @@ impl SocketIo {
     async fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
-            // Answers come before the work that waits for them. What the work sends needs no
-            // waker, because it is written below.
+            // Reads the answers first, so that `work` finds them. This poll needs no waker: the
+            // second one registers it, and writes what `work` has sent.
             self.poll(&mut Context::from_waker(Waker::noop()));
             let done = work.as_mut().poll(context);
             if done.is_pending() {

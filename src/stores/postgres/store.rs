@@ -248,7 +248,7 @@ impl Maintenance for PostgresInner {
             let rows = trips.query(Query::new(&self.sql.server_time, [])).await?;
             let Some(row) = rows.first() else { return Ok(0) };
             let server = get::<i64>(row, "now")?;
-            // The trip is part of the tolerance: the server read its clock after `asked`.
+            // Too low by up to one trip to the server, which the tolerance covers.
             Ok(asked.as_millis() - server)
         })?;
         let before = self.clock_ahead.swap(ahead, Ordering::Relaxed);
