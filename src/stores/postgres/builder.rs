@@ -1,6 +1,4 @@
 //! The builder of a [`PostgresStore`]: settings, and opening.
-//!
-//! Uses `pool`, `migrate` and `store`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;

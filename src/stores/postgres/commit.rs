@@ -1,8 +1,6 @@
 //! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
 //! and the second one writes and commits. A creation, and a merge of data into a session that the
 //! request has loaded, need one trip.
-//!
-//! Uses `sql` and `row`.
 
 use tokio_postgres::Row;
 

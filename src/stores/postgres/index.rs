@@ -1,6 +1,4 @@
 //! Lists, revocations and counts.
-//!
-//! Uses `store` and `sql`.
 
 use std::num::NonZeroUsize;
 

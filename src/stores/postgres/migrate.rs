@@ -1,7 +1,6 @@
 //! Creates the tables, and migrates them to this version's schema.
 //!
 //! A migration is one transaction that holds an advisory lock, so many processes may start at once.
-//! Uses `sql`.
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,6 +1,4 @@
 //! The store: loads, commits, touches and sweeps.
-//!
-//! Uses `pool` for all calls to the server.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
