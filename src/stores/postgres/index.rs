@@ -171,7 +171,7 @@ impl SessionIndex for PostgresInner {
             let end = Query::new(&self.sql.end_anonymous, params);
             Ok(trips.write(end).await?.len())
         })?;
-        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
+        Ok(RemovalReport::since(began, removed))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

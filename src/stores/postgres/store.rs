@@ -132,8 +132,7 @@ impl Store for PostgresStore {
         }
         let began = monotonic_now();
         let (removed, of_users) = self.0.sweep(now, limit)?;
-        let report = RemovalReport::new(removed, monotonic_now().saturating_duration_since(began));
-        Ok(report.with_user_sessions(of_users))
+        Ok(RemovalReport::since(began, removed).with_user_sessions(of_users))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
