@@ -263,27 +263,16 @@ impl PostgresStoreBuilder {
         };
         // The guarantees need no stricter isolation than this; a database may have another default.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        let with_timeouts = |time| format!("{begin}; {}", timeouts("LOCAL", time));
-        if self.pooler {
-            let with_all = |time| format!("{}; {}", with_timeouts(time), durable(true));
-            SqlSettings {
-                on_connect: String::new(),
-                begin: with_all(CallTime::Normal),
-                begin_bulk: with_all(CallTime::Bulk),
-                is_pooled: true,
-            }
+        let begin_with_settings =
+            |time| format!("{begin}; {}; {}", timeouts("LOCAL", time), durable(true));
+        let (on_connect, begin) = if self.pooler {
+            (String::new(), begin_with_settings(CallTime::Normal))
         } else {
-            SqlSettings {
-                on_connect: format!(
-                    "{}; {}",
-                    timeouts("SESSION", CallTime::Normal),
-                    durable(false)
-                ),
-                begin: begin.to_owned(),
-                begin_bulk: with_timeouts(CallTime::Bulk),
-                is_pooled: false,
-            }
-        }
+            let session = format!("{}; {}", timeouts("SESSION", CallTime::Normal), durable(false));
+            (session, begin.to_owned())
+        };
+        let begin_bulk = begin_with_settings(CallTime::Bulk);
+        SqlSettings { on_connect, begin, begin_bulk, is_pooled: self.pooler }
     }
 
     /// Returns the statement timeout, or its default.
