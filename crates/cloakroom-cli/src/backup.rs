@@ -17,7 +17,6 @@ use crate::signals::Interrupt;
 
 pub(crate) fn backup(copy: &Path, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_dump` copies a PostgreSQL database")?;
-    context.database()?.refuse_conflict()?;
     let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
@@ -30,7 +29,6 @@ pub(crate) fn backup(copy: &Path, context: &CliContext, out: &mut dyn Write) -> 
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    context.database()?.refuse_conflict()?;
     file.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match file.info() {

@@ -51,6 +51,7 @@ impl Side {
         database: Database,
         open: impl FnOnce(&Database) -> CliResult<Box<dyn Admin>>,
     ) -> CliResult<Self> {
+        database.check_no_other_file_in_use()?;
         let store = open(&database).map_err(|failure| failure.with_advice(Some(&database)))?;
         Ok(Side { database, store })
     }

@@ -135,7 +135,7 @@ impl Findings<'_> {
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let interrupt = Interrupt::listen()?;
-    let database = context.database()?;
+    let database = context.database_unchecked()?;
     let is_quick = args.quick;
     let findings = &mut Findings { all: Vec::new(), context, database, is_quick, interrupt };
     match database {
@@ -152,8 +152,9 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
 }
 
 fn examine_file(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult {
+    let processes = file.path().map(processes::processes).unwrap_or_default();
     if let Some(path) = file.path()
-        && let Some((found, remedy)) = processes::conflict(path)
+        && let Some((found, remedy)) = processes::other_file_in_use(path, &processes)
     {
         // The file says nothing about what the process uses.
         findings.problem("in use", found, remedy);
@@ -165,7 +166,6 @@ fn examine_file(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult {
         Err(error) => return not_examined(findings, file, error),
     };
     findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-    let processes = processes::processes(&info.path);
     check_host(findings, &info, &processes);
     check_processes(findings, file, &info, &processes);
     check_interference(findings, &info);

@@ -56,6 +56,7 @@ impl fmt::Display for ProcessInfo {
 /// Returns this process, and the others that have the database at `path` open, as far as this user
 /// may see them.
 pub(crate) fn processes(path: &Path) -> Vec<ProcessInfo> {
+    let path = &resolved(path).unwrap_or(path.to_owned());
     // A process can look outdated for a moment: while it opens or closes the database, and as the
     // child of another one, whose files it has open until it executes its program.
     for pause in [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200)] {
@@ -115,12 +116,14 @@ fn process(id: u32, path: &Path) -> Option<ProcessInfo> {
     Some(ProcessInfo { id, name, user, is_outdated, other_name, max_file_bytes })
 }
 
-/// Returns why the file at `path` is not what a running process uses, and the remedy: it was
+/// Returns why the file at `path` is not what one of these processes uses, and the remedy: it was
 /// deleted, moved or replaced, or the process has it open by another name.
-pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
+pub(crate) fn other_file_in_use(
+    path: &Path,
+    processes: &[ProcessInfo],
+) -> Option<(String, &'static str)> {
     let path = resolved(path)?;
-    let all = processes(&path);
-    let outdated = all.iter().filter(|process| process.is_outdated);
+    let outdated = processes.iter().filter(|process| process.is_outdated);
     let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
     let exists = fs::exists(&path).unwrap_or(true);
     let path = path.display();
@@ -135,7 +138,7 @@ pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
         return Some((found, DELETED));
     }
     let (process, other) =
-        all.iter().find_map(|process| Some((process, process.other_name.as_ref()?)))?;
+        processes.iter().find_map(|process| Some((process, process.other_name.as_ref()?)))?;
     let other = other.display();
     let found = format!(
         "{path}: {process} uses it by another name or mount, {other}, with a log of its own"

@@ -11,7 +11,6 @@ use crate::sessions::{count_live, live_sessions, scope};
 
 pub(crate) fn setup(keep_journal: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = context.database()?;
-    database.refuse_conflict()?;
     let is_set_up = database.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?;
