@@ -10,6 +10,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
 use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::Area;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::{DatabaseInfo, OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
@@ -526,26 +527,26 @@ fn check_configuration(findings: &mut Findings<'_>) {
         );
         return;
     };
-    for (check, requirements, ok, remedy) in REVIEWED {
-        let unmet = || review.unmet().filter(|it| it.requirement.starts_with(requirements));
-        if unmet().next().is_none() {
+    for (area, check, ok, remedy) in REVIEWED {
+        let (met, unmet): (Vec<_>, Vec<_>) =
+            review.findings.iter().filter(|it| it.area == area).partition(|it| it.met);
+        if unmet.is_empty() && !met.is_empty() {
             findings.ok(check, ok);
         }
-        for finding in unmet() {
+        for finding in unmet {
             let found = format!("{} is not met: {}", finding.requirement, finding.why);
             findings.problem(check, found, remedy);
         }
     }
 }
 
-/// What is checked of a review, by the beginning of the requirement's name. The others are choices
-/// of the application, such as the number of sessions of a user.
-const REVIEWED: [(&str, &str, &str, &str); 4] = [
-    ("cookie", "ASVS 3.3.", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
-    ("limits", "ASVS 7.3.", "sessions have both limits", "see Lifetime for the safe defaults"),
-    ("origins", "ASVS 3.5.", "requests of other origins are refused", "see CrossOrigin"),
+/// What is checked of a review. [`Area::Other`] contains choices of the application.
+const REVIEWED: [(Area, &str, &str, &str); 4] = [
+    (Area::Cookie, "cookie", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
+    (Area::Limits, "limits", "sessions have both limits", "see Lifetime for the safe defaults"),
+    (Area::Origins, "origins", "requests of other origins are refused", "see CrossOrigin"),
     (
-        "anonymous",
+        Area::Anonymous,
         "anonymous",
         "anonymous sessions are bounded",
         "see SessionManagerBuilder::anonymous_lifetime and max_anonymous",
