@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
 use crate::error::{CliError, CliResult};
-use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_line};
+use crate::output::{self, PagedTable, Style, ask, count_of_sessions, json_time, one_line};
 
 /// The number of sessions that are read and printed at a time, so that a long list needs little
 /// memory and no long read transaction.
@@ -34,9 +34,10 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     let mut printer = if args.json {
         Printer::Json { any: false }
     } else {
-        let shows_realm = realm.is_none();
-        let header = columns(HEADER.to_vec(), shows_realm);
-        Printer::Table { table: context.style.table(header), shows_realm }
+        let is_shown = |(name, _): &Column| *name != REALM || realm.is_none();
+        let columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
+        let header = columns.iter().map(|(name, _)| *name).collect();
+        Printer::Table { table: context.style.table(header), columns }
     };
     let mut left = args.limit.get();
     let mut last = None;
@@ -129,28 +130,44 @@ fn nothing_in(message: &str, realm: Option<&Realm>, store: &dyn Admin) -> CliRes
     }))
 }
 
-const HEADER: [&str; 9] =
-    ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+/// A column of a list: its name, and the text of its cell in the row of a session.
+type Column = (&'static str, fn(&Summary, &Style) -> String);
 
-/// Returns the columns of a row, without the realm if all sessions are of one.
-fn columns<T>(mut row: Vec<T>, shows_realm: bool) -> Vec<T> {
-    if !shows_realm {
-        row.remove(2);
-    }
-    row
-}
+const COLUMNS: [Column; 9] = [
+    ("PUBLIC_ID", |session, _| session.public_id.to_string()),
+    ("USER", |session, _| session.user.as_ref().map_or("-", UserKey::as_str).to_owned()),
+    (REALM, |session, _| session.realm.as_str().to_owned()),
+    ("CREATED", |session, style| style.time(session.created)),
+    ("SEEN", |session, style| style.time(session.seen)),
+    ("DEADLINE", |session, style| style.time(session.deadline)),
+    ("ADDRESS", |session, _| {
+        let address = session.client.as_ref().and_then(|client| client.address);
+        address.map_or("-".to_owned(), |address| address.to_string())
+    }),
+    ("BYTES", |session, _| session.bytes.to_string()),
+    ("AGENT", |session, _| {
+        let agent = session.client.as_ref().and_then(|client| client.user_agent.as_deref());
+        // `show` prints the whole user agent.
+        agent.unwrap_or("-").chars().take(40).collect()
+    }),
+];
+
+/// The column that is left out if all sessions are of one realm.
+const REALM: &str = "REALM";
 
 /// The output of a list, page by page.
 enum Printer {
     Json { any: bool },
-    Table { table: PagedTable, shows_realm: bool },
+    Table { table: PagedTable, columns: Vec<Column> },
 }
 
 impl Printer {
     fn page(&mut self, page: &[Summary], context: &CliContext, out: &mut dyn Write) -> CliResult {
         match self {
-            Printer::Table { table, shows_realm } => {
-                let row = |summary| row(summary, *shows_realm, context);
+            Printer::Table { table, columns } => {
+                let row = |summary: &Summary| {
+                    columns.iter().map(|(_, cell)| cell(summary, &context.style)).collect()
+                };
                 let rows: Vec<_> = page.iter().map(row).collect();
                 write!(out, "{}", table.page(&rows))?;
             }
@@ -176,27 +193,6 @@ impl Printer {
         }
         Ok(())
     }
-}
-
-fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String> {
-    let style = &context.style;
-    let client = summary.client.as_ref();
-    let address = client.and_then(|client| client.address);
-    let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
-    // `show` prints the whole user agent.
-    let short: String = agent.chars().take(40).collect();
-    let row = vec![
-        summary.public_id.to_string(),
-        summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
-        summary.realm.as_str().to_owned(),
-        style.time(summary.created),
-        style.time(summary.seen),
-        style.time(summary.deadline),
-        address.map_or("-".to_owned(), |address| address.to_string()),
-        summary.bytes.to_string(),
-        short,
-    ];
-    columns(row, shows_realm)
 }
 
 fn summary_json(summary: &Summary) -> Json {
@@ -238,16 +234,15 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
             answer.insert("revision".to_owned(), json!(revision));
             answer.insert("undecodable".to_owned(), json!(undecodable));
         }
-        let answer = output::json(&answer);
-        match answer.strip_suffix('}') {
+        let mut answer = output::json(&answer);
+        if args.data {
             // The data is printed as it is stored: JSON numbers can exceed every Rust type.
-            Some(answer) if args.data => {
-                let data = output::json_text(data.unwrap_or("null"), false);
-                writeln!(out, "{answer},\"data\":{data}}}")?;
-            }
-            _ => writeln!(out, "{answer}")?,
+            let data = output::json_text(data.unwrap_or("null"));
+            // The closing brace, which comes after the data.
+            answer.pop();
+            answer.push_str(&format!(",\"data\":{data}}}"));
         }
-        return Ok(());
+        return Ok(writeln!(out, "{answer}")?);
     }
     let style = &context.style;
     let mut line = |name: &str, value: &str| writeln!(out, "{}", style.line(13, name, value));
@@ -273,7 +268,7 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
         line("undecodable", &why)?;
     }
     if let Some(data) = data {
-        writeln!(out, "{}", output::json_text(data, true))?;
+        writeln!(out, "{}", output::json_text(data))?;
     }
     Ok(())
 }
