@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use crate::CliContext;
 use crate::arguments::RestoreArgs;
 use crate::error::{CliError, CliResult, NOT_SET_UP};
-use crate::output::{ask, count_of_sessions, one_line};
+use crate::output::{ask, one_line, sessions_text};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
@@ -55,7 +55,7 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
         file.restore(&args.file, args.keep, context.now, progress).map_err(restore_failure)
     })?;
     let verb = if restored.ended { "ended" } else { "kept" };
-    let sessions = count_of_sessions(restored.live);
+    let sessions = sessions_text(restored.live);
     Ok(writeln!(out, "restored from {}; {verb} {sessions}", one_line(&from))?)
 }
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use cloakroom::clock::Timestamp;
+use cloakroom::id::Realm;
 use cloakroom::stores::admin::{Admin, PendingMigration};
 #[cfg(feature = "postgres")]
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{DatabaseInfo, SqliteFile};
-use cloakroom::{Error, SqliteStore};
+use cloakroom::{Error, ErrorKind, SqliteStore};
 
 use crate::arguments::{Arguments, Command, StoreOptions};
 #[cfg(feature = "postgres")]
@@ -135,6 +137,24 @@ impl Database {
             Some((found, remedy)) => Err(CliError::new(format!("{found}: {remedy}"))),
             None => Ok(()),
         }
+    }
+}
+
+/// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
+/// count; it can be emptied nevertheless.
+pub(crate) fn count_live(
+    store: &dyn Admin,
+    realm: Option<&Realm>,
+    now: Timestamp,
+) -> CliResult<Option<u64>> {
+    let live = match realm {
+        Some(realm) => store.count_in_realm(realm, now),
+        None => store.session_index().stats(now).map(|stats| stats.live),
+    };
+    match live {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -19,8 +19,9 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED, FULL};
+use crate::error::{CliError, CliResult, DAMAGED, FULL, REFERENCES};
 use crate::output::{self, Colour, Style, one_line};
+use crate::paths::folder;
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
 #[cfg(feature = "postgres")]
@@ -50,10 +51,6 @@ const UNREADABLE: &str = "stop the service, move the file away with its -wal and
 /// The remedy for files of another user than the service's.
 const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
                      `chmod 600` the files, `chmod u+rwx,o-w` the folder";
-
-/// The remedy for tables that keep ended sessions.
-pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
-                                     CASCADE too), or remove it; then `sweep`";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
@@ -260,13 +257,12 @@ fn is_in_use(processes: &[ProcessInfo]) -> bool {
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
 fn is_full(path: &Path) -> bool {
-    host_checks::free_and_all_bytes(host_checks::folder(path))
-        .is_ok_and(|(free, _)| free < 64 << 10)
+    host_checks::free_and_all_bytes(folder(path)).is_ok_and(|(free, _)| free < 64 << 10)
 }
 
 /// Checks the free space, of which the database needs so much to grow.
 fn check_disk(exam: &mut Examination<'_>, path: &Path, needed: u64) {
-    match host_checks::free_and_all_bytes(host_checks::folder(path)) {
+    match host_checks::free_and_all_bytes(folder(path)) {
         // A small volume would never have as much as is needed.
         Ok((free, all)) if free < needed.min(all / 10) => exam.problem(
             "disk",

@@ -54,6 +54,7 @@ mod error;
 mod generate;
 mod host_checks;
 mod output;
+mod paths;
 #[cfg(feature = "postgres")]
 mod pgpass;
 #[cfg(not(feature = "postgres"))]

@@ -1,9 +1,10 @@
-//! Output: times, counts, tables, colours, JSON; control characters in it are escaped.
+//! Output: times, counts, realms, tables, colours, JSON; control characters in it are escaped.
 
 use std::env;
 use std::io::{self, BufRead, Write};
 
 use cloakroom::clock::Timestamp;
+use cloakroom::id::Realm;
 use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 use console::Term;
 use indicatif::HumanCount;
@@ -211,10 +212,27 @@ fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) 
 }
 
 /// Returns a number of sessions as text.
-pub(crate) fn count_of_sessions(count: u64) -> String {
+pub(crate) fn sessions_text(count: u64) -> String {
     match count {
         1 => "1 session".to_owned(),
         _ => format!("{} sessions", HumanCount(count)),
+    }
+}
+
+/// Returns the number of live sessions, or `None` if it is not known, as text.
+pub(crate) fn live_sessions_text(live: Option<u64>) -> String {
+    match live {
+        None => "all sessions".to_owned(),
+        Some(1) => "1 live session".to_owned(),
+        Some(live) => format!("{} live sessions", HumanCount(live)),
+    }
+}
+
+/// Returns the realms that a command acts on, as text.
+pub(crate) fn scope(realm: Option<&Realm>) -> String {
+    match realm {
+        Some(realm) => format!("in realm {}", realm.as_str()),
+        None => "in all realms".to_owned(),
     }
 }
 

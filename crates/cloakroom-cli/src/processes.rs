@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::host_checks::{folder, with_suffix};
+use crate::paths::{resolved, with_suffix};
 
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
 const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted database\" in \
@@ -145,16 +145,6 @@ pub(crate) fn other_file_in_use(
         "{path}: {process} uses it by another name or mount, {other}, with a log of its own"
     );
     Some((found, OTHER_NAME))
-}
-
-/// Returns the path without links, also of a missing file.
-fn resolved(path: &Path) -> Option<PathBuf> {
-    if let Ok(path) = fs::canonicalize(path) {
-        return Some(path);
-    }
-    // The target of a link to nothing.
-    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
-    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
 }
 
 /// Returns the device and inode number of a file.

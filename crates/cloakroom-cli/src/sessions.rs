@@ -1,19 +1,20 @@
-//! The commands `list`, `show` and `revoke`, and the number and realms of sessions for the others.
+//! The commands `list`, `show` and `revoke`.
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::ErrorKind;
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
 use cloakroom::list::{Client, Page, SessionFilter, Summary};
 use cloakroom::stores::admin::{Admin, SessionDetails};
-use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
+use crate::database::count_live;
 use crate::error::{CliError, CliResult};
-use crate::output::{self, PagedTable, Style, ask, count_of_sessions, json_time, one_line};
+use crate::output::{
+    self, PagedTable, Style, ask, json_time, live_sessions_text, one_line, scope, sessions_text,
+};
 
 /// The number of sessions that are read and printed at a time, so that a long list needs little
 /// memory and no long read transaction.
@@ -279,17 +280,17 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
     let realm = args.realm.as_ref();
     let scope = scope(realm);
     if args.all {
-        let live = count_live(store, context, realm)?;
+        let live = count_live(store, realm, context.now)?;
         if realm.is_some() && live == Some(0) {
             return nothing_in("there is no live session", realm, store);
         }
-        let live = live_sessions(live);
+        let live = live_sessions_text(live);
         let name = store.description();
         let who = if realm.is_some() { "its users" } else { "all users" };
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;
         let ended = store.session_index().revoke_everyone(realm, now)?;
-        return Ok(writeln!(out, "ended {} {}", count_of_sessions(ended), one_line(&scope))?);
+        return Ok(writeln!(out, "ended {} {}", sessions_text(ended), one_line(&scope))?);
     }
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
@@ -315,46 +316,11 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
     if ended == 0 {
         return nothing_in(&nothing, realm, store);
     }
-    let ended = count_of_sessions(ended);
+    let ended = sessions_text(ended);
     match which {
         // One session is of one realm, so that its name adds nothing.
         SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,
         _ => writeln!(out, "ended {ended} {}", one_line(&scope))?,
     }
     Ok(())
-}
-
-/// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
-/// count; it can be emptied nevertheless.
-pub(crate) fn count_live(
-    store: &dyn Admin,
-    context: &CliContext,
-    realm: Option<&Realm>,
-) -> CliResult<Option<u64>> {
-    let live = match realm {
-        Some(realm) => store.count_in_realm(realm, context.now),
-        None => store.session_index().stats(context.now).map(|stats| stats.live),
-    };
-    match live {
-        Ok(live) => Ok(Some(live)),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns the result of [`count_live`] as text.
-pub(crate) fn live_sessions(live: Option<u64>) -> String {
-    match live {
-        None => "all sessions".to_owned(),
-        Some(1) => "1 live session".to_owned(),
-        Some(live) => format!("{} live sessions", HumanCount(live)),
-    }
-}
-
-/// Returns the realms that a command acts on, as text.
-pub(crate) fn scope(realm: Option<&Realm>) -> String {
-    match realm {
-        Some(realm) => format!("in realm {}", realm.as_str()),
-        None => "in all realms".to_owned(),
-    }
 }
