@@ -126,7 +126,8 @@ impl CliContext {
         self.database.as_ref().ok_or_else(make_error)
     }
 
-    /// Returns the calls on the file. `instead` says what to do on another database.
+    /// Returns a handle for the operations on the file. `instead` says what to do on another
+    /// database.
     fn file(&self, instead: &str) -> CliResult<&SqliteFile> {
         let make_error = || CliError::usage(format!("this command is for SQLite files; {instead}"));
         self.database()?.file().ok_or_else(make_error)
