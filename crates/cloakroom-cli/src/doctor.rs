@@ -392,7 +392,7 @@ fn check_properties(exam: &mut Examination<'_>, info: &DatabaseInfo, processes: 
                     "tables",
                     format!("the tables were created {} ago", HumanDuration(age)),
                     "if the service is older, it opened another file or its own was missing: see \
-                     \"All users are signed out\" in docs/rescue.md",
+                     \"All users are signed out\" in docs/operating.md",
                 );
             }
         }
