@@ -358,12 +358,29 @@ impl<P> SessionWrite<P> {
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The id that was current until now. Remember it beside the earlier ones, at most
-    /// [`ReplacedId::MAX`] in all, whose graces [it limits](ReplacedId::limited_by).
+    /// The id that was current until now.
     pub previous: ReplacedId,
-    /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
+    /// The presented id of a sign-in, if it is not the current one. It takes the place of its
     /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
+}
+
+impl IdChange {
+    /// Returns the replaced ids that the session remembers after this change, the oldest first; at
+    /// most [`ReplacedId::MAX`]. `earlier` are those before it, in the same order: the previous id
+    /// [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
+    #[must_use]
+    pub fn remembered(&self, earlier: Vec<ReplacedId>) -> Vec<ReplacedId> {
+        let IdChange { previous, presented } = *self;
+        let mut ids: Vec<_> = earlier.iter().map(|id| id.limited_by(&previous)).collect();
+        ids.retain(|id| {
+            let is_presented = presented.is_some_and(|presented| presented.id_hash == id.id_hash);
+            !is_presented && previous.replaced_at < id.forget_at()
+        });
+        ids.push(previous);
+        ids.extend(presented);
+        ids.split_off(ids.len().saturating_sub(ReplacedId::MAX))
+    }
 }
 
 /// Makes a decision that changes nothing.

@@ -60,7 +60,7 @@
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!         SessionWrite::Move { at, session, .. } => {
-//!             rows.remove(at); // and remember the replaced ids
+//!             rows.remove(at); // and store `id_change.remembered(…)`
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!     }

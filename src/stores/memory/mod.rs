@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Action, Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity,
-    TouchError,
+    Action, Capabilities, Commit, CommitAnswer, Decision, Found, LiveSession, Loaded, Maintenance,
+    RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -213,13 +212,11 @@ impl SessionTable {
                 let row = self.remove(at).ok_or_else(make_error)?;
                 self.insert(*at, Row { record: session.record.clone(), ..row });
             }
-            SessionWrite::Move { at, session, id_change: IdChange { previous, presented } } => {
-                let mut row = self.remove(at).ok_or_else(make_error)?;
-                row.record = session.record.clone();
-                for id in [Some(*previous), *presented].into_iter().flatten() {
-                    remember(&mut row.replaced, id, commit.now);
-                }
-                self.insert(session.id_hash, row);
+            SessionWrite::Move { at, session, id_change } => {
+                let row = self.remove(at).ok_or_else(make_error)?;
+                let record = session.record.clone();
+                let replaced = id_change.remembered(row.replaced);
+                self.insert(session.id_hash, Row { record, replaced, ..row });
             }
             SessionWrite::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(at) {
@@ -340,16 +337,6 @@ fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
 
 fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
     rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
-}
-
-/// Adds a replaced id, limits the graces of the earlier ones, and removes forgotten ids and the
-/// oldest above [`ReplacedId::MAX`].
-fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
-    replaced.iter_mut().for_each(|earlier| *earlier = earlier.limited_by(&id));
-    replaced.retain(|old| old.id_hash != id.id_hash && now < old.forget_at());
-    replaced.push(id);
-    let excess = replaced.len().saturating_sub(ReplacedId::MAX);
-    replaced.drain(..excess);
 }
 
 impl Store for MemoryStore {

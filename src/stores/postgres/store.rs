@@ -163,7 +163,7 @@ impl PostgresInner {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
-            trips.query(Query::new(&self.sql.forget_replaced, forget)).await?;
+            trips.query(Query::new(&self.sql.delete_forgotten, forget)).await?;
             let mut removed = 0;
             let mut of_users = Vec::new();
             loop {

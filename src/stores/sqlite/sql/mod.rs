@@ -64,6 +64,9 @@ statements! {
     by_id_hash: "SELECT {columns} FROM {t} WHERE id_hash = ?1";
     by_replaced_id:
         "SELECT {session_columns}, {replaced_columns} FROM {and_session} WHERE r.id_hash = ?1";
+    replaced_of:
+        "SELECT {replaced_columns} FROM {replaced} AS r WHERE session = ?1 AND public_id = ?2 \
+         ORDER BY id";
     is_taken:
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
