@@ -506,7 +506,8 @@ impl WriteTx<'_> {
             }
         }
         if is_anonymous && at.is_none() && reserve.is_short(self.used_pages()?, false) {
-            let why = "sessions of users fill the file, and the rest of it is for sign-ins";
+            let why = "too few of the sessions examined are anonymous, and the rest of the file is \
+                       for sign-ins; a repetition examines the next ones";
             return Err(Error::with_source(ErrorKind::Full, self.operation, why));
         }
         Ok(evicted)
