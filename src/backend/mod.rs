@@ -27,7 +27,7 @@
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
-//! /// `at` is the position of the session, which the decision contains.
+//! /// `at` is the key of the session, which the decision contains.
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
 //!         None => Found::Nothing, // or a replaced id, which a store must remember

@@ -15,13 +15,13 @@ use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
+use crate::stores::postgres::row::{self, RowKey, get, replaced_values, session_values};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 use crate::stores::sql::revision_number;
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Found<RowPosition>,
+    found: Found<RowKey>,
     /// The replaced ids of the session, the oldest first.
     replaced: Vec<ReplacedId>,
     /// Whether a session has or had the new id of the commit.
@@ -31,7 +31,7 @@ struct LockedRows {
 }
 
 struct UserRow {
-    at: RowPosition,
+    at: RowKey,
     session: EndedSession,
     authenticated: Option<Timestamp>,
     is_live: bool,
@@ -133,7 +133,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    let decision = commit.decide(Found::<RowPosition>::Nothing)?;
+    let decision = commit.decide(Found::<RowKey>::Nothing)?;
     let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
@@ -203,7 +203,7 @@ fn replaced_ids(rows: &[Row], session: i64) -> Result<Vec<ReplacedId>> {
 fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
     let authenticated: Option<i64> = get(row, "authenticated")?;
     Ok(UserRow {
-        at: row::position(row)?,
+        at: row::key(row)?,
         session: row::to_ended_session(row)?,
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
@@ -217,7 +217,7 @@ fn id_is_taken() -> Error {
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
 /// ones that it ends; `None` if the user has too many.
 fn apply_session_limit(
-    decision: &Decision<RowPosition>,
+    decision: &Decision<RowKey>,
     of_user: Vec<UserRow>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
@@ -235,7 +235,7 @@ fn removal(sql: &Statements, removed: Vec<i64>) -> Query<'_> {
     Query::new(&sql.delete, [Param::Ints(removed)])
 }
 
-fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) -> Query<'q> {
+fn update<'q>(sql: &'q Statements, at: RowKey, session: &'q LiveSession) -> Query<'q> {
     let mut params = Vec::from(session_values(session));
     params.push(at.id.into());
     Query { sql: &sql.update, params }

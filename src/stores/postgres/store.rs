@@ -219,7 +219,7 @@ async fn touch(
     let mut seen_times = Vec::new();
     let mut deadlines = Vec::new();
     for row in &rows {
-        let at = row::position(row)?;
+        let at = row::key(row)?;
         let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));
         let is_live = row::time(row, "deadline")? > now;
         // A session with malformed limits is undecodable, and stays as it is.
