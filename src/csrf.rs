@@ -73,8 +73,10 @@ impl Session {
     /// - **In a session that exists** the first token stores its secret immediately, even if the
     ///   request fails later.
     /// - **Without a session** the secret is stored with the session at the end of the request.
-    /// - **[`clear`](Self::clear)** removes the secret. The tokens are then invalid until a page
-    ///   asks for another one under the same id: the secret follows from the id.
+    /// - **[`clear`](Self::clear)** removes the secret: all earlier tokens are refused until the
+    ///   next one is requested. Then those of the current id are valid again, because the secret is
+    ///   derived from the id. To invalidate them for good, sign the user in again, or end the
+    ///   session.
     /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
     ///   before.
     ///

@@ -187,10 +187,10 @@
 //! | `rouille` | no | [`web::rouille`] |
 //! | `rocket` | no | [`web::rocket`] |
 //! | `tiny_http` | no | [`web::tiny_http`] |
-//! | `http` | no | [`web::http_types`], for servers on the types of the crate `http` |
+//! | `http` | no | [`web::http_types`], for servers on the types of the crate `http`, such as Astra |
 //! | `postgres` | no | [`stores::postgres`] |
 //! | `postgres-rustls` | no | encrypted connections to PostgreSQL |
-//! | `memcached` | no | [`stores::memcached`] |
+//! | `memcached` | no | [`stores::memcached`]; adds no dependency |
 //! | `cookie-keys` | no | signed and encrypted cookies: [`cookie::CookieKeys`] |
 //! | `testing` | no | [`testing`], for the tests of an application |
 //! | `conformance` | no | [`conformance`], for the tests of a store of your own |

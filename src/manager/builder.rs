@@ -354,9 +354,10 @@ impl SessionManagerBuilder {
     ///
     /// It shuts out a thief who sends no request in the minute after the user's renewal, and none
     /// who keeps sending requests. It can sign a user out: a client that loses the response with
-    /// the new id must send another request within that minute, but later than ten seconds and the
-    /// [`renewal_grace`](Self::renewal_grace) after the renewal. So keep the `renewal_grace` at 30
-    /// seconds or less. The guide has [the details](crate::guide::ids#when-the-id-changes).
+    /// the new id keeps its session only if it sends another request between 10 and 60 seconds
+    /// after the renewal. With a [`renewal_grace`](Self::renewal_grace) above 10 seconds the
+    /// interval begins at the end of that grace, so keep it at 30 seconds or less. The guide has
+    /// [the details](crate::guide::ids#when-the-id-changes).
     ///
     /// No id is renewed by a prefetch, by a request that [ignores](crate::Session::ignore) its
     /// session, or by one whose handler fails. If the renewal itself fails, the request succeeds,

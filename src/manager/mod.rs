@@ -101,6 +101,10 @@ impl SessionManager {
 
     /// Opens the session of a request. Does no I/O.
     ///
+    /// `head` is a [`RequestHead`], or the value of the `Cookie` field as an `Option<&str>`. The
+    /// short form is for tests: [`check_origin`](Self::check_origin) treats a head without a method
+    /// as that of a `POST`, and one without `Origin` and `Sec-Fetch-Site` passes.
+    ///
     /// The first read loads the session. Later reads do not load it again, so a long response or a
     /// WebSocket does not see a revocation that comes after the first read. To check for one, open
     /// another session from the same `Cookie` header.
@@ -183,8 +187,8 @@ impl SessionManager {
     }
 
     /// Deletes all expired sessions, and returns their number. The cleaner does so at intervals;
-    /// this is for tests, and for a program whose manager has a cleaner. A command uses
-    /// [`Admin::sweep_all`](crate::stores::admin::Admin::sweep_all).
+    /// this is for tests, and for a program that must not wait for the next interval. Without a
+    /// cleaner it fails; use [`Admin::sweep_all`](crate::stores::admin::Admin::sweep_all).
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Unsupported`] without a

@@ -194,9 +194,13 @@ impl Session {
     /// use std::time::Duration;
     /// use cloakroom::{RecentAuth, Session};
     ///
-    /// fn may_change_the_password(session: &Session) -> cloakroom::Result<bool> {
-    ///     let recent = session.require_recent_auth(Duration::from_secs(5 * 60))?;
-    ///     Ok(recent == RecentAuth::Recent)
+    /// /// The page that follows when a user wants to change the password.
+    /// fn next_page(session: &Session) -> cloakroom::Result<&'static str> {
+    ///     Ok(match session.require_recent_auth(Duration::from_secs(5 * 60))? {
+    ///         RecentAuth::Recent => "/password",
+    ///         RecentAuth::TooOld => "/confirm", // asks for the old password
+    ///         _ => "/sign-in", // no user is signed in
+    ///     })
     /// }
     /// ```
     ///

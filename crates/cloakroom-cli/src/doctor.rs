@@ -377,7 +377,7 @@ fn check_properties(findings: &mut Findings<'_>, info: &DatabaseInfo, processes:
                     "tables",
                     format!("the tables were created {} ago", HumanDuration(age)),
                     "if the service is older, it opened another file or its own was missing: see \
-                     \"All users are signed out\" in docs/rescue.md",
+                     \"All users are signed out\" in docs/operating.md",
                 );
             }
         }

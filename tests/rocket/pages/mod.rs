@@ -1,11 +1,13 @@
 //! Examples of docs/ that need requests to be checked. Each file begins with the code of its page.
 
 mod cors;
+mod devices;
 mod form;
 mod guard;
 mod private_cookie;
 mod programs;
 mod provider;
+mod provider_form;
 mod script_token;
 mod take_over;
 
