@@ -91,12 +91,13 @@ mod wrapper;
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
+use crate::sync::monotonic_now;
 
 pub use crate::data::{Data, Value};
 pub use crate::delta::{Change, Delta};
@@ -317,6 +318,11 @@ impl RemovalReport {
     #[must_use]
     pub const fn new(removed: usize, blocked_for: Duration) -> Self {
         RemovalReport { removed, blocked_for, user_sessions: Vec::new() }
+    }
+
+    /// Makes a report of `removed` sessions that has blocked other writers since `began`.
+    pub(crate) fn since(began: Instant, removed: usize) -> Self {
+        RemovalReport::new(removed, monotonic_now().saturating_duration_since(began))
     }
 
     /// Returns this report with those of `removed` that had a user.

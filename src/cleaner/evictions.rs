@@ -70,7 +70,7 @@ pub(super) struct Evictions {
     state: EvictionState,
 }
 
-/// The next step of the eviction that runs, or of the next one.
+/// The next step. Between two evictions it is `Listing`.
 #[derive(Debug)]
 enum EvictionState {
     Listing,
@@ -160,7 +160,10 @@ impl Evictions {
 
     fn finish_if_done(&mut self) -> Option<usize> {
         let EvictionState::Ending { listed, is_last } = &self.state else { return None };
-        let is_last = listed.is_empty().then_some(*is_last)?;
+        if !listed.is_empty() {
+            return None;
+        }
+        let is_last = *is_last;
         self.state = EvictionState::Listing;
         is_last.then(|| self.pacer.finish())
     }

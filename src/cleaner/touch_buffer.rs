@@ -135,7 +135,7 @@ impl TouchBuffer {
                 } else {
                     give_up(1, &error);
                 }
-                // The batches after a failure of the whole store wait because of it.
+                // Also for a touch that is given up: the batches that were not tried wait.
                 if is_kept || store_fails {
                     retry = Some(error);
                 }

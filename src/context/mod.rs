@@ -31,7 +31,7 @@ pub(crate) use blocking_hook::BlockingCalls;
 pub use blocking_hook::BlockingHook;
 pub(crate) use end_trail::EndTrail;
 pub(crate) use guess_detector::GuessDetector;
-pub(crate) use retired_ids::{RetiredIds, RetiredTick};
+pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -117,14 +117,18 @@ impl Context {
         }
     }
 
-    /// Raises the event that the store has evicted anonymous sessions to make room for another, at
-    /// most once a minute and with their number since the last event.
-    pub(crate) fn report_evicted(&self, count: usize) {
-        if count == 0 {
-            return;
-        }
+    /// Counts anonymous sessions that the store has evicted to make room.
+    pub(crate) fn count_evictions(&self, count: usize) {
         self.unreported_evictions.fetch_add(count as u64, Ordering::Relaxed);
-        if self.last_evicted.admit(self.now(), MINUTE) {
+    }
+
+    /// Raises the event that the store has evicted sessions, at most once a minute and with their
+    /// number since the last event.
+    pub(crate) fn report_evictions(&self) {
+        if self.unreported_evictions.load(Ordering::Relaxed) > 0
+            && self.process.is_current()
+            && self.last_evicted.admit(self.now(), MINUTE)
+        {
             let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
             self.events.raise(&Event::AnonymousEvicted { sessions });
         }

@@ -38,6 +38,16 @@ pub(crate) struct CallInFlight<'r> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RetiredTick(u64);
 
+/// Whether an id was retired since this request was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RetiredSinceOpen {
+    #[default]
+    No,
+    /// Calls that retire ids are in flight, and one of them may retire it.
+    InDoubt,
+    Yes,
+}
+
 #[derive(Debug, Default)]
 struct Memory {
     by_id: Generations<RetiredTick>,
@@ -84,14 +94,19 @@ impl RetiredIds {
         memory.all = Some(self.tick());
     }
 
-    /// Returns whether a call has recorded that `id_hash` was retired after `since`.
-    pub(crate) fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
-        self.lock().retired_since(id_hash, since)
+    /// Returns whether `id_hash`, which finds no session, was retired after `since`.
+    pub(crate) fn retired_since(
+        &self,
+        id_hash: &SessionIdHash,
+        since: RetiredTick,
+    ) -> RetiredSinceOpen {
+        let memory = self.lock();
+        memory.retired_since(id_hash, since, self.now())
     }
 
-    /// As [`retired_since`](Self::retired_since), but blocks until the calls in flight have
-    /// recorded their ids. That is for writes, which would otherwise create a new session for a
-    /// visitor who has just signed out.
+    /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
+    /// flight have recorded their ids. That is for writes, which would otherwise create a new
+    /// session for a visitor who has just signed out.
     pub(crate) fn retired_since_blocking(
         &self,
         id_hash: &SessionIdHash,
@@ -101,18 +116,30 @@ impl RetiredIds {
         // A call that begins later does not find the session, so it is not awaited.
         let last = self.now();
         loop {
-            let retired = memory.retired_since(id_hash, since);
-            if retired || memory.in_flight.first().is_none_or(|first| last < *first) {
-                return retired;
+            match memory.retired_since(id_hash, since, last) {
+                RetiredSinceOpen::InDoubt => memory = self.changed.wait(memory).ignore_poison(),
+                retired => return retired == RetiredSinceOpen::Yes,
             }
-            memory = self.changed.wait(memory).ignore_poison();
         }
     }
 }
 
 impl Memory {
-    fn retired_since(&self, id_hash: &SessionIdHash, since: RetiredTick) -> bool {
-        self.by_id.get(id_hash).into_iter().chain(&self.all).any(|at| since < *at)
+    /// Calls that began after `last` do not count as in flight.
+    fn retired_since(
+        &self,
+        id_hash: &SessionIdHash,
+        since: RetiredTick,
+        last: RetiredTick,
+    ) -> RetiredSinceOpen {
+        let retired = self.by_id.get(id_hash);
+        if retired.into_iter().chain(&self.all).any(|at| since < *at) {
+            RetiredSinceOpen::Yes
+        } else if self.in_flight.first().is_some_and(|first| *first <= last) {
+            RetiredSinceOpen::InDoubt
+        } else {
+            RetiredSinceOpen::No
+        }
     }
 }
 
@@ -145,19 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn an_id_counts_as_soon_as_a_call_in_flight_has_recorded_it() {
+    fn the_result_is_undecided_while_a_call_is_in_flight() {
         let retired_ids = RetiredIds::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.now();
         let in_flight = retired_ids.begin();
-        assert!(!retired_ids.retired_since(&id_hash, before));
+        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::InDoubt);
         retired_ids.record([id_hash]);
-        assert!(retired_ids.retired_since(&id_hash, before));
-        assert!(retired_ids.retired_since_blocking(&id_hash, before));
-        assert!(!retired_ids.retired_since(&other, before));
+        assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::Yes);
+        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::InDoubt);
         drop(in_flight);
-        assert!(!retired_ids.retired_since_blocking(&other, before));
+        assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::No);
     }
 
     #[test]

@@ -100,6 +100,9 @@ pub enum ErrorKind {
     /// The schema was written by a newer version of this crate. It was not changed.
     NewerSchema,
     /// A new id is already taken. With 256 random bits this means a broken source of randomness.
+    ///
+    /// `import` of [`Admin`](crate::stores::admin::Admin) also returns it when another copy runs,
+    /// and stores nothing. Repeating the call does not help: it needs the mark of that copy.
     Conflict,
     /// An argument or a setting is invalid; the text names it and the reason.
     Invalid,

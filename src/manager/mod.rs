@@ -20,7 +20,7 @@ use crate::session::Session;
 pub use crate::context::BlockingHook;
 pub use crate::settings::OnLoadFailure;
 pub use builder::SessionManagerBuilder;
-pub use review::{Finding, Review};
+pub use review::{Area, Finding, Review};
 pub use users::{SessionPage, UserSession};
 
 /// The sessions of one application, or of one part of it. A clone is another handle to the same

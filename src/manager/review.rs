@@ -24,10 +24,29 @@ pub struct Finding {
     /// sheet), `anonymous` for bounds of anonymous sessions, and `separation` from other
     /// applications.
     pub requirement: &'static str,
+    /// The part of the configuration that decides this.
+    pub area: Area,
     /// Whether the configuration meets the requirement.
     pub met: bool,
     /// The setting that decides this; if the requirement is not met, also the remedy.
     pub why: String,
+}
+
+/// The part of a configuration that a [`Finding`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Area {
+    /// The attributes of the cookie, or the header that carries the id in its place.
+    Cookie,
+    /// The idle and the absolute limit of sessions.
+    Limits,
+    /// Requests that pages of other origins send.
+    Origins,
+    /// The lifetime and the number of anonymous sessions.
+    Anonymous,
+    /// Any other part. Many of its findings are choices of the application, such as the number of
+    /// sessions of a user.
+    Other,
 }
 
 /// The findings for a configuration: the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4 that
@@ -79,7 +98,8 @@ impl fmt::Display for Review {
 
 impl Finding {
     fn new(requirement: &'static str, met: bool, why: &str, otherwise: &str) -> Self {
-        Finding { requirement, met, why: if met { why } else { otherwise }.to_owned() }
+        let why = if met { why } else { otherwise }.to_owned();
+        Finding { requirement, area: Area::Other, met, why }
     }
 }
 
@@ -140,21 +160,27 @@ impl SessionManager {
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;
         let lifetimes = Lifetimes::of(settings);
-        let mut findings = documentation(&lifetimes, settings.session_limit);
-        findings.extend(timeouts(&lifetimes));
-        findings.extend(termination(self.index("review").is_ok()));
-        findings.extend(match &settings.transport {
+        let id_transport = match &settings.transport {
             Transport::Cookie(cookie) => cookies(cookie),
             Transport::Header(name) => header(name),
-        });
-        findings.push(anti_forgery(settings));
-        findings.extend(data_in_browsers(settings));
-        findings.push(renewal(settings.renew_every));
-        findings.push(trail(&self.context.events));
-        findings.push(self.anonymous());
-        findings.extend(assurance_levels(&lifetimes));
-        findings.extend(separation(self.context.capabilities, &settings.realm));
-        Review { findings }
+        };
+        let separation = separation(self.context.capabilities, &settings.realm);
+        let by_area = [
+            (Area::Other, documentation(&lifetimes, settings.session_limit)),
+            (Area::Limits, timeouts(&lifetimes)),
+            (Area::Other, termination(self.index("review").is_ok())),
+            (Area::Cookie, id_transport),
+            (Area::Origins, vec![anti_forgery(settings)]),
+            (Area::Other, data_in_browsers(settings)),
+            (Area::Other, vec![renewal(settings.renew_every), trail(&self.context.events)]),
+            (Area::Anonymous, vec![self.anonymous()]),
+            (Area::Other, assurance_levels(&lifetimes)),
+            (Area::Other, separation.into_iter().collect()),
+        ];
+        let in_area = |(area, findings): (Area, Vec<Finding>)| {
+            findings.into_iter().map(move |finding| Finding { area, ..finding })
+        };
+        Review { findings: by_area.into_iter().flat_map(in_area).collect() }
     }
 
     /// The bounds of anonymous sessions, which anyone can begin.

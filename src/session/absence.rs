@@ -4,18 +4,20 @@
 //! has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
+use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
+use crate::session::changes::Changes;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether a presented id is unknown. It may have been retired since the request was opened.
-    pub(super) has_unknown_id: bool,
+    /// Whether an id of the request was retired since the request was opened.
+    pub(super) retired: RetiredSinceOpen,
     /// The replaced id of the request, if the store remembers one.
     pub(super) replaced_id: Option<UsedReplacedId>,
     /// Whether changes of this request were discarded.
@@ -47,17 +49,19 @@ impl Session {
     /// | the request | changed values | only a renewal |
     /// |---|---|---|
     /// | has discarded changes before | discarded | no effect |
-    /// | overlaps the replacement of its id | discarded | no effect |
     /// | presents an id that was retired since the request was opened | discarded | discarded |
+    /// | overlaps the replacement of its id | discarded | no effect |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = if absence.has_discarded || overlaps {
-            has_values
-        } else {
-            absence.has_unknown_id && self.was_id_retired()?
+        let discards = match absence.retired {
+            _ if absence.has_discarded => has_values,
+            RetiredSinceOpen::Yes => true,
+            _ if overlaps => has_values,
+            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
+            RetiredSinceOpen::No => false,
         };
         if discards {
             self.discard_changes(state, None);
@@ -67,8 +71,9 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a presented id was retired since the request was opened.
-    fn was_id_retired(&self) -> Result<bool> {
+    /// Returns whether a call that was in flight when the load found no session has retired a
+    /// presented id.
+    fn was_retired_in_flight(&self) -> Result<bool> {
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
         let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
@@ -87,8 +92,8 @@ impl Session {
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let has_values = !state.changes.delta().is_empty();
         let discards = has_values || !matches!(missing, Missing::Replaced { .. });
-        // After a discard, no later sign-in of this request may join another one, or be joined,
-        // through the id that this request has issued.
+        // After a discard the response does not carry the id that this request has issued. A later
+        // sign-in of this request gets a random id, because no client could join it by that one.
         let issued = issued.clone().filter(|_| !discards);
         let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
@@ -135,7 +140,7 @@ impl Session {
             absence.has_discarded = true;
         }
         state.response.reports_discard = true;
-        state.changes.drop_all_but_renewal();
+        state.changes = Changes::default();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 }

@@ -137,7 +137,6 @@ impl Session {
     pub fn ignore(&self) -> Result<()> {
         let mut state = self.lock_open("ignore the session")?;
         state.is_ignored = true;
-        state.ending.to_destroy.clear();
         state.ending.sign_out = SignOut::NotRequested;
         Ok(())
     }

@@ -46,6 +46,8 @@ impl Session {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
         }
+        // Raised last, so that a panicking listener can undo nothing.
+        self.context.report_evictions();
         headers
     }
 

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, LiveSession, Missing};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +82,7 @@ impl Session {
         Ok(CommitOutcome::discarded_if(state.load_state.has_discarded()))
     }
 
-    /// Makes one call of the store, and records which ids it has retired.
+    /// Makes one call of the store. Records which ids it has retired, and counts the evictions.
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
@@ -92,6 +92,9 @@ impl Session {
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
         retired_ids.record(answer.retired_ids(commit));
+        if let CommitAnswer::Done { evicted, .. } = &answer {
+            self.context.count_evictions(evicted.len());
+        }
         Ok(answer)
     }
 
@@ -141,10 +144,9 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaOf::AllChanges };
         let State { load_state, changes, .. } = state;
-        let session = match self.commit_with_retries(load_state, changes, &plan)? {
-            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
-            CommitAnswer::Missing(missing) => return Ok(Some(missing)),
-            _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
+        let session = match merged(self.commit_with_retries(load_state, changes, &plan)?)? {
+            Ok(session) => session,
+            Err(missing) => return Ok(Some(missing)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -180,7 +182,7 @@ impl Session {
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
-        let CommitAnswer::Done { session, evicted, .. } = answer else {
+        let CommitAnswer::Done { session, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
@@ -188,7 +190,6 @@ impl Session {
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.anonymous_session_created();
         }
-        self.context.report_evicted(evicted.len());
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }
@@ -245,6 +246,15 @@ impl Session {
                 now,
             })
         })
+    }
+}
+
+/// Returns the session that a merge or a renewal has found, or the reason why there is none.
+pub(super) fn merged(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
+    match answer {
+        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => Ok(Ok(session)),
+        CommitAnswer::Missing(missing) => Ok(Err(missing)),
+        _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }
 

@@ -9,14 +9,14 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::{Action, CommitAnswer};
+use crate::backend::Action;
 use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaOf};
+use crate::session::commit::{CommitPlan, DeltaOf, merged};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -180,18 +180,17 @@ impl Session {
         separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
         let touch = self.request_touch(state);
         let plan = CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaOf::AllChanges };
-        match self.commit_with_retries(&mut state.load_state, &mut separate, &plan)? {
-            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
+        match merged(self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?)? {
+            Ok(session) => {
                 let secret = Secret::from_data(&session.record.data);
                 state.set_session(session, &id_hash);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }
-            CommitAnswer::Missing(missing) => {
+            Err(missing) => {
                 self.leave_session(state, missing);
                 Ok(None)
             }
-            _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
         }
     }
 }

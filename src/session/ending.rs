@@ -16,7 +16,8 @@ use crate::session::absence::UsedReplacedId;
 /// The sessions that the request is still to end, and whether it signs out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// Sessions that the handler destroyed; they end with the next commit or the request.
+    /// Sessions that the handler destroyed; they end with the next commit or the request, unless
+    /// `ignore` has cancelled that since. A further `destroy` then ends these too.
     pub(super) to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
@@ -84,6 +85,9 @@ impl Session {
         while let Some(id_hash) = ending.superseded.last() {
             self.end_session_of(id_hash, EndReason::Superseded)?;
             ending.superseded.pop();
+        }
+        if ending.sign_out == SignOut::NotRequested {
+            return Ok(());
         }
         while let Some(id_hash) = ending.to_destroy.last() {
             if self.end_session_of(id_hash, EndReason::SignedOut)? {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::backend::{Expected, LiveSession, Loaded, Missing};
 use crate::clock::Timestamp;
-use crate::context::GuessDetector;
+use crate::context::{GuessDetector, RetiredSinceOpen};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -146,19 +146,20 @@ impl Session {
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<bool> {
         let mut replaced_id: Option<UsedReplacedId> = None;
-        let mut has_unknown_id = false;
+        let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes() {
             let Some(missing) = attempt(state, &id_hash)? else {
                 state.end_reason = None;
                 return Ok(true);
             };
             if let Missing::NotFound { .. } = missing {
-                has_unknown_id = true;
                 let retired_ids = &self.context.retired_ids;
-                if !retired_ids.retired_since(&id_hash, self.opened_tick) {
+                let found = retired_ids.retired_since(&id_hash, self.opened_tick);
+                if found != RetiredSinceOpen::Yes {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
                     self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
+                retired = retired.max(found);
             }
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
@@ -169,7 +170,7 @@ impl Session {
             }
         }
         self.handle_stale_id(&mut replaced_id)?;
-        let absence = Absence { has_unknown_id, replaced_id, ..Absence::default() };
+        let absence = Absence { retired, replaced_id, ..Absence::default() };
         state.set_load_state(LoadState::Absent(absence));
         Ok(false)
     }

@@ -147,7 +147,8 @@ pub struct Session {
     running_update: OnceLock<RunningUpdate>,
 }
 
-/// The state of a session in its request. These combinations occur:
+/// The state of a session in its request. These combinations occur, where `to_destroy` also has the
+/// sessions of a `destroy` that `ignore` has cancelled:
 ///
 /// | after | `load_state` | `changes` | `ending.to_destroy` | `is_ignored` |
 /// |---|---|---|---|---|

@@ -12,7 +12,7 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaOf};
+use crate::session::commit::{CommitPlan, DeltaOf, merged};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
@@ -60,8 +60,6 @@ struct SignedIn {
     load_state: LoadState,
     /// The sessions that the sign-in ended.
     ended: Vec<EndedSession>,
-    /// The number of sessions that the store evicted for it.
-    evicted: usize,
 }
 
 /// The result of one attempt.
@@ -169,12 +167,11 @@ impl Session {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
-        let SignedIn { load_state, ended, evicted } = signed_in;
+        let SignedIn { load_state, ended } = signed_in;
         state.set_load_state(load_state);
         state.ending.superseded.extend(others);
         state.changes = Changes::default();
         // Raised last, so that a panicking listener cannot undo the sign-in.
-        self.context.report_evicted(evicted);
         for session in &ended {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
@@ -236,9 +233,9 @@ impl Session {
         let delta = DeltaOf::SignIn(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, ended, evicted, .. } => {
+            CommitAnswer::Done { session, ended, .. } => {
                 let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended, evicted: evicted.len() }))
+                Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
             CommitAnswer::CanJoin { replaced, session } => {
                 let salt = match replaced.by {
@@ -269,14 +266,10 @@ impl Session {
         let delta = DeltaOf::Join(request.idle_limit);
         let action = Action::Merge;
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
-        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
-            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-                let load_state = LoadState::with_new_id(session, id);
-                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![], evicted: 0 }))
-            }
-            CommitAnswer::Missing(_) => Ok(AttemptResult::Retry),
-            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
-        }
+        let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
+        let Ok(session) = merged(answer)? else { return Ok(AttemptResult::Retry) };
+        let load_state = LoadState::with_new_id(session, id);
+        Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
     }
 
     /// Returns the live sessions of the presented ids, except the one that `from` leads to. They

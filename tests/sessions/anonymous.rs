@@ -240,6 +240,50 @@ fn evictions_by_commits_are_reported_once_a_minute() {
 }
 
 #[test]
+fn evictions_are_reported_without_a_further_one() {
+    let evicted = Evicted::default();
+    let configure = |builder: SessionManagerBuilder| {
+        builder.without_cleaner().events(Events::new(evicted.clone()))
+    };
+    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), configure);
+    (0..13).for_each(|n| drop(app.visitor(n)));
+    assert_eq!(*evicted.0.lock().unwrap(), [1]);
+    app.clock.advance(MINUTE);
+    let reads = || Browser::default().request(&app.sessions, |session| drop(session.user()));
+    reads();
+    assert_eq!(*evicted.0.lock().unwrap(), [1, 3]);
+    app.clock.advance(MINUTE);
+    reads();
+    assert_eq!(*evicted.0.lock().unwrap(), [1, 3], "all are reported");
+}
+
+#[test]
+fn evictions_by_a_merge_are_reported() {
+    const VISITORS: u64 = 150;
+    let evicted = Evicted::default();
+    let configure = |builder: SessionManagerBuilder| {
+        builder.without_cleaner().events(Events::new(evicted.clone()))
+    };
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).max_file_size(400_000).open().unwrap();
+    let app = App::on(Box::new(store), folder, configure);
+    let mut visitors: Vec<Browser> = (0..VISITORS).map(|_| app.visitor(0)).collect();
+    assert!(evicted.0.lock().unwrap().is_empty());
+    for browser in &mut visitors {
+        browser.request(&app.sessions, |session| {
+            assert!(session.contains("n").unwrap(), "no session begins");
+            session.set("note", "x".repeat(3000)).unwrap();
+        });
+        if app.stats().anonymous() < VISITORS {
+            break;
+        }
+    }
+    let live = app.stats().anonymous();
+    assert!(live < VISITORS);
+    assert_eq!(*evicted.0.lock().unwrap(), [VISITORS - live]);
+}
+
+#[test]
 fn two_processes_keep_the_limit_on_one_file() {
     let folder = Folder::new();
     let store = || SqliteStore::open(folder.database()).unwrap();

@@ -316,6 +316,27 @@ fn a_planted_stale_id_makes_no_write_in_flight_a_new_session() {
     });
 }
 
+/// The request itself ends the session of the stale id.
+#[test]
+fn an_unknown_id_beside_a_stale_one_discards_nothing() {
+    let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
+    on_every_store(configure, |app| {
+        let unknown = app.visitor(1);
+        unknown.clone().request(&app.sessions, |session| session.destroy().unwrap());
+        let stale = app.visitor(2);
+        stale.clone().request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(SECOND * 11);
+        let field = [unknown.cookie.unwrap(), stale.cookie.unwrap()].join("; ");
+        let session = app.sessions.open(RequestHead::new().cookie(&field));
+        session.set("n", 3).unwrap();
+        let headers = complete(&app.sessions, &session);
+        assert!(!headers.discarded);
+        let browser = Browser::default().with_response(&headers);
+        assert_eq!(app.stored_n(&browser), Some(3));
+        assert_eq!(app.count(EventKind::Ended), 2, "those of both ids");
+    });
+}
+
 /// Two pages load at once when the cookie has been kept for half of its time.
 #[test]
 fn a_read_beside_a_renewal_at_half_time_discards_nothing() {

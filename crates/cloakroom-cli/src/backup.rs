@@ -11,13 +11,12 @@ use indicatif::HumanBytes;
 use crate::CliContext;
 use crate::arguments::RestoreArgs;
 use crate::error::{CliError, CliResult, NOT_SET_UP};
-use crate::output::{ask, count_of_sessions, one_line};
+use crate::output::{ask, one_line, sessions_text};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
 pub(crate) fn backup(copy: &Path, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_dump` copies a PostgreSQL database")?;
-    context.database()?.refuse_conflict()?;
     let store = file.store_for_reading()?;
     let interrupt = Interrupt::listen()?;
     interrupt.run(&bar("copying", "pages"), "there is no copy", |progress| {
@@ -30,7 +29,6 @@ pub(crate) fn backup(copy: &Path, context: &CliContext, out: &mut dyn Write) -> 
 
 pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let file = context.file("`pg_restore` restores a PostgreSQL database; then `clear` it")?;
-    context.database()?.refuse_conflict()?;
     file.check_restore().map_err(restore_failure)?;
     let from = args.file.display().to_string();
     let replaced = match file.info() {
@@ -57,7 +55,7 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
         file.restore(&args.file, args.keep, context.now, progress).map_err(restore_failure)
     })?;
     let verb = if restored.ended { "ended" } else { "kept" };
-    let sessions = count_of_sessions(restored.live);
+    let sessions = sessions_text(restored.live);
     Ok(writeln!(out, "restored from {}; {verb} {sessions}", one_line(&from))?)
 }
 

@@ -23,7 +23,7 @@ use crate::CliContext;
 use crate::arguments::{CopyArgs, StoreOptions};
 use crate::database::Database;
 use crate::error::{CliError, CliResult};
-use crate::output::count_of_sessions;
+use crate::output::sessions_text;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
@@ -51,6 +51,7 @@ impl Side {
         database: Database,
         open: impl FnOnce(&Database) -> CliResult<Box<dyn Admin>>,
     ) -> CliResult<Self> {
+        database.check_no_other_file_in_use()?;
         let store = open(&database).map_err(|failure| failure.with_advice(Some(&database)))?;
         Ok(Side { database, store })
     }
@@ -79,11 +80,11 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
     let highest = highest_position(target)?;
     let mut mark = begin(source, identity, target, &interrupt)?;
     let copied = copy_changes(source, target, highest, &mut mark, &interrupt)?;
-    let stored = count_of_sessions(copied.stored);
+    let stored = sessions_text(copied.stored);
     let removed = HumanCount(copied.removed);
     writeln!(out, "copied {stored}, removed {removed} that had ended")?;
     if let Some(example) = copied.example {
-        let count = count_of_sessions(copied.undecodable);
+        let count = sessions_text(copied.undecodable);
         writeln!(out, "not copied, because they do not decode: {count}, such as {example}")?;
     }
     let in_source = sum(source, "comparing", &interrupt)?.0;
@@ -97,7 +98,7 @@ pub(crate) fn copy(args: &CopyArgs, context: &CliContext, out: &mut dyn Write) -
              command again",
         ));
     }
-    let sessions = count_of_sessions(in_target.sessions());
+    let sessions = sessions_text(in_target.sessions());
     let checksum = in_target.checksum();
     Ok(writeln!(out, "source and target are equal: {sessions}, checksum {checksum}")?)
 }
@@ -197,7 +198,7 @@ fn copy_changes(
         if interrupt.is_set() {
             return Err(CliError::interrupted(format!(
                 "the target has {}; run the same command again to continue",
-                count_of_sessions(mark.sum.sessions())
+                sessions_text(mark.sum.sessions())
             )));
         }
         after = end;

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use cloakroom::clock::Timestamp;
+use cloakroom::id::Realm;
 use cloakroom::stores::admin::{Admin, PendingMigration};
 #[cfg(feature = "postgres")]
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::stores::sqlite::{DatabaseInfo, SqliteFile};
-use cloakroom::{Error, SqliteStore};
+use cloakroom::{Error, ErrorKind, SqliteStore};
 
 use crate::arguments::{Arguments, Command, StoreOptions};
 #[cfg(feature = "postgres")]
@@ -65,7 +67,6 @@ impl Database {
 
     /// Opens the store. Creates and migrates nothing.
     pub(crate) fn open(&self) -> CliResult<Box<dyn Admin>> {
-        self.refuse_conflict()?;
         Ok(match self {
             Database::Sqlite(file) => Box::new(file.store()?),
             #[cfg(feature = "postgres")]
@@ -76,14 +77,12 @@ impl Database {
     /// Opens the store for commands that only read, which also work where nothing can be written.
     pub(crate) fn open_for_reading(&self) -> CliResult<Box<dyn Admin>> {
         let Some(file) = self.file() else { return self.open() };
-        self.refuse_conflict()?;
         Ok(Box::new(file.store_for_reading()?))
     }
 
     /// Creates what is missing, migrates what is older, and opens the store. `keep_journal` keeps
     /// the journal mode of a file.
     pub(crate) fn setup(&self, keep_journal: bool) -> CliResult<Box<dyn Admin>> {
-        self.refuse_conflict()?;
         Ok(match self {
             Database::Sqlite(file) if keep_journal => Box::new(file.migrate()?),
             Database::Sqlite(file) => Box::new(file.setup()?),
@@ -132,11 +131,30 @@ impl Database {
     /// Rejects a file that is not what a running process uses. If it was deleted or replaced, a
     /// change would be written into the log that its rescue needs, and a reader would mix the new
     /// file with that log; by another name, a revocation would have no effect on the process.
-    pub(crate) fn refuse_conflict(&self) -> CliResult {
-        match self.file().and_then(SqliteFile::path).and_then(processes::conflict) {
+    pub(crate) fn check_no_other_file_in_use(&self) -> CliResult {
+        let Some(path) = self.file().and_then(SqliteFile::path) else { return Ok(()) };
+        match processes::other_file_in_use(path, &processes::processes(path)) {
             Some((found, remedy)) => Err(CliError::new(format!("{found}: {remedy}"))),
             None => Ok(()),
         }
+    }
+}
+
+/// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
+/// count; it can be emptied nevertheless.
+pub(crate) fn count_live(
+    store: &dyn Admin,
+    realm: Option<&Realm>,
+    now: Timestamp,
+) -> CliResult<Option<u64>> {
+    let live = match realm {
+        Some(realm) => store.count_in_realm(realm, now),
+        None => store.session_index().stats(now).map(|stats| stats.live),
+    };
+    match live {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

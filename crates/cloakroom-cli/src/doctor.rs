@@ -10,6 +10,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::Realm;
 use cloakroom::list::{Page, SessionFilter};
+use cloakroom::manager::Area;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::{DatabaseInfo, OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
@@ -18,8 +19,9 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::database::Database;
-use crate::error::{CliError, CliResult, DAMAGED, FULL};
+use crate::error::{CliError, CliResult, DAMAGED, FULL, REFERENCES};
 use crate::output::{self, Colour, Style, one_line};
+use crate::paths::folder;
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
 #[cfg(feature = "postgres")]
@@ -31,8 +33,8 @@ use crate::{CliContext, host_checks};
 /// minute, and pauses for ten minutes after a step of the clock.
 const BACKLOG: Duration = Duration::from_secs(15 * 60);
 
-/// The size to which the store lets the write-ahead log grow, unless a long read prevents that it
-/// is reset.
+/// The size to which the store lets the write-ahead log grow, unless a long read prevents its
+/// reset: `FORCE_BYTES` of `stores::sqlite::wal`.
 const LOG_BYTES: u64 = 32 << 20;
 
 /// The largest write-ahead log that is no problem.
@@ -50,10 +52,6 @@ const UNREADABLE: &str = "stop the service, move the file away with its -wal and
 const CHOWN: &str = "`chown` the folder, the file, its -wal and its -shm to the service's user, \
                      `chmod 600` the files, `chmod u+rwx,o-w` the folder";
 
-/// The remedy for tables that keep ended sessions.
-pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
-                                     CASCADE too), or remove it; then `sweep`";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     Ok,
@@ -63,12 +61,25 @@ enum Severity {
 }
 
 impl Severity {
-    /// Returns the name in JSON, and the colour and the mark in text.
-    fn name_colour_and_mark(self) -> (&'static str, Colour, &'static str) {
+    /// Returns the name in JSON.
+    fn name(self) -> &'static str {
         match self {
-            Severity::Ok => ("ok", Colour::Green, "ok     "),
-            Severity::Note => ("note", Colour::Yellow, "note   "),
-            Severity::Problem => ("problem", Colour::Red, "PROBLEM"),
+            Severity::Ok => "ok",
+            Severity::Note => "note",
+            Severity::Problem => "problem",
+        }
+    }
+
+    /// Returns the name in text.
+    fn mark(self) -> &'static str {
+        if self == Severity::Problem { "PROBLEM" } else { self.name() }
+    }
+
+    fn colour(self) -> Colour {
+        match self {
+            Severity::Ok => Colour::Green,
+            Severity::Note => Colour::Yellow,
+            Severity::Problem => Colour::Red,
         }
     }
 }
@@ -82,20 +93,20 @@ struct DoctorFinding {
     remedy: Option<String>,
 }
 
-/// What the checks have found, and what they need.
-pub(crate) struct Findings<'c> {
-    all: Vec<DoctorFinding>,
+/// The findings of the checks so far, and what the checks use.
+pub(crate) struct Examination<'c> {
+    findings: Vec<DoctorFinding>,
     context: &'c CliContext,
     database: &'c Database,
     is_quick: bool,
     interrupt: Interrupt,
 }
 
-impl Findings<'_> {
+impl Examination<'_> {
     pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         let severity = Severity::Ok;
         let found = found.into();
-        self.all.push(DoctorFinding { check, severity, found, remedy: None });
+        self.findings.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
     pub(crate) fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
@@ -108,7 +119,7 @@ impl Findings<'_> {
 
     fn add(&mut self, severity: Severity, check: &'static str, found: String, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.all.push(DoctorFinding { check, severity, found, remedy });
+        self.findings.push(DoctorFinding { check, severity, found, remedy });
     }
 
     /// Adds tables that were not migrated to the newest schema version.
@@ -135,66 +146,67 @@ impl Findings<'_> {
 
 pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let interrupt = Interrupt::listen()?;
-    let database = context.database()?;
+    let database = context.database_unchecked()?;
     let is_quick = args.quick;
-    let findings = &mut Findings { all: Vec::new(), context, database, is_quick, interrupt };
+    let findings = Vec::new();
+    let exam = &mut Examination { findings, context, database, is_quick, interrupt };
     match database {
-        Database::Sqlite(file) => examine_file(findings, file)?,
+        Database::Sqlite(file) => examine_file(exam, file)?,
         #[cfg(feature = "postgres")]
         Database::Postgres(builder) => {
-            if server_checks::check(findings, &builder.inspect()?) {
-                check_sessions(findings, &*database.open()?)?;
+            if server_checks::check(exam, &builder.inspect()?) {
+                check_sessions(exam, &*database.open()?)?;
             }
         }
     }
-    check_configuration(findings);
-    print(&findings.all, args.json, &context.style, out)
+    check_configuration(exam);
+    print(&exam.findings, args.json, &context.style, out)
 }
 
-fn examine_file(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult {
+fn examine_file(exam: &mut Examination<'_>, file: &SqliteFile) -> CliResult {
+    let processes = file.path().map(processes::processes).unwrap_or_default();
     if let Some(path) = file.path()
-        && let Some((found, remedy)) = processes::conflict(path)
+        && let Some((found, remedy)) = processes::other_file_in_use(path, &processes)
     {
         // The file says nothing about what the process uses.
-        findings.problem("in use", found, remedy);
-        check_disk(findings, path, LOG_BYTES);
+        exam.problem("in use", found, remedy);
+        check_disk(exam, path, LOG_BYTES);
         return Ok(());
     }
     let info = match file.info() {
         Ok(info) => info,
-        Err(error) => return not_examined(findings, file, error),
+        Err(error) => return not_examined(exam, file, error),
     };
-    findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
-    let processes = processes::processes(&info.path);
-    check_host(findings, &info, &processes);
-    check_processes(findings, file, &info, &processes);
-    check_interference(findings, &info);
-    check_properties(findings, &info, &processes);
-    let is_readable = check_integrity(findings, file)?;
+    exam.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
+    check_host(exam, &info, &processes);
+    check_processes(exam, file, &info, &processes);
+    check_interference(exam, &info);
+    check_properties(exam, &info, &processes);
+    let is_readable = check_integrity(exam, file)?;
     let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
     if is_readable && set_up {
         match file.store_for_reading() {
-            Ok(store) => check_sessions(findings, &store)?,
-            Err(error) => findings.failed("tables", &error),
+            Ok(store) => check_sessions(exam, &store)?,
+            Err(error) => exam.failed("tables", &error),
         }
     }
     Ok(())
 }
 
 /// Adds why the file could not be examined.
-fn not_examined(findings: &mut Findings<'_>, file: &SqliteFile, error: Error) -> CliResult {
+fn not_examined(exam: &mut Examination<'_>, file: &SqliteFile, error: Error) -> CliResult {
     match (SqliteFile::open_failure(&error), error.kind()) {
         // There is nothing to examine: an error, not a finding.
         (Some(OpenFailure::Missing | OpenFailure::DanglingLink), _) => return Err(error.into()),
         // Without space SQLite cannot make -shm, as without a permission.
         _ if file.path().is_some_and(is_full) => {
-            findings.problem("file", error.to_string(), FULL);
+            exam.problem("file", error.to_string(), FULL);
         }
-        (None, ErrorKind::Corrupt) => findings.problem("file", error.to_string(), UNREADABLE),
-        _ => findings.failed("file", &error),
+        (None, ErrorKind::Corrupt) => exam.problem("file", error.to_string(), UNREADABLE),
+        _ => exam.failed("file", &error),
     }
     if let Some(path) = file.path() {
-        check_disk(findings, path, LOG_BYTES);
+        check_disk(exam, path, LOG_BYTES);
     }
     Ok(())
 }
@@ -204,14 +216,14 @@ fn is_of_permissions(error: &Error) -> bool {
     error.kind() == ErrorKind::ReadOnly && SqliteFile::open_failure(error).is_none()
 }
 
-fn check_host(findings: &mut Findings<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
+fn check_host(exam: &mut Examination<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
     let wrong = host_checks::permissions(info, processes);
     let is_of_root = host_checks::is_root() && host_checks::is_owner(&info.path);
     if !wrong.is_empty() {
-        wrong.into_iter().for_each(|it| findings.problem("permissions", it, CHOWN));
+        wrong.into_iter().for_each(|it| exam.problem("permissions", it, CHOWN));
     } else if is_of_root && !is_in_use(processes) {
         // To root this shows nothing about another user.
-        findings.note(
+        exam.note(
             "permissions",
             "only root can use the file; the service's user was not compared, because no process \
              has the file open",
@@ -219,23 +231,23 @@ fn check_host(findings: &mut Findings<'_>, info: &DatabaseInfo, processes: &[Pro
              -shm to that user",
         );
     } else {
-        findings.ok("permissions", "only the owner can use the file");
+        exam.ok("permissions", "only the owner can use the file");
     }
     for file in host_checks::unfinished(&info.path) {
         let remedy = "remove it, unless a restore is running: it may contain sessions";
-        findings.note("copies", format!("{} was not finished", file.display()), remedy);
+        exam.note("copies", format!("{} was not finished", file.display()), remedy);
     }
     match &info.file_system {
-        Some(kind) if host_checks::is_network(kind) => findings.problem(
+        Some(kind) if host_checks::is_network(kind) => exam.problem(
             "file system",
             format!("{kind}, a network file system"),
             "move the file to a local disk: locks and the log do not work over a network",
         ),
-        Some(kind) => findings.ok("file system", kind.as_str()),
-        None => findings.note("file system", "unknown", "keep the file on a local disk"),
+        Some(kind) => exam.ok("file system", kind.as_str()),
+        None => exam.note("file system", "unknown", "keep the file on a local disk"),
     }
     let log = LOG_BYTES.saturating_sub(info.log_bytes);
-    check_disk(findings, &info.path, log.max(info.bytes / 10));
+    check_disk(exam, &info.path, log.max(info.bytes / 10));
 }
 
 /// Returns whether another process has the file open.
@@ -245,32 +257,34 @@ fn is_in_use(processes: &[ProcessInfo]) -> bool {
 
 /// Returns whether the file system has no space for the shared memory of SQLite (`-shm`).
 fn is_full(path: &Path) -> bool {
-    host_checks::free_and_all_bytes(host_checks::folder(path))
-        .is_ok_and(|(free, _)| free < 64 << 10)
+    host_checks::free_and_all_bytes(folder(path)).is_ok_and(|(free, _)| free < 64 << 10)
 }
 
 /// Checks the free space, of which the database needs so much to grow.
-fn check_disk(findings: &mut Findings<'_>, path: &Path, needed: u64) {
-    match host_checks::free_and_all_bytes(host_checks::folder(path)) {
+fn check_disk(exam: &mut Examination<'_>, path: &Path, needed: u64) {
+    match host_checks::free_and_all_bytes(folder(path)) {
         // A small volume would never have as much as is needed.
-        Ok((free, all)) if free < needed.min(all / 10) => findings.problem(
+        Ok((free, all)) if free < needed.min(all / 10) => exam.problem(
             "disk",
             format!("{} left", HumanBytes(free)),
             "free space: on a full disk every change fails, sign-ins included",
         ),
-        Ok((free, _)) if free < needed => findings.note(
+        Ok((free, _)) if free < needed => exam.note(
             "disk",
             format!("{} left", HumanBytes(free)),
-            "watch it: under many changes the log (-wal) can grow to 32 MiB",
+            &format!(
+                "watch it: under many changes the log (-wal) can grow to {} MiB",
+                LOG_BYTES >> 20
+            ),
         ),
-        Ok((free, _)) => findings.ok("disk", format!("{} left", HumanBytes(free))),
-        Err(error) => findings.note("disk", error.to_string(), "see how much space is left"),
+        Ok((free, _)) => exam.ok("disk", format!("{} left", HumanBytes(free))),
+        Err(error) => exam.note("disk", error.to_string(), "see how much space is left"),
     }
 }
 
 /// Checks which processes have the file open, and whether a change is possible.
 fn check_processes(
-    findings: &mut Findings<'_>,
+    exam: &mut Examination<'_>,
     file: &SqliteFile,
     info: &DatabaseInfo,
     processes: &[ProcessInfo],
@@ -281,8 +295,9 @@ fn check_processes(
         let is_own = process.is_own();
         let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
+            // At its own limit this program would be killed by SIGXFSZ in `try_write`.
             can_write_files &= !is_own;
-            findings.problem(
+            exam.problem(
                 "file size",
                 format!("files of {name} cannot exceed {}", HumanBytes(limit)),
                 "raise the limit (`ulimit -f`, LimitFSIZE= of systemd): at the limit the service \
@@ -290,38 +305,38 @@ fn check_processes(
             );
         }
         if !is_own {
-            findings.ok("in use", format!("by {name}"));
+            exam.ok("in use", format!("by {name}"));
         }
     }
     if !can_write_files {
         return;
     }
     match file.try_write() {
-        Ok(()) => findings.ok("access", "the file and its folder can be written"),
+        Ok(()) => exam.ok("access", "the file and its folder can be written"),
         // What this user may not do, the service's user may.
         Err(error) if is_of_permissions(&error) && !host_checks::is_owner(&info.path) => {
             let remedy = "run this as the service's user to see what the service can do";
-            findings.note("access", "here the file can only be read", remedy);
+            exam.note("access", "here the file can only be read", remedy);
         }
-        Err(error) => findings.failed("access", &error),
+        Err(error) => exam.failed("access", &error),
     }
 }
 
 /// Checks for what else can change the file and the sessions: a second name, triggers, foreign
 /// keys.
-fn check_interference(findings: &mut Findings<'_>, info: &DatabaseInfo) {
+fn check_interference(exam: &mut Examination<'_>, info: &DatabaseInfo) {
     match &info.second_name {
-        Some(reason) => findings.problem(
+        Some(reason) => exam.problem(
             "name",
             format!("the file can have a second name: {reason}"),
             "use the name beside which there is a `-wal` with content; stop the service, and leave \
              that one: under another one a process finds neither the log nor the locks, and loses \
              changes; into a container mount the folder",
         ),
-        None => findings.ok("name", "the file has one name"),
+        None => exam.ok("name", "the file has one name"),
     }
     if !info.triggers.is_empty() {
-        findings.problem(
+        exam.problem(
             "triggers",
             format!("there are triggers on the sessions: {}", info.triggers.join(", ")),
             "examine them: they run with every change and can bring ended sessions back; DROP \
@@ -329,7 +344,7 @@ fn check_interference(findings: &mut Findings<'_>, info: &DatabaseInfo) {
         );
     }
     if !info.referencing_tables.is_empty() {
-        findings.problem(
+        exam.problem(
             "references",
             format!("rows of {} keep ended sessions", info.referencing_tables.join(", ")),
             REFERENCES,
@@ -337,43 +352,43 @@ fn check_interference(findings: &mut Findings<'_>, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut Findings<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
+fn check_properties(exam: &mut Examination<'_>, info: &DatabaseInfo, processes: &[ProcessInfo]) {
     match info.journal.as_str() {
-        "wal" => findings.ok("journal", "wal"),
+        "wal" => exam.ok("journal", "wal"),
         // As `restore` leaves it where no file was.
-        other if !is_in_use(processes) => findings.note(
+        other if !is_in_use(processes) => exam.note(
             "journal",
             format!("{other}, until the service opens the file"),
             "the service switches it to wal when it starts, unless it has Journal::Keep",
         ),
-        other => findings.problem(
+        other => exam.problem(
             "journal",
             format!("{other}: readers and the writer wait for each other"),
             "run `setup`, or let the service open the file without Journal::Keep",
         ),
     }
     if info.log_bytes > MAX_LOG_BYTES {
-        findings.problem(
+        exam.problem(
             "log",
             format!("{} long", HumanBytes(info.log_bytes)),
             "end long reads (a shell with an open transaction, a stuck copy), or start the \
              service: its cleaner resets the log",
         );
     } else {
-        findings.ok("log", HumanBytes(info.log_bytes).to_string());
+        exam.ok("log", HumanBytes(info.log_bytes).to_string());
     }
     let free = info.free_pages.saturating_mul(info.page_size);
     if info.free_pages > info.pages / 2 && free > 16 << 20 {
         let remedy = "new sessions use it; `compact` releases it";
-        findings.note("free pages", HumanBytes(free).to_string(), remedy);
+        exam.note("free pages", HumanBytes(free).to_string(), remedy);
     }
     match &info.schema {
         Ok(version) if *version == info.newest_schema => {
-            findings.ok("tables", format!("schema version {version}"));
-            if let Some(age) = info.created.map(|created| findings.context.now.since(created))
+            exam.ok("tables", format!("schema version {version}"));
+            if let Some(age) = info.created.map(|created| exam.context.now.since(created))
                 && age < Duration::from_secs(86_400)
             {
-                findings.note(
+                exam.note(
                     "tables",
                     format!("the tables were created {} ago", HumanDuration(age)),
                     "if the service is older, it opened another file or its own was missing: see \
@@ -381,24 +396,24 @@ fn check_properties(findings: &mut Findings<'_>, info: &DatabaseInfo, processes:
                 );
             }
         }
-        Ok(0) if info.second_name.is_some() => findings.problem(
+        Ok(0) if info.second_name.is_some() => exam.problem(
             "tables",
             "not under this name of the file",
             "use the name beside which there is a `-wal` with content",
         ),
-        Ok(0) => findings.problem("tables", "not set up", "check --db and --table; run `setup`"),
-        Ok(version) => findings.old_schema(*version, info.newest_schema),
-        Err(error) => findings.failed("tables", error),
+        Ok(0) => exam.problem("tables", "not set up", "check --db and --table; run `setup`"),
+        Ok(version) => exam.old_schema(*version, info.newest_schema),
+        Err(error) => exam.failed("tables", error),
     }
 }
 
 /// Checks the file, and returns whether its sessions can be read.
-fn check_integrity(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult<bool> {
+fn check_integrity(exam: &mut Examination<'_>, file: &SqliteFile) -> CliResult<bool> {
     let spinner = spinner("checking the file");
-    let check = |progress| file.check_file(findings.is_quick, progress);
-    match findings.interrupt.run(&spinner, "the file was not checked", check) {
+    let check = |progress| file.check_file(exam.is_quick, progress);
+    match exam.interrupt.run(&spinner, "the file was not checked", check) {
         Ok(problems) if problems.is_empty() => {
-            findings.ok("integrity", if findings.is_quick { "ok, by a quick check" } else { "ok" });
+            exam.ok("integrity", if exam.is_quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
         }
         Ok(problems) => {
@@ -407,64 +422,64 @@ fn check_integrity(findings: &mut Findings<'_>, file: &SqliteFile) -> CliResult<
                 count => format!(", and {} more", count - 1),
             };
             let first = problems.first().map_or("", String::as_str);
-            findings.problem("integrity", format!("{first}{more}"), DAMAGED);
+            exam.problem("integrity", format!("{first}{more}"), DAMAGED);
             Ok(true)
         }
         Err(CliError::Store(error)) => {
-            findings.failed("integrity", &error);
+            exam.failed("integrity", &error);
             Ok(false)
         }
         Err(interrupted) => Err(interrupted),
     }
 }
 
-fn check_sessions(findings: &mut Findings<'_>, store: &dyn Admin) -> CliResult {
+fn check_sessions(exam: &mut Examination<'_>, store: &dyn Admin) -> CliResult {
     let index = store.session_index();
-    let now = findings.context.now;
+    let now = exam.context.now;
     match index.stats(now - BACKLOG) {
-        Ok(stats) if stats.expired > 0 => findings.problem(
+        Ok(stats) if stats.expired > 0 => exam.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
             "check the clock (`date`), that the service runs, and its log for \"the cleaner \
              failed\"; `sweep` removes them now",
         ),
-        Ok(_) => findings.ok("cleaner", "nothing is overdue"),
-        Err(error) => findings.failed("cleaner", &error),
+        Ok(_) => exam.ok("cleaner", "nothing is overdue"),
+        Err(error) => exam.failed("cleaner", &error),
     }
     match index.stats(now) {
         Ok(stats) => {
             let signed_in = HumanCount(stats.signed_in);
             let anonymous = HumanCount(stats.anonymous());
-            findings.ok("live", format!("{signed_in} signed in, {anonymous} anonymous"));
+            exam.ok("live", format!("{signed_in} signed in, {anonymous} anonymous"));
         }
-        Err(error) => findings.failed("live", &error),
+        Err(error) => exam.failed("live", &error),
     }
-    if findings.is_quick {
+    if exam.is_quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
         match index.list(&SessionFilter::All, newest, now) {
             Ok(newest) => {
                 let latest = newest.into_iter().map(|summary| summary.seen).max();
-                check_clock(findings, latest);
+                check_clock(exam, latest);
             }
-            Err(error) => findings.failed("sessions", &error),
+            Err(error) => exam.failed("sessions", &error),
         }
         return Ok(());
     }
     let bar = bar("reading", "sessions");
     let scan = |progress| store.scan(progress);
-    match findings.interrupt.run(&bar, "not every session was read", scan) {
-        Err(CliError::Store(error)) => findings.failed("sessions", &error),
+    match exam.interrupt.run(&bar, "not every session was read", scan) {
+        Err(CliError::Store(error)) => exam.failed("sessions", &error),
         Err(interrupted) => return Err(interrupted),
         Ok(report) => {
             if report.undecodable == 0 {
                 let read = HumanCount(report.sessions);
-                findings.ok("sessions", format!("all {read} decode"));
+                exam.ok("sessions", format!("all {read} decode"));
             } else {
                 let (public_id, why) = match report.examples.first() {
                     Some((public_id, error)) => (public_id.to_string(), error.to_string()),
                     None => Default::default(),
                 };
-                findings.problem(
+                exam.problem(
                     "sessions",
                     format!(
                         "{} of {} do not decode, such as {public_id}: {why}",
@@ -476,9 +491,9 @@ fn check_sessions(findings: &mut Findings<'_>, store: &dyn Admin) -> CliResult {
                 );
             }
             if !report.realms.is_empty() {
-                findings.ok("realms", realms(&report.realms));
+                exam.ok("realms", realms(&report.realms));
             }
-            check_clock(findings, report.latest);
+            check_clock(exam, report.latest);
         }
     }
     Ok(())
@@ -499,10 +514,10 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut Findings<'_>, latest: Option<Timestamp>) {
-    let CliContext { now, style, .. } = findings.context;
+fn check_clock(exam: &mut Examination<'_>, latest: Option<Timestamp>) {
+    let CliContext { now, style, .. } = exam.context;
     match latest {
-        Some(latest) if latest.since(*now) > MAX_CLOCK_SKEW => findings.problem(
+        Some(latest) if latest.since(*now) > MAX_CLOCK_SKEW => exam.problem(
             "clock",
             format!("a session was used {} in the future", HumanDuration(latest.since(*now))),
             &format!(
@@ -512,13 +527,13 @@ fn check_clock(findings: &mut Findings<'_>, latest: Option<Timestamp>) {
                 style.time(latest)
             ),
         ),
-        _ => findings.ok("clock", "no session is from the future"),
+        _ => exam.ok("clock", "no session is from the future"),
     }
 }
 
-fn check_configuration(findings: &mut Findings<'_>) {
-    let Some(review) = &findings.context.review else {
-        findings.note(
+fn check_configuration(exam: &mut Examination<'_>) {
+    let Some(review) = &exam.context.review else {
+        exam.note(
             "cookie",
             "not checked: its settings are in the application",
             "print SessionManager::review(), or offer `doctor` in the application's own program \
@@ -526,26 +541,26 @@ fn check_configuration(findings: &mut Findings<'_>) {
         );
         return;
     };
-    for (check, requirements, ok, remedy) in REVIEWED {
-        let unmet = || review.unmet().filter(|it| it.requirement.starts_with(requirements));
-        if unmet().next().is_none() {
-            findings.ok(check, ok);
+    for (area, check, ok, remedy) in REVIEWED {
+        let (met, unmet): (Vec<_>, Vec<_>) =
+            review.findings.iter().filter(|it| it.area == area).partition(|it| it.met);
+        if unmet.is_empty() && !met.is_empty() {
+            exam.ok(check, ok);
         }
-        for finding in unmet() {
+        for finding in unmet {
             let found = format!("{} is not met: {}", finding.requirement, finding.why);
-            findings.problem(check, found, remedy);
+            exam.problem(check, found, remedy);
         }
     }
 }
 
-/// What is checked of a review, by the beginning of the requirement's name. The others are choices
-/// of the application, such as the number of sessions of a user.
-const REVIEWED: [(&str, &str, &str, &str); 4] = [
-    ("cookie", "ASVS 3.3.", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
-    ("limits", "ASVS 7.3.", "sessions have both limits", "see Lifetime for the safe defaults"),
-    ("origins", "ASVS 3.5.", "requests of other origins are refused", "see CrossOrigin"),
+/// What is checked of a review. [`Area::Other`] contains choices of the application.
+const REVIEWED: [(Area, &str, &str, &str); 4] = [
+    (Area::Cookie, "cookie", "the cookie meets ASVS 5.0", "see CookieConfig for the safe defaults"),
+    (Area::Limits, "limits", "sessions have both limits", "see Lifetime for the safe defaults"),
+    (Area::Origins, "origins", "requests of other origins are refused", "see CrossOrigin"),
     (
-        "anonymous",
+        Area::Anonymous,
         "anonymous",
         "anonymous sessions are bounded",
         "see SessionManagerBuilder::anonymous_lifetime and max_anonymous",
@@ -556,7 +571,7 @@ fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Writ
     let problems = all.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
         let json = |DoctorFinding { check, severity, found, remedy }: &DoctorFinding| {
-            let severity = severity.name_colour_and_mark().0;
+            let severity = severity.name();
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
         let all: Vec<_> = all.iter().map(json).collect();
@@ -564,8 +579,8 @@ fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Writ
         writeln!(out, "{}", output::json(&answer))?;
     } else {
         for finding in all {
-            let (_, colour, mark) = finding.severity.name_colour_and_mark();
-            let mark = style.paint(colour, mark);
+            let severity = finding.severity;
+            let mark = style.paint(severity.colour(), &format!("{:<7}", severity.mark()));
             writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
             if let Some(remedy) = &finding.remedy {
                 writeln!(out, "{:20} -> {}", "", one_line(remedy))?;

@@ -21,6 +21,10 @@ pub(crate) const DAMAGED: &str = "stop the service, copy the file with its -wal 
 /// The remedy for a full disk.
 pub(crate) const FULL: &str = "free space on the disk, outside the database first";
 
+/// The remedy for tables that keep ended sessions.
+pub(crate) const REFERENCES: &str = "make the foreign key ON DELETE CASCADE (on id_hash ON UPDATE \
+                                     CASCADE too), or remove it; then `sweep`";
+
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.

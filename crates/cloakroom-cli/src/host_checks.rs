@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cloakroom::stores::sqlite::DatabaseInfo;
 
+use crate::paths::with_suffix;
 use crate::processes::ProcessInfo;
 
 /// Returns the free bytes of the file system of `path`, without those reserved for root, and its
@@ -100,17 +101,6 @@ pub(crate) fn permissions(info: &DatabaseInfo, processes: &[ProcessInfo]) -> Vec
         wrong.push(format!("{owner} cannot create -wal and -shm in {folder}, which has {mode}"));
     }
     wrong
-}
-
-/// Returns the folder of a file.
-pub(crate) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.to_owned().into_os_string();
-    path.push(suffix);
-    path.into()
 }
 
 /// Returns the files beside the database that a killed backup or restore has left behind.

@@ -54,6 +54,7 @@ mod error;
 mod generate;
 mod host_checks;
 mod output;
+mod paths;
 #[cfg(feature = "postgres")]
 mod pgpass;
 #[cfg(not(feature = "postgres"))]
@@ -74,6 +75,7 @@ mod stats;
 mod sweep;
 mod target;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -93,6 +95,8 @@ pub use target::Target;
 struct CliContext {
     /// The database; `None` if none was named, or for `copy`, which names two.
     database: Option<Database>,
+    /// Whether [`database`](Self::database) has checked it.
+    is_checked: Cell<bool>,
     options: StoreOptions,
     now: Timestamp,
     style: Style,
@@ -101,7 +105,18 @@ struct CliContext {
 }
 
 impl CliContext {
+    /// Returns the database, after a check that no process uses another file in its place.
     fn database(&self) -> CliResult<&Database> {
+        let database = self.database_unchecked()?;
+        if !self.is_checked.get() {
+            database.check_no_other_file_in_use()?;
+            self.is_checked.set(true);
+        }
+        Ok(database)
+    }
+
+    /// Returns the database for `doctor`, which reports what that check finds.
+    fn database_unchecked(&self) -> CliResult<&Database> {
         let make_error = || {
             CliError::usage(
                 "no database: give --db PATH or --store URL, or set CLOAKROOM_DB or \
@@ -111,7 +126,8 @@ impl CliContext {
         self.database.as_ref().ok_or_else(make_error)
     }
 
-    /// Returns the calls on the file. `instead` says what to do on another database.
+    /// Returns a handle for the operations on the file. `instead` says what to do on another
+    /// database.
     fn file(&self, instead: &str) -> CliResult<&SqliteFile> {
         let make_error = || CliError::usage(format!("this command is for SQLite files; {instead}"));
         self.database()?.file().ok_or_else(make_error)
@@ -168,7 +184,9 @@ fn run_all(
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = Database::of(target, &arguments).and_then(|database| {
         let options = arguments.options;
-        let context = CliContext { database, options, now: SystemClock.now(), style, review };
+        let is_checked = Cell::new(false);
+        let now = SystemClock.now();
+        let context = CliContext { database, is_checked, options, now, style, review };
         dispatch(&arguments.command, &context, &mut out)
             .map_err(|failure| failure.with_advice(context.database.as_ref()))
     });

@@ -1,9 +1,10 @@
-//! Output: times, counts, tables, colours, JSON; control characters in it are escaped.
+//! Output: times, counts, realms, tables, colours, JSON; control characters in it are escaped.
 
 use std::env;
 use std::io::{self, BufRead, Write};
 
 use cloakroom::clock::Timestamp;
+use cloakroom::id::Realm;
 use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 use console::Term;
 use indicatif::HumanCount;
@@ -51,56 +52,23 @@ pub(crate) fn one_line(text: &str) -> String {
 
 /// Returns JSON on one line, with control characters escaped.
 pub(crate) fn json(value: &Json) -> String {
-    json_text(&value.to_string(), false)
+    json_text(&value.to_string())
 }
 
-/// Formats JSON `text` anew, on one line or with a line for each value. Escapes control characters,
-/// which occur inside strings only, and leaves numbers as they were written.
-pub(crate) fn json_text(text: &str, pretty: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut depth = 0_usize;
-    // Whether an array or object has just begun: an empty one stays on its line.
-    let mut has_begun = false;
-    let mut in_string = false;
-    let mut is_escaped = false;
-    let line = |out: &mut String, depth: usize| {
-        if pretty {
-            out.push('\n');
-            // Deeper indentation would be mostly blanks.
-            (0..depth.min(100)).for_each(|_| out.push_str("  "));
-        }
-    };
+/// Returns JSON `text` on one line, with control characters escaped, which occur inside strings
+/// only. Leaves the rest as it was written.
+pub(crate) fn json_text(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if in_string {
-            if is_control(c) {
-                // All of them fit into the 16 bits of one escape.
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            } else {
-                out.push(c);
-            }
-            in_string = is_escaped || c != '"';
-            is_escaped = c == '\\' && !is_escaped;
-            continue;
-        }
-        if c.is_ascii_whitespace() {
-            continue;
-        }
-        let closes = matches!(c, ']' | '}');
-        depth = depth.saturating_sub(usize::from(closes));
-        if has_begun != closes {
-            line(&mut out, depth);
-        }
-        has_begun = matches!(c, '[' | '{');
-        depth += usize::from(has_begun);
-        in_string = c == '"';
-        out.push(c);
         match c {
-            ',' => line(&mut out, depth),
-            ':' if pretty => out.push(' '),
-            _ => {}
+            // Inside a string JSON has them as escapes.
+            '\t' | '\n' | '\r' => line.push(' '),
+            // All of them fit into the 16 bits of one escape.
+            c if is_control(c) => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => line.push(c),
         }
     }
-    out
+    line
 }
 
 /// Returns a time in JSON: RFC 3339 in UTC with milliseconds; null for the infinite future.
@@ -244,10 +212,27 @@ fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) 
 }
 
 /// Returns a number of sessions as text.
-pub(crate) fn count_of_sessions(count: u64) -> String {
+pub(crate) fn sessions_text(count: u64) -> String {
     match count {
         1 => "1 session".to_owned(),
         _ => format!("{} sessions", HumanCount(count)),
+    }
+}
+
+/// Returns the number of live sessions, or `None` if it is not known, as text.
+pub(crate) fn live_sessions_text(live: Option<u64>) -> String {
+    match live {
+        None => "all sessions".to_owned(),
+        Some(1) => "1 live session".to_owned(),
+        Some(live) => format!("{} live sessions", HumanCount(live)),
+    }
+}
+
+/// Returns the realms that a command acts on, as text.
+pub(crate) fn scope(realm: Option<&Realm>) -> String {
+    match realm {
+        Some(realm) => format!("in realm {}", realm.as_str()),
+        None => "in all realms".to_owned(),
     }
 }
 
@@ -287,15 +272,15 @@ mod tests {
     fn control_characters_are_escaped() {
         assert_eq!(one_line("a\u{1b}[2J\nb\u{9b}c\u{202e}é"), "a\\u{1b}[2J\\nb\\u{9b}c\\u{202e}é");
         let value = json!({ "a\u{9b}": ["\u{9b}\u{1b}\u{202e}\n\"\\", {}, [], [1, 2]] });
-        for pretty in [false, true] {
-            let text = json_text(&value.to_string(), pretty);
-            assert!(!text.chars().any(|c| is_control(c) && c != '\n'), "{text}");
+        for text in [value.to_string(), format!("{value:#}")] {
+            let text = json_text(&text);
+            assert!(!text.chars().any(is_control), "{text}");
             assert_eq!(serde_json::from_str::<Json>(&text).unwrap(), value);
         }
     }
 
     #[test]
-    fn json_is_laid_out_as_serde_json_does() {
+    fn json_stays_as_it_was_written() {
         for value in [
             json!(null),
             json!([]),
@@ -303,15 +288,10 @@ mod tests {
             json!([1, [], {}, [[2]], "[{,:\\\"]"]),
             json!({ "a": { "b": [1, 2], "c": {} }, "d": -1.5e300, "e:": "\\" }),
         ] {
-            assert_eq!(json_text(&format!("{value:#}"), false), value.to_string());
-            assert_eq!(json_text(&value.to_string(), true), format!("{value:#}"));
+            assert_eq!(json_text(&value.to_string()), value.to_string());
         }
-    }
-
-    #[test]
-    fn numbers_are_shown_as_they_are_stored() {
-        let text = "[340282366920938463463374607431768211455,1.10,-0,1e999]";
-        assert_eq!(json_text(text, false), text);
+        let numbers = "[340282366920938463463374607431768211455,1.10,-0,1e999]";
+        assert_eq!(json_text(numbers), numbers);
     }
 
     #[test]

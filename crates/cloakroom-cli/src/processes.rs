@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::host_checks::{folder, with_suffix};
+use crate::paths::{resolved, with_suffix};
 
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
 const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted database\" in \
@@ -26,7 +26,7 @@ pub(crate) struct ProcessInfo {
     /// The number of its effective user, if it is known.
     pub(crate) user: Option<u32>,
     /// Whether it has the database or its log open, and another file is in its place now.
-    is_outdated: bool,
+    has_replaced_file: bool,
     /// Another name by which it has the database open, with a log of its own.
     other_name: Option<PathBuf>,
     /// The size that its files may have, if there is a limit.
@@ -36,7 +36,7 @@ pub(crate) struct ProcessInfo {
 /// A file that a process has open.
 struct OpenFile {
     /// The path by which it was opened. Another file may be there now.
-    path: PathBuf,
+    opened_as: PathBuf,
     id: Option<(u64, u64)>,
 }
 
@@ -56,11 +56,12 @@ impl fmt::Display for ProcessInfo {
 /// Returns this process, and the others that have the database at `path` open, as far as this user
 /// may see them.
 pub(crate) fn processes(path: &Path) -> Vec<ProcessInfo> {
+    let path = &resolved(path).unwrap_or(path.to_owned());
     // A process can look outdated for a moment: while it opens or closes the database, and as the
     // child of another one, whose files it has open until it executes its program.
     for pause in [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200)] {
         let found = list(path);
-        if !found.iter().any(|process| process.is_outdated || process.other_name.is_some()) {
+        if !found.iter().any(|process| process.has_replaced_file || process.other_name.is_some()) {
             return found;
         }
         thread::sleep(pause);
@@ -90,38 +91,41 @@ fn process(id: u32, path: &Path) -> Option<ProcessInfo> {
             let link = fs::read_link(descriptor.path()).ok()?.into_os_string();
             let link = link.as_bytes();
             let path = OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link));
-            Some(OpenFile { path: path.into(), id: file_id(&descriptor.path()) })
+            Some(OpenFile { opened_as: path.into(), id: file_id(&descriptor.path()) })
         })
         .collect();
-    let has_our_path = |open: &&OpenFile| has_same_paths && (open.path == path || open.path == log);
+    let has_our_path =
+        |open: &&OpenFile| has_same_paths && (open.opened_as == path || open.opened_as == log);
     let is_database = |open: &OpenFile| open.id.is_some() && open.id == database;
     let has_database = id == std::process::id() || open_files.iter().any(is_database);
     if !has_database && !open_files.iter().any(|open| has_our_path(&open)) {
         return None;
     }
     // With its log open a process has the database open too, maybe under a new name.
-    let is_outdated = !has_database
-        || open_files.iter().filter(has_our_path).any(|open| open.id != file_id(&open.path));
+    let has_replaced_file = !has_database
+        || open_files.iter().filter(has_our_path).any(|open| open.id != file_id(&open.opened_as));
     let has_own_log = |path: &Path| {
         let own_log = with_suffix(path, "-wal");
-        open_files.iter().any(|open| open.path == own_log && open.id != file_id(&log))
+        open_files.iter().any(|open| open.opened_as == own_log && open.id != file_id(&log))
     };
     let others = open_files.iter().filter(|open| is_database(open) && !has_our_path(open));
-    let other_name = others.map(|open| open.path.clone()).find(|path| has_own_log(path));
+    let other_name = others.map(|open| open.opened_as.clone()).find(|path| has_own_log(path));
     let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
     let name = name.trim_end().to_owned();
     let user = user(&folder);
     let max_file_bytes = max_file_bytes(&folder);
-    Some(ProcessInfo { id, name, user, is_outdated, other_name, max_file_bytes })
+    Some(ProcessInfo { id, name, user, has_replaced_file, other_name, max_file_bytes })
 }
 
-/// Returns why the file at `path` is not what a running process uses, and the remedy: it was
+/// Returns why the file at `path` is not what one of these processes uses, and the remedy: it was
 /// deleted, moved or replaced, or the process has it open by another name.
-pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
+pub(crate) fn other_file_in_use(
+    path: &Path,
+    processes: &[ProcessInfo],
+) -> Option<(String, &'static str)> {
     let path = resolved(path)?;
-    let all = processes(&path);
-    let outdated = all.iter().filter(|process| process.is_outdated);
-    let names: Vec<_> = outdated.map(|process| process.to_string()).collect();
+    let holders = processes.iter().filter(|process| process.has_replaced_file);
+    let names: Vec<_> = holders.map(|process| process.to_string()).collect();
     let exists = fs::exists(&path).unwrap_or(true);
     let path = path.display();
     if !names.is_empty() {
@@ -135,22 +139,12 @@ pub(crate) fn conflict(path: &Path) -> Option<(String, &'static str)> {
         return Some((found, DELETED));
     }
     let (process, other) =
-        all.iter().find_map(|process| Some((process, process.other_name.as_ref()?)))?;
+        processes.iter().find_map(|process| Some((process, process.other_name.as_ref()?)))?;
     let other = other.display();
     let found = format!(
         "{path}: {process} uses it by another name or mount, {other}, with a log of its own"
     );
     Some((found, OTHER_NAME))
-}
-
-/// Returns the path without links, also of a missing file.
-fn resolved(path: &Path) -> Option<PathBuf> {
-    if let Ok(path) = fs::canonicalize(path) {
-        return Some(path);
-    }
-    // The target of a link to nothing.
-    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
-    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
 }
 
 /// Returns the device and inode number of a file.

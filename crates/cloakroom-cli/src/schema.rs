@@ -4,14 +4,13 @@ use std::io::{self, Write};
 
 use crate::CliContext;
 use crate::arguments::ConfirmArgs;
+use crate::database::count_live;
 use crate::error::CliResult;
 use crate::host_checks;
-use crate::output::{ask, count_of_sessions, one_line};
-use crate::sessions::{count_live, live_sessions, scope};
+use crate::output::{ask, live_sessions_text, one_line, scope, sessions_text};
 
 pub(crate) fn setup(keep_journal: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let database = context.database()?;
-    database.refuse_conflict()?;
     let is_set_up = database.pending_migrations().is_ok_and(|pending| pending.is_empty());
     if keep_journal {
         context.file("a database in PostgreSQL has no journal to keep")?;
@@ -58,14 +57,14 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
     ask(
         &format!(
             "This ends {} of {}, {}: all users have to sign in again.",
-            live_sessions(count_live(&*store, context, None)?),
+            live_sessions_text(count_live(&*store, None, context.now)?),
             store.description(),
             scope(None),
         ),
         args.yes,
     )?;
     let ended = store.clear()?;
-    Ok(writeln!(out, "ended {} {}, expired ones included", count_of_sessions(ended), scope(None))?)
+    Ok(writeln!(out, "ended {} {}, expired ones included", sessions_text(ended), scope(None))?)
 }
 
 pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
@@ -80,7 +79,7 @@ pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn W
         &format!(
             "This removes {} with {}; a running service fails until `setup` is run. {others}",
             store.description(),
-            live_sessions(count_live(&*store, context, None)?),
+            live_sessions_text(count_live(&*store, None, context.now)?),
         ),
         args.yes,
     )?;

@@ -3,7 +3,7 @@
 use cloakroom::stores::postgres::DatabaseServer;
 use indicatif::{HumanBytes, HumanCount};
 
-use crate::doctor::Findings;
+use crate::doctor::Examination;
 
 /// The largest difference to the server's clock that is no problem. A machine that is further ahead
 /// does not sweep.
@@ -13,123 +13,123 @@ const MAX_CLOCK_SKEW_MILLIS: i64 = 5_000;
 const MAX_DEAD_ROWS: u64 = 10_000;
 
 /// Checks the server and the tables. Returns whether the sessions can be read.
-pub(crate) fn check(findings: &mut Findings<'_>, info: &DatabaseServer) -> bool {
-    findings.ok("server", format!("{}, PostgreSQL {}", info.server, info.version));
+pub(crate) fn check(exam: &mut Examination<'_>, info: &DatabaseServer) -> bool {
+    exam.ok("server", format!("{}, PostgreSQL {}", info.server, info.version));
     if info.is_encrypted {
-        findings.ok("encryption", "the connection is encrypted");
+        exam.ok("encryption", "the connection is encrypted");
     } else if info.is_remote {
-        findings.problem(
+        exam.problem(
             "encryption",
             "the connection crosses a network and is not encrypted",
             "give --root-certificates (PGSSLROOTCERT) here and `root_certificates` in the service, \
              or use a tunnel",
         );
     } else {
-        findings.ok("encryption", "the server is on this machine");
+        exam.ok("encryption", "the server is on this machine");
     }
     if info.is_read_only {
-        findings.problem(
+        exam.problem(
             "access",
             "the server is a replica, or its transactions only read",
             "use the primary: its URL, or several hosts with target_session_attrs=read-write",
         );
     } else {
-        findings.ok("access", "the server can be written");
+        exam.ok("access", "the server can be written");
     }
-    let is_set_up = check_tables(findings, info);
+    let is_set_up = check_tables(exam, info);
     if info.missing_rights.is_empty() {
-        findings.ok("rights", format!("{} has all that the service needs", info.user));
+        exam.ok("rights", format!("{} has all that the service needs", info.user));
     } else {
-        findings.problem(
+        exam.problem(
             "rights",
             format!("{} has not: {}", info.user, info.missing_rights.join(", ")),
             "GRANT them to the service's user; if that is another one, connect as it",
         );
     }
     if info.foreign_objects.is_empty() {
-        findings.ok("objects", "no trigger, rule or policy is on the tables");
+        exam.ok("objects", "no trigger, rule or policy is on the tables");
     } else {
-        findings.problem(
+        exam.problem(
             "objects",
             info.foreign_objects.join(", "),
             "examine and drop them: they run with every change, can keep or bring back ended \
              sessions, and hide live ones; a foreign key needs ON DELETE CASCADE",
         );
     }
-    check_server(findings, info);
+    check_server(exam, info);
     is_set_up && !info.missing_rights.iter().any(|right| right.starts_with("SELECT"))
 }
 
-fn check_tables(findings: &mut Findings<'_>, info: &DatabaseServer) -> bool {
+fn check_tables(exam: &mut Examination<'_>, info: &DatabaseServer) -> bool {
     match &info.schema_version {
         Ok(version) if *version == info.newest_schema => {
             let schema = &info.schema;
             let table = &info.table;
             let bytes = HumanBytes(info.bytes);
-            findings.ok("tables", format!("{schema}.{table}, schema version {version}, {bytes}"));
+            exam.ok("tables", format!("{schema}.{table}, schema version {version}, {bytes}"));
             return true;
         }
-        Ok(0) => findings.problem(
+        Ok(0) => exam.problem(
             "tables",
             format!("there is no table {} in the schema {}", info.table, info.schema),
             "check the URL, --schema and --table; run `setup`",
         ),
-        Ok(version) => findings.old_schema(*version, info.newest_schema),
-        Err(error) => findings.failed("tables", error),
+        Ok(version) => exam.old_schema(*version, info.newest_schema),
+        Err(error) => exam.failed("tables", error),
     }
     false
 }
 
-fn check_server(findings: &mut Findings<'_>, info: &DatabaseServer) {
+fn check_server(exam: &mut Examination<'_>, info: &DatabaseServer) {
     if info.has_fsync {
-        findings.ok("fsync", "on");
+        exam.ok("fsync", "on");
     } else {
-        findings.problem(
+        exam.problem(
             "fsync",
             "off: a crash of the server's machine can damage the database",
             "set fsync = on",
         );
     }
     if info.synchronous_commit == "off" {
-        findings.note(
+        exam.note(
             "durability",
             "synchronous_commit = off: a crash of the server loses the last changes of programs \
              that do not set it themselves, as cloakroom does",
             "set synchronous_commit = on, unless your own tables may lose changes",
         );
     } else {
-        findings.ok("durability", format!("synchronous_commit = {}", info.synchronous_commit));
+        exam.ok("durability", format!("synchronous_commit = {}", info.synchronous_commit));
     }
     let dead = HumanCount(info.dead_rows);
     let live = HumanCount(info.live_rows);
     let found = format!("{dead} dead rows beside {live} live ones");
     if !info.has_autovacuum {
-        findings.problem(
+        exam.problem(
             "vacuum",
             format!("autovacuum is off; {found}"),
             "set autovacuum = on, for the table too (ALTER TABLE … RESET (autovacuum_enabled)): \
              every change leaves a dead row",
         );
     } else if info.dead_rows > info.live_rows.max(MAX_DEAD_ROWS) {
-        findings.problem(
+        exam.problem(
             "vacuum",
             found,
             "autovacuum removes them within minutes; if they stay, end long transactions \
              (`pg_stat_activity`), VACUUM the table, and lower its autovacuum_vacuum_scale_factor",
         );
     } else {
-        findings.ok("vacuum", found);
+        exam.ok("vacuum", found);
     }
     if info.clock_ahead.abs() > MAX_CLOCK_SKEW_MILLIS {
         let seconds = info.clock_ahead.abs() / 1000;
         let way = if info.clock_ahead > 0 { "ahead" } else { "behind" };
-        findings.problem(
+        exam.problem(
             "server clock",
             format!("the clock of this machine is {seconds} s {way} of the server's"),
             "correct the clocks (NTP): limits depend on them, and a machine that is ahead does not \
              sweep",
         );
     } else {
-        findings.ok("server clock", "agrees with this machine's");
+        exam.ok("server clock", "agrees with this machine's");
     }
 }

@@ -1,19 +1,20 @@
-//! The commands `list`, `show` and `revoke`, and the number and realms of sessions for the others.
+//! The commands `list`, `show` and `revoke`.
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use cloakroom::ErrorKind;
 use cloakroom::id::{IdpSessionId, Realm, UserKey};
 use cloakroom::list::{Client, Page, SessionFilter, Summary};
 use cloakroom::stores::admin::{Admin, SessionDetails};
-use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 
 use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
+use crate::database::count_live;
 use crate::error::{CliError, CliResult};
-use crate::output::{self, PagedTable, ask, count_of_sessions, json_time, one_line};
+use crate::output::{
+    self, PagedTable, Style, ask, json_time, live_sessions_text, one_line, scope, sessions_text,
+};
 
 /// The number of sessions that are read and printed at a time, so that a long list needs little
 /// memory and no long read transaction.
@@ -34,9 +35,10 @@ pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -
     let mut printer = if args.json {
         Printer::Json { any: false }
     } else {
-        let shows_realm = realm.is_none();
-        let header = columns(HEADER.to_vec(), shows_realm);
-        Printer::Table { table: context.style.table(header), shows_realm }
+        let is_shown = |(name, _): &Column| *name != REALM || realm.is_none();
+        let columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
+        let header = columns.iter().map(|(name, _)| *name).collect();
+        Printer::Table { table: context.style.table(header), columns }
     };
     let mut left = args.limit.get();
     let mut last = None;
@@ -129,28 +131,44 @@ fn nothing_in(message: &str, realm: Option<&Realm>, store: &dyn Admin) -> CliRes
     }))
 }
 
-const HEADER: [&str; 9] =
-    ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+/// A column of a list: its name, and the text of its cell in the row of a session.
+type Column = (&'static str, fn(&Summary, &Style) -> String);
 
-/// Returns the columns of a row, without the realm if all sessions are of one.
-fn columns<T>(mut row: Vec<T>, shows_realm: bool) -> Vec<T> {
-    if !shows_realm {
-        row.remove(2);
-    }
-    row
-}
+const COLUMNS: [Column; 9] = [
+    ("PUBLIC_ID", |session, _| session.public_id.to_string()),
+    ("USER", |session, _| session.user.as_ref().map_or("-", UserKey::as_str).to_owned()),
+    (REALM, |session, _| session.realm.as_str().to_owned()),
+    ("CREATED", |session, style| style.time(session.created)),
+    ("SEEN", |session, style| style.time(session.seen)),
+    ("DEADLINE", |session, style| style.time(session.deadline)),
+    ("ADDRESS", |session, _| {
+        let address = session.client.as_ref().and_then(|client| client.address);
+        address.map_or("-".to_owned(), |address| address.to_string())
+    }),
+    ("BYTES", |session, _| session.bytes.to_string()),
+    ("AGENT", |session, _| {
+        let agent = session.client.as_ref().and_then(|client| client.user_agent.as_deref());
+        // `show` prints the whole user agent.
+        agent.unwrap_or("-").chars().take(40).collect()
+    }),
+];
+
+/// The column that is left out if all sessions are of one realm.
+const REALM: &str = "REALM";
 
 /// The output of a list, page by page.
 enum Printer {
     Json { any: bool },
-    Table { table: PagedTable, shows_realm: bool },
+    Table { table: PagedTable, columns: Vec<Column> },
 }
 
 impl Printer {
     fn page(&mut self, page: &[Summary], context: &CliContext, out: &mut dyn Write) -> CliResult {
         match self {
-            Printer::Table { table, shows_realm } => {
-                let row = |summary| row(summary, *shows_realm, context);
+            Printer::Table { table, columns } => {
+                let row = |summary: &Summary| {
+                    columns.iter().map(|(_, cell)| cell(summary, &context.style)).collect()
+                };
                 let rows: Vec<_> = page.iter().map(row).collect();
                 write!(out, "{}", table.page(&rows))?;
             }
@@ -176,27 +194,6 @@ impl Printer {
         }
         Ok(())
     }
-}
-
-fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String> {
-    let style = &context.style;
-    let client = summary.client.as_ref();
-    let address = client.and_then(|client| client.address);
-    let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
-    // `show` prints the whole user agent.
-    let short: String = agent.chars().take(40).collect();
-    let row = vec![
-        summary.public_id.to_string(),
-        summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
-        summary.realm.as_str().to_owned(),
-        style.time(summary.created),
-        style.time(summary.seen),
-        style.time(summary.deadline),
-        address.map_or("-".to_owned(), |address| address.to_string()),
-        summary.bytes.to_string(),
-        short,
-    ];
-    columns(row, shows_realm)
 }
 
 fn summary_json(summary: &Summary) -> Json {
@@ -238,16 +235,15 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
             answer.insert("revision".to_owned(), json!(revision));
             answer.insert("undecodable".to_owned(), json!(undecodable));
         }
-        let answer = output::json(&answer);
-        match answer.strip_suffix('}') {
+        let mut answer = output::json(&answer);
+        if args.data {
             // The data is printed as it is stored: JSON numbers can exceed every Rust type.
-            Some(answer) if args.data => {
-                let data = output::json_text(data.unwrap_or("null"), false);
-                writeln!(out, "{answer},\"data\":{data}}}")?;
-            }
-            _ => writeln!(out, "{answer}")?,
+            let data = output::json_text(data.unwrap_or("null"));
+            // The closing brace, which comes after the data.
+            answer.pop();
+            answer.push_str(&format!(",\"data\":{data}}}"));
         }
-        return Ok(());
+        return Ok(writeln!(out, "{answer}")?);
     }
     let style = &context.style;
     let mut line = |name: &str, value: &str| writeln!(out, "{}", style.line(13, name, value));
@@ -273,7 +269,7 @@ pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -
         line("undecodable", &why)?;
     }
     if let Some(data) = data {
-        writeln!(out, "{}", output::json_text(data, true))?;
+        writeln!(out, "{}", output::json_text(data))?;
     }
     Ok(())
 }
@@ -284,17 +280,17 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
     let realm = args.realm.as_ref();
     let scope = scope(realm);
     if args.all {
-        let live = count_live(store, context, realm)?;
+        let live = count_live(store, realm, context.now)?;
         if realm.is_some() && live == Some(0) {
             return nothing_in("there is no live session", realm, store);
         }
-        let live = live_sessions(live);
+        let live = live_sessions_text(live);
         let name = store.description();
         let who = if realm.is_some() { "its users" } else { "all users" };
         let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
         ask(&about, args.yes)?;
         let ended = store.session_index().revoke_everyone(realm, now)?;
-        return Ok(writeln!(out, "ended {} {}", count_of_sessions(ended), one_line(&scope))?);
+        return Ok(writeln!(out, "ended {} {}", sessions_text(ended), one_line(&scope))?);
     }
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
@@ -320,46 +316,11 @@ pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Writ
     if ended == 0 {
         return nothing_in(&nothing, realm, store);
     }
-    let ended = count_of_sessions(ended);
+    let ended = sessions_text(ended);
     match which {
         // One session is of one realm, so that its name adds nothing.
         SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,
         _ => writeln!(out, "ended {ended} {}", one_line(&scope))?,
     }
     Ok(())
-}
-
-/// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
-/// count; it can be emptied nevertheless.
-pub(crate) fn count_live(
-    store: &dyn Admin,
-    context: &CliContext,
-    realm: Option<&Realm>,
-) -> CliResult<Option<u64>> {
-    let live = match realm {
-        Some(realm) => store.count_in_realm(realm, context.now),
-        None => store.session_index().stats(context.now).map(|stats| stats.live),
-    };
-    match live {
-        Ok(live) => Ok(Some(live)),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns the result of [`count_live`] as text.
-pub(crate) fn live_sessions(live: Option<u64>) -> String {
-    match live {
-        None => "all sessions".to_owned(),
-        Some(1) => "1 live session".to_owned(),
-        Some(live) => format!("{} live sessions", HumanCount(live)),
-    }
-}
-
-/// Returns the realms that a command acts on, as text.
-pub(crate) fn scope(realm: Option<&Realm>) -> String {
-    match realm {
-        Some(realm) => format!("in realm {}", realm.as_str()),
-        None => "in all realms".to_owned(),
-    }
 }

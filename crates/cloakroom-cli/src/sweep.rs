@@ -5,9 +5,8 @@ use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 
 use crate::CliContext;
-use crate::doctor::REFERENCES;
-use crate::error::{CliError, CliResult};
-use crate::output::count_of_sessions;
+use crate::error::{CliError, CliResult, REFERENCES};
+use crate::output::sessions_text;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
@@ -25,16 +24,16 @@ pub(crate) fn sweep(
     bar.finish_and_clear();
     match ended {
         Ok(ControlFlow::Continue(ended)) => {
-            writeln!(out, "swept {}", count_of_sessions(ended))?;
+            writeln!(out, "swept {}", sessions_text(ended))?;
             if ended < limit { report_kept(context) } else { Ok(()) }
         }
         Ok(ControlFlow::Break(())) => {
-            let swept = count_of_sessions(swept);
+            let swept = sessions_text(swept);
             Err(CliError::interrupted(format!("swept {swept} until then")))
         }
         Err(error) => {
             if swept > 0 {
-                writeln!(out, "swept {}", count_of_sessions(swept))?;
+                writeln!(out, "swept {}", sessions_text(swept))?;
             }
             Err(error.into())
         }
@@ -52,7 +51,7 @@ fn report_kept(context: &CliContext) -> CliResult {
         0 => Ok(()),
         kept => Err(CliError::new(format!(
             "{} ended and cannot be removed, since rows of {} reference them; {REFERENCES}",
-            count_of_sessions(kept),
+            sessions_text(kept),
             tables.join(", ")
         ))),
     }

@@ -1,6 +1,4 @@
 //! The circuit breaker of a shard of the cache.
-//!
-//! Uses no cache itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -306,10 +306,11 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let inner = &self.0;
         inner.begin_call(now)?;
-        // `in_flight` is read before the breaker. In the other order a change could fail its
-        // invalidation between the two reads: the breaker would still look closed, no change would
-        // be in flight, and the old entry would be served.
-        let is_changing = inner.in_flight.is_active();
+        // Before the breaker is read: a change whose invalidation fails opens the breaker before it
+        // ends, so one of the two keeps this load from the old entry.
+        if inner.in_flight.is_active() {
+            return inner.backing.load(id_hash, now);
+        }
         let CacheUse::Full(identity) = inner.check_version(now) else {
             return inner.backing.load(id_hash, now);
         };
@@ -317,9 +318,6 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let shard = inner.cache.shard_of(&key);
         if !inner.circuit_breakers.get(shard).is_some_and(|breaker| breaker.is_closed()) {
             inner.probe_if_due(shard, now);
-            return inner.backing.load(id_hash, now);
-        }
-        if is_changing {
             return inner.backing.load(id_hash, now);
         }
         let lease = match inner.fetch(&key, now) {

@@ -118,8 +118,8 @@ impl LastRead {
         result: Result<StoreVersion>,
         usable_for: Duration,
     ) -> bool {
-        // A failure may have taken long. The callers that waited for it do not try again; the next
-        // one does.
+        // A failure may have taken long. The next read is due only for callers with a later `now`
+        // than those that waited for this one.
         let interval = if result.is_ok() { READ_INTERVAL } else { READ_INTERVAL.max(duration) };
         self.due_from = now + interval;
         let before = self.version;

@@ -372,9 +372,7 @@ impl Store for MemoryStore {
         let expired: Vec<EndedSession> =
             expired.map(|(id_hash, row)| EndedSession::expired(*id_hash, &row.record)).collect();
         sessions.remove_all(&ids_of(&expired));
-        let report =
-            RemovalReport::new(expired.len(), monotonic_now().saturating_duration_since(began));
-        Ok(report.with_user_sessions(expired))
+        Ok(RemovalReport::since(began, expired.len()).with_user_sessions(expired))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -486,7 +484,7 @@ impl SessionIndex for MemoryStore {
             }
         }
         let removed = before - sessions.rows.len();
-        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
+        Ok(RemovalReport::since(began, removed))
     }
 }
 

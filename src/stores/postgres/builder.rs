@@ -1,6 +1,4 @@
 //! The builder of a [`PostgresStore`]: settings, and opening.
-//!
-//! Uses `pool`, `migrate` and `store`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -11,9 +9,9 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::postgres::connection::SqlSettings;
+use crate::stores::postgres::connection::{CallTime, SqlSettings};
 use crate::stores::postgres::migrate;
-use crate::stores::postgres::pool::{BULK_FACTOR, CallTime, ConnectionPool, PoolSettings};
+use crate::stores::postgres::pool::{ConnectionPool, PoolSettings};
 use crate::stores::postgres::sql::{
     AdvisoryLocks, Statements, TableNames, validate_schema, validate_table,
 };
@@ -192,11 +190,7 @@ impl PostgresStoreBuilder {
         let server = self.server()?;
         let sql = Statements::new(&names);
         let locks = AdvisoryLocks::new(&names);
-        let migrated_from =
-            pool.call_within(CallTime::Bulk, migrate::OPERATION, async |trips| {
-                migrate::set_up(trips, &names, &sql, &locks, self.migrate).await
-            })?;
-        if let Some(from) = migrated_from {
+        if let Some(from) = migrate::set_up(&pool, &names, &sql, &locks, self.migrate)? {
             let to = migrate::newest();
             self.events.raise(&Event::Migrated { table: &self.table, from, to });
         }
@@ -239,21 +233,19 @@ impl PostgresStoreBuilder {
         Ok(PoolSettings {
             config,
             tls: connector(self.root_certificates.as_deref())?,
-            sql: self.sql_settings(1),
-            bulk_sql: self.sql_settings(BULK_FACTOR),
+            sql: self.sql_settings(),
             connections: self.connections,
             connect_timeout: self.connect_timeout,
             call_timeout: self.call_timeout,
         })
     }
 
-    /// Makes the settings for calls with a timeout of `factor` times the usual one.
-    fn sql_settings(&self, factor: u32) -> SqlSettings {
-        let statement = (self.actual_statement_timeout() * factor).as_millis();
-        // A machine that stops within a transaction, as a suspended one does, must not keep rows
-        // locked.
-        let idle = (self.call_timeout * factor).as_millis();
-        let timeouts = |scope| {
+    fn sql_settings(&self) -> SqlSettings {
+        let timeouts = |scope, time: CallTime| {
+            let statement = (self.actual_statement_timeout() * time.factor()).as_millis();
+            // A machine that stops within a transaction, as a suspended one does, must not keep
+            // rows locked.
+            let idle = (self.call_timeout * time.factor()).as_millis();
             format!(
                 "SET {scope} statement_timeout = {statement}; \
                  SET {scope} idle_in_transaction_session_timeout = {idle}"
@@ -271,23 +263,16 @@ impl PostgresStoreBuilder {
         };
         // The guarantees need no stricter isolation than this; a database may have another default.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        match (self.pooler, factor) {
-            (true, _) => SqlSettings {
-                on_connect: String::new(),
-                begin: format!("{begin}; {}; {}", timeouts("LOCAL"), durable(true)),
-                prepares: false,
-            },
-            (false, 1) => SqlSettings {
-                on_connect: format!("{}; {}", timeouts("SESSION"), durable(false)),
-                begin: begin.to_owned(),
-                prepares: true,
-            },
-            (false, _) => SqlSettings {
-                on_connect: String::new(),
-                begin: format!("{begin}; {}", timeouts("LOCAL")),
-                prepares: true,
-            },
-        }
+        let begin_with_settings =
+            |time| format!("{begin}; {}; {}", timeouts("LOCAL", time), durable(true));
+        let (on_connect, begin) = if self.pooler {
+            (String::new(), begin_with_settings(CallTime::Normal))
+        } else {
+            let session = format!("{}; {}", timeouts("SESSION", CallTime::Normal), durable(false));
+            (session, begin.to_owned())
+        };
+        let begin_bulk = begin_with_settings(CallTime::Bulk);
+        SqlSettings { on_connect, begin, begin_bulk, is_pooled: self.pooler }
     }
 
     /// Returns the statement timeout, or its default.

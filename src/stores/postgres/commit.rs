@@ -1,8 +1,6 @@
 //! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
 //! and the second one writes and commits. A creation, and a merge of data into a session that the
 //! request has loaded, need one trip.
-//!
-//! Uses `sql` and `row`.
 
 use tokio_postgres::Row;
 
@@ -106,7 +104,7 @@ pub(super) async fn apply(
     Ok(decision.into_answer(ended, Vec::new()))
 }
 
-/// Stores the session if `loaded`, from which it was computed, is unchanged. Returns whether so.
+/// Stores `session` if the stored one still equals `loaded`. Returns whether it did.
 async fn update_loaded(
     loaded: &LiveSession,
     session: &LiveSession,
@@ -166,8 +164,8 @@ async fn lock(
     }
     let lock = || Query::new(&sql.lock, [presented.as_bytes().into()]);
     let replaced_of = || Query::new(&sql.replaced_of, [presented.as_bytes().into()]);
-    // The session comes after the user's other ones: what is found then is at least as new as they
-    // are.
+    // Locks the user's other sessions first. Each statement has its own snapshot, so the session is
+    // never read in an older state than they are.
     let queries = [sign_in_lock, of_user, Some(lock()), Some(replaced_of()), is_taken];
     let [_, of_user, mut locked, mut replaced, taken] = trips.begin(queries).await?;
     while locked.is_empty() && !replaced.is_empty() {

@@ -23,6 +23,25 @@ use crate::stores::postgres::error::{CallFailure, ends_connection, error_of, is_
 use crate::stores::postgres::hosts;
 use crate::stores::postgres::tls::TlsConnector;
 
+/// The time that a call and each of its statements may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallTime {
+    /// The call timeout and the statement timeout.
+    Normal,
+    /// Twelve times as long, for a call that reads or ends all sessions, or changes the tables. All
+    /// its statements are in transactions, which begin with these timeouts.
+    Bulk,
+}
+
+impl CallTime {
+    pub(super) fn factor(self) -> u32 {
+        match self {
+            CallTime::Normal => 1,
+            CallTime::Bulk => 12,
+        }
+    }
+}
+
 /// How statements are sent.
 #[derive(Clone, Debug)]
 pub(super) struct SqlSettings {
@@ -30,9 +49,11 @@ pub(super) struct SqlSettings {
     pub(super) on_connect: String,
     /// Begins a transaction.
     pub(super) begin: String,
-    /// Whether statements are prepared once per connection. A pooler that gives each transaction
-    /// another connection does not allow that.
-    pub(super) prepares: bool,
+    /// Begins one of a bulk call, with its timeouts.
+    pub(super) begin_bulk: String,
+    /// Whether a pooler may give each transaction another connection. If so, the settings are in
+    /// each transaction, and no statement is prepared.
+    pub(super) is_pooled: bool,
 }
 
 /// A connection with its runtime and its prepared statements.
@@ -54,8 +75,8 @@ impl SocketIo {
     async fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
-            // Answers come before the work that waits for them. What the work sends needs no
-            // waker, because it is written below.
+            // Reads the answers first, so that `work` finds them. This poll needs no waker: the
+            // second one registers it, and writes what `work` has sent.
             self.poll(&mut Context::from_waker(Waker::noop()));
             let done = work.as_mut().poll(context);
             if done.is_pending() {
@@ -146,12 +167,13 @@ impl PostgresConnection {
     pub(super) fn attempt<T>(
         &mut self,
         settings: &SqlSettings,
+        time: CallTime,
         deadline: Instant,
         is_new: bool,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> (Result<T, FailedAttempt>, bool) {
         let PostgresConnection { client, io, statements, runtime } = self;
-        let mut trips = Trips { client, statements, settings, is_new, state: TxState::None };
+        let mut trips = Trips { client, statements, settings, time, is_new, state: TxState::None };
         let call = async {
             let result = work(&mut trips).await;
             (result, trips.roll_back().await)
@@ -177,6 +199,7 @@ pub(super) struct Trips<'c> {
     client: &'c Client,
     statements: &'c mut HashMap<String, Statement>,
     settings: &'c SqlSettings,
+    time: CallTime,
     /// Whether the connection was opened for this call.
     is_new: bool,
     state: TxState,
@@ -244,11 +267,11 @@ impl Trips<'_> {
 
     /// Executes this statement as a transaction of its own, in one trip.
     pub(super) async fn write(&mut self, query: Query<'_>) -> Result<Vec<Row>, CallFailure> {
-        // Behind a pooler the beginning of a transaction has the settings.
-        let (begins, end) = if self.settings.prepares {
-            (false, TripEnd::Autocommit)
-        } else {
+        // Behind a pooler, and in a bulk call, the beginning of a transaction has the settings.
+        let (begins, end) = if self.settings.is_pooled || self.time == CallTime::Bulk {
             (true, TripEnd::Commit)
+        } else {
+            (false, TripEnd::Autocommit)
         };
         Ok(self.send(begins, vec![query], end).await?.pop().unwrap_or_default())
     }
@@ -258,7 +281,8 @@ impl Trips<'_> {
         Ok(self.client.batch_execute(sql).await?)
     }
 
-    /// Sends statements in one trip, with a beginning and a commit where they are wanted.
+    /// Sends statements in one trip, with a beginning and a commit where they are wanted. In a bulk
+    /// call it begins a transaction unless one is open.
     async fn send(&mut self, begins: bool, queries: Vec<Query<'_>>, end: TripEnd) -> TripAnswers {
         let commits = end != TripEnd::NoCommit;
         let mut statements = Vec::with_capacity(queries.len());
@@ -280,8 +304,12 @@ impl Trips<'_> {
             Box::pin(async move { client.batch_execute(sql).await.map(|()| None) })
         };
         let mut steps: Vec<TripStep<'_>> = Vec::with_capacity(queries.len() + 2);
-        if begins {
-            steps.push(control(&settings.begin));
+        let begin = match self.time {
+            CallTime::Normal => &settings.begin,
+            CallTime::Bulk => &settings.begin_bulk,
+        };
+        if (begins || self.time == CallTime::Bulk) && self.state == TxState::None {
+            steps.push(control(begin));
             self.state = TxState::Open;
         }
         for (query, statement) in queries.iter().zip(&statements) {
@@ -308,7 +336,7 @@ impl Trips<'_> {
                     // | fatal, at the commit       | unknown                                   |
                     // | fatal, perhaps of a pooler | unknown: the pooler has lost the server   |
                     // | no answer of the server    | unknown                                   |
-                    let may_follow_commit = is_commit || !settings.prepares || is_of_pooler(&error);
+                    let may_follow_commit = is_commit || settings.is_pooled || is_of_pooler(&error);
                     let is_known = error.as_db_error().is_some()
                         && !(may_follow_commit && ends_connection(&error));
                     if commits && is_known {
@@ -326,7 +354,7 @@ impl Trips<'_> {
 
     /// Returns the prepared statement; `None` if statements are not prepared.
     async fn prepared(&mut self, query: &Query<'_>) -> Result<Option<Statement>, CallFailure> {
-        if !self.settings.prepares {
+        if self.settings.is_pooled {
             return Ok(None);
         }
         if let Some(statement) = self.statements.get(query.sql) {

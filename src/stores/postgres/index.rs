@@ -1,6 +1,4 @@
 //! Lists, revocations and counts.
-//!
-//! Uses `store` and `sql`.
 
 use std::num::NonZeroUsize;
 
@@ -12,9 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
-use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::connection::{CallTime, Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
@@ -161,7 +158,7 @@ impl SessionIndex for PostgresInner {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
             let params = [realm.as_str().into(), keep.into(), limit.into()];
-            let [rows] = trips.begin([Query::new(&self.sql.idle_anonymous, params)]).await?;
+            let rows = trips.query(Query::new(&self.sql.idle_anonymous, params)).await?;
             Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })
     }
@@ -174,13 +171,12 @@ impl SessionIndex for PostgresInner {
             let end = Query::new(&self.sql.end_anonymous, params);
             Ok(trips.write(end).await?.len())
         })?;
-        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
+        Ok(RemovalReport::since(began, removed))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         self.pool.call_within(CallTime::Bulk, "count sessions", async |trips| {
-            let stats = Query::new(&self.sql.stats, [now.as_millis().into()]);
-            let [rows] = trips.begin([stats]).await?;
+            let rows = trips.query(Query::new(&self.sql.stats, [now.as_millis().into()])).await?;
             let row = rows.first();
             let time = |column| -> Result<Option<Timestamp>> {
                 let Some(row) = row else { return Ok(None) };

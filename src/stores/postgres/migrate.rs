@@ -1,14 +1,14 @@
 //! Creates the tables, and migrates them to this version's schema.
 //!
 //! A migration is one transaction that holds an advisory lock, so many processes may start at once.
-//! Uses `sql`.
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::admin::PendingMigration;
 use crate::stores::migration::{self, APPLIED_BY, HISTORY, Migration};
-use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::connection::{CallTime, Param, Query, Trips};
 use crate::stores::postgres::error::{CallFailure, kind};
+use crate::stores::postgres::pool::ConnectionPool;
 use crate::stores::postgres::row::get;
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 
@@ -48,32 +48,37 @@ pub(super) async fn current_schema(trips: &mut Trips<'_>) -> Result<String, Call
 
 /// Creates or migrates the tables if necessary. Returns the previous version if it has changed
 /// anything.
-pub(super) async fn set_up(
-    trips: &mut Trips<'_>,
+pub(super) fn set_up(
+    pool: &ConnectionPool,
     names: &TableNames,
     sql: &Statements,
     locks: &AdvisoryLocks,
     migrates: bool,
-) -> Result<Option<u32>, CallFailure> {
-    refuse_other_encodings(trips).await?;
-    let from = version(trips, names).await?;
+) -> Result<Option<u32>> {
+    let from = pool.call(OPERATION, async |trips| {
+        refuse_other_encodings(trips).await?;
+        version(trips, names).await
+    })?;
     if from != newest() && !migrates {
         let table = format!("{} in the schema {}", names.table, names.schema);
-        return Err(migration::not_set_up(MIGRATIONS, from, &table).into());
+        return Err(migration::not_set_up(MIGRATIONS, from, &table));
     }
     let mut migrated_from = None;
     if from != newest() {
-        let lock = Query::new(&sql.exclusive_lock, [locks.migration.into()]);
-        trips.begin([lock]).await?;
-        // Another process may have migrated while this one waited for the lock.
-        let from = version(trips, names).await?;
-        if from != newest() {
+        migrated_from = pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
+            let lock = Query::new(&sql.exclusive_lock, [locks.migration.into()]);
+            trips.begin([lock]).await?;
+            // Another process may have migrated while this one waited for the lock.
+            let from = version(trips, names).await?;
+            if from == newest() {
+                return Ok(None);
+            }
             apply(trips, names, from).await?;
-            migrated_from = Some(from);
-        }
-        trips.commit(Vec::new()).await?;
+            trips.commit(Vec::new()).await?;
+            Ok(Some(from))
+        })?;
     }
-    refuse_other_columns(trips, sql).await?;
+    pool.call(OPERATION, async |trips| refuse_other_columns(trips, sql).await)?;
     Ok(migrated_from)
 }
 

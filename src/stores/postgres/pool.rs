@@ -14,7 +14,9 @@ use tokio_postgres::Config;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::stores::postgres::connection::{FailedAttempt, PostgresConnection, SqlSettings, Trips};
+use crate::stores::postgres::connection::{
+    CallTime, FailedAttempt, PostgresConnection, SqlSettings, Trips,
+};
 use crate::stores::postgres::error::{CallFailure, error_of};
 use crate::stores::postgres::tls::TlsConnector;
 use crate::stores::slots::SlotPool;
@@ -30,24 +32,10 @@ pub(super) struct PoolSettings {
     pub(super) config: Config,
     pub(super) tls: TlsConnector,
     pub(super) sql: SqlSettings,
-    /// For calls of [`CallTime::Bulk`].
-    pub(super) bulk_sql: SqlSettings,
     pub(super) connections: u32,
     pub(super) connect_timeout: Duration,
     pub(super) call_timeout: Duration,
 }
-
-/// The time that a call may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum CallTime {
-    /// The call timeout.
-    Normal,
-    /// That of a call that reads or ends all sessions, or changes the tables: [`BULK_FACTOR`] times
-    /// as long.
-    Bulk,
-}
-
-pub(super) const BULK_FACTOR: u32 = 12;
 
 pub(super) struct ConnectionPool {
     process: Process,
@@ -96,18 +84,14 @@ impl ConnectionPool {
         work: impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure> + Sync,
     ) -> Result<T> {
         self.process.check()?;
-        let (sql, time) = match time {
-            CallTime::Normal => (&self.settings.sql, self.settings.call_timeout),
-            CallTime::Bulk => (&self.settings.bulk_sql, self.settings.call_timeout * BULK_FACTOR),
-        };
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + self.settings.call_timeout * time.factor();
         if Handle::try_current().is_err() {
-            return self.call_here(operation, sql, deadline, &work);
+            return self.call_here(operation, time, deadline, &work);
         }
         // A thread of an asynchronous runtime cannot run another runtime. This thread waits
         // meanwhile, as the caller of a blocking store expects.
         thread::scope(|scope| {
-            let here = || self.call_here(operation, sql, deadline, &work);
+            let here = || self.call_here(operation, time, deadline, &work);
             match thread::Builder::new().spawn_scoped(scope, here) {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
@@ -120,7 +104,7 @@ impl ConnectionPool {
     fn call_here<T>(
         &self,
         operation: &'static str,
-        sql: &SqlSettings,
+        time: CallTime,
         deadline: Instant,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> Result<T> {
@@ -130,7 +114,8 @@ impl ConnectionPool {
                 Some(connection) => (connection, false),
                 None => (self.connect(operation, deadline)?, true),
             };
-            let (result, can_be_used) = connection.attempt(sql, deadline, is_new, work);
+            let (result, can_be_used) =
+                connection.attempt(&self.settings.sql, time, deadline, is_new, work);
             *slot = can_be_used.then_some(connection);
             let (failure, may_be_done) = match result {
                 Ok(answer) => return Ok(answer),

@@ -1,6 +1,4 @@
 //! The store: loads, commits, touches and sweeps.
-//!
-//! Uses `pool` for all calls to the server.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -134,8 +132,7 @@ impl Store for PostgresStore {
         }
         let began = monotonic_now();
         let (removed, of_users) = self.0.sweep(now, limit)?;
-        let report = RemovalReport::new(removed, monotonic_now().saturating_duration_since(began));
-        Ok(report.with_user_sessions(of_users))
+        Ok(RemovalReport::since(began, removed).with_user_sessions(of_users))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
@@ -248,7 +245,7 @@ impl Maintenance for PostgresInner {
             let rows = trips.query(Query::new(&self.sql.server_time, [])).await?;
             let Some(row) = rows.first() else { return Ok(0) };
             let server = get::<i64>(row, "now")?;
-            // The trip is part of the tolerance: the server read its clock after `asked`.
+            // Too low by up to one trip to the server, which the tolerance covers.
             Ok(asked.as_millis() - server)
         })?;
         let before = self.clock_ahead.swap(ahead, Ordering::Relaxed);

@@ -141,7 +141,7 @@ impl SessionIndex for SqliteInner {
             let began = monotonic_now();
             Ok((tx.delete_anonymous(&id_hashes)?, began))
         })?;
-        Ok(RemovalReport::new(removed, monotonic_now().saturating_duration_since(began)))
+        Ok(RemovalReport::since(began, removed))
     }
 }
 

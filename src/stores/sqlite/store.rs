@@ -280,9 +280,7 @@ impl Store for SqliteStore {
                 .events
                 .raise(&Event::EndedSessionsKept { sessions: referenced, tables: &tables });
         }
-        let report =
-            RemovalReport::new(removed.len(), monotonic_now().saturating_duration_since(began));
-        Ok(report.with_user_sessions(removed))
+        Ok(RemovalReport::since(began, removed.len()).with_user_sessions(removed))
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {

@@ -40,24 +40,26 @@ impl Drop for OpenedSession {
 /// The session in the request's local cache.
 struct RequestSlot<M> {
     opened: OnceLock<OpenedSession>,
-    /// The fairing has taken the session, and nothing can be stored any more.
-    is_taken: AtomicBool,
+    /// The fairing closes the session, and nothing can be stored any more.
+    is_closing: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
 fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r RequestSlot<M> {
     request.local_cache(|| RequestSlot::<M> {
         opened: OnceLock::new(),
-        is_taken: AtomicBool::new(false),
+        is_closing: AtomicBool::new(false),
         marker: PhantomData,
     })
 }
 
 /// Returns the session that this request has opened, if any, to close it. A session that is opened
 /// later can only be read.
-pub(super) fn take_opened<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
+pub(super) fn opened_to_close<'r, M: 'static>(
+    request: &'r Request<'_>,
+) -> Option<&'r OpenedSession> {
     let slot = slot::<M>(request);
-    slot.is_taken.store(true, Ordering::Relaxed);
+    slot.is_closing.store(true, Ordering::Relaxed);
     slot.opened.get()
 }
 
@@ -85,7 +87,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         // The fairing `OriginCheck` has raised the event.
         let decision = manager.context.settings.origin_decision(&head);
         let session = manager.open_decided(&head, decision);
-        if slot.is_taken.load(Ordering::Relaxed) {
+        if slot.is_closing.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = manager.close(&session, adapter::Outcome::Completed);
         }

@@ -247,7 +247,7 @@ impl Fairing for SessionManager {
 
 /// Closes the request's session of this kind, if it has one, and completes the response.
 async fn finish<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some(OpenedSession { session, manager }) = guards::take_opened::<M>(request) else {
+    let Some(OpenedSession { session, manager }) = guards::opened_to_close::<M>(request) else {
         return;
     };
     let adapter = Adapter::new(manager);

@@ -347,6 +347,22 @@ fn a_write_after_the_end_begins_an_empty_session() {
     });
 }
 
+#[test]
+fn a_revocation_after_a_read_without_a_session_discards_nothing() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let old = browser.clone();
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let late = old.after_request(&app.sessions, |session| {
+            assert_eq!(session.user().unwrap(), None);
+            app.sessions.revoke_everyone(Some(session)).unwrap();
+            session.set("m", 2).unwrap();
+        });
+        assert_eq!(get(&app.sessions, &late, "m"), Some(2));
+        assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
+    });
+}
+
 type Act = fn(&Session);
 
 /// The calls that requests in flight with the old id may have made before it is replaced, and
@@ -524,6 +540,28 @@ fn a_destroy_after_an_ignore_counts() {
         });
         assert_eq!(app.rows(), 0);
     });
+}
+
+#[test]
+fn a_second_destroy_after_an_ignore_ends_the_issued_session() {
+    let begins: [fn(&Session); 2] = [
+        |session| sign_in(session, "ada"),
+        |session| {
+            session.set("n", 1).unwrap();
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+        },
+    ];
+    for begin in begins {
+        on_both_stores(defaults, |app| {
+            let headers = Browser::default().request(&app.sessions, |session| {
+                begin(session);
+                session.destroy().unwrap();
+                session.ignore().unwrap();
+                session.destroy().unwrap();
+            });
+            assert_eq!((app.rows(), set_cookie(&headers)), (0, None));
+        });
+    }
 }
 
 #[test]

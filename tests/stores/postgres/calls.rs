@@ -1,16 +1,20 @@
 //! Calls from threads of an asynchronous runtime, and calls that wait.
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Delta, Store};
 use cloakroom::event::EventKind;
-use cloakroom::list::SessionFilter;
+use cloakroom::id::Realm;
+use cloakroom::list::{Page, SessionFilter};
+use cloakroom::stores::admin::Admin;
+use cloakroom::stores::copy::{CopyBatch, CopyMark};
 use cloakroom::{ErrorKind, PostgresStore};
 use rocket::tokio::runtime::Builder;
 use rocket::tokio::task::LocalSet;
 
 use super::given::{HASTY, OpenTransaction, SOON, all_succeed, hasty, number};
+use crate::common::client::PATIENCE;
 use crate::common::postgres::{fresh_table, shared};
 use crate::common::{HOUR, NOW, create, events, merge, on_threads, setting};
 
@@ -117,4 +121,48 @@ fn more_threads_than_connections_take_turns() {
     });
     let sql = format!("SELECT revision FROM {}", store.table());
     assert_eq!(shared().sql(&sql), "2", "writing the same value is no change");
+}
+
+/// A policy makes the server fail the statements that read a session under another time limit.
+#[test]
+fn a_call_on_all_sessions_has_twelve_times_the_time_limit() {
+    shared().sql("CREATE ROLE bulk LOGIN; CREATE SCHEMA bulk AUTHORIZATION bulk");
+    let url = shared().url_of("bulk");
+    let builder = PostgresStore::builder(&url).schema("bulk").call_timeout(PATIENCE);
+    let statement_timeout = Duration::from_secs(10);
+    for builder in [builder.clone(), builder.pooler(true)] {
+        let store = builder.statement_timeout(statement_timeout).open().unwrap();
+        create(&store, &Delta::new()).unwrap();
+        shared().sql(&format!(
+            "CREATE OR REPLACE FUNCTION bulk.has_long_limit() RETURNS boolean \
+             LANGUAGE plpgsql AS $$ BEGIN \
+             IF current_setting('statement_timeout')::interval <> '{} s' THEN \
+             RAISE 'the limit is %', current_setting('statement_timeout'); END IF; \
+             RETURN true; END $$; \
+             ALTER TABLE bulk.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+             CREATE POLICY limited ON bulk.{table} USING (bulk.has_long_limit())",
+            12 * statement_timeout.as_secs(),
+            table = store.table(),
+        ));
+        let index = store.index().unwrap();
+        let (all, page) = (SessionFilter::All, Page::first(NonZeroUsize::MIN));
+        let failed = index.list(&all, page, NOW).unwrap_err();
+        assert!(failed.to_string().contains("the limit is"), "{failed}");
+        let realm = Realm::default();
+        let much_later = NOW + HOUR * 10_000;
+        assert_eq!(store.list_expired(&all, page, much_later).unwrap().len(), 1);
+        assert_eq!(store.realms().unwrap(), std::slice::from_ref(&realm));
+        assert_eq!(store.count_in_realm(&realm, NOW).unwrap(), 1);
+        assert!(store.counts(&[], NOW).unwrap().largest > 0);
+        assert_eq!(index.stats(NOW).unwrap().live, 1);
+        assert_eq!(index.idle_anonymous(&realm, 0, NonZeroUsize::MIN).unwrap().len(), 1);
+        let exported = store.export(0, 10).unwrap();
+        let batch = CopyBatch { sessions: exported.sessions, ended: Vec::new() };
+        let mark = CopyMark::new(index.identity().unwrap());
+        store.import(&batch, None, mark).unwrap();
+        assert_eq!(index.revoke(&all, None, NOW).unwrap().len(), 1);
+        store.import(&batch, store.copy_mark().unwrap().as_ref(), mark).unwrap();
+        assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1);
+        store.drop_tables().unwrap();
+    }
 }

@@ -233,13 +233,15 @@ fn a_deleted_database_is_not_set_up_beside_its_log() {
 }
 
 /// Commands that change or read sessions, with a copy to restore.
-fn commands(copy: &str) -> [Vec<&str>; 12] {
+fn commands(copy: &str) -> [Vec<&str>; 14] {
     [
         vec!["stats"],
         vec!["list"],
         vec!["backup", "/no/such/folder/copy.db"],
         vec!["setup"],
         vec!["setup", "--keep-journal"],
+        vec!["migrate"],
+        vec!["migrate", "--dry-run"],
         vec!["revoke", "--user", "ada"],
         vec!["revoke", "--all", "--yes"],
         vec!["sweep"],

@@ -262,7 +262,7 @@ data          29 bytes
 "
     );
     let with_data = done(&folder, &["show", &public_id, "--data"]);
-    assert_eq!(with_data, format!("{shown}{{\n  \"cart\": \"three secret coats\"\n}}\n"));
+    assert_eq!(with_data, format!("{shown}{{\"cart\":\"three secret coats\"}}\n"));
     let answer = json(&folder, &["show", &public_id, "--json"]);
     assert!(answer.get("data").is_none());
     assert_eq!((&answer["expired"], &answer["revision"]), (&json!(false), &json!(1)));
@@ -283,9 +283,7 @@ fn session_data_is_shown_as_it_is_stored() {
     let answer = done(&folder, &["show", &public_id, "--json", "--data"]);
     assert!(answer.ends_with(&format!(",\"data\":{{\"z\":{numbers}}}}}\n")), "{answer}");
     let shown = done(&folder, &["show", &public_id, "--data"]);
-    for number in numbers.trim_matches(['[', ']']).split(',') {
-        assert!(shown.contains(&format!("\n    {number}")), "{shown}");
-    }
+    assert!(shown.ends_with(&format!("\n{{\"z\":{numbers}}}\n")), "{shown}");
 }
 
 #[test]

@@ -8,9 +8,8 @@ use crate::backend::{LiveSession, ReplacedId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
-use crate::stores::postgres::connection::{Param, Query, Trips};
+use crate::stores::postgres::connection::{CallTime, Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{
     self, DEADLINE, REPLACED, SESSION, get, replaced_values, session_values,
 };

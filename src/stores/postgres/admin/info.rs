@@ -6,11 +6,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::stores::admin::PendingMigration;
 use crate::stores::postgres::builder::PostgresStoreBuilder;
-use crate::stores::postgres::connection::{Param, Query, Trips};
-use crate::stores::postgres::error::{CallFailure, error_of};
+use crate::stores::postgres::connection::{CallTime, Param, Query, Trips};
+use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate::{self, SUFFIXES};
-use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::get;
 use crate::stores::postgres::sql::TableNames;
 
@@ -74,8 +73,12 @@ impl PostgresStoreBuilder {
     pub fn inspect(&self) -> Result<DatabaseServer> {
         let (pool, names) = self.connect()?;
         let server = self.server()?;
+        // A call of its own, because an error would end its transaction.
+        let schema_version = pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
+            migrate::version(trips, &names).await
+        });
         pool.call_within(CallTime::Bulk, OPERATION, async |trips| {
-            inspect(trips, &names, server.clone()).await
+            inspect(trips, &names, server.clone(), &schema_version).await
         })
     }
 }
@@ -84,11 +87,8 @@ async fn inspect(
     trips: &mut Trips<'_>,
     names: &TableNames,
     server: String,
+    schema_version: &Result<u32>,
 ) -> Result<DatabaseServer, CallFailure> {
-    let schema_version = match migrate::version(trips, names).await {
-        Ok(version) => Ok(version),
-        Err(failure) => Err(error_of(OPERATION, failure, false)),
-    };
     let asked = SystemClock.now().as_millis();
     let rows = trips.query(Query::new(PROPERTIES, [])).await?;
     let answered = SystemClock.now().as_millis();
@@ -118,7 +118,7 @@ async fn inspect(
         schema: names.schema.clone(),
         table: names.table.clone(),
         pending: known.map(migrate::pending).unwrap_or_default(),
-        schema_version,
+        schema_version: schema_version.clone(),
         newest_schema: migrate::newest(),
         user: text(properties, "username")?,
         is_read_only: flag(properties, "is_read_only")?,

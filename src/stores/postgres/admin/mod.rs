@@ -14,10 +14,9 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
-use crate::stores::postgres::connection::Query;
+use crate::stores::postgres::connection::{CallTime, Query};
 use crate::stores::postgres::index::{condition, count};
 use crate::stores::postgres::migrate;
-use crate::stores::postgres::pool::CallTime;
 use crate::stores::postgres::row::{self, SESSION, get};
 use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
@@ -80,7 +79,7 @@ impl Admin for PostgresStore {
         let sql =
             format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.0.names.qualified(""));
         self.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
-            let [rows] = trips.begin([Query::new(&sql, [])]).await?;
+            let rows = trips.query(Query::new(&sql, [])).await?;
             let names = rows.iter().map(|row| get::<&str>(row, "realm"));
             // An undecodable name counts as none.
             let realms = names.map(|name| Ok(Realm::new(name?).ok())).filter_map(Result::transpose);
@@ -95,7 +94,7 @@ impl Admin for PostgresStore {
         );
         self.0.pool.call_within(CallTime::Bulk, "count the sessions of a realm", async |trips| {
             let params = [now.as_millis().into(), realm.as_str().into()];
-            let [rows] = trips.begin([Query::new(&sql, params)]).await?;
+            let rows = trips.query(Query::new(&sql, params)).await?;
             count(rows.first(), "live")
         })
     }
@@ -108,7 +107,7 @@ impl Admin for PostgresStore {
             self.0.names.qualified("")
         );
         self.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
-            let [rows] = trips.begin([Query::new(&sql, [])]).await?;
+            let rows = trips.query(Query::new(&sql, [])).await?;
             let row = rows.first();
             let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
             Ok(SessionCounts {

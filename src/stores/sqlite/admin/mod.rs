@@ -68,7 +68,7 @@ enum Database {
 }
 
 impl SqliteStore {
-    /// Returns the calls on the file of this database.
+    /// Returns a handle for the operations on the file of this database.
     #[must_use]
     pub fn file(&self) -> SqliteFile {
         SqliteFile(Database::Open(self.clone()))
@@ -77,7 +77,7 @@ impl SqliteStore {
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl SqliteFile {
-    /// Makes the calls on the database with these settings. The database need not exist.
+    /// Makes a handle from settings; opens nothing. The database need not exist.
     #[must_use]
     pub fn new(settings: SqliteStoreBuilder) -> Self {
         SqliteFile(Database::Closed(settings))
