@@ -9,9 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, CommitAnswer, EndedSession, Found, IdChange, LiveSession, Loaded,
-    Maintenance, Record, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, Touch,
-    TouchError,
+    Capabilities, Commit, CommitAnswer, EndedSession, Found, LiveSession, Loaded, Maintenance,
+    Record, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -127,15 +126,8 @@ impl Store for OwnStore {
                 rows.replace(at, &session.record);
             }
             SessionWrite::Move { at, session, id_change } => {
-                let IdChange { previous, presented } = *id_change;
-                let mut ids = rows.remove(at);
-                ids.iter_mut().for_each(|id| *id = id.limited_by(&previous));
-                for id in [Some(previous), presented].into_iter().flatten() {
-                    ids.retain(|old| old.id_hash != id.id_hash);
-                    ids.push(id);
-                }
-                let excess = ids.len().saturating_sub(ReplacedId::MAX);
-                rows.put(session.id_hash, &session.record, ids.split_off(excess));
+                let replaced = id_change.remembered(rows.remove(at));
+                rows.put(session.id_hash, &session.record, replaced);
             }
         }
         // No limit per user and no bound has ended other sessions.

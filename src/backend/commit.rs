@@ -228,7 +228,7 @@ impl SessionLimit {
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
-/// the session. `P` is the position that [`Found`] has. A store executes it in this order:
+/// the session. `K` is the key that [`Found`] has. A store executes it in this order:
 ///
 /// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with
 ///    [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
@@ -239,21 +239,21 @@ impl SessionLimit {
 ///
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
-pub struct Decision<P = ()> {
-    /// The position of the session found, if it has expired: for a sign-out or a sign-in.
+pub struct Decision<K = ()> {
+    /// The key of the session found, if it has expired: for a sign-out or a sign-in.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
-    pub expired: Option<P>,
+    pub expired: Option<K>,
     /// The limit to apply to the other sessions of the user of a sign-in.
     pub session_limit: Option<SessionLimit>,
-    /// The session found, with its position, if the commit ends it: a sign-out, or the sign-in of
+    /// The session found, with its key, if the commit ends it: a sign-out, or the sign-in of
     /// another user.
-    pub ended: Option<(P, EndedSession)>,
+    pub ended: Option<(K, EndedSession)>,
     /// The session to store.
-    pub write: SessionWrite<P>,
+    pub write: SessionWrite<K>,
 }
 
 /// The session that a store writes for a commit.
@@ -262,7 +262,7 @@ pub struct Decision<P = ()> {
 /// compile.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum SessionWrite<P = ()> {
+pub enum SessionWrite<K = ()> {
     /// Store no session. The answer to the commit is this one.
     Nothing(CommitAnswer),
     /// Store a new session.
@@ -275,22 +275,22 @@ pub enum SessionWrite<P = ()> {
     },
     /// Store `session`, whose id stays, in place of the one found.
     Update {
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
         /// The session with its changes.
         session: LiveSession,
     },
     /// Store only the record's `seen` and deadline, because nothing else has changed.
     Touch {
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
         /// The session with its new `seen`.
         session: LiveSession,
     },
     /// Store `session`, under its new id, in place of the one found.
     Move {
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
         /// The session with its changes and its new id.
         session: LiveSession,
         /// The ids that it had.
@@ -298,7 +298,7 @@ pub enum SessionWrite<P = ()> {
     },
 }
 
-impl<P> Decision<P> {
+impl<K> Decision<K> {
     /// Returns the answer to the commit when this decision is executed. `ended` are the sessions
     /// that the [limit per user](SessionLimit) ended, and `evicted` those that a bounded store
     /// removed to make room.
@@ -323,14 +323,14 @@ impl<P> Decision<P> {
     }
 }
 
-impl<P> From<SessionWrite<P>> for Decision<P> {
+impl<K> From<SessionWrite<K>> for Decision<K> {
     /// Makes a decision that removes no session.
-    fn from(write: SessionWrite<P>) -> Self {
+    fn from(write: SessionWrite<K>) -> Self {
         Decision { expired: None, session_limit: None, ended: None, write }
     }
 }
 
-impl<P> SessionWrite<P> {
+impl<K> SessionWrite<K> {
     /// Returns the id that the write gives to a session.
     #[must_use]
     pub const fn new_id(&self) -> Option<&SessionIdHash> {
@@ -342,10 +342,10 @@ impl<P> SessionWrite<P> {
         }
     }
 
-    /// Returns the position of the session that the write changes; `None` if it changes none or
+    /// Returns the key of the session that the write changes; `None` if it changes none or
     /// stores a new one. The [limit per user](SessionLimit) does not count that session.
     #[must_use]
-    pub const fn changed(&self) -> Option<&P> {
+    pub const fn changed(&self) -> Option<&K> {
         match self {
             SessionWrite::Update { at, .. }
             | SessionWrite::Touch { at, .. }
@@ -358,21 +358,38 @@ impl<P> SessionWrite<P> {
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The id that was current until now. Remember it beside the earlier ones, at most
-    /// [`ReplacedId::MAX`] in all, whose graces [it limits](ReplacedId::limited_by).
+    /// The id that was current until now.
     pub previous: ReplacedId,
-    /// The presented id of a sign-in, if it is not the current one. Remember this in place of its
+    /// The presented id of a sign-in, if it is not the current one. It takes the place of its
     /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
 }
 
+impl IdChange {
+    /// Returns the replaced ids that the session remembers after this change, the oldest first; at
+    /// most [`ReplacedId::MAX`]. `earlier` are those before it, in the same order: the previous id
+    /// [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
+    #[must_use]
+    pub fn remembered(&self, earlier: Vec<ReplacedId>) -> Vec<ReplacedId> {
+        let IdChange { previous, presented } = *self;
+        let mut ids: Vec<_> = earlier.iter().map(|id| id.limited_by(&previous)).collect();
+        ids.retain(|id| {
+            let is_presented = presented.is_some_and(|presented| presented.id_hash == id.id_hash);
+            !is_presented && previous.replaced_at < id.forget_at()
+        });
+        ids.push(previous);
+        ids.extend(presented);
+        ids.split_off(ids.len().saturating_sub(ReplacedId::MAX))
+    }
+}
+
 /// Makes a decision that changes nothing.
-fn answer<P>(answer: CommitAnswer) -> Decision<P> {
+fn answer<K>(answer: CommitAnswer) -> Decision<K> {
     SessionWrite::Nothing(answer).into()
 }
 
 /// Decides an [`Action::End`].
-fn end<P>(found: Found<P>) -> Decision<P> {
+fn end<K>(found: Found<K>) -> Decision<K> {
     let end_session = |at, session: EndedSession| {
         let ended = Some((at, session.clone()));
         Decision { ended, ..answer(CommitAnswer::Ended(session)) }
@@ -455,7 +472,7 @@ impl Commit {
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
-    pub fn decide<P>(&self, found: Found<P>) -> Result<Decision<P>> {
+    pub fn decide<K>(&self, found: Found<K>) -> Result<Decision<K>> {
         match &self.action {
             Action::Create(new_session) => {
                 let session = self.begin(self.id_hash, new_session, None)?;
@@ -520,19 +537,19 @@ impl Commit {
     }
 
     /// Decides an [`Action::SignIn`], by the table there.
-    fn sign_in<P>(
+    fn sign_in<K>(
         &self,
-        found: Found<P>,
+        found: Found<K>,
         to: SessionIdHash,
         user: &UserKey,
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
-    ) -> Result<Decision<P>> {
+    ) -> Result<Decision<K>> {
         let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
             ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
-        let begin = |replaced| -> Result<Decision<P>> {
+        let begin = |replaced| -> Result<Decision<K>> {
             let session = self.begin(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
             Ok(Decision { session_limit: self.session_limit, ..write.into() })
@@ -601,7 +618,7 @@ impl Commit {
     }
 
     /// Decides a merge or a renewal.
-    fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
+    fn change<K>(&self, mut session: LiveSession, at: K) -> Result<Decision<K>> {
         if self.is_unexpected(&session.record) {
             return Ok(answer(CommitAnswer::RevisionMismatch(session)));
         }

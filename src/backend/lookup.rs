@@ -39,18 +39,18 @@ impl LiveSession {
 /// [`by_current_id`](Self::by_current_id) and [`by_replaced_id`](Self::by_replaced_id) follow this
 /// table.
 ///
-/// `P` is the position of the session in the store, such as a row number:
+/// `K` is the key of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
 /// can change only the session that it found. For a load, convert it into [`Loaded`].
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Found<P> {
+pub enum Found<K> {
     /// A live session, found by its current id or by one within its grace.
     Live {
         /// The session, with its current id.
         session: LiveSession,
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
     },
     /// A live session, found by a replaced id that is not in its grace.
     Replaced {
@@ -58,8 +58,8 @@ pub enum Found<P> {
         replaced: ReplacedId,
         /// The session, with its current id.
         session: LiveSession,
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
     },
     /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
@@ -69,15 +69,15 @@ pub enum Found<P> {
         public_id: Option<PublicId>,
         /// The reason why it cannot be decoded.
         error: Error,
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
     },
     /// A session whose deadline has passed.
     Expired {
         /// The limit that the session of a user had reached.
         reached_limit: Option<EndReason>,
-        /// The position of the session.
-        at: P,
+        /// The key of the session.
+        at: K,
     },
     /// No session.
     Nothing,
@@ -121,10 +121,10 @@ pub enum Missing {
     },
 }
 
-impl<P> Found<P> {
+impl<K> Found<K> {
     /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
     #[must_use]
-    pub fn by_current_id(session: LiveSession, at: P, now: Timestamp) -> Self {
+    pub fn by_current_id(session: LiveSession, at: K, now: Timestamp) -> Self {
         if session.record.is_live(now) {
             Found::Live { session, at }
         } else {
@@ -146,15 +146,15 @@ impl<P> Found<P> {
 
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
-    pub fn of_expired(record: &Record, at: P) -> Self {
+    pub fn of_expired(record: &Record, at: K) -> Self {
         // The visitor of an anonymous session need not know.
         let reached_limit = record.user.as_ref().map(|_| record.limits.reached_limit(record.seen));
         Found::Expired { reached_limit, at }
     }
 
-    /// Returns the session if it can be read, with its position; else the reason.
+    /// Returns the session if it can be read, with its key; else the reason.
     #[allow(clippy::result_large_err)] // one per request, on the stack
-    pub(super) fn into_live(self) -> Result<(LiveSession, P), Missing> {
+    pub(super) fn into_live(self) -> Result<(LiveSession, K), Missing> {
         Err(match self {
             Found::Live { session, at } => return Ok((session, at)),
             Found::Replaced { replaced, session, .. } => Missing::Replaced { replaced, session },
@@ -172,8 +172,8 @@ impl Missing {
     pub const NOT_FOUND: Missing = Missing::NotFound { reached_limit: None };
 }
 
-impl<P> From<Found<P>> for Loaded {
-    fn from(found: Found<P>) -> Self {
+impl<K> From<Found<K>> for Loaded {
+    fn from(found: Found<K>) -> Self {
         match found.into_live() {
             Ok((session, _)) => Loaded::Live(session),
             Err(missing) => Loaded::Missing(missing),

@@ -27,7 +27,7 @@
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
-//! /// `at` is the position of the session, which the decision contains.
+//! /// `at` is the key of the session, which the decision contains.
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
 //!         None => Found::Nothing, // or a replaced id, which a store must remember
@@ -60,7 +60,7 @@
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!         SessionWrite::Move { at, session, .. } => {
-//!             rows.remove(at); // and remember the replaced ids
+//!             rows.remove(at); // and store `id_change.remembered(…)`
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!     }

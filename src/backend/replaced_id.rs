@@ -86,10 +86,10 @@ impl ReplacedId {
         self.is_in_grace(opened_at) || opened_at <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
-    /// Returns this id after a later replacement of its session: its grace ends with that of the
-    /// later one at the latest. If that has none, this id is from now on one without a grace, which
-    /// was replaced when its grace ended: a request that was opened within the grace still
-    /// [overlaps](Self::overlaps).
+    /// Returns this id after a later replacement of its session. The later one's end of grace also
+    /// bounds this one's. If the later one has no grace, this one's ends now:
+    /// [`grace_until`](Self::grace_until) becomes `None`, and `replaced_at` the time at which the
+    /// grace ended, so that requests opened before that still [overlap](Self::overlaps).
     #[must_use]
     pub fn limited_by(self, later: &ReplacedId) -> Self {
         let Some(until) = self.grace_until() else { return self };

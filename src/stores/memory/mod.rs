@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Action, Capabilities, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Loaded,
-    Maintenance, RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity,
-    TouchError,
+    Action, Capabilities, Commit, CommitAnswer, Decision, Found, LiveSession, Loaded, Maintenance,
+    RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +54,7 @@ struct SessionTable {
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     /// The number of sessions without a user.
     anonymous: usize,
-    last_position: i64,
+    last_number: i64,
 }
 
 type Rows<'s> = Vec<(&'s SessionIdHash, &'s Row)>;
@@ -65,8 +64,8 @@ struct Row {
     record: Record,
     /// Its replaced ids, the oldest first.
     replaced: Vec<ReplacedId>,
-    /// Its position in lists. A later session has a higher one.
-    position: i64,
+    /// Its number, the cursor of lists. A later session has a higher one.
+    number: i64,
 }
 
 /// Returns an identity for a new store. The standard library's random keys suffice, because it need
@@ -117,7 +116,7 @@ impl Default for MemoryStore {
 }
 
 impl SessionTable {
-    /// Looks `id_hash` up at `now`. The position is the session's current id.
+    /// Looks `id_hash` up at `now`. The key is the session's current id.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.rows.get(&at) else { return Found::Nothing };
@@ -203,23 +202,21 @@ impl SessionTable {
         match &decision.write {
             SessionWrite::Nothing(_) => {}
             SessionWrite::Insert { session, replaced } => {
-                self.last_position += 1;
-                let position = self.last_position;
+                self.last_number += 1;
+                let number = self.last_number;
                 let replaced = Vec::from_iter(*replaced);
-                let row = Row { record: session.record.clone(), replaced, position };
+                let row = Row { record: session.record.clone(), replaced, number };
                 self.insert(session.id_hash, row);
             }
             SessionWrite::Update { at, session } => {
                 let row = self.remove(at).ok_or_else(make_error)?;
                 self.insert(*at, Row { record: session.record.clone(), ..row });
             }
-            SessionWrite::Move { at, session, id_change: IdChange { previous, presented } } => {
-                let mut row = self.remove(at).ok_or_else(make_error)?;
-                row.record = session.record.clone();
-                for id in [Some(*previous), *presented].into_iter().flatten() {
-                    remember(&mut row.replaced, id, commit.now);
-                }
-                self.insert(session.id_hash, row);
+            SessionWrite::Move { at, session, id_change } => {
+                let row = self.remove(at).ok_or_else(make_error)?;
+                let record = session.record.clone();
+                let replaced = id_change.remembered(row.replaced);
+                self.insert(session.id_hash, Row { record, replaced, ..row });
             }
             SessionWrite::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(at) {
@@ -277,7 +274,7 @@ impl SessionTable {
         let theirs = SessionFilter::InRealm(&new_session.realm, &of_user);
         let (mut others, expired) = split_live_and_expired(self.select(&theirs), commit.now);
         others.retain(|(id_hash, _)| Some(*id_hash) != decision.write.changed());
-        others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
+        others.sort_by_key(|(_, row)| (row.record.authenticated, row.number));
         let others = to_ended_sessions(others);
         let expired = to_ended_sessions(expired);
         self.remove_all(&ids_of(&expired));
@@ -295,7 +292,7 @@ impl SessionTable {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
         // Events name them in the order in which they began.
-        rows.sort_by_key(|(_, row)| row.position);
+        rows.sort_by_key(|(_, row)| row.number);
         let (live, expired) = split_live_and_expired(rows, now);
         let live = to_ended_sessions(live);
         let expired = to_ended_sessions(expired);
@@ -312,7 +309,7 @@ impl SessionTable {
         };
         let included = self.rows.iter().filter(|(_, row)| is_included(&row.record));
         let mut idle: Vec<_> =
-            included.map(|(id_hash, row)| (row.record.seen, row.position, *id_hash)).collect();
+            included.map(|(id_hash, row)| (row.record.seen, row.number, *id_hash)).collect();
         let count = idle.len().saturating_sub(keep).min(limit);
         if count < idle.len() {
             idle.select_nth_unstable(count);
@@ -340,16 +337,6 @@ fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
 
 fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
     rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
-}
-
-/// Adds a replaced id, limits the graces of the earlier ones, and removes forgotten ids and the
-/// oldest above [`ReplacedId::MAX`].
-fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
-    replaced.iter_mut().for_each(|earlier| *earlier = earlier.limited_by(&id));
-    replaced.retain(|old| old.id_hash != id.id_hash && now < old.forget_at());
-    replaced.push(id);
-    let excess = replaced.len().saturating_sub(ReplacedId::MAX);
-    replaced.drain(..excess);
 }
 
 impl Store for MemoryStore {
@@ -406,11 +393,11 @@ impl SessionIndex for MemoryStore {
         let sessions = self.read();
         let (mut rows, _expired) = split_live_and_expired(sessions.select(filter), now);
         if let Some(after) = page.after {
-            rows.retain(|(_, row)| row.position < after.position());
+            rows.retain(|(_, row)| row.number < after.position());
         }
-        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.position));
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.number));
         let page = rows.into_iter().take(page.limit.get());
-        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.position))).collect())
+        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.number))).collect())
     }
 
     fn revoke(

@@ -5,7 +5,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId, SessionWrite,
+    Action, Commit, CommitAnswer, Decision, Found, LiveSession, ReplacedId, SessionWrite,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,13 +13,15 @@ use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::row::{self, RowPosition, get, replaced_values, session_values};
+use crate::stores::postgres::row::{self, RowKey, get, replaced_values, session_values};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 use crate::stores::sql::revision_number;
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Found<RowPosition>,
+    found: Found<RowKey>,
+    /// The replaced ids of the session, the oldest first.
+    replaced: Vec<ReplacedId>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
     /// The sessions to which the limit per user applies, in the order of their sign-ins.
@@ -27,7 +29,7 @@ struct LockedRows {
 }
 
 struct UserRow {
-    at: RowPosition,
+    at: RowKey,
     session: EndedSession,
     authenticated: Option<Timestamp>,
     is_live: bool,
@@ -48,7 +50,8 @@ pub(super) async fn apply(
     {
         return Ok(CommitAnswer::done(session));
     }
-    let LockedRows { found, is_taken, of_user } = lock(commit, trips, sql, locks).await?;
+    let LockedRows { found, replaced: earlier, is_taken, of_user } =
+        lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
     if is_taken && decision.write.new_id().is_some() {
         return Err(id_is_taken().into());
@@ -61,6 +64,7 @@ pub(super) async fn apply(
         return Ok(CommitAnswer::LimitReached);
     };
     removed.extend(decision.ended.as_ref().map(|(at, _)| at.id));
+    let remembered;
     let mut queries = Vec::new();
     if !removed.is_empty() {
         queries.push(removal(sql, removed));
@@ -70,14 +74,21 @@ pub(super) async fn apply(
         SessionWrite::Insert { session, replaced } => {
             queries.push(Query::new(&sql.insert, session_values(session)));
             if let Some(replaced) = replaced {
-                queries.push(forget_one(sql, replaced));
-                queries.push(remember(sql, replaced, &session.id_hash));
+                let params = [replaced.id_hash.as_bytes().into()];
+                queries.push(Query::new(&sql.delete_replaced, params));
+                queries.push(insert_replaced(sql, replaced, &session.id_hash));
             }
         }
         SessionWrite::Update { at, session } => queries.push(update(sql, *at, session)),
         SessionWrite::Move { at, session, id_change } => {
             queries.push(update(sql, *at, session));
-            remember_id_change(&mut queries, sql, *at, &session.id_hash, id_change);
+            remembered = id_change.remembered(earlier);
+            queries.push(Query::new(&sql.delete_replaced_of, [at.id.into()]));
+            let insert = |id| insert_replaced(sql, id, &session.id_hash);
+            queries.extend(remembered.iter().map(insert));
+            // Forgotten ids of any session, so that the table does not grow without bound.
+            let params = [commit.now.as_millis().into(), 2.into()];
+            queries.push(Query::new(&sql.delete_forgotten, params));
         }
         SessionWrite::Touch { at, session } => {
             let seen = session.record.seen;
@@ -120,7 +131,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    let decision = commit.decide(Found::<RowPosition>::Nothing)?;
+    let decision = commit.decide(Found::<RowKey>::Nothing)?;
     let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
@@ -152,40 +163,45 @@ async fn lock(
         is_taken = Some(Query::new(&sql.is_taken, [to.as_bytes().into()]));
     }
     let lock = || Query::new(&sql.lock, [presented.as_bytes().into()]);
-    let replaced_by = || Query::new(&sql.replaced_by, [presented.as_bytes().into()]);
+    let replaced_of = || Query::new(&sql.replaced_of, [presented.as_bytes().into()]);
     // Locks the user's other sessions first. Each statement has its own snapshot, so the session is
     // never read in an older state than they are.
-    let queries = [sign_in_lock, of_user, Some(lock()), Some(replaced_by()), is_taken];
-    let [_, of_user, mut locked, mut by, taken] = trips.begin(queries).await?;
-    while locked.is_empty() && !by.is_empty() {
+    let queries = [sign_in_lock, of_user, Some(lock()), Some(replaced_of()), is_taken];
+    let [_, of_user, mut locked, mut replaced, taken] = trips.begin(queries).await?;
+    while locked.is_empty() && !replaced.is_empty() {
         // While this transaction waited for the lock, a sign-in has replaced the session by
         // another, to which the presented id leads now.
-        (locked, by) = (trips.query(lock()).await?, trips.query(replaced_by()).await?);
+        (locked, replaced) = (trips.query(lock()).await?, trips.query(replaced_of()).await?);
     }
-    let found = match locked.first() {
+    let (found, replaced) = match locked.first() {
         Some(row) => {
-            let replaced = by.first().map(|by| replaced_of(by, row)).transpose()?;
-            row::lookup(row, replaced.flatten(), presented, commit.now)?
+            let replaced = replaced_ids(&replaced, get(row, "id")?)?;
+            let by = replaced.iter().find(|id| id.id_hash == *presented).copied();
+            (row::lookup(row, by, presented, commit.now)?, replaced)
         }
-        None => Found::Nothing,
+        None => (Found::Nothing, Vec::new()),
     };
     let mut of_user =
         of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;
     of_user.sort_by_key(|row| (row.authenticated, row.at.id));
-    Ok(LockedRows { found, is_taken: !taken.is_empty(), of_user })
+    Ok(LockedRows { found, replaced, is_taken: !taken.is_empty(), of_user })
 }
 
-/// Returns the replaced id in the row `by`, if it belongs to the session in `row`.
-fn replaced_of(by: &Row, row: &Row) -> Result<Option<ReplacedId>> {
-    let of: i64 = get(by, "session")?;
-    let session: i64 = get(row, "id")?;
-    if of == session { row::replaced_id(by) } else { Ok(None) }
+/// Returns the replaced ids in `rows` that belong to this session.
+fn replaced_ids(rows: &[Row], session: i64) -> Result<Vec<ReplacedId>> {
+    let mut ids = Vec::new();
+    for row in rows {
+        if get::<i64>(row, "session")? == session {
+            ids.extend(row::replaced_id(row)?);
+        }
+    }
+    Ok(ids)
 }
 
 fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
     let authenticated: Option<i64> = get(row, "authenticated")?;
     Ok(UserRow {
-        at: row::position(row)?,
+        at: row::key(row)?,
         session: row::to_ended_session(row)?,
         authenticated: authenticated.map(Timestamp::from_millis),
         is_live: row::time(row, "deadline")? > now,
@@ -199,7 +215,7 @@ fn id_is_taken() -> Error {
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
 /// ones that it ends; `None` if the user has too many.
 fn apply_session_limit(
-    decision: &Decision<RowPosition>,
+    decision: &Decision<RowKey>,
     of_user: Vec<UserRow>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
@@ -217,45 +233,19 @@ fn removal(sql: &Statements, removed: Vec<i64>) -> Query<'_> {
     Query::new(&sql.delete, [Param::Ints(removed)])
 }
 
-fn update<'q>(sql: &'q Statements, at: RowPosition, session: &'q LiveSession) -> Query<'q> {
+fn update<'q>(sql: &'q Statements, at: RowKey, session: &'q LiveSession) -> Query<'q> {
     let mut params = Vec::from(session_values(session));
     params.push(at.id.into());
     Query { sql: &sql.update, params }
 }
 
-/// Remembers the previous id of a session and, if it differs, the one presented. Shortens the
-/// graces of the earlier ones. Deletes the oldest ids of that session above the maximum, and up to
-/// two forgotten ids of any session, so that the table does not grow without bound.
-fn remember_id_change<'q>(
-    queries: &mut Vec<Query<'q>>,
+/// Inserts a replaced id of the session whose current id is `current`.
+fn insert_replaced<'q>(
     sql: &'q Statements,
-    at: RowPosition,
+    id: &'q ReplacedId,
     current: &'q SessionIdHash,
-    IdChange { previous, presented }: &'q IdChange,
-) {
-    const OTHERS: i64 = ReplacedId::MAX as i64 - 1;
-    let forget_oldest = || Query::new(&sql.forget_replaced_of, [at.id.into(), OTHERS.into()]);
-    let graces_end = Param::Int(previous.grace_until().map(Timestamp::as_millis));
-    let params = [at.id.into(), graces_end, previous.replaced_at.as_millis().into()];
-    queries.push(Query::new(&sql.shorten_graces, params));
-    let params = [previous.replaced_at.as_millis().into(), 2.into()];
-    queries.push(Query::new(&sql.forget_replaced, params));
-    queries.push(forget_oldest());
-    queries.push(remember(sql, previous, current));
-    if let Some(presented) = presented {
-        queries.push(forget_one(sql, presented));
-        queries.push(forget_oldest());
-        queries.push(remember(sql, presented, current));
-    }
-}
-
-/// Remembers a replaced id of the session whose current id is `current`.
-fn remember<'q>(sql: &'q Statements, id: &'q ReplacedId, current: &'q SessionIdHash) -> Query<'q> {
+) -> Query<'q> {
     let mut params = Vec::from(replaced_values(id));
     params.push(current.as_bytes().into());
-    Query { sql: &sql.remember, params }
-}
-
-fn forget_one<'q>(sql: &'q Statements, id: &'q ReplacedId) -> Query<'q> {
-    Query::new(&sql.forget_replaced_one, [id.id_hash.as_bytes().into()])
+    Query { sql: &sql.insert_replaced, params }
 }

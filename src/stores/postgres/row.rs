@@ -96,9 +96,9 @@ pub(super) fn replaced_values(id: &ReplacedId) -> [Param<'_>; REPLACED.len()] {
     ]
 }
 
-/// The row of a session as it was read.
+/// The key of a row as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RowPosition {
+pub(super) struct RowKey {
     pub(super) id: i64,
     pub(super) id_hash: SessionIdHash,
 }
@@ -127,8 +127,8 @@ pub(super) fn id_hash(row: &Row) -> Result<SessionIdHash> {
     bytes(row, "id_hash").map(SessionIdHash::from_bytes)
 }
 
-pub(super) fn position(row: &Row) -> Result<RowPosition> {
-    Ok(RowPosition { id: get(row, "id")?, id_hash: id_hash(row)? })
+pub(super) fn key(row: &Row) -> Result<RowKey> {
+    Ok(RowKey { id: get(row, "id")?, id_hash: id_hash(row)? })
 }
 
 /// Reads a session that is about to end, or was deleted, for the events that name it.
@@ -155,8 +155,8 @@ pub(super) fn lookup(
     replaced: Option<ReplacedId>,
     presented: &SessionIdHash,
     now: Timestamp,
-) -> Result<Found<RowPosition>> {
-    let at = position(row)?;
+) -> Result<Found<RowKey>> {
+    let at = key(row)?;
     if at.id_hash == *presented {
         return by_current_id(row, at, now);
     }
@@ -167,7 +167,7 @@ pub(super) fn lookup(
 }
 
 /// Decodes the session in `row`, which its current id finds.
-fn by_current_id(row: &Row, at: RowPosition, now: Timestamp) -> Result<Found<RowPosition>> {
+fn by_current_id(row: &Row, at: RowKey, now: Timestamp) -> Result<Found<RowKey>> {
     let public_id = PublicId::from_bytes(bytes(row, "public_id")?);
     if time(row, "deadline")? <= now {
         return Ok(match decode(row, public_id) {

@@ -140,14 +140,16 @@ statements! {
         "SELECT {s_columns}, s.id, {r_columns} FROM {replaced} AS r \
          JOIN {t} AS s ON s.id = r.session WHERE r.id_hash = $1";
     // Locks the row by its number, because a renewal that commits meanwhile changes the id. The
-    // statement after it, `replaced_by`, sees what that renewal has committed.
+    // statement after it, `replaced_of`, sees what that renewal has committed.
     lock:
         "SELECT {columns}, id FROM {t} WHERE id = \
            (SELECT id FROM {t} WHERE id_hash = $1 UNION ALL \
             SELECT session FROM {replaced} WHERE id_hash = $1 LIMIT 1) FOR UPDATE";
-    replaced_by:
+    // The replaced ids of the session that has or had this id.
+    replaced_of:
         "SELECT r.session, {r_columns} FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
-         WHERE r.id_hash = $1";
+         WHERE r.session = (SELECT id FROM {t} WHERE id_hash = $1 UNION ALL \
+           SELECT session FROM {replaced} WHERE id_hash = $1 LIMIT 1) ORDER BY r.id";
     is_taken:
         "SELECT 1 FROM {t} WHERE id_hash = $1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = $1 LIMIT 1";
@@ -173,20 +175,13 @@ statements! {
          WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
     update_seen: "UPDATE {t} SET seen = $2, deadline = $3 WHERE id = $1";
     delete: "DELETE FROM {t} WHERE id = ANY($1)";
-    // All but the latest replaced ids of this session.
-    forget_replaced_of:
-        "DELETE FROM {replaced} WHERE session = $1 AND id NOT IN \
-         (SELECT id FROM {replaced} WHERE session = $1 ORDER BY id DESC LIMIT $2)";
-    forget_replaced:
+    delete_replaced: "DELETE FROM {replaced} WHERE id_hash = $1";
+    delete_replaced_of: "DELETE FROM {replaced} WHERE session = $1";
+    delete_forgotten:
         "DELETE FROM {replaced} WHERE id IN (SELECT id FROM {replaced} WHERE forget_at <= $1 \
          ORDER BY forget_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = $1";
-    shorten_graces:
-        "UPDATE {replaced} SET grace_until = $2, replaced_at = CASE WHEN $2 IS NULL \
-         THEN greatest(replaced_at, least(grace_until, $3)) ELSE replaced_at END \
-         WHERE session = $1 AND grace_until > coalesce($2, 0)";
     // The session is found by its current id, because the number of a new one is not known yet.
-    remember:
+    insert_replaced:
         "INSERT INTO {replaced} ({replaced_columns}, session) \
          SELECT {replaced_values}, id FROM {t} WHERE id_hash = ${current_id}";
     lock_touched:

@@ -160,7 +160,7 @@ impl PostgresInner {
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
-            trips.query(Query::new(&self.sql.forget_replaced, forget)).await?;
+            trips.query(Query::new(&self.sql.delete_forgotten, forget)).await?;
             let mut removed = 0;
             let mut of_users = Vec::new();
             loop {
@@ -216,7 +216,7 @@ async fn touch(
     let mut seen_times = Vec::new();
     let mut deadlines = Vec::new();
     for row in &rows {
-        let at = row::position(row)?;
+        let at = row::key(row)?;
         let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));
         let is_live = row::time(row, "deadline")? > now;
         // A session with malformed limits is undecodable, and stays as it is.

@@ -212,10 +212,12 @@ impl SqliteStoreBuilder {
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
     /// A tenth of the file is reserved for sessions of users. While less than that is free, each
-    /// commit of an anonymous session first evicts some 64 other anonymous sessions of any realm:
-    /// those with the earliest deadlines. While less than a twentieth is free, a sign-in does so
-    /// too. Sessions of users are never evicted. A change that does not fit fails with
-    /// [`ErrorKind::Full`].
+    /// commit of an anonymous session first examines up to 512 other sessions of any realm, in the
+    /// order of their deadlines, and evicts the anonymous ones until enough is free. While less
+    /// than a twentieth is free, a sign-in does so too. Sessions of users are never evicted. A
+    /// change that does not fit fails with [`ErrorKind::Full`], and so does a new anonymous session
+    /// if the sessions examined leave less than a twentieth free; the next commit examines the
+    /// following ones.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }

@@ -39,7 +39,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
             evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(session)?;
             if let Some(replaced) = replaced {
-                tx.replace_remembered(id, &session.record.public_id, replaced)?;
+                tx.move_replaced(id, &session.record.public_id, replaced)?;
             }
         }
         SessionWrite::Move { at, session, id_change } => {

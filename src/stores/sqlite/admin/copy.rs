@@ -28,14 +28,12 @@ statements! {
         let values = placeholders(session::NAMES.len());
         let replaced_columns = replaced::NAMES.join(", ");
         let replaced_values = placeholders(replaced::NAMES.len());
-        // The decoding expects the columns of a session before those of a replaced id.
-        let no_session = vec!["NULL"; ROW_ID + 1].join(", ");
     }
 
     after: "SELECT {columns}, id FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2";
     by_id: "SELECT {columns}, id FROM {t} WHERE id = ?1";
     replaced_of:
-        "SELECT {no_session}, {replaced_columns} FROM {replaced} \
+        "SELECT {replaced_columns} FROM {replaced} \
          WHERE session = ?1 AND public_id = ?2 ORDER BY id";
     id_of_id_hash: "SELECT id FROM {t} WHERE id_hash = ?1";
     // Public ids of anonymous sessions are not unique here.
@@ -123,7 +121,7 @@ fn stored(
     };
     let position = row.get(ROW_ID)?;
     let replaced = replaced_of
-        .query_map(params![position, record.public_id.as_bytes()], row::replaced_id)?
+        .query_map(params![position, record.public_id.as_bytes()], |row| row::replaced_id(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
     let deadline = Timestamp::from_millis(row.get(session::deadline)?);

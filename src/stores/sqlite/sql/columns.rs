@@ -10,9 +10,9 @@ use crate::record::{Client, FORMAT};
 use crate::stores::sql::{idle_millis, revision_number};
 
 /// Declares a module with the constant `NAMES`, the function `with_values`, and for each column its
-/// index in a row whose columns begin at `first`.
+/// index among them.
 macro_rules! columns {
-    ($table:ident($($arg:ident: $type:ty),*), first: $first:expr, {
+    ($table:ident($($arg:ident: $type:ty),*) {
         $($column:ident: $value:expr,)*
     }) => {
         #[allow(dead_code, non_camel_case_types, non_upper_case_globals)]
@@ -21,8 +21,7 @@ macro_rules! columns {
 
             enum Position { $($column),* }
 
-            $(pub(crate) const $column: usize =
-                $first + Position::$column as usize;)*
+            $(pub(crate) const $column: usize = Position::$column as usize;)*
 
             pub(crate) const NAMES: &[&str] = &[$(stringify!($column)),*];
 
@@ -37,7 +36,7 @@ macro_rules! columns {
     };
 }
 
-columns!(session(new: &LiveSession), first: 0, {
+columns!(session(new: &LiveSession) {
     id_hash: new.id_hash.as_bytes(),
     public_id: new.record.public_id.as_bytes(),
     realm: new.record.realm.as_str(),
@@ -61,13 +60,15 @@ columns!(session(new: &LiveSession), first: 0, {
 /// The index of a session's row id, which a read yields after the columns above.
 pub(crate) const ROW_ID: usize = session::NAMES.len();
 
+/// The index of the first column of a replaced id, in a read that finds its session by it.
+pub(crate) const REPLACED_ID: usize = ROW_ID + 1;
+
 /// What an event needs of a session that has ended, for `row::to_ended_session`. `?1` is the
 /// current time.
 pub(crate) const ENDED: &str =
     "id_hash, deadline > ?1 AS is_live, public_id, user_key, seen, idle, absolute";
 
-// The columns of a replaced id, which a read yields after those of its session.
-columns!(replaced(session_row: i64, of: &PublicId, replaced_id: &ReplacedId), first: ROW_ID + 1, {
+columns!(replaced(session_row: i64, of: &PublicId, replaced_id: &ReplacedId) {
     id_hash: replaced_id.id_hash.as_bytes(),
     session: session_row,
     public_id: of.as_bytes(),

@@ -64,6 +64,9 @@ statements! {
     by_id_hash: "SELECT {columns} FROM {t} WHERE id_hash = ?1";
     by_replaced_id:
         "SELECT {session_columns}, {replaced_columns} FROM {and_session} WHERE r.id_hash = ?1";
+    replaced_of:
+        "SELECT {replaced_columns} FROM {replaced} AS r WHERE session = ?1 AND public_id = ?2 \
+         ORDER BY id";
     is_taken:
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
@@ -110,10 +113,10 @@ statements! {
     idle_anonymous:
         "SELECT id_hash FROM {t} WHERE +user_key IS NULL AND realm = ?1 AND +deadline > 0 \
          ORDER BY seen, id LIMIT ?2";
-    // The row ids are in the deadline index. Each row is read for its user, so a limit bounds them.
+    // The row ids are in the deadline index.
     after_deadline:
         "SELECT id, id_hash, deadline, user_key IS NULL AS is_anonymous FROM {t} \
-         WHERE (deadline, id) > (?1, ?2) ORDER BY deadline, id LIMIT 64";
+         WHERE (deadline, id) > (?1, ?2) ORDER BY deadline, id LIMIT ?3";
     counts:
         "SELECT CAST(coalesce(avg(length(CAST(data AS BLOB))), 0) AS INTEGER), \
          coalesce(max(length(CAST(data AS BLOB))), 0){{created}} FROM {t}";

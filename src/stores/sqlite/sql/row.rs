@@ -18,7 +18,7 @@ use crate::record::{self, Client, EndedSession, Record};
 use crate::stores::sql::malformed;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
-use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
+use crate::stores::sqlite::sql::columns::{REPLACED_ID, ROW_ID, replaced, session};
 
 /// The row of a session as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -52,26 +52,26 @@ pub(crate) fn find(
         }
         let mut by_replaced_id = connection.prepare_cached(&sql.by_replaced_id)?;
         match by_replaced_id.query([id_hash.as_bytes()])?.next()? {
-            Some(row) => Ok(lookup(row, now)?.by_replaced_id(replaced_id(row)?, now)),
+            Some(row) => Ok(lookup(row, now)?.by_replaced_id(replaced_id(row, REPLACED_ID)?, now)),
             None => Ok(Found::Nothing),
         }
     };
     query().during("look a session up")
 }
 
-/// Decodes the columns of a replaced id.
-pub(crate) fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
+/// Decodes the columns of a replaced id, the first of which is at the index `first`.
+pub(crate) fn replaced_id(row: &Row<'_>, first: usize) -> rusqlite::Result<ReplacedId> {
     Ok(ReplacedId {
-        id_hash: SessionIdHash::from_bytes(row.get(replaced::id_hash)?),
-        successor: SessionIdHash::from_bytes(row.get(replaced::successor)?),
-        replaced_at: time(row, replaced::replaced_at)?,
-        by: if row.get(replaced::by_sign_in)? {
-            let salt: Option<[u8; 32]> = row.get(replaced::join_salt)?;
+        id_hash: SessionIdHash::from_bytes(row.get(first + replaced::id_hash)?),
+        successor: SessionIdHash::from_bytes(row.get(first + replaced::successor)?),
+        replaced_at: time(row, first + replaced::replaced_at)?,
+        by: if row.get(first + replaced::by_sign_in)? {
+            let salt: Option<[u8; 32]> = row.get(first + replaced::join_salt)?;
             ReplacedBy::SignIn { salt: salt.map(JoinSalt::from_bytes) }
         } else {
-            ReplacedBy::Renewal { grace_until: optional_time(row, replaced::grace_until)? }
+            ReplacedBy::Renewal { grace_until: optional_time(row, first + replaced::grace_until)? }
         },
-        had_user: row.get(replaced::had_user)?,
+        had_user: row.get(first + replaced::had_user)?,
     })
 }
 

@@ -7,8 +7,12 @@ use crate::id::SessionIdHash;
 use crate::stores::sqlite::sql::ReadSql;
 use crate::sync::{IgnorePoison, Mutex};
 
+/// The number of sessions in a batch. Each row is read for its user.
+const BATCH: i64 = 64;
+
 /// The maximum number of batches that one commit examines, so that it never blocks others for long.
-/// A round over n sessions takes n / 512 commits; the reserve has room for some n / 20 sign-ins.
+/// Eight batches of 64 are 512 sessions, so a round over n sessions takes n / 512 commits. It ends
+/// long before sign-ins have filled the reserve, which has room for some n / 20 of them.
 pub(super) const MAX_BATCHES: usize = 8;
 
 /// The minimum number of reserved pages, unless that is more than half of the file: a sign-in may
@@ -52,7 +56,8 @@ impl SignInReserve {
         let mut examined = self.examined.lock().ignore_poison();
         let mut anonymous = Vec::new();
         let mut statement = connection.prepare_cached(&sql.after_deadline)?;
-        let mut rows = statement.query(*examined)?;
+        let (deadline, id) = *examined;
+        let mut rows = statement.query((deadline, id, BATCH))?;
         *examined = START;
         while let Some(row) = rows.next()? {
             let id = row.get("id")?;

@@ -59,21 +59,12 @@ statements! {
     end:
         "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
          data = '{{}}' WHERE {{condition}}";
-    remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
-    shorten_graces:
-        "UPDATE {replaced} SET grace_until = ?2, replaced_at = CASE WHEN ?2 IS NULL \
-         THEN max(replaced_at, min(grace_until, ?3)) ELSE replaced_at END \
-         WHERE session = ?1 AND grace_until > coalesce(?2, 0)";
-    // All but the latest replaced ids of this session, and those of a deleted session with the same
-    // row id.
-    forget_replaced_of:
-        "DELETE FROM {replaced} WHERE session = ?1 AND (public_id <> ?2 OR id NOT IN \
-         (SELECT id FROM {replaced} WHERE session = ?1 AND public_id = ?2 \
-         ORDER BY id DESC LIMIT ?3))";
-    forget_replaced:
+    insert_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
+    delete_forgotten:
         "DELETE FROM {replaced} WHERE id IN \
          (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)";
-    forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    delete_replaced: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    // Also those of a deleted session with the same row id.
     delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
     delete_all_replaced: "DELETE FROM {replaced}";
     raise_epoch:

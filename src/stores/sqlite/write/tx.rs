@@ -390,53 +390,57 @@ impl WriteTx<'_> {
         references::referenced_condition(self.connection, &self.sql.read).during(self.operation)
     }
 
-    /// Remembers the previous id of a session and, if it differs, the one presented. Shortens the
-    /// graces of the earlier ones.
-    pub(crate) fn remember_id_change(
-        &mut self,
-        at: FoundRow,
-        IdChange { previous, presented }: &IdChange,
-    ) -> Result<()> {
-        let graces_end = previous.grace_until().map(Timestamp::as_millis);
-        let params = params![at.id, graces_end, previous.replaced_at.as_millis()];
-        self.execute(&self.sql.write.shorten_graces, params, Affected::NoSession)?;
-        self.remember(at.id, &at.public_id, previous)?;
-        match presented {
-            Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
-            None => Ok(()),
-        }
+    /// Stores the replaced ids that a session remembers after a change of its id, in place of those
+    /// before it.
+    pub(crate) fn remember_id_change(&mut self, at: FoundRow, id_change: &IdChange) -> Result<()> {
+        let earlier = || -> rusqlite::Result<_> {
+            let mut statement = self.connection.prepare_cached(&self.sql.read.replaced_of)?;
+            let params = params![at.id, at.public_id.as_bytes()];
+            statement.query_map(params, |row| row::replaced_id(row, 0))?.collect()
+        };
+        let remembered = id_change.remembered(earlier().during(self.operation)?);
+        self.delete_replaced_of(at.id)?;
+        self.insert_replaced(at.id, &at.public_id, &remembered)
     }
 
-    /// Remembers a replaced id of a session in place of what is remembered of it.
-    pub(crate) fn replace_remembered(
+    /// Remembers a replaced id of another session as one of a new session.
+    pub(crate) fn move_replaced(
         &mut self,
         session: i64,
         public_id: &PublicId,
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.write.forget_replaced_one, params, Affected::NoSession)?;
-        self.remember(session, public_id, id)
+        self.execute(&self.sql.write.delete_replaced, params, Affected::NoSession)?;
+        self.delete_replaced_of(session)?;
+        self.insert_replaced(session, public_id, &[*id])
     }
 
-    /// Remembers a replaced id of a session. Deletes the oldest ids of that session above the
-    /// maximum, and up to two forgotten ids of any session, so that the table does not grow without
-    /// bound.
-    fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
-        let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
-        let params = params![session, public_id.as_bytes(), others];
-        self.execute(&self.sql.write.forget_replaced_of, params, Affected::NoSession)?;
-        self.forget_replaced(id.replaced_at, 2)?;
-        replaced::with_values(session, public_id, id, |columns| {
-            self.execute(&self.sql.write.remember_replaced, columns, Affected::NoSession)
-        })
-        .map(drop)
+    /// Inserts the replaced ids of a session, and deletes up to two forgotten ones of any session,
+    /// so that the table does not grow without bound.
+    fn insert_replaced(
+        &mut self,
+        session: i64,
+        public_id: &PublicId,
+        ids: &[ReplacedId],
+    ) -> Result<()> {
+        for id in ids {
+            replaced::with_values(session, public_id, id, |columns| {
+                self.execute(&self.sql.write.insert_replaced, columns, Affected::NoSession)
+            })?;
+        }
+        ids.last().map_or(Ok(()), |latest| self.delete_forgotten(latest.replaced_at, 2))
+    }
+
+    fn delete_replaced_of(&mut self, session: i64) -> Result<()> {
+        let delete = &self.sql.write.delete_replaced_of;
+        self.execute(delete, [session], Affected::NoSession).map(drop)
     }
 
     /// Deletes at most `limit` forgotten replaced ids.
-    fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
+    fn delete_forgotten(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
-        self.execute(&self.sql.write.forget_replaced, params, Affected::NoSession).map(drop)
+        self.execute(&self.sql.write.delete_forgotten, params, Affected::NoSession).map(drop)
     }
 }
 
@@ -497,12 +501,13 @@ impl WriteTx<'_> {
                     continue;
                 }
                 self.delete(id, id_hash)?;
-                self.execute(&self.sql.write.delete_replaced_of, [id], Affected::NoSession)?;
+                self.delete_replaced_of(id)?;
                 evicted.push(id_hash);
             }
         }
         if is_anonymous && at.is_none() && reserve.is_short(self.used_pages()?, false) {
-            let why = "sessions of users fill the file, and the rest of it is for sign-ins";
+            let why = "too few of the sessions examined are anonymous, and the rest of the file is \
+                       for sign-ins; a repetition examines the next ones";
             return Err(Error::with_source(ErrorKind::Full, self.operation, why));
         }
         Ok(evicted)
@@ -522,7 +527,7 @@ impl WriteTx<'_> {
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
         let removed = self.delete_unreferenced(&self.sql.write.sweep, params)?;
-        self.forget_replaced(now, limit)?;
+        self.delete_forgotten(now, limit)?;
         Ok(removed)
     }
 
