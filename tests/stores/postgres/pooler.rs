@@ -97,7 +97,11 @@ fn a_commit_whose_answer_the_pooler_loses_has_unknown_outcome() {
     let Some(pooler) = PgBouncer::before(proxy.address.port()) else { return };
     let store = pooler.builder().pooler(true).open().unwrap();
     let mut done = 0;
-    for number in 0..6 {
+    // Which answer is that to the commit depends on how the answers arrive.
+    for number in (0..6).cycle().take(30) {
+        if number == 0 && done > 0 {
+            break;
+        }
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         proxy.plan(Plan::LoseOneAnswer(number));
         let ended = end(&store, &id_hash);
