@@ -46,8 +46,11 @@ impl Session {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
         }
-        // Raised last, so that a panicking listener can undo nothing.
-        self.context.report_evictions();
+        // A request that does not use its session raises no event. Raised last, so that a panicking
+        // listener can undo nothing.
+        if !matches!(state.load_state, LoadState::Unread) {
+            self.context.report_evictions();
+        }
         headers
     }
 
