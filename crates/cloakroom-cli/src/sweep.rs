@@ -43,6 +43,8 @@ pub(crate) fn sweep(
 /// Fails if expired sessions have remained because rows of other tables reference them.
 fn report_kept(context: &CliContext) -> CliResult {
     let database = context.database()?;
+    // Once more, because the sweep can have taken long.
+    database.check_no_other_file_in_use()?;
     let tables = database.file_info()?.map_or(Vec::new(), |info| info.referencing_tables);
     if tables.is_empty() {
         return Ok(());
