@@ -40,7 +40,7 @@ impl<C: Send + 'static> SlotPool<C> {
     }
 
     /// Takes a slot that is not in use, if there is one.
-    #[cfg(all(feature = "sqlite", unix))]
+    #[allow(dead_code, reason = "only the SQLite store uses it")]
     pub(super) fn try_take(&self) -> Option<ConnectionSlot<C>> {
         self.0.try_get()
     }
