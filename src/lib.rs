@@ -71,7 +71,7 @@
 //!
 //! ```
 //! use cloakroom::manager::UserSession;
-//! use cloakroom::{CommitOutcome, Result, Session, SessionManager, SignIn, UserKey};
+//! use cloakroom::{Authentication, Result, Session, SessionManager, SignIn, UserKey};
 //!
 //! /// Adds an item to a cart. Items that another tab adds at the same time are kept.
 //! fn add_to_cart(session: &Session, item: u32) -> Result<Vec<u32>> {
@@ -101,9 +101,10 @@
 //! /// had verified the old password just before; a generation in the user's row refuses that one.
 //! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
 //!     let Some(user) = session.user()? else { return Ok(0) };
-//!     match session.confirm_authentication(session.auth_level()?)? {
-//!         CommitOutcome::Stored => sessions.revoke_others(session),
-//!         // Another request has ended this session or replaced its id, so all must end.
+//!     let authentication = Authentication::new().level(session.auth_level()?);
+//!     match session.sign_in_with(user.clone(), &authentication)? {
+//!         SignIn::Done => sessions.revoke_others(session),
+//!         // Only with max_sessions_per_user, if this session has ended meanwhile.
 //!         _ => sessions.revoke_for_user(&user, Some(session)),
 //!     }
 //! }

@@ -34,8 +34,9 @@ use crate::settings::Settings;
 pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
-    /// The changes were discarded: the session had ended, or its id had been replaced, before they
-    /// could be stored; or the request [ignores](Session::ignore) the session.
+    /// The changes were discarded: the session had ended, or its id had been replaced without a
+    /// [grace](crate::guide::ids), before they could be stored; or the request
+    /// [ignores](Session::ignore) the session.
     Discarded,
 }
 

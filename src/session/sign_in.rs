@@ -109,8 +109,9 @@ impl Session {
     ///
     /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,
     /// for example with a higher level, gives the session a new id. An idle limit of the second
-    /// replaces that of the first. Send the response soon: a request that is opened more than ten
-    /// seconds later by [the old id](crate::guide::ids) finds no session.
+    /// replaces that of the first. Send the response soon: until it arrives, requests with [the old
+    /// id](crate::guide::ids) find no session. In the first ten seconds their changes are
+    /// discarded; later they begin a session of their own.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier

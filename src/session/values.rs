@@ -111,9 +111,9 @@ impl Session {
     /// ```
     ///
     /// # Concurrent requests
-    /// If another request ends the session or replaces its id before the end of this one, the
-    /// change is discarded despite the `Ok`, and [`commit`](Self::commit) returns
-    /// [`Discarded`](CommitOutcome::Discarded).
+    /// If another request ends the session, or replaces its id without a
+    /// [grace](crate::guide::ids), before the end of this one, the change is discarded despite the
+    /// `Ok`, and [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
     ///
     /// If this request has not read its session, the change can instead begin a new, anonymous
     /// session. That happens when the session has expired or was evicted, when another process
@@ -234,9 +234,9 @@ impl Session {
     /// ```
     ///
     /// The result [is discarded](crate::guide::values#discarded-changes) if another request ends
-    /// the session or replaces its id before it is stored. At most 64 requests wait to update one
-    /// session: in further ones this call succeeds, and the end of the request fails with
-    /// [`ErrorKind::Busy`] and stores no values.
+    /// the session, or replaces its id without a [grace](crate::guide::ids), before it is stored.
+    /// In each process at most 64 requests wait to update one session: in further ones this call
+    /// succeeds, and the end of the request fails with [`ErrorKind::Busy`] and stores no values.
     ///
     /// # Errors
     /// The value stays after an error.
@@ -261,8 +261,8 @@ impl Session {
     /// changes of this request so far are stored too.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, because the session had
-    /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
-    /// session.
+    /// ended or its id had been replaced without a grace, or because this request
+    /// [ignores](Self::ignore) the session.
     ///
     /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
     /// before. So only one request of a session gets each number:

@@ -820,6 +820,28 @@ fn a_confirmation_within_the_grace_is_stored() {
 }
 
 #[test]
+fn a_sign_in_within_a_grace_shuts_out_who_has_the_new_id() {
+    on_every_store(
+        |builder| builder.renew_every(HOUR),
+        |app| {
+            let mut user = app.signed_in("ada");
+            app.clock.advance(HOUR);
+            let mut thief = user.clone();
+            thief.request(&app.sessions, |session| assert!(session.user().unwrap().is_some()));
+            assert!(thief.cookie != user.cookie, "the thief's request has renewed the id");
+            let confirms = |session: &Session| {
+                assert_eq!(session.confirm_authentication(1).unwrap(), CommitOutcome::Stored);
+            };
+            user.clone().request(&app.sessions, confirms);
+            assert!(user_of(&app.sessions, &thief).is_some(), "a confirmation keeps the new id");
+            user.request(&app.sessions, |session| sign_in(session, "ada"));
+            assert_eq!(user_of(&app.sessions, &thief), None);
+            assert!(user_of(&app.sessions, &user).is_some());
+        },
+    );
+}
+
+#[test]
 fn a_session_names_its_deadline() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
     on_every_store(
