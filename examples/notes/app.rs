@@ -345,8 +345,8 @@ async fn change_password(
     let Some(user) = app.accounts.change_password(&app.db, &user, form.new).await? else {
         return go(session, "/password", "The password was just changed elsewhere.");
     };
-    // A new id and the new generation, after which no earlier id is valid.
-    let _ = accounts::sign_in(session, &user)?;
+    // If the session has ended meanwhile, the next page asks for the new password.
+    let _ = accounts::confirm(session, &user)?;
     sessions.revoke_others(session)?;
     go(session, "/", "The password is changed. You are signed out everywhere else.")
 }
