@@ -84,9 +84,9 @@ pub enum Action {
     ///
     /// | user of the session | its user before the replacement | replacement | result |
     /// |---|---|---|---|
-    /// | this user | any or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
-    /// | this user, or none | any or none | any other | the session gets a new id |
-    /// | another user | any | any | a new session begins; the other ends |
+    /// | this user | a user, or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
+    /// | this user, or none | a user, or none | any other | the session gets a new id |
+    /// | another user | a user | any | a new session begins; the other ends |
     /// | another user | none | any | a new session begins |
     ///
     /// A sign-in repeats another one if all of this holds:
