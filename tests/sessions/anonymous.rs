@@ -223,13 +223,20 @@ impl Sink for Evicted {
     }
 }
 
+impl Evicted {
+    /// An application without a cleaner, whose store has room for ten anonymous sessions.
+    fn app_of_ten(&self) -> App {
+        let configure = |builder: SessionManagerBuilder| {
+            builder.without_cleaner().events(Events::new(self.clone()))
+        };
+        App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), configure)
+    }
+}
+
 #[test]
 fn evictions_by_commits_are_reported_once_a_minute() {
     let evicted = Evicted::default();
-    let configure = |builder: SessionManagerBuilder| {
-        builder.without_cleaner().events(Events::new(evicted.clone()))
-    };
-    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), configure);
+    let app = evicted.app_of_ten();
     (0..9).for_each(|n| drop(app.visitor(n)));
     assert!(evicted.0.lock().unwrap().is_empty());
     (9..13).for_each(|n| drop(app.visitor(n)));
@@ -242,10 +249,7 @@ fn evictions_by_commits_are_reported_once_a_minute() {
 #[test]
 fn evictions_are_reported_without_a_further_one() {
     let evicted = Evicted::default();
-    let configure = |builder: SessionManagerBuilder| {
-        builder.without_cleaner().events(Events::new(evicted.clone()))
-    };
-    let app = App::on(Box::new(MemoryStore::with_capacity(10)), Folder::new(), configure);
+    let app = evicted.app_of_ten();
     (0..13).for_each(|n| drop(app.visitor(n)));
     assert_eq!(*evicted.0.lock().unwrap(), [1]);
     app.clock.advance(MINUTE);

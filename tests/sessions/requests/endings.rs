@@ -15,6 +15,7 @@ use crate::common::app::{
     set_cookie, sign_in, user, user_of,
 };
 use crate::common::faulty::Call;
+use crate::requests::BEGINNINGS;
 
 #[test]
 fn a_destroyed_session_is_gone_and_its_cookie_removed() {
@@ -544,14 +545,7 @@ fn a_destroy_after_an_ignore_counts() {
 
 #[test]
 fn a_second_destroy_after_an_ignore_ends_the_issued_session() {
-    let begins: [fn(&Session); 2] = [
-        |session| sign_in(session, "ada"),
-        |session| {
-            session.set("n", 1).unwrap();
-            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
-        },
-    ];
-    for begin in begins {
+    for begin in BEGINNINGS {
         on_both_stores(defaults, |app| {
             let headers = Browser::default().request(&app.sessions, |session| {
                 begin(session);

@@ -6,13 +6,14 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{CommitOutcome, ErrorKind, Lifetime, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Lifetime};
 
 use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, WEEK, assert_new_id, complete, defaults, get, issued,
     on_both_stores, set_cookie, sign_in, user_of,
 };
 use crate::common::faulty::Call;
+use crate::requests::BEGINNINGS;
 
 #[test]
 fn a_handler_that_does_not_use_the_session_leaves_no_trace() {
@@ -507,14 +508,7 @@ fn managers_are_cloned_and_shared_by_threads() {
 #[test]
 fn the_choice_of_persistence_is_refused_once_it_comes_too_late() {
     on_both_stores(defaults, |app| {
-        let begins: [fn(&Session); 2] = [
-            |session| sign_in(session, "ada"),
-            |session| {
-                session.set("n", 1).unwrap();
-                assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
-            },
-        ];
-        for begin in begins {
+        for begin in BEGINNINGS {
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| {
                 session.set_persistent(true).unwrap();

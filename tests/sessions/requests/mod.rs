@@ -21,3 +21,16 @@ mod presented;
 mod renewals;
 mod updates;
 mod values;
+
+use cloakroom::{CommitOutcome, Session};
+
+use crate::common::app::sign_in;
+
+/// Ways in which a request begins a session, and stores it, before its end.
+const BEGINNINGS: [fn(&Session); 2] = [
+    |session| sign_in(session, "ada"),
+    |session| {
+        session.set("n", 1).unwrap();
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+    },
+];
