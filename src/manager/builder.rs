@@ -554,8 +554,12 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
-    /// Defaults to 60 seconds. No request finds an expired session: the interval decides only when
-    /// its space is free, and when [`Ended`](Event::Ended) is raised for it.
+    /// Defaults to 60 seconds. No request finds an expired session: the interval decides when its
+    /// space is free, and when [`Ended`](Event::Ended) is raised for it.
+    ///
+    /// At the same interval the cleaner runs the store's
+    /// [maintenance](crate::backend::Maintenance). For a SQLite file that is a checkpoint, which
+    /// bounds what a power cut can lose: with a longer interval it can lose more.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }

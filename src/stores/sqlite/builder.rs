@@ -25,21 +25,27 @@ use crate::stores::sqlite::store::{SqliteInner, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
 use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettings};
 
-/// The acknowledged changes that survive a power cut.
+/// Whether changes of values survive a power cut.
 ///
-/// All acknowledged changes survive a crash of the process. Changes that end a session or replace
-/// an id (destroying, revoking, renewing, signing in) also survive a power cut: they are on the
-/// disk before they are acknowledged. The setting is about the other changes.
+/// Every acknowledged change survives a crash of the process. A change that ends a session or
+/// replaces an id (a sign-out, a revocation, a sign-in, a renewal) also survives a power cut,
+/// because it is synced: the store acknowledges it when the disk has stored it (`fsync`). This
+/// setting is about the other changes: values, and the beginning of sessions without a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A power cut may undo the newest of them, whole transactions at a time: those since the last
-    /// sign-in, sign-out, revocation, renewal or checkpoint, of anyone. There is no bound in time.
+    /// A power cut can undo those changes that were made since the last sync of the file. A sync
+    /// also stores all changes before it. It happens
+    ///
+    /// - with each change that ends a session or replaces an id, of any user;
+    /// - with each checkpoint of the write-ahead log, which the manager's cleaner makes at each
+    ///   [`sweep_every`](crate::manager::SessionManagerBuilder::sweep_every), once a minute by
+    ///   default. A read transaction that stays open can prevent it.
     #[default]
     Normal,
-    /// All of them survive, for a shop in which a lost cart costs money. A change then waits for a
-    /// sync of the disk, which concurrent changes share; a single change takes several times as
-    /// long.
+    /// A power cut undoes no acknowledged change, for a shop in which a lost cart costs money. Each
+    /// change then waits for a sync, which concurrent changes share. A change that shares its sync
+    /// with no other takes several times as long as with `Normal`.
     Full,
 }
 
@@ -174,8 +180,8 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// Sets which changes survive a power cut. Defaults to [`Durability::Normal`], with which the
-    /// newest values can be lost; with [`Durability::Full`] each change waits for the disk.
+    /// Sets whether changes of values survive a power cut. Defaults to [`Durability::Normal`], with
+    /// which the newest ones can be lost; with [`Durability::Full`] each change waits for the disk.
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }
