@@ -1,20 +1,29 @@
-//! The interface of stores, which may change in a minor version.
+//! The interface for authors of stores and caches. It may change in a minor version.
 //!
-//! | implement | for |
+//! An author implements these traits:
+//!
+//! | trait | implemented by |
 //! |---|---|
-//! | [`Store`] | a store; only an optimisation has a default, so that no implementation omits more |
-//! | [`SessionIndex`] | a store that can list sessions |
-//! | [`Maintenance`] | a store with background work |
-//! | [`StoreWrapper`] | a store around another one |
-//! | [`Cache`] | a cache for a [`CachedStore`](crate::stores::cached::CachedStore) |
+//! | [`Store`] | every store; all methods but the optimisation [`try_load`](Store::try_load) are required |
+//! | [`SessionIndex`] | a store that can list the sessions of a user |
+//! | [`Maintenance`] | a store with regular background work, such as checkpoints |
+//! | [`StoreWrapper`] | a store that passes its calls on to another store, and changes some of them |
+//! | [`Cache`] | a cache in front of a store, for a [`CachedStore`](crate::stores::cached::CachedStore) |
 //!
-//! Types that applications use too are in modules of their own, which are more stable: see
+//! The types that applications use too change less often. They are in the modules
 //! [`clock`](crate::clock), [`id`](crate::id), [`lifetime`](crate::lifetime) and
 //! [`list`](crate::list).
 //!
-//! A commit has the same three steps in every store, in one atomic step of the medium: look the
-//! session up, which gives a [`Found`]; let [`Commit::decide`] decide; execute the [`Decision`].
-//! The heart of a store in a map:
+//! # Commits
+//!
+//! A [`Commit`] is the change of one session by one request. A store executes it in these steps,
+//! within one atomic operation, such as a transaction:
+//!
+//! 1. It looks up the session of the commit's id hash. The result is a [`Found`].
+//! 2. It passes that to [`Commit::decide`], which applies all rules and returns a [`Decision`].
+//! 3. It executes the decision: it removes and writes the sessions that the decision names.
+//!
+//! In a store that keeps its sessions in a map, these steps are:
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -79,8 +88,9 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! The example `examples/own_store.rs` is a complete store of 200 lines, with replaced ids and
-//! refused conflicts. [`conformance`](crate::conformance) checks every guarantee of a store.
+//! The example `examples/own_store.rs` is a complete store in less than 200 lines: it also
+//! remembers replaced ids and refuses conflicts. [`conformance`](crate::conformance) checks every
+//! guarantee of a store.
 
 mod cache;
 pub(crate) mod commit;
