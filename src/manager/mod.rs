@@ -30,13 +30,17 @@ pub use users::{SessionPage, UserSession};
 /// background thread, the *cleaner*, which records activity and removes expired sessions. Dropping
 /// the last clone and the last [`Session`] writes pending activity and stops the cleaner.
 ///
-/// | for | methods |
+/// | to | call |
 /// |---|---|
-/// | making a manager | [`new`](Self::new), [`builder`](Self::builder) |
-/// | requests, in place of an adapter | [`open`](Self::open), [`check_origin`](Self::check_origin), [`close`](Self::close), [`status_of`](Self::status_of) |
-/// | a user's sessions | [`list_for_user`](Self::list_for_user), [`count_for_user`](Self::count_for_user), [`revoke`](Self::revoke), [`revoke_others`](Self::revoke_others), [`revoke_for_user`](Self::revoke_for_user), [`sign_out_everywhere`](Self::sign_out_everywhere), [`rename_user`](Self::rename_user) |
-/// | all sessions | [`list_page`](Self::list_page), [`stats`](Self::stats), [`revoke_by_idp_session`](Self::revoke_by_idp_session), [`revoke_everyone`](Self::revoke_everyone) |
-/// | operators and tests | [`review`](Self::review), [`events`](Self::events), [`sweep_now`](Self::sweep_now), [`flush`](Self::flush) |
+/// | make a manager | [`new`](Self::new); [`builder`](Self::builder), for other settings than the defaults |
+/// | serve a request without an adapter | [`check_origin`](Self::check_origin), [`open`](Self::open), [`close`](Self::close), [`status_of`](Self::status_of), [`with_blocking_hook`](Self::with_blocking_hook) |
+/// | list or count a user's sessions | [`list_for_user`](Self::list_for_user), [`count_for_user`](Self::count_for_user) |
+/// | end sessions of a user | [`revoke`](Self::revoke) for one, [`revoke_others`](Self::revoke_others) for all but one, [`revoke_for_user`](Self::revoke_for_user) and [`sign_out_everywhere`](Self::sign_out_everywhere) for all |
+/// | end what an identity provider ends | [`revoke_by_idp_session`](Self::revoke_by_idp_session) |
+/// | give a user another key | [`rename_user`](Self::rename_user) |
+/// | list, count or end all sessions | [`list_page`](Self::list_page), [`stats`](Self::stats), [`revoke_everyone`](Self::revoke_everyone) |
+/// | make the cleaner work now | [`flush`](Self::flush) at the end of the program, [`sweep_now`](Self::sweep_now) in tests |
+/// | inspect the manager | [`review`](Self::review) of its settings, [`events`](Self::events) with their counters, [`realm`](Self::realm) |
 ///
 /// ```
 /// use cloakroom::adapter::Outcome;
