@@ -200,9 +200,9 @@ impl SessionManager {
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
     /// number; 0 if no user is signed in.
     ///
-    /// After a change of the password call
-    /// [`confirm_authentication`](Session::confirm_authentication) first, which gives this session
-    /// a new id. A sign-in that verified the old password just before the change is not ended; a
+    /// After a change of the password call [`sign_in`](Session::sign_in) first, which gives this
+    /// session a new id. The session of a sign-in that verified the old password just before the
+    /// change can be stored after this call, and stays; a
     /// [generation](crate::guide::own_tables#the-generation) refuses it.
     ///
     /// # Errors
