@@ -108,19 +108,20 @@ impl Session {
         Ok(())
     }
 
-    /// Discards all changes of this request, made before or after this call, and an earlier
-    /// [`renew`](Self::renew) or [`destroy`](Self::destroy). A `destroy` after this call still
-    /// signs the user out. A [`sign_in`](Self::sign_in) or
-    /// [`confirm_authentication`](Self::confirm_authentication) is still stored, with the changes
-    /// so far. What this request has committed before stays.
+    /// Discards the changes of this request, so that it does not change its session or keep it
+    /// alive. Call it before the first use of the session.
     ///
-    /// The response carries no cookie, unless a sign-in, a confirmation or a
-    /// [`commit`](Self::commit) of this request has issued an id, or a later `destroy` removes the
-    /// cookie.
+    /// | | in the request before `ignore` | after `ignore` |
+    /// |---|---|---|
+    /// | changes of values, messages or the idle limit; [`renew`](Self::renew) | discarded, except what a commit has stored | discarded; [`commit`](Self::commit) returns [`Discarded`](crate::CommitOutcome::Discarded), and [`update_now`](Self::update_now) `None` |
+    /// | [`destroy`](Self::destroy) | cancelled, unless a commit has carried it out: the user stays signed in | carried out; it also ends the effect of `ignore`, so changes after it begin a new session |
+    /// | [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) | stays | stored, with all changes of the request before it; changes after it are discarded |
+    /// | [activity](Self#activity) | not recorded, unless a commit has stored it, or the session was within ten minutes of its idle limit at the first read | not recorded |
+    /// | the first [CSRF token](Self::csrf_token) of an existing session | stays valid, because its secret is stored at once | is refused later, because its secret is discarded |
     ///
-    /// An ignored request does not count as activity, so it does not extend the idle limit. Call
-    /// this before the first use of the session: if the session reaches its idle limit within ten
-    /// minutes, that use [records activity](Self#activity), and a later `ignore` does not undo it.
+    /// A commit is a call of `commit`, `update_now`, `sign_in` or `confirm_authentication`. The
+    /// response carries no cookie, unless a commit of this request has issued an id, or a later
+    /// `destroy` removes the cookie.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
