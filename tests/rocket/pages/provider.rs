@@ -15,7 +15,7 @@ struct Attempt {
     pkce_verifier: String,
 }
 
-/// What a library of OpenID Connect does; the names in parentheses are of `openidconnect` 4.
+/// What a library of OpenID Connect does. The comments name the functions of `openidconnect` 4.
 #[rocket::async_trait]
 trait Provider: Send + Sync {
     /// Returns the address of the provider's page (`authorize_url`, `set_pkce_challenge`), and its
