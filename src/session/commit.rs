@@ -99,27 +99,18 @@ impl Session {
         Ok(answer)
     }
 
-    /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
+    /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads the
+    /// session first, if the request has not read it.
     fn commit_changes(&self, state: &mut State) -> Result<()> {
-        let merge = |state: &mut State, id_hash: &_| {
-            self.merge_or_renew(state, id_hash, self.renewal_of_changes(state, id_hash))
+        self.ensure_loaded(state)?;
+        // Changes that were made before the load failed are not stored either.
+        state.check_readable("store the session's changes")?;
+        let Some(id_hash) = state.load_state.session().map(|session| session.id_hash) else {
+            return self.create_or_discard(state);
         };
-        match &state.load_state {
-            // The first live session of the presented ids takes the changes, without a load.
-            LoadState::Unread => {
-                if !self.try_presented_ids(state, merge)? {
-                    self.create_or_discard(state)?;
-                }
-            }
-            LoadState::Live { session, .. } => {
-                let id_hash = session.id_hash;
-                if let Some(missing) = merge(state, &id_hash)? {
-                    self.leave_session(state, missing);
-                }
-            }
-            LoadState::Absent(_) => self.create_or_discard(state)?,
-            // Changes that were made before the load failed are not stored either.
-            LoadState::LoadFailed(_) => state.check_readable("store the session's changes")?,
+        let renewal = self.renewal_of_changes(state, &id_hash);
+        if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
+            self.leave_session(state, missing);
         }
         Ok(())
     }
@@ -158,7 +149,7 @@ impl Session {
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.set_session(session, id_hash),
+            None => state.update_session(session),
         }
         Ok(None)
     }

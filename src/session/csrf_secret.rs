@@ -183,7 +183,7 @@ impl Session {
         match merged(self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?)? {
             Ok(session) => {
                 let secret = Secret::from_data(&session.record.data);
-                state.set_session(session, &id_hash);
+                state.update_session(session);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }

@@ -20,8 +20,7 @@ use crate::settings::OnLoadFailure;
 ///
 /// | from | to | by |
 /// |---|---|---|
-/// | `Unread` | `Live`, `Absent` | the load, or the commit of a request that only writes |
-/// | `Unread` | `LoadFailed` | a load that failed |
+/// | `Unread` | `Live`, `Absent`, `LoadFailed` | the load |
 /// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
 /// | `Live` | `Absent` | a commit that finds no session |
 /// | any | `Absent` | `destroy`, or a revocation by this request |
@@ -42,6 +41,11 @@ pub(super) enum LoadState {
 }
 
 impl LoadState {
+    /// Returns the session that a load by this id hash has found.
+    fn found_by(found_by: SessionIdHash, session: LiveSession) -> LoadState {
+        LoadState::Live { session: Arc::new(session), found_by, issued: None }
+    }
+
     /// Returns the session of an id that this request issues.
     pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
@@ -116,41 +120,16 @@ impl Session {
 
     /// Loads the session of the first presented id that finds one.
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
-        let attempt = |state: &mut State, id_hash: &SessionIdHash| {
-            // Checked for each id, so that a request without ids skips the check.
-            let store = self.context.store()?;
-            // A store that knows the session in memory needs no call of the hook.
-            let has_hook = self.blocking.hook.is_some();
-            let in_memory = if has_hook { store.try_load(id_hash, now) } else { None };
-            let loaded = match in_memory {
-                Some(loaded) => loaded,
-                None => self.blocking.run(|| store.load(id_hash, now))?,
-            };
-            Ok(match loaded {
-                Loaded::Live(session) => {
-                    state.set_session(session, id_hash);
-                    None
-                }
-                Loaded::Missing(missing) => Some(missing),
-            })
-        };
-        self.try_presented_ids(state, attempt).map(drop)
-    }
-
-    /// Attempts a load or a change by each presented id until one finds a live session, and returns
-    /// whether one did; if not, the session is absent. An attempt returns the reason why its id
-    /// found none.
-    pub(super) fn try_presented_ids(
-        &self,
-        state: &mut State,
-        mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
-    ) -> Result<bool> {
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes() {
-            let Some(missing) = attempt(state, &id_hash)? else {
-                state.end_reason = None;
-                return Ok(true);
+            let missing = match self.load_by(&id_hash, now)? {
+                Loaded::Live(session) => {
+                    state.end_reason = None;
+                    state.set_load_state(LoadState::found_by(id_hash, session));
+                    return Ok(());
+                }
+                Loaded::Missing(missing) => missing,
             };
             if let Missing::NotFound { .. } = missing {
                 let retired_ids = &self.context.retired_ids;
@@ -172,6 +151,15 @@ impl Session {
         self.handle_stale_id(&mut replaced_id)?;
         let absence = Absence { retired, replaced_id, ..Absence::default() };
         state.set_load_state(LoadState::Absent(absence));
-        Ok(false)
+        Ok(())
+    }
+
+    fn load_by(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        // Checked for each id, so that a request without ids skips the check.
+        let store = self.context.store()?;
+        // A store that knows the session in memory needs no call of the hook.
+        let has_hook = self.blocking.hook.is_some();
+        let in_memory = if has_hook { store.try_load(id_hash, now) } else { None };
+        in_memory.map_or_else(|| self.blocking.run(|| store.load(id_hash, now)), Ok)
     }
 }

@@ -31,7 +31,7 @@ use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RejectedBy};
-use crate::id::{RealmTag, SessionIdHash};
+use crate::id::RealmTag;
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
 use crate::record::Client;
@@ -122,8 +122,8 @@ pub use sign_in::SignIn;
 /// | at most ten minutes | by the cleaner, within a second of that read |
 /// | at most two seconds, or the limit itself is below a minute | by that read |
 ///
-/// If there is no cleaner, or its queue is full, the request stores the activity itself. A request
-/// that only writes stores it with its commit. The stored time is that of the first use.
+/// If there is no cleaner, or its queue is full, the request stores the activity itself. The stored
+/// time is that of the first use.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
@@ -195,20 +195,18 @@ struct ResponseFacts {
 }
 
 impl State {
-    /// Sets `load_state`; no other code does.
     fn set_load_state(&mut self, load_state: LoadState) {
         let session = load_state.session();
         self.response.saw_user |= session.is_some_and(|session| session.record.user.is_some());
         self.load_state = load_state;
     }
 
-    /// Records the session that a load or a commit by this id hash has found.
-    fn set_session(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
-        let (found_by, issued) = match &mut self.load_state {
-            LoadState::Live { found_by, issued, .. } => (*found_by, issued.take()),
-            _ => (*id_hash, None),
-        };
-        self.set_load_state(LoadState::Live { session: Arc::new(session), found_by, issued });
+    /// Records the live session as a commit of this request has stored it.
+    fn update_session(&mut self, stored: LiveSession) {
+        self.response.saw_user |= stored.record.user.is_some();
+        if let LoadState::Live { session, .. } = &mut self.load_state {
+            *session = Arc::new(stored);
+        }
     }
 
     /// Continues without a session, because the request ends its own or has ended it.
