@@ -99,8 +99,8 @@ impl Session {
         Ok(answer)
     }
 
-    /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads the
-    /// session first, if the request has not read it.
+    /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads
+    /// the session first, if the request has not read it.
     fn commit_changes(&self, state: &mut State) -> Result<()> {
         self.ensure_loaded(state)?;
         // Changes that were made before the load failed are not stored either.
