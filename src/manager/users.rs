@@ -200,9 +200,14 @@ impl SessionManager {
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
     /// number; 0 if no user is signed in.
     ///
-    /// After a change of the password call
-    /// [`confirm_authentication`](Session::confirm_authentication) first, which gives this session
-    /// a new id. A sign-in that verified the old password just before the change is not ended; a
+    /// After a change of the password sign the user in again first, by
+    /// [`sign_in_with`](Session::sign_in_with) with the level that
+    /// [`auth_level`](Session::auth_level) returns: this session then has a new id in every case.
+    /// [`confirm_authentication`](Session::confirm_authentication) keeps the current id if the
+    /// request presents a replaced one within its [grace](crate::guide::ids). The guide has [the
+    /// handler](crate::guide::devices#after-a-change-of-the-password).
+    ///
+    /// A sign-in that verified the old password just before the change is not ended; a
     /// [generation](crate::guide::own_tables#the-generation) refuses it.
     ///
     /// # Errors
