@@ -108,11 +108,15 @@ impl Session {
         Ok(())
     }
 
-    /// Discards all changes of this request, made before or after this call, and an earlier
-    /// [`renew`](Self::renew) or [`destroy`](Self::destroy). A `destroy` after this call still
-    /// signs the user out. A [`sign_in`](Self::sign_in) or
-    /// [`confirm_authentication`](Self::confirm_authentication) is still stored, with the changes
-    /// so far. What this request has committed before stays.
+    /// Discards the changes of this request: at its end none is stored, whether made before or
+    /// after this call, and no earlier [`renew`](Self::renew) or [`destroy`](Self::destroy) is
+    /// carried out. What this request has committed before stays. Two kinds of later calls still
+    /// take effect:
+    ///
+    /// - a [`sign_in`](Self::sign_in) or [`confirm_authentication`](Self::confirm_authentication)
+    ///   stores the changes made until then, also those from before this call;
+    /// - a `destroy` signs the user out, and ends the effect of this call: later changes begin a
+    ///   new session.
     ///
     /// The response carries no cookie, unless a sign-in, a confirmation or a
     /// [`commit`](Self::commit) of this request has issued an id, or a later `destroy` removes the
