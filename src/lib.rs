@@ -157,6 +157,7 @@
 //! |---|---|---|
 //! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
 //! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers), [ids](guide::ids) |
+//! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
 //! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
 //! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
