@@ -2,8 +2,8 @@
 //! verification: [`Session::csrf_field`] and [`Session::verify_csrf`].
 //!
 //! A token is a random mask, followed by the session's CSRF secret XORed with it. Every token has a
-//! new mask, so tokens of one secret have no bytes in common, and the length of a compressed
-//! page does not reveal the secret (the BREACH attack).
+//! new random mask, so two tokens of one secret look unrelated, and the length of a compressed page
+//! does not reveal the secret (the BREACH attack).
 
 // Uses `session`, which stores the secret.
 

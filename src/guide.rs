@@ -43,6 +43,7 @@ pages! {
     guarantees: "../docs/guarantees.md";
     identity_providers: "../docs/identity-providers.md";
     ids: "../docs/ids.md";
+    lifetime: "../docs/lifetime.md";
     moving: "../docs/moving.md";
     operating: "../docs/operating.md";
     own_tables: "../docs/own-tables.md";

@@ -21,7 +21,14 @@
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
 //! compiler. The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers)
-//! for a new application in production:
+//! for a new application in production. Version 0.1 is not yet on crates.io, so `Cargo.toml` names
+//! the path of a copy of the repository; the [features](#features) are listed below:
+//!
+//! ```toml
+//! [dependencies]
+//! cloakroom = { path = "../cloakroom", features = ["rocket"] }
+//! rocket = { version = "0.5", default-features = false }
+//! ```
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rocket", feature = "sqlite"))]
@@ -44,8 +51,8 @@
 //! # }
 //! ```
 //!
-//! The shortest program to try is on [rouille](guide::servers), whose latest release dates from
-//! April 2023:
+//! The shortest program to try is on [rouille](guide::servers), with `features = ["rouille"]`. Its
+//! latest release dates from April 2023:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
@@ -156,28 +163,30 @@
 //! | question | items | page |
 //! |---|---|---|
 //! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
-//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers), [ids](guide::ids) |
-//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
+//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers) |
 //! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
 //! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
-//! | Which settings are there? | [`manager::SessionManagerBuilder`], [`Lifetime`], [`CookieConfig`] | [configuration](guide::configuration), [cookies](guide::cookies) |
-//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
-//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
 //! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
+//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
+//! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
+//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
+//! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
+//! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
+//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
+//! | How do I move from another library? | | [moving](guide::moving) |
+//! | What do the words mean? | | [terms](guide::terms) |
 //!
 //! Other pages:
 //!
-//! - Moving from another library: [moving](guide::moving), [comparison](guide::comparison).
-//! - Running an application: [deployment](guide::deployment), [operating](guide::operating),
-//!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events),
-//!   [performance](guide::performance).
-//! - Judging the library: [guarantees](guide::guarantees), [reliability](guide::reliability),
+//! - Judging it: [comparison](guide::comparison), [guarantees](guide::guarantees),
+//!   [reliability](guide::reliability), [performance](guide::performance),
 //!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
-//! - Writing a [store](backend::Store), which [`conformance`] checks, or an
-//!   [adapter](adapter::Adapter): [stores](guide::stores), [servers](guide::servers).
-//! - The design: [design](guide::design), [architecture](guide::architecture). The words:
-//!   [terms](guide::terms).
+//! - Running it: [deployment](guide::deployment), [operating](guide::operating),
+//!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events).
+//! - Changing it: [architecture](guide::architecture), [design](guide::design). For a
+//!   [store](backend::Store), which [`conformance`] checks, see [stores](guide::stores), and for an
+//!   [adapter](adapter::Adapter) [servers](guide::servers).
 //!
 //! # Features
 //!

@@ -18,7 +18,8 @@ const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 /// The lifetime of sessions: an idle limit, an absolute limit, or both.
 ///
 /// With both, the earlier deadline counts. Each limit is at least one millisecond. Defaults to 1
-/// day idle and 30 days absolute.
+/// day idle and 30 days absolute. The guide says [what counts as
+/// activity](crate::guide::lifetime#activity), and what else ends a session.
 ///
 /// ```
 /// use std::time::Duration;

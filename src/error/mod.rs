@@ -195,8 +195,12 @@ impl Error {
     }
 
     /// Returns whether the outcome of the failed change, such as a commit, is unknown: it may have
-    /// been made. True unless the store has [proved](Self::with_nothing_done) that it was not, or
-    /// the kind says so.
+    /// been made.
+    ///
+    /// Never true for the kinds `Busy`, `Conflict`, `ForeignTable`, `Invalid`, `NewerSchema`,
+    /// `NotSetUp`, `ReadOnly`, `TooLarge`, `Unsupported` and `WrongType`. For the others, such as
+    /// `Unavailable` and `Full`, it is true unless the store has
+    /// [proved](Self::with_nothing_done) that the change was not made.
     ///
     /// Of a call in several steps, such as a sweep, it describes the step that failed; earlier
     /// steps may have been made. [`ErrorKind::Busy`] names such calls.

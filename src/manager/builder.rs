@@ -273,7 +273,9 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
     /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, or the limits of
-    /// `lifetime` where those are shorter. A lifetime that is set here is not shortened.
+    /// `lifetime` where those are shorter; if the cookie is not [persistent](Self::persistent), of
+    /// [`browser_session_lifetime`](Self::browser_session_lifetime). A lifetime that is set here is
+    /// not shortened.
     ///
     /// Set a longer one if visitors fill a cart without an account. Anyone can begin an anonymous
     /// session, so a longer lifetime means more stored sessions.
@@ -434,14 +436,20 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the maximum number of anonymous sessions of this manager's realm; at least 1. Beyond
-    /// it, the cleaner evicts those that were idle longest, a 32nd of the maximum at once, and
+    /// it, the cleaner evicts those that were idle longest, down to a 32nd below the maximum, and
     /// [`AnonymousEvicted`](Event::AnonymousEvicted) is raised. Their visitors get new sessions. A
     /// signed-in session is never evicted.
     ///
-    /// Defaults to 1,000,000 in a store that can list sessions, such as SQLite, and to none in
-    /// memcached, which evicts by itself. In addition, [`MemoryStore`] reserves a tenth of its
-    /// capacity for signed-in sessions. Each process that uses the store may exceed the maximum by
-    /// a 32nd.
+    /// Defaults to 1,000,000 in SQLite and PostgreSQL. Defaults to none in [`MemoryStore`], where
+    /// they take at most nine tenths of the capacity, and in memcached, which evicts by itself and
+    /// does not support this setting.
+    ///
+    /// The number can exceed the maximum, because a process checks it only after it has itself
+    /// begun a 32nd of the maximum since its last check; a new process checks it after 1,000
+    /// sessions at the latest. With one process, a check is due at the maximum plus one, and up to
+    /// 999 sessions later if the process has been restarted. The sessions that begin while the
+    /// eviction runs, in batches with pauses, come on top. Each further process adds up to a 32nd.
+    /// A process [without a cleaner](Self::without_cleaner) checks nothing.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
     pub fn max_anonymous(self, sessions: u64) -> Self {

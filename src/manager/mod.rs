@@ -105,9 +105,10 @@ impl SessionManager {
 
     /// Opens the session of a request. Does no I/O.
     ///
-    /// `head` is a [`RequestHead`], or the value of the `Cookie` field as an `Option<&str>`. The
-    /// short form is for tests: [`check_origin`](Self::check_origin) treats a head without a method
-    /// as that of a `POST`, and one without `Origin` and `Sec-Fetch-Site` passes.
+    /// `head` is a [`RequestHead`], or the value of the `Cookie` field as an `Option<&str>`. For a
+    /// request pass a `RequestHead`: the short form has neither `Origin` nor `Sec-Fetch-Site`, so
+    /// it always passes the [cross-origin check](Self::check_origin). Use it in tests, and to look
+    /// a session up again during a WebSocket.
     ///
     /// The first read loads the session. Later reads do not load it again, so a long response or a
     /// WebSocket does not see a revocation that comes after the first read. To check for one, open

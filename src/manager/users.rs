@@ -200,9 +200,15 @@ impl SessionManager {
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
     /// number; 0 if no user is signed in.
     ///
-    /// After a change of the password call [`sign_in`](Session::sign_in) first, which gives this
-    /// session a new id. The session of a sign-in that verified the old password just before the
-    /// change can be stored after this call, and stays; a
+    /// After a change of the password sign the user in again first, by
+    /// [`sign_in_with`](Session::sign_in_with) with the level that
+    /// [`auth_level`](Session::auth_level) returns: this session then has a new id in every case.
+    /// [`confirm_authentication`](Session::confirm_authentication) keeps the current id if the
+    /// request presents a replaced one within its [grace](crate::guide::ids). The guide has [the
+    /// handler](crate::guide::devices#after-a-change-of-the-password).
+    ///
+    /// The session of a sign-in that verified the old password just before the change can be stored
+    /// after this call, and stays; a
     /// [generation](crate::guide::own_tables#the-generation) refuses it.
     ///
     /// # Errors

@@ -292,7 +292,8 @@ impl Session {
     /// After an error the value is unchanged, unless the error [has an unknown
     /// outcome](Error::has_unknown_outcome). The end of the request does not store the result
     /// either; it tries to store the other changes again.
-    /// - [`ErrorKind::Busy`] when 64 requests wait already, or after a wait of five seconds;
+    /// - [`ErrorKind::Busy`] when too many requests [wait](Self::update) to update the session, or
+    ///   after a wait of five seconds;
     /// - [`ErrorKind::WrongType`] when the value is not a `T`, or when [`get`](Self::get) could not
     ///   decode the result;
     /// - [`ErrorKind::TooLarge`] when the result, or all values together, exceed the limit of a

@@ -6,10 +6,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{assert_none, files, relative, root, rust_files};
+use crate::{LONGEST_LINE, assert_none, files, relative, root, rust_files};
 
 /// The pages whose code the command line compiles, in its `src/readme_doctests.rs`.
 const COMPILED_ELSEWHERE: &[&str] = &["docs/commands.md"];
+
+/// Pages with wider lines of prose.
+const WIDE_PAGES: &[&str] = &["DESIGN.md", "docs/testing.md"];
 
 /// A page of Markdown.
 struct Page {
@@ -240,6 +243,23 @@ fn measured_times() -> BTreeMap<String, f64> {
         }
     }
     times
+}
+
+/// A row of a table is one line, and a long link cannot be broken.
+#[test]
+fn lines_of_prose_on_pages_have_at_most_100_columns() {
+    let mut wrong = Vec::new();
+    for page in pages().into_iter().filter(|page| !WIDE_PAGES.contains(&page.name.as_str())) {
+        let lines: Vec<_> = page.text.lines().collect();
+        for line in page.prose().into_iter().map(|(number, _)| number) {
+            let text = lines[line - 1];
+            let is_whole = text.trim_start().starts_with('|') || text.split(' ').count() < 3;
+            if text.chars().count() > LONGEST_LINE && !is_whole {
+                wrong.push(format!("{}:{line}: {text}", page.name));
+            }
+        }
+    }
+    assert_none(&wrong);
 }
 
 /// All pages of the repository.

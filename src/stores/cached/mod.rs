@@ -75,6 +75,7 @@ pub use builder::CachedStoreBuilder;
 ///
 /// | not invalidated, because | processes that may read the old state |
 /// |---|---|
+/// | the cache is a [`MemoryCache`](crate::stores::memory::MemoryCache), of which each process has its own | the others |
 /// | the process that made the change cannot reach the cache | the others |
 /// | that process ended between the commit and the invalidation | the others |
 /// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
