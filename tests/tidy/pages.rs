@@ -11,9 +11,6 @@ use crate::{LONGEST_LINE, assert_none, files, relative, root, rust_files};
 /// The pages whose code the command line compiles, in its `src/readme_doctests.rs`.
 const COMPILED_ELSEWHERE: &[&str] = &["docs/commands.md"];
 
-/// Pages with wider lines of prose.
-const WIDE_PAGES: &[&str] = &["DESIGN.md", "docs/testing.md"];
-
 /// A page of Markdown.
 struct Page {
     /// Its path from the root of the package.
@@ -249,7 +246,7 @@ fn measured_times() -> BTreeMap<String, f64> {
 #[test]
 fn lines_of_prose_on_pages_have_at_most_100_columns() {
     let mut wrong = Vec::new();
-    for page in pages().into_iter().filter(|page| !WIDE_PAGES.contains(&page.name.as_str())) {
+    for page in pages() {
         let lines: Vec<_> = page.text.lines().collect();
         for line in page.prose().into_iter().map(|(number, _)| number) {
             let text = lines[line - 1];
