@@ -147,7 +147,7 @@ impl Session {
     ) -> Result<bool> {
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
-        for id_hash in self.presented.id_hashes() {
+        for id_hash in self.presented.id_hashes(self.realm_tag()) {
             let Some(missing) = attempt(state, &id_hash)? else {
                 state.end_reason = None;
                 return Ok(true);
