@@ -37,15 +37,6 @@ pub(crate) enum Transport {
     Header(String),
 }
 
-/// A cookie of a former name.
-#[derive(Clone, Debug)]
-pub(crate) struct FormerCookie {
-    /// Its name and attributes.
-    pub(crate) cookie: CookieConfig,
-    /// The realms that its ids can have, and the cookie with the keys of each.
-    pub(crate) by_realm: Vec<(CookieConfig, RealmTag)>,
-}
-
 /// A response header field that carries or removes the id: name and value.
 pub(crate) type IdField = (Cow<'static, str>, String);
 
@@ -56,10 +47,8 @@ pub(crate) struct Settings {
     /// The realm of this manager, and its tag in the hashes of ids.
     pub(crate) realm: Realm,
     pub(crate) realm_tag: RealmTag,
-    /// The former names of the cookie. Sessions under them move to the current name.
-    pub(crate) former_cookies: Vec<FormerCookie>,
-    /// The realms of the former names, which are not this manager's.
-    pub(crate) former_realms: Vec<Realm>,
+    /// The cookie under its former names. Sessions under them move to the current name.
+    pub(crate) former_cookies: Vec<CookieConfig>,
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
@@ -98,7 +87,7 @@ impl Settings {
             Transport::Cookie(cookie) => Some(&*cookie.name),
             Transport::Header(_) => None,
         };
-        current.into_iter().chain(self.former_cookies.iter().map(|former| &*former.cookie.name))
+        current.into_iter().chain(self.former_cookies.iter().map(|former| &*former.name))
     }
 
     /// Returns whether a `Cookie` field may contain an id: a fast search for the names anywhere in
@@ -146,13 +135,7 @@ impl Settings {
 
     /// Returns the response header fields that remove the cookies of former names.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
-        self.former_cookies.iter().map(|former| set_cookie(former.cookie.remove()))
-    }
-
-    /// Returns the realms of the sessions that this manager accepts, its own last. A session moves
-    /// from a former realm to the own one, so a call for each realm in this order misses none.
-    pub(crate) fn realms(&self) -> impl Iterator<Item = &Realm> {
-        self.former_realms.iter().chain([&self.realm])
+        self.former_cookies.iter().map(|former| set_cookie(former.remove()))
     }
 
     /// Returns the parts of the client that the settings record.

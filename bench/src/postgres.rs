@@ -239,7 +239,7 @@ impl Bench {
         });
         measure("renew", &|_| {
             let to = new_id();
-            (Action::Renew { to, realm: Realm::default(), grace_until: None }, to)
+            (Action::Renew { to, grace_until: None }, to)
         });
         measure("sign_out", &|id_hash| (Action::End, *id_hash));
         report.series("postgres_operations", "us", &times);

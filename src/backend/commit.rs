@@ -10,7 +10,7 @@ use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
+use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::lifetime::{AtLimit, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
@@ -71,8 +71,6 @@ pub enum Action {
     Renew {
         /// The hash of the new id.
         to: SessionIdHash,
-        /// The realm of the new id.
-        realm: Realm,
         /// The end of the grace, in which the old id still finds the session; `None` for no grace.
         grace_until: Option<Timestamp>,
     },
@@ -100,8 +98,8 @@ pub enum Action {
         to: SessionIdHash,
         /// The user.
         user: UserKey,
-        /// The fields of the session after the sign-in; its `public_id` counts only if a session
-        /// begins.
+        /// The fields of the session after the sign-in. Its `realm` is that of the session found;
+        /// its `public_id` counts only if a session begins.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -595,7 +593,6 @@ impl Commit {
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
         self.set_authentication(&mut record, user, new_session);
-        record.realm.clone_from(&new_session.realm);
         record.persistent = new_session.persistent;
         record.client.clone_from(&new_session.client);
         record.seen = record.seen.max(self.now);
@@ -630,9 +627,8 @@ impl Commit {
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.
-            Action::Renew { to, realm, grace_until } if session.id_hash == self.id_hash => {
+            Action::Renew { to, grace_until } if session.id_hash == self.id_hash => {
                 record.id_issued = self.now;
-                record.realm.clone_from(realm);
                 let by = ReplacedBy::Renewal { grace_until: *grace_until };
                 let id_hash = self.id_hash;
                 let successor = *to;

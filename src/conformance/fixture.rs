@@ -108,7 +108,7 @@ pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSes
 }
 
 pub(super) fn renew_to(to: SessionIdHash, grace_until: Option<Timestamp>) -> Action {
-    Action::Renew { to, realm: Realm::default(), grace_until }
+    Action::Renew { to, grace_until }
 }
 
 pub(super) fn same_record(record: &Record, expected: &Record, what: &str) -> Passed {

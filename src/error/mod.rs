@@ -70,11 +70,8 @@ struct ErrorInner {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The store was busy until the deadline of the call, or too many requests wait to update the
-    /// session. A later attempt can succeed. The step that failed stored nothing; of a call in
-    /// several steps, earlier ones may have been made: with [former cookie names], revocations and
-    /// renames have one step for each realm, and a `destroy` comes before the other changes.
-    ///
-    /// [former cookie names]: crate::manager::SessionManagerBuilder::former_cookie_name
+    /// session. A later attempt can succeed. The step that failed stored nothing; a `destroy`,
+    /// which comes before the other changes, may have been carried out.
     Busy,
     /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,

@@ -23,7 +23,7 @@ use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
-use crate::settings::{FormerCookie, OnLoadFailure, Settings, Transport};
+use crate::settings::{OnLoadFailure, Settings, Transport};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -131,7 +131,6 @@ impl SessionManagerBuilder {
                 realm: Realm::default(),
                 realm_tag: Realm::default().tag(),
                 former_cookies: Vec::new(),
-                former_realms: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
@@ -192,11 +191,9 @@ impl SessionManagerBuilder {
     /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
     /// or header.
     ///
-    /// A realm separates the sessions of several managers on one store: a manager finds and limits
-    /// only the sessions of its realm. Lists, counts and revocations also cover the realms of its
-    /// [former cookie names](Self::former_cookie_name), and
-    /// [`stats`](SessionManager::stats) counts all realms. Managers with the same realm share their
-    /// sessions.
+    /// A realm separates the sessions of several managers on one store: a manager finds, limits,
+    /// lists and revokes only the sessions of its realm, but [`stats`](SessionManager::stats)
+    /// counts those of all realms. Managers with the same realm share their sessions.
     ///
     /// After a change of the realm, the sessions of the old one stay in the store until they
     /// expire, but their users are signed out.
@@ -207,25 +204,27 @@ impl SessionManagerBuilder {
     /// Adds a former name of the session cookie, so that a visitor whose browser has only that
     /// cookie keeps the session. The next stored change moves the session to the current name, with
     /// a new id; a sign-out removes both cookies. Can be called several times, for several names.
-    /// Defaults to none. Building the manager fails with a [`header`](Self::header).
+    /// Defaults to none. Building the manager fails with a [`header`](Self::header), and without a
+    /// [`realm`](Self::realm).
     ///
-    /// Keep this setting for the absolute limit of sessions, 30 days by default.
+    /// Sessions stay in their realm. Until an application sets `realm`, that is the name of its
+    /// cookie: set `realm` to exactly the former name then, and keep it for good. Clients do not
+    /// see it. Keep the former name for the absolute limit of sessions, 30 days by default.
     ///
     /// ```
     /// # use cloakroom::{CookieConfig, MemoryStore, SessionManager};
-    /// // The cookie was `__Host-id` until now.
+    /// // The cookie was `__Host-id` until now, and no realm was set.
     /// let sessions = SessionManager::builder(MemoryStore::new())
     ///     .cookie(CookieConfig::new().name("__Host-shop"))
-    ///     .former_cookie_name("__Host-id")
+    ///     .realm("__Host-id") // stays
+    ///     .former_cookie_name("__Host-id") // for 30 days
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Under a former name the manager looks in the [realm](Self::realm) of that name, and in its
-    /// own. Until a session has moved, lists, counts and revocations include it, but
-    /// [`max_sessions_per_user`](Self::max_sessions_per_user) does not. If another manager still
-    /// uses the old realm, they list and end *its* sessions too; to prevent that, set the realm to
-    /// the former name. The attributes and keys of the cookie are the current ones. See [the
+    /// Sessions of other realms are not found: they cannot be moved to a new realm, and of two
+    /// former names with different realms, only the sessions of one are kept. The attributes and
+    /// keys of the cookie are the current ones. See [the
     /// guide](crate::guide::cookies#renaming-the-cookie).
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -593,16 +592,16 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { events, ..self }
     }
 
-    /// Resolves the realm of this manager, and the realms of the former cookies.
-    fn resolve_realms(&mut self) -> Result<()> {
+    /// Resolves the realm of this manager, and its cookies in that realm.
+    fn resolve_realm(&mut self) -> Result<()> {
         let settings = &mut self.settings;
         let default = match &settings.transport {
             Transport::Cookie(cookie) => cookie.name.clone(),
             Transport::Header(name) => name.to_ascii_lowercase(),
         };
-        let named = self.realm.take().map(Realm::new).transpose();
-        let named = named.map_err(|error| invalid("realm", error))?;
-        settings.realm = named.clone().map_or_else(|| Realm::new(default), Ok)?;
+        let is_named = self.realm.is_some();
+        let name = self.realm.take().unwrap_or(default);
+        settings.realm = Realm::new(name).map_err(|error| invalid("realm", error))?;
         settings.realm_tag = settings.realm.tag();
         let Transport::Cookie(cookie) = &settings.transport else {
             if self.former_cookie_names.is_empty() {
@@ -617,15 +616,15 @@ impl SessionManagerBuilder {
             }
             let former = cookie.clone().name(name);
             former.validate().map_err(|error| invalid(FORMER_COOKIE_NAME, error))?;
-            let mut by_realm = Vec::new();
-            // A former cookie may date from before this manager's realm was set, or from after.
-            for realm in std::iter::once(Realm::new(&former.name)?).chain(named.clone()) {
-                by_realm.push((former.clone().of_realm(realm.tag())?, realm.tag()));
-                if realm != settings.realm && !settings.former_realms.contains(&realm) {
-                    settings.former_realms.push(realm);
-                }
+            if !is_named {
+                let why = format!(
+                    "sessions stay in their realm, so name it: add .realm({:?}), and keep it for \
+                     good",
+                    former.name
+                );
+                return Err(invalid(FORMER_COOKIE_NAME, why));
             }
-            settings.former_cookies.push(FormerCookie { cookie: former, by_realm });
+            settings.former_cookies.push(former.of_realm(settings.realm_tag)?);
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
         Ok(())
@@ -636,7 +635,7 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Checks every setting but the realms and the origins.
+    /// Checks every setting but the realm, the former names and the origins.
     fn validate(&self) -> Result<()> {
         let settings = &self.settings;
         for (setting, lifetime) in [
@@ -724,7 +723,7 @@ impl SessionManagerBuilder {
         };
         self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
         self.settings.cross_origin.validate()?;
-        self.resolve_realms()?;
+        self.resolve_realm()?;
         if self.store.index().is_some() && !self.store.capabilities().bounds_anonymous {
             self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }

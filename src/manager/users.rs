@@ -3,7 +3,6 @@
 //! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
 //! overlapping requests.
 
-use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
 use crate::backend::{LiveSession, SessionIndex};
@@ -47,8 +46,7 @@ pub struct UserSession {
     pub is_current: bool,
 }
 
-/// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm), and of
-/// the realms of its [former cookie names].
+/// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm).
 ///
 /// A revocation goes by user or public id, not by session id, so it also ends a session whose id
 /// was renewed, by the user or by a thief. The changes of other requests that use an ended session
@@ -80,8 +78,6 @@ pub struct UserSession {
 /// assert_eq!(sessions.count_for_user(&ada)?, 1);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
-///
-/// [former cookie names]: crate::manager::SessionManagerBuilder::former_cookie_name
 impl SessionManager {
     /// Lists the live sessions of `user`, at most one hundred, the newest first. The session
     /// `current` is marked.
@@ -136,15 +132,9 @@ impl SessionManager {
         let index = self.index("list sessions")?;
         // One more than requested shows whether there is a next page.
         let one_more = Page { limit: page.limit.saturating_add(1), ..page };
-        let mut sessions: Vec<Summary> = Vec::new();
-        for realm in self.context.settings.realms() {
-            let filter = SessionFilter::InRealm(realm, filter);
-            let list = || index.list(&filter, one_more, self.context.now());
-            sessions.extend(self.blocking.run(list)?);
-        }
-        // A session that moved to the own realm between two calls is in the lists of both.
-        sessions.sort_by_key(|session| Reverse(session.cursor));
-        sessions.dedup_by_key(|session| session.cursor);
+        let filter = SessionFilter::InRealm(self.realm(), filter);
+        let list = || index.list(&filter, one_more, self.context.now());
+        let mut sessions = self.blocking.run(list)?;
         let has_more = sessions.len() > page.limit.get();
         sessions.truncate(page.limit.get());
         let next = sessions.last().filter(|_| has_more).map(|last| last.cursor);
@@ -183,10 +173,7 @@ impl SessionManager {
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors). Sessions may have ended after an error
-    /// that [has an unknown outcome](Error::has_unknown_outcome), or after any error with a [former
-    /// cookie name]; the call can be repeated.
-    ///
-    /// [former cookie name]: crate::manager::SessionManagerBuilder::former_cookie_name
+    /// that [has an unknown outcome](Error::has_unknown_outcome); the call can be repeated.
     pub fn revoke(
         &self,
         user: &UserKey,
@@ -253,9 +240,9 @@ impl SessionManager {
         }
     }
 
-    /// Changes the user key of all sessions of `from` to `to`, for a user whose key has changed,
-    /// such as an e-mail address. Each realm is changed in one atomic step. Returns the number of
-    /// sessions, with expired ones that are not swept yet.
+    /// Changes the user key of all sessions of `from` to `to` in one atomic step, for a user whose
+    /// key has changed, such as an e-mail address. Returns the number of sessions, with expired
+    /// ones that are not swept yet.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
@@ -274,18 +261,15 @@ impl SessionManager {
     /// sign-in.
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors). The user may be renamed, perhaps not in
-    /// all realms, after the same errors as in [`revoke`](Self::revoke); the call can be repeated.
+    /// The [store's errors](ErrorKind#the-stores-errors). The user may be renamed after an error
+    /// that [has an unknown outcome](Error::has_unknown_outcome); the call can be repeated.
     pub fn rename_user(&self, from: &UserKey, to: &UserKey) -> Result<usize> {
         let index = self.index("rename a user")?;
         if from == to {
             return Ok(0);
         }
-        let mut sessions = 0;
-        for realm in self.context.settings.realms() {
-            let rename = || index.rename_user(realm, from, to, self.context.now());
-            sessions += self.blocking.run(rename)?.len();
-        }
+        let rename = || index.rename_user(self.realm(), from, to, self.context.now());
+        let sessions = self.blocking.run(rename)?.len();
         self.context.events.raise(&Event::UserRenamed { from, to, sessions });
         Ok(sessions)
     }
@@ -325,19 +309,13 @@ impl SessionManager {
     pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
         let index = self.index("revoke all sessions")?;
         let by = user_of(current)?;
-        let settings = &self.context.settings;
-        let revoke = || {
-            let revoke_realm = |realm| index.revoke_everyone(Some(realm), self.context.now());
-            settings.realms().map(revoke_realm).sum::<Result<u64>>()
-        };
+        let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
         self.context.retired_ids.record_revocation_of_all();
         drop(in_flight);
         if let Some(current) = current {
-            current.apply_own_revocation(|live| {
-                settings.realms().any(|realm| live.record.realm == *realm)
-            });
+            current.apply_own_revocation(|live| live.record.realm == *self.realm());
         }
         self.raise_revoked(ended, by.as_ref(), current);
         Ok(ended)
@@ -351,14 +329,8 @@ impl SessionManager {
     ) -> Result<usize> {
         let index = self.index("revoke sessions")?;
         let by = user_of(current)?;
-        let revoke = || {
-            let mut ended = Vec::new();
-            for realm in self.context.settings.realms() {
-                let filter = SessionFilter::InRealm(realm, filter);
-                ended.extend(index.revoke(&filter, except, self.context.now())?);
-            }
-            Ok(ended)
-        };
+        let filter = SessionFilter::InRealm(self.realm(), filter);
+        let revoke = || index.revoke(&filter, except, self.context.now());
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;

@@ -77,7 +77,7 @@ impl Session {
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
         let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);
-        self.blocking.run(|| Ok(self.presented.id_hashes().any(is_retired)))
+        self.blocking.run(|| Ok(self.presented.id_hashes(self.realm_tag()).any(is_retired)))
     }
 
     /// Continues without the session that was live, because a commit no longer finds it.

@@ -144,8 +144,10 @@ impl Session {
     fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
         let LiveSession { id_hash, .. } =
             state.load_state.session().filter(|_| !state.is_ignored)?;
-        let is_to_reseal = |id: &&PresentedId| {
-            id.sealed_with_old_key && !id.by_former_cookie && id.id_hash() == *id_hash
+        let is_to_reseal = |presented: &&PresentedId| {
+            presented.sealed_with_old_key
+                && !presented.by_former_cookie
+                && presented.id.hash(self.realm_tag()) == *id_hash
         };
         let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.

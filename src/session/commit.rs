@@ -128,9 +128,8 @@ impl Session {
             Some(Renewal { grace }) => {
                 let id = SessionId::generate()?;
                 let to = id.hash(self.realm_tag());
-                let realm = self.context.settings.realm.clone();
                 let grace_until = grace.map(|grace| self.context.now() + grace);
-                (Some(id), Action::Renew { to, realm, grace_until })
+                (Some(id), Action::Renew { to, grace_until })
             }
         };
         let touch = self.request_touch(state);

@@ -62,7 +62,7 @@ impl Session {
         let mut state = self.lock_open(OPERATION)?;
         self.check_cross_site(&state, OPERATION)?;
         let current = state.load_state.session().map(|session| session.id_hash);
-        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
+        for id_hash in current.into_iter().chain(self.presented.id_hashes(self.realm_tag())) {
             if !state.ending.to_destroy.contains(&id_hash) {
                 state.ending.to_destroy.push(id_hash);
             }

@@ -122,7 +122,7 @@ impl Session {
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
-        for id_hash in self.presented.id_hashes() {
+        for id_hash in self.presented.id_hashes(self.realm_tag()) {
             let missing = match self.load_by(&id_hash, now)? {
                 Loaded::Live(session) => {
                     state.end_reason = None;

@@ -294,8 +294,11 @@ impl Session {
     /// Returns whether this is a session of the same manager for a request with the same ids.
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
-        let has_same_ids =
-            || Presented::of(&context.settings, head).id_hashes().eq(self.presented.id_hashes());
+        let realm = self.realm_tag();
+        let has_same_ids = || {
+            let presented = Presented::of(&context.settings, head);
+            presented.id_hashes(realm).eq(self.presented.id_hashes(realm))
+        };
         Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
@@ -317,7 +320,7 @@ impl Session {
         self.opened_at.map_or(now, |opened_at| opened_at.min(now))
     }
 
-    /// Returns the realm of the ids that this session issues.
+    /// Returns the realm of the ids that this session reads and issues.
     fn realm_tag(&self) -> RealmTag {
         self.context.settings.realm_tag
     }

@@ -15,20 +15,9 @@ use crate::settings::{Settings, Transport};
 #[derive(Clone, Debug)]
 pub(crate) struct PresentedId {
     pub(crate) id: SessionId,
-    pub(crate) realm: RealmTag,
     pub(crate) sealed_with_old_key: bool,
     /// The cookie has a former name.
     pub(crate) by_former_cookie: bool,
-}
-
-impl PresentedId {
-    pub(crate) fn id_hash(&self) -> SessionIdHash {
-        self.id.hash(self.realm)
-    }
-
-    fn is_same(&self, other: &PresentedId) -> bool {
-        self.id == other.id && self.realm == other.realm
-    }
 }
 
 /// The ids that a request presents, within the bounds below.
@@ -58,23 +47,19 @@ impl Presented {
     /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
     pub(crate) fn of(settings: &Settings, head: &RequestHead<'_>) -> Presented {
         let mut presented = Presented::default();
-        let realm = settings.realm_tag;
         match &settings.transport {
             Transport::Cookie(cookie) => {
-                let own = (cookie, realm, false);
-                let former = settings.former_cookies.iter().flat_map(|former| &former.by_realm);
-                let former = former.map(|(cookie, realm)| (cookie, *realm, true));
-                for (cookie, realm, by_former_cookie) in std::iter::once(own).chain(former) {
+                let former = settings.former_cookies.iter().map(|cookie| (cookie, true));
+                for (cookie, by_former_cookie) in std::iter::once((cookie, false)).chain(former) {
                     let fields = head.cookies.iter().copied();
                     let fields = fields.filter(|field| field.contains(&cookie.name));
-                    presented.look_in_cookies(cookie, realm, by_former_cookie, fields);
+                    presented.look_in_cookies(cookie, by_former_cookie, fields);
                 }
             }
             Transport::Header(_) => {
                 for text in head.ids.iter() {
                     let read = SessionId::parse(text).map(|id| PresentedId {
                         id,
-                        realm,
                         sealed_with_old_key: false,
                         by_former_cookie: false,
                     });
@@ -89,7 +74,6 @@ impl Presented {
     fn look_in_cookies<'r>(
         &mut self,
         cookie: &CookieConfig,
-        realm: RealmTag,
         by_former_cookie: bool,
         fields: impl Iterator<Item = &'r str>,
     ) {
@@ -115,8 +99,7 @@ impl Presented {
                 unsealed.push(value);
             }
             let read = cookie.read(value);
-            // Several realms can have one former name. A value that does not open for this one is
-            // not malformed, because it may be sealed for another.
+            // Nothing would replace such a value, so each request would report it as malformed.
             if by_former_cookie && read.is_none() {
                 continue;
             }
@@ -124,7 +107,6 @@ impl Presented {
                 value,
                 read.map(|(id, sealed_with_old_key)| PresentedId {
                     id,
-                    realm,
                     sealed_with_old_key,
                     by_former_cookie,
                 }),
@@ -143,7 +125,7 @@ impl Presented {
                     BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
                 });
             }
-            Some(new) if self.ids.iter().any(|id| id.is_same(&new)) => {}
+            Some(new) if self.ids.iter().any(|known| known.id == new.id) => {}
             Some(_) if self.ids.len() == Self::MAX_IDS => self.too_many = true,
             Some(read) => self.ids.push(read),
         }
@@ -154,8 +136,8 @@ impl Presented {
         self.malformed_hash.is_none() && self.ids.is_empty()
     }
 
-    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = SessionIdHash> {
-        self.ids.iter().map(PresentedId::id_hash)
+    pub(crate) fn id_hashes(&self, realm: RealmTag) -> impl Iterator<Item = SessionIdHash> {
+        self.ids.iter().map(move |presented| presented.id.hash(realm))
     }
 }
 
@@ -166,13 +148,14 @@ impl Session {
         issued: Option<&SessionId>,
         id_hash: &SessionIdHash,
     ) -> Option<SessionId> {
-        let issued = issued.filter(|id| id.hash(self.realm_tag()) == *id_hash);
-        let find_presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
-        issued.or_else(|| find_presented().map(|presented| &presented.id)).cloned()
+        let presented = self.presented.ids.iter().map(|presented| &presented.id);
+        let mut ids = issued.into_iter().chain(presented);
+        ids.find(|id| id.hash(self.realm_tag()) == *id_hash).cloned()
     }
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.
     pub(super) fn has_former_cookie(&self, id_hash: &SessionIdHash) -> bool {
-        self.presented.ids.iter().any(|id| id.by_former_cookie && id.id_hash() == *id_hash)
+        let mut presented = self.presented.ids.iter();
+        presented.any(|it| it.by_former_cookie && it.id.hash(self.realm_tag()) == *id_hash)
     }
 }

@@ -21,8 +21,8 @@ use crate::settings::Settings;
 const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. A further one follows if the session to join was renewed or has
-/// ended meanwhile, or has an id of another realm, so more than two are rare. The bound ends the
-/// loop if a store contradicts itself.
+/// ended meanwhile, so more than two are rare. The bound ends the loop if a store contradicts
+/// itself.
 const MAX_ATTEMPTS: usize = 100;
 
 /// The result of [`Session::sign_in`].
@@ -49,8 +49,7 @@ struct SignInRequest<'r> {
     idle_limit: Option<Duration>,
     /// The hash of the id that the sign-in replaces.
     from: SessionIdHash,
-    /// That id, if sign-ins through it can join each other. `None` if this request does not know
-    /// the id, or must not join.
+    /// That id, if this request knows it. Sign-ins through it can then join each other.
     join_id: Option<SessionId>,
 }
 
@@ -238,21 +237,13 @@ impl Session {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            CommitAnswer::CanJoin { replaced, session } => {
-                let salt = match replaced.by {
-                    ReplacedBy::SignIn { salt } => salt,
-                    ReplacedBy::Renewal { .. } => None,
-                };
-                let joined = request.join_id.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
-                // A manager of another realm may have issued that id, which this one must not.
-                match joined.filter(|joined| joined.hash(self.realm_tag()) == session.id_hash) {
-                    Some(joined) => self.join(request, joined),
-                    None => {
-                        request.join_id = None;
-                        Ok(AttemptResult::Retry)
-                    }
+            CommitAnswer::CanJoin { replaced, .. } => match (&request.join_id, replaced.by) {
+                (Some(id), ReplacedBy::SignIn { salt: Some(salt) }) => {
+                    let joined = id.derive(&salt);
+                    self.join(request, joined)
                 }
-            }
+                _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+            },
             CommitAnswer::LimitReached => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
@@ -283,7 +274,8 @@ impl Session {
     ) -> Result<Vec<SessionIdHash>> {
         let mut others = Vec::new();
         let now = self.context.now();
-        for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
+        for id_hash in self.presented.id_hashes(self.realm_tag()).filter(|id_hash| id_hash != from)
+        {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
             let found = self.blocking.run(|| self.context.store()?.load(&id_hash, now))?;

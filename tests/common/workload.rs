@@ -11,7 +11,7 @@ use cloakroom::backend::{
     Touch,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
+use cloakroom::id::{IdpSessionId, PublicId, SessionIdHash, UserKey};
 use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
 use cloakroom::{Lifetime, Result};
@@ -200,7 +200,7 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::Renew { session, id_hash: to, grace }, |worker| {
             let own = &mut worker.sessions[index];
             let grace_until = grace.then(|| NOW + HOUR);
-            let action = Action::Renew { to, realm: Realm::default(), grace_until };
+            let action = Action::Renew { to, grace_until };
             let renewed =
                 worker.store.commit(&Commit::new(&own.id_hash, action, Delta::new(), NOW))?;
             if !grace {

@@ -11,7 +11,7 @@ use cloakroom::backend::{
     Record, SessionIndex, SessionLimit, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
+use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, SessionIdHash};
 use cloakroom::lifetime::{self, Limits};
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::{Error, ErrorKind, Result, UserKey};
@@ -184,7 +184,7 @@ impl Names {
                 let (id_hash, to, delta) =
                     (self.id_hash(*id_hash), self.id_hash(*to), self.delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
-                let action = Action::Renew { to, realm: Realm::default(), grace_until };
+                let action = Action::Renew { to, grace_until };
                 self.answer(store.commit(&Commit::new(&id_hash, action, delta, now))?)
             }
             Call::SignIn { id_hash, to, user, initial, changes, limit } => {

@@ -183,7 +183,8 @@ fn a_double_clicked_sign_in_succeeds_during_a_rename() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
         let after = app.another(|builder| {
-            builder.cookie(CookieConfig::new().name("new")).former_cookie_name("old")
+            let builder = builder.cookie(CookieConfig::new().name("new"));
+            builder.realm("old").former_cookie_name("old")
         });
         for (one, other) in [(&before, &after), (&after, &before)] {
             let client =

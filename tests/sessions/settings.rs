@@ -59,6 +59,11 @@ fn an_error_names_the_setting_and_the_reason() {
             "former_cookie_name",
             "a header has no former names",
         ),
+        (
+            builder().former_cookie_name("old"),
+            "former_cookie_name",
+            "sessions stay in their realm, so name it: add .realm(\"old\"), and keep it for good",
+        ),
     ] {
         let error = wrong.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);

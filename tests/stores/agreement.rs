@@ -9,7 +9,7 @@ use cloakroom::backend::{
     Missing, NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
+use cloakroom::id::{JoinSalt, SessionIdHash, UserKey};
 use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::memory::MemoryCache;
@@ -102,7 +102,6 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         }
     };
     let users = ["ada", "bob"].map(|name| UserKey::new(name).unwrap());
-    let realm = Realm::default();
     let mut log = Vec::new();
     for step in 0..200 {
         let jumps = [0, 0, 0, 1, 500, 5_000, 10_001, 61_000, 300_000, 600_001];
@@ -144,7 +143,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             }
             4..=7 => {
                 (created, op) = (id_hash, "renew");
-                Action::Renew { to, realm: realm.clone(), grace_until }
+                Action::Renew { to, grace_until }
             }
             8..=10 => {
                 (created, op) = (id_hash, "sign in");

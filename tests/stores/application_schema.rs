@@ -238,7 +238,7 @@ fn an_id_that_another_table_keeps_is_an_error_with_its_reason() {
     connection.execute_batch(&visits("(id_hash) ON DELETE CASCADE")).unwrap();
     let id_hash = sign_in(&store, "ada");
     reference(&connection, &id_hash);
-    let renew = Action::Renew { to: new_id_hash(), realm: Realm::default(), grace_until: None };
+    let renew = Action::Renew { to: new_id_hash(), grace_until: None };
     let error = store.commit(&Commit::new(&id_hash, renew, Delta::new(), NOW)).unwrap_err();
     assert!(error.to_string().contains("another table references the session"), "{error}");
     assert_eq!(store.file().info().unwrap().referencing_tables, ["visits"]);

@@ -11,7 +11,7 @@ use cloakroom::backend::{
     Touch, Value,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use cloakroom::id::{JoinSalt, PublicId, SessionIdHash, UserKey};
 use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::{Error, ErrorKind};
 
@@ -292,9 +292,8 @@ impl Case {
             "create" => Action::Create(new_session),
             "merge" => Action::Merge,
             "renew" => {
-                let realm = Realm::default();
                 let grace_until = Some(GRACE_UNTIL);
-                Action::Renew { to: NEW, realm, grace_until }
+                Action::Renew { to: NEW, grace_until }
             }
             "end" => Action::End,
             _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },

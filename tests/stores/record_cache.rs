@@ -126,9 +126,7 @@ impl Several {
             18..22 => {
                 let to = self.fresh_id_hash();
                 let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
-                store
-                    .commit(&commit(Action::Renew { to, realm: Realm::default(), grace_until }))
-                    .map(drop)
+                store.commit(&commit(Action::Renew { to, grace_until })).map(drop)
             }
             22..26 => {
                 let to = self.fresh_id_hash();

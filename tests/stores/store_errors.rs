@@ -229,7 +229,7 @@ fn without_grace_the_old_id_is_dead_at_any_time() {
             store.commit(&Commit::new(id_hash, action, Delta::new(), before_1970)).unwrap()
         };
         commit(&id_hash, Action::Create(new_session.clone()));
-        commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
+        commit(&id_hash, Action::Renew { to, grace_until: None });
         let found = store.load(&id_hash, before_1970).unwrap();
         assert!(matches!(found, Loaded::Missing(Missing::Replaced { .. })));
     }
@@ -457,7 +457,7 @@ fn no_byte_of_an_id_is_in_the_files() {
     store
         .commit(&Commit::new(&id_hash, Action::Create(new_session), setting("n", 1), NOW))
         .unwrap();
-    let renew = Action::Renew { to, realm: Realm::default(), grace_until: None };
+    let renew = Action::Renew { to, grace_until: None };
     store.commit(&Commit::new(&id_hash, renew, Delta::new(), NOW)).unwrap();
     let mut bytes = fs::read(folder.database()).unwrap();
     bytes.extend(fs::read(folder.path("app.db-wal")).unwrap());

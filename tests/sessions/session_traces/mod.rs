@@ -306,8 +306,8 @@ impl TracedSite {
         match dice.roll(10) {
             0 => builder = builder.header("X-Session"),
             1 => {
-                builder =
-                    builder.cookie(CookieConfig::new().name("__Host-sid")).former_cookie_name("old")
+                let cookie = CookieConfig::new().name("__Host-sid");
+                builder = builder.cookie(cookie).realm("old").former_cookie_name("old");
             }
             2 => builder = builder.max_bytes(300),
             _ => {}

@@ -113,7 +113,7 @@ impl Trace {
                 let _ = write!(text, "create{}", cookie(new_session.persistent));
             }
             Action::Merge => text.push_str("merge"),
-            Action::Renew { to, grace_until, .. } => {
+            Action::Renew { to, grace_until } => {
                 let _ = write!(text, "renew to {}", self.id_hash(to));
                 if let Some(until) = grace_until {
                     let _ = write!(text, " grace until {}", until.since(NOW).as_secs());

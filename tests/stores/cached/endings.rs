@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
-use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::id::SessionIdHash;
 use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
@@ -83,8 +83,7 @@ fn a_revocation_during_a_sign_out_by_an_id_in_grace_is_final() {
     let old = sign_in(&store, &new_id_hash(), None);
     let id_hash = new_id_hash();
     let nothing = Delta::new();
-    let action =
-        Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
+    let action = Action::Renew { to: id_hash, grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
     assert!(is_live(&store, &id_hash));
     let end_old = || drop(end(&store, &old).unwrap());
@@ -106,8 +105,7 @@ fn a_revocation_during_a_sign_in_by_an_id_in_grace_is_final() {
     let served = thread::scope(|scope| {
         let first = scope.spawn(|| sign_in(&store, &old, None));
         at_commit.wait_until_reached();
-        let action =
-            Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
+        let action = Action::Renew { to: id_hash, grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(is_live(&store, &id_hash), "this read fills the cache");
         let control = cache.hold(Call::Invalidate);

@@ -7,7 +7,7 @@ use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, CacheKey, Commit, CommitAnswer, Delta, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
-use cloakroom::id::{Realm, SessionIdHash, UserKey};
+use cloakroom::id::{SessionIdHash, UserKey};
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
@@ -115,7 +115,7 @@ pub(crate) fn renew(
     grace: Option<Timestamp>,
 ) -> SessionIdHash {
     let to = new_id_hash();
-    let action = Action::Renew { to, realm: Realm::default(), grace_until: grace };
+    let action = Action::Renew { to, grace_until: grace };
     let answer = store.commit(&Commit::new(id_hash, action, Delta::new(), NOW)).unwrap();
     assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
     to

@@ -11,7 +11,7 @@ use cloakroom::backend::{
     Action, Cache, CacheKey, Commit, CommitAnswer, Delta, Loaded, Missing, Store,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on, shared};
@@ -91,8 +91,7 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                         while !stop.load(Ordering::SeqCst) {
                             let to = new_id_hash();
                             let nothing = Delta::new();
-                            let action =
-                                Action::Renew { to, realm: Realm::default(), grace_until: None };
+                            let action = Action::Renew { to, grace_until: None };
                             match store
                                 .commit(&Commit::new(&id_hash, action, nothing.clone(), NOW))
                                 .unwrap()
@@ -130,7 +129,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
         let through = &through;
         let request = scope.spawn(move || {
             let nothing = Delta::new();
-            let action = Action::Renew { to, realm: Realm::default(), grace_until };
+            let action = Action::Renew { to, grace_until };
             let answer = through.commit(&Commit::new(&id_hash, action, nothing, NOW));
             done.send(()).unwrap();
             answer

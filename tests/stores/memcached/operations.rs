@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{Realm, SessionIdHash, UserKey};
+use cloakroom::id::{SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{Error, ErrorKind, Result};
 
@@ -29,7 +29,7 @@ pub(crate) fn renew(
     to: &SessionIdHash,
     grace_until: Option<Timestamp>,
 ) -> Result<CommitAnswer> {
-    let action = Action::Renew { to: *to, realm: Realm::default(), grace_until };
+    let action = Action::Renew { to: *to, grace_until };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 

@@ -8,7 +8,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
-use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::id::SessionIdHash;
 use cloakroom::lifetime::AtLimit;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
@@ -138,7 +138,7 @@ fn a_session_over_the_item_limit_is_too_large() {
     let large = setting("n", "x".repeat(512 << 10));
     assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(merge(&store, &id_hash, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    let action = Action::Renew { to: new_id_hash(), realm: Realm::default(), grace_until: None };
+    let action = Action::Renew { to: new_id_hash(), grace_until: None };
     let renewal = store.commit(&Commit::new(&id_hash, action, large, NOW));
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionIndex, Store, Touch};
-use cloakroom::id::{Realm, SessionIdHash, UserKey};
+use cloakroom::id::{SessionIdHash, UserKey};
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::postgres::PostgresStoreBuilder;
 use cloakroom::{Error, ErrorKind, PostgresStore, Result};
@@ -54,7 +54,7 @@ pub(crate) fn renew(
     id_hash: &SessionIdHash,
     to: &SessionIdHash,
 ) -> Result<CommitAnswer> {
-    let action = Action::Renew { to: *to, realm: Realm::default(), grace_until: None };
+    let action = Action::Renew { to: *to, grace_until: None };
     store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 

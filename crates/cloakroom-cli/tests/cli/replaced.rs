@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store};
-use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::id::SessionIdHash;
 
 use crate::common::{Folder, new_id_hash};
 use crate::fixture::{DAY, begin, done, fill, is_intact, now, number, run, with_store};
@@ -24,7 +24,7 @@ fn renewed(store: &SqliteStore) -> Renewed {
     let renew = |from: &SessionIdHash, grace| {
         let to = new_id_hash();
         let grace_until = Some(now() + MINUTE).filter(|_| grace);
-        let action = Action::Renew { to, realm: Realm::default(), grace_until };
+        let action = Action::Renew { to, grace_until };
         let renewed = store.commit(&Commit::new(from, action, Delta::new(), now())).unwrap();
         let CommitAnswer::Done { session, .. } = renewed else { panic!("{renewed:?}") };
         assert_eq!(session.id_hash, to);
