@@ -5,7 +5,8 @@ use crate::backend::StoreIdentity;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifetime::Limits;
-use crate::record::{Record, duration_to_millis};
+use crate::list::{Cursor, Page};
+use crate::record::duration_to_millis;
 
 /// Declares a struct with the texts of statements for one table, and its function `new`.
 macro_rules! statements {
@@ -71,15 +72,19 @@ pub(super) fn malformed(column: &'static str) -> Error {
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", why)
 }
 
-/// Returns the value of the column `revision`.
-pub(super) fn revision_number(record: &Record) -> i64 {
-    i64::try_from(record.revision).unwrap_or(i64::MAX)
+/// Returns `number`, or the highest number of a column if it is higher.
+pub(super) fn to_int(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+/// Returns the position before which a page begins, and its limit.
+pub(super) fn bounds(page: Page) -> [i64; 2] {
+    [page.after.map_or(i64::MAX, Cursor::position), to_int(page.limit.get())]
 }
 
 /// Returns the value of the column `idle`.
 pub(super) fn idle_millis(limits: &Limits) -> Option<i64> {
-    let millis = limits.idle.map(duration_to_millis);
-    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
+    limits.idle.map(duration_to_millis).map(to_int)
 }
 
 /// Decodes the identity of a store, 32 hexadecimal digits.

@@ -15,7 +15,7 @@ use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, RowKey, get, replaced_values, session_values};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
-use crate::stores::sql::revision_number;
+use crate::stores::sql::to_int;
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -114,10 +114,10 @@ async fn update_loaded(
     let record = &session.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
-        revision_number(&loaded.record).into(),
+        to_int(loaded.record.revision).into(),
         loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        revision_number(record).into(),
+        to_int(record.revision).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),

@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::{self, with_condition};
+use crate::stores::sql::{self, bounds, to_int, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
@@ -92,8 +92,7 @@ impl PostgresInner {
 
 impl SessionIndex for PostgresInner {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
-        let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+        let [before, limit] = bounds(page);
         self.pool.call("list sessions", async |trips| {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let condition = condition(filter, &mut params);
@@ -154,10 +153,8 @@ impl SessionIndex for PostgresInner {
         keep: u64,
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>> {
-        let keep = i64::try_from(keep).unwrap_or(i64::MAX);
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
-            let params = [realm.as_str().into(), keep.into(), limit.into()];
+            let params = [realm.as_str().into(), to_int(keep).into(), to_int(limit.get()).into()];
             let rows = trips.query(Query::new(&self.sql.idle_anonymous, params)).await?;
             Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })

@@ -14,7 +14,7 @@ use crate::lifetime::Limits;
 use crate::list::{Cursor, Summary};
 use crate::record::{self, Client, EndedSession, FORMAT, Record};
 use crate::stores::postgres::connection::Param;
-use crate::stores::sql::{idle_millis, malformed, revision_number};
+use crate::stores::sql::{idle_millis, malformed, to_int};
 
 /// The columns of a session but `id` and `sweep_at`.
 pub(super) const SESSION: [&str; 18] = [
@@ -59,7 +59,7 @@ pub(super) fn session_values(new: &LiveSession) -> [Param<'_>; SESSION.len()] {
         Param::Int(record.limits.absolute_deadline.map(Timestamp::as_millis)),
         record.deadline().as_millis().into(),
         Param::Bool(record.persistent),
-        revision_number(record).into(),
+        to_int(record.revision).into(),
         Param::OwnedText(record.client.as_ref().map(Client::to_json)),
         i64::from(FORMAT).into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),

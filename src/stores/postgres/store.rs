@@ -22,6 +22,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::ConnectionPool;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
+use crate::stores::sql::to_int;
 use crate::sync::monotonic_now;
 
 /// The longest difference to the server's clock that needs no attention, in milliseconds.
@@ -157,7 +158,7 @@ impl PostgresInner {
     /// Removes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
     /// number of removed sessions, and those of them that had a user.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let limit = to_int(limit.get());
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
             trips.query(Query::new(&self.sql.delete_forgotten, forget)).await?;

@@ -15,7 +15,7 @@ use crate::stores::postgres::row::{
 };
 use crate::stores::postgres::sql::{TableNames, parameters, renamed_replaced_columns};
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::statements;
+use crate::stores::sql::{statements, to_int};
 
 const OPERATION: &str = "copy sessions";
 
@@ -66,8 +66,7 @@ statements! {
 pub(super) fn export(store: &PostgresInner, after: i64, limit: usize) -> Result<StoredPage> {
     let sql = PostgresCopySql::new(&store.names);
     store.pool.call_within(CallTime::Bulk, "read every session", async |trips| {
-        let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let page = Query::new(&sql.after, [after.into(), most.into()]);
+        let page = Query::new(&sql.after, [after.into(), to_int(limit).into()]);
         let [rows] = trips.begin([page]).await?;
         let mut page = StoredPage::default();
         for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {

@@ -20,7 +20,7 @@ use crate::stores::postgres::migrate;
 use crate::stores::postgres::row::{self, SESSION, get};
 use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
-use crate::stores::sql::created_counts;
+use crate::stores::sql::{bounds, created_counts};
 
 pub use info::DatabaseServer;
 
@@ -44,8 +44,7 @@ impl Admin for PostgresStore {
         page: Page,
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
-        let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
-        let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+        let [before, limit] = bounds(page);
         self.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let condition = condition(filter, &mut params);

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, SessionIdHash};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
-use crate::stores::sql::statements;
+use crate::stores::sql::{statements, to_int};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::sql::row;
@@ -92,7 +92,7 @@ fn page(
     let snapshot = connection.unchecked_transaction()?;
     let mut replaced_of = snapshot.prepare_cached(&sql.replaced_of)?;
     let mut statement = snapshot.prepare_cached(&sql.after)?;
-    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut rows = statement.query(params![after, to_int(limit)])?;
     let mut page = StoredPage::default();
     let mut last = None;
     let mut count = 0;

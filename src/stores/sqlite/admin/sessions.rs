@@ -12,7 +12,7 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
-use crate::stores::sql::created_counts;
+use crate::stores::sql::{bounds, created_counts};
 use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
@@ -47,10 +47,9 @@ impl Admin for SqliteStore {
     ) -> Result<Vec<Summary>> {
         self.0.query("list expired sessions", |connection, sql| match filter {
             SessionFilter::All => {
-                let after = page.after.map_or(i64::MAX, |cursor| cursor.position());
-                let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+                let [before, limit] = bounds(page);
                 let mut list = connection.prepare_cached(&sql.list_expired)?;
-                list.query_map([now.as_millis(), after, limit], row::summary)?.collect()
+                list.query_map([now.as_millis(), before, limit], row::summary)?.collect()
             }
             _ => index::list(connection, sql, &sql.list_expired_matching, filter, page, now),
         })

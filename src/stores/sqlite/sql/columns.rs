@@ -7,7 +7,7 @@ use crate::backend::{LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, UserKey};
 use crate::record::{Client, FORMAT};
-use crate::stores::sql::{idle_millis, revision_number};
+use crate::stores::sql::{idle_millis, to_int};
 
 /// Declares a module with the constant `NAMES`, the function `with_values`, and for each column its
 /// index among them.
@@ -51,7 +51,7 @@ columns!(session(new: &LiveSession) {
     absolute: new.record.limits.absolute_deadline.map(Timestamp::as_millis),
     deadline: new.record.deadline().as_millis(),
     persistent: new.record.persistent,
-    revision: revision_number(&new.record),
+    revision: to_int(new.record.revision),
     client: new.record.client.as_ref().map(Client::to_json),
     format: FORMAT,
     data: new.record.data.as_json(),

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
-use crate::stores::sql::{revision_number, with_condition};
+use crate::stores::sql::{to_int, with_condition};
 use crate::stores::sqlite::error::{During, refuses_deletion, retry_while_busy};
 use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
@@ -291,7 +291,7 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let revision = revision_number(record);
+        let revision = to_int(record.revision);
         let data = record.data.as_json();
         if record.seen == at.seen {
             let params = named_params! {
