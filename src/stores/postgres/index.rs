@@ -19,7 +19,7 @@ use crate::stores::sql::{self, bounds, to_int, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
-pub(super) fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
+fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
     let mut equals = |column: &str, value: Param<'f>| {
         params.push(value);
         format!("{column} = ${}", params.len())
@@ -81,6 +81,25 @@ impl PostgresInner {
         })
     }
 
+    /// Reads a page of the rows that match `filter` by `select`, a statement with a `{condition}`.
+    pub(super) fn list_by(
+        &self,
+        time: CallTime,
+        operation: &'static str,
+        select: &str,
+        filter: &SessionFilter<'_>,
+        page: Page,
+        now: Timestamp,
+    ) -> Result<Vec<Summary>> {
+        self.pool.call_within(time, operation, async |trips| {
+            let [before, limit] = bounds(page);
+            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
+            let sql = with_condition(select, &condition(filter, &mut params));
+            let rows = trips.query(Query { sql: &sql, params }).await?;
+            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
+        })
+    }
+
     async fn meta(&self, trips: &mut Trips<'_>, name: &str) -> Result<String, CallFailure> {
         let rows = trips.query(Query::new(&self.sql.meta, [name.into()])).await?;
         match rows.first() {
@@ -92,14 +111,7 @@ impl PostgresInner {
 
 impl SessionIndex for PostgresInner {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        let [before, limit] = bounds(page);
-        self.pool.call("list sessions", async |trips| {
-            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
-            let condition = condition(filter, &mut params);
-            let sql = with_condition(&self.sql.list, &condition);
-            let rows = trips.query(Query { sql: &sql, params }).await?;
-            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
-        })
+        self.list_by(CallTime::Normal, "list sessions", &self.sql.list, filter, page, now)
     }
 
     fn revoke(

@@ -209,6 +209,9 @@ statements! {
     list:
         "SELECT {summary} FROM {t} WHERE deadline > $1 AND id < $2 AND {{condition}} \
          ORDER BY id DESC LIMIT $3";
+    list_expired:
+        "SELECT {summary} FROM {t} WHERE deadline <= $1 AND id < $2 AND {{condition}} \
+         ORDER BY id DESC LIMIT $3";
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
          AND public_id IS DISTINCT FROM $1 ORDER BY id FOR UPDATE) \

@@ -15,12 +15,12 @@ use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::postgres::connection::{CallTime, Query};
-use crate::stores::postgres::index::{condition, count};
+use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate;
 use crate::stores::postgres::row::{self, SESSION, get};
 use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
-use crate::stores::sql::{bounds, created_counts};
+use crate::stores::sql::created_counts;
 
 pub use info::DatabaseServer;
 
@@ -44,19 +44,9 @@ impl Admin for PostgresStore {
         page: Page,
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
-        let [before, limit] = bounds(page);
-        self.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
-            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
-            let condition = condition(filter, &mut params);
-            let columns = summary_columns();
-            let table = self.0.names.qualified("");
-            let sql = format!(
-                "SELECT {columns} FROM {table} WHERE deadline <= $1 AND id < $2 AND {condition} \
-                 ORDER BY id DESC LIMIT $3"
-            );
-            let rows = trips.query(Query { sql: &sql, params }).await?;
-            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
-        })
+        let inner = &self.0;
+        let operation = "list expired sessions";
+        inner.list_by(CallTime::Bulk, operation, &inner.sql.list_expired, filter, page, now)
     }
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
