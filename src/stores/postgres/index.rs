@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::{self, bounds, to_int, with_condition};
+use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
@@ -71,13 +71,11 @@ impl PostgresInner {
             let mut queries = vec![Query { sql: &revoke, params }];
             queries.extend(also.map(|sql| Query::new(sql, [])));
             let answers = trips.commit(queries).await?;
-            let mut live = Vec::new();
-            for row in answers.first().into_iter().flatten() {
-                if row::time(row, "deadline")? > now {
-                    live.push(row::to_ended_session(row)?);
-                }
-            }
-            Ok(live)
+            let ended = answers.first().into_iter().flatten();
+            let mut ended: Vec<_> =
+                ended.map(|row| decode::ended_session(row, now)).collect::<Result<_>>()?;
+            ended.retain(|ended| ended.reached_limit.is_none());
+            Ok(ended)
         })
     }
 
@@ -96,7 +94,7 @@ impl PostgresInner {
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let sql = with_condition(select, &condition(filter, &mut params));
             let rows = trips.query(Query { sql: &sql, params }).await?;
-            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
+            Ok(rows.iter().map(decode::summary).collect::<Result<_>>()?)
         })
     }
 

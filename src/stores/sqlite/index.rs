@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
-use crate::stores::sql::{self, bounds, to_int, with_condition};
+use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteInner;
@@ -63,7 +63,9 @@ pub(super) fn list(
     let text = with_condition(select, &condition).replace("{limit}", &limit.to_string());
     let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
     let mut statement = connection.prepare(&text)?;
-    statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
+    statement
+        .query_map(params_from_iter(columns.chain(args)), |row| decode::summary(row))?
+        .collect()
 }
 
 impl SessionIndex for SqliteInner {

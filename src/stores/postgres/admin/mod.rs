@@ -17,10 +17,11 @@ use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::postgres::connection::{CallTime, Query};
 use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate;
-use crate::stores::postgres::row::{self, SESSION, get};
+use crate::stores::postgres::row::get;
 use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
-use crate::stores::sql::created_counts;
+use crate::stores::sql::columns::session;
+use crate::stores::sql::{created_counts, decode};
 
 pub use info::DatabaseServer;
 
@@ -51,7 +52,7 @@ impl Admin for PostgresStore {
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
         let table = self.0.names.qualified("");
-        let [summary, record] = [summary_columns(), SESSION.join(", ")]
+        let [summary, record] = [summary_columns(), session::NAMES.join(", ")]
             .map(|columns| format!("SELECT {columns} FROM {table} WHERE public_id = $1"));
         self.0.pool.call("find a session by its public id", async |trips| {
             let query = |sql| Query::new(sql, [public_id.as_bytes().into()]);
@@ -59,8 +60,8 @@ impl Admin for PostgresStore {
             let (Some(summary), Some(record)) = (summary.first(), record.first()) else {
                 return Ok(None);
             };
-            let summary = row::summary(summary)?;
-            Ok(Some(SessionDetails { summary, record: row::decode(record, *public_id) }))
+            let summary = decode::summary(summary)?;
+            Ok(Some(SessionDetails { summary, record: decode::record(record)? }))
         })
     }
 

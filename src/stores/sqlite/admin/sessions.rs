@@ -12,7 +12,7 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
-use crate::stores::sql::{bounds, created_counts};
+use crate::stores::sql::{bounds, created_counts, decode};
 use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
@@ -49,7 +49,8 @@ impl Admin for SqliteStore {
             SessionFilter::All => {
                 let [before, limit] = bounds(page);
                 let mut list = connection.prepare_cached(&sql.list_expired)?;
-                list.query_map([now.as_millis(), before, limit], row::summary)?.collect()
+                list.query_map([now.as_millis(), before, limit], |row| decode::summary(row))?
+                    .collect()
             }
             _ => index::list(connection, sql, &sql.list_expired_matching, filter, page, now),
         })
@@ -77,10 +78,12 @@ impl Admin for SqliteStore {
             // One snapshot for the summary and the record.
             let snapshot = connection.unchecked_transaction()?;
             let params = params![Null, Null, public_id.as_bytes()];
-            let summary = snapshot.query_row(&sql.by_public_id, params, row::summary).optional()?;
+            let summary = snapshot
+                .query_row(&sql.by_public_id, params, |row| decode::summary(row))
+                .optional()?;
             let Some(summary) = summary else { return Ok(None) };
             let id = summary.cursor.position();
-            let record = snapshot.query_row(&sql.by_id, [id], row::decode)?;
+            let record = snapshot.query_row(&sql.by_id, [id], |row| decode::record(row))?;
             Ok(Some(SessionDetails { summary, record }))
         })
     }

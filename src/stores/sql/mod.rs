@@ -1,12 +1,13 @@
-//! What the stores with SQL tables have in common: names, statements, values of columns, and the
-//! errors of rows.
+//! What the stores with SQL tables have in common: names and statements here, `columns`, and the
+//! decoding of rows in `decode`.
+
+pub(super) mod columns;
+pub(super) mod decode;
 
 use crate::backend::StoreIdentity;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lifetime::Limits;
 use crate::list::{Cursor, Page};
-use crate::record::duration_to_millis;
 
 /// Declares a struct with the texts of statements for one table, and its function `new`.
 macro_rules! statements {
@@ -67,7 +68,7 @@ pub(super) fn bad_table_name(why: impl Into<String>) -> Error {
 }
 
 /// Returns the error of a row whose `column` no version of this program wrote.
-pub(super) fn malformed(column: &'static str) -> Error {
+pub(super) fn malformed(column: &str) -> Error {
     let why = format!("the column {column} is malformed");
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", why)
 }
@@ -80,11 +81,6 @@ pub(super) fn to_int(number: impl TryInto<i64>) -> i64 {
 /// Returns the position before which a page begins, and its limit.
 pub(super) fn bounds(page: Page) -> [i64; 2] {
     [page.after.map_or(i64::MAX, Cursor::position), to_int(page.limit.get())]
-}
-
-/// Returns the value of the column `idle`.
-pub(super) fn idle_millis(limits: &Limits) -> Option<i64> {
-    limits.idle.map(duration_to_millis).map(to_int)
 }
 
 /// Decodes the identity of a store, 32 hexadecimal digits.
