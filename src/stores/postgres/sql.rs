@@ -130,7 +130,8 @@ statements! {
         let replaced_values = parameters(replaced::NAMES.len());
         let current_id = replaced::NAMES.len() + 1;
         let r_columns = qualified("r", &replaced::NAMES);
-        let summary = summary_columns();
+        // A list needs no more of the data than its size.
+        let summary = columns.replace("data", "length(data)::bigint") + ", id";
     }
 
     load: "SELECT {columns}, id FROM {t} WHERE id_hash = $1";
@@ -242,11 +243,6 @@ statements! {
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE id_hash = ANY($1) \
          AND user_key IS NULL ORDER BY id FOR UPDATE) RETURNING id";
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
-}
-
-/// Returns the columns of a list, which needs no more of the data than its size.
-pub(super) fn summary_columns() -> String {
-    session::NAMES.join(", ").replace("data", "length(data)::bigint") + ", id"
 }
 
 /// Returns a list of `count` parameters.

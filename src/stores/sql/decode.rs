@@ -12,6 +12,7 @@ use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey}
 use crate::lifetime::Limits;
 use crate::list::{Cursor, Summary};
 use crate::record::{Client, EndedSession, Record, check_format};
+use crate::stores::admin::SessionDetails;
 use crate::stores::copy::StoredSession;
 use crate::stores::sql::columns::{ROW_ID, replaced, session};
 use crate::stores::sql::malformed;
@@ -85,11 +86,20 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
     Ok(data().map(|data| Record { data, ..record }))
 }
 
-/// Decodes one row of a list, which has the size of the data in its place. A malformed column is
-/// shown as empty, so that the row stays visible.
+/// Decodes a session for an operator.
+pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
+    let bytes = row.bytes(session::data)?.map_or(0, <[u8]>::len);
+    Ok(SessionDetails { summary: summary_of(row, bytes)?, record: record(row)? })
+}
+
+/// Decodes one row of a list, which has the size of the data in its place.
 pub(crate) fn summary<R: SqlRow>(row: &R) -> Result<Summary, R::Error> {
+    summary_of(row, usize::try_from(row.int(session::data)?).unwrap_or(0))
+}
+
+/// A malformed column is shown as empty, so that the row stays visible.
+fn summary_of<R: SqlRow>(row: &R, bytes: usize) -> Result<Summary, R::Error> {
     let (record, _) = without_data(row)?;
-    let bytes = usize::try_from(row.int(session::data)?).unwrap_or(0);
     let cursor = Cursor::new(row.int(ROW_ID)?);
     let deadline = row.time(session::deadline)?;
     Ok(Summary { deadline, bytes, ..Summary::of(&record, cursor) })

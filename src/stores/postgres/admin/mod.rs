@@ -18,7 +18,6 @@ use crate::stores::postgres::connection::{CallTime, Query};
 use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate;
 use crate::stores::postgres::row::get;
-use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
 use crate::stores::sql::columns::session;
 use crate::stores::sql::{created_counts, decode};
@@ -51,17 +50,12 @@ impl Admin for PostgresStore {
     }
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
+        let columns = session::NAMES.join(", ");
         let table = self.0.names.qualified("");
-        let [summary, record] = [summary_columns(), session::NAMES.join(", ")]
-            .map(|columns| format!("SELECT {columns} FROM {table} WHERE public_id = $1"));
+        let sql = format!("SELECT {columns}, id FROM {table} WHERE public_id = $1");
         self.0.pool.call("find a session by its public id", async |trips| {
-            let query = |sql| Query::new(sql, [public_id.as_bytes().into()]);
-            let [summary, record] = trips.begin([query(&*summary), query(&record)]).await?;
-            let (Some(summary), Some(record)) = (summary.first(), record.first()) else {
-                return Ok(None);
-            };
-            let summary = decode::summary(summary)?;
-            Ok(Some(SessionDetails { summary, record: decode::record(record)? }))
+            let rows = trips.query(Query::new(&sql, [public_id.as_bytes().into()])).await?;
+            Ok(rows.first().map(decode::details).transpose()?)
         })
     }
 

@@ -75,16 +75,8 @@ impl Admin for SqliteStore {
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
         self.0.query("find a session by its public id", |connection, sql| {
-            // One snapshot for the summary and the record.
-            let snapshot = connection.unchecked_transaction()?;
             let params = params![Null, Null, public_id.as_bytes()];
-            let summary = snapshot
-                .query_row(&sql.by_public_id, params, |row| decode::summary(row))
-                .optional()?;
-            let Some(summary) = summary else { return Ok(None) };
-            let id = summary.cursor.position();
-            let record = snapshot.query_row(&sql.by_id, [id], |row| decode::record(row))?;
-            Ok(Some(SessionDetails { summary, record }))
+            connection.query_row(&sql.by_public_id, params, |row| decode::details(row)).optional()
         })
     }
 

@@ -82,8 +82,7 @@ statements! {
         "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND {{condition}} \
          ORDER BY id DESC LIMIT {{limit}}";
     id_by_public_id: "{id_by_public_id}";
-    by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
-    by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
+    by_public_id: "SELECT {columns} FROM {t} WHERE id = ({id_by_public_id})";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
     // Counts sessions that are still live after `delete_or_end`. A session ended in place has the
     // deadline 0.
