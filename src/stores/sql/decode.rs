@@ -12,7 +12,7 @@ use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey}
 use crate::lifetime::Limits;
 use crate::list::{Cursor, Summary};
 use crate::record::{Client, EndedSession, Record, check_format};
-use crate::stores::admin::SessionDetails;
+use crate::stores::admin::{SessionCounts, SessionDetails};
 use crate::stores::copy::StoredSession;
 use crate::stores::sql::columns::{ROW_ID, replaced, session};
 use crate::stores::sql::malformed;
@@ -143,6 +143,19 @@ pub(crate) fn replaced_id<R: SqlRow>(row: &R, first: usize) -> Result<ReplacedId
         by,
         had_user: row.flag(first + replaced::had_user)?,
     })
+}
+
+/// Decodes a realm; `None` if it is malformed.
+pub(crate) fn realm<R: SqlRow>(row: &R) -> Result<Option<Realm>, R::Error> {
+    Unchecked { row, malformed: None }.text(0, Realm::new)
+}
+
+/// Decodes the average and the maximum size of the data, and the counts of
+/// [`created_counts`](crate::stores::sql::created_counts).
+pub(crate) fn counts<R: SqlRow>(row: &R, periods: usize) -> Result<SessionCounts, R::Error> {
+    let number = |column| Ok(u64::try_from(row.int(column)?).unwrap_or(0));
+    let created = (2..periods + 2).map(number).collect::<Result<_, _>>()?;
+    Ok(SessionCounts { created, average: number(0)?, largest: number(1)? })
 }
 
 /// Decodes the columns of a record except the format and the data. A malformed column is read as

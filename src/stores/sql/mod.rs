@@ -32,19 +32,18 @@ pub(super) fn with_condition(statement: &str, condition: &str) -> String {
     statement.replace("{condition}", condition)
 }
 
-/// Returns the columns `created_0`, `created_1`, …, each after a comma: the number of live sessions
-/// that were created in each period. A period ends where the next begins.
+/// Returns columns, each after a comma: the number of live sessions that were created in each
+/// period. A period ends where the next begins.
 pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
     let now = now.as_millis();
     let ends = periods.iter().skip(1).copied().chain([Timestamp::MAX]);
     let bounds = periods.iter().zip(ends).map(|(from, to)| (from.as_millis(), to.as_millis()));
-    let column = |(index, (from, to))| {
+    let column = |(from, to)| {
         format!(
-            ", count(*) FILTER (WHERE deadline > {now} AND created >= {from} AND created < {to}) \
-             AS created_{index}"
+            ", count(*) FILTER (WHERE deadline > {now} AND created >= {from} AND created < {to})"
         )
     };
-    bounds.enumerate().map(column).collect()
+    bounds.map(column).collect()
 }
 
 /// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most

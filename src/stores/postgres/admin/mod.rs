@@ -17,7 +17,6 @@ use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::postgres::connection::{CallTime, Query};
 use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate;
-use crate::stores::postgres::row::get;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
 use crate::stores::sql::columns::session;
 use crate::stores::sql::{created_counts, decode};
@@ -64,9 +63,7 @@ impl Admin for PostgresStore {
             format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.0.names.qualified(""));
         self.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
             let rows = trips.query(Query::new(&sql, [])).await?;
-            let names = rows.iter().map(|row| get::<&str>(row, "realm"));
-            // An undecodable name counts as none.
-            let realms = names.map(|name| Ok(Realm::new(name?).ok())).filter_map(Result::transpose);
+            let realms = rows.iter().map(decode::realm).filter_map(Result::transpose);
             Ok(realms.collect::<Result<_>>()?)
         })
     }
@@ -85,20 +82,15 @@ impl Admin for PostgresStore {
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let sql = format!(
-            "SELECT coalesce(avg(length(data)), 0)::bigint AS average, \
-             coalesce(max(length(data)), 0)::bigint AS largest{} FROM {}",
+            "SELECT coalesce(avg(length(data)), 0)::bigint, \
+             coalesce(max(length(data)), 0)::bigint{} FROM {}",
             created_counts(times, now),
             self.0.names.qualified("")
         );
         self.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
             let rows = trips.query(Query::new(&sql, [])).await?;
-            let row = rows.first();
-            let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
-            Ok(SessionCounts {
-                created: created.collect::<Result<_, _>>()?,
-                average: count(row, "average")?,
-                largest: count(row, "largest")?,
-            })
+            let counts = rows.first().map(|row| decode::counts(row, times.len())).transpose()?;
+            Ok(counts.unwrap_or_default())
         })
     }
 

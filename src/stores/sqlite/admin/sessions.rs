@@ -58,12 +58,9 @@ impl Admin for SqliteStore {
 
     fn realms(&self) -> Result<Vec<Realm>> {
         self.0.query("list the realms", |connection, sql| {
-            let mut realms = connection.prepare(&sql.realms)?;
-            // An undecodable name counts as none.
-            let names = realms.query_map([], |row| {
-                Ok(row.get_ref(0)?.as_str().ok().and_then(|name| Realm::new(name).ok()))
-            })?;
-            names.filter_map(rusqlite::Result::transpose).collect()
+            let mut statement = connection.prepare(&sql.realms)?;
+            let realms = statement.query_map([], |row| decode::realm(row))?;
+            realms.filter_map(Result::transpose).collect()
         })
     }
 
@@ -83,14 +80,7 @@ impl Admin for SqliteStore {
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         self.0.query("count sessions by day", |connection, sql| {
             let sql = sql.counts.replace("{created}", &created_counts(times, now));
-            connection.query_row(&sql, [], |row| {
-                let number = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
-                Ok(SessionCounts {
-                    average: number(0)?,
-                    largest: number(1)?,
-                    created: (2..times.len() + 2).map(number).collect::<rusqlite::Result<_>>()?,
-                })
-            })
+            connection.query_row(&sql, [], |row| decode::counts(row, times.len()))
         })
     }
 
