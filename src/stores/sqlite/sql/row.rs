@@ -18,7 +18,6 @@ use crate::stores::sqlite::sql::ReadSql;
 pub(crate) struct FoundRow {
     pub(crate) id: i64,
     pub(crate) id_hash: SessionIdHash,
-    pub(crate) public_id: PublicId,
     pub(crate) seen: Timestamp,
     /// The deadline column, which an operator may have edited.
     pub(crate) deadline: Timestamp,
@@ -60,7 +59,6 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     let at = FoundRow {
         id: row.int(ROW_ID)?,
         id_hash: SessionIdHash::from_bytes(row.array(session::id_hash)?),
-        public_id: PublicId::from_bytes(row.array(session::public_id)?),
         seen: row.time(session::seen)?,
         deadline: row.time(session::deadline)?,
     };

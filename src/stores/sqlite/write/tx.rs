@@ -214,10 +214,9 @@ impl WriteTx<'_> {
         let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
-        let public_id = record.public_id;
         let seen = record.seen;
         let deadline = record.deadline();
-        let at = FoundRow { id, id_hash, public_id, seen, deadline };
+        let at = FoundRow { id, id_hash, seen, deadline };
         Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
     }
 
@@ -382,15 +381,20 @@ impl WriteTx<'_> {
 
     /// Stores the replaced ids that a session remembers after a change of its id, in place of those
     /// before it.
-    pub(crate) fn remember_id_change(&mut self, at: FoundRow, id_change: &IdChange) -> Result<()> {
+    pub(crate) fn remember_id_change(
+        &mut self,
+        session: i64,
+        public_id: &PublicId,
+        id_change: &IdChange,
+    ) -> Result<()> {
         let earlier = || -> rusqlite::Result<_> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.replaced_of)?;
-            let params = params![at.id, at.public_id.as_bytes()];
+            let params = params![session, public_id.as_bytes()];
             statement.query_map(params, |row| decode::replaced_id(row, 0))?.collect()
         };
         let remembered = id_change.remembered(earlier().during(self.operation)?);
-        self.delete_replaced_of(at.id)?;
-        self.insert_replaced(at.id, &at.public_id, &remembered)
+        self.delete_replaced_of(session)?;
+        self.insert_replaced(session, public_id, &remembered)
     }
 
     /// Remembers a replaced id of another session as one of a new session.
