@@ -7,19 +7,19 @@ use tokio_postgres::Row;
 use crate::backend::{
     Action, Commit, CommitAnswer, Decision, Found, LiveSession, ReplacedId, SessionWrite,
 };
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
 use crate::stores::postgres::connection::{Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::row::{self, RowKey, get, replaced_values, session_values};
+use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
-use crate::stores::sql::revision_number;
+use crate::stores::sql::columns::{replaced, session};
+use crate::stores::sql::{decode, to_int};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
-    found: Found<RowKey>,
+    found: Found<i64>,
     /// The replaced ids of the session, the oldest first.
     replaced: Vec<ReplacedId>,
     /// Whether a session has or had the new id of the commit.
@@ -29,10 +29,10 @@ struct LockedRows {
 }
 
 struct UserRow {
-    at: RowKey,
+    id: i64,
+    /// It has reached a limit if it has expired.
     session: EndedSession,
-    authenticated: Option<Timestamp>,
-    is_live: bool,
+    authenticated: Option<i64>,
 }
 
 /// Finds the session and applies the decision.
@@ -56,14 +56,14 @@ pub(super) async fn apply(
     if is_taken && decision.write.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    let mut removed = Vec::from_iter(decision.expired.map(|at| at.id));
+    let mut removed = Vec::from_iter(decision.expired);
     let Some(ended) = apply_session_limit(&decision, of_user, &mut removed) else {
         if !removed.is_empty() {
             trips.commit(vec![removal(sql, removed)]).await?;
         }
         return Ok(CommitAnswer::LimitReached);
     };
-    removed.extend(decision.ended.as_ref().map(|(at, _)| at.id));
+    removed.extend(decision.ended.as_ref().map(|(at, _)| *at));
     let remembered;
     let mut queries = Vec::new();
     if !removed.is_empty() {
@@ -72,7 +72,7 @@ pub(super) async fn apply(
     match &decision.write {
         SessionWrite::Nothing(_) => {}
         SessionWrite::Insert { session, replaced } => {
-            queries.push(Query::new(&sql.insert, session_values(session)));
+            queries.push(insert(sql, session));
             if let Some(replaced) = replaced {
                 let params = [replaced.id_hash.as_bytes().into()];
                 queries.push(Query::new(&sql.delete_replaced, params));
@@ -83,7 +83,7 @@ pub(super) async fn apply(
         SessionWrite::Move { at, session, id_change } => {
             queries.push(update(sql, *at, session));
             remembered = id_change.remembered(earlier);
-            queries.push(Query::new(&sql.delete_replaced_of, [at.id.into()]));
+            queries.push(Query::new(&sql.delete_replaced_of, [(*at).into()]));
             let insert = |id| insert_replaced(sql, id, &session.id_hash);
             queries.extend(remembered.iter().map(insert));
             // Forgotten ids of any session, so that the table does not grow without bound.
@@ -93,7 +93,7 @@ pub(super) async fn apply(
         SessionWrite::Touch { at, session } => {
             let seen = session.record.seen;
             let deadline = session.record.deadline();
-            let params = [at.id.into(), seen.as_millis().into(), deadline.as_millis().into()];
+            let params = [(*at).into(), seen.as_millis().into(), deadline.as_millis().into()];
             queries.push(Query::new(&sql.update_seen, params));
         }
     }
@@ -114,10 +114,10 @@ async fn update_loaded(
     let record = &session.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
-        revision_number(&loaded.record).into(),
+        to_int(loaded.record.revision).into(),
         loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        revision_number(record).into(),
+        to_int(record.revision).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
@@ -131,11 +131,11 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    let decision = commit.decide(Found::<RowKey>::Nothing)?;
+    let decision = commit.decide(Found::<()>::Nothing)?;
     let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
-    if trips.write(Query::new(&sql.insert, session_values(session))).await?.is_empty() {
+    if trips.write(insert(sql, session)).await?.is_empty() {
         return Err(id_is_taken().into());
     }
     Ok(decision.into_answer(Vec::new(), Vec::new()))
@@ -175,15 +175,24 @@ async fn lock(
     }
     let (found, replaced) = match locked.first() {
         Some(row) => {
-            let replaced = replaced_ids(&replaced, get(row, "id")?)?;
-            let by = replaced.iter().find(|id| id.id_hash == *presented).copied();
-            (row::lookup(row, by, presented, commit.now)?, replaced)
+            let id = get(row, "id")?;
+            let replaced = replaced_ids(&replaced, id)?;
+            let by_current_id = decode::lookup(row, id, commit.now)?;
+            let found = match replaced.iter().find(|id| id.id_hash == *presented) {
+                _ if row::id_hash(row)? == *presented => by_current_id,
+                Some(id) => by_current_id.by_replaced_id(*id, commit.now),
+                None => Found::Nothing,
+            };
+            (found, replaced)
         }
         None => (Found::Nothing, Vec::new()),
     };
-    let mut of_user =
-        of_user.iter().map(|row| user_row(row, commit.now)).collect::<Result<Vec<_>>>()?;
-    of_user.sort_by_key(|row| (row.authenticated, row.at.id));
+    let of_user = of_user.iter().map(|row| {
+        let session = decode::ended_session(row, commit.now)?;
+        Ok(UserRow { id: get(row, "id")?, session, authenticated: get(row, "authenticated")? })
+    });
+    let mut of_user = of_user.collect::<Result<Vec<_>>>()?;
+    of_user.sort_by_key(|row| (row.authenticated, row.id));
     Ok(LockedRows { found, replaced, is_taken: !taken.is_empty(), of_user })
 }
 
@@ -192,20 +201,10 @@ fn replaced_ids(rows: &[Row], session: i64) -> Result<Vec<ReplacedId>> {
     let mut ids = Vec::new();
     for row in rows {
         if get::<i64>(row, "session")? == session {
-            ids.extend(row::replaced_id(row)?);
+            ids.push(decode::replaced_id(row, 0)?);
         }
     }
     Ok(ids)
-}
-
-fn user_row(row: &Row, now: Timestamp) -> Result<UserRow> {
-    let authenticated: Option<i64> = get(row, "authenticated")?;
-    Ok(UserRow {
-        at: row::key(row)?,
-        session: row::to_ended_session(row)?,
-        authenticated: authenticated.map(Timestamp::from_millis),
-        is_live: row::time(row, "deadline")? > now,
-    })
 }
 
 fn id_is_taken() -> Error {
@@ -215,17 +214,17 @@ fn id_is_taken() -> Error {
 /// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
 /// ones that it ends; `None` if the user has too many.
 fn apply_session_limit(
-    decision: &Decision<RowKey>,
+    decision: &Decision<i64>,
     of_user: Vec<UserRow>,
     removed: &mut Vec<i64>,
 ) -> Option<Vec<EndedSession>> {
     let Some(session_limit) = decision.session_limit else { return Some(Vec::new()) };
-    let changed = decision.write.changed().map(|at| at.id);
-    let (live, expired): (Vec<_>, Vec<_>) = of_user.into_iter().partition(|row| row.is_live);
-    removed.extend(expired.iter().map(|row| row.at.id));
-    let others: Vec<_> = live.iter().filter(|row| Some(row.at.id) != changed).collect();
+    let (mut others, expired): (Vec<_>, Vec<_>) =
+        of_user.into_iter().partition(|row| row.session.reached_limit.is_none());
+    removed.extend(expired.iter().map(|row| row.id));
+    others.retain(|row| Some(&row.id) != decision.write.changed());
     let ended = session_limit.sessions_to_end(&others)?;
-    removed.extend(ended.iter().map(|row| row.at.id));
+    removed.extend(ended.iter().map(|row| row.id));
     Some(ended.iter().map(|row| row.session.clone()).collect())
 }
 
@@ -233,10 +232,14 @@ fn removal(sql: &Statements, removed: Vec<i64>) -> Query<'_> {
     Query::new(&sql.delete, [Param::Ints(removed)])
 }
 
-fn update<'q>(sql: &'q Statements, at: RowKey, session: &'q LiveSession) -> Query<'q> {
-    let mut params = Vec::from(session_values(session));
-    params.push(at.id.into());
-    Query { sql: &sql.update, params }
+fn insert<'q>(sql: &'q Statements, session: &'q LiveSession) -> Query<'q> {
+    let values = session::values(session, session.record.deadline());
+    Query::new(&sql.insert, values.map(Param::from))
+}
+
+fn update<'q>(sql: &'q Statements, id: i64, session: &'q LiveSession) -> Query<'q> {
+    let values = session::values(session, session.record.deadline());
+    Query { sql: &sql.update, params: row::params(values, id) }
 }
 
 /// Inserts a replaced id of the session whose current id is `current`.
@@ -245,7 +248,6 @@ fn insert_replaced<'q>(
     id: &'q ReplacedId,
     current: &'q SessionIdHash,
 ) -> Query<'q> {
-    let mut params = Vec::from(replaced_values(id));
-    params.push(current.as_bytes().into());
+    let params = row::params(replaced::values(id), current.as_bytes());
     Query { sql: &sql.insert_replaced, params }
 }

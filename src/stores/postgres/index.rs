@@ -15,11 +15,11 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::{self, with_condition};
+use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
-pub(super) fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
+fn condition<'f>(filter: &'f SessionFilter<'_>, params: &mut Vec<Param<'f>>) -> String {
     let mut equals = |column: &str, value: Param<'f>| {
         params.push(value);
         format!("{column} = ${}", params.len())
@@ -71,13 +71,30 @@ impl PostgresInner {
             let mut queries = vec![Query { sql: &revoke, params }];
             queries.extend(also.map(|sql| Query::new(sql, [])));
             let answers = trips.commit(queries).await?;
-            let mut live = Vec::new();
-            for row in answers.first().into_iter().flatten() {
-                if row::time(row, "deadline")? > now {
-                    live.push(row::to_ended_session(row)?);
-                }
-            }
-            Ok(live)
+            let ended = answers.first().into_iter().flatten();
+            let mut ended: Vec<_> =
+                ended.map(|row| decode::ended_session(row, now)).collect::<Result<_>>()?;
+            ended.retain(|ended| ended.reached_limit.is_none());
+            Ok(ended)
+        })
+    }
+
+    /// Reads a page of the rows that match `filter` by `select`, a statement with a `{condition}`.
+    pub(super) fn list_by(
+        &self,
+        time: CallTime,
+        operation: &'static str,
+        select: &str,
+        filter: &SessionFilter<'_>,
+        page: Page,
+        now: Timestamp,
+    ) -> Result<Vec<Summary>> {
+        self.pool.call_within(time, operation, async |trips| {
+            let [before, limit] = bounds(page);
+            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
+            let sql = with_condition(select, &condition(filter, &mut params));
+            let rows = trips.query(Query { sql: &sql, params }).await?;
+            Ok(rows.iter().map(decode::summary).collect::<Result<_>>()?)
         })
     }
 
@@ -92,15 +109,7 @@ impl PostgresInner {
 
 impl SessionIndex for PostgresInner {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
-        let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-        self.pool.call("list sessions", async |trips| {
-            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
-            let condition = condition(filter, &mut params);
-            let sql = with_condition(&self.sql.list, &condition);
-            let rows = trips.query(Query { sql: &sql, params }).await?;
-            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
-        })
+        self.list_by(CallTime::Normal, "list sessions", &self.sql.list, filter, page, now)
     }
 
     fn revoke(
@@ -154,10 +163,8 @@ impl SessionIndex for PostgresInner {
         keep: u64,
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>> {
-        let keep = i64::try_from(keep).unwrap_or(i64::MAX);
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
-            let params = [realm.as_str().into(), keep.into(), limit.into()];
+            let params = [realm.as_str().into(), to_int(keep).into(), to_int(limit.get()).into()];
             let rows = trips.query(Query::new(&self.sql.idle_anonymous, params)).await?;
             Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })

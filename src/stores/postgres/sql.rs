@@ -1,13 +1,12 @@
 //! The names of the tables, and the SQL statements.
-//!
-//! Uses the columns in `row`.
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::UserKey;
 use crate::stores::migration::HISTORY;
-use crate::stores::postgres::row::{DEADLINE, REPLACED, SESSION};
+use crate::stores::sql::columns::{qualified, replaced, session};
+use crate::stores::sql::decode::ENDED;
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 
 /// PostgreSQL cuts longer names off.
@@ -122,16 +121,17 @@ statements! {
         let t = names.qualified("");
         let meta = names.qualified("_meta");
         let replaced = names.qualified("_replaced");
-        let columns = SESSION.join(", ");
-        let s_columns = SESSION.map(|name| format!("s.{name}")).join(", ");
-        let values = parameters(SESSION.len());
-        let id_after_values = SESSION.len() + 1;
-        let deadline = DEADLINE + 1;
-        let replaced_columns = REPLACED.join(", ");
-        let replaced_values = parameters(REPLACED.len());
-        let current_id = REPLACED.len() + 1;
-        let r_columns = renamed_replaced_columns();
-        let summary = summary_columns();
+        let columns = session::NAMES.join(", ");
+        let s_columns = qualified("s", &session::NAMES);
+        let values = parameters(session::NAMES.len());
+        let id_after_values = session::NAMES.len() + 1;
+        let deadline = session::deadline + 1;
+        let replaced_columns = replaced::NAMES.join(", ");
+        let replaced_values = parameters(replaced::NAMES.len());
+        let current_id = replaced::NAMES.len() + 1;
+        let r_columns = qualified("r", &replaced::NAMES);
+        // A list needs no more of the data than its size.
+        let summary = columns.replace("data", "length(data)::bigint") + ", id";
     }
 
     load: "SELECT {columns}, id FROM {t} WHERE id_hash = $1";
@@ -147,7 +147,7 @@ statements! {
             SELECT session FROM {replaced} WHERE id_hash = $1 LIMIT 1) FOR UPDATE";
     // The replaced ids of the session that has or had this id.
     replaced_of:
-        "SELECT r.session, {r_columns} FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
+        "SELECT {r_columns}, r.session FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
          WHERE r.session = (SELECT id FROM {t} WHERE id_hash = $1 UNION ALL \
            SELECT session FROM {replaced} WHERE id_hash = $1 LIMIT 1) ORDER BY r.id";
     is_taken:
@@ -155,7 +155,7 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = $1 LIMIT 1";
     // In the order in which touches lock rows, so that none waits for another in a circle.
     lock_of_user:
-        "SELECT id, id_hash, public_id, user_key, authenticated, deadline FROM {t} \
+        "SELECT {ENDED}, authenticated, id FROM {t} \
          WHERE user_key = $1 AND realm = $2 ORDER BY id FOR UPDATE";
     // Commits that give a user a session run one at a time per user, because they count the user's
     // sessions, and none runs during a revocation.
@@ -185,7 +185,7 @@ statements! {
         "INSERT INTO {replaced} ({replaced_columns}, session) \
          SELECT {replaced_values}, id FROM {t} WHERE id_hash = ${current_id}";
     lock_touched:
-        "SELECT id, id_hash, seen, idle, absolute, deadline FROM {t} WHERE id IN \
+        "SELECT id_hash, id, seen, idle, absolute, deadline FROM {t} WHERE id IN \
            (SELECT id FROM {t} WHERE id_hash = ANY($1) UNION ALL \
             SELECT session FROM {replaced} WHERE id_hash = ANY($1) AND grace_until > $2) \
          ORDER BY id FOR UPDATE";
@@ -196,23 +196,25 @@ statements! {
          FROM unnest($1, $2, $3) AS n (id, seen, deadline) WHERE s.id = n.id";
     // Rows that another machine or a request has locked are left to it.
     sweep:
-        "WITH due AS MATERIALIZED (SELECT id, deadline FROM {t} WHERE sweep_at <= $1 \
-             ORDER BY sweep_at LIMIT $2 FOR UPDATE SKIP LOCKED), \
-           moved AS (UPDATE {t} AS s SET sweep_at = s.deadline FROM due \
-             WHERE s.id = due.id AND due.deadline > $1), \
-           removed AS (DELETE FROM {t} AS s USING due \
-             WHERE s.id = due.id AND due.deadline <= $1 \
-             RETURNING s.id_hash, s.public_id, s.user_key, s.seen, s.idle, s.absolute) \
-         SELECT counts.*, of_users.* FROM (SELECT (SELECT count(*) FROM due) AS due, \
+        "WITH due AS MATERIALIZED (SELECT id AS due_id, deadline AS due_deadline FROM {t} \
+             WHERE sweep_at <= $1 ORDER BY sweep_at LIMIT $2 FOR UPDATE SKIP LOCKED), \
+           moved AS (UPDATE {t} SET sweep_at = deadline FROM due \
+             WHERE id = due_id AND due_deadline > $1), \
+           removed AS (DELETE FROM {t} USING due \
+             WHERE id = due_id AND due_deadline <= $1 RETURNING {ENDED}) \
+         SELECT of_users.*, counts.* FROM (SELECT (SELECT count(*) FROM due) AS due, \
              (SELECT count(*) FROM removed) AS removed) AS counts \
          LEFT JOIN (SELECT * FROM removed WHERE user_key IS NOT NULL) AS of_users ON true";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > $1 AND id < $2 AND {{condition}} \
          ORDER BY id DESC LIMIT $3";
+    list_expired:
+        "SELECT {summary} FROM {t} WHERE deadline <= $1 AND id < $2 AND {{condition}} \
+         ORDER BY id DESC LIMIT $3";
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
          AND public_id IS DISTINCT FROM $1 ORDER BY id FOR UPDATE) \
-         RETURNING id_hash, public_id, user_key, deadline";
+         RETURNING {ENDED}";
     // In the order in which touches and sign-ins lock rows.
     rename_user:
         "UPDATE {t} SET user_key = $2, revision = revision + 1 WHERE id IN (SELECT id FROM {t} \
@@ -241,17 +243,6 @@ statements! {
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE id_hash = ANY($1) \
          AND user_key IS NULL ORDER BY id FOR UPDATE) RETURNING id";
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
-}
-
-/// Returns the columns of a list, which needs no more of the data than its size.
-pub(super) fn summary_columns() -> String {
-    SESSION.join(", ").replace("data", "length(data)::bigint AS data") + ", id"
-}
-
-/// Returns the columns of a replaced id in the row `r`, renamed because a session has some of the
-/// same names.
-pub(super) fn renamed_replaced_columns() -> String {
-    REPLACED.map(|name| format!("r.{name} AS replaced_{name}")).join(", ")
 }
 
 /// Returns a list of `count` parameters.

@@ -22,6 +22,9 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::pool::ConnectionPool;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
+use crate::stores::sql::columns::REPLACED_ID;
+use crate::stores::sql::decode::{self, SqlRow};
+use crate::stores::sql::to_int;
 use crate::sync::monotonic_now;
 
 /// The longest difference to the server's clock that needs no attention, in milliseconds.
@@ -92,11 +95,12 @@ impl Store for PostgresStore {
         let found = pool.call("load a session", async |trips| {
             let find = |sql| Query::new(sql, [id_hash.as_bytes().into()]);
             if let Some(row) = trips.query(find(&sql.load)).await?.first() {
-                return Ok(row::lookup(row, None, id_hash, now)?);
+                return Ok(decode::lookup(row, (), now)?);
             }
             let rows = trips.query(find(&sql.load_by_replaced)).await?;
             let Some(row) = rows.first() else { return Ok(Found::Nothing) };
-            Ok(row::lookup(row, row::replaced_id(row)?, id_hash, now)?)
+            let replaced = decode::replaced_id(row, REPLACED_ID)?;
+            Ok(decode::lookup(row, (), now)?.by_replaced_id(replaced, now))
         })?;
         Ok(found.into())
     }
@@ -157,7 +161,7 @@ impl PostgresInner {
     /// Removes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
     /// number of removed sessions, and those of them that had a user.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let limit = to_int(limit.get());
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
             trips.query(Query::new(&self.sql.delete_forgotten, forget)).await?;
@@ -170,7 +174,10 @@ impl PostgresInner {
                 let Some(row) = rows.first() else { break };
                 removed += get::<i64>(row, "removed")?;
                 for row in &rows {
-                    of_users.extend(row::swept(row)?);
+                    // Without sessions of users there is one row, which has the counts only.
+                    if row.bytes(0)?.is_some() {
+                        of_users.push(decode::ended_session(row, now)?);
+                    }
                 }
                 // The sessions that were due but had not expired are not due again.
                 if get::<i64>(row, "due")? < wanted || removed >= limit {
@@ -216,8 +223,8 @@ async fn touch(
     let mut seen_times = Vec::new();
     let mut deadlines = Vec::new();
     for row in &rows {
-        let at = row::key(row)?;
-        let touched = seen_by_id.get(&at.id_hash).max(seen_in_grace.get(&at.id));
+        let id: i64 = get(row, "id")?;
+        let touched = seen_by_id.get(&row::id_hash(row)?).max(seen_in_grace.get(&id));
         let is_live = row::time(row, "deadline")? > now;
         // A session with malformed limits is undecodable, and stays as it is.
         let Ok(limits) = row::limits(row) else { continue };
@@ -225,7 +232,7 @@ async fn touch(
             && is_live
             && *touched > row::time(row, "seen")?
         {
-            ids.push(at.id);
+            ids.push(id);
             seen_times.push(touched.as_millis());
             deadlines.push(limits.deadline(*touched).as_millis());
         }

@@ -44,7 +44,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         }
         SessionWrite::Move { at, session, id_change } => {
             evicted = tx.evict_for(&session.record, Some(at.id))?;
-            tx.remember_id_change(*at, id_change)?;
+            tx.remember_id_change(at.id, &session.record.public_id, id_change)?;
             tx.update_all(*at, session)?;
         }
         SessionWrite::Update { at, session } => {

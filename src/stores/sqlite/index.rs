@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
-use crate::stores::sql::{self, with_condition};
+use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteInner;
@@ -58,13 +58,14 @@ pub(super) fn list(
     page: Page,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Summary>> {
-    let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
-    let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+    let [before, limit] = bounds(page);
     let (condition, args) = condition(sql, filter);
     let text = with_condition(select, &condition).replace("{limit}", &limit.to_string());
     let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
     let mut statement = connection.prepare(&text)?;
-    statement.query_map(params_from_iter(columns.chain(args)), row::summary)?.collect()
+    statement
+        .query_map(params_from_iter(columns.chain(args)), |row| decode::summary(row))?
+        .collect()
 }
 
 impl SessionIndex for SqliteInner {
@@ -160,8 +161,7 @@ fn idle_anonymous(
         return Ok(Vec::new());
     }
     let anonymous = row::count(&snapshot, &sql.count_anonymous_of, [realm.as_str()])?;
-    let excess = i64::try_from(anonymous.saturating_sub(keep)).unwrap_or(i64::MAX);
-    let limit = excess.min(i64::try_from(limit.get()).unwrap_or(i64::MAX));
+    let limit = to_int(anonymous.saturating_sub(keep)).min(to_int(limit.get()));
     let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
     let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
     idle.query_map(params![realm.as_str(), limit], id_hash)?.collect()

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
+use crate::stores::sql::to_int;
 use crate::stores::sqlite::commit;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::{Access, InUse};
@@ -266,7 +267,7 @@ impl Store for SqliteStore {
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let limit = to_int(limit.get());
         let (removed, began, referenced) =
             self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.

@@ -258,66 +258,6 @@ fn is_lost(said: &str) {
     let process = format!("(process {})", std::process::id());
     let names_process = said.contains(&process) && said.contains(" a file open that was deleted, ");
     assert!(names_process, "{said}");
-    let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\"";
-    for command in
-        [&["stats"][..], &["revoke", "--all", "--yes"], &["setup"], &["restore", &copy, "--yes"]]
-    {
-        // Not 3, after which a script might set it up.
-        let said = fails(&folder, command, 1);
-        let process = format!("(process {})", std::process::id());
-        assert!(said.contains("app.db is missing, and open in ") && said.contains(&process));
-        assert!(said.contains(rescue), "{said}");
-    }
-    let found = run(&folder, &["doctor"]).out;
-    assert!(found.contains("PROBLEM in use       ") && found.contains(rescue), "{found}");
-    assert!(found.contains("app.db is missing, and open in "), "{found}");
-    let log = fs::read(folder.path("app.db-wal")).unwrap();
-    assert!(!folder.database().exists());
-    // A service that starts again refuses too: SQLite would remove the log.
-    let error = SqliteStore::open(folder.database()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("app.db-wal exists, the log of a deleted"), "{error}");
-    assert!(!folder.database().exists());
-    assert_eq!(fs::read(folder.path("app.db-wal")).unwrap(), log);
-    drop(store);
-    fs::write(folder.path("app.db-wal"), &log).unwrap();
-    let words = "app.db-wal exists, the log of a deleted database; keep the -wal file; do not run \
-                 `setup`: see \"The rescue from the log\" in docs/rescue.md";
-    for command in [&["setup"][..], &["restore", &copy]] {
-        let said = fails(&folder, command, 1);
-        assert!(said.contains(words), "{said}");
-    }
-    for name in ["app.db-wal", "app.db-shm"] {
-        let _ = fs::rename(folder.path(name), other.path(name));
-    }
-    done(&folder, &["restore", &copy, "--yes"]);
-    assert_eq!(count(&folder), 0);
-}
-
-/// Commands that change or read sessions, with a copy to restore.
-fn commands(copy: &str) -> [Vec<&str>; 14] {
-    [
-        vec!["stats"],
-        vec!["list"],
-        vec!["backup", "/no/such/folder/copy.db"],
-        vec!["setup"],
-        vec!["setup", "--keep-journal"],
-        vec!["migrate"],
-        vec!["migrate", "--dry-run"],
-        vec!["revoke", "--user", "ada"],
-        vec!["revoke", "--all", "--yes"],
-        vec!["sweep"],
-        vec!["compact", "--yes"],
-        vec!["clear", "--yes"],
-        vec!["drop", "--yes"],
-        vec!["restore", copy, "--yes"],
-    ]
-}
-
-/// Fails unless a message names this process as the one that has the former file open.
-fn is_lost(said: &str) {
-    let process = format!("(process {}) has a file open that was deleted, ", std::process::id());
-    assert!(said.contains(&process), "{said}");
     let rescue = "do not stop the program yet, and keep -wal: see \"A deleted database\" in docs";
     assert!(said.contains(rescue) || said.ends_with("moved or replaced"), "{said}");
 }

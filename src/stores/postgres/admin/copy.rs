@@ -4,18 +4,18 @@ use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use crate::backend::{LiveSession, ReplacedId};
+use crate::backend::ReplacedId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::postgres::connection::{CallTime, Param, Query, Trips};
 use crate::stores::postgres::error::CallFailure;
-use crate::stores::postgres::row::{
-    self, DEADLINE, REPLACED, SESSION, get, replaced_values, session_values,
-};
-use crate::stores::postgres::sql::{TableNames, parameters, renamed_replaced_columns};
+use crate::stores::postgres::row::{self, get};
+use crate::stores::postgres::sql::{TableNames, parameters};
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::statements;
+use crate::stores::sql::columns::{replaced, session};
+use crate::stores::sql::decode::{self, SqlRow};
+use crate::stores::sql::{statements, to_int};
 
 const OPERATION: &str = "copy sessions";
 
@@ -25,12 +25,11 @@ statements! {
         let t_literal = t.replace('\'', "''");
         let replaced = names.qualified("_replaced");
         let meta = names.qualified("_meta");
-        let columns = SESSION.join(", ");
-        let values_and_id = parameters(SESSION.len() + 1);
-        let deadline = DEADLINE + 1;
-        let replaced_columns = REPLACED.join(", ");
-        let replaced_values_and_session = parameters(REPLACED.len() + 1);
-        let r_columns = renamed_replaced_columns();
+        let columns = session::NAMES.join(", ");
+        let values_and_id = parameters(session::NAMES.len() + 1);
+        let deadline = session::deadline + 1;
+        let replaced_columns = replaced::NAMES.join(", ");
+        let replaced_values_and_session = parameters(replaced::NAMES.len() + 1);
     }
 
     after: "SELECT {columns}, id FROM {t} WHERE id > $1 ORDER BY id LIMIT $2";
@@ -41,8 +40,7 @@ statements! {
          UNION SELECT session FROM {replaced} WHERE id_hash = ANY($2)) \
          ORDER BY id FOR UPDATE";
     replaced_of:
-        "SELECT r.session, {r_columns} FROM {replaced} AS r WHERE r.session = ANY($1) \
-         ORDER BY r.id";
+        "SELECT {replaced_columns}, session FROM {replaced} WHERE session = ANY($1) ORDER BY id";
     delete: "DELETE FROM {t} WHERE id = ANY($1)";
     // Also those of sessions that have ended.
     delete_replaced:
@@ -66,8 +64,7 @@ statements! {
 pub(super) fn export(store: &PostgresInner, after: i64, limit: usize) -> Result<StoredPage> {
     let sql = PostgresCopySql::new(&store.names);
     store.pool.call_within(CallTime::Bulk, "read every session", async |trips| {
-        let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let page = Query::new(&sql.after, [after.into(), most.into()]);
+        let page = Query::new(&sql.after, [after.into(), to_int(limit).into()]);
         let [rows] = trips.begin([page]).await?;
         let mut page = StoredPage::default();
         for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {
@@ -136,7 +133,7 @@ fn id_hashes(batch: &CopyBatch) -> Param<'_> {
 }
 
 fn public_id(row: &Row) -> Result<PublicId> {
-    row::bytes(row, "public_id").map(PublicId::from_bytes)
+    row.array(session::public_id).map(PublicId::from_bytes)
 }
 
 /// Begins the transaction, and returns the sessions that the batch removes or replaces, locked.
@@ -165,39 +162,24 @@ async fn stored(
     let ids = rows.iter().map(|row| get(row, "id")).collect::<Result<_>>()?;
     let mut replaced: HashMap<i64, Vec<ReplacedId>> = HashMap::new();
     for row in &trips.query(Query::new(&sql.replaced_of, [Param::Ints(ids)])).await? {
-        replaced.entry(get(row, "session")?).or_default().extend(row::replaced_id(row)?);
+        let of_session: &mut Vec<_> = replaced.entry(get(row, "session")?).or_default();
+        of_session.push(decode::replaced_id(row, 0)?);
     }
-    let mut sessions = Vec::new();
-    for row in rows {
-        let position = get(row, "id")?;
-        let id_hash = row::id_hash(row)?;
-        let deadline = row::time(row, "deadline")?;
-        let replaced = replaced.remove(&position).unwrap_or_default();
-        let record = match row::decode(row, public_id(row)?) {
-            Err(error) if error.kind() != ErrorKind::Undecodable => return Err(error.into()),
-            record => record,
-        };
-        sessions.push(record.map(|record| {
-            let session = LiveSession { record, id_hash };
-            StoredSession { position, session, deadline, replaced }
-        }));
-    }
-    Ok(sessions)
+    let session = |row| {
+        let replaced = replaced.remove(&get(row, "id")?).unwrap_or_default();
+        decode::stored_session(row, replaced)
+    };
+    Ok(rows.iter().map(session).collect::<Result<_>>()?)
 }
 
 fn insertion<'q>(
     new: &'q StoredSession,
     sql: &'q PostgresCopySql,
 ) -> impl Iterator<Item = Query<'q>> {
-    let mut params = Vec::from(session_values(&new.session));
-    if let Some(deadline) = params.get_mut(DEADLINE) {
-        *deadline = new.deadline.as_millis().into();
-    }
-    params.push(new.position.into());
-    let session = Query { sql: &sql.insert, params };
+    let values = session::values(&new.session, new.deadline);
+    let session = Query { sql: &sql.insert, params: row::params(values, new.position) };
     [session].into_iter().chain(new.replaced.iter().map(|id| {
-        let mut params = Vec::from(replaced_values(id));
-        params.push(new.position.into());
+        let params = row::params(replaced::values(id), new.position);
         Query { sql: &sql.insert_replaced, params }
     }))
 }

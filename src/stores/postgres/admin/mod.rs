@@ -15,12 +15,11 @@ use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
 use crate::stores::postgres::connection::{CallTime, Query};
-use crate::stores::postgres::index::{condition, count};
+use crate::stores::postgres::index::count;
 use crate::stores::postgres::migrate;
-use crate::stores::postgres::row::{self, SESSION, get};
-use crate::stores::postgres::sql::summary_columns;
 use crate::stores::postgres::store::{PostgresInner, PostgresStore};
-use crate::stores::sql::created_counts;
+use crate::stores::sql::columns::session;
+use crate::stores::sql::{created_counts, decode};
 
 pub use info::DatabaseServer;
 
@@ -44,34 +43,18 @@ impl Admin for PostgresStore {
         page: Page,
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
-        let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
-        let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-        self.0.pool.call_within(CallTime::Bulk, "list expired sessions", async |trips| {
-            let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
-            let condition = condition(filter, &mut params);
-            let columns = summary_columns();
-            let table = self.0.names.qualified("");
-            let sql = format!(
-                "SELECT {columns} FROM {table} WHERE deadline <= $1 AND id < $2 AND {condition} \
-                 ORDER BY id DESC LIMIT $3"
-            );
-            let rows = trips.query(Query { sql: &sql, params }).await?;
-            Ok(rows.iter().map(row::summary).collect::<Result<_>>()?)
-        })
+        let inner = &self.0;
+        let operation = "list expired sessions";
+        inner.list_by(CallTime::Bulk, operation, &inner.sql.list_expired, filter, page, now)
     }
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
+        let columns = session::NAMES.join(", ");
         let table = self.0.names.qualified("");
-        let [summary, record] = [summary_columns(), SESSION.join(", ")]
-            .map(|columns| format!("SELECT {columns} FROM {table} WHERE public_id = $1"));
+        let sql = format!("SELECT {columns}, id FROM {table} WHERE public_id = $1");
         self.0.pool.call("find a session by its public id", async |trips| {
-            let query = |sql| Query::new(sql, [public_id.as_bytes().into()]);
-            let [summary, record] = trips.begin([query(&*summary), query(&record)]).await?;
-            let (Some(summary), Some(record)) = (summary.first(), record.first()) else {
-                return Ok(None);
-            };
-            let summary = row::summary(summary)?;
-            Ok(Some(SessionDetails { summary, record: row::decode(record, *public_id) }))
+            let rows = trips.query(Query::new(&sql, [public_id.as_bytes().into()])).await?;
+            Ok(rows.first().map(decode::details).transpose()?)
         })
     }
 
@@ -80,9 +63,7 @@ impl Admin for PostgresStore {
             format!("SELECT DISTINCT realm FROM {} ORDER BY realm", self.0.names.qualified(""));
         self.0.pool.call_within(CallTime::Bulk, "list the realms", async |trips| {
             let rows = trips.query(Query::new(&sql, [])).await?;
-            let names = rows.iter().map(|row| get::<&str>(row, "realm"));
-            // An undecodable name counts as none.
-            let realms = names.map(|name| Ok(Realm::new(name?).ok())).filter_map(Result::transpose);
+            let realms = rows.iter().map(decode::realm).filter_map(Result::transpose);
             Ok(realms.collect::<Result<_>>()?)
         })
     }
@@ -101,20 +82,15 @@ impl Admin for PostgresStore {
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         let sql = format!(
-            "SELECT coalesce(avg(length(data)), 0)::bigint AS average, \
-             coalesce(max(length(data)), 0)::bigint AS largest{} FROM {}",
+            "SELECT coalesce(avg(length(data)), 0)::bigint, \
+             coalesce(max(length(data)), 0)::bigint{} FROM {}",
             created_counts(times, now),
             self.0.names.qualified("")
         );
         self.0.pool.call_within(CallTime::Bulk, "count sessions by day", async |trips| {
             let rows = trips.query(Query::new(&sql, [])).await?;
-            let row = rows.first();
-            let created = (0..times.len()).map(|index| count(row, &format!("created_{index}")));
-            Ok(SessionCounts {
-                created: created.collect::<Result<_, _>>()?,
-                average: count(row, "average")?,
-                largest: count(row, "largest")?,
-            })
+            let counts = rows.first().map(|row| decode::counts(row, times.len())).transpose()?;
+            Ok(counts.unwrap_or_default())
         })
     }
 

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension, Params, Row, params, params_from_iter,
+};
 
-use crate::backend::LiveSession;
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PublicId, SessionIdHash};
+use crate::id::PublicId;
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
-use crate::stores::sql::statements;
+use crate::stores::sql::columns::{ColumnValue, ROW_ID, replaced, session};
+use crate::stores::sql::decode::{self, SqlRow};
+use crate::stores::sql::{statements, to_int};
 use crate::stores::sqlite::error::During;
-use crate::stores::sqlite::sql::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::write::JobKind;
@@ -25,9 +26,9 @@ statements! {
         let replaced = format!("\"{table}_replaced\"");
         let placeholders = |count: usize| vec!["?"; count].join(", ");
         let columns = session::NAMES.join(", ");
-        let values = placeholders(session::NAMES.len());
+        let values_and_id = placeholders(session::NAMES.len() + 1);
         let replaced_columns = replaced::NAMES.join(", ");
-        let replaced_values = placeholders(replaced::NAMES.len());
+        let replaced_values_and_session = placeholders(replaced::NAMES.len() + 2);
     }
 
     after: "SELECT {columns}, id FROM {t} WHERE id > ?1 ORDER BY id LIMIT ?2";
@@ -41,12 +42,13 @@ statements! {
     session_of_replaced:
         "SELECT s.id FROM {replaced} AS r JOIN {t} AS s ON s.id = r.session \
          AND s.public_id = r.public_id WHERE r.id_hash = ?1";
-    insert: "INSERT INTO {t} ({columns}) VALUES ({values})";
-    set_deadline: "UPDATE {t} SET id = ?2, deadline = ?3 WHERE id = ?1";
+    insert: "INSERT INTO {t} ({columns}, id) VALUES ({values_and_id})";
     delete: "DELETE FROM {t} WHERE id = ?1";
     delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
     delete_replaced: "DELETE FROM {replaced} WHERE id_hash = ?1";
-    insert_replaced: "INSERT INTO {replaced} ({replaced_columns}) VALUES ({replaced_values})";
+    insert_replaced:
+        "INSERT INTO {replaced} ({replaced_columns}, session, public_id) \
+         VALUES ({replaced_values_and_session})";
     mark: "SELECT value FROM {meta} WHERE name = ?1";
     insert_mark: "INSERT INTO {meta} (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     change_mark: "UPDATE {meta} SET value = ?3 WHERE name = ?1 AND value = ?2";
@@ -92,7 +94,7 @@ fn page(
     let snapshot = connection.unchecked_transaction()?;
     let mut replaced_of = snapshot.prepare_cached(&sql.replaced_of)?;
     let mut statement = snapshot.prepare_cached(&sql.after)?;
-    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut rows = statement.query(params![after, to_int(limit)])?;
     let mut page = StoredPage::default();
     let mut last = None;
     let mut count = 0;
@@ -100,14 +102,15 @@ fn page(
         (count, last) = (count + 1, Some(row.get(ROW_ID)?));
         match stored(row, &mut replaced_of)? {
             Ok(stored) => page.sessions.push(stored),
-            Err(error) => {
-                let public_id = PublicId::from_bytes(row.get(session::public_id)?);
-                page.undecodable.push((public_id, error));
-            }
+            Err(error) => page.undecodable.push((public_id(row)?, error)),
         }
     }
     page.last = last.filter(|_| count == limit);
     Ok(page)
+}
+
+fn public_id(row: &Row<'_>) -> rusqlite::Result<PublicId> {
+    row.get(session::public_id).map(PublicId::from_bytes)
 }
 
 /// Decodes a session with its replaced ids. The outer error is SQLite's.
@@ -115,18 +118,9 @@ fn stored(
     row: &Row<'_>,
     replaced_of: &mut CachedStatement<'_>,
 ) -> rusqlite::Result<Result<StoredSession>> {
-    let record = match row::decode(row)? {
-        Ok(record) => record,
-        Err(error) => return Ok(Err(error)),
-    };
-    let position = row.get(ROW_ID)?;
-    let replaced = replaced_of
-        .query_map(params![position, record.public_id.as_bytes()], |row| row::replaced_id(row, 0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
-    let deadline = Timestamp::from_millis(row.get(session::deadline)?);
-    let session = LiveSession { record, id_hash };
-    Ok(Ok(StoredSession { position, session, deadline, replaced }))
+    let params = (row.int(ROW_ID)?, row.array::<16>(session::public_id)?);
+    let replaced = replaced_of.query_map(params, |row| decode::replaced_id(row, 0))?;
+    decode::stored_session(row, replaced.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Applies a batch within a transaction. The inner error is not SQLite's.
@@ -137,9 +131,13 @@ fn apply(
     present: Option<CopyMark>,
     mut mark: CopyMark,
 ) -> rusqlite::Result<Result<CopyMark>> {
-    let execute = |text: &str, params: &[&dyn rusqlite::ToSql]| {
+    fn execute(
+        connection: &Connection,
+        text: &str,
+        params: impl Params,
+    ) -> rusqlite::Result<usize> {
         connection.prepare_cached(text)?.execute(params)
-    };
+    }
     let mut replaced_of = connection.prepare_cached(&sql.replaced_of)?;
     let mut by_id = connection.prepare_cached(&sql.by_id)?;
     for id in in_the_way(connection, sql, batch)? {
@@ -149,28 +147,26 @@ fn apply(
             Some(Err(error)) => return Ok(Err(error)),
             Some(Ok(found)) => mark.sum.subtract(&found),
         }
-        execute(&sql.delete_replaced_of, &[&id])?;
-        execute(&sql.delete, &[&id])?;
+        execute(connection, &sql.delete_replaced_of, [id])?;
+        execute(connection, &sql.delete, [id])?;
     }
     for new in &batch.sessions {
-        session::with_values(&new.session, |values| execute(&sql.insert, values))?;
-        let inserted = connection.last_insert_rowid();
-        let deadline = new.deadline.as_millis();
-        execute(&sql.set_deadline, &[&inserted, &new.position, &deadline])?;
-        execute(&sql.delete_replaced_of, &[&new.position])?;
+        let values = session::values(&new.session, new.deadline).into_iter();
+        let values = values.chain([ColumnValue::Int(Some(new.position))]);
+        execute(connection, &sql.insert, params_from_iter(values))?;
+        execute(connection, &sql.delete_replaced_of, [new.position])?;
         for id in &new.replaced {
-            execute(&sql.delete_replaced, &[id.id_hash.as_bytes()])?;
-            replaced::with_values(new.position, &new.session.record.public_id, id, |values| {
-                execute(&sql.insert_replaced, values)
-            })?;
+            execute(connection, &sql.delete_replaced, [id.id_hash.as_bytes()])?;
+            let params = row::replaced_params(new.position, &new.session.record.public_id, id);
+            execute(connection, &sql.insert_replaced, params)?;
         }
         mark.sum.add(new);
     }
     let name = CopyMark::NAME;
     let text = mark.to_string();
     let changed = match present.map(|present| present.to_string()) {
-        None => execute(&sql.insert_mark, &[&name, &text])?,
-        Some(present) => execute(&sql.change_mark, &[&name, &present, &text])?,
+        None => execute(connection, &sql.insert_mark, [name, &text])?,
+        Some(present) => execute(connection, &sql.change_mark, [name, &present, &text])?,
     };
     Ok(match changed {
         1 => Ok(mark),

@@ -12,7 +12,7 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
-use crate::stores::sql::created_counts;
+use crate::stores::sql::{bounds, created_counts, decode};
 use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
@@ -47,10 +47,10 @@ impl Admin for SqliteStore {
     ) -> Result<Vec<Summary>> {
         self.0.query("list expired sessions", |connection, sql| match filter {
             SessionFilter::All => {
-                let after = page.after.map_or(i64::MAX, |cursor| cursor.position());
-                let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+                let [before, limit] = bounds(page);
                 let mut list = connection.prepare_cached(&sql.list_expired)?;
-                list.query_map([now.as_millis(), after, limit], row::summary)?.collect()
+                list.query_map([now.as_millis(), before, limit], |row| decode::summary(row))?
+                    .collect()
             }
             _ => index::list(connection, sql, &sql.list_expired_matching, filter, page, now),
         })
@@ -58,12 +58,9 @@ impl Admin for SqliteStore {
 
     fn realms(&self) -> Result<Vec<Realm>> {
         self.0.query("list the realms", |connection, sql| {
-            let mut realms = connection.prepare(&sql.realms)?;
-            // An undecodable name counts as none.
-            let names = realms.query_map([], |row| {
-                Ok(row.get_ref(0)?.as_str().ok().and_then(|name| Realm::new(name).ok()))
-            })?;
-            names.filter_map(rusqlite::Result::transpose).collect()
+            let mut statement = connection.prepare(&sql.realms)?;
+            let realms = statement.query_map([], |row| decode::realm(row))?;
+            realms.filter_map(Result::transpose).collect()
         })
     }
 
@@ -75,28 +72,15 @@ impl Admin for SqliteStore {
 
     fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
         self.0.query("find a session by its public id", |connection, sql| {
-            // One snapshot for the summary and the record.
-            let snapshot = connection.unchecked_transaction()?;
             let params = params![Null, Null, public_id.as_bytes()];
-            let summary = snapshot.query_row(&sql.by_public_id, params, row::summary).optional()?;
-            let Some(summary) = summary else { return Ok(None) };
-            let id = summary.cursor.position();
-            let record = snapshot.query_row(&sql.by_id, [id], row::decode)?;
-            Ok(Some(SessionDetails { summary, record }))
+            connection.query_row(&sql.by_public_id, params, |row| decode::details(row)).optional()
         })
     }
 
     fn counts(&self, times: &[Timestamp], now: Timestamp) -> Result<SessionCounts> {
         self.0.query("count sessions by day", |connection, sql| {
             let sql = sql.counts.replace("{created}", &created_counts(times, now));
-            connection.query_row(&sql, [], |row| {
-                let number = |column| Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0));
-                Ok(SessionCounts {
-                    average: number(0)?,
-                    largest: number(1)?,
-                    created: (2..times.len() + 2).map(number).collect::<rusqlite::Result<_>>()?,
-                })
-            })
+            connection.query_row(&sql, [], |row| decode::counts(row, times.len()))
         })
     }
 

@@ -1,14 +1,12 @@
 //! The names of the tables, and the SQL statements that read them. `write` has those that write.
-//!
-//! Uses the names in `columns`.
 
-pub(super) mod columns;
 pub(super) mod row;
 
 use crate::error::Result;
 use crate::stores::migration::HISTORY;
+use crate::stores::sql::columns::{qualified, replaced, session};
+use crate::stores::sql::decode::ENDED;
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
-use crate::stores::sqlite::sql::columns::{ENDED, replaced, session};
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,17 +40,11 @@ statements! {
         let and_session = format!(
             "{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.public_id = r.public_id"
         );
-        let joined = |names: &[&str], column: &dyn Fn(&str) -> String| {
-            names.iter().map(|name| column(name)).collect::<Vec<_>>().join(", ")
-        };
         let columns = session::NAMES.join(", ") + ", id";
         // A list needs no more of the data than its size.
-        let summary = joined(session::NAMES, &|name| match name {
-            "data" => "length(CAST(data AS BLOB))".to_owned(),
-            _ => name.to_owned(),
-        }) + ", id";
-        let session_columns = joined(session::NAMES, &|name| format!("s.{name}")) + ", s.id";
-        let replaced_columns = joined(replaced::NAMES, &|name| format!("r.{name}"));
+        let summary = columns.replace("data", "length(CAST(data AS BLOB))");
+        let session_columns = qualified("s", &session::NAMES) + ", s.id";
+        let replaced_columns = qualified("r", &replaced::NAMES);
         // Only sessions with a user are indexed by public id. The others need a scan, which is
         // acceptable for an operator's commands and too slow for requests.
         let id_by_public_id = format!(
@@ -71,9 +63,9 @@ statements! {
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
-        "SELECT id, {ENDED} FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
+        "SELECT {ENDED}, id FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
     by_sign_in:
-        "SELECT id, id_hash, public_id FROM {t} \
+        "SELECT {ENDED}, id FROM {t} \
          WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id IS NOT ?3 \
          ORDER BY authenticated, id";
     list:
@@ -90,8 +82,7 @@ statements! {
         "SELECT {summary} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND {{condition}} \
          ORDER BY id DESC LIMIT {{limit}}";
     id_by_public_id: "{id_by_public_id}";
-    by_public_id: "SELECT {summary} FROM {t} WHERE id = ({id_by_public_id})";
-    by_id: "SELECT {columns} FROM {t} WHERE id = ?1";
+    by_public_id: "SELECT {columns} FROM {t} WHERE id = ({id_by_public_id})";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
     // Counts sessions that are still live after `delete_or_end`. A session ended in place has the
     // deadline 0.

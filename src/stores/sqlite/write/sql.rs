@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::stores::sql::columns::{replaced, session};
+use crate::stores::sql::decode::ENDED;
 use crate::stores::sql::statements;
-use crate::stores::sqlite::sql::columns::{ENDED, replaced, session};
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
 /// All statements for one table.
@@ -27,9 +28,9 @@ statements! {
         let replaced = format!("\"{}_replaced\"", table.as_str());
         let placeholders = |names: &[&str]| vec!["?"; names.len()].join(", ");
         let session_names = session::NAMES.join(", ");
-        let session_values = placeholders(session::NAMES);
+        let session_values = placeholders(&session::NAMES);
         let replaced_names = replaced::NAMES.join(", ");
-        let replaced_values = placeholders(replaced::NAMES);
+        let replaced_values = placeholders(&replaced::NAMES);
     }
 
     insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
@@ -59,7 +60,9 @@ statements! {
     end:
         "UPDATE {t} SET deadline = 0, user_key = NULL, idp_session_id = NULL, client = NULL, \
          data = '{{}}' WHERE {{condition}}";
-    insert_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
+    insert_replaced:
+        "INSERT INTO {replaced} ({replaced_names}, session, public_id) \
+         VALUES ({replaced_values}, ?, ?)";
     delete_forgotten:
         "DELETE FROM {replaced} WHERE id IN \
          (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)";

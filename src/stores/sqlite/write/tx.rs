@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use rusqlite::types::Value as Column;
 use rusqlite::{
-    Connection, OptionalExtension, Params, Row, Statement, ToSql, named_params, params,
-    params_from_iter,
+    Connection, OptionalExtension, Params, Row, Statement, named_params, params, params_from_iter,
 };
 
 use crate::backend::{Found, IdChange, LiveSession, ReplacedId};
@@ -15,11 +14,11 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{EndedSession, FORMAT, Record, Touch};
-use crate::stores::sql::{revision_number, with_condition};
+use crate::stores::sql::columns::{ColumnValue, session};
+use crate::stores::sql::{decode, to_int, with_condition};
 use crate::stores::sqlite::error::{During, refuses_deletion, retry_while_busy};
 use crate::stores::sqlite::record_cache::{CacheUpdate, CachedSession, RecordCache};
 use crate::stores::sqlite::references;
-use crate::stores::sqlite::sql::columns::{replaced, session};
 use crate::stores::sqlite::sql::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::job::{Job, JobFailure};
@@ -215,10 +214,9 @@ impl WriteTx<'_> {
         let Some(CachedSession { id, record }) = self.cache_update.find(&id_hash) else {
             return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
-        let public_id = record.public_id;
         let seen = record.seen;
         let deadline = record.deadline();
-        let at = FoundRow { id, id_hash, public_id, seen, deadline };
+        let at = FoundRow { id, id_hash, seen, deadline };
         Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
     }
 
@@ -252,15 +250,9 @@ impl WriteTx<'_> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
-            let session = |row: &Row<'_>| {
-                let id_hash = SessionIdHash::from_bytes(row.get("id_hash")?);
-                let public_id = PublicId::from_bytes(row.get("public_id")?);
-                Ok((
-                    row.get("id")?,
-                    EndedSession::new(id_hash, Some(public_id), Some(user.clone())),
-                ))
-            };
-            statement.query_map(params, session)?.collect()
+            statement
+                .query_map(params, |row| Ok((row.get("id")?, decode::ended_session(row, now)?)))?
+                .collect()
         };
         query().during(self.operation)
     }
@@ -270,10 +262,8 @@ impl WriteTx<'_> {
 impl WriteTx<'_> {
     /// Inserts a session, and returns its row id.
     pub(crate) fn insert(&mut self, new: &LiveSession) -> Result<i64> {
-        let insert = &self.sql.write.insert;
-        let rows = session::with_values(new, |columns| {
-            self.execute(insert, columns, Affected::Session(new.id_hash))
-        })?;
+        let values = params_from_iter(session::values(new, new.record.deadline()));
+        let rows = self.execute(&self.sql.write.insert, values, Affected::Session(new.id_hash))?;
         self.check_changed(rows)?;
         let id = self.connection.last_insert_rowid();
         self.cache_update.put(new.id_hash, id, &new.record);
@@ -282,16 +272,15 @@ impl WriteTx<'_> {
 
     /// Writes all columns.
     pub(crate) fn update_all(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
-        session::with_values(new, |columns| {
-            let params = params_from_iter(columns.iter().copied().chain([&at.id as &dyn ToSql]));
-            self.update(&self.sql.write.update_all, params, at, new)
-        })
+        let values = session::values(new, new.record.deadline()).into_iter();
+        let params = params_from_iter(values.chain([ColumnValue::Int(Some(at.id))]));
+        self.update(&self.sql.write.update_all, params, at, new)
     }
 
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let revision = revision_number(record);
+        let revision = to_int(record.revision);
         let data = record.data.as_json();
         if record.seen == at.seen {
             let params = named_params! {
@@ -392,15 +381,20 @@ impl WriteTx<'_> {
 
     /// Stores the replaced ids that a session remembers after a change of its id, in place of those
     /// before it.
-    pub(crate) fn remember_id_change(&mut self, at: FoundRow, id_change: &IdChange) -> Result<()> {
+    pub(crate) fn remember_id_change(
+        &mut self,
+        session: i64,
+        public_id: &PublicId,
+        id_change: &IdChange,
+    ) -> Result<()> {
         let earlier = || -> rusqlite::Result<_> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.replaced_of)?;
-            let params = params![at.id, at.public_id.as_bytes()];
-            statement.query_map(params, |row| row::replaced_id(row, 0))?.collect()
+            let params = params![session, public_id.as_bytes()];
+            statement.query_map(params, |row| decode::replaced_id(row, 0))?.collect()
         };
         let remembered = id_change.remembered(earlier().during(self.operation)?);
-        self.delete_replaced_of(at.id)?;
-        self.insert_replaced(at.id, &at.public_id, &remembered)
+        self.delete_replaced_of(session)?;
+        self.insert_replaced(session, public_id, &remembered)
     }
 
     /// Remembers a replaced id of another session as one of a new session.
@@ -425,9 +419,8 @@ impl WriteTx<'_> {
         ids: &[ReplacedId],
     ) -> Result<()> {
         for id in ids {
-            replaced::with_values(session, public_id, id, |columns| {
-                self.execute(&self.sql.write.insert_replaced, columns, Affected::NoSession)
-            })?;
+            let params = row::replaced_params(session, public_id, id);
+            self.execute(&self.sql.write.insert_replaced, params, Affected::NoSession)?;
         }
         ids.last().map_or(Ok(()), |latest| self.delete_forgotten(latest.replaced_at, 2))
     }
@@ -454,7 +447,7 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         let params = params![now.as_millis(), user.as_str(), realm.as_str()];
-        match self.delete_unreferenced(&self.sql.write.delete_expired_of, params) {
+        match self.delete_unreferenced(&self.sql.write.delete_expired_of, params, now) {
             // Expired sessions do not count, whether or not they are deleted.
             Err(error) if self.is_refused(&error) => Ok(()),
             deleted => deleted.map(drop),
@@ -526,7 +519,7 @@ impl WriteTx<'_> {
     /// sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
         let params = [now.as_millis(), limit];
-        let removed = self.delete_unreferenced(&self.sql.write.sweep, params)?;
+        let removed = self.delete_unreferenced(&self.sql.write.sweep, params, now)?;
         self.delete_forgotten(now, limit)?;
         Ok(removed)
     }
@@ -549,12 +542,13 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
         let except = except.map(|public_id| public_id.as_bytes().to_vec());
-        let params = [now.as_millis().into(), except.into()].into_iter().chain(args);
+        // The statement has no `?1`.
+        let params = [Column::Null, except.into()].into_iter().chain(args);
         let text = with_condition(&self.sql.read.to_revoke, condition);
         let mut statement = self.connection.prepare(&text).during(self.operation)?;
         let found = statement
             .query_map(params_from_iter(params), |row| {
-                Ok((row.get("id")?, row::to_ended_session(row)?))
+                Ok((row.get("id")?, decode::ended_session(row, now)?))
             })
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, EndedSession)>>>)
             .during(self.operation)?;
@@ -571,10 +565,12 @@ impl WriteTx<'_> {
         &mut self,
         statement: &str,
         params: impl Params,
+        now: Timestamp,
     ) -> Result<Vec<EndedSession>> {
         let referenced = self.referenced_condition()?.unwrap_or_else(|| "false".to_owned());
         let statement = with_condition(statement, &format!("NOT {referenced}"));
-        self.execute_returning(&statement, params, row::to_ended_session, |ended| ended.id_hash)
+        let ended = |row: &Row<'_>| decode::ended_session(row, now);
+        self.execute_returning(&statement, params, ended, |ended| ended.id_hash)
     }
 
     /// Gives the sessions of a user in a realm to another one. Returns their ids.

@@ -1,11 +1,13 @@
-//! What the stores with SQL tables have in common: names, statements, values of columns, and the
-//! errors of rows.
+//! What the stores with SQL tables have in common: names and statements here, `columns`, and the
+//! decoding of rows in `decode`.
+
+pub(super) mod columns;
+pub(super) mod decode;
 
 use crate::backend::StoreIdentity;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lifetime::Limits;
-use crate::record::{Record, duration_to_millis};
+use crate::list::{Cursor, Page};
 
 /// Declares a struct with the texts of statements for one table, and its function `new`.
 macro_rules! statements {
@@ -30,19 +32,18 @@ pub(super) fn with_condition(statement: &str, condition: &str) -> String {
     statement.replace("{condition}", condition)
 }
 
-/// Returns the columns `created_0`, `created_1`, …, each after a comma: the number of live sessions
-/// that were created in each period. A period ends where the next begins.
+/// Returns columns, each after a comma: the number of live sessions that were created in each
+/// period. A period ends where the next begins.
 pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
     let now = now.as_millis();
     let ends = periods.iter().skip(1).copied().chain([Timestamp::MAX]);
     let bounds = periods.iter().zip(ends).map(|(from, to)| (from.as_millis(), to.as_millis()));
-    let column = |(index, (from, to))| {
+    let column = |(from, to)| {
         format!(
-            ", count(*) FILTER (WHERE deadline > {now} AND created >= {from} AND created < {to}) \
-             AS created_{index}"
+            ", count(*) FILTER (WHERE deadline > {now} AND created >= {from} AND created < {to})"
         )
     };
-    bounds.enumerate().map(column).collect()
+    bounds.map(column).collect()
 }
 
 /// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most
@@ -66,20 +67,19 @@ pub(super) fn bad_table_name(why: impl Into<String>) -> Error {
 }
 
 /// Returns the error of a row whose `column` no version of this program wrote.
-pub(super) fn malformed(column: &'static str) -> Error {
+pub(super) fn malformed(column: &str) -> Error {
     let why = format!("the column {column} is malformed");
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", why)
 }
 
-/// Returns the value of the column `revision`.
-pub(super) fn revision_number(record: &Record) -> i64 {
-    i64::try_from(record.revision).unwrap_or(i64::MAX)
+/// Returns `number`, or the highest number of a column if it is higher.
+pub(super) fn to_int(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }
 
-/// Returns the value of the column `idle`.
-pub(super) fn idle_millis(limits: &Limits) -> Option<i64> {
-    let millis = limits.idle.map(duration_to_millis);
-    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
+/// Returns the position before which a page begins, and its limit.
+pub(super) fn bounds(page: Page) -> [i64; 2] {
+    [page.after.map_or(i64::MAX, Cursor::position), to_int(page.limit.get())]
 }
 
 /// Decodes the identity of a store, 32 hexadecimal digits.

@@ -1,0 +1,219 @@
+//! Decodes the rows of the tables.
+//!
+//! Uses the positions in `columns`. Each store implements [`SqlRow`] for the rows of its driver.
+
+use std::time::Duration;
+
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId};
+use crate::clock::Timestamp;
+use crate::data::Data;
+use crate::error::Result;
+use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use crate::lifetime::Limits;
+use crate::list::{Cursor, Summary};
+use crate::record::{Client, EndedSession, Record, check_format};
+use crate::stores::admin::{SessionCounts, SessionDetails};
+use crate::stores::copy::StoredSession;
+use crate::stores::sql::columns::{ROW_ID, replaced, session};
+use crate::stores::sql::malformed;
+
+/// A row, whose columns are read by their positions. A column that the table does not allow, such
+/// as one of another type, is an error of the driver.
+pub(crate) trait SqlRow {
+    type Error;
+
+    fn int(&self, column: usize) -> Result<i64, Self::Error>;
+
+    fn optional_int(&self, column: usize) -> Result<Option<i64>, Self::Error>;
+
+    fn flag(&self, column: usize) -> Result<bool, Self::Error>;
+
+    fn array<const N: usize>(&self, column: usize) -> Result<[u8; N], Self::Error>;
+
+    /// Reads bytes of any length, or a text, which in SQLite may not be UTF-8.
+    fn bytes(&self, column: usize) -> Result<Option<&[u8]>, Self::Error>;
+
+    fn time(&self, column: usize) -> Result<Timestamp, Self::Error> {
+        self.int(column).map(Timestamp::from_millis)
+    }
+
+    fn optional_time(&self, column: usize) -> Result<Option<Timestamp>, Self::Error> {
+        Ok(self.optional_int(column)?.map(Timestamp::from_millis))
+    }
+}
+
+/// Decodes the session in a row at `at`, which its current id finds.
+pub(crate) fn lookup<R: SqlRow, K>(row: &R, at: K, now: Timestamp) -> Result<Found<K>, R::Error> {
+    if row.time(session::deadline)? <= now {
+        return Ok(Found::of_expired(&without_data(row)?.0, at));
+    }
+    let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
+    Ok(match record(row)? {
+        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },
+        Err(error) => {
+            let public_id = Some(PublicId::from_bytes(row.array(session::public_id)?));
+            Found::Undecodable { id_hash, public_id, error, at }
+        }
+    })
+}
+
+/// Decodes a session for a copy, with its replaced ids. The outer error is the driver's.
+pub(crate) fn stored_session<R: SqlRow>(
+    row: &R,
+    replaced: Vec<ReplacedId>,
+) -> Result<Result<StoredSession>, R::Error> {
+    let position = row.int(ROW_ID)?;
+    let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
+    let deadline = row.time(session::deadline)?;
+    Ok(record(row)?.map(|record| {
+        let session = LiveSession { record, id_hash };
+        StoredSession { position, session, deadline, replaced }
+    }))
+}
+
+/// Decodes a record. The outer error is the driver's; the inner one reports a malformed row.
+pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
+    let (record, malformed_column) = without_data(row)?;
+    let format = u32::try_from(row.int(session::format)?).unwrap_or(u32::MAX);
+    let text = row.bytes(session::data)?.and_then(|data| str::from_utf8(data).ok());
+    let data = || {
+        check_format(format)?;
+        match malformed_column {
+            Some(column) => Err(malformed(column)),
+            None => Data::from_json(text.ok_or_else(|| malformed("data"))?),
+        }
+    };
+    Ok(data().map(|data| Record { data, ..record }))
+}
+
+/// Decodes a session for an operator.
+pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
+    let bytes = row.bytes(session::data)?.map_or(0, <[u8]>::len);
+    Ok(SessionDetails { summary: summary_of(row, bytes)?, record: record(row)? })
+}
+
+/// Decodes one row of a list, which has the size of the data in its place.
+pub(crate) fn summary<R: SqlRow>(row: &R) -> Result<Summary, R::Error> {
+    summary_of(row, usize::try_from(row.int(session::data)?).unwrap_or(0))
+}
+
+/// A malformed column is shown as empty, so that the row stays visible.
+fn summary_of<R: SqlRow>(row: &R, bytes: usize) -> Result<Summary, R::Error> {
+    let (record, _) = without_data(row)?;
+    let cursor = Cursor::new(row.int(ROW_ID)?);
+    let deadline = row.time(session::deadline)?;
+    Ok(Summary { deadline, bytes, ..Summary::of(&record, cursor) })
+}
+
+/// The columns that an event needs of a session that has ended, for [`ended_session`].
+pub(crate) const ENDED: &str = "id_hash, public_id, user_key, seen, idle, absolute, deadline";
+
+/// Decodes the columns [`ENDED`] of a session, which has reached a limit if its deadline has
+/// passed. A malformed column counts as empty, so that the session can be deleted.
+pub(crate) fn ended_session<R: SqlRow>(row: &R, now: Timestamp) -> Result<EndedSession, R::Error> {
+    let [id_hash, public_id, user_key, seen, idle, absolute, deadline] = [0, 1, 2, 3, 4, 5, 6];
+    let mut unchecked = Unchecked { row, malformed: None };
+    let id_hash = SessionIdHash::from_bytes(row.array(id_hash)?);
+    let public_id = PublicId::from_bytes(row.array(public_id)?);
+    let user = unchecked.text(user_key, UserKey::new)?;
+    let limits = unchecked.limits(idle, absolute)?;
+    let seen = row.time(seen)?;
+    let ended = EndedSession::new(id_hash, Some(public_id), user);
+    if row.time(deadline)? > now {
+        Ok(ended)
+    } else {
+        Ok(ended.with_reached_limit(limits.reached_limit(seen)))
+    }
+}
+
+/// Decodes a replaced id, the first column of which is at the position `first`.
+pub(crate) fn replaced_id<R: SqlRow>(row: &R, first: usize) -> Result<ReplacedId, R::Error> {
+    let by = if row.flag(first + replaced::by_sign_in)? {
+        let salt = row.bytes(first + replaced::join_salt)?;
+        let salt = salt.and_then(|salt| salt.try_into().ok()).map(JoinSalt::from_bytes);
+        ReplacedBy::SignIn { salt }
+    } else {
+        let grace_until = row.optional_time(first + replaced::grace_until)?;
+        ReplacedBy::Renewal { grace_until }
+    };
+    Ok(ReplacedId {
+        id_hash: SessionIdHash::from_bytes(row.array(first + replaced::id_hash)?),
+        successor: SessionIdHash::from_bytes(row.array(first + replaced::successor)?),
+        replaced_at: row.time(first + replaced::replaced_at)?,
+        by,
+        had_user: row.flag(first + replaced::had_user)?,
+    })
+}
+
+/// Decodes a realm; `None` if it is malformed.
+pub(crate) fn realm<R: SqlRow>(row: &R) -> Result<Option<Realm>, R::Error> {
+    Unchecked { row, malformed: None }.text(0, Realm::new)
+}
+
+/// Decodes the average and the maximum size of the data, and the counts of
+/// [`created_counts`](crate::stores::sql::created_counts).
+pub(crate) fn counts<R: SqlRow>(row: &R, periods: usize) -> Result<SessionCounts, R::Error> {
+    let number = |column| Ok(u64::try_from(row.int(column)?).unwrap_or(0));
+    let created = (2..periods + 2).map(number).collect::<Result<_, _>>()?;
+    Ok(SessionCounts { created, average: number(0)?, largest: number(1)? })
+}
+
+/// Decodes the columns of a record except the format and the data. A malformed column is read as
+/// empty, and its name returned.
+fn without_data<R: SqlRow>(row: &R) -> Result<(Record, Option<&'static str>), R::Error> {
+    let mut unchecked = Unchecked { row, malformed: None };
+    let client = row.bytes(session::client)?.and_then(|client| str::from_utf8(client).ok());
+    let record = Record {
+        public_id: PublicId::from_bytes(row.array(session::public_id)?),
+        realm: unchecked.text(session::realm, Realm::new)?.unwrap_or_default(),
+        user: unchecked.text(session::user_key, UserKey::new)?,
+        idp_session_id: unchecked.text(session::idp_session_id, IdpSessionId::new)?,
+        auth_level: unchecked.number(session::auth_level)?.unwrap_or_default(),
+        created: row.time(session::created)?,
+        authenticated: row.optional_time(session::authenticated)?,
+        seen: row.time(session::seen)?,
+        id_issued: row.time(session::id_issued)?,
+        limits: unchecked.limits(session::idle, session::absolute)?,
+        persistent: row.flag(session::persistent)?,
+        revision: unchecked.number(session::revision)?.unwrap_or_default(),
+        // Informative only: a malformed one counts as none.
+        client: client.and_then(Client::from_json),
+        data: Data::default(),
+    };
+    Ok((record, unchecked.malformed.and_then(|column| session::NAMES.get(column).copied())))
+}
+
+/// The columns whose values the table does not check. A malformed one is read as empty.
+struct Unchecked<'r, R> {
+    row: &'r R,
+    /// The position of the last malformed one.
+    malformed: Option<usize>,
+}
+
+impl<'r, R: SqlRow> Unchecked<'r, R> {
+    fn text<T>(
+        &mut self,
+        column: usize,
+        parse: impl FnOnce(&'r str) -> Result<T>,
+    ) -> Result<Option<T>, R::Error> {
+        let parse = |bytes: &'r [u8]| parse(str::from_utf8(bytes).ok()?).ok();
+        Ok(self.row.bytes(column)?.and_then(|bytes| self.checked(column, parse(bytes))))
+    }
+
+    fn number<T: TryFrom<i64>>(&mut self, column: usize) -> Result<Option<T>, R::Error> {
+        let number = self.row.optional_int(column)?;
+        Ok(number.and_then(|number| self.checked(column, number.try_into().ok())))
+    }
+
+    fn limits(&mut self, idle: usize, absolute: usize) -> Result<Limits, R::Error> {
+        let idle = self.number(idle)?.map(Duration::from_millis);
+        Ok(Limits::new(idle, self.row.optional_time(absolute)?))
+    }
+
+    fn checked<T>(&mut self, column: usize, value: Option<T>) -> Option<T> {
+        if value.is_none() {
+            self.malformed = Some(column);
+        }
+        value
+    }
+}
