@@ -33,6 +33,7 @@ refused=(
     'rusqlite-0.41|rusqlite = "0.41"'
     'rusqlite-0.43|rusqlite = "0.43"'
     'sqlx-0.8|sqlx = { version = "0.8", features = ["sqlite"] }'
+    'sqlx-0.8-postgres|sqlx = { version = "0.8", features = ["postgres"] }'
     'rocket_db_pools-0.2|rocket_db_pools = { version = "0.2", features = ["sqlx_sqlite"] }'
     'rocket_sync_db_pools-rusqlite|rocket_sync_db_pools = { version = "0.1", features = ["sqlite_pool"] }'
 )
