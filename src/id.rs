@@ -265,7 +265,7 @@ impl Realm {
         &self.0
     }
 
-    /// Returns the tag of this realm.
+    /// Returns the tag of this realm: 16 bytes, so that tag and id fit into one block of SHA-256.
     #[must_use]
     pub fn tag(&self) -> RealmTag {
         let digest = Sha256::new().chain_update("cloakroom realm\0").chain_update(&*self.0);

@@ -33,6 +33,10 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// ```
 pub struct HandlerError<R>(Reason<R>);
 
+// The type of an error is not a parameter of `HandlerError`, because in a closure that uses `?` the
+// compiler could not infer it. A `From<R>` for an early response would overlap with the conversion
+// of errors, so `HandlerError::response` takes its place.
+
 /// The response is in a box, so that a handler's result is small.
 enum Reason<R> {
     Response(Box<R>),

@@ -26,6 +26,10 @@ const MAX_ADDRESSES: usize = 1_024;
 const MAX_SEEN: usize = 256;
 
 /// Counts the ids of all addresses in one window.
+///
+/// Each id counts once for its address, because ordinary visitors must not raise the event: a
+/// browser whose session has ended requests a page and its twenty images with the same unknown id.
+/// The memory is bounded, so that a client cannot use it up.
 #[derive(Debug, Default)]
 pub(crate) struct GuessDetector(Mutex<Window>);
 

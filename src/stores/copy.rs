@@ -5,6 +5,17 @@
 //! [`Admin::import`](crate::stores::admin::Admin::import). The target stores a [`CopyMark`], which
 //! shows whether another program has changed it meanwhile.
 
+// A run compares source and target in the order of their row numbers, which are copied too, and
+// writes the differences. A stored cursor would not show what has changed behind it, and sessions
+// that have ended since could return.
+//
+// A copy must not overwrite the sessions of a service that uses the target already. Before a run
+// writes anything, it compares the mark with the sessions of the target. Each batch compares the
+// stored mark with the one that it expects and changes it, in its own transaction, so a second copy
+// at the same time fails. Between two runs an id can move to another session of the source, so a
+// session of the target gives way to a copied one with the same row number, id, public id or
+// replaced id.
+
 use std::fmt;
 
 use sha2::{Digest, Sha256};

@@ -35,6 +35,7 @@ impl<C: Send + 'static> SlotPool<C> {
     ) -> Self {
         let settings = Pool::builder().max_size(number).min_idle(Some(0));
         let settings = settings.idle_timeout(max_idle).max_lifetime(max_lifetime);
+        // A check of a connection costs as much as a read.
         let slots = settings.test_on_check_out(false).build_unchecked(EmptySlots(PhantomData));
         SlotPool(slots)
     }

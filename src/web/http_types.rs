@@ -1,6 +1,8 @@
 //! Sessions for synchronous servers that use the types of the [`http`](https://docs.rs/http) crate,
 //! such as Astra and touche. Their handlers call [`session`].
 
+// The tests serve it with tiny_http, because Astra 0.4.0 cannot be stopped.
+
 use std::net::SocketAddr;
 
 use ::http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};

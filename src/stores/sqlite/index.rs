@@ -168,7 +168,8 @@ fn idle_anonymous(
 }
 
 fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
-    // One snapshot for all counts.
+    // Counts indexes: every request that begins or ends a session would have to write a stored
+    // counter. One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
     let count = |sql: &str| row::count(&snapshot, sql, [now.as_millis()]);
     let live = count(&sql.count_live)?;

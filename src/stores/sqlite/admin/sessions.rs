@@ -108,6 +108,8 @@ impl Admin for SqliteStore {
         progress: ProgressFn,
     ) -> Result<ControlFlow<(), u64>> {
         let wal = self.0.writer.wal();
+        // The restart of the log, for which every writer waits until the disk has synced, is left
+        // to the service.
         sweep_in_batches(self, now, limit, progress, || {
             self.0.read(CHECKPOINT, |connection| wal.checkpoint_if_requested(connection))
         })

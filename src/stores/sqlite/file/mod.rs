@@ -268,7 +268,10 @@ fn open_at(path: &Path, purpose: Purpose) -> Result<Opened> {
 /// With a write-ahead log SQLite reads through two files beside the database. If it may not create
 /// them, it fails. If it may create them, but as another user than the owner of the database, the
 /// files would remain and keep the owner from writing. In these cases the file is opened as
-/// immutable if there is no log: then it is complete, and no process has it open.
+/// immutable if there is no log: then it is complete, and no process has it open. Whether a process
+/// begins to write meanwhile is not checked: reading is short, and a process that cannot write the
+/// file is not the service. A log without `-shm` is an error, because without the log an old state
+/// would appear as the current one.
 fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Result<Opened> {
     let access = Access::read_write(&path);
     let shared = sibling_size(&path, "-shm").is_some();

@@ -256,6 +256,8 @@ impl Writer {
         let record_cache = record_cache.as_deref();
         let reserve = reserve.as_ref();
         let mut tx = WriteTx::begin(connection, sql, record_cache, reserve, operation, deadline)?;
+        // Only now: while another process has held the lock of the file, the other jobs have waited
+        // in the queue, each with its own deadline.
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, result) in &mut leader.group {

@@ -1,5 +1,9 @@
 //! The part of a bounded file that is reserved for sign-ins: when anonymous sessions are evicted
 //! for it, and which ones.
+//!
+//! Eviction is in the order of deadlines, which is that of activity, except near an absolute limit.
+//! It frees whole pages, which new rows need, because rows that began together lie together. It may
+//! end sessions of any realm.
 
 use rusqlite::Connection;
 
