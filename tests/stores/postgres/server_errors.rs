@@ -1,7 +1,10 @@
 //! Errors of the server, as kinds.
 
+use std::num::NonZeroUsize;
+
 use cloakroom::ErrorKind;
 use cloakroom::backend::{Delta, Store, Touch, TouchError};
+use cloakroom::list::{Page, SessionFilter};
 
 use super::given::number;
 use crate::common::postgres::{Postgres, shared};
@@ -112,8 +115,14 @@ fn every_character_survives() {
 fn a_row_that_does_not_decode_is_reported_and_stays() {
     let store = shared().store();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
-    for sql in ["format = 99", "format = 1, data = 'x'", "data = '\\xff'", "data = '{}', idle = -1"]
-    {
+    for sql in [
+        "format = 99",
+        "format = 1, data = 'x'",
+        "data = '\\xff'",
+        "data = '{}', idle = -1",
+        "idle = NULL, auth_level = -1",
+        "auth_level = 2, user_key = ''",
+    ] {
         shared().sql(&format!("UPDATE {} SET {sql}", store.table()));
         let found = store.load(&id_hash, NOW).unwrap();
         assert!(
@@ -126,5 +135,8 @@ fn a_row_that_does_not_decode_is_reported_and_stays() {
             "{sql}: {found:?}"
         );
     }
-    assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 1);
+    let index = store.index().unwrap();
+    assert_eq!(index.stats(NOW).unwrap().live, 1);
+    let listed = index.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), NOW).unwrap();
+    assert_eq!(listed[0].auth_level, 2, "only the malformed column is left out");
 }
