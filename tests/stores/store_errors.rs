@@ -166,14 +166,21 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "user_key = CAST(x'ff' AS TEXT)",
         "idp_session_id = CAST(x'ff' AS TEXT)",
         "data = CAST(x'22ff22' AS TEXT)",
+        "realm = 7",
+        "user_key = 7",
+        "idp_session_id = 7",
+        "auth_level = 'x'",
+        "revision = 'x'",
+        "idle = 'x'",
+        "format = 'x'",
+        "data = 7",
     ] {
         let (folder, store) = sqlite();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
-        let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
         let other = Connection::open(folder.database()).unwrap();
-        other.execute(&sql, []).unwrap();
+        spoil_row(&other, spoil);
         let row = || -> (Vec<u8>, i64) {
-            let sql = "SELECT CAST(data AS BLOB), format FROM cloakroom_sessions";
+            let sql = "SELECT CAST(data AS BLOB), CAST(format AS INTEGER) FROM cloakroom_sessions";
             other.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
         };
         let before = row();
@@ -202,13 +209,33 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
     }
 }
 
+/// Changes a row as a damaged page could: also to values of types that the table refuses.
+fn spoil_row(connection: &Connection, change: &str) {
+    let schema = "SELECT sql FROM sqlite_schema WHERE name = 'cloakroom_sessions'";
+    let schema: String = connection.query_row(schema, [], |row| row.get(0)).unwrap();
+    let set_schema = |sql: &str| {
+        connection.execute_batch("PRAGMA writable_schema = ON").unwrap();
+        let update = "UPDATE sqlite_schema SET sql = ?1 WHERE name = 'cloakroom_sessions'";
+        connection.execute(update, [sql]).unwrap();
+        connection.execute_batch("PRAGMA writable_schema = RESET").unwrap();
+    };
+    let column = change.split(' ').next().unwrap();
+    let any_type = |line: &str| match line.split_whitespace().next() {
+        Some(first) if first == column => line.replace("TEXT", "ANY").replace("INTEGER", "ANY"),
+        _ => line.to_owned(),
+    };
+    set_schema(&schema.lines().map(any_type).collect::<Vec<_>>().join("\n"));
+    connection.execute(&format!("UPDATE cloakroom_sessions SET {change}"), []).unwrap();
+    set_schema(&schema);
+}
+
 #[test]
 fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
     let (folder, store) = sqlite();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
-    for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
-        other.execute(&format!("UPDATE cloakroom_sessions SET client = {client}"), []).unwrap();
+    for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'", "7"] {
+        spoil_row(&other, &format!("client = {client}"));
         assert!(live(&store, &id_hash).unwrap().is_some(), "{client}");
         let listed =
             store.index().unwrap().list(&SessionFilter::All, Page::first(MANY), NOW).unwrap();

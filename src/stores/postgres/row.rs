@@ -44,6 +44,11 @@ pub(super) fn limits(row: &Row) -> Result<Limits> {
 impl SqlRow for Row {
     type Error = Error;
 
+    /// The types of columns are those of the table, in every row.
+    fn is_damage(_: &Error) -> bool {
+        false
+    }
+
     fn int(&self, column: usize) -> Result<i64> {
         get(self, column)
     }

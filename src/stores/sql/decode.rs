@@ -17,10 +17,13 @@ use crate::stores::copy::StoredSession;
 use crate::stores::sql::columns::{ROW_ID, replaced, session};
 use crate::stores::sql::malformed;
 
-/// A row, whose columns are read by their positions. A column that the table does not allow, such
-/// as one of another type, is an error of the driver.
+/// A row, whose columns are read by their positions. A value of another type is an error of the
+/// driver.
 pub(crate) trait SqlRow {
     type Error;
+
+    /// Returns whether a column could not be read because this one row is damaged.
+    fn is_damage(error: &Self::Error) -> bool;
 
     fn int(&self, column: usize) -> Result<i64, Self::Error>;
 
@@ -45,7 +48,8 @@ pub(crate) trait SqlRow {
 /// Decodes the session in a row at `at`, which its current id finds.
 pub(crate) fn lookup<R: SqlRow, K>(row: &R, at: K, now: Timestamp) -> Result<Found<K>, R::Error> {
     if row.time(session::deadline)? <= now {
-        return Ok(Found::of_expired(&without_data(row)?.0, at));
+        let record = Unchecked { row, malformed: None }.without_data()?;
+        return Ok(Found::of_expired(&record, at));
     }
     let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
     Ok(match record(row)? {
@@ -73,14 +77,16 @@ pub(crate) fn stored_session<R: SqlRow>(
 
 /// Decodes a record. The outer error is the driver's; the inner one reports a malformed row.
 pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
-    let (record, malformed_column) = without_data(row)?;
-    let format = u32::try_from(row.int(session::format)?).unwrap_or(u32::MAX);
-    let text = row.bytes(session::data)?.and_then(|data| str::from_utf8(data).ok());
+    let mut unchecked = Unchecked { row, malformed: None };
+    let record = unchecked.without_data()?;
+    let text = unchecked.text(session::data, Ok)?;
+    let malformed_column = unchecked.malformed;
+    let format = unchecked.number(session::format)?.unwrap_or(u32::MAX);
     let data = || {
         check_format(format)?;
-        match malformed_column {
-            Some(column) => Err(malformed(column)),
-            None => Data::from_json(text.ok_or_else(|| malformed("data"))?),
+        match (malformed_column, text) {
+            (None, Some(text)) => Data::from_json(text),
+            (column, _) => Err(malformed(name(column.unwrap_or(session::data)))),
         }
     };
     Ok(data().map(|data| Record { data, ..record }))
@@ -88,8 +94,9 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
 
 /// Decodes a session for an operator.
 pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
-    let bytes = row.bytes(session::data)?.map_or(0, <[u8]>::len);
-    Ok(SessionDetails { summary: summary_of(row, bytes)?, record: record(row)? })
+    let data = Unchecked { row, malformed: None }.bytes(session::data)?;
+    let summary = summary_of(row, data.map_or(0, <[u8]>::len))?;
+    Ok(SessionDetails { summary, record: record(row)? })
 }
 
 /// Decodes one row of a list, which has the size of the data in its place.
@@ -99,7 +106,7 @@ pub(crate) fn summary<R: SqlRow>(row: &R) -> Result<Summary, R::Error> {
 
 /// A malformed column is shown as empty, so that the row stays visible.
 fn summary_of<R: SqlRow>(row: &R, bytes: usize) -> Result<Summary, R::Error> {
-    let (record, _) = without_data(row)?;
+    let record = Unchecked { row, malformed: None }.without_data()?;
     let cursor = Cursor::new(row.int(ROW_ID)?);
     let deadline = row.time(session::deadline)?;
     Ok(Summary { deadline, bytes, ..Summary::of(&record, cursor) })
@@ -158,29 +165,8 @@ pub(crate) fn counts<R: SqlRow>(row: &R, periods: usize) -> Result<SessionCounts
     Ok(SessionCounts { created, average: number(0)?, largest: number(1)? })
 }
 
-/// Decodes the columns of a record except the format and the data. A malformed column is read as
-/// empty, and its name returned.
-fn without_data<R: SqlRow>(row: &R) -> Result<(Record, Option<&'static str>), R::Error> {
-    let mut unchecked = Unchecked { row, malformed: None };
-    let client = row.bytes(session::client)?.and_then(|client| str::from_utf8(client).ok());
-    let record = Record {
-        public_id: PublicId::from_bytes(row.array(session::public_id)?),
-        realm: unchecked.text(session::realm, Realm::new)?.unwrap_or_default(),
-        user: unchecked.text(session::user_key, UserKey::new)?,
-        idp_session_id: unchecked.text(session::idp_session_id, IdpSessionId::new)?,
-        auth_level: unchecked.number(session::auth_level)?.unwrap_or_default(),
-        created: row.time(session::created)?,
-        authenticated: row.optional_time(session::authenticated)?,
-        seen: row.time(session::seen)?,
-        id_issued: row.time(session::id_issued)?,
-        limits: unchecked.limits(session::idle, session::absolute)?,
-        persistent: row.flag(session::persistent)?,
-        revision: unchecked.number(session::revision)?.unwrap_or_default(),
-        // Informative only: a malformed one counts as none.
-        client: client.and_then(Client::from_json),
-        data: Data::default(),
-    };
-    Ok((record, unchecked.malformed.and_then(|column| session::NAMES.get(column).copied())))
+fn name(column: usize) -> &'static str {
+    session::NAMES.get(column).copied().unwrap_or_default()
 }
 
 /// The columns whose values the table does not check. A malformed one is read as empty.
@@ -191,23 +177,62 @@ struct Unchecked<'r, R> {
 }
 
 impl<'r, R: SqlRow> Unchecked<'r, R> {
+    /// Decodes the columns of a record except the format and the data.
+    fn without_data(&mut self) -> Result<Record, R::Error> {
+        let row = self.row;
+        Ok(Record {
+            public_id: PublicId::from_bytes(row.array(session::public_id)?),
+            realm: self.text(session::realm, Realm::new)?.unwrap_or_default(),
+            user: self.text(session::user_key, UserKey::new)?,
+            idp_session_id: self.text(session::idp_session_id, IdpSessionId::new)?,
+            auth_level: self.number(session::auth_level)?.unwrap_or_default(),
+            created: row.time(session::created)?,
+            authenticated: row.optional_time(session::authenticated)?,
+            seen: row.time(session::seen)?,
+            id_issued: row.time(session::id_issued)?,
+            limits: self.limits(session::idle, session::absolute)?,
+            persistent: row.flag(session::persistent)?,
+            revision: self.number(session::revision)?.unwrap_or_default(),
+            // Informative only, so a malformed one makes no record malformed.
+            client: Unchecked { row, malformed: None }
+                .text(session::client, |text| Ok(Client::from_json(text)))?
+                .flatten(),
+            data: Data::default(),
+        })
+    }
+
+    fn bytes(&mut self, column: usize) -> Result<Option<&'r [u8]>, R::Error> {
+        self.undamaged(column, self.row.bytes(column))
+    }
+
     fn text<T>(
         &mut self,
         column: usize,
         parse: impl FnOnce(&'r str) -> Result<T>,
     ) -> Result<Option<T>, R::Error> {
         let parse = |bytes: &'r [u8]| parse(str::from_utf8(bytes).ok()?).ok();
-        Ok(self.row.bytes(column)?.and_then(|bytes| self.checked(column, parse(bytes))))
+        Ok(self.bytes(column)?.and_then(|bytes| self.checked(column, parse(bytes))))
     }
 
     fn number<T: TryFrom<i64>>(&mut self, column: usize) -> Result<Option<T>, R::Error> {
-        let number = self.row.optional_int(column)?;
+        let number = self.undamaged(column, self.row.optional_int(column))?;
         Ok(number.and_then(|number| self.checked(column, number.try_into().ok())))
     }
 
     fn limits(&mut self, idle: usize, absolute: usize) -> Result<Limits, R::Error> {
         let idle = self.number(idle)?.map(Duration::from_millis);
         Ok(Limits::new(idle, self.row.optional_time(absolute)?))
+    }
+
+    fn undamaged<T>(
+        &mut self,
+        column: usize,
+        value: Result<Option<T>, R::Error>,
+    ) -> Result<Option<T>, R::Error> {
+        match value {
+            Err(error) if R::is_damage(&error) => Ok(self.checked(column, None)),
+            value => value,
+        }
     }
 
     fn checked<T>(&mut self, column: usize, value: Option<T>) -> Option<T> {

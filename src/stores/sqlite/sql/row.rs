@@ -68,6 +68,11 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
 impl SqlRow for Row<'_> {
     type Error = rusqlite::Error;
 
+    fn is_damage(error: &rusqlite::Error) -> bool {
+        use rusqlite::Error::{FromSqlConversionFailure, InvalidColumnType};
+        matches!(error, InvalidColumnType(..) | FromSqlConversionFailure(..))
+    }
+
     fn int(&self, column: usize) -> rusqlite::Result<i64> {
         self.get(column)
     }
