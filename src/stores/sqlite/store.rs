@@ -274,8 +274,12 @@ impl Store for SqliteStore {
                 let began = monotonic_now();
                 Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
             })?;
-        if referenced != self.0.referenced.swap(referenced, Ordering::Relaxed) && referenced > 0 {
-            let tables = self.0.query(OPERATION, references::keeping_tables)?;
+        // The sessions are removed. If this query fails, a later sweep raises the event.
+        if referenced != self.0.referenced.load(Ordering::Relaxed)
+            && let Ok(tables) = self.0.query(OPERATION, references::keeping_tables)
+            && referenced != self.0.referenced.swap(referenced, Ordering::Relaxed)
+            && referenced > 0
+        {
             let tables = Vec::from_iter(tables).join(", ");
             self.0
                 .events

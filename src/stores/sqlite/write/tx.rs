@@ -47,6 +47,8 @@ pub(crate) struct WriteTx<'c> {
     operation: &'static str,
     /// The only job has failed, and was rolled back.
     nothing_to_commit: bool,
+    /// The result of [`references::referenced_condition`], once it is known.
+    referenced_condition: Option<Option<String>>,
 }
 
 impl<'c> WriteTx<'c> {
@@ -62,8 +64,15 @@ impl<'c> WriteTx<'c> {
         retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
             .during(operation)?;
         let cache_update = CacheUpdate::begin(record_cache);
-        let nothing_to_commit = false;
-        Ok(WriteTx { connection, sql, cache_update, reserve, operation, nothing_to_commit })
+        Ok(WriteTx {
+            connection,
+            sql,
+            cache_update,
+            reserve,
+            operation,
+            nothing_to_commit: false,
+            referenced_condition: None,
+        })
     }
 
     /// Runs a job, and returns its result. If the job fails, its changes are undone, and those of
@@ -190,6 +199,7 @@ impl<'c> WriteTx<'c> {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         self.cache_update.remove_all();
+        self.referenced_condition = None;
         work(self.connection)
     }
 }
@@ -375,8 +385,15 @@ impl WriteTx<'_> {
         refuses_deletion(error) && !self.connection.is_autocommit()
     }
 
-    fn referenced_condition(&self) -> Result<Option<String>> {
-        references::referenced_condition(self.connection, &self.sql.read).during(self.operation)
+    /// Asked once per transaction, because the query reads the definitions of all tables.
+    fn referenced_condition(&mut self) -> Result<Option<String>> {
+        if let Some(known) = &self.referenced_condition {
+            return Ok(known.clone());
+        }
+        let condition = references::referenced_condition(self.connection, &self.sql.read)
+            .during(self.operation)?;
+        self.referenced_condition = Some(condition.clone());
+        Ok(condition)
     }
 
     /// Stores the replaced ids that a session remembers after a change of its id, in place of those
@@ -526,7 +543,7 @@ impl WriteTx<'_> {
 
     /// Returns the number of expired sessions that no sweep removes, because rows of other
     /// tables reference them.
-    pub(crate) fn count_referenced(&self, now: Timestamp) -> Result<u64> {
+    pub(crate) fn count_referenced(&mut self, now: Timestamp) -> Result<u64> {
         let Some(referenced) = self.referenced_condition()? else { return Ok(0) };
         let count = with_condition(&self.sql.read.count_expired_matching, &referenced);
         self.count(&count, [now.as_millis()])
