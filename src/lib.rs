@@ -104,8 +104,7 @@
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
 //!
-//! /// Ends the user's other sessions, when the new password is stored. It misses a sign-in that
-//! /// had verified the old password just before; a generation in the user's row refuses that one.
+//! /// Ends the user's other sessions, when the new password is stored.
 //! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
 //!     let Some(user) = session.user()? else { return Ok(0) };
 //!     let authentication = Authentication::new().level(session.auth_level()?);
@@ -127,6 +126,10 @@
 //! # assert_eq!(session.user()?, None);
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
+//!
+//! `password_changed` misses a sign-in that had verified the old password just before the new one
+//! was stored. [Own tables](guide::own_tables#the-generation) shows a number in the user's row that
+//! refuses this sign-in.
 //!
 //! A test of these needs no server, no file and no sleep:
 //!
