@@ -14,7 +14,7 @@
 //!
 //! | server | feature | adapter | choose it |
 //! |---|---|---|---|
-//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] | for a new application in production: it has guards and typed routes, and needs no setting |
+//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] | for a new application in production: it has guards and typed routes, and its server needs [no workaround](crate::guide::servers) in the proxy |
 //! | rouille 3.6 | `rouille` | [`rouille::session`] | for the shortest start; in production with a proxy and [two settings](crate::guide::servers#rouille) |
 //! | tiny_http 0.12 | `tiny_http` | [`tiny_http::session`] | for small programs, also without a proxy |
 //! | servers on the crate `http`, such as Astra | `http` | [`http_types::session`] | if you have such a server |
