@@ -174,7 +174,10 @@
 //! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
 //! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
 //! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
+//! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
 //! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
+//! | How do clients that are not browsers send the id? | [`header`](manager::SessionManagerBuilder::header) | [API clients](guide::api_clients) |
+//! | How does a script on another origin use a session (CORS)? | [`CrossOrigin::trust`] | [forms](guide::forms#scripts-on-another-origin) |
 //! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
 //! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
 //! | How do I move from another library? | | [moving](guide::moving) |
