@@ -20,9 +20,10 @@
 //! # Usage
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
-//! compiler. The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers)
-//! for a new application in production. Version 0.1 is not yet on crates.io, so `Cargo.toml` names
-//! the path of a copy of the repository; the [features](#features) are listed below:
+//! compiler. The adapters in [`web`] open and close the session. The program below is on Rocket;
+//! [getting started](guide::getting_started) has one on rouille, and [servers](guide::servers) says
+//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
+//! copy of the repository; the [features](#features) are listed below:
 //!
 //! ```toml
 //! [dependencies]
@@ -49,27 +50,6 @@
 //!     rocket::build().attach(sessions).mount("/", routes![index])
 //! }
 //! # }
-//! ```
-//!
-//! The shortest program to try is on [rouille](guide::servers), with `features = ["rouille"]`. Its
-//! latest release dates from April 2023:
-//!
-//! ```no_run
-//! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
-//! # fn main() -> cloakroom::Result<()> {
-//! use cloakroom::{SessionManager, SqliteStore};
-//! use rouille::Response;
-//!
-//! let sessions = SessionManager::new(SqliteStore::open("app.db")?)?;
-//! rouille::start_server("localhost:8000", move |request| {
-//!     cloakroom::web::rouille::session(&sessions, request, |session| {
-//!         let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-//!         Ok(Response::text(format!("visits: {visits}\n")))
-//!     })
-//! })
-//! # }
-//! # #[cfg(not(all(feature = "rouille", feature = "sqlite")))]
-//! # fn main() {}
 //! ```
 //!
 //! # Cookbook
