@@ -203,8 +203,9 @@ impl ManualClock {
         self.0.fetch_add(millis(duration), Ordering::SeqCst);
     }
 
-    /// Sets the time to `now`, which may be earlier, as after a restart of the process when the
-    /// wall clock was set back.
+    /// Sets the time to `now`. An earlier time breaks the rule of [`Clock::now`] for a manager that
+    /// has read the later one: set it only after dropping one manager and before building the next,
+    /// as if the wall clock was set back while the process restarted.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.0, Ordering::SeqCst);
     }

@@ -28,6 +28,7 @@ macro_rules! pages {
 }
 
 pages! {
+    api_clients: "../docs/api-clients.md";
     architecture: "../docs/architecture.md";
     asvs: "../docs/asvs.md";
     comparison: "../docs/comparison.md";

@@ -20,9 +20,10 @@
 //! # Usage
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
-//! compiler. The adapters in [`web`] open and close the session. [Choose Rocket](guide::servers)
-//! for a new application in production. Version 0.1 is not yet on crates.io, so `Cargo.toml` names
-//! the path of a copy of the repository; the [features](#features) are listed below:
+//! compiler. The adapters in [`web`] open and close the session. The program below is on Rocket;
+//! [getting started](guide::getting_started) has one on rouille, and [servers](guide::servers) says
+//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
+//! copy of the repository; the [features](#features) are listed below:
 //!
 //! ```toml
 //! [dependencies]
@@ -49,27 +50,6 @@
 //!     rocket::build().attach(sessions).mount("/", routes![index])
 //! }
 //! # }
-//! ```
-//!
-//! The shortest program to try is on [rouille](guide::servers), with `features = ["rouille"]`. Its
-//! latest release dates from April 2023:
-//!
-//! ```no_run
-//! # #[cfg(all(feature = "rouille", feature = "sqlite"))]
-//! # fn main() -> cloakroom::Result<()> {
-//! use cloakroom::{SessionManager, SqliteStore};
-//! use rouille::Response;
-//!
-//! let sessions = SessionManager::new(SqliteStore::open("app.db")?)?;
-//! rouille::start_server("localhost:8000", move |request| {
-//!     cloakroom::web::rouille::session(&sessions, request, |session| {
-//!         let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-//!         Ok(Response::text(format!("visits: {visits}\n")))
-//!     })
-//! })
-//! # }
-//! # #[cfg(not(all(feature = "rouille", feature = "sqlite")))]
-//! # fn main() {}
 //! ```
 //!
 //! # Cookbook
@@ -104,8 +84,7 @@
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
 //!
-//! /// Ends the user's other sessions, when the new password is stored. It misses a sign-in that
-//! /// had verified the old password just before; a generation in the user's row refuses that one.
+//! /// Ends the user's other sessions, when the new password is stored.
 //! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
 //!     let Some(user) = session.user()? else { return Ok(0) };
 //!     let authentication = Authentication::new().level(session.auth_level()?);
@@ -127,6 +106,10 @@
 //! # assert_eq!(session.user()?, None);
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
+//!
+//! `password_changed` misses a sign-in that had verified the old password just before the new one
+//! was stored. [Own tables](guide::own_tables#the-generation) shows a number in the user's row that
+//! refuses this sign-in.
 //!
 //! A test of these needs no server, no file and no sleep:
 //!
@@ -171,7 +154,10 @@
 //! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
 //! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
 //! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
+//! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
 //! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
+//! | How do clients that are not browsers send the id? | [`header`](manager::SessionManagerBuilder::header) | [API clients](guide::api_clients) |
+//! | How does a script on another origin use a session (CORS)? | [`CrossOrigin::trust`] | [forms](guide::forms#scripts-on-another-origin) |
 //! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
 //! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
 //! | How do I move from another library? | | [moving](guide::moving) |

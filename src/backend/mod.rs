@@ -89,8 +89,8 @@
 //! ```
 //!
 //! The example `examples/own_store.rs` is a complete store in less than 200 lines: it also
-//! remembers replaced ids and refuses conflicts. [`conformance`](crate::conformance) checks every
-//! guarantee of a store.
+//! remembers replaced ids and refuses conflicts. [`conformance`](crate::conformance) checks the
+//! guarantees that can be seen through the interface.
 
 mod cache;
 pub(crate) mod commit;

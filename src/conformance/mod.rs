@@ -1,4 +1,6 @@
-//! Named checks of the guarantees of a store. [`check`] runs all of them.
+//! Named checks of the guarantees of a store that can be seen through its interface. [`check`] runs
+//! all of them. None restarts, kills or fills the store: test yourself that its changes survive a
+//! crash, and its errors when it is full or cannot be reached.
 //!
 //! The test of a store is one line. A failure names the guarantee that does not hold:
 //!

@@ -167,7 +167,8 @@ impl SessionManagerBuilder {
     }
 
     /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
-    /// for clients that are not browsers. The manager then ignores cookies.
+    /// for [clients that are not browsers](crate::guide::api_clients). The manager then ignores
+    /// cookies.
     ///
     /// A sign-out cannot remove the id from such a client, but the id then finds no session. The
     /// [cross-origin check](Self::cross_origin) is off by default. Building the manager fails for a

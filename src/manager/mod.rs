@@ -204,7 +204,10 @@ impl SessionManager {
     }
 
     /// Waits until the cleaner has written all activity that requests have recorded so far. The
-    /// cleaner does so within a second; this is for tests, and for a list that must be exact.
+    /// cleaner does so within a second.
+    ///
+    /// Call it when the server has stopped: dropping the last manager writes pending activity too,
+    /// but cannot return an error. Call it also before a list that must be exact, and in tests.
     ///
     /// ```
     /// # use cloakroom::adapter::Outcome;

@@ -109,19 +109,13 @@ impl Session {
     }
 
     /// Discards the changes of this request, so that it does not change its session or keep it
-    /// alive. Call it before the first use of the session.
+    /// alive. Call it before the first use of the session; its [activity](Self#activity) is not
+    /// recorded then.
     ///
-    /// | | in the request before `ignore` | after `ignore` |
-    /// |---|---|---|
-    /// | changes of values, messages or the idle limit; [`renew`](Self::renew) | discarded, except what a commit has stored | discarded; [`commit`](Self::commit) returns [`Discarded`](crate::CommitOutcome::Discarded), and [`update_now`](Self::update_now) `None` |
-    /// | [`destroy`](Self::destroy) | cancelled, unless a commit has carried it out: the user stays signed in | carried out; it also ends the effect of `ignore`, so changes after it begin a new session |
-    /// | [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) | stays | stored, with all changes of the request before it; changes after it are discarded |
-    /// | [activity](Self#activity) | not recorded, unless a commit has stored it, or the session was within ten minutes of its idle limit at the first read | not recorded |
-    /// | the first [CSRF token](Self::csrf_token) of an existing session | stays valid, because its secret is stored at once | is refused later, because its secret is discarded |
-    ///
-    /// A commit is a call of `commit`, `update_now`, `sign_in` or `confirm_authentication`. The
-    /// response carries no cookie, unless a commit of this request has issued an id, or a later
-    /// `destroy` removes the cookie.
+    /// What a [`commit`](Self::commit) has stored before stays stored. Calls of
+    /// [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) and
+    /// [`destroy`](Self::destroy) after it are carried out. The guide [lists all
+    /// cases](crate::guide::values#what-ignore-discards).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

@@ -106,11 +106,13 @@ impl Session {
     /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
     /// | presents no id, as on a first visit | begins a session of its own | a new one |
     ///
-    /// Only a sign-in that [repeats](crate::backend::Action::SignIn) the first joins; another one,
-    /// for example with a higher level, gives the session a new id. An idle limit of the second
-    /// replaces that of the first. Send the response soon: until it arrives, requests with [the old
-    /// id](crate::guide::ids) find no session. In the first ten seconds their changes are
-    /// discarded; later they begin a session of their own.
+    /// The second joins only if it has the same level and persistence as the first, names no other
+    /// session of an identity provider, and does not end more than ten seconds earlier. Otherwise
+    /// it gives the session a new id. An idle limit of the second replaces that of the first.
+    ///
+    /// Send the response soon: until it arrives, requests with [the old id](crate::guide::ids) find
+    /// no session. In the first ten seconds their changes are discarded; later they begin a session
+    /// of their own.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier

@@ -115,11 +115,9 @@ impl Session {
     /// [grace](crate::guide::ids), before the end of this one, the change is discarded despite the
     /// `Ok`, and [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
     ///
-    /// If this request has not read its session, the change can instead begin a new, anonymous
-    /// session. That happens when the session has expired or was evicted, when another process
-    /// ended it, or when this process [has forgotten](crate::guide::values#discarded-changes) its
-    /// end. `commit` then returns [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user)
-    /// first to prevent that.
+    /// If this request has not read its session, the change can instead [begin a new, anonymous
+    /// session](crate::guide::values#discarded-changes). `commit` then returns
+    /// [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user) first to prevent that.
     ///
     /// # Errors
     /// After an error the previous value stays.

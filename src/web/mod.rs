@@ -12,13 +12,16 @@
 //!   [status](crate::SessionManager::status_of); otherwise 500.
 //!   [`Outcome`](crate::adapter::Outcome) says what is stored then.
 //!
-//! | server | feature | adapter | choose it |
-//! |---|---|---|---|
-//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] | for a new application in production: it has guards and typed routes, and needs no setting |
-//! | rouille 3.6 | `rouille` | [`rouille::session`] | for the shortest start; in production with a proxy and [two settings](crate::guide::servers#rouille) |
-//! | tiny_http 0.12 | `tiny_http` | [`tiny_http::session`] | for small programs, also without a proxy |
-//! | servers on the crate `http`, such as Astra | `http` | [`http_types::session`] | if you have such a server |
-//! | any other | none | [`Adapter`](crate::adapter::Adapter) | if it answers each request on a thread |
+//! | server | feature | adapter |
+//! |---|---|---|
+//! | Rocket 0.5 | `rocket` | the fairing and the guard of [`rocket`] |
+//! | rouille 3.6 | `rouille` | [`rouille::session`] |
+//! | tiny_http 0.12 | `tiny_http` | [`tiny_http::session`] |
+//! | servers on the crate `http`, such as Astra | `http` | [`http_types::session`] |
+//! | any other that answers each request on a thread | none | [`Adapter`](crate::adapter::Adapter) |
+//!
+//! The [guide](crate::guide::servers) says which server to choose, and what each needs in
+//! production.
 
 #[cfg(any(feature = "http", feature = "rouille", feature = "tiny_http"))]
 mod error_page;

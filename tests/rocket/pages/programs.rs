@@ -1,4 +1,4 @@
-//! The sessions of browsers and of programs of docs/cookies.md.
+//! The sessions of browsers and of programs of docs/api-clients.md.
 
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{Session, SessionManager, SignIn, SqliteStore, UserKey};
@@ -71,7 +71,7 @@ mod checks {
     }
 
     #[test]
-    fn the_page_on_cookies_shows_the_tested_program() {
-        assert_shown(include_str!("programs.rs"), include_str!("../../../docs/cookies.md"));
+    fn the_page_on_api_clients_shows_the_tested_program() {
+        assert_shown(include_str!("programs.rs"), include_str!("../../../docs/api-clients.md"));
     }
 }
