@@ -194,9 +194,9 @@ impl Error {
     /// Returns whether the outcome of the failed change, such as a commit, is unknown: it may have
     /// been made.
     ///
-    /// Never true for the kinds `Busy`, `Conflict`, `ForeignTable`, `Invalid`, `NewerSchema`,
-    /// `NotSetUp`, `ReadOnly`, `TooLarge`, `Unsupported` and `WrongType`. For the others, such as
-    /// `Unavailable` and `Full`, it is true unless the store has
+    /// Never true for the kinds `Busy`, `Closed`, `Conflict`, `CrossOrigin`, `ForeignTable`,
+    /// `Invalid`, `NewerSchema`, `NotSetUp`, `ReadOnly`, `TooLarge`, `Unsupported` and `WrongType`.
+    /// For the others, such as `Unavailable` and `Full`, it is true unless the store has
     /// [proved](Self::with_nothing_done) that the change was not made.
     ///
     /// Of a call in several steps, such as a sweep, it describes the step that failed; earlier
@@ -206,7 +206,9 @@ impl Error {
         let kind_says_no = matches!(
             self.kind(),
             ErrorKind::Busy
+                | ErrorKind::Closed
                 | ErrorKind::Conflict
+                | ErrorKind::CrossOrigin
                 | ErrorKind::ForeignTable
                 | ErrorKind::Invalid
                 | ErrorKind::NewerSchema
@@ -348,7 +350,9 @@ mod tests {
         let unavailable = || Error::new(ErrorKind::Unavailable, "store a session");
         assert!(unavailable().has_unknown_outcome());
         assert!(!unavailable().with_nothing_done().has_unknown_outcome());
-        assert!(!Error::new(ErrorKind::Conflict, "store a session").has_unknown_outcome());
+        for kind in [ErrorKind::Conflict, ErrorKind::Closed, ErrorKind::CrossOrigin] {
+            assert!(!Error::new(kind, "store a session").has_unknown_outcome(), "{kind:?}");
+        }
         assert!(!busy().has_unknown_outcome());
         let error = unavailable();
         let shared = error.clone();
