@@ -1,4 +1,4 @@
-//! Server-side HTTP sessions for synchronous Rust web applications.
+//! Server-side HTTP sessions for Rocket, and for Rust servers that answer each request on a thread.
 //!
 //! The data of a session stays on the server, in a [store](stores) such as a SQLite file. The
 //! browser holds a random id, in a cookie. For each request a [`SessionManager`] opens a
