@@ -111,13 +111,17 @@ impl Session {
     /// ```
     ///
     /// # Concurrent requests
-    /// If another request ends the session, or replaces its id without a
-    /// [grace](crate::guide::ids), before the end of this one, the change is discarded despite the
-    /// `Ok`, and [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
+    /// If another request ends the session before the end of this one:
+    /// - If this request has read the session, the change is discarded despite the `Ok`, and
+    ///   [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
+    /// - If not, the change is discarded too, or it [begins a new, anonymous
+    ///   session](crate::guide::values#discarded-changes) and `commit` returns
+    ///   [`Stored`](CommitOutcome::Stored).
     ///
-    /// If this request has not read its session, the change can instead [begin a new, anonymous
-    /// session](crate::guide::values#discarded-changes). `commit` then returns
-    /// [`Stored`](CommitOutcome::Stored). Call [`user`](Self::user) first to prevent that.
+    /// So call [`user`](Self::user) first if the value must not be stored in another session.
+    ///
+    /// If another request replaces the id without a [grace](crate::guide::ids), the change is
+    /// discarded.
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -147,8 +151,9 @@ impl Session {
     }
 
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value. To give a value to one request only, use
-    /// [`update_now`](Self::update_now).
+    /// requests can both receive the value. To use a value only once, count its uses by
+    /// [`update_now`](Self::update_now): `update_now("uses", |n: Option<u32>| n.unwrap_or(0) + 1)`
+    /// returns `Some(1)` in one request of the session only.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -172,8 +177,9 @@ impl Session {
     }
 
     /// Removes every value, every flash message and the secret of the [CSRF
-    /// tokens](Self::csrf_token). The session continues, and its user stays signed in. To end the
-    /// session, use [`destroy`](Self::destroy).
+    /// tokens](Self::csrf_token), also those that other requests have stored before the clear is
+    /// stored. What this request sets afterwards stays. The session continues, and its user stays
+    /// signed in. To end the session, use [`destroy`](Self::destroy).
     ///
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
@@ -197,7 +203,9 @@ impl Session {
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
     /// result, which is stored at the end of the request. `f` can run again after the handler has
     /// returned, so it depends on its argument only, owns what it uses, and clones what it stores:
-    /// [the guide](crate::guide::values#concurrent-changes) has an example.
+    /// [the guide](crate::guide::values#concurrent-changes) has an example. `f` cannot fail, and
+    /// cannot remove the value. To keep a value, return the argument. For a value that may be
+    /// absent, use an empty collection, or an `Option` as `T`, whose `None` is stored as a null.
     ///
     /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
