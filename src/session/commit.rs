@@ -51,13 +51,16 @@ impl Session {
     /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
     /// [`ignore`](Self::ignore) it stores nothing.
     ///
+    /// With SQLite, the changes survive a kill of the process. Values are certain to survive a
+    /// power cut only with [`Durability::Full`](crate::guide::guarantees#changes).
+    ///
     /// ```
     /// use cloakroom::CommitOutcome;
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// session.set("order", 17)?;
+    /// session.set("draft", "Dear Ada, …")?;
     /// if session.commit()? == CommitOutcome::Stored {
-    ///     println!("order 17 is stored");
+    ///     println!("the draft is stored");
     /// }
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
