@@ -17,6 +17,15 @@
 //! Redis, MySQL or MongoDB; for SQLite on Windows. cloakroom checks no passwords and does not
 //! encrypt the data of sessions.
 //!
+//! # Overview
+//!
+//! An application meets four types and an adapter. One [`SessionManager`] has the settings, opens
+//! the session of each request, and lists and ends the sessions of a user. A [`Session`] is that of
+//! one request: it reads and changes values, and signs the user in and out. A store, such as
+//! [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you
+//! identify a user; use one that never changes, such as the primary key of the row. An adapter in
+//! [`web`] connects a server with the manager.
+//!
 //! # Usage
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
@@ -58,7 +67,7 @@
 //!
 //! ```
 //! use cloakroom::manager::UserSession;
-//! use cloakroom::{Authentication, Result, Session, SessionManager, SignIn, UserKey};
+//! use cloakroom::{Result, Session, SessionManager, SignIn, UserKey};
 //!
 //! /// Adds an item to a cart. Items that another tab adds at the same time are kept.
 //! fn add_to_cart(session: &Session, item: u32) -> Result<Vec<u32>> {
@@ -83,17 +92,6 @@
 //!     let Some(user) = session.user()? else { return Ok(vec![]) };
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
-//!
-//! /// Ends the user's other sessions, when the new password is stored.
-//! fn password_changed(sessions: &SessionManager, session: &Session) -> Result<usize> {
-//!     let Some(user) = session.user()? else { return Ok(0) };
-//!     let authentication = Authentication::new().level(session.auth_level()?);
-//!     match session.sign_in_with(user.clone(), &authentication)? {
-//!         SignIn::Done => sessions.revoke_others(session),
-//!         // Only with max_sessions_per_user, if this session has ended meanwhile.
-//!         _ => sessions.revoke_for_user(&user, Some(session)),
-//!     }
-//! }
 //! #
 //! # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
 //! # let session = sessions.open(None);
@@ -101,15 +99,10 @@
 //! # assert_eq!(add_to_cart(&session, 8)?, [7, 8]);
 //! # assert!(sign_in(&session, 1, true)?);
 //! # assert_eq!(devices(&sessions, &session)?.len(), 1);
-//! # assert_eq!(password_changed(&sessions, &session)?, 0);
 //! # sign_out(&session)?;
 //! # assert_eq!(session.user()?, None);
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
-//!
-//! `password_changed` misses a sign-in that had verified the old password just before the new one
-//! was stored. [Own tables](guide::own_tables#the-generation) shows a number in the user's row that
-//! refuses this sign-in.
 //!
 //! A test of these needs no server, no file and no sleep:
 //!
@@ -136,13 +129,6 @@
 //!
 //! # Guide
 //!
-//! An application meets five types. One [`SessionManager`] has the settings, opens the session of
-//! each request, and lists and ends the sessions of a user. A [`Session`] is that of one request:
-//! it reads and changes values, and signs the user in and out. A store, such as [`SqliteStore`] or
-//! [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you identify a user; use
-//! one that never changes, such as the primary key of the row. An adapter in [`web`] connects a
-//! server with the manager.
-//!
 //! | question | items | page |
 //! |---|---|---|
 //! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
@@ -153,7 +139,7 @@
 //! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
 //! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
 //! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
-//! | How do I list and end a user's sessions? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices) |
+//! | How do I list and end a user's sessions, as after a change of the password? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices), [passwords](guide::devices#after-a-change-of-the-password) |
 //! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
 //! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
 //! | How do clients that are not browsers send the id? | [`header`](manager::SessionManagerBuilder::header) | [API clients](guide::api_clients) |
