@@ -199,8 +199,9 @@ impl Error {
     /// For the others, such as `Unavailable` and `Full`, it is true unless the store has
     /// [proved](Self::with_nothing_done) that the change was not made.
     ///
-    /// Of a call in several steps, such as a sweep, it describes the step that failed; earlier
-    /// steps may have been made. [`ErrorKind::Busy`] names such calls.
+    /// Of a call in several steps, such as a sweep, or a close with a
+    /// [`destroy`](crate::Session::destroy), it describes the step that failed; earlier steps may
+    /// have been made.
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
         let kind_says_no = matches!(

@@ -354,9 +354,9 @@ impl SessionManagerBuilder {
     /// renewal by age. The session keeps its limits and its CSRF tokens, and the replaced id stays
     /// valid for one minute.
     ///
-    /// It shuts out a thief who sends no request in the minute after the user's renewal, and none
-    /// who keeps sending requests. It can sign a user out: a client that loses the response with
-    /// the new id keeps its session only if it sends another request between 10 and 60 seconds
+    /// It shuts out a thief who sends no request in the minute after the user's renewal. A thief
+    /// who keeps sending requests stays. It can sign a user out: a client that loses the response
+    /// with the new id keeps its session only if it sends another request between 10 and 60 seconds
     /// after the renewal. With a [`renewal_grace`](Self::renewal_grace) above 10 seconds the
     /// interval begins at the end of that grace, so keep it at 30 seconds or less. The guide has
     /// [the details](crate::guide::ids#when-the-id-changes).

@@ -27,25 +27,26 @@ use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettin
 
 /// Whether changes of values survive a power cut.
 ///
-/// Every acknowledged change survives a crash of the process. A change that ends a session or
-/// replaces an id (a sign-out, a revocation, a sign-in, a renewal) also survives a power cut,
-/// because it is synced: the store acknowledges it when the disk has stored it (`fsync`). This
-/// setting is about the other changes: values, and the beginning of sessions without a user.
+/// Every acknowledged change survives a crash of the process. A sign-in, a sign-out, a revocation,
+/// a renewal of an id and [`rename_user`](crate::SessionManager::rename_user) also survive a power
+/// cut, because they are synced: the store acknowledges them when the disk has stored them
+/// (`fsync`). This setting is about the other changes: values, and the beginning of sessions
+/// without a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
     /// A power cut can undo those changes that were made since the last sync of the file. A sync
     /// also stores all changes before it. It happens
     ///
-    /// - with each change that ends a session or replaces an id, of any user;
+    /// - with each of the changes named above, of any user;
     /// - with each checkpoint of the write-ahead log, which the manager's cleaner makes at each
     ///   [`sweep_every`](crate::manager::SessionManagerBuilder::sweep_every), once a minute by
     ///   default. A read transaction that stays open can prevent it.
     #[default]
     Normal,
-    /// A power cut undoes no acknowledged change, for a shop in which a lost cart costs money. Each
-    /// change then waits for a sync, which concurrent changes share. A change that shares its sync
-    /// with no other takes several times as long as with `Normal`.
+    /// A power cut undoes no acknowledged change. Choose it if a lost cart costs money. Each change
+    /// then waits for a sync, which concurrent changes share. A change that shares its sync with no
+    /// other takes several times as long as with `Normal`.
     Full,
 }
 

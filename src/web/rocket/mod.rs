@@ -60,8 +60,9 @@
 //! # Threads
 //! Rocket runs all handlers on threads that must not block, those of plain `fn` handlers included.
 //! A call of the session that may wait for the store therefore runs in Tokio's `block_in_place`,
-//! which moves the thread's other tasks to another thread. A load that the store answers from
-//! memory needs no such call. [`Sessions::inline`] avoids the others; its gain [is not
+//! which moves the thread's other tasks to another thread. Other futures of the same task, as in
+//! `join!` or `select!`, wait. A load that the store answers from memory needs no such call.
+//! [`Sessions::inline`] avoids the others; its gain [is not
 //! established](crate::guide::performance#over-http).
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
