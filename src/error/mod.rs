@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn error::Error + Send + Sync>;
 
-/// An error of this crate, one machine word wide.
+/// An error of this crate.
 ///
 /// [`kind`](Error::kind) is for code. `Display` and `Debug` are for people, and write a full
 /// sentence: the operation, the reason, and its cause, as in `cannot load a session: database is
@@ -23,7 +23,8 @@ type Source = Box<dyn error::Error + Send + Sync>;
 /// the libraries below. A tool that writes an error with its sources, such as `anyhow` with `{:#}`,
 /// would write them twice.
 ///
-/// Cloning is cheap: a failed group commit returns the same error to all its requests.
+/// Cloning is cheap: a failed group commit returns the same error to all its requests. An error is
+/// one machine word wide.
 ///
 /// ```
 /// use cloakroom::{ErrorKind, UserKey};

@@ -444,12 +444,9 @@ impl SessionManagerBuilder {
     /// they take at most nine tenths of the capacity, and in memcached, which evicts by itself and
     /// does not support this setting.
     ///
-    /// The number can exceed the maximum, because a process checks it only after it has itself
-    /// begun a 32nd of the maximum since its last check; a new process checks it after 1,000
-    /// sessions at the latest. With one process, a check is due at the maximum plus one, and up to
-    /// 999 sessions later if the process has been restarted. The sessions that begin while the
-    /// eviction runs, in batches with pauses, come on top. Each further process adds up to a 32nd.
-    /// A process [without a cleaner](Self::without_cleaner) checks nothing.
+    /// The number can exceed the maximum: by about a 32nd for each process after the first, by up
+    /// to 999 after a restart, and by the sessions that begin during the eviction. A process
+    /// [without a cleaner](Self::without_cleaner) checks nothing.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
     pub fn max_anonymous(self, sessions: u64) -> Self {

@@ -182,6 +182,7 @@ impl SessionManager {
     ///
     /// # Errors
     /// - [`ErrorKind::Closed`]: the session is already closed.
+    /// - [`ErrorKind::CrossOrigin`]: the request was refused; nothing was stored.
     /// - Any other kind: the changes since the last [`Session::commit`] or [`Session::sign_in`]
     ///   were not acknowledged. They were not stored, unless [`Error::has_unknown_outcome`] returns
     ///   true. A `destroy` may have been carried out in either case. Answer with the

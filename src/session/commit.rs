@@ -105,15 +105,15 @@ impl Session {
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads
     /// the session first, if the request has not read it.
     fn commit_changes(&self, state: &mut State) -> Result<()> {
-        self.ensure_loaded(state)?;
-        // Changes that were made before the load failed are not stored either.
+        self.load_for_commit(state)?;
+        // Changes that were made before a load failed are not stored either.
         state.check_readable("store the session's changes")?;
         let Some(id_hash) = state.load_state.session().map(|session| session.id_hash) else {
             return self.create_or_discard(state);
         };
         let renewal = self.renewal_of_changes(state, &id_hash);
         if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-            self.leave_session(state, missing);
+            self.leave_session(state, missing)?;
         }
         Ok(())
     }

@@ -188,7 +188,7 @@ impl Session {
                 secret.map(Some).ok_or_else(unstored)
             }
             Err(missing) => {
-                self.leave_session(state, missing);
+                self.leave_session(state, missing)?;
                 Ok(None)
             }
         }

@@ -104,22 +104,31 @@ impl Session {
     pub(super) fn ensure_loaded<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
         if let LoadState::Unread = state.load_state {
-            let now = self.context.now();
-            state.first_use.get_or_insert(now);
-            if let Err(error) = self.load(state, now) {
+            if let Err(error) = self.load(state) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
                 state.set_load_state(LoadState::LoadFailed(error));
             }
-            self.touch_loaded(state, now);
+            self.touch_loaded(state, self.context.now());
         }
         Ok(&state.load_state)
     }
 
+    /// Loads the session for a commit of this request, if the request has not read it. The commit
+    /// records the activity, and reports a failed load, which a later commit repeats.
+    pub(super) fn load_for_commit(&self, state: &mut State) -> Result<()> {
+        match state.load_state {
+            LoadState::Unread => self.load(state),
+            _ => Ok(()),
+        }
+    }
+
     /// Loads the session of the first presented id that finds one.
-    fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
+    fn load(&self, state: &mut State) -> Result<()> {
+        let now = self.context.now();
+        state.first_use.get_or_insert(now);
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes(self.realm_tag()) {

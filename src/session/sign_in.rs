@@ -106,11 +106,10 @@ impl Session {
     /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
     /// | presents no id, as on a first visit | begins a session of its own | a new one |
     ///
-    /// The second joins only if it has the same level and persistence as the first, names no other
-    /// session of an identity provider, and gives the session an end (its absolute limit or
-    /// [`ends_at`](Authentication::ends_at)) that is at most ten seconds before that of the first.
-    /// Otherwise it gives the session a new id. An idle limit of the second replaces that of the
-    /// first.
+    /// The second joins only if it asks for the same session: the same level and persistence, no
+    /// other id of the identity provider, and an [end](Authentication::ends_at) that is not more
+    /// than ten seconds before that of the first. Otherwise it gives the session a new id. An idle
+    /// limit of the second replaces that of the first.
     ///
     /// Send the response soon: until it arrives, requests with [the old id](crate::guide::ids) find
     /// no session. In the first ten seconds their changes are discarded; later they begin a session

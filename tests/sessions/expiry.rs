@@ -229,6 +229,24 @@ fn a_write_extends_a_session_only_when_activity_is_due() {
 }
 
 #[test]
+fn a_slow_request_that_only_writes_is_active_at_its_first_use() {
+    on_both_stores(idle(MINUTE * 15), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(MINUTE * 6);
+        let session = browser.open(&app.sessions);
+        session.set("n", 2).unwrap();
+        app.clock.advance(MINUTE * 5);
+        complete(&app.sessions, &session);
+        app.sessions.flush().unwrap();
+        assert_eq!(app.store.calls(Call::Touch), 0, "the write carried it");
+        app.clock.set(NOW + MINUTE * 21 - MILLI);
+        assert_eq!(app.live(), 1);
+        app.clock.advance(MILLI);
+        assert_eq!(app.live(), 0);
+    });
+}
+
+#[test]
 fn a_write_that_changes_nothing_is_activity_too() {
     on_both_stores(idle_alone(HOUR), |app| {
         let mut browser = app.visitor(1);

@@ -172,6 +172,9 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "auth_level = 'x'",
         "revision = 'x'",
         "idle = 'x'",
+        "absolute = 'x'",
+        "user_key = x'61'",
+        "realm = x'61'",
         "format = 'x'",
         "data = 7",
     ] {

@@ -183,7 +183,9 @@ fn in_short(Runs { limit, .. }: &Runs) -> String {
         row("changes it", "merge_1t", "merge_32t"),
         row("signs a user in", "sign_in_1t", "sign_in_32t"),
     ];
-    table("| a request that | takes | a second |", rows.into_iter())
+    let head =
+        "| a request that | time on one thread | requests per second, 8 threads (reads) or 32 |";
+    table(head, rows.into_iter())
 }
 
 /// The share of its requests per second that a server loses.

@@ -67,11 +67,15 @@ impl SqlRow for Row {
     }
 
     fn bytes(&self, column: usize) -> Result<Option<&[u8]>> {
+        get(self, column)
+    }
+
+    fn text(&self, column: usize) -> Result<Option<&[u8]>> {
         Ok(get::<Option<RawBytes<'_>>>(self, column)?.map(|RawBytes(bytes)| bytes))
     }
 }
 
-/// The bytes of a column of bytes or text.
+/// The bytes of a text, or of the data.
 struct RawBytes<'r>(&'r [u8]);
 
 impl<'r> FromSql<'r> for RawBytes<'r> {

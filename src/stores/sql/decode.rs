@@ -33,8 +33,10 @@ pub(crate) trait SqlRow {
 
     fn array<const N: usize>(&self, column: usize) -> Result<[u8; N], Self::Error>;
 
-    /// Reads bytes of any length, or a text, which in SQLite may not be UTF-8.
     fn bytes(&self, column: usize) -> Result<Option<&[u8]>, Self::Error>;
+
+    /// Reads a text, which may not be UTF-8, or the data.
+    fn text(&self, column: usize) -> Result<Option<&[u8]>, Self::Error>;
 
     fn time(&self, column: usize) -> Result<Timestamp, Self::Error> {
         self.int(column).map(Timestamp::from_millis)
@@ -94,7 +96,7 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
 
 /// Decodes a session for an operator.
 pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
-    let data = Unchecked { row, malformed: None }.bytes(session::data)?;
+    let data = Unchecked { row, malformed: None }.bytes_of_text(session::data)?;
     let summary = summary_of(row, data.map_or(0, <[u8]>::len))?;
     Ok(SessionDetails { summary, record: record(row)? })
 }
@@ -123,14 +125,12 @@ pub(crate) fn ended_session<R: SqlRow>(row: &R, now: Timestamp) -> Result<EndedS
     let id_hash = SessionIdHash::from_bytes(row.array(id_hash)?);
     let public_id = PublicId::from_bytes(row.array(public_id)?);
     let user = unchecked.text(user_key, UserKey::new)?;
-    let limits = unchecked.limits(idle, absolute)?;
-    let seen = row.time(seen)?;
     let ended = EndedSession::new(id_hash, Some(public_id), user);
     if row.time(deadline)? > now {
-        Ok(ended)
-    } else {
-        Ok(ended.with_reached_limit(limits.reached_limit(seen)))
+        return Ok(ended);
     }
+    let limits = unchecked.limits(idle, absolute)?;
+    Ok(ended.with_reached_limit(limits.reached_limit(row.time(seen)?)))
 }
 
 /// Decodes a replaced id, the first column of which is at the position `first`.
@@ -201,8 +201,8 @@ impl<'r, R: SqlRow> Unchecked<'r, R> {
         })
     }
 
-    fn bytes(&mut self, column: usize) -> Result<Option<&'r [u8]>, R::Error> {
-        self.undamaged(column, self.row.bytes(column))
+    fn bytes_of_text(&mut self, column: usize) -> Result<Option<&'r [u8]>, R::Error> {
+        self.undamaged(column, self.row.text(column))
     }
 
     fn text<T>(
@@ -211,7 +211,8 @@ impl<'r, R: SqlRow> Unchecked<'r, R> {
         parse: impl FnOnce(&'r str) -> Result<T>,
     ) -> Result<Option<T>, R::Error> {
         let parse = |bytes: &'r [u8]| parse(str::from_utf8(bytes).ok()?).ok();
-        Ok(self.bytes(column)?.and_then(|bytes| self.checked(column, parse(bytes))))
+        let bytes = self.bytes_of_text(column)?;
+        Ok(bytes.and_then(|bytes| self.checked(column, parse(bytes))))
     }
 
     fn number<T: TryFrom<i64>>(&mut self, column: usize) -> Result<Option<T>, R::Error> {
@@ -221,7 +222,7 @@ impl<'r, R: SqlRow> Unchecked<'r, R> {
 
     fn limits(&mut self, idle: usize, absolute: usize) -> Result<Limits, R::Error> {
         let idle = self.number(idle)?.map(Duration::from_millis);
-        Ok(Limits::new(idle, self.row.optional_time(absolute)?))
+        Ok(Limits::new(idle, self.number(absolute)?.map(Timestamp::from_millis)))
     }
 
     fn undamaged<T>(

@@ -218,13 +218,15 @@ impl SqliteStoreBuilder {
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// A tenth of the file is reserved for sessions of users. While less than that is free, each
-    /// commit of an anonymous session first examines up to 512 other sessions of any realm, in the
-    /// order of their deadlines, and evicts the anonymous ones until enough is free. While less
-    /// than a twentieth is free, a sign-in does so too. Sessions of users are never evicted. A
-    /// change that does not fit fails with [`ErrorKind::Full`], and so does a new anonymous session
-    /// if the sessions examined leave less than a twentieth free; the next commit examines the
-    /// following ones.
+    /// When the file is almost full, anonymous sessions are evicted, and the rest of the file is
+    /// kept for sessions of users, which are never evicted. If that frees too little, a new
+    /// anonymous session fails with [`ErrorKind::Full`], and so does any change that does not fit.
+    ///
+    /// While less than a tenth of the file is free, each commit of an anonymous session first
+    /// examines up to 512 other sessions of any realm, in the order of their deadlines, and evicts
+    /// the anonymous ones until a tenth is free. While less than a twentieth is free, a sign-in
+    /// does so too, until a twentieth is free. A new anonymous session fails if less than a
+    /// twentieth is free then; the next commit examines the following sessions.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }

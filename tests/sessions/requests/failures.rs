@@ -192,6 +192,22 @@ fn treat_as_anonymous_refuses_a_change_as_the_first_load() {
 }
 
 #[test]
+fn treat_as_anonymous_repeats_the_failed_load_of_a_commit() {
+    on_both_stores(reading_as_empty, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.set("n", 2).unwrap();
+        app.store.fail(Call::Load, 1, ErrorKind::Busy);
+        assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Busy);
+        session.set("m", 3).unwrap();
+        complete(&app.sessions, &session);
+        assert_eq!(app.stored_n(&browser), Some(2));
+        assert_eq!(get(&app.sessions, &browser, "m"), Some(3));
+        assert_eq!(app.count(EventKind::TreatedAsAnonymous), 0);
+    });
+}
+
+#[test]
 fn treat_as_anonymous_does_not_drop_an_earlier_change() {
     on_both_stores(reading_as_empty, |app| {
         let mut browser = app.visitor(1);

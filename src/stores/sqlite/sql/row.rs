@@ -1,6 +1,6 @@
 //! Reads rows and columns by the driver, and writes columns.
 
-use rusqlite::types::ToSqlOutput;
+use rusqlite::types::{FromSqlError, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Params, Row, ToSql, params_from_iter};
 
 use crate::backend::{Found, ReplacedId};
@@ -90,7 +90,15 @@ impl SqlRow for Row<'_> {
     }
 
     fn bytes(&self, column: usize) -> rusqlite::Result<Option<&[u8]>> {
-        Ok(self.get_ref(column)?.as_bytes_or_null()?)
+        Ok(self.get_ref(column)?.as_blob_or_null()?)
+    }
+
+    fn text(&self, column: usize) -> rusqlite::Result<Option<&[u8]>> {
+        match self.get_ref(column)? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Text(text) => Ok(Some(text)),
+            _ => Err(FromSqlError::InvalidType.into()),
+        }
     }
 }
 
