@@ -708,14 +708,7 @@ impl SessionManagerBuilder {
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
     pub fn build(mut self) -> Result<SessionManager> {
         self.validate()?;
-        let settings = &self.settings;
-        let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
-        if is_unlimited(&settings.lifetime)
-            || settings.browser_session_lifetime.as_ref().is_some_and(is_unlimited)
-        {
-            self.events.raise(&Event::NoAbsoluteLimit);
-        }
-        let by_default = match &settings.transport {
+        let by_default = match &self.settings.transport {
             Transport::Cookie(_) => CrossOrigin::refuse(),
             Transport::Header(_) => CrossOrigin::off(),
         };
@@ -741,6 +734,13 @@ impl SessionManagerBuilder {
         let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
         let SessionManagerBuilder { store, clock, events, settings, .. } = self;
         let context = Context::new(store, clock, events, cleaner, settings, end_trail);
+        let settings = &context.settings;
+        let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
+        if is_unlimited(&settings.lifetime)
+            || settings.browser_session_lifetime.as_ref().is_some_and(is_unlimited)
+        {
+            context.events.raise(&Event::NoAbsoluteLimit);
+        }
         Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
     }
 }

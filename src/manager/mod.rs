@@ -132,9 +132,12 @@ impl SessionManager {
         Session::new(self.context.clone(), self.blocking, head, decision)
     }
 
-    /// Checks a request for a [cross-origin](crate::CrossOrigin) cause. Adapters call this before
-    /// the handler, and answer a refused request with status 403 and the text
-    /// [`REFUSED`](crate::cross_origin::REFUSED).
+    /// Checks a request for a [cross-origin](crate::CrossOrigin) cause. Call this before
+    /// [`open`](Self::open). Answer a refused request, without opening it, with status 403 and the
+    /// text [`REFUSED`](crate::cross_origin::REFUSED).
+    ///
+    /// It raises the event [`CrossOrigin`](Event::CrossOrigin) of a refused request. If a request
+    /// is only [reported](crate::CrossOrigin::report_only), `open` raises that event.
     ///
     /// ```
     /// use cloakroom::ErrorKind;
@@ -149,10 +152,11 @@ impl SessionManager {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::CrossOrigin`] if the request is refused; the event
-    /// [`CrossOrigin`](Event::CrossOrigin) has the reason.
+    /// [`ErrorKind::CrossOrigin`] if the request is refused; the event has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
-        if self.decide_and_report_origin(head).is_refusal() {
+        let decision = self.context.settings.origin_decision(head);
+        if decision.is_refusal() {
+            self.report_origin(head, decision);
             return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
         }
         Ok(())
@@ -161,8 +165,13 @@ impl SessionManager {
     /// Decides about the origin of a request, and raises the event if it is cross-origin.
     pub(crate) fn decide_and_report_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
         let decision = self.context.settings.origin_decision(head);
+        self.report_origin(head, decision);
+        decision
+    }
+
+    fn report_origin(&self, head: &RequestHead<'_>, decision: OriginDecision) {
         let (OriginDecision::Report(reason) | OriginDecision::Refuse(reason)) = decision else {
-            return decision;
+            return;
         };
         let proxies = self.context.settings.proxies;
         self.context.events.raise(&Event::CrossOrigin {
@@ -173,7 +182,6 @@ impl SessionManager {
             refused: decision.is_refusal(),
             reason: reason.message(),
         });
-        decision
     }
 
     /// Closes the session of a request: stores its changes, and returns the header fields of the

@@ -133,7 +133,9 @@ impl Session {
         let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
         // A limit that this request changes counts from the commit, which comes later.
         let now = state.first_use.unwrap_or(record.seen);
-        record.touch_if_due(self.request_touch(&state), new_idle, now);
+        // A call of `ignore` does not undo the touch of the first read.
+        let touch = self.request_touch(&state).or(state.touched);
+        record.touch_if_due(touch, new_idle, now);
         record.limits.idle = new_idle.or(record.limits.idle);
         Ok(Some(record.deadline()).filter(|deadline| *deadline != Timestamp::MAX))
     }

@@ -34,7 +34,7 @@ use crate::event::{Event, RejectedBy};
 use crate::id::RealmTag;
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
-use crate::record::Client;
+use crate::record::{Client, Touch};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
@@ -175,6 +175,9 @@ struct State {
     response: ResponseFacts,
     /// The time of the first use of the session, which its touch records.
     first_use: Option<Timestamp>,
+    /// The touch that the first read has written, or handed over to the cleaner. The loaded record
+    /// stays without it, because a store can compare that record with the stored one.
+    touched: Option<Touch>,
 }
 
 /// What the response must say beside the id. A fact is never reset.

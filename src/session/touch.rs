@@ -14,14 +14,12 @@
 //! The cleaner writes a touch within a second. If the session may end before, or there is no
 //! cleaner, the request writes it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::record::Touch;
-use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// Sessions with a shorter idle limit are touched without waiting for a batch.
@@ -44,33 +42,34 @@ impl Session {
     /// Touches the session that the first read has loaded, if it may reach its idle limit before
     /// the request ends.
     pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
-        if self.request_touch(state).is_none() {
+        let (Some(session), Some(touch)) = (state.load_state.session(), self.request_touch(state))
+        else {
             return;
-        }
-        let LoadState::Live { session, .. } = &mut state.load_state else { return };
+        };
         let ends = session.record.limits.idle.map(|idle| session.record.seen + idle);
-        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
-            let touch = Touch::at(now);
-            self.touch(session, touch, now);
-            // Recorded here too, so that the end of the request does not write this touch again.
-            Arc::make_mut(session).record.touch(touch);
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME)
+            && self.touch(session, touch, now)
+        {
+            state.touched = Some(touch);
         }
     }
 
-    /// Touches the session at the end of the request.
+    /// Touches the session at the end of the request, if its first read has not.
     pub(super) fn touch_at_end(&self, state: &State) {
-        if let (Some(session), Some(touch)) =
-            (state.load_state.session(), self.request_touch(state))
+        if let (None, Some(session), Some(touch)) =
+            (state.touched, state.load_state.session(), self.request_touch(state))
         {
             self.touch(session, touch, self.context.now());
         }
     }
 
-    fn touch(&self, session: &LiveSession, touch: Touch, now: Timestamp) {
+    /// Touches the session if that is due. Returns whether the touch is written, or handed over to
+    /// the cleaner.
+    fn touch(&self, session: &LiveSession, touch: Touch, now: Timestamp) -> bool {
         let LiveSession { record, id_hash } = session;
-        let Some(idle) = record.limits.idle else { return };
+        let Some(idle) = record.limits.idle else { return false };
         if !record.limits.touch_due(record.seen, touch.seen) {
-            return;
+            return false;
         }
         let left = (record.seen + idle).since(now);
         let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
@@ -81,8 +80,9 @@ impl Session {
             }
         };
         // A failed touch must not fail a request that only reads.
-        if let Err(error) = written {
-            self.context.events.raise(&Event::TouchFailed { sessions: 1, error: &error });
+        if let Err(error) = &written {
+            self.context.events.raise(&Event::TouchFailed { sessions: 1, error });
         }
+        written.is_ok()
     }
 }

@@ -324,6 +324,57 @@ fn a_catcher_that_answers_200_makes_no_success_of_a_failure() {
     }
 }
 
+/// A guard that changes the session, and then fails.
+#[derive(Debug)]
+struct Fails;
+
+#[rocket::async_trait]
+impl<'r> FromRequest<'r> for Fails {
+    type Error = Error;
+
+    async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
+        let session = try_outcome!(request.guard::<&Session>().await);
+        try_outcome!(guard_outcome(request, session.set("name", "ada")));
+        let failed: cloakroom::Result<()> = Err(Error::new(ErrorKind::Busy, "try"));
+        guard_outcome(request, failed.map(|()| Fails))
+    }
+}
+
+#[post("/guarded")]
+fn guarded(_guard: Fails) -> &'static str {
+    "done"
+}
+
+#[post("/option")]
+fn guarded_option(guard: Option<Fails>) -> &'static str {
+    guard.map_or("none", |_| "some")
+}
+
+#[post("/result/<status>")]
+fn guarded_result(guard: Result<Fails, Error>, status: u16) -> (Status, &'static str) {
+    (Status::new(status), guard.map_or("error", |_| "done"))
+}
+
+#[test]
+fn a_guard_error_that_the_handler_answers_is_no_failure() {
+    let sessions = memory();
+    let rocket = bare().attach(sessions.clone()).register("/", catchers![all_is_well]);
+    let client = client(rocket.mount("/", routes![guarded, guarded_option, guarded_result]));
+    for (path, status, text, is_stored) in [
+        ("/option", Status::Ok, "none", true),
+        ("/result/200", Status::Ok, "error", true),
+        ("/result/404", Status::NotFound, "error", true),
+        ("/result/500", Status::InternalServerError, "error", false),
+        ("/guarded", Status::Ok, "all is well", false),
+    ] {
+        let response = client.post(path).dispatch();
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(given(&response).is_some(), is_stored, "{path}");
+        assert_eq!(response.into_string().as_deref(), Some(text), "{path}");
+    }
+    assert_eq!(sessions.events().count(EventKind::RequestFailed), 5);
+}
+
 #[derive(Clone, Debug, Default)]
 struct Words(Arc<Mutex<Vec<String>>>);
 

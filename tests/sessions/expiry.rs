@@ -6,12 +6,17 @@ use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, use
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW, cached_store};
-use cloakroom::clock::{Clock, ManualClock};
+use cloakroom::backend::{
+    Action, Commit, CommitAnswer, Loaded, Store, StoreWrapper, Touch, TouchError,
+};
+use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
+use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{
-    CommitOutcome, Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore,
+    CommitOutcome, Error, ErrorKind, Lifetime, MemoryStore, Result, Session, SessionManager,
+    SignIn, SqliteStore,
 };
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -289,6 +294,17 @@ fn activity_that_cannot_be_written_is_an_event_and_no_failure() {
 }
 
 #[test]
+fn a_failed_touch_of_the_first_read_is_repeated_at_the_end() {
+    on_both_stores(idle_alone(SECOND * 900), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(SECOND * 800);
+        app.store.fail(Call::Touch, 1, ErrorKind::Busy);
+        assert!(read(&app, &browser));
+        assert_eq!((app.count(EventKind::TouchFailed), app.store.touched()), (1, 1));
+    });
+}
+
+#[test]
 fn activity_is_judged_when_it_is_written() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(1);
@@ -393,6 +409,52 @@ fn within_2_s_of_the_idle_limit_activity_is_written_at_once() {
             app.sessions.flush().unwrap();
             assert_eq!(app.store.calls(Call::Touch), 1);
         });
+    }
+}
+
+/// Checks that merges come with the session as it is stored. Its cleaner can write no activity.
+#[derive(Debug, Default)]
+struct ChecksLoaded {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for ChecksLoaded {
+    type Wrapped = MemoryStore;
+
+    fn wrapped(&self) -> &MemoryStore {
+        &self.right
+    }
+
+    fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
+        if let Action::Merge = commit.action {
+            let (loaded, _) = commit.merge_into_loaded().expect("the session is loaded");
+            let stored = self.right.load(&commit.id_hash, commit.now)?;
+            assert!(matches!(stored, Loaded::Live(stored) if stored == *loaded));
+        }
+        self.right.commit(commit)
+    }
+
+    fn wrap_touch(&self, _: &[(SessionIdHash, Touch)], _: Timestamp) -> Result<(), TouchError> {
+        Err(Error::new(ErrorKind::Busy, "write activity").into())
+    }
+}
+
+#[test]
+fn a_merge_has_the_loaded_session_as_it_is_stored() {
+    let clock = ManualClock::new(NOW);
+    let builder = idle(MINUTE * 5)(SessionManager::builder(ChecksLoaded::default()));
+    let sessions = builder.clock(clock.clone()).build().unwrap();
+    let browser = Browser::default().after_request(&sessions, |session| {
+        session.set("n", 0).unwrap();
+    });
+    // The activity is not due, and then due at each first read.
+    for n in [7, 14, 30] {
+        clock.set(NOW + SECOND * n);
+        let session = browser.open(&sessions);
+        assert!(session.contains("n").unwrap());
+        session.set("n", n).unwrap();
+        complete(&sessions, &session);
+        assert_eq!(browser.open(&sessions).get("n").unwrap(), Some(n));
     }
 }
 

@@ -362,6 +362,45 @@ fn the_deadline_of_a_request_knows_the_new_limit() {
     });
 }
 
+/// So short that the first read of a session records its activity.
+fn five_minutes(builder: SessionManagerBuilder) -> SessionManagerBuilder {
+    builder.lifetime(Lifetime::idle(MINUTE * 5)).sweep_every(HOUR)
+}
+
+#[test]
+fn a_deadline_counts_only_activity_that_is_due() {
+    on_both_stores(five_minutes, |app| {
+        let browser = app.visitor(1);
+        // A fortieth is 7.5 s.
+        for (used, counted) in [(SECOND * 7, Duration::ZERO), (SECOND * 8, SECOND * 8)] {
+            app.clock.set(NOW + used);
+            let session = browser.open(&app.sessions);
+            assert_eq!(deadline(&session), NOW + counted + MINUTE * 5);
+            // This takes back no activity that the read has recorded.
+            session.ignore().unwrap();
+            assert_eq!(deadline(&session), NOW + counted + MINUTE * 5);
+        }
+    });
+}
+
+#[test]
+fn a_deadline_counts_from_a_write_before_the_first_read() {
+    on_both_stores(five_minutes, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(MINUTE);
+        let session = browser.open(&app.sessions);
+        session.set("m", 1).unwrap();
+        app.clock.advance(SECOND);
+        assert_eq!(deadline(&session), NOW + MINUTE * 6);
+        complete(&app.sessions, &session);
+        app.sessions.flush().unwrap();
+        app.clock.set(NOW + MINUTE * 6 - MILLI);
+        assert!(lives(&app, &browser));
+        app.clock.advance(MILLI);
+        assert!(!lives(&app, &browser));
+    });
+}
+
 #[test]
 fn a_list_shows_the_deadline_by_the_own_limit() {
     on_both_stores(up_to_eight_hours, |app| {

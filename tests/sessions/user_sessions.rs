@@ -612,6 +612,20 @@ fn a_manager_without_an_absolute_limit_warns() {
 }
 
 #[test]
+fn a_manager_that_is_not_built_does_not_warn() {
+    let (events, _raised) = events();
+    let builder = || {
+        let builder = SessionManager::builder(MemoryStore::new()).events(events.clone());
+        builder.lifetime(Lifetime::idle(HOUR))
+    };
+    let no_path = CrossOrigin::refuse().exempt("hooks");
+    assert!(builder().cross_origin(no_path).build().is_err());
+    assert_eq!(events.count(EventKind::NoAbsoluteLimit), 0);
+    builder().build().unwrap();
+    assert_eq!(events.count(EventKind::NoAbsoluteLimit), 1);
+}
+
+#[test]
 fn a_review_says_what_a_configuration_meets() {
     let review = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         configure(SessionManager::builder(MemoryStore::new())).build().unwrap().review()

@@ -15,7 +15,7 @@ pub(super) fn job_kind(commit: &Commit) -> JobKind {
 /// Finds the session and applies the decision.
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswer> {
     let found = match commit.action {
-        // The unique index finds the conflict that a lookup would find.
+        // `check_free` finds the conflict that a lookup would find.
         Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };

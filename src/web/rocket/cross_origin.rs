@@ -26,7 +26,8 @@ impl Fairing for OriginCheck {
     }
 
     async fn on_request(&self, request: &mut Request<'_>, _: &mut Data<'_>) {
-        if self.0.check_origin(&guards::head(&self.0, request)).is_err() {
+        let head = guards::head(&self.0, request);
+        if self.0.decide_and_report_origin(&head).is_refusal() {
             request.local_cache(|| IsRefused(true));
             request.set_method(Method::Connect);
         }

@@ -51,8 +51,9 @@ pub(super) fn watch_request(request: &Request<'_>) {
 
 /// Returns the outcome of the request, and the message of the panic if the handler panicked.
 ///
-/// A catcher can answer a failure with any status, and a handler can catch its own panic and
-/// answer. [`NO_CATCHER_MARK`] shows which of the two has made the response.
+/// A catcher can answer a failure with any status. A handler can also answer, after it has caught
+/// its own panic or got the error of a guard as an `Option` or a `Result`. [`NO_CATCHER_MARK`]
+/// shows which of the two has made the response.
 pub(super) fn outcome_of_response(
     request: &Request<'_>,
     response: &mut Response<'_>,
@@ -60,9 +61,10 @@ pub(super) fn outcome_of_response(
     let mut failure = failure_state(request);
     let is_from_catcher = *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response));
     let status = response.status().code;
-    if let Some(panic) = failure.watched.as_ref().and_then(Watched::panic)
-        && (status >= 500 || is_from_catcher)
-    {
+    if status < 500 && !is_from_catcher {
+        return (Outcome::Completed, None);
+    }
+    if let Some(panic) = failure.watched.as_ref().and_then(Watched::panic) {
         failure.status = Some(Status::InternalServerError);
         return (Outcome::Panicked, Some(panic));
     }

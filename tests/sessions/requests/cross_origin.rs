@@ -155,6 +155,21 @@ fn a_check_that_only_reports_changes_nothing() {
 }
 
 #[test]
+fn a_request_that_is_checked_and_opened_raises_one_event() {
+    for policy in [CrossOrigin::refuse, CrossOrigin::report_only] {
+        on_both_stores(
+            |builder| builder.cross_origin(policy()),
+            |app| {
+                if app.sessions.check_origin(&foreign()).is_ok() {
+                    complete(&app.sessions, &app.sessions.open(foreign()));
+                }
+                assert_eq!(app.count(EventKind::CrossOrigin), 1);
+            },
+        );
+    }
+}
+
+#[test]
 fn an_invalid_origin_or_path_fails_the_build() {
     for cross_origin in [
         CrossOrigin::refuse().trust("https://*.example.org"),
@@ -215,7 +230,8 @@ fn the_event_has_both_values_and_the_remedy() {
     assert!(text.contains("CrossOrigin::trust") && text.contains("the host (none)"), "{text}");
     let text = line(&sessions, own().sec_fetch_site("none").sec_fetch_site("none"));
     assert!(text.contains("several"), "{text}");
-    let text = line(&report, own().host("other.example"));
+    let _ = report.open(own().method("POST").host("other.example"));
+    let text = lines.0.lock().unwrap().pop().unwrap();
     assert!(text.contains("reported, and did not refuse"), "{text}");
     let long = "https://\u{1b}".to_owned() + &"a".repeat(10_000);
     let text = line(&sessions, RequestHead::new().origin(&long).host("example.org"));
