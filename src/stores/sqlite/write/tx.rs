@@ -238,21 +238,17 @@ impl WriteTx<'_> {
         }
     }
 
-    /// Returns the user's live sessions, each with its row id, in a realm except the one in row
-    /// `except`, ordered by sign-in time, the earliest first.
+    /// Returns the user's live sessions in a realm, ordered by sign-in time, the earliest first.
     pub(crate) fn by_sign_in(
         &self,
         user: &UserKey,
         realm: &Realm,
-        except: Option<i64>,
         now: Timestamp,
-    ) -> Result<Vec<(i64, EndedSession)>> {
+    ) -> Result<Vec<(FoundRow, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
-            let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
-            statement
-                .query_map(params, |row| Ok((row.get("id")?, decode::ended_session(row, now)?)))?
-                .collect()
+            let params = params![user.as_str(), realm.as_str(), now.as_millis()];
+            statement.query_map(params, |row| row::ended(row, now))?.collect()
         };
         query().during(self.operation)
     }
