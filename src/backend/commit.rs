@@ -159,30 +159,25 @@ impl CommitAnswer {
         CommitAnswer::Done { session, previous_id: None, ended: Vec::new(), evicted: Vec::new() }
     }
 
-    /// Returns the id hashes that were current before a commit that is [`Done`](CommitAnswer::Done)
-    /// and no longer are: the previous one, and those of ended and evicted sessions. A cache
-    /// invalidates them. For any other answer there are none.
+    /// Returns the id hashes that were current before the commit and no longer are: the previous
+    /// one, and those of ended and evicted sessions. A cache invalidates them.
     pub fn ids_to_invalidate(&self) -> impl Iterator<Item = SessionIdHash> {
-        let (previous_id, ended, evicted) = match self {
-            CommitAnswer::Done { previous_id, ended, evicted, .. } => {
-                (*previous_id, ended.as_slice(), evicted.as_slice())
-            }
-            _ => (None, [].as_slice(), [].as_slice()),
+        let evicted = match self {
+            CommitAnswer::Done { evicted, .. } => evicted.as_slice(),
+            _ => &[],
         };
-        let ended = ended.iter().map(|ended| ended.id_hash);
-        previous_id.into_iter().chain(ended).chain(evicted.iter().copied())
+        self.retired_ids().chain(evicted.iter().copied())
     }
 
-    /// Returns the id hashes that the commit has retired: the previous one, and those of ended
-    /// sessions. Those of evicted sessions are not among them: as after a sweep, a request that
-    /// uses one of them begins another session.
-    pub(crate) fn retired_ids(&self, commit: &Commit) -> impl Iterator<Item = SessionIdHash> {
-        let (id_hash, ended) = match self {
+    /// Returns those of the [ids to invalidate](Self::ids_to_invalidate) with which an overlapping
+    /// request must not begin another session: all but those of evicted sessions.
+    pub(crate) fn retired_ids(&self) -> impl Iterator<Item = SessionIdHash> {
+        let (previous_id, ended) = match self {
             CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
-            CommitAnswer::Ended(ended) => (Some(commit.id_hash), std::slice::from_ref(ended)),
+            CommitAnswer::Ended(ended) => (None, std::slice::from_ref(ended)),
             _ => (None, [].as_slice()),
         };
-        id_hash.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
+        previous_id.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
     }
 }
 

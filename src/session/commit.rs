@@ -92,9 +92,12 @@ impl Session {
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.record(answer.retired_ids(commit));
-        if let CommitAnswer::Done { evicted, .. } = &answer {
-            self.context.count_evictions(evicted.len());
+        retired_ids.record(answer.retired_ids());
+        match &answer {
+            // A replaced id of the session, if it is not the current one.
+            CommitAnswer::Ended(_) => retired_ids.record([commit.id_hash]),
+            CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
+            _ => {}
         }
         Ok(answer)
     }
