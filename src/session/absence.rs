@@ -87,7 +87,7 @@ impl Session {
     /// | no session: it has ended or expired | discarded | discarded |
     /// | a session that cannot be decoded | discarded | discarded |
     /// | the session under another id | discarded | no effect |
-    pub(super) fn leave_session(&self, state: &mut State, missing: Missing) {
+    pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let has_values = !state.changes.delta().is_empty();
