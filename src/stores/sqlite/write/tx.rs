@@ -197,7 +197,7 @@ impl<'c> WriteTx<'c> {
 impl Drop for WriteTx<'_> {
     fn drop(&mut self) {
         if !self.connection.is_autocommit() {
-            // If this fails too, `WriteConnection::idle` repeats it before the next use.
+            // If this fails too, `WriteConnection` repeats it before the next use.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
