@@ -583,7 +583,7 @@ impl WriteTx<'_> {
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
-    pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
+    pub(crate) fn revoke_everyone(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
         self.execute(&self.sql.write.delete_all_replaced, [], Affected::NoSession)?;
         self.raise_epoch()?;
@@ -596,14 +596,14 @@ impl WriteTx<'_> {
     }
 
     /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
-    pub(crate) fn delete_all_of(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
+    pub(crate) fn revoke_everyone_in(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
         let has_others: bool = self
             .connection
             .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
             .during(self.operation)?;
         if !has_others {
             // Much faster, because it has no condition.
-            return self.delete_all(now);
+            return self.revoke_everyone(now);
         }
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
