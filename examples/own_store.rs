@@ -110,11 +110,9 @@ impl Store for OwnStore {
         if let Some(id_hash) = decision.write.new_id() {
             rows.check_free(id_hash)?;
         }
-        if let Some(at) = &decision.expired {
-            rows.remove(at);
-        }
         // Here a store with an index applies the session limit. Other stores get none.
-        if let Some((at, _)) = &decision.ended {
+        let ended = decision.ended.iter().map(|(at, _)| at);
+        for at in decision.expired.iter().chain(ended) {
             rows.remove(at);
         }
         match &decision.write {
@@ -130,8 +128,7 @@ impl Store for OwnStore {
                 rows.put(session.id_hash, &session.record, replaced);
             }
         }
-        // No limit per user and no bound has ended other sessions.
-        Ok(decision.into_answer(vec![], vec![]))
+        Ok(decision.into_answer(vec![])) // no bound has removed sessions
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {

@@ -159,40 +159,33 @@ impl CommitAnswer {
         CommitAnswer::Done { session, previous_id: None, ended: Vec::new(), evicted: Vec::new() }
     }
 
-    /// Returns the id hashes that were current before a commit that is [`Done`](CommitAnswer::Done)
-    /// and no longer are: the previous one, and those of ended and evicted sessions. A cache
-    /// invalidates them. For any other answer there are none.
+    /// Returns the id hashes that were current before the commit and no longer are: the previous
+    /// one, and those of ended and evicted sessions. A cache invalidates them.
     pub fn ids_to_invalidate(&self) -> impl Iterator<Item = SessionIdHash> {
-        let (previous_id, ended, evicted) = match self {
-            CommitAnswer::Done { previous_id, ended, evicted, .. } => {
-                (*previous_id, ended.as_slice(), evicted.as_slice())
-            }
-            _ => (None, [].as_slice(), [].as_slice()),
+        let evicted = match self {
+            CommitAnswer::Done { evicted, .. } => evicted.as_slice(),
+            _ => &[],
         };
-        let ended = ended.iter().map(|ended| ended.id_hash);
-        previous_id.into_iter().chain(ended).chain(evicted.iter().copied())
+        self.retired_ids().chain(evicted.iter().copied())
     }
 
-    /// Returns the id hashes that the commit has retired: the previous one, and those of ended
-    /// sessions. Those of evicted sessions are not among them: as after a sweep, a request that
-    /// uses one of them begins another session.
-    pub(crate) fn retired_ids(&self, commit: &Commit) -> impl Iterator<Item = SessionIdHash> {
-        let (id_hash, ended) = match self {
+    /// Returns those of the [ids to invalidate](Self::ids_to_invalidate) with which an overlapping
+    /// request must not begin another session: all but those of evicted sessions.
+    pub(crate) fn retired_ids(&self) -> impl Iterator<Item = SessionIdHash> {
+        let (previous_id, ended) = match self {
             CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
-            CommitAnswer::Ended(ended) => (Some(commit.id_hash), std::slice::from_ref(ended)),
+            CommitAnswer::Ended(ended) => (None, std::slice::from_ref(ended)),
             _ => (None, [].as_slice()),
         };
-        id_hash.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
+        previous_id.into_iter().chain(ended.iter().map(|ended| ended.id_hash))
     }
 }
 
 /// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
 ///
-/// It counts the other sessions of the user who signs in, in the same realm. The store removes the
-/// expired ones of them, for the reason of [`Decision::expired`], and passes the live ones to
-/// [`sessions_to_end`](Self::sessions_to_end). If that refuses the sign-in, the store answers
-/// [`CommitAnswer::LimitReached`], and changes nothing but the removal of expired sessions. A store
-/// without a [`SessionIndex`](crate::backend::SessionIndex) gets no limit.
+/// It counts the other live sessions of the user who signs in, in the same realm. A store applies
+/// it by [`Decision::apply_limit`]. One without a [`SessionIndex`](crate::backend::SessionIndex)
+/// gets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimit {
@@ -209,17 +202,15 @@ impl SessionLimit {
         SessionLimit { max, at_limit }
     }
 
-    /// Returns those of the user's other live sessions that must end before one more can begin;
-    /// `None` if the sign-in is refused. `others` must be sorted by the time of their sign-ins, the
-    /// earliest first.
-    #[must_use]
-    pub fn sessions_to_end<'s, T>(&self, others: &'s [T]) -> Option<&'s [T]> {
+    /// Returns how many of the user's `others`, the oldest ones, must end before one more session
+    /// can begin; `None` if the sign-in is refused.
+    fn count_to_end(&self, others: usize) -> Option<usize> {
         let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
-        let excess = (others.len() + 1).saturating_sub(max);
+        let excess = (others + 1).saturating_sub(max);
         match self.at_limit {
-            _ if excess == 0 => Some(&[]),
+            _ if excess == 0 => Some(0),
             AtLimit::Refuse => None,
-            AtLimit::EndOldest => others.get(..excess),
+            AtLimit::EndOldest => Some(excess),
             AtLimit::EndOthers => Some(others),
         }
     }
@@ -230,26 +221,26 @@ impl SessionLimit {
 ///
 /// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with
 ///    [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
-/// 2. Remove the [`expired`](Self::expired) session, also if the next step refuses the commit.
-/// 3. Apply the [`session_limit`](Self::session_limit).
-/// 4. Remove the [`ended`](Self::ended) session. A bounded store makes room.
+/// 2. If there is a [`session_limit`](Self::session_limit), [apply](Self::apply_limit) it.
+/// 3. Remove the [`expired`](Self::expired) sessions.
+/// 4. Remove the [`ended`](Self::ended) sessions. A bounded store makes room.
 /// 5. Execute the [`write`](Self::write).
 ///
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
 pub struct Decision<K = ()> {
-    /// The key of the session found, if it has expired: for a sign-out or a sign-in.
+    /// The keys of the expired sessions that a sign-out or a sign-in has found.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
-    pub expired: Option<K>,
+    pub expired: Vec<K>,
     /// The limit to apply to the other sessions of the user of a sign-in.
     pub session_limit: Option<SessionLimit>,
-    /// The session found, with its key, if the commit ends it: a sign-out, or the sign-in of
-    /// another user.
-    pub ended: Option<(K, EndedSession)>,
+    /// The sessions, with their keys, that the commit ends: the one found, by a sign-out or the
+    /// sign-in of another user, and those above the limit per user.
+    pub ended: Vec<(K, EndedSession)>,
     /// The session to store.
     pub write: SessionWrite<K>,
 }
@@ -297,15 +288,40 @@ pub enum SessionWrite<K = ()> {
 }
 
 impl<K> Decision<K> {
-    /// Returns the answer to the commit when this decision is executed. `ended` are the sessions
-    /// that the [limit per user](SessionLimit) ended, and `evicted` those that a bounded store
-    /// removed to make room.
+    /// Applies the [`session_limit`](Self::session_limit), if there is one: adds the sessions that
+    /// it ends, or makes [`CommitAnswer::LimitReached`] the answer.
+    ///
+    /// `of_user` are the sessions of the user who signs in, in the realm of the sign-in, sorted by
+    /// the time of their sign-ins, the earliest first. Expired ones, which have
+    /// [reached a limit](EndedSession::reached_limit), are added to [`expired`](Self::expired) and
+    /// do not count. Nor does the session that this commit changes.
     #[must_use]
-    pub fn into_answer(
-        self,
-        mut ended: Vec<EndedSession>,
-        evicted: Vec<SessionIdHash>,
-    ) -> CommitAnswer {
+    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self {
+        let Some(limit) = self.session_limit.take() else { return self };
+        let (mut others, expired): (Vec<_>, Vec<_>) =
+            of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
+        self.expired.extend(expired.into_iter().map(|(at, _)| at));
+        if let SessionWrite::Move { id_change, .. } = &self.write {
+            others.retain(|(_, session)| session.id_hash != id_change.previous.id_hash);
+        }
+        match limit.count_to_end(others.len()) {
+            Some(count) => {
+                others.truncate(count);
+                others.append(&mut self.ended);
+                self.ended = others;
+            }
+            None => {
+                self.ended.clear();
+                self.write = SessionWrite::Nothing(CommitAnswer::LimitReached);
+            }
+        }
+        self
+    }
+
+    /// Returns the answer to the commit when this decision is executed. `evicted` are the sessions
+    /// that a bounded store removed to make room.
+    #[must_use]
+    pub fn into_answer(self, evicted: Vec<SessionIdHash>) -> CommitAnswer {
         let (session, previous_id) = match self.write {
             SessionWrite::Nothing(answer) => return answer,
             SessionWrite::Touch { session, .. } => return CommitAnswer::Unchanged(session),
@@ -316,7 +332,7 @@ impl<K> Decision<K> {
                 (session, Some(id_change.previous.id_hash))
             }
         };
-        ended.extend(self.ended.map(|(_, session)| session));
+        let ended = self.ended.into_iter().map(|(_, session)| session).collect();
         CommitAnswer::Done { session, previous_id, ended, evicted }
     }
 }
@@ -324,7 +340,7 @@ impl<K> Decision<K> {
 impl<K> From<SessionWrite<K>> for Decision<K> {
     /// Makes a decision that removes no session.
     fn from(write: SessionWrite<K>) -> Self {
-        Decision { expired: None, session_limit: None, ended: None, write }
+        Decision { expired: Vec::new(), session_limit: None, ended: Vec::new(), write }
     }
 }
 
@@ -337,18 +353,6 @@ impl<K> SessionWrite<K> {
                 Some(&session.id_hash)
             }
             _ => None,
-        }
-    }
-
-    /// Returns the key of the session that the write changes; `None` if it changes none or
-    /// stores a new one. The [limit per user](SessionLimit) does not count that session.
-    #[must_use]
-    pub const fn changed(&self) -> Option<&K> {
-        match self {
-            SessionWrite::Update { at, .. }
-            | SessionWrite::Touch { at, .. }
-            | SessionWrite::Move { at, .. } => Some(at),
-            SessionWrite::Nothing(_) | SessionWrite::Insert { .. } => None,
         }
     }
 }
@@ -389,7 +393,7 @@ fn answer<K>(answer: CommitAnswer) -> Decision<K> {
 /// Decides an [`Action::End`].
 fn end<K>(found: Found<K>) -> Decision<K> {
     let end_session = |at, session: EndedSession| {
-        let ended = Some((at, session.clone()));
+        let ended = vec![(at, session.clone())];
         Decision { ended, ..answer(CommitAnswer::Ended(session)) }
     };
     let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
@@ -400,7 +404,7 @@ fn end<K>(found: Found<K>) -> Decision<K> {
         Found::Undecodable { id_hash, public_id, at, .. } => {
             end_session(at, EndedSession::new(id_hash, public_id, None))
         }
-        Found::Expired { at, .. } => Decision { expired: Some(at), ..not_found },
+        Found::Expired { at, .. } => Decision { expired: vec![at], ..not_found },
         Found::Nothing => not_found,
     }
 }
@@ -557,7 +561,7 @@ impl Commit {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
             Found::Nothing | Found::Undecodable { .. } => return begin(None),
-            Found::Expired { at, .. } => return Ok(Decision { expired: Some(at), ..begin(None)? }),
+            Found::Expired { at, .. } => return Ok(Decision { expired: vec![at], ..begin(None)? }),
             // This session got its user when the id was replaced, and belongs to another client.
             Found::Replaced { replaced, session, .. }
                 if of_another(&session) && !replaced.had_user =>
@@ -568,7 +572,7 @@ impl Commit {
             Found::Live { session, at } | Found::Replaced { session, at, .. }
                 if of_another(&session) =>
             {
-                let ended = Some((at, session.to_ended()));
+                let ended = vec![(at, session.to_ended())];
                 let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
                 return Ok(Decision { ended, ..begun });
             }
@@ -686,21 +690,12 @@ mod tests {
     fn a_limit_ends_the_oldest_all_others_or_refuses() {
         let session_limit =
             |limit, at_limit| SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit);
-        let others = ["old", "middle", "new"];
-        assert_eq!(session_limit(4, AtLimit::Refuse).sessions_to_end(&others), Some(&[][..]));
-        assert_eq!(session_limit(3, AtLimit::Refuse).sessions_to_end(&others), None);
-        assert_eq!(
-            session_limit(3, AtLimit::EndOldest).sessions_to_end(&others),
-            Some(&["old"][..])
-        );
-        assert_eq!(
-            session_limit(1, AtLimit::EndOldest).sessions_to_end(&others),
-            Some(&others[..])
-        );
-        assert_eq!(
-            session_limit(3, AtLimit::EndOthers).sessions_to_end(&others),
-            Some(&others[..])
-        );
-        assert_eq!(session_limit(4, AtLimit::EndOthers).sessions_to_end(&others), Some(&[][..]));
+        let count = |limit, at_limit| session_limit(limit, at_limit).count_to_end(3);
+        assert_eq!(count(4, AtLimit::Refuse), Some(0));
+        assert_eq!(count(3, AtLimit::Refuse), None);
+        assert_eq!(count(3, AtLimit::EndOldest), Some(1));
+        assert_eq!(count(1, AtLimit::EndOldest), Some(3));
+        assert_eq!(count(3, AtLimit::EndOthers), Some(3));
+        assert_eq!(count(4, AtLimit::EndOthers), Some(0));
     }
 }

@@ -54,10 +54,9 @@
 //!     if decision.write.new_id().is_some_and(|id_hash| rows.contains_key(id_hash)) {
 //!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
 //!     }
-//!     if let Some(at) = &decision.expired {
-//!         rows.remove(at);
-//!     }
-//!     if let Some((at, _)) = &decision.ended {
+//!     // A store with an index applies the session limit here; others get none.
+//!     let ended = decision.ended.iter().map(|(at, _)| at);
+//!     for at in decision.expired.iter().chain(ended) {
 //!         rows.remove(at);
 //!     }
 //!     match &decision.write {
@@ -73,8 +72,7 @@
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!     }
-//!     // No limit per user and no bound has ended other sessions.
-//!     Ok(decision.into_answer(vec![], vec![]))
+//!     Ok(decision.into_answer(vec![])) // no bound has removed sessions
 //! }
 //! # use cloakroom::Lifetime;
 //! # use cloakroom::backend::{Action, Delta, NewSession};

@@ -86,10 +86,11 @@ impl ReplacedId {
         self.is_in_grace(opened_at) || opened_at <= self.replaced_at + Self::OVERLAPS_FOR
     }
 
-    /// Returns this id after a later replacement of its session. The later one's end of grace also
-    /// bounds this one's. If the later one has no grace, this one's ends now:
-    /// [`grace_until`](Self::grace_until) becomes `None`, and `replaced_at` the time at which the
-    /// grace ended, so that requests opened before that still [overlap](Self::overlaps).
+    /// Returns this id after its session's id was replaced again: the `later` id. The grace of this
+    /// id ends with that of the later one, at the latest. If the later one has no grace, the grace
+    /// of this id ends now: [`grace_until`](Self::grace_until) becomes `None`, and `replaced_at`
+    /// becomes the end of the grace, so that requests opened before the end still
+    /// [overlap](Self::overlaps).
     #[must_use]
     pub fn limited_by(self, later: &ReplacedId) -> Self {
         let Some(until) = self.grace_until() else { return self };

@@ -36,11 +36,11 @@ pub(crate) struct GuessDetector(Mutex<Window>);
 #[derive(Debug, Default)]
 struct Window {
     began: Option<Timestamp>,
-    by_address: HashMap<Option<IpAddr>, PresentedIds>,
+    by_address: HashMap<Option<IpAddr>, IdCount>,
 }
 
 #[derive(Debug, Default)]
-struct PresentedIds {
+struct IdCount {
     count: u64,
     /// The hashes of the first ids counted.
     seen: Vec<u64>,

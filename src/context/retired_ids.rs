@@ -19,8 +19,8 @@ const RETENTION: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(crate) struct RetiredIds {
     /// The logical clock. It advances under the lock: by one tick for each recorded id, for each
-    /// revocation of all, and when a call that retires ids begins. Every request reads it, which
-    /// costs less than reading a real clock.
+    /// revocation of everyone, and when a call that retires ids begins. Every request reads it,
+    /// which costs less than reading a real clock.
     ticks: AtomicU64,
     memory: Mutex<Memory>,
     /// Notified when a call is no longer in flight.
@@ -51,8 +51,8 @@ pub(crate) enum RetiredSinceOpen {
 #[derive(Debug, Default)]
 struct Memory {
     by_id: Generations<RetiredTick>,
-    /// The last revocation of all sessions.
-    all: Option<RetiredTick>,
+    /// The last revocation of everyone.
+    everyone: Option<RetiredTick>,
     /// When the calls in flight began.
     in_flight: BTreeSet<RetiredTick>,
 }
@@ -89,9 +89,9 @@ impl RetiredIds {
     }
 
     /// Records that a call of the manager has ended all sessions.
-    pub(crate) fn record_revocation_of_all(&self) {
+    pub(crate) fn record_revocation_of_everyone(&self) {
         let mut memory = self.lock();
-        memory.all = Some(self.tick());
+        memory.everyone = Some(self.tick());
     }
 
     /// Returns whether `id_hash`, which finds no session, was retired after `since`.
@@ -133,7 +133,7 @@ impl Memory {
         last: RetiredTick,
     ) -> RetiredSinceOpen {
         let retired = self.by_id.get(id_hash);
-        if retired.into_iter().chain(&self.all).any(|at| since < *at) {
+        if retired.into_iter().chain(&self.everyone).any(|at| since < *at) {
             RetiredSinceOpen::Yes
         } else if self.in_flight.first().is_some_and(|first| *first <= last) {
             RetiredSinceOpen::InDoubt
@@ -166,7 +166,7 @@ mod tests {
         let other = SessionIdHash::from_bytes([2; 32]);
         assert!(!retired_ids.retired_since_blocking(&other, before));
         let between = retired_ids.now();
-        retired_ids.record_revocation_of_all();
+        retired_ids.record_revocation_of_everyone();
         assert!(retired_ids.retired_since_blocking(&id_hash, between));
         assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
     }

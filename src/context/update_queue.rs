@@ -166,8 +166,8 @@ impl UpdateQueues {
 }
 
 impl Turn<'_> {
-    /// Takes the newest record that is known, if it is newer than the `expected` one. There is none
-    /// for a request that has found no session: it must not compute with the data of one.
+    /// Takes the newest record that is known, if it is newer than the `expected` one. A request
+    /// that has found no session gets none: it must not compute with a session's data.
     fn take_newer_than(&mut self, expected: Expected) -> Option<Record> {
         let Expected::Revision(revision) = expected else { return None };
         self.newest.take().filter(|newest| newest.revision > revision)

@@ -307,12 +307,12 @@ impl SessionManager {
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
-        let index = self.index("revoke all sessions")?;
+        let index = self.index("revoke everyone")?;
         let by = user_of(current)?;
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record_revocation_of_all();
+        self.context.retired_ids.record_revocation_of_everyone();
         drop(in_flight);
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());

@@ -89,7 +89,7 @@ impl Session {
     /// | the session under another id | discarded | no effect |
     ///
     /// The id is a stale one only if a cache has answered the load with an old entry.
-    pub(super) fn leave_session(&self, state: &mut State, missing: Missing) -> Result<()> {
+    pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) -> Result<()> {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return Ok(()) };
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let has_values = !state.changes.delta().is_empty();

@@ -95,9 +95,12 @@ impl Session {
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.record(answer.retired_ids(commit));
-        if let CommitAnswer::Done { evicted, .. } = &answer {
-            self.context.count_evictions(evicted.len());
+        retired_ids.record(answer.retired_ids());
+        match &answer {
+            // A replaced id of the session, if it is not the current one.
+            CommitAnswer::Ended(_) => retired_ids.record([commit.id_hash]),
+            CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
+            _ => {}
         }
         Ok(answer)
     }
@@ -113,7 +116,7 @@ impl Session {
         };
         let renewal = self.renewal_of_changes(state, &id_hash);
         if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-            self.leave_session(state, missing)?;
+            self.continue_after_loss(state, missing)?;
         }
         Ok(())
     }
@@ -136,9 +139,10 @@ impl Session {
             }
         };
         let touch = self.request_touch(state);
-        let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaOf::AllChanges };
+        let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaPlan::AllChanges };
         let State { load_state, changes, .. } = state;
-        let session = match merged(self.commit_with_retries(load_state, changes, &plan)?)? {
+        let answer = self.commit_with_retries(load_state, changes, &plan)?;
+        let session = match live_or_missing(answer)? {
             Ok(session) => session,
             Err(missing) => return Ok(Some(missing)),
         };
@@ -174,7 +178,7 @@ impl Session {
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
         let touch = self.request_touch(state);
-        let plan = CommitPlan { id_hash, action, touch, delta: DeltaOf::AllChanges };
+        let plan = CommitPlan { id_hash, action, touch, delta: DeltaPlan::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
         let CommitAnswer::Done { session, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
@@ -244,7 +248,7 @@ impl Session {
 }
 
 /// Returns the session that a merge or a renewal has found, or the reason why there is none.
-pub(super) fn merged(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
+pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
     match answer {
         CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => Ok(Ok(session)),
         CommitAnswer::Missing(missing) => Ok(Err(missing)),
@@ -257,26 +261,26 @@ pub(super) struct CommitPlan {
     pub(super) id_hash: SessionIdHash,
     pub(super) action: Action,
     pub(super) touch: Option<Touch>,
-    pub(super) delta: DeltaOf,
+    pub(super) delta: DeltaPlan,
 }
 
-/// The changes that a commit stores.
-pub(super) enum DeltaOf {
-    /// All changes of the request.
+/// Which of the request's changes a commit stores.
+pub(super) enum DeltaPlan {
     AllChanges,
-    /// Those of a sign-in whose session gets this CSRF secret.
-    SignIn(Secret),
-    /// Those of a sign-in that joins another one, with the idle limit that it sets.
-    Join(Option<Duration>),
+    /// All changes, with the CSRF secret replaced by this one: for a sign-in.
+    WithCsrfSecret(Secret),
+    /// The changes that a sign-in may merge into the session of another sign-in, with the idle
+    /// limit that it sets.
+    ForJoin(Option<Duration>),
 }
 
-impl DeltaOf {
+impl DeltaPlan {
     fn compute(&self, changes: &Changes, data: Option<&Data>) -> Result<Arc<Delta>> {
         let delta = changes.delta();
         Ok(match self {
-            DeltaOf::AllChanges => changes.shared_delta(),
-            DeltaOf::SignIn(secret) => secret.delta_of_sign_in(delta, data)?.into(),
-            DeltaOf::Join(idle_limit) => delta.for_join(CSRF_SECRET, *idle_limit).into(),
+            DeltaPlan::AllChanges => changes.shared_delta(),
+            DeltaPlan::WithCsrfSecret(secret) => secret.delta_of_sign_in(delta, data)?.into(),
+            DeltaPlan::ForJoin(idle_limit) => delta.for_join(CSRF_SECRET, *idle_limit).into(),
         })
     }
 }

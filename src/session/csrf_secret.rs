@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaOf, merged};
+use crate::session::commit::{CommitPlan, DeltaPlan, live_or_missing};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -179,8 +179,10 @@ impl Session {
         let expected = state.load_state.expected();
         separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
         let touch = self.request_touch(state);
-        let plan = CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaOf::AllChanges };
-        match merged(self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?)? {
+        let plan =
+            CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaPlan::AllChanges };
+        let answer = self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?;
+        match live_or_missing(answer)? {
             Ok(session) => {
                 let secret = Secret::from_data(&session.record.data);
                 state.update_session(session);
@@ -188,7 +190,7 @@ impl Session {
                 secret.map(Some).ok_or_else(unstored)
             }
             Err(missing) => {
-                self.leave_session(state, missing)?;
+                self.continue_after_loss(state, missing)?;
                 Ok(None)
             }
         }

@@ -68,7 +68,7 @@ impl Session {
                 state.ending.to_destroy.push(id_hash);
             }
         }
-        state.continue_without_session(SignOut::Requested);
+        state.continue_after_own_end(SignOut::Requested);
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl Session {
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.lock();
         if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
-            state.continue_without_session(SignOut::Done);
+            state.continue_after_own_end(SignOut::Done);
         }
     }
 

@@ -86,10 +86,11 @@ impl LoadState {
         matches!(self, LoadState::Absent(Absence { has_discarded: true, .. }))
     }
 
-    /// Returns the condition under which a commit of this request's updates is valid. A request
-    /// whose id was replaced reads no session, so its updates ran on empty data: `NoSession`. If
-    /// its sign-in finds the session after all, the store answers `RevisionMismatch`, and the
-    /// updates run again on that session's data.
+    /// Returns the condition under which a commit of this request's updates is valid.
+    ///
+    /// A request whose id was replaced reads no session, so its updates ran on empty data, and only
+    /// hold for `NoSession`. Its sign-in may find the session by the replaced id. The store then
+    /// answers `RevisionMismatch`, and the updates run again on the data of that session.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replaced_id()) {
             (Some(session), _) => Expected::Revision(session.record.revision),

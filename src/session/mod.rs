@@ -213,7 +213,7 @@ impl State {
     }
 
     /// Continues without a session, because the request ends its own or has ended it.
-    fn continue_without_session(&mut self, sign_out: SignOut) {
+    fn continue_after_own_end(&mut self, sign_out: SignOut) {
         self.set_load_state(LoadState::Absent(Absence::default()));
         self.changes = Changes::default();
         self.ending.sign_out = self.ending.sign_out.max(sign_out);

@@ -112,10 +112,10 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 /// Returns whether the client of a request has evidently lost the response with its new id. `grace`
 /// is the manager's `renewal_grace`.
 ///
-/// The session was then found by an old id. If more than `grace` has passed since the id changed,
-/// and the request does not overlap that, the old id can only have been replaced by age, and its
-/// client needs a new id again. Before that, it may have been replaced by `renew`, perhaps to lock
-/// out a thief: its client gets no new id.
+/// Such a client still sends an old id. More than `grace` after the change of the id, only an id
+/// that was replaced by age still finds the session: its client needs a new id again. Before that,
+/// and in a request that overlaps the change, the id may have been replaced by `renew`, perhaps to
+/// lock out a thief: its client gets no new id.
 fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,

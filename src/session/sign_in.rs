@@ -12,7 +12,7 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaOf, merged};
+use crate::session::commit::{CommitPlan, DeltaPlan, live_or_missing};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
@@ -233,7 +233,7 @@ impl Session {
             new_session: request.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaOf::SignIn(Secret::from_id(&id));
+        let delta = DeltaPlan::WithCsrfSecret(Secret::from_id(&id));
         let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
         match self.commit_with_retries(request.load_state, request.changes, &plan)? {
             CommitAnswer::Done { session, ended, .. } => {
@@ -258,11 +258,11 @@ impl Session {
     /// session was renewed or has ended since.
     fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let delta = DeltaOf::Join(request.idle_limit);
+        let delta = DeltaPlan::ForJoin(request.idle_limit);
         let action = Action::Merge;
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
-        let Ok(session) = merged(answer)? else { return Ok(AttemptResult::Retry) };
+        let Ok(session) = live_or_missing(answer)? else { return Ok(AttemptResult::Retry) };
         let load_state = LoadState::with_new_id(session, id);
         Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
     }

@@ -321,7 +321,8 @@ impl Case {
         let writes = matches!(write, SessionWrite::Insert { .. } | SessionWrite::Move { .. });
         let limits = writes && self.is_sign_in();
         assert_eq!(session_limit, limits.then_some(LIMIT_PER_USER));
-        match (write, expired, ended) {
+        assert!(expired.len() <= 1 && ended.len() <= 1);
+        match (write, expired.into_iter().next(), ended.into_iter().next()) {
             (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),
             (SessionWrite::Nothing(answer), Some(at), None) => {
                 assert_eq!((at, self.found), (CURRENT, "expired"));

@@ -26,7 +26,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         change: impl FnOnce(&dyn SessionIndex) -> Result<T>,
         invalidate: impl FnOnce(&T),
     ) -> Result<T> {
-        let _changing = self.begin_change(now)?;
+        self.begin_call(now)?;
+        let _changing = self.in_flight.begin();
         let began = monotonic_now();
         let result = self.backing_index(operation).and_then(change);
         match &result {
@@ -102,7 +103,8 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     }
 
     fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
-        let _changing = self.0.begin_change(now)?;
+        self.0.begin_call(now)?;
+        let _changing = self.0.in_flight.begin();
         let ended = self.0.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
         // Also after an error, whose outcome may be unknown.
         self.0.invalidate_sessions(id_hashes.iter().copied(), now);

@@ -33,7 +33,7 @@ use crate::process::Process;
 use crate::record::{EndedSession, Record, Touch};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, Probe};
 use crate::stores::cached::freshness::{Freshness, Verdict};
-use crate::stores::cached::in_flight::{ChangeGuard, InFlight};
+use crate::stores::cached::in_flight::InFlight;
 use crate::stores::cached::version_check::{CacheUse, StoreVersion, VersionCheck};
 use crate::sync::{monotonic_now, thread};
 
@@ -132,17 +132,12 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 }
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
-    /// Begins a call at `now`.
+    /// Begins a call: fails in a forked process, and tells the time to `freshness`, so that a
+    /// request that lags behind finds no session in the cache that has expired at `now`.
     fn begin_call(&self, now: Timestamp) -> Result<()> {
         self.process.check()?;
         self.freshness.observe(now);
         Ok(())
-    }
-
-    /// Begins a call at `now` that changes sessions.
-    fn begin_change(&self, now: Timestamp) -> Result<ChangeGuard<'_>> {
-        self.begin_call(now)?;
-        Ok(self.in_flight.begin())
     }
 
     /// Reads the cache. Returns fresh entries only.
@@ -391,7 +386,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     /// Invalidates the touched sessions. An outdated entry would make every request send another
     /// touch.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        let _changing = self.0.begin_change(now)?;
+        self.0.begin_call(now)?;
+        let _changing = self.0.in_flight.begin();
         let touched = self.0.backing.touch(batch, now);
         // Also those that failed: their outcome may be unknown.
         self.0.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
@@ -399,7 +395,6 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
-        // A delayed request must not find sessions in the cache that this call removes.
         self.0.begin_call(now)?;
         self.0.backing.sweep(now, limit)
     }

@@ -144,7 +144,7 @@ impl Attempts<'_> {
         };
         let decision = commit.decide(found)?;
         Ok(match self.execute(&decision)? {
-            Execution::Done => Some(decision.into_answer(Vec::new(), Vec::new())),
+            Execution::Done => Some(decision.into_answer(Vec::new())),
             Execution::Conflict => None,
             Execution::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
         })
@@ -152,13 +152,13 @@ impl Attempts<'_> {
 
     fn execute(&mut self, decision: &Decision<ItemVersion>) -> Result<Execution> {
         let Attempts { inner, call, .. } = *self;
-        if let Some(at) = decision.expired
-            && !inner.client.remove(call.context, at)?
-        {
-            return Ok(Execution::Conflict);
+        for at in &decision.expired {
+            if !inner.client.remove(call.context, *at)? {
+                return Ok(Execution::Conflict);
+            }
         }
-        // The manager gives a store without an index no session limit.
-        match (&decision.write, &decision.ended) {
+        // At most the session found: the manager gives a store without an index no session limit.
+        match (&decision.write, decision.ended.first()) {
             (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.
             (SessionWrite::Nothing(_), Some((at, _))) => {

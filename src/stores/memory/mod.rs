@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Action, Capabilities, Commit, CommitAnswer, Decision, Found, LiveSession, Loaded, Maintenance,
+    Action, Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance,
     RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError,
 };
 use crate::clock::Timestamp;
@@ -179,25 +179,24 @@ impl SessionTable {
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<CommitAnswer> {
         let make_error = || Error::new(ErrorKind::Unexpected, commit.action.operation());
-        let decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
+        let mut decision = commit.decide(self.find(&commit.id_hash, commit.now))?;
         if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Some(at) = &decision.expired {
-            self.remove(at);
+        if let Action::SignIn { user, new_session, .. } = &commit.action
+            && decision.session_limit.is_some()
+        {
+            decision = decision.apply_limit(self.of_user(user, &new_session.realm, commit.now));
         }
-        let Some(ended) = self.apply_session_limit(&decision, commit) else {
-            return Ok(CommitAnswer::LimitReached);
-        };
-        let mut removed = ids_of(&ended);
-        removed.extend(decision.ended.as_ref().map(|(at, _)| *at));
+        self.remove_all(&decision.expired);
+        let ended: Vec<_> = decision.ended.iter().map(|(at, _)| *at).collect();
         let evicted = match &decision.write {
             SessionWrite::Insert { session, .. } => {
-                self.sessions_to_evict(&session.record, removed.len(), capacity)?
+                self.sessions_to_evict(&session.record, ended.len(), capacity)?
             }
             _ => Vec::new(),
         };
-        self.remove_all(&removed);
+        self.remove_all(&ended);
         self.remove_all(&evicted);
         match &decision.write {
             SessionWrite::Nothing(_) => {}
@@ -224,7 +223,7 @@ impl SessionTable {
                 }
             }
         }
-        Ok(decision.into_answer(ended, evicted))
+        Ok(decision.into_answer(evicted))
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
@@ -258,27 +257,25 @@ impl SessionTable {
         }
     }
 
-    /// Applies the session limit per user: removes the user's expired sessions, and returns those
-    /// that the caller must remove; `None` if the user has too many.
-    fn apply_session_limit(
-        &mut self,
-        decision: &Decision<SessionIdHash>,
-        commit: &Commit,
-    ) -> Option<Vec<EndedSession>> {
-        let (Some(session_limit), Action::SignIn { user, new_session, .. }) =
-            (decision.session_limit, &commit.action)
-        else {
-            return Some(Vec::new());
-        };
+    /// Returns the sessions of a user in a realm, in the order of their sign-ins.
+    fn of_user(
+        &self,
+        user: &UserKey,
+        realm: &Realm,
+        now: Timestamp,
+    ) -> Vec<(SessionIdHash, EndedSession)> {
         let of_user = SessionFilter::User(user);
-        let theirs = SessionFilter::InRealm(&new_session.realm, &of_user);
-        let (mut others, expired) = split_live_and_expired(self.select(&theirs), commit.now);
-        others.retain(|(id_hash, _)| Some(*id_hash) != decision.write.changed());
-        others.sort_by_key(|(_, row)| (row.record.authenticated, row.number));
-        let others = to_ended_sessions(others);
-        let expired = to_ended_sessions(expired);
-        self.remove_all(&ids_of(&expired));
-        session_limit.sessions_to_end(&others).map(<[_]>::to_vec)
+        let mut rows = self.select(&SessionFilter::InRealm(realm, &of_user));
+        rows.sort_by_key(|(_, row)| (row.record.authenticated, row.number));
+        let to_ended = |(id_hash, row): (&SessionIdHash, &Row)| {
+            let ended = if row.record.is_live(now) {
+                EndedSession::of(*id_hash, &row.record)
+            } else {
+                EndedSession::expired(*id_hash, &row.record)
+            };
+            (*id_hash, ended)
+        };
+        rows.into_iter().map(to_ended).collect()
     }
 
     /// Removes the rows that match `filter`, except the one with the public id `except`. Returns

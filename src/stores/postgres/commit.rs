@@ -4,9 +4,7 @@
 
 use tokio_postgres::Row;
 
-use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, LiveSession, ReplacedId, SessionWrite,
-};
+use crate::backend::{Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
@@ -25,14 +23,7 @@ struct LockedRows {
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
     /// The sessions to which the limit per user applies, in the order of their sign-ins.
-    of_user: Vec<UserRow>,
-}
-
-struct UserRow {
-    id: i64,
-    /// It has reached a limit if it has expired.
-    session: EndedSession,
-    authenticated: Option<i64>,
+    of_user: Vec<(i64, EndedSession)>,
 }
 
 /// Finds the session and applies the decision.
@@ -56,18 +47,13 @@ pub(super) async fn apply(
     if is_taken && decision.write.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    let mut removed = Vec::from_iter(decision.expired);
-    let Some(ended) = apply_session_limit(&decision, of_user, &mut removed) else {
-        if !removed.is_empty() {
-            trips.commit(vec![removal(sql, removed)]).await?;
-        }
-        return Ok(CommitAnswer::LimitReached);
-    };
-    removed.extend(decision.ended.as_ref().map(|(at, _)| *at));
+    let decision = decision.apply_limit(of_user);
+    let ended = decision.ended.iter().map(|(at, _)| at);
+    let removed: Vec<_> = decision.expired.iter().chain(ended).copied().collect();
     let remembered;
     let mut queries = Vec::new();
     if !removed.is_empty() {
-        queries.push(removal(sql, removed));
+        queries.push(Query::new(&sql.delete, [Param::Ints(removed)]));
     }
     match &decision.write {
         SessionWrite::Nothing(_) => {}
@@ -101,7 +87,7 @@ pub(super) async fn apply(
     if !queries.is_empty() {
         trips.commit(queries).await?;
     }
-    Ok(decision.into_answer(ended, Vec::new()))
+    Ok(decision.into_answer(Vec::new()))
 }
 
 /// Stores `session` if the stored one still equals `loaded`. Returns whether it did.
@@ -138,7 +124,7 @@ async fn create(
     if trips.write(insert(sql, session)).await?.is_empty() {
         return Err(id_is_taken().into());
     }
-    Ok(decision.into_answer(Vec::new(), Vec::new()))
+    Ok(decision.into_answer(Vec::new()))
 }
 
 /// Begins the transaction, and locks and reads all that the decision and its execution need.
@@ -189,10 +175,11 @@ async fn lock(
     };
     let of_user = of_user.iter().map(|row| {
         let session = decode::ended_session(row, commit.now)?;
-        Ok(UserRow { id: get(row, "id")?, session, authenticated: get(row, "authenticated")? })
+        Ok((get::<Option<i64>>(row, "authenticated")?, get(row, "id")?, session))
     });
     let mut of_user = of_user.collect::<Result<Vec<_>>>()?;
-    of_user.sort_by_key(|row| (row.authenticated, row.id));
+    of_user.sort_by_key(|(authenticated, id, _)| (*authenticated, *id));
+    let of_user = of_user.into_iter().map(|(_, id, session)| (id, session)).collect();
     Ok(LockedRows { found, replaced, is_taken: !taken.is_empty(), of_user })
 }
 
@@ -209,27 +196,6 @@ fn replaced_ids(rows: &[Row], session: i64) -> Result<Vec<ReplacedId>> {
 
 fn id_is_taken() -> Error {
     Error::new(ErrorKind::Conflict, "give a session its new id")
-}
-
-/// Applies the session limit per user: adds the sessions to remove to `removed`, and returns the
-/// ones that it ends; `None` if the user has too many.
-fn apply_session_limit(
-    decision: &Decision<i64>,
-    of_user: Vec<UserRow>,
-    removed: &mut Vec<i64>,
-) -> Option<Vec<EndedSession>> {
-    let Some(session_limit) = decision.session_limit else { return Some(Vec::new()) };
-    let (mut others, expired): (Vec<_>, Vec<_>) =
-        of_user.into_iter().partition(|row| row.session.reached_limit.is_none());
-    removed.extend(expired.iter().map(|row| row.id));
-    others.retain(|row| Some(&row.id) != decision.write.changed());
-    let ended = session_limit.sessions_to_end(&others)?;
-    removed.extend(ended.iter().map(|row| row.id));
-    Some(ended.iter().map(|row| row.session.clone()).collect())
-}
-
-fn removal(sql: &Statements, removed: Vec<i64>) -> Query<'_> {
-    Query::new(&sql.delete, [Param::Ints(removed)])
 }
 
 fn insert<'q>(sql: &'q Statements, session: &'q LiveSession) -> Query<'q> {

@@ -2,10 +2,8 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Decision, Found, SessionWrite};
+use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite};
 use crate::error::Result;
-use crate::record::EndedSession;
-use crate::stores::sqlite::sql::row::FoundRow;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {
@@ -23,13 +21,19 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    if let Some(at) = decision.expired {
+    // Before the limit, which deletes the user's expired sessions by one statement.
+    for at in &decision.expired {
         tx.delete(at.id, at.id_hash)?;
     }
-    let Some(ended) = apply_session_limit(tx, &decision, commit)? else {
-        return Ok(CommitAnswer::LimitReached);
+    let decision = match &commit.action {
+        Action::SignIn { user, new_session, .. } if decision.session_limit.is_some() => {
+            let realm = &new_session.realm;
+            tx.delete_expired_of(user, realm, commit.now)?;
+            decision.apply_limit(tx.by_sign_in(user, realm, commit.now)?)
+        }
+        _ => decision,
     };
-    if let Some((at, _)) = decision.ended {
+    for (at, _) in &decision.ended {
         tx.delete(at.id, at.id_hash)?;
     }
     let mut evicted = Vec::new();
@@ -57,27 +61,5 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         }
         SessionWrite::Touch { at, session } => tx.update_seen(*at, session)?,
     }
-    Ok(decision.into_answer(ended, evicted))
-}
-
-/// Applies the session limit per user. Returns the sessions that it ended; `None` if the user has
-/// too many.
-fn apply_session_limit(
-    tx: &mut WriteTx<'_>,
-    decision: &Decision<FoundRow>,
-    commit: &Commit,
-) -> Result<Option<Vec<EndedSession>>> {
-    let (Some(session_limit), Action::SignIn { user, new_session, .. }) =
-        (decision.session_limit, &commit.action)
-    else {
-        return Ok(Some(Vec::new()));
-    };
-    tx.delete_expired_of(user, &new_session.realm, commit.now)?;
-    let changed = decision.write.changed().map(|at| at.id);
-    let others = tx.by_sign_in(user, &new_session.realm, changed, commit.now)?;
-    let Some(ended) = session_limit.sessions_to_end(&others) else { return Ok(None) };
-    for (id, session) in ended {
-        tx.delete(*id, session.id_hash)?;
-    }
-    Ok(Some(ended.iter().map(|(_, session)| session.clone()).collect()))
+    Ok(decision.into_answer(evicted))
 }

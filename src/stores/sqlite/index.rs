@@ -105,8 +105,8 @@ impl SessionIndex for SqliteInner {
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let realm = realm.cloned();
         self.writer.write(JobKind::Synced, "revoke everyone", move |tx| match realm {
-            None => tx.delete_all(now),
-            Some(realm) => tx.delete_all_of(&realm, now),
+            None => tx.revoke_everyone(now),
+            Some(realm) => tx.revoke_everyone_in(&realm, now),
         })
     }
 

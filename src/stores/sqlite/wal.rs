@@ -37,8 +37,8 @@ const FEW_FRAMES: u32 = 256;
 const MAX_ROUNDS: usize = 16;
 
 thread_local! {
-    /// The number of frames in the log after this thread's last commit. SQLite calls the hook on
-    /// the committing thread, and the hook cannot have a state of its own.
+    /// The number of frames in the log after this thread's last commit. A thread-local, because the
+    /// hook that sets it is a plain function, which SQLite calls on the committing thread.
     static FRAMES: Cell<u32> = const { Cell::new(0) };
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{ProxyProto, Sessions, failure};
+use crate::web::rocket::{Managed, ProxyProto, failure};
 
 /// A request's session for one manager, made by the first guard.
 pub(super) struct OpenedSession {
@@ -64,7 +64,7 @@ pub(super) fn opened_to_close<'r, M: 'static>(
 }
 
 pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
-    rocket.state::<Sessions<M>>().map(|managed| &managed.manager)
+    rocket.state::<Managed<M>>().map(|managed| &managed.0)
 }
 
 fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionManager> {

@@ -151,6 +151,9 @@ impl<M> Debug for Sessions<M> {
     }
 }
 
+/// The manager that a Rocket uses for the sessions of the marker `M`.
+struct Managed<M>(SessionManager, PhantomData<fn() -> M>);
+
 /// The cookies and headers that carry the ids of all managers of a Rocket.
 struct IdTransports(Mutex<Vec<String>>);
 
@@ -175,7 +178,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
 
     async fn on_ignite(&self, mut rocket: Rocket<Build>) -> fairing::Result {
         let manager = &self.manager;
-        if rocket.state::<Sessions<M>>().is_some() {
+        if guards::manager::<M, _>(&rocket).is_some() {
             log::error!(
                 target: "cloakroom",
                 "this Rocket has a session manager already; a second one needs a type of its own: \
@@ -224,7 +227,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         }
         // Attached by another fairing, it comes after all that the application has attached.
         let check = OriginCheck(manager.clone());
-        Ok(rocket.manage(Sessions::<M>::of(manager)).attach(check))
+        Ok(rocket.manage(Managed::<M>(manager, PhantomData)).attach(check))
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {

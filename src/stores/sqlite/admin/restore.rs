@@ -231,7 +231,7 @@ impl Restore<'_> {
         let live =
             row::count(prepared, &sql.read.count_live, [self.now.as_millis()]).during(RESTORING)?;
         if !self.keep_sessions {
-            tx.delete_all(self.now)?;
+            tx.revoke_everyone(self.now)?;
         }
         tx.raise_epoch_above(target_epoch)?;
         tx.draw_identity()?;

@@ -66,7 +66,7 @@ statements! {
         "SELECT {ENDED}, id FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
     by_sign_in:
         "SELECT {ENDED}, id FROM {t} \
-         WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 AND id IS NOT ?3 \
+         WHERE user_key = ?1 AND realm = ?2 AND deadline > ?3 \
          ORDER BY authenticated, id";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \

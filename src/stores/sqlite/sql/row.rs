@@ -7,7 +7,7 @@ use crate::backend::{Found, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, SessionIdHash};
-use crate::record::Record;
+use crate::record::{EndedSession, Record};
 use crate::stores::sql::columns::{ColumnValue, REPLACED_ID, ROW_ID, replaced, session};
 use crate::stores::sql::decode::{self, SqlRow};
 use crate::stores::sqlite::error::During;
@@ -63,6 +63,18 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
         deadline: row.time(session::deadline)?,
     };
     decode::lookup(row, at, now)
+}
+
+/// Decodes the columns [`ENDED`](decode::ENDED) of a session, and its row id after them.
+pub(crate) fn ended(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(FoundRow, EndedSession)> {
+    let session = decode::ended_session(row, now)?;
+    let at = FoundRow {
+        id: row.get("id")?,
+        id_hash: session.id_hash,
+        seen: Timestamp::from_millis(row.get("seen")?),
+        deadline: Timestamp::from_millis(row.get("deadline")?),
+    };
+    Ok((at, session))
 }
 
 impl SqlRow for Row<'_> {

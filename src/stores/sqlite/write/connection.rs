@@ -21,14 +21,14 @@ impl WriteConnection {
         WriteConnection { connection, is_synced: None, has_wal }
     }
 
-    /// Returns the connection for reading.
+    /// Returns the connection as it is, for reads and checkpoints.
     pub(super) fn get(&self) -> &Connection {
         &self.connection
     }
 
     /// Returns the connection outside a transaction: rolls back one that a failed rollback has left
     /// open.
-    pub(super) fn idle(&self) -> Result<&Connection> {
+    pub(super) fn outside_transaction(&self) -> Result<&Connection> {
         if !self.connection.is_autocommit() {
             self.connection.execute_batch("ROLLBACK").during("undo a failed change")?;
         }
@@ -42,13 +42,13 @@ impl WriteConnection {
     /// the next checkpoint or synced commit. With a rollback journal only EXTRA also prevents a
     /// power cut from restoring the journal of a commit; and less than FULL could damage the
     /// database, by a journal that was written in part.
-    pub(super) fn idle_with_sync(
+    pub(super) fn with_sync(
         &mut self,
         is_synced: bool,
         operation: &'static str,
         deadline: Instant,
     ) -> Result<&Connection> {
-        self.idle()?;
+        self.outside_transaction()?;
         if self.is_synced != Some(is_synced) {
             let pragma = match (is_synced, self.has_wal) {
                 (true, _) => "PRAGMA synchronous = EXTRA",

@@ -182,7 +182,7 @@ impl Writer {
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
-        work(write_connection.idle()?)
+        work(write_connection.outside_transaction()?)
     }
 
     /// Runs a read on the write connection, if there is no other.
@@ -252,7 +252,7 @@ impl Writer {
         let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
-        let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
+        let connection = write_connection.with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
         let reserve = reserve.as_ref();
         let mut tx = WriteTx::begin(connection, sql, record_cache, reserve, operation, deadline)?;

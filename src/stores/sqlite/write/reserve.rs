@@ -15,8 +15,8 @@ use crate::sync::{IgnorePoison, Mutex};
 const BATCH: i64 = 64;
 
 /// The maximum number of batches that one commit examines, so that it never blocks others for long.
-/// Eight batches of 64 are 512 sessions, so a round over n sessions takes n / 512 commits. It ends
-/// long before sign-ins have filled the reserve, which has room for some n / 20 of them.
+/// Eight batches of 64 are 512 sessions, so a round over n sessions takes n / 512 commits. The
+/// reserve has room for some n / 20 sign-ins, so the round ends long before the reserve is full.
 pub(super) const MAX_BATCHES: usize = 8;
 
 /// The minimum number of reserved pages, unless that is more than half of the file: a sign-in may

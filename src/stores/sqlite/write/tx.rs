@@ -207,7 +207,7 @@ impl<'c> WriteTx<'c> {
 impl Drop for WriteTx<'_> {
     fn drop(&mut self) {
         if !self.connection.is_autocommit() {
-            // If this fails too, `WriteConnection::idle` repeats it before the next use.
+            // If this fails too, `WriteConnection` repeats it before the next use.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
@@ -248,21 +248,17 @@ impl WriteTx<'_> {
         }
     }
 
-    /// Returns the user's live sessions, each with its row id, in a realm except the one in row
-    /// `except`, ordered by sign-in time, the earliest first.
+    /// Returns the user's live sessions in a realm, ordered by sign-in time, the earliest first.
     pub(crate) fn by_sign_in(
         &self,
         user: &UserKey,
         realm: &Realm,
-        except: Option<i64>,
         now: Timestamp,
-    ) -> Result<Vec<(i64, EndedSession)>> {
+    ) -> Result<Vec<(FoundRow, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
             let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
-            let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
-            statement
-                .query_map(params, |row| Ok((row.get("id")?, decode::ended_session(row, now)?)))?
-                .collect()
+            let params = params![user.as_str(), realm.as_str(), now.as_millis()];
+            statement.query_map(params, |row| row::ended(row, now))?.collect()
         };
         query().during(self.operation)
     }
@@ -604,7 +600,7 @@ impl WriteTx<'_> {
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
-    pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
+    pub(crate) fn revoke_everyone(&mut self, now: Timestamp) -> Result<u64> {
         let live = self.count(&self.sql.read.count_live, [now.as_millis()])?;
         self.execute(&self.sql.write.delete_all_replaced, [], Affected::NoSession)?;
         self.raise_epoch()?;
@@ -617,14 +613,14 @@ impl WriteTx<'_> {
     }
 
     /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
-    pub(crate) fn delete_all_of(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
+    pub(crate) fn revoke_everyone_in(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
         let has_others: bool = self
             .connection
             .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
             .during(self.operation)?;
         if !has_others {
             // Much faster, because it has no condition.
-            return self.delete_all(now);
+            return self.revoke_everyone(now);
         }
         let live =
             self.count(&self.sql.read.count_live_of, params![now.as_millis(), realm.as_str()])?;
