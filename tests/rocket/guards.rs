@@ -324,6 +324,31 @@ fn a_catcher_that_answers_200_makes_no_success_of_a_failure() {
     }
 }
 
+#[post("/broken")]
+fn broken() -> web::rocket::Result<&'static str> {
+    Err("the printer is on fire".into())
+}
+
+#[catch(default)]
+async fn writes(_: Status, request: &Request<'_>) -> (Status, &'static str) {
+    let session = request.guard::<&Session>().await.succeeded().unwrap();
+    session.set("name", "ada").unwrap();
+    (Status::Ok, "all is well")
+}
+
+#[test]
+fn what_the_catcher_of_a_failure_writes_first_is_discarded() {
+    let sessions = memory();
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![broken]);
+    let client = client(rocket.register("/", catchers![writes]));
+    let before = with_session(&sessions, |session| session.set("n", 1)).unwrap();
+    let response = client.post("/broken").header(cookie(&before)).dispatch();
+    assert_eq!(response.status(), Status::Ok);
+    let session = sessions.open(Some(&*before));
+    assert_eq!(session.get::<u32>("n").unwrap(), Some(1));
+    assert!(!session.contains("name").unwrap());
+}
+
 /// A guard that changes the session, and then fails.
 #[derive(Debug)]
 struct Fails;

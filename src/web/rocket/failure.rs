@@ -26,6 +26,9 @@ pub(super) struct FailureState {
     /// The status for the catcher after an error or a panic.
     status: Option<Status>,
     watched: Option<Watched>,
+    /// Whether the failure came before the first session was opened. A catcher may open one later,
+    /// and add the mark itself.
+    failed_before_session: bool,
     /// Whether a catcher has made the response; known from the first response fairing on.
     is_from_catcher: Option<bool>,
     /// The header fields that all managers of the request have appended so far.
@@ -59,7 +62,9 @@ pub(super) fn outcome_of_response(
     response: &mut Response<'_>,
 ) -> (Outcome, Option<String>) {
     let mut failure = failure_state(request);
-    let is_from_catcher = *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response));
+    let failed_before = failure.failed_before_session;
+    let is_from_catcher =
+        *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response) || failed_before);
     let status = response.status().code;
     if status < 500 && !is_from_catcher {
         return (Outcome::Completed, None);
@@ -119,7 +124,9 @@ pub(super) fn report_failure(
             kind.map_or(500, ErrorKind::default_status)
         }
     });
-    failure_state(request).status = Some(status);
+    let mut failure = failure_state(request);
+    failure.status = Some(status);
+    failure.failed_before_session |= failure.watched.is_none();
     status
 }
 
