@@ -137,7 +137,7 @@ pub enum CommitAnswer {
     Ended(EndedSession),
     /// The session is not the [expected](Commit::expected) one; nothing was changed.
     RevisionMismatch(LiveSession),
-    /// The user has the maximum number of sessions; nothing was changed.
+    /// The user has the maximum number of sessions; at most expired sessions were removed.
     LimitReached,
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
@@ -229,7 +229,8 @@ impl SessionLimit {
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
 pub struct Decision<K = ()> {
-    /// The keys of the expired sessions that a sign-out or a sign-in has found.
+    /// The keys of the expired sessions that a sign-out or a sign-in has found. After
+    /// [`apply_limit`](Self::apply_limit) a key can occur twice.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that

@@ -87,10 +87,8 @@ impl Session {
     /// | no session: it has ended or expired | discarded | discarded |
     /// | a session that cannot be decoded | discarded | discarded |
     /// | the session under another id | discarded | no effect |
-    ///
-    /// The id is a stale one only if a cache has answered the load with an old entry.
-    pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) -> Result<()> {
-        let LoadState::Live { session, issued, .. } = &state.load_state else { return Ok(()) };
+    pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) {
+        let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let has_values = !state.changes.delta().is_empty();
         let discards = has_values || !matches!(missing, Missing::Replaced { .. });
@@ -99,14 +97,12 @@ impl Session {
         let issued = issued.clone().filter(|_| !discards);
         let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
-        let mut replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
-        self.handle_stale_id(&mut replaced_id)?;
+        let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
         let absence = Absence { replaced_id, ..Absence::default() };
         state.set_load_state(LoadState::Absent(absence));
         if discards {
             self.discard_changes(state, Some(&public_id));
         }
-        Ok(())
     }
 
     /// Records why an id finds no session. Returns the id if it was replaced.

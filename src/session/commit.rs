@@ -116,7 +116,7 @@ impl Session {
         };
         let renewal = self.renewal_of_changes(state, &id_hash);
         if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-            self.continue_after_loss(state, missing)?;
+            self.continue_after_loss(state, missing);
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ impl Session {
                 secret.map(Some).ok_or_else(unstored)
             }
             Err(missing) => {
-                self.continue_after_loss(state, missing)?;
+                self.continue_after_loss(state, missing);
                 Ok(None)
             }
         }

@@ -105,14 +105,15 @@ impl Session {
     pub(super) fn ensure_loaded<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
         if let LoadState::Unread = state.load_state {
-            if let Err(error) = self.load(state) {
+            let now = self.context.now();
+            if let Err(error) = self.load(state, now) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);
                 }
                 self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
                 state.set_load_state(LoadState::LoadFailed(error));
             }
-            self.touch_loaded(state, self.context.now());
+            self.touch_loaded(state, now);
         }
         Ok(&state.load_state)
     }
@@ -121,14 +122,13 @@ impl Session {
     /// records the activity, and reports a failed load, which a later commit repeats.
     pub(super) fn load_for_commit(&self, state: &mut State) -> Result<()> {
         match state.load_state {
-            LoadState::Unread => self.load(state),
+            LoadState::Unread => self.load(state, self.context.now()),
             _ => Ok(()),
         }
     }
 
     /// Loads the session of the first presented id that finds one.
-    fn load(&self, state: &mut State) -> Result<()> {
-        let now = self.context.now();
+    fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
         state.first_use.get_or_insert(now);
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;

@@ -5,21 +5,20 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use cloakroom::adapter::{Outcome, RequestHead};
-use cloakroom::clock::{Clock, ManualClock};
+use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::IdpSessionId;
 use cloakroom::lifetime::AtLimit;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::stores::memory::MemoryCache;
-use cloakroom::{Authentication, MemoryStore, Session, SessionManager, SqliteStore};
+use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, user_of,
 };
 use crate::common::every_store::on_every_store;
-use crate::common::{Folder, HOUR, NOW, Storage, cached_store};
+use crate::common::{HOUR, Storage};
 
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
@@ -435,33 +434,6 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
 
 /// Of a salt that is forgotten nothing may be left: with a replaced id it gives the id of a session
 /// that lives for a month, and every backup would have it.
-/// A process with a cache of its own can find a session by a replaced id.
-#[test]
-fn a_stale_id_is_reported_although_a_cache_finds_a_session() {
-    let folder = Folder::new();
-    let store = || SqliteStore::open(folder.database()).unwrap();
-    let clock = ManualClock::new(NOW);
-    let slow = SessionManager::builder(cached_store(MemoryCache::new(), store()))
-        .end_session_on_replaced_id(true)
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    let other = SessionManager::builder(store()).clock(clock.clone()).build().unwrap();
-    let mut browser = Browser::default();
-    browser.request(&slow, |session| sign_in(session, "ada"));
-    assert_eq!(user_of(&slow, &browser).as_deref(), Some("ada"), "the cache has it");
-    let thief = browser.clone();
-    browser.request(&other, |session| session.renew().unwrap());
-    assert_eq!(user_of(&other, &browser).as_deref(), Some("ada"));
-
-    clock.advance(SECOND * 11);
-    let session = thief.open(&slow);
-    session.set("n", 1).unwrap();
-    assert!(complete(&slow, &session).discarded);
-    assert_eq!(slow.events().count(EventKind::ReplacedIdUsed), 1);
-    assert_eq!(user_of(&other, &browser), None, "the setting ends the session");
-}
-
 #[test]
 fn a_forgotten_salt_is_not_left_in_the_file() {
     let app = App::new(Storage::File, defaults);
