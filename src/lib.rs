@@ -61,13 +61,6 @@
 //! # }
 //! ```
 //!
-//! An application meets five types. One [`SessionManager`] has the settings, opens the session of
-//! each request, and lists and ends the sessions of a user. A [`Session`] is that of one request:
-//! it reads and changes values, and signs the user in and out. A store, such as [`SqliteStore`] or
-//! [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you identify a user; use
-//! one that never changes, such as the primary key of the row. An adapter in [`web`] connects a
-//! server with the manager.
-//!
 //! The defaults are meant for production. A `POST` that a page of another origin sends is answered
 //! with 403, before the handler runs. A session ends after a day without activity, and at the
 //! latest 30 days after it began or after its last sign-in; without a user, after 7 days. With
