@@ -337,7 +337,7 @@ async fn writes(_: Status, request: &Request<'_>) -> (Status, &'static str) {
 }
 
 #[test]
-fn what_the_catcher_of_a_failure_writes_first_is_discarded() {
+fn a_catcher_that_opens_the_session_of_a_failure_stores_nothing() {
     let sessions = memory();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![broken]);
     let client = client(rocket.register("/", catchers![writes]));
