@@ -97,7 +97,8 @@ impl Session {
         let mut state = self.lock_loaded_for_change(OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
-        let persistent = record.map_or(settings.persistent, |record| record.persistent);
+        let persistent =
+            record.map_or_else(|| self.new_persistence(&state), |record| record.persistent);
         let lifetime = if record.is_some_and(|record| record.user.is_some()) {
             settings.signed_in_lifetime(persistent)
         } else {

@@ -200,16 +200,22 @@ impl Session {
         lifetime: fn(&Settings, bool) -> Lifetime,
     ) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.load_state {
-            LoadState::Live { session, .. } => session.record.persistent,
-            load_state => load_state.replaced_id().map_or(settings.persistent, |id| id.persistent),
-        });
+        let persistent = self.new_persistence(state);
         let limits = lifetime(settings, persistent).starting(self.context.now());
         let mut new_session = NewSession::new(limits)?;
         new_session.realm.clone_from(&settings.realm);
         new_session.persistent = persistent;
         new_session.client.clone_from(&self.client);
         Ok(new_session)
+    }
+
+    /// Returns whether the cookie of a session that this request creates or signs in is persistent.
+    pub(super) fn new_persistence(&self, state: &State) -> bool {
+        let by_default = self.context.settings.persistent;
+        state.persistent.unwrap_or(match &state.load_state {
+            LoadState::Live { session, .. } => session.record.persistent,
+            load_state => load_state.replaced_id().map_or(by_default, |id| id.persistent),
+        })
     }
 
     /// Commits the changes as planned. Recomputes them on the stored session after each revision

@@ -482,6 +482,20 @@ fn a_limit_is_at_most_that_of_the_lifetime_by_default() {
 }
 
 #[test]
+fn a_limit_of_a_new_session_is_at_most_that_of_its_persistence() {
+    let configure = |builder: SessionManagerBuilder| {
+        builder.browser_session_lifetime(Lifetime::idle(HOUR).with_absolute(DAY))
+    };
+    on_both_stores(configure, |app| {
+        for (persistent, is_allowed) in [(true, true), (false, false)] {
+            let session = app.sessions.open(None);
+            session.set_persistent(persistent).unwrap();
+            assert_eq!(session.set_idle_limit(HOUR * 5).is_ok(), is_allowed);
+        }
+    });
+}
+
+#[test]
 fn without_an_idle_limit_the_absolute_one_bounds_it() {
     on_both_stores(
         |builder| builder.lifetime(Lifetime::fixed(DAY)),
