@@ -345,7 +345,7 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     pub fn renewal_grace(self, grace: Duration) -> Self {
-        self.with(|settings| settings.renewal_grace = Some(grace))
+        self.with(|settings| settings.renewal_grace = Some(grace).filter(|grace| !grace.is_zero()))
     }
 
     /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's

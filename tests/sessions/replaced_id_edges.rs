@@ -237,6 +237,19 @@ fn a_request_of_a_grace_that_was_ended_early_overlaps() {
         [|session| session.renew().unwrap(), |session| sign_in(session, "ada")];
     let configure =
         |builder: SessionManagerBuilder| builder.renew_every(HOUR).end_session_on_replaced_id(true);
+    for grace in [None, Some(Duration::ZERO)] {
+        let configure = |builder| match grace {
+            Some(grace) => configure(builder).renewal_grace(grace),
+            None => configure(builder),
+        };
+        check_grace_that_was_ended_early(configure, ends);
+    }
+}
+
+fn check_grace_that_was_ended_early(
+    configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ends: [fn(&Session); 2],
+) {
     on_every_store(configure, |app| {
         for end in ends {
             let first = app.signed_in("ada");
