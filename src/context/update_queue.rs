@@ -1,7 +1,7 @@
 //! Fair queues of requests that update one session, one at a time in the order of their arrival.
-//! The first attempt of a commit does not wait. A request whose attempt finds a newer revision
-//! joins the queue of its session. While there is one, every request with an update joins it before
-//! its first attempt. Called by commits only; no code of the application runs under its locks.
+//! A request whose first attempt finds a newer revision joins the queue of its session. While there
+//! is a queue, every request with an update joins it before its first attempt. Called by commits
+//! only; no code of the application runs under its locks.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -22,8 +22,8 @@ use crate::settings::OnLoadFailure;
 /// |---|---|---|
 /// | `Unread` | `Live`, `Absent`, `LoadFailed` | the load |
 /// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
-/// | `Live` | `Absent` | a commit that finds no session |
-/// | any | `Absent` | `destroy`, or a revocation by this request |
+/// | `Live` | `Absent` | a commit that finds no session, or a revocation by this request |
+/// | any | `Absent` | `destroy` |
 #[derive(Debug, Default)]
 pub(super) enum LoadState {
     #[default]
