@@ -50,7 +50,7 @@ pub(crate) trait SqlRow {
 /// Decodes the session in a row at `at`, which its current id finds.
 pub(crate) fn lookup<R: SqlRow, K>(row: &R, at: K, now: Timestamp) -> Result<Found<K>, R::Error> {
     if row.time(session::deadline)? <= now {
-        let record = Unchecked { row, malformed: None }.without_data()?;
+        let record = Unchecked::of(row).without_data()?;
         return Ok(Found::of_expired(&record, at));
     }
     let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
@@ -79,7 +79,7 @@ pub(crate) fn stored_session<R: SqlRow>(
 
 /// Decodes a record. The outer error is the driver's; the inner one reports a malformed row.
 pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
-    let mut unchecked = Unchecked { row, malformed: None };
+    let mut unchecked = Unchecked::of(row);
     let record = unchecked.without_data()?;
     let text = unchecked.text(session::data, Ok)?;
     let malformed_column = unchecked.malformed;
@@ -96,7 +96,7 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
 
 /// Decodes a session for an operator.
 pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
-    let data = Unchecked { row, malformed: None }.bytes_of_text(session::data)?;
+    let data = Unchecked::of(row).bytes_of_text(session::data)?;
     let summary = summary_of(row, data.map_or(0, <[u8]>::len))?;
     Ok(SessionDetails { summary, record: record(row)? })
 }
@@ -108,7 +108,7 @@ pub(crate) fn summary<R: SqlRow>(row: &R) -> Result<Summary, R::Error> {
 
 /// A malformed column is shown as empty, so that the row stays visible.
 fn summary_of<R: SqlRow>(row: &R, bytes: usize) -> Result<Summary, R::Error> {
-    let record = Unchecked { row, malformed: None }.without_data()?;
+    let record = Unchecked::of(row).without_data()?;
     let cursor = Cursor::new(row.int(ROW_ID)?);
     let deadline = row.time(session::deadline)?;
     Ok(Summary { deadline, bytes, ..Summary::of(&record, cursor) })
@@ -121,7 +121,7 @@ pub(crate) const ENDED: &str = "id_hash, public_id, user_key, seen, idle, absolu
 /// passed. A malformed column counts as empty, so that the session can be deleted.
 pub(crate) fn ended_session<R: SqlRow>(row: &R, now: Timestamp) -> Result<EndedSession, R::Error> {
     let [id_hash, public_id, user_key, seen, idle, absolute, deadline] = [0, 1, 2, 3, 4, 5, 6];
-    let mut unchecked = Unchecked { row, malformed: None };
+    let mut unchecked = Unchecked::of(row);
     let id_hash = SessionIdHash::from_bytes(row.array(id_hash)?);
     let public_id = PublicId::from_bytes(row.array(public_id)?);
     let user = unchecked.text(user_key, UserKey::new)?;
@@ -154,7 +154,7 @@ pub(crate) fn replaced_id<R: SqlRow>(row: &R, first: usize) -> Result<ReplacedId
 
 /// Decodes a realm; `None` if it is malformed.
 pub(crate) fn realm<R: SqlRow>(row: &R) -> Result<Option<Realm>, R::Error> {
-    Unchecked { row, malformed: None }.text(0, Realm::new)
+    Unchecked::of(row).text(0, Realm::new)
 }
 
 /// Decodes the average and the maximum size of the data, and the counts of
@@ -177,6 +177,10 @@ struct Unchecked<'r, R> {
 }
 
 impl<'r, R: SqlRow> Unchecked<'r, R> {
+    fn of(row: &'r R) -> Self {
+        Unchecked { row, malformed: None }
+    }
+
     /// Decodes the columns of a record except the format and the data.
     fn without_data(&mut self) -> Result<Record, R::Error> {
         let row = self.row;
@@ -194,7 +198,7 @@ impl<'r, R: SqlRow> Unchecked<'r, R> {
             persistent: row.flag(session::persistent)?,
             revision: self.number(session::revision)?.unwrap_or_default(),
             // Informative only, so a malformed one makes no record malformed.
-            client: Unchecked { row, malformed: None }
+            client: Unchecked::of(row)
                 .text(session::client, |text| Ok(Client::from_json(text)))?
                 .flatten(),
             data: Data::default(),
