@@ -37,7 +37,7 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
     Some(secret)
 }
 
-/// The result of [`Session::verify_csrf`]. An unused result is a compiler warning.
+/// The result of [`Session::verify_csrf`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a request may be forged"]
 pub enum CsrfCheck {
@@ -73,10 +73,9 @@ impl Session {
     /// - **In a session that exists** the first token stores its secret immediately, even if the
     ///   request fails later.
     /// - **Without a session** the secret is stored with the session at the end of the request.
-    /// - **[`clear`](Self::clear)** removes the secret: all earlier tokens are refused until the
-    ///   next one is requested. Then those of the current id are valid again, because the secret is
-    ///   derived from the id. To invalidate them for good, sign the user in again, or end the
-    ///   session.
+    /// - **[`clear`](Self::clear) does not invalidate the tokens for good.** It removes the secret,
+    ///   and the next token stores it again, because the secret is derived from the id. To
+    ///   invalidate the tokens, sign the user in again, or end the session.
     /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
     ///   before.
     ///

@@ -298,7 +298,7 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
     )
 }
 
-/// A flag that is set when this is dropped, also by a panic of the store.
+/// A flag that is set when this is dropped, even by a panic of the store.
 struct SetOnDrop<'d>(&'d AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -23,8 +23,7 @@ type Source = Box<dyn error::Error + Send + Sync>;
 /// the libraries below. A tool that writes an error with its sources, such as `anyhow` with `{:#}`,
 /// would write them twice.
 ///
-/// Cloning is cheap: a failed group commit returns the same error to all its requests. An error is
-/// one machine word wide.
+/// Cloning is cheap.
 ///
 /// ```
 /// use cloakroom::{ErrorKind, UserKey};
@@ -193,7 +192,8 @@ impl Error {
     }
 
     /// Returns whether the outcome of the failed change, such as a commit, is unknown: it may have
-    /// been made.
+    /// been made. Ask only the error of a call that changes something: a read changes nothing, and
+    /// its error may return true.
     ///
     /// Never true for the kinds `Busy`, `Closed`, `Conflict`, `CrossOrigin`, `ForeignTable`,
     /// `Invalid`, `NewerSchema`, `NotSetUp`, `ReadOnly`, `TooLarge`, `Unsupported` and `WrongType`.

@@ -208,9 +208,10 @@ impl SessionManagerBuilder {
     /// Defaults to none. Building the manager fails with a [`header`](Self::header), and without a
     /// [`realm`](Self::realm).
     ///
-    /// Sessions stay in their realm. Until an application sets `realm`, that is the name of its
-    /// cookie: set `realm` to exactly the former name then, and keep it for good. Clients do not
-    /// see it. Keep the former name for the absolute limit of sessions, 30 days by default.
+    /// Sessions stay in their realm. The realm of an application that has set none is the name of
+    /// its cookie. So when you rename the cookie, set `realm` to the former name, and never change
+    /// it; clients do not see it. Keep the former name for the absolute limit of sessions, 30 days
+    /// by default.
     ///
     /// ```
     /// # use cloakroom::{CookieConfig, MemoryStore, SessionManager};
@@ -354,12 +355,15 @@ impl SessionManagerBuilder {
     /// renewal by age. The session keeps its limits and its CSRF tokens, and the replaced id stays
     /// valid for one minute.
     ///
-    /// It shuts out a thief who sends no request in the minute after the user's renewal. A thief
-    /// who keeps sending requests stays. It can sign a user out: a client that loses the response
-    /// with the new id keeps its session only if it sends another request between 10 and 60 seconds
-    /// after the renewal. With a [`renewal_grace`](Self::renewal_grace) above 10 seconds the
-    /// interval begins at the end of that grace, so keep it at 30 seconds or less. The guide has
-    /// [the details](crate::guide::ids#when-the-id-changes).
+    /// This shuts out a thief who sends no request in the minute after the user's renewal. A thief
+    /// who keeps sending requests stays and, if the thief's request is the one that renews, the
+    /// user can lose the session instead.
+    ///
+    /// The setting can sign a user out: a client that loses the response with the new id keeps its
+    /// session only if it sends another request between 10 and 60 seconds after the renewal. With a
+    /// [`renewal_grace`](Self::renewal_grace) above 10 seconds the interval begins at the end of
+    /// that grace, so keep it at 30 seconds or less. The guide has [the
+    /// details](crate::guide::ids#when-the-id-changes).
     ///
     /// No id is renewed by a prefetch, by a request that [ignores](crate::Session::ignore) its
     /// session, or by one whose handler fails. If the renewal itself fails, the request succeeds,
@@ -463,7 +467,7 @@ impl SessionManagerBuilder {
     ///
     /// let sessions = SessionManager::builder(MemoryStore::new())
     ///     .error_status(|kind| match kind {
-    ///         // The clients try again after a 503, also if the disk was full.
+    ///         // The clients try again after a 503, even if the disk was full.
     ///         ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Full => 503,
     ///         ErrorKind::CrossOrigin => 403,
     ///         _ => 500,

@@ -169,7 +169,9 @@ impl SessionManager {
     }
 
     /// Ends the session `public_id` if it belongs to `user`. Returns false if it had already ended,
-    /// or if it is another user's, as the public id in a forged request may be.
+    /// or if it is another user's, as the public id in a forged request may be. If the request's
+    /// own session is passed as `current`, and is the one that ends, the request continues as after
+    /// [`Session::destroy`].
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors). Sessions may have ended after an error
@@ -210,7 +212,7 @@ impl SessionManager {
     }
 
     /// Ends all sessions of `user`, `current` included, and returns their number. Use it after an
-    /// account is disabled or deleted.
+    /// account is disabled or deleted. `current` is that of [`revoke`](Self::revoke).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -275,7 +277,7 @@ impl SessionManager {
     }
 
     /// Ends all sessions that an identity provider knows by this id, and returns their number. Use
-    /// it for OpenID Connect Back-Channel Logout.
+    /// it for OpenID Connect Back-Channel Logout. `current` is that of [`revoke`](Self::revoke).
     ///
     /// ```
     /// # use cloakroom::{Authentication, MemoryStore, SessionManager, SignIn, UserKey};
@@ -302,7 +304,8 @@ impl SessionManager {
     }
 
     /// Ends all sessions of this manager, anonymous ones included, and returns the number of those
-    /// that were live. Use it after a theft of many cookies.
+    /// that were live. Use it after a theft of many cookies. `current` is that of
+    /// [`revoke`](Self::revoke).
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).

@@ -14,7 +14,6 @@ use crate::settings::Settings;
 /// The authentication of a user, for [`Session::sign_in_with`].
 ///
 /// ```
-/// use cloakroom::adapter::Outcome;
 /// use cloakroom::{Authentication, MemoryStore, SessionManager, SignIn, UserKey};
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
@@ -156,7 +155,7 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The level replaces that of the session, also if it is lower. To keep the session's level,
+    /// The level replaces that of the session, even if it is lower. To keep the session's level,
     /// pass [`auth_level`](Self::auth_level):
     ///
     /// ```

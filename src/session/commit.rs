@@ -51,8 +51,10 @@ impl Session {
     /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
     /// [`ignore`](Self::ignore) it stores nothing.
     ///
-    /// With SQLite, the changes survive a kill of the process. Values are certain to survive a
-    /// power cut only with [`Durability::Full`](crate::guide::guarantees#changes).
+    /// The changes then survive a kill of the process in SQLite and PostgreSQL. In SQLite, values
+    /// are certain to survive a power cut only with
+    /// [`Durability::Full`](crate::guide::guarantees#changes). [Other stores](crate::stores) can
+    /// lose them.
     ///
     /// ```
     /// use cloakroom::CommitOutcome;

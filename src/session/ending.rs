@@ -42,11 +42,14 @@ impl Session {
     /// [`commit`](Self::commit). Until then other requests can use it. A later write begins a new,
     /// anonymous session.
     ///
+    /// `Ok` is not yet the sign-out: if the store fails at the end of the request, the response is
+    /// an error, the user may still be signed in, and must sign out again.
+    ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// session.destroy()?;
-    /// session.flash("info", "You are signed out.")?;
+    /// session.flash("info", "You are signed out.")?; // begins an anonymous session
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///

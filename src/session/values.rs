@@ -114,8 +114,9 @@ impl Session {
     /// If another request ends the session before the end of this one:
     /// - If this request has read the session, the change is discarded despite the `Ok`, and
     ///   [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
-    /// - If not, the change is discarded too, or it [begins a new, anonymous
-    ///   session](crate::guide::values#discarded-changes) and `commit` returns
+    /// - If not, the change is discarded too if this process has ended the session. If another
+    ///   process has, or if the session has expired, the change [begins a new, anonymous
+    ///   session](crate::guide::values#discarded-changes), and `commit` returns
     ///   [`Stored`](CommitOutcome::Stored).
     ///
     /// So call [`user`](Self::user) first if the value must not be stored in another session.
@@ -177,7 +178,7 @@ impl Session {
     }
 
     /// Removes every value, every flash message and the secret of the [CSRF
-    /// tokens](Self::csrf_token), also those that other requests have stored before the clear is
+    /// tokens](Self::csrf_token), even those that other requests have stored before the clear is
     /// stored. What this request sets afterwards stays. The session continues, and its user stays
     /// signed in. To end the session, use [`destroy`](Self::destroy).
     ///
@@ -188,7 +189,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` with `f`, for a value that depends on the old one; loses no
+    /// Changes the value of `name` with `f`, for a value that depends on the old one; overwrites no
     /// change of a concurrent request. If you act on the result, use
     /// [`update_now`](Self::update_now).
     ///
@@ -202,10 +203,27 @@ impl Session {
     ///
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
     /// result, which is stored at the end of the request. `f` can run again after the handler has
-    /// returned, so it depends on its argument only, owns what it uses, and clones what it stores:
-    /// [the guide](crate::guide::values#concurrent-changes) has an example. `f` cannot fail, and
-    /// cannot remove the value. To keep a value, return the argument. For a value that may be
-    /// absent, use an empty collection, or an `Option` as `T`, whose `None` is stored as a null.
+    /// returned. So it depends on its argument only, owns what it uses, and clones what it stores:
+    ///
+    /// ```
+    /// use cloakroom::Session;
+    ///
+    /// fn add_name(session: &Session, name: &str) -> cloakroom::Result<Vec<String>> {
+    ///     let name = name.to_owned(); // owned, because the closure outlives `name: &str`
+    ///     session.update("names", move |names: Option<Vec<String>>| {
+    ///         let mut names = names.unwrap_or_default();
+    ///         names.push(name.clone()); // cloned, because the closure can run again
+    ///         names
+    ///     })
+    /// }
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # assert_eq!(add_name(&sessions.open(None), "ada")?, ["ada"]);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// `f` cannot fail, and cannot remove the value. To keep a value, return the argument. For a
+    /// value that may be absent, use an empty collection, or an `Option` as `T`, whose `None` is
+    /// stored as a null.
     ///
     /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.

@@ -7,8 +7,10 @@
 //! | [`MemcachedStore`](memcached::MemcachedStore) | yes | no | several machines | no | sessions that may be lost |
 //! | [`MemoryStore`](memory::MemoryStore) | no | – | not shared | yes | tests; sessions that may end with the process |
 //!
-//! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read, and
-//! has the properties of that store. [`admin`] has the calls for operators' tools.
+//! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read. It has
+//! the properties of that store, but after a failed invalidation, or with caches in several
+//! processes, an ended session can be [read for up to a
+//! minute](cached::CachedStore#consistency). [`admin`] has the calls for operators' tools.
 //!
 //! A store of your own implements [`backend::Store`](crate::backend::Store).
 

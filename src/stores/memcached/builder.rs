@@ -58,14 +58,12 @@ impl MemcachedStoreBuilder {
     /// Every process must name the same servers by the same texts, in any order, because the text
     /// decides which server holds which session.
     ///
-    /// A host name must have one address, or one of IPv4 and one of IPv6, of which the IPv4 address
-    /// is used. A process keeps the address until a connection to it fails, and then looks the name
-    /// up again. If the address has changed, the process raises
-    /// [`MemcachedMoved`](crate::event::Event::MemcachedMoved), and makes all that the namespace
-    /// has at the new address unreachable, because sessions there may have ended meanwhile. Each
-    /// process does this when it notices the change, and so ends sessions that other processes have
-    /// begun there by then. Stop the old server before you change the name: a process that starts
-    /// later uses the new address without this step.
+    /// Stop the old server before you change the address of its name. A process keeps the address
+    /// until a connection to it fails, and then looks the name up again. If the address has
+    /// changed, the process ends all sessions at the new address, because sessions there may be
+    /// outdated, and raises [`MemcachedMoved`](crate::event::Event::MemcachedMoved). A process that
+    /// starts later does not. A host name must have one address, or one of IPv4 and one of IPv6, of
+    /// which the IPv4 address is used.
     ///
     /// A server that is removed from the list and added again later still has its old sessions,
     /// ended ones among them. [`clear`] it before, through a store with that server alone.

@@ -1,7 +1,7 @@
 //! Maps id hashes to servers by rendezvous hashing: each id hash has a score for every server and
 //! belongs to the highest. Removing or adding a server moves only that server's ids.
 //!
-//! The hash function is written out here, because all processes must agree on it, also if they are
+//! The hash function is written out here, because all processes must agree on it, even if they are
 //! compiled by different versions of Rust.
 
 use sha2::{Digest, Sha256};

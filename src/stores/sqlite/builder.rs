@@ -41,7 +41,8 @@ pub enum Durability {
     /// - with each of the changes named above, of any user;
     /// - with each checkpoint of the write-ahead log, which the manager's cleaner makes at each
     ///   [`sweep_every`](crate::manager::SessionManagerBuilder::sweep_every), once a minute by
-    ///   default. A read transaction that stays open can prevent it.
+    ///   default. A read transaction that stays open can prevent it, and [two
+    ///   settings](crate::guide::guarantees#syncs) do.
     #[default]
     Normal,
     /// A power cut undoes no acknowledged change. Choose it if a lost cart costs money. Each change
@@ -218,15 +219,10 @@ impl SqliteStoreBuilder {
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// When the file is almost full, anonymous sessions are evicted, and the rest of the file is
-    /// kept for sessions of users, which are never evicted. If that frees too little, a new
-    /// anonymous session fails with [`ErrorKind::Full`], and so does any change that does not fit.
-    ///
-    /// While less than a tenth of the file is free, each commit of an anonymous session first
-    /// examines up to 512 other sessions of any realm, in the order of their deadlines, and evicts
-    /// the anonymous ones until a tenth is free. While less than a twentieth is free, a sign-in
-    /// does so too, until a twentieth is free. A new anonymous session fails if less than a
-    /// twentieth is free then; the next commit examines the following sessions.
+    /// While less than a tenth of the file is free, anonymous sessions are evicted, of any realm,
+    /// those with the earliest deadlines first. The last twentieth is kept for sessions of users,
+    /// which are never evicted: a new anonymous session that would use it fails with
+    /// [`ErrorKind::Full`]. So does any change that does not fit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }

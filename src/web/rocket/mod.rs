@@ -63,8 +63,6 @@
 //! A call of the session that may wait for the store therefore runs in Tokio's `block_in_place`,
 //! which moves the thread's other tasks to another thread. Other futures of the same task, as in
 //! `join!` or `select!`, wait. A load that the store answers from memory needs no such call.
-//! [`Sessions::inline`] avoids the others; its gain [is not
-//! established](crate::guide::performance#over-http).
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
 //! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
@@ -102,7 +100,8 @@ pub type Result<T> = std::result::Result<T, Failure>;
 ///
 /// Several managers are distinguished by a marker type: [`SessionOf<Admin>`](SessionOf) is the
 /// guard for the sessions of `Sessions::<Admin>::of(manager)`. Their cookies need different names.
-/// The only manager of an application is `Sessions::<()>::of(manager)`.
+/// With a single manager, use this type only for [`inline`](Self::inline):
+/// `Sessions::<()>::of(manager)`.
 ///
 /// ```
 /// use cloakroom::web::rocket::{SessionOf, Sessions};
@@ -135,7 +134,8 @@ impl<M> Sessions<M> {
         Sessions { manager, inline: false, marker: PhantomData }
     }
 
-    /// Sets whether calls block Rocket's own threads. Defaults to false.
+    /// Sets whether calls block Rocket's own threads. Defaults to false. Measure before you set it:
+    /// no gain [is established](crate::guide::performance#over-http).
     ///
     /// Use it only for a [`SqliteStore`](crate::SqliteStore) on a local disk, where a read takes
     /// some microseconds. A call that waits, for example for the busy timeout, delays all requests.
