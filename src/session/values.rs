@@ -317,6 +317,7 @@ impl Session {
         if state.is_ignored {
             return Ok(None);
         }
+        let before = state.changes.snapshot();
         self.record_update(&mut state, name, self.update_of_type(name, f))?;
         match self.commit_all(&mut state) {
             Ok(CommitOutcome::Stored) => {
@@ -328,8 +329,7 @@ impl Session {
             }
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
-                let State { load_state, changes, .. } = &mut *state;
-                changes.withdraw_last_update(load_state.data())?;
+                state.changes.restore(before);
                 Err(error)
             }
         }
