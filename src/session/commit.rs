@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
@@ -160,16 +160,13 @@ impl Session {
         Ok(None)
     }
 
-    /// Creates a session with the changes so far, unless they have no effect on an empty session.
+    /// Creates a session with the changes so far, if they set a value. All others have no effect on
+    /// an empty session, except an idle limit, which alone creates none.
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
-        let now = self.context.now();
-        let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
-        // An idle limit alone creates no session.
-        let idle_limit = state.changes.delta().idle_limit();
-        new_session.limits.idle = idle_limit.or(new_session.limits.idle);
-        if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
+        if !state.changes.delta().sets_any_value() {
             return Ok(());
         }
+        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         let next_id = match &mut state.load_state {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
