@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, LiveSession, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, Loaded, Missing};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -143,8 +143,8 @@ impl Session {
         let State { load_state, changes, .. } = state;
         let answer = self.commit_with_retries(load_state, changes, &plan)?;
         let session = match live_or_missing(answer)? {
-            Ok(session) => session,
-            Err(missing) => return Ok(Some(missing)),
+            Loaded::Live(session) => session,
+            Loaded::Missing(missing) => return Ok(Some(missing)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -250,11 +250,13 @@ impl Session {
     }
 }
 
-/// Returns the session that a merge or a renewal has found, or the reason why there is none.
-pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
+/// Returns what a merge or a renewal has found.
+pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Loaded> {
     match answer {
-        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => Ok(Ok(session)),
-        CommitAnswer::Missing(missing) => Ok(Err(missing)),
+        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
+            Ok(Loaded::Live(session))
+        }
+        CommitAnswer::Missing(missing) => Ok(Loaded::Missing(missing)),
         _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }

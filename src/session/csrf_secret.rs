@@ -9,7 +9,7 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::Action;
+use crate::backend::{Action, Loaded};
 use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
@@ -183,13 +183,13 @@ impl Session {
             CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaPlan::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?;
         match live_or_missing(answer)? {
-            Ok(session) => {
+            Loaded::Live(session) => {
                 let secret = Secret::from_data(&session.record.data);
                 state.update_session(session);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }
-            Err(missing) => {
+            Loaded::Missing(missing) => {
                 self.continue_after_loss(state, missing);
                 Ok(None)
             }

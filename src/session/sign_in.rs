@@ -262,9 +262,13 @@ impl Session {
         let action = Action::Merge;
         let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
         let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
-        let Ok(session) = live_or_missing(answer)? else { return Ok(AttemptResult::Retry) };
-        let load_state = LoadState::with_new_id(session, id);
-        Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
+        Ok(match live_or_missing(answer)? {
+            Loaded::Live(session) => {
+                let load_state = LoadState::with_new_id(session, id);
+                AttemptResult::Done(SignedIn { load_state, ended: vec![] })
+            }
+            Loaded::Missing(_) => AttemptResult::Retry,
+        })
     }
 
     /// Returns the live sessions of the presented ids, except the one that `from` leads to. They
