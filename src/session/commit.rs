@@ -110,7 +110,7 @@ impl Session {
     fn commit_changes(&self, state: &mut State) -> Result<()> {
         self.load_for_commit(state)?;
         // Changes that were made before a load failed are not stored either.
-        state.check_readable("store the session's changes")?;
+        state.refuse_after_failed_load("store the session's changes")?;
         let Some(id_hash) = state.load_state.session().map(|session| session.id_hash) else {
             return self.create_or_discard(state);
         };

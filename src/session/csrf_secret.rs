@@ -94,7 +94,7 @@ impl Secret {
 impl Session {
     /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
-        let mut state = self.lock_unless_refused("check a CSRF token")?;
+        let mut state = self.lock_for_use("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
         Ok(Secret::of(&state).or_else(|| Secret::of_replaced_id(&state)))
     }
@@ -129,7 +129,7 @@ impl Session {
     /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
     /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
-        let mut state = self.lock_unless_refused(OPERATION)?;
+        let mut state = self.lock_for_use(OPERATION)?;
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;
@@ -141,10 +141,10 @@ impl Session {
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
-        state.check_readable(OPERATION)?;
+        state.refuse_after_failed_load(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
         let secret = match &mut state.load_state {
-            LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
+            LoadState::Live { .. } if !state.is_ignored => self.store_secret_once(state)?,
             load_state if load_state.has_discarded() => None,
             load_state => Some(self.new_secret(load_state)?),
         };
@@ -163,7 +163,7 @@ impl Session {
     /// stores one first. That is a separate commit: stored with the other changes at the end of the
     /// request, it would replace the secret of a page that was rendered in the meantime. Returns
     /// `None` if the session has ended.
-    fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
+    fn store_secret_once(&self, state: &mut State) -> Result<Option<Secret>> {
         let Some(session) = state.load_state.session() else { return Ok(None) };
         if let Some(secret) = Secret::from_data(&session.record.data) {
             return Ok(Some(secret));

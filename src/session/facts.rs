@@ -105,7 +105,7 @@ impl Session {
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
-        let mut state = self.lock_unless_refused("look at a session")?;
+        let mut state = self.lock_for_use("look at a session")?;
         self.ensure_loaded(&mut state)?;
         Ok(state.end_reason)
     }
@@ -126,7 +126,7 @@ impl Session {
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
-        let mut state = self.lock_unless_refused("look at a session")?;
+        let mut state = self.lock_for_use("look at a session")?;
         self.ensure_loaded(&mut state)?;
         let Some(session) = state.load_state.session() else { return Ok(None) };
         let mut record = session.record.clone();
@@ -163,7 +163,7 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_unless_refused("look at a session") {
+        match self.lock_for_use("look at a session") {
             Ok(state) => !state.is_closed && !state.changes.is_empty(),
             Err(error) => error.kind() != ErrorKind::CrossOrigin,
         }
@@ -175,7 +175,7 @@ impl Session {
     }
 
     fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
-        let mut state = self.lock_unless_refused("look at a session")?;
+        let mut state = self.lock_for_use("look at a session")?;
         Ok(self.ensure_loaded(&mut state)?.session().map(|session| ask(&session.record)))
     }
 }

@@ -42,7 +42,7 @@ pub(super) enum LoadState {
 
 impl LoadState {
     /// Returns the session that a load by this id hash has found.
-    fn found_by(found_by: SessionIdHash, session: LiveSession) -> LoadState {
+    fn loaded(session: LiveSession, found_by: SessionIdHash) -> LoadState {
         LoadState::Live { session: Arc::new(session), found_by, issued: None }
     }
 
@@ -136,7 +136,7 @@ impl Session {
             let missing = match self.load_by(&id_hash, now)? {
                 Loaded::Live(session) => {
                     state.end_reason = None;
-                    state.set_load_state(LoadState::found_by(id_hash, session));
+                    state.set_load_state(LoadState::loaded(session, id_hash));
                     return Ok(());
                 }
                 Loaded::Missing(missing) => missing,
@@ -150,9 +150,10 @@ impl Session {
                 }
                 retired = retired.max(found);
             }
+            self.record_missing(state, &id_hash, &missing);
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(next) = self.note_missing(state, &id_hash, missing, None)
+            if let Some(next) = self.used_replaced_id(missing, None)
                 && replaced_id.as_ref().is_none_or(|first| next.overlaps && !first.overlaps)
             {
                 replaced_id = Some(next);

@@ -225,7 +225,7 @@ impl State {
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
-    fn check_readable(&self, operation: &'static str) -> Result<()> {
+    fn refuse_after_failed_load(&self, operation: &'static str) -> Result<()> {
         let LoadState::LoadFailed(error) = &self.load_state else { return Ok(()) };
         let error = Error::with_source(ErrorKind::Unavailable, operation, error.clone());
         Err(error.with_nothing_done())
@@ -347,7 +347,7 @@ impl Session {
 // | function | also fails | also does |
 // |---|---|---|
 // | `lock` | never | |
-// | `lock_unless_refused` | if the request was refused, or on the thread of a running update | |
+// | `lock_for_use` | if the request was refused, or on the thread of a running update | |
 // | `lock_open` | after the close | |
 // | `lock_for_change` | after a failed load, or by `check_cross_site` | marks the session as used |
 // | `lock_loaded_for_change` | if the load fails | loads the session |
@@ -357,7 +357,7 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    fn lock_unless_refused(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+    fn lock_for_use(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
@@ -366,7 +366,7 @@ impl Session {
     }
 
     fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let state = self.lock_unless_refused(operation)?;
+        let state = self.lock_for_use(operation)?;
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
         }
@@ -375,7 +375,7 @@ impl Session {
 
     fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
-        state.check_readable(operation)?;
+        state.refuse_after_failed_load(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
         state.first_use.get_or_insert_with(|| self.context.now());
@@ -385,7 +385,7 @@ impl Session {
     fn lock_loaded_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_for_change(operation)?;
         self.ensure_loaded(&mut state)?;
-        state.check_readable(operation)?;
+        state.refuse_after_failed_load(operation)?;
         Ok(state)
     }
 }

@@ -38,8 +38,8 @@ pub enum SignIn {
     Refused,
 }
 
-/// A sign-in, which may take several attempts.
-struct SignInRequest<'r> {
+/// The plan of a sign-in, which may take several attempts.
+struct SignInPlan<'r> {
     load_state: &'r mut LoadState,
     changes: &'r mut Changes,
     touch: Option<Touch>,
@@ -156,17 +156,9 @@ impl Session {
         let (from, join_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let mut request = SignInRequest {
-            load_state,
-            changes,
-            touch,
-            user,
-            new_session,
-            idle_limit,
-            from,
-            join_id,
-        };
-        let Some(signed_in) = self.attempt_until_done(&mut request)? else {
+        let mut plan =
+            SignInPlan { load_state, changes, touch, user, new_session, idle_limit, from, join_id };
+        let Some(signed_in) = self.attempt_until_done(&mut plan)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
@@ -207,9 +199,9 @@ impl Session {
     }
 
     /// Returns `None` if the sign-in is refused.
-    fn attempt_until_done(&self, request: &mut SignInRequest<'_>) -> Result<Option<SignedIn>> {
+    fn attempt_until_done(&self, plan: &mut SignInPlan<'_>) -> Result<Option<SignedIn>> {
         for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(request)? {
+            match self.attempt(plan)? {
                 AttemptResult::Done(signed_in) => return Ok(Some(signed_in)),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
@@ -219,8 +211,8 @@ impl Session {
     }
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
-    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
-        let (id, join_salt) = match &request.join_id {
+    fn attempt(&self, plan: &mut SignInPlan<'_>) -> Result<AttemptResult> {
+        let (id, join_salt) = match &plan.join_id {
             Some(known) => {
                 let salt = JoinSalt::generate()?;
                 (known.derive(&salt), Some(salt))
@@ -229,21 +221,21 @@ impl Session {
         };
         let action = Action::SignIn {
             to: id.hash(self.realm_tag()),
-            user: request.user.clone(),
-            new_session: request.new_session.clone(),
+            user: plan.user.clone(),
+            new_session: plan.new_session.clone(),
             join_salt,
         };
         let delta = DeltaPlan::WithCsrfSecret(Secret::from_id(&id));
-        let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
-        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
+        let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
+        match self.commit_with_retries(plan.load_state, plan.changes, &commit)? {
             CommitAnswer::Done { session, ended, .. } => {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            CommitAnswer::CanJoin { replaced, .. } => match (&request.join_id, replaced.by) {
+            CommitAnswer::CanJoin { replaced, .. } => match (&plan.join_id, replaced.by) {
                 (Some(id), ReplacedBy::SignIn { salt: Some(salt) }) => {
                     let joined = id.derive(&salt);
-                    self.join(request, joined)
+                    self.join(plan, joined)
                 }
                 _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             },
@@ -256,12 +248,12 @@ impl Session {
     /// changes of this request into that session, without those that concern the session before the
     /// sign-in: a clear, the CSRF secret, and a confirmed authentication. Returns `Retry` if that
     /// session was renewed or has ended since.
-    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
+    fn join(&self, plan: &mut SignInPlan<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let delta = DeltaPlan::ForJoin(request.idle_limit);
+        let delta = DeltaPlan::ForJoin(plan.idle_limit);
         let action = Action::Merge;
-        let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
-        let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
+        let commit = CommitPlan { id_hash, action, touch: plan.touch, delta };
+        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
         Ok(match live_or_missing(answer)? {
             Loaded::Live(session) => {
                 let load_state = LoadState::with_new_id(session, id);
