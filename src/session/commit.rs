@@ -22,6 +22,7 @@ use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
+use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
@@ -74,6 +75,44 @@ impl Session {
             return Ok(CommitOutcome::discarded_if(!state.changes.is_empty()));
         }
         self.commit_all(&mut state)
+    }
+
+    /// Discards the changes of this request, so that it does not change its session or keep it
+    /// alive. Call it before the first use of the session; its [activity](Self#activity) is not
+    /// recorded then.
+    ///
+    /// What a [`commit`](Self::commit) has stored before stays stored. Calls of
+    /// [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) and
+    /// [`destroy`](Self::destroy) after it are carried out. The guide [lists all
+    /// cases](crate::guide::values#what-ignore-discards).
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// // A script that asks every minute must not keep the session alive.
+    /// session.ignore()?;
+    /// let unread: Option<u32> = session.get("unread")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
+    /// methods](Self#errors-of-all-methods).
+    pub fn ignore(&self) -> Result<()> {
+        let mut state = self.lock_open("ignore the session")?;
+        state.is_ignored = true;
+        state.ending.sign_out = SignOut::NotRequested;
+        Ok(())
+    }
+
+    /// Returns whether this request has changes that are not stored yet. A write of the value that
+    /// is already stored counts as a change. Inside the closure of an update the result is true.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        match self.lock_for_use("look at a session") {
+            Ok(state) => !state.is_closed && !state.changes.is_empty(),
+            Err(error) => error.kind() != ErrorKind::CrossOrigin,
+        }
     }
 
     /// Ends the sessions that are marked for it, and stores all changes.

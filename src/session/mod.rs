@@ -7,12 +7,13 @@
 mod absence;
 mod authentication;
 mod changes;
-mod choices;
 mod close;
 mod commit;
+mod cross_site;
 mod csrf_secret;
 mod ending;
-mod facts;
+mod identity;
+mod lifetime;
 mod load;
 mod presented;
 mod renewal;
@@ -328,17 +329,9 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Refuses to create or end a session in a request that the page of another site sent, as it
-    /// can to an exempt path. Such a request comes without the cookie, and the response would
-    /// replace or remove it.
-    fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
-        let is_exempt = self.origin_check == OriginDecision::Exempt;
-        if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
-            let why = "another site sent the request, without the cookie that the browser may \
-                       have: call allow_cross_site first, if the response may replace it";
-            return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
-        }
-        Ok(())
+    /// Returns whether the browser prefetches the page, and may never show it.
+    pub(crate) fn is_prefetch(&self) -> bool {
+        self.is_prefetch
     }
 }
 
