@@ -51,17 +51,20 @@ impl Session {
     /// | has discarded changes before | discarded | no effect |
     /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | overlaps the replacement of its id | discarded | no effect |
+    /// | presents an id that is retired by a call that was in flight | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = match absence.retired {
-            _ if absence.has_discarded => has_values,
-            RetiredSinceOpen::Yes => true,
-            _ if overlaps => has_values,
-            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
-            RetiredSinceOpen::No => false,
+        let discards = if absence.has_discarded {
+            has_values
+        } else if absence.retired == RetiredSinceOpen::Yes {
+            true
+        } else if overlaps {
+            has_values
+        } else {
+            absence.retired == RetiredSinceOpen::InDoubt && self.was_retired_in_flight()?
         };
         if discards {
             self.discard_changes(state, None);
