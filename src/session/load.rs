@@ -16,14 +16,14 @@ use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
 use crate::settings::OnLoadFailure;
 
-/// What the presented ids find. The state changes in these ways:
+/// What the presented ids find.
 ///
-/// | from | to | by |
+/// | state | entered by | changes in this state |
 /// |---|---|---|
-/// | `Unread` | `Live`, `Absent`, `LoadFailed` | the load |
-/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
-/// | `Live` | `Absent` | a commit that finds no session, or a revocation by this request |
-/// | any | `Absent` | `destroy` |
+/// | `Unread` | opening; a failed load leaves it, except in the last row | wait for the commit, which loads the session first |
+/// | `Live` | a load; a renewal; a sign-in or the creation of a session, which issue an id | are merged into the session |
+/// | `Absent` | a load that finds no session; from any state, `destroy`; from `Live`, a commit that no longer finds the session, or its revocation by this request | [create a session, or are discarded](Session::create_or_discard) |
+/// | `LoadFailed` | a failed load, unless by a commit, with [`OnLoadFailure::TreatAsAnonymous`]; only `destroy` leaves it | are refused |
 #[derive(Debug, Default)]
 pub(super) enum LoadState {
     #[default]

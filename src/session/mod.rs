@@ -148,16 +148,7 @@ pub struct Session {
     running_update: OnceLock<RunningUpdate>,
 }
 
-/// The state of a session in its request. These combinations occur, where `to_destroy` also has the
-/// sessions of a `destroy` that `ignore` has cancelled:
-///
-/// | after | `load_state` | `changes` | `ending.to_destroy` | `is_ignored` |
-/// |---|---|---|---|---|
-/// | `destroy`, until the next commit | `Absent` | those since | its sessions | false |
-/// | `ignore` | any | any: the close drops them, but a sign-in stores them | none | true |
-/// | a sign-in | `Live` | those since | none | any |
-/// | a commit | any | those since | none | false |
-/// | the close | any | none | those that it could not end | any |
+/// The state of a session in its request.
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
@@ -169,6 +160,7 @@ struct State {
     ending: Ending,
     /// Why the presented session has ended, if that is known.
     end_reason: Option<EndReason>,
+    /// Set by `ignore`, cleared by `destroy`. The close drops the changes; a sign-in stores them.
     is_ignored: bool,
     /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
