@@ -98,18 +98,11 @@ impl Session {
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
-    /// either response. What the second one does depends on when its request was opened:
-    ///
-    /// | the second request | its sign-in | the id in its response |
-    /// |---|---|---|
-    /// | was opened at most ten seconds after the first sign-in | joins the first: its changes are merged into that session | that of the first response |
-    /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
-    /// | presents no id, as on a first visit | begins a session of its own | a new one |
-    ///
-    /// The second joins only if it asks for the same session: the same level and persistence, no
-    /// other id of the identity provider, and an [end](Authentication::ends_at) that is not more
-    /// than ten seconds before that of the first. Otherwise it gives the session a new id. An idle
-    /// limit of the second replaces that of the first.
+    /// either response. If the second request was opened at most ten seconds after the first
+    /// sign-in, and [asks for the same session](crate::backend::Action::SignIn), its sign-in joins
+    /// the first: its changes, such as an idle limit, are merged into that session, and both
+    /// responses have the same id. Otherwise it gives the session another new id. Requests that
+    /// present no id, as on a first visit, cannot join: each begins a session of its own.
     ///
     /// Send the response soon: until it arrives, requests with [the old id](crate::guide::ids) find
     /// no session. In the first ten seconds their changes are discarded; later they begin a session
