@@ -111,7 +111,8 @@ impl Session {
     pub fn is_changed(&self) -> bool {
         match self.lock_for_use("look at a session") {
             Ok(state) => !state.is_closed && !state.changes.is_empty(),
-            Err(error) => error.kind() != ErrorKind::CrossOrigin,
+            // Inside the closure of an update.
+            Err(error) => error.kind() == ErrorKind::Invalid,
         }
     }
 

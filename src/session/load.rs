@@ -87,14 +87,14 @@ impl LoadState {
     }
 
     /// Returns the condition under which a commit of this request's updates is valid.
-    ///
-    /// A request whose id was replaced reads no session, so its updates ran on empty data, and only
-    /// hold for `NoSession`. Its sign-in may find the session by the replaced id. The store then
-    /// answers `RevisionMismatch`, and the updates run again on the data of that session.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replaced_id()) {
+            // The updates ran on the data of this revision.
             (Some(session), _) => Expected::Revision(session.record.revision),
+            // They ran on empty data. A sign-in by the replaced id may find the session: the
+            // condition then fails, and they run again on its data.
             (None, Some(_)) => Expected::NoSession,
+            // They ran on empty data, and no commit of this request can find a session.
             (None, None) => Expected::Anything,
         }
     }
