@@ -102,6 +102,11 @@ impl Delta {
         !self.clear && self.changes.is_empty() && self.changes_data_only()
     }
 
+    /// Returns whether the delta sets a value.
+    pub(crate) fn sets_any_value(&self) -> bool {
+        self.iter().any(|(_, value)| value.is_some())
+    }
+
     /// Returns whether the delta changes at most the data of the session.
     #[must_use]
     pub fn changes_data_only(&self) -> bool {

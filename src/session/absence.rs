@@ -51,17 +51,20 @@ impl Session {
     /// | has discarded changes before | discarded | no effect |
     /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | overlaps the replacement of its id | discarded | no effect |
+    /// | presents an id that is retired by a call that was in flight | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = match absence.retired {
-            _ if absence.has_discarded => has_values,
-            RetiredSinceOpen::Yes => true,
-            _ if overlaps => has_values,
-            RetiredSinceOpen::InDoubt => self.was_retired_in_flight()?,
-            RetiredSinceOpen::No => false,
+        let discards = if absence.has_discarded {
+            has_values
+        } else if absence.retired == RetiredSinceOpen::Yes {
+            true
+        } else if overlaps {
+            has_values
+        } else {
+            absence.retired == RetiredSinceOpen::InDoubt && self.was_retired_in_flight()?
         };
         if discards {
             self.discard_changes(state, None);
@@ -95,7 +98,8 @@ impl Session {
         // After a discard the response does not carry the id that this request has issued. A later
         // sign-in of this request gets a random id, because no client could join it by that one.
         let issued = issued.clone().filter(|_| !discards);
-        let replaced_id = self.note_missing(state, &id_hash, missing, issued.as_ref());
+        self.record_missing(state, &id_hash, &missing);
+        let replaced_id = self.used_replaced_id(missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
         let absence = Absence { replaced_id, ..Absence::default() };
@@ -105,34 +109,42 @@ impl Session {
         }
     }
 
-    /// Records why an id finds no session. Returns the id if it was replaced.
-    pub(super) fn note_missing(
+    /// Records why an id finds no session: keeps the reason for which the session has ended, or
+    /// raises an event if it cannot be decoded.
+    pub(super) fn record_missing(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        missing: Missing,
-        issued: Option<&SessionId>,
-    ) -> Option<UsedReplacedId> {
+        missing: &Missing,
+    ) {
         match missing {
             Missing::NotFound { reached_limit } => {
                 let find_reason = || self.context.end_trail.reason(id_hash);
-                state.end_reason = state.end_reason.or(reached_limit).or_else(find_reason);
+                state.end_reason = state.end_reason.or(*reached_limit).or_else(find_reason);
             }
             Missing::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
-                self.context.events.raise(&Event::Undecodable { public_id, error: &error });
+                self.context.events.raise(&Event::Undecodable { public_id, error });
             }
-            Missing::Replaced { replaced, session } => {
-                return Some(UsedReplacedId {
-                    id_hash: replaced.id_hash,
-                    id: self.find_id(issued, &replaced.id_hash),
-                    public_id: session.record.public_id,
-                    overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
-                    persistent: session.record.persistent,
-                });
-            }
+            Missing::Replaced { .. } => {}
         }
-        None
+    }
+
+    /// Returns the id that finds no session, if it was replaced. `issued` is the id that this
+    /// request has issued, if any.
+    pub(super) fn used_replaced_id(
+        &self,
+        missing: Missing,
+        issued: Option<&SessionId>,
+    ) -> Option<UsedReplacedId> {
+        let Missing::Replaced { replaced, session } = missing else { return None };
+        Some(UsedReplacedId {
+            id_hash: replaced.id_hash,
+            id: self.find_id(issued, &replaced.id_hash),
+            public_id: session.record.public_id,
+            overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
+            persistent: session.record.persistent,
+        })
     }
 
     fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {

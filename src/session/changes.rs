@@ -31,6 +31,13 @@ enum Step {
     Update { name: Box<str>, compute: Update },
 }
 
+/// The changes before an update.
+pub(super) struct Snapshot {
+    delta: Option<Arc<Delta>>,
+    steps: usize,
+    expected: Expected,
+}
+
 impl Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Changes").field("delta", &self.delta).finish_non_exhaustive()
@@ -109,16 +116,17 @@ impl Changes {
         Ok(value)
     }
 
-    /// Withdraws the update that was the last change. Recomputes the other changes on `data`, the
-    /// data that they were computed on.
-    pub(super) fn withdraw_last_update(&mut self, data: Option<&Data>) -> Result<()> {
-        self.steps.pop();
-        self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?);
-        if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
-            self.steps.clear();
-            self.expected = Expected::Anything;
-        }
-        Ok(())
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let Changes { delta, steps, expected, .. } = self;
+        Snapshot { delta: delta.clone(), steps: steps.len(), expected: *expected }
+    }
+
+    /// Withdraws the update that is the only change since the snapshot. Runs no other update, which
+    /// could fail. If a commit has recomputed the changes meanwhile, the next one does it again.
+    pub(super) fn restore(&mut self, snapshot: Snapshot) {
+        self.delta = snapshot.delta;
+        self.steps.truncate(snapshot.steps);
+        self.expected = snapshot.expected;
     }
 
     /// Recomputes all changes on a newer revision of the session.

@@ -37,7 +37,7 @@ impl Session {
     /// Stores the changes at the end of the request, and returns the headers of the response. Fails
     /// with `Invalid` if the closure of an update calls it.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.lock_unless_refused(CLOSE)?;
+        let mut state = self.lock_for_use(CLOSE)?;
         if std::mem::replace(&mut state.is_closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }

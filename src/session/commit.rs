@@ -12,16 +12,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, LiveSession, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, Loaded, Missing};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
+use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
@@ -78,6 +79,45 @@ impl Session {
         self.commit_all(&mut state)
     }
 
+    /// Discards the changes of this request, so that it does not change its session or keep it
+    /// alive. Call it before the first use of the session; its [activity](Self#activity) is not
+    /// recorded then.
+    ///
+    /// What a [`commit`](Self::commit) has stored before stays stored. Calls of
+    /// [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) and
+    /// [`destroy`](Self::destroy) after it are carried out. The guide [lists all
+    /// cases](crate::guide::values#what-ignore-discards).
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// // A script that asks every minute must not keep the session alive.
+    /// session.ignore()?;
+    /// let unread: Option<u32> = session.get("unread")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
+    /// methods](Self#errors-of-all-methods).
+    pub fn ignore(&self) -> Result<()> {
+        let mut state = self.lock_open("ignore the session")?;
+        state.is_ignored = true;
+        state.ending.sign_out = SignOut::NotRequested;
+        Ok(())
+    }
+
+    /// Returns whether this request has changes that are not stored yet. A write of the value that
+    /// is already stored counts as a change. Inside the closure of an update the result is true.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        match self.lock_for_use("look at a session") {
+            Ok(state) => !state.is_closed && !state.changes.is_empty(),
+            // Inside the closure of an update.
+            Err(error) => error.kind() == ErrorKind::Invalid,
+        }
+    }
+
     /// Ends the sessions that are marked for it, and stores all changes.
     pub(super) fn commit_all(&self, state: &mut State) -> Result<CommitOutcome> {
         self.end_marked_sessions(&mut state.ending)?;
@@ -112,7 +152,7 @@ impl Session {
     fn commit_changes(&self, state: &mut State) -> Result<()> {
         self.load_for_commit(state)?;
         // Changes that were made before a load failed are not stored either.
-        state.check_readable("store the session's changes")?;
+        state.refuse_after_failed_load("store the session's changes")?;
         let Some(id_hash) = state.load_state.session().map(|session| session.id_hash) else {
             return self.create_or_discard(state);
         };
@@ -145,8 +185,8 @@ impl Session {
         let State { load_state, changes, .. } = state;
         let answer = self.commit_with_retries(load_state, changes, &plan)?;
         let session = match live_or_missing(answer)? {
-            Ok(session) => session,
-            Err(missing) => return Ok(Some(missing)),
+            Loaded::Live(session) => session,
+            Loaded::Missing(missing) => return Ok(Some(missing)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -162,16 +202,13 @@ impl Session {
         Ok(None)
     }
 
-    /// Creates a session with the changes so far, unless they have no effect on an empty session.
+    /// Creates a session with the changes so far, if they set a value. All others have no effect on
+    /// an empty session, except an idle limit, which alone creates none.
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
-        let now = self.context.now();
-        let mut new_session = self.new_session(state, Settings::anonymous_lifetime)?;
-        // An idle limit alone creates no session.
-        let idle_limit = state.changes.delta().idle_limit();
-        new_session.limits.idle = idle_limit.or(new_session.limits.idle);
-        if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
+        if !state.changes.delta().sets_any_value() {
             return Ok(());
         }
+        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
         let next_id = match &mut state.load_state {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
@@ -255,11 +292,13 @@ impl Session {
     }
 }
 
-/// Returns the session that a merge or a renewal has found, or the reason why there is none.
-pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Result<LiveSession, Missing>> {
+/// Returns what a merge or a renewal has found.
+pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Loaded> {
     match answer {
-        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => Ok(Ok(session)),
-        CommitAnswer::Missing(missing) => Ok(Err(missing)),
+        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
+            Ok(Loaded::Live(session))
+        }
+        CommitAnswer::Missing(missing) => Ok(Loaded::Missing(missing)),
         _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::Action;
+use crate::backend::{Action, Loaded};
 use crate::data::{CSRF_SECRET, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +61,19 @@ impl Secret {
         state.load_state.replaced_id()?.id.as_ref().map(Secret::from_id)
     }
 
+    /// Returns a secret whose tokens cannot become valid, unless they are sent with the replaced id
+    /// of this request. Stores nothing.
+    fn of_absent_session(state: &State) -> Result<Self> {
+        Secret::of_replaced_id(state).map_or_else(Secret::generate, Ok)
+    }
+
+    /// Adds the secret to the changes of the request.
+    fn add_to(&self, changes: &mut Changes) -> Result<()> {
+        let value = self.value()?;
+        changes.edit(|delta| delta.set(CSRF_SECRET, value.clone()));
+        Ok(())
+    }
+
     /// Returns the delta of a sign-in after which no earlier secret is valid. If the request knows
     /// an earlier secret, the delta sets this one in its place. Otherwise the delta removes the
     /// secret that a concurrent request may be adding.
@@ -94,7 +107,7 @@ impl Secret {
 impl Session {
     /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
-        let mut state = self.lock_unless_refused("check a CSRF token")?;
+        let mut state = self.lock_for_use("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
         Ok(Secret::of(&state).or_else(|| Secret::of_replaced_id(&state)))
     }
@@ -121,7 +134,7 @@ impl Session {
     /// |---|---|---|
     /// | the session has a secret, or this request has made one | that one | already |
     /// | the request overlaps the replacement of its id | the one derived from that id | never |
-    /// | the request is closed, or its load failed | none: an error | never |
+    /// | the request is closed, its load failed, or it must not begin a session for another site | none: an error | never |
     /// | the session is live, and not ignored | a new one, unless another request stores one first | immediately |
     /// | the session ended meanwhile, or changes of this request were discarded | the one derived from the replaced id, if there is one, else a random one, which never becomes valid | never |
     /// | there is no session yet, or it is ignored | a new one | with the changes of this request |
@@ -129,33 +142,38 @@ impl Session {
     /// After a [`clear`](Self::clear) in this request the session's secret is stored again with the
     /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
-        let mut state = self.lock_unless_refused(OPERATION)?;
+        let mut state = self.lock_for_use(OPERATION)?;
         let state = &mut *state;
         self.ensure_loaded(state)?;
         state.response.has_token = true;
-        let overlaps = state.load_state.replaced_id().is_some_and(|replaced| replaced.overlaps);
-        let shared = || Secret::of_replaced_id(state).filter(|_| overlaps);
-        if let Some(secret) = Secret::of(state).or_else(shared) {
+        if let Some(secret) = Secret::of(state) {
+            return Ok(secret);
+        }
+        if state.load_state.replaced_id().is_some_and(|replaced| replaced.overlaps)
+            && let Some(secret) = Secret::of_replaced_id(state)
+        {
             return Ok(secret);
         }
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
-        state.check_readable(OPERATION)?;
+        state.refuse_after_failed_load(OPERATION)?;
         self.check_cross_site(state, OPERATION)?;
-        let secret = match &mut state.load_state {
-            LoadState::Live { .. } if !state.is_ignored => self.stored_secret(state)?,
-            load_state if load_state.has_discarded() => None,
-            load_state => Some(self.new_secret(load_state)?),
-        };
-        let Some(secret) = secret else {
-            // No token of this request can become valid, unless it is sent with the replaced id.
-            return Secret::of_replaced_id(state).map_or_else(Secret::generate, Ok);
-        };
-        if Secret::of(state).is_none() {
-            let value = secret.value()?;
-            state.changes.edit(|delta| delta.set(CSRF_SECRET, value.clone()));
+        if matches!(state.load_state, LoadState::Live { .. }) && !state.is_ignored {
+            let Some(secret) = self.store_secret_once(state)? else {
+                return Secret::of_absent_session(state);
+            };
+            let is_cleared = state.changes.delta().change(CSRF_SECRET) != Change::Untouched;
+            if is_cleared {
+                secret.add_to(&mut state.changes)?;
+            }
+            return Ok(secret);
         }
+        if state.load_state.has_discarded() {
+            return Secret::of_absent_session(state);
+        }
+        let secret = self.new_secret(&mut state.load_state)?;
+        secret.add_to(&mut state.changes)?;
         Ok(secret)
     }
 
@@ -163,7 +181,7 @@ impl Session {
     /// stores one first. That is a separate commit: stored with the other changes at the end of the
     /// request, it would replace the secret of a page that was rendered in the meantime. Returns
     /// `None` if the session has ended.
-    fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
+    fn store_secret_once(&self, state: &mut State) -> Result<Option<Secret>> {
         let Some(session) = state.load_state.session() else { return Ok(None) };
         if let Some(secret) = Secret::from_data(&session.record.data) {
             return Ok(Some(secret));
@@ -183,13 +201,13 @@ impl Session {
             CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaPlan::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?;
         match live_or_missing(answer)? {
-            Ok(session) => {
+            Loaded::Live(session) => {
                 let secret = Secret::from_data(&session.record.data);
                 state.update_session(session);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }
-            Err(missing) => {
+            Loaded::Missing(missing) => {
                 self.continue_after_loss(state, missing);
                 Ok(None)
             }

@@ -16,14 +16,14 @@ use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
 use crate::settings::OnLoadFailure;
 
-/// What the presented ids find. The state changes in these ways:
+/// What the presented ids find.
 ///
-/// | from | to | by |
+/// | state | entered by | changes in this state |
 /// |---|---|---|
-/// | `Unread` | `Live`, `Absent`, `LoadFailed` | the load |
-/// | `Live`, `Absent` | `Live` with an issued id | a sign-in, a renewal, the creation of a session |
-/// | `Live` | `Absent` | a commit that finds no session, or a revocation by this request |
-/// | any | `Absent` | `destroy` |
+/// | `Unread` | opening; a failed load leaves it, except in the last row | wait for the commit, which loads the session first |
+/// | `Live` | a load; a renewal; a sign-in or the creation of a session, which issue an id | are merged into the session |
+/// | `Absent` | a load that finds no session; from any state, `destroy`; from `Live`, a commit that no longer finds the session, or its revocation by this request | [create a session, or are discarded](Session::create_or_discard) |
+/// | `LoadFailed` | a failed load, unless by a commit, with [`OnLoadFailure::TreatAsAnonymous`]; only `destroy` leaves it | are refused |
 #[derive(Debug, Default)]
 pub(super) enum LoadState {
     #[default]
@@ -42,7 +42,7 @@ pub(super) enum LoadState {
 
 impl LoadState {
     /// Returns the session that a load by this id hash has found.
-    fn found_by(found_by: SessionIdHash, session: LiveSession) -> LoadState {
+    fn loaded(session: LiveSession, found_by: SessionIdHash) -> LoadState {
         LoadState::Live { session: Arc::new(session), found_by, issued: None }
     }
 
@@ -87,14 +87,14 @@ impl LoadState {
     }
 
     /// Returns the condition under which a commit of this request's updates is valid.
-    ///
-    /// A request whose id was replaced reads no session, so its updates ran on empty data, and only
-    /// hold for `NoSession`. Its sign-in may find the session by the replaced id. The store then
-    /// answers `RevisionMismatch`, and the updates run again on the data of that session.
     pub(super) fn expected(&self) -> Expected {
         match (self.session(), self.replaced_id()) {
+            // The updates ran on the data of this revision.
             (Some(session), _) => Expected::Revision(session.record.revision),
+            // They ran on empty data. A sign-in by the replaced id may find the session: the
+            // condition then fails, and they run again on its data.
             (None, Some(_)) => Expected::NoSession,
+            // They ran on empty data, and no commit of this request can find a session.
             (None, None) => Expected::Anything,
         }
     }
@@ -136,7 +136,7 @@ impl Session {
             let missing = match self.load_by(&id_hash, now)? {
                 Loaded::Live(session) => {
                     state.end_reason = None;
-                    state.set_load_state(LoadState::found_by(id_hash, session));
+                    state.set_load_state(LoadState::loaded(session, id_hash));
                     return Ok(());
                 }
                 Loaded::Missing(missing) => missing,
@@ -150,9 +150,10 @@ impl Session {
                 }
                 retired = retired.max(found);
             }
+            self.record_missing(state, &id_hash, &missing);
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(next) = self.note_missing(state, &id_hash, missing, None)
+            if let Some(next) = self.used_replaced_id(missing, None)
                 && replaced_id.as_ref().is_none_or(|first| next.overlaps && !first.overlaps)
             {
                 replaced_id = Some(next);

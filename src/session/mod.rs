@@ -7,12 +7,13 @@
 mod absence;
 mod authentication;
 mod changes;
-mod choices;
 mod close;
 mod commit;
+mod cross_site;
 mod csrf_secret;
 mod ending;
-mod facts;
+mod identity;
+mod lifetime;
 mod load;
 mod presented;
 mod renewal;
@@ -147,16 +148,7 @@ pub struct Session {
     running_update: OnceLock<RunningUpdate>,
 }
 
-/// The state of a session in its request. These combinations occur, where `to_destroy` also has the
-/// sessions of a `destroy` that `ignore` has cancelled:
-///
-/// | after | `load_state` | `changes` | `ending.to_destroy` | `is_ignored` |
-/// |---|---|---|---|---|
-/// | `destroy`, until the next commit | `Absent` | those since | its sessions | false |
-/// | `ignore` | any | any: the close drops them, but a sign-in stores them | none | true |
-/// | a sign-in | `Live` | those since | none | any |
-/// | a commit | any | those since | none | false |
-/// | the close | any | none | those that it could not end | any |
+/// The state of a session in its request.
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
@@ -168,6 +160,7 @@ struct State {
     ending: Ending,
     /// Why the presented session has ended, if that is known.
     end_reason: Option<EndReason>,
+    /// Set by `ignore`, cleared by `destroy`. The close drops the changes; a sign-in stores them.
     is_ignored: bool,
     /// A request to an exempt path may create a session.
     cross_site_allowed: bool,
@@ -225,7 +218,7 @@ impl State {
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
-    fn check_readable(&self, operation: &'static str) -> Result<()> {
+    fn refuse_after_failed_load(&self, operation: &'static str) -> Result<()> {
         let LoadState::LoadFailed(error) = &self.load_state else { return Ok(()) };
         let error = Error::with_source(ErrorKind::Unavailable, operation, error.clone());
         Err(error.with_nothing_done())
@@ -328,17 +321,9 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Refuses to create or end a session in a request that the page of another site sent, as it
-    /// can to an exempt path. Such a request comes without the cookie, and the response would
-    /// replace or remove it.
-    fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
-        let is_exempt = self.origin_check == OriginDecision::Exempt;
-        if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
-            let why = "another site sent the request, without the cookie that the browser may \
-                       have: call allow_cross_site first, if the response may replace it";
-            return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
-        }
-        Ok(())
+    /// Returns whether the browser prefetches the page, and may never show it.
+    pub(crate) fn is_prefetch(&self) -> bool {
+        self.is_prefetch
     }
 }
 
@@ -347,7 +332,7 @@ impl Session {
 // | function | also fails | also does |
 // |---|---|---|
 // | `lock` | never | |
-// | `lock_unless_refused` | if the request was refused, or on the thread of a running update | |
+// | `lock_for_use` | if the request was refused, or on the thread of a running update | |
 // | `lock_open` | after the close | |
 // | `lock_for_change` | after a failed load, or by `check_cross_site` | marks the session as used |
 // | `lock_loaded_for_change` | if the load fails | loads the session |
@@ -357,7 +342,7 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    fn lock_unless_refused(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+    fn lock_for_use(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
@@ -366,7 +351,7 @@ impl Session {
     }
 
     fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let state = self.lock_unless_refused(operation)?;
+        let state = self.lock_for_use(operation)?;
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
         }
@@ -375,7 +360,7 @@ impl Session {
 
     fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
-        state.check_readable(operation)?;
+        state.refuse_after_failed_load(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
         state.first_use.get_or_insert_with(|| self.context.now());
@@ -385,7 +370,7 @@ impl Session {
     fn lock_loaded_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_for_change(operation)?;
         self.ensure_loaded(&mut state)?;
-        state.check_readable(operation)?;
+        state.refuse_after_failed_load(operation)?;
         Ok(state)
     }
 }

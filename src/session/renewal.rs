@@ -81,9 +81,10 @@ impl Session {
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
         let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
-        let grace = settings.renewal_grace.unwrap_or_default();
+        let renewal_grace = settings.renewal_grace.unwrap_or_default();
+        let opened_at = self.opened_at_or(touch.seen);
         if !is_old(record, max_age, touch.seen)
-            && !has_lost_id(session, found_by, grace, self.opened_at_or(touch.seen))
+            && !has_lost_id(session, found_by, renewal_grace, opened_at)
         {
             return;
         }
@@ -109,21 +110,26 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
     now.since(record.id_issued) >= max_age
 }
 
-/// Returns whether the client of a request has evidently lost the response with its new id. `grace`
-/// is the manager's `renewal_grace`.
+/// Returns whether a request presents an old id within its grace because its client has lost the
+/// response with the new one. The time from the last change of the id to the opening of the request
+/// decides. The first row that applies:
 ///
-/// Such a client still sends an old id. More than `grace` after the change of the id, only an id
-/// that was replaced by age still finds the session: its client needs a new id again. Before that,
-/// and in a request that overlaps the change, the id may have been replaced by `renew`, perhaps to
-/// lock out a thief: its client gets no new id.
+/// | time | the old id was replaced | the client |
+/// |---|---|---|
+/// | at most `renewal_grace` | by a handler, perhaps to lock out a thief, or by its age | may be the thief |
+/// | at most 10 seconds | by its age: a handler gives no longer grace | may still get the response |
+/// | longer | by its age | has lost the response |
 fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,
-    grace: Duration,
+    renewal_grace: Duration,
     opened_at: Timestamp,
 ) -> bool {
-    let overlaps_for = grace.max(ReplacedId::OVERLAPS_FOR);
-    found_by != &session.id_hash && opened_at > session.record.id_issued + overlaps_for
+    let presents_old_id = found_by != &session.id_hash;
+    let since_change = opened_at.since(session.record.id_issued);
+    let may_be_thief = since_change <= renewal_grace;
+    let may_get_response = since_change <= ReplacedId::OVERLAPS_FOR;
+    presents_old_id && !may_be_thief && !may_get_response
 }
 
 #[cfg(test)]

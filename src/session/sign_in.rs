@@ -38,8 +38,8 @@ pub enum SignIn {
     Refused,
 }
 
-/// A sign-in, which may take several attempts.
-struct SignInRequest<'r> {
+/// The plan of a sign-in, which may take several attempts.
+struct SignInPlan<'r> {
     load_state: &'r mut LoadState,
     changes: &'r mut Changes,
     touch: Option<Touch>,
@@ -98,18 +98,11 @@ impl Session {
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
-    /// either response. What the second one does depends on when its request was opened:
-    ///
-    /// | the second request | its sign-in | the id in its response |
-    /// |---|---|---|
-    /// | was opened at most ten seconds after the first sign-in | joins the first: its changes are merged into that session | that of the first response |
-    /// | was opened later: its client has lost the first response | gives that session a third id | the third; that of the first response becomes a replaced id |
-    /// | presents no id, as on a first visit | begins a session of its own | a new one |
-    ///
-    /// The second joins only if it asks for the same session: the same level and persistence, no
-    /// other id of the identity provider, and an [end](Authentication::ends_at) that is not more
-    /// than ten seconds before that of the first. Otherwise it gives the session a new id. An idle
-    /// limit of the second replaces that of the first.
+    /// either response. If the second request was opened at most ten seconds after the first
+    /// sign-in, and [asks for the same session](crate::backend::Action::SignIn), its sign-in joins
+    /// the first: its changes, such as an idle limit, are merged into that session, and both
+    /// responses have the same id. Otherwise it gives the session another new id. Requests that
+    /// present no id, as on a first visit, cannot join: each begins a session of its own.
     ///
     /// Send the response soon: until it arrives, requests with [the old id](crate::guide::ids) find
     /// no session. In the first ten seconds their changes are discarded; later they begin a session
@@ -156,17 +149,9 @@ impl Session {
         let (from, join_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let mut request = SignInRequest {
-            load_state,
-            changes,
-            touch,
-            user,
-            new_session,
-            idle_limit,
-            from,
-            join_id,
-        };
-        let Some(signed_in) = self.attempt_until_done(&mut request)? else {
+        let mut plan =
+            SignInPlan { load_state, changes, touch, user, new_session, idle_limit, from, join_id };
+        let Some(signed_in) = self.attempt_until_done(&mut plan)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
         };
@@ -207,9 +192,9 @@ impl Session {
     }
 
     /// Returns `None` if the sign-in is refused.
-    fn attempt_until_done(&self, request: &mut SignInRequest<'_>) -> Result<Option<SignedIn>> {
+    fn attempt_until_done(&self, plan: &mut SignInPlan<'_>) -> Result<Option<SignedIn>> {
         for _ in 0..MAX_ATTEMPTS {
-            match self.attempt(request)? {
+            match self.attempt(plan)? {
                 AttemptResult::Done(signed_in) => return Ok(Some(signed_in)),
                 AttemptResult::Refused => return Ok(None),
                 AttemptResult::Retry => {}
@@ -219,8 +204,8 @@ impl Session {
     }
 
     /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
-    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<AttemptResult> {
-        let (id, join_salt) = match &request.join_id {
+    fn attempt(&self, plan: &mut SignInPlan<'_>) -> Result<AttemptResult> {
+        let (id, join_salt) = match &plan.join_id {
             Some(known) => {
                 let salt = JoinSalt::generate()?;
                 (known.derive(&salt), Some(salt))
@@ -229,21 +214,21 @@ impl Session {
         };
         let action = Action::SignIn {
             to: id.hash(self.realm_tag()),
-            user: request.user.clone(),
-            new_session: request.new_session.clone(),
+            user: plan.user.clone(),
+            new_session: plan.new_session.clone(),
             join_salt,
         };
         let delta = DeltaPlan::WithCsrfSecret(Secret::from_id(&id));
-        let plan = CommitPlan { id_hash: request.from, action, touch: request.touch, delta };
-        match self.commit_with_retries(request.load_state, request.changes, &plan)? {
+        let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
+        match self.commit_with_retries(plan.load_state, plan.changes, &commit)? {
             CommitAnswer::Done { session, ended, .. } => {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            CommitAnswer::CanJoin { replaced, .. } => match (&request.join_id, replaced.by) {
+            CommitAnswer::CanJoin { replaced, .. } => match (&plan.join_id, replaced.by) {
                 (Some(id), ReplacedBy::SignIn { salt: Some(salt) }) => {
                     let joined = id.derive(&salt);
-                    self.join(request, joined)
+                    self.join(plan, joined)
                 }
                 _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             },
@@ -256,15 +241,19 @@ impl Session {
     /// changes of this request into that session, without those that concern the session before the
     /// sign-in: a clear, the CSRF secret, and a confirmed authentication. Returns `Retry` if that
     /// session was renewed or has ended since.
-    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<AttemptResult> {
+    fn join(&self, plan: &mut SignInPlan<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let delta = DeltaPlan::ForJoin(request.idle_limit);
+        let delta = DeltaPlan::ForJoin(plan.idle_limit);
         let action = Action::Merge;
-        let plan = CommitPlan { id_hash, action, touch: request.touch, delta };
-        let answer = self.commit_with_retries(request.load_state, request.changes, &plan)?;
-        let Ok(session) = live_or_missing(answer)? else { return Ok(AttemptResult::Retry) };
-        let load_state = LoadState::with_new_id(session, id);
-        Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
+        let commit = CommitPlan { id_hash, action, touch: plan.touch, delta };
+        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
+        Ok(match live_or_missing(answer)? {
+            Loaded::Live(session) => {
+                let load_state = LoadState::with_new_id(session, id);
+                AttemptResult::Done(SignedIn { load_state, ended: vec![] })
+            }
+            Loaded::Missing(_) => AttemptResult::Retry,
+        })
     }
 
     /// Returns the live sessions of the presented ids, except the one that `from` leads to. They

@@ -37,7 +37,7 @@ impl Session {
     /// [`ErrorKind::WrongType`] when the value is not a `T`; and [those of all
     /// methods](Self#errors-of-all-methods).
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let mut state = self.lock_unless_refused(GET)?;
+        let mut state = self.lock_for_use(GET)?;
         state.response.varies = true;
         let (set, data);
         let value = match state.changes.delta().change(name) {
@@ -55,7 +55,7 @@ impl Session {
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
-        decode(name, &value).inspect_err(|error| self.report(error, public_id))
+        decode(name, &value).inspect_err(|error| self.report_wrong_type(error, public_id))
     }
 
     /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
@@ -63,7 +63,7 @@ impl Session {
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn contains(&self, name: &str) -> Result<bool> {
-        let mut state = self.lock_unless_refused("look for a session value")?;
+        let mut state = self.lock_for_use("look for a session value")?;
         state.response.varies = true;
         Ok(match state.changes.delta().change(name) {
             Change::Set(_) => true,
@@ -89,7 +89,7 @@ impl Session {
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut state = self.lock_unless_refused("list session values")?;
+        let mut state = self.lock_for_use("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
         state.changes.delta().apply_data(&mut data);
         let names = data.iter().map(|(name, _)| name);
@@ -335,6 +335,7 @@ impl Session {
         if state.is_ignored {
             return Ok(None);
         }
+        let before = state.changes.snapshot();
         self.record_update(&mut state, name, self.update_of_type(name, f))?;
         match self.commit_all(&mut state) {
             Ok(CommitOutcome::Stored) => {
@@ -346,8 +347,7 @@ impl Session {
             }
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
-                let State { load_state, changes, .. } = &mut *state;
-                changes.withdraw_last_update(load_state.data())?;
+                state.changes.restore(before);
                 Err(error)
             }
         }
@@ -388,7 +388,7 @@ impl Session {
         update: Update,
     ) -> Result<Option<Value<'static>>> {
         self.ensure_loaded(state)?;
-        state.check_readable(UPDATE)?;
+        state.refuse_after_failed_load(UPDATE)?;
         let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |current: Option<&Value<'_>>| {
             let _running = updating.begin();
@@ -397,11 +397,11 @@ impl Session {
         let State { load_state, changes, .. } = state;
         changes
             .update(name, load_state.data(), load_state.expected(), Box::new(compute))
-            .inspect_err(|error| self.report(error, load_state.public_id()))
+            .inspect_err(|error| self.report_wrong_type(error, load_state.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.
-    fn report(&self, error: &Error, public_id: Option<PublicId>) {
+    fn report_wrong_type(&self, error: &Error, public_id: Option<PublicId>) {
         if error.kind() == ErrorKind::WrongType {
             self.context.events.raise(&Event::WrongType { public_id: public_id.as_ref(), error });
         }

@@ -1,6 +1,7 @@
 //! The response to a failed request. If necessary, Rocket's catchers are called again to make it.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, MutexGuard};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
@@ -8,13 +9,22 @@ use rocket::http::Status;
 use rocket::{Request, Response};
 
 use crate::adapter::ResponseHeaders;
-use crate::web::rocket::failure::{failure_state, status};
+use crate::sync::IgnorePoison;
+use crate::web::rocket::failure::status;
+
+/// The header fields that all managers of a request have appended so far.
+#[derive(Default)]
+struct AppendedFields(Mutex<Vec<(String, String)>>);
+
+fn appended_fields<'r>(request: &'r Request<'_>) -> MutexGuard<'r, Vec<(String, String)>> {
+    request.local_cache(AppendedFields::default).0.lock().ignore_poison()
+}
 
 /// Keeps the fields that a manager has appended, for a response that replaces this one: an
 /// id that one manager has issued is valid even if the session of another manager fails.
 pub(super) fn keep_fields(request: &Request<'_>, headers: &ResponseHeaders) {
     let fields = headers.appended_fields().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    failure_state(request).kept_fields.extend(fields);
+    appended_fields(request).extend(fields);
 }
 
 /// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
@@ -31,9 +41,8 @@ pub(super) async fn replace<'r>(
             response.set_raw_header(name.to_owned(), header.value().to_owned());
         }
     }
-    let kept_fields = failure_state(request).kept_fields.clone();
-    for (name, value) in kept_fields {
-        response.adjoin_raw_header(name, value);
+    for (name, value) in appended_fields(request).iter() {
+        response.adjoin_raw_header(name.clone(), value.clone());
     }
 }
 

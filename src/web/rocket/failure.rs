@@ -18,35 +18,34 @@ use crate::web::rocket::panic_watch::Watched;
 /// jar before it calls a catcher, so a missing cookie shows that a catcher was called.
 const NO_CATCHER_MARK: &str = "cloakroom-no-catcher";
 
-/// The failure of a request, for all managers that it uses.
+/// How a failure of a request is detected and reported, for all managers that it uses.
 #[derive(Default)]
-pub(super) struct FailureState {
+struct FailureTracker {
     /// The manager that reports errors.
-    manager: Option<SessionManager>,
-    /// The status for the catcher after an error or a panic.
+    reporter: Option<SessionManager>,
+    /// The status of an error or a panic, for the catcher.
     status: Option<Status>,
+    /// Records a panic, from the opening of the first session on.
     watched: Option<Watched>,
-    /// Whether the failure came before the first session was opened. A catcher may open one later,
-    /// and add the mark itself.
+    /// Whether an error came before the first session was opened. A catcher may open one later, and
+    /// add the mark itself.
     failed_before_session: bool,
     /// Whether a catcher has made the response; known from the first response fairing on.
     is_from_catcher: Option<bool>,
-    /// The header fields that all managers of the request have appended so far.
-    pub(super) kept_fields: Vec<(String, String)>,
 }
 
-pub(super) fn failure_state<'r>(request: &'r Request<'_>) -> MutexGuard<'r, FailureState> {
-    request.local_cache(Mutex::<FailureState>::default).lock().ignore_poison()
+fn tracker<'r>(request: &'r Request<'_>) -> MutexGuard<'r, FailureTracker> {
+    request.local_cache(Mutex::<FailureTracker>::default).lock().ignore_poison()
 }
 
 /// Sets the manager that reports the errors of this request, if there is none yet.
 pub(super) fn report_to(request: &Request<'_>, manager: &SessionManager) {
-    failure_state(request).manager.get_or_insert_with(|| manager.clone());
+    tracker(request).reporter.get_or_insert_with(|| manager.clone());
 }
 
 /// Starts to record a panic of this request.
 pub(super) fn watch_request(request: &Request<'_>) {
-    failure_state(request).watched.get_or_insert_with(|| {
+    tracker(request).watched.get_or_insert_with(|| {
         request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
         Watched::new()
     });
@@ -61,44 +60,46 @@ pub(super) fn outcome_of_response(
     request: &Request<'_>,
     response: &mut Response<'_>,
 ) -> (Outcome, Option<String>) {
-    let mut failure = failure_state(request);
-    let failed_before = failure.failed_before_session;
+    let mut tracker = tracker(request);
+    let FailureTracker { status, watched, failed_before_session, is_from_catcher, .. } =
+        &mut *tracker;
     let is_from_catcher =
-        *failure.is_from_catcher.get_or_insert_with(|| !remove_mark(response) || failed_before);
-    let status = response.status().code;
-    if status < 500 && !is_from_catcher {
+        *is_from_catcher.get_or_insert_with(|| !remove_mark(response) || *failed_before_session);
+    let code = response.status().code;
+    if code < 500 && !is_from_catcher {
         return (Outcome::Completed, None);
     }
-    if let Some(panic) = failure.watched.as_ref().and_then(Watched::panic) {
-        failure.status = Some(Status::InternalServerError);
+    if let Some(panic) = watched.as_ref().and_then(Watched::panic) {
+        *status = Some(Status::InternalServerError);
         return (Outcome::Panicked, Some(panic));
     }
-    match failure.status {
-        None => (Outcome::of_status(status), None),
-        Some(_) => (Outcome::ServerError, None),
-    }
+    let outcome = match status {
+        Some(_) => Outcome::ServerError,
+        None => Outcome::of_status(code),
+    };
+    (outcome, None)
 }
 
 /// Returns whether a catcher has already answered a failure with this status, and need not be
 /// called again.
 pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
-    let failure = failure_state(request);
-    failure.is_from_catcher == Some(true) && failure.status == Some(status(code))
+    let tracker = tracker(request);
+    tracker.is_from_catcher == Some(true) && tracker.status == Some(status(code))
 }
 
 /// Removes the mark from a response, and returns whether it was there.
 fn remove_mark(response: &mut Response<'_>) -> bool {
-    let is_mark = |value: &str| value.split('=').next() == Some(NO_CATCHER_MARK);
-    let cookies: Vec<String> =
-        response.headers().get("Set-Cookie").map(ToOwned::to_owned).collect();
-    let has_mark = cookies.iter().any(|value| is_mark(value));
-    if has_mark {
-        response.remove_header("Set-Cookie");
-        for cookie in cookies.into_iter().filter(|value| !is_mark(value)) {
-            response.adjoin_raw_header("Set-Cookie", cookie);
-        }
+    let is_mark = |cookie: &String| cookie.split('=').next() == Some(NO_CATCHER_MARK);
+    let cookies = response.headers().get("Set-Cookie").map(ToOwned::to_owned);
+    let (marks, others): (Vec<_>, Vec<_>) = cookies.partition(is_mark);
+    if marks.is_empty() {
+        return false;
     }
-    has_mark
+    response.remove_header("Set-Cookie");
+    for cookie in others {
+        response.adjoin_raw_header("Set-Cookie", cookie);
+    }
+    true
 }
 
 /// The response is that of the catcher for the status. An event has the details.
@@ -113,7 +114,7 @@ pub(super) fn report_failure(
     request: &Request<'_>,
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
-    let manager = failure_state(request).manager.clone();
+    let manager = tracker(request).reporter.clone();
     // A request without a session guard got the error from a manager that the handler holds.
     let manager = manager.or_else(|| guards::manager::<(), _>(request.rocket()).cloned());
     let status = status(match manager {
@@ -124,9 +125,9 @@ pub(super) fn report_failure(
             kind.map_or(500, ErrorKind::default_status)
         }
     });
-    let mut failure = failure_state(request);
-    failure.status = Some(status);
-    failure.failed_before_session |= failure.watched.is_none();
+    let mut tracker = tracker(request);
+    tracker.status = Some(status);
+    tracker.failed_before_session |= tracker.watched.is_none();
     status
 }
 

@@ -70,6 +70,7 @@
 //! - Launching fails on a current-thread runtime, which has no other thread, unless calls are
 //!   [`inline`](Sessions::inline).
 
+mod blocking;
 mod cross_origin;
 mod error_response;
 mod failure;
@@ -81,7 +82,6 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use rocket::fairing::{self, Fairing, Info, Kind};
-use rocket::tokio::runtime::{Handle, RuntimeFlavor};
 use rocket::{Build, Request, Response, Rocket};
 
 use crate::adapter::{self, Adapter};
@@ -161,15 +161,6 @@ struct IdTransports(Mutex<Vec<String>>);
 /// `proxy_proto_header` of Rocket's development version, which 0.5.2 ignores.
 struct ProxyProto(String);
 
-/// Makes a call that may block, in `block_in_place` where Tokio allows that.
-fn run_in_place(call: &mut dyn FnMut()) {
-    // An application can also use the manager on its own thread, or in a task of a `LocalSet`.
-    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panic_watch::block_for(call) {
-        call();
-    }
-}
-
 #[rocket::async_trait]
 impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     fn info(&self) -> Info {
@@ -206,7 +197,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         } else {
             // Only a trial shows whether a thread can block: a task of a `LocalSet` cannot, on any
             // runtime.
-            if !panic_watch::block_for(&mut || ()) {
+            if !blocking::try_in_place(&mut || ()) {
                 log::error!(
                     target: "cloakroom",
                     "sessions need a multi-threaded runtime, as #[rocket::launch], #[rocket::main] \
@@ -215,7 +206,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
                 );
                 return Err(rocket);
             }
-            manager.with_blocking_hook(run_in_place)
+            manager.with_blocking_hook(blocking::run_in_place)
         };
         if rocket.state::<IdTransports>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);

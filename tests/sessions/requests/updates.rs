@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -337,6 +338,26 @@ fn update_now_alone_that_is_not_stored_leaves_no_change() {
             assert!(!session.is_changed());
         });
         assert_eq!(app.stored_n(&browser), Some(1));
+    });
+}
+
+#[test]
+fn update_now_that_is_not_stored_runs_no_earlier_update() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            let runs = AtomicU32::new(0);
+            let only_once = move |_: Option<f64>| match runs.fetch_add(1, Ordering::Relaxed) {
+                0 => 1.5,
+                _ => f64::NAN, // which cannot be stored
+            };
+            session.update("other", only_once).unwrap();
+            app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+            assert_eq!(session.update_now("n", add_one).unwrap_err().kind(), ErrorKind::Busy);
+            assert_eq!(session.get("n").unwrap(), Some(1));
+        });
+        assert_eq!(app.stored_n(&browser), Some(1));
+        assert_eq!(browser.open(&app.sessions).get("other").unwrap(), Some(1.5));
     });
 }
 

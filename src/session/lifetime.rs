@@ -1,13 +1,14 @@
-//! What a handler chooses for its session and this request: limits, persistence, `ignore`,
-//! `allow_cross_site`.
+//! How long a session and its cookie live: the choices of the handler, the deadline, the reason of
+//! the end.
 //!
-//! Records the choices; the commit and the close carry them out. Called by handlers.
+//! Records the choices, which the commit and the close carry out. Called by handlers.
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lifetime::EndReason;
 use crate::session::Session;
-use crate::session::ending::SignOut;
 
 impl Session {
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -109,59 +110,69 @@ impl Session {
         Ok(())
     }
 
-    /// Discards the changes of this request, so that it does not change its session or keep it
-    /// alive. Call it before the first use of the session; its [activity](Self#activity) is not
-    /// recorded then.
-    ///
-    /// What a [`commit`](Self::commit) has stored before stays stored. Calls of
-    /// [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) and
-    /// [`destroy`](Self::destroy) after it are carried out. The guide [lists all
-    /// cases](crate::guide::values#what-ignore-discards).
+    /// Returns the time at which the session ends if no further request uses it, for a page that
+    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
+    /// request that [ignores](Self::ignore) its session does not move the end, nor does a prefetch.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// // A script that asks every minute must not keep the session alive.
-    /// session.ignore()?;
-    /// let unread: Option<u32> = session.get("unread")?;
+    /// session.set("theme", "dark")?;
+    /// let ends = session.deadline()?.map(|deadline| deadline.as_millis());
+    /// let script = format!("warnAt({})", ends.unwrap_or(i64::MAX)); // JavaScript's `Date.now()`
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
-    /// methods](Self#errors-of-all-methods).
-    pub fn ignore(&self) -> Result<()> {
-        let mut state = self.lock_open("ignore the session")?;
-        state.is_ignored = true;
-        state.ending.sign_out = SignOut::NotRequested;
-        Ok(())
+    /// [Those of all methods](Self#errors-of-all-methods).
+    pub fn deadline(&self) -> Result<Option<Timestamp>> {
+        let mut state = self.lock_for_use("look at a session")?;
+        self.ensure_loaded(&mut state)?;
+        let Some(session) = state.load_state.session() else { return Ok(None) };
+        let mut record = session.record.clone();
+        let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
+        // A limit that this request changes counts from the commit, which comes later.
+        let now = state.first_use.unwrap_or(record.seen);
+        // A call of `ignore` does not undo the touch of the first read.
+        let touch = self.request_touch(&state).or(state.touched);
+        record.touch_if_due(touch, new_idle, now);
+        record.limits.idle = new_idle.or(record.limits.idle);
+        Ok(Some(record.deadline()).filter(|deadline| *deadline != Timestamp::MAX))
     }
 
-    /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
-    /// the cookie, although another site sent it. Call it once the request has proved where it
-    /// comes from.
+    /// Returns why the user's session behind the presented id has ended, for a page that says so;
+    /// `None` if the id finds a live session, or if the request presented none.
     ///
-    /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
-    /// request begins replaces the one that the browser has, so any site could sign the user out.
-    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
-    /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
-    /// request presents an id, the call has no effect.
+    /// Show it on the page that first sees the ended session: once a request writes, a new session
+    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
+    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
+    ///
+    /// Every process knows the reason of an expired session until the next sweep. After that, and
+    /// for other ends, only the process that swept or ended the session knows it: for an hour,
+    /// or less if it ends more than 10,000 sessions of users in that time. A restart loses the
+    /// reason. It is unknown after [`revoke_everyone`](crate::SessionManager::revoke_everyone), and
+    /// after a removal by memcached itself.
     ///
     /// ```
-    /// use cloakroom::{Session, SignIn, UserKey};
+    /// use cloakroom::{Session, lifetime::EndReason};
     ///
-    /// /// The form of an identity provider, whose `state` was found to be that of our cookie.
-    /// fn callback(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
-    ///     session.allow_cross_site()?;
-    ///     session.sign_in(user)
+    /// fn notice(session: &Session) -> cloakroom::Result<Option<String>> {
+    ///     Ok(session.end_reason()?.map(|reason| match reason {
+    ///         EndReason::Idle(limit) => {
+    ///             let minutes = limit.as_secs() / 60;
+    ///             format!("You were signed out after {minutes} minutes without activity.")
+    ///         }
+    ///         EndReason::SignedOut => "You are signed out.".to_owned(),
+    ///         _ => "Please sign in again.".to_owned(),
+    ///     }))
     /// }
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request; and [those of all
-    /// methods](Self#errors-of-all-methods).
-    pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
-        Ok(())
+    /// [Those of all methods](Self#errors-of-all-methods).
+    pub fn end_reason(&self) -> Result<Option<EndReason>> {
+        let mut state = self.lock_for_use("look at a session")?;
+        self.ensure_loaded(&mut state)?;
+        Ok(state.end_reason)
     }
 }
