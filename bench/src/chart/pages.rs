@@ -170,22 +170,23 @@ fn goals(Runs { limit, peers, scale, http, memcached, postgres, contention }: &R
     table("| | figure | goal | |", rows)
 }
 
-/// What a request costs.
+/// The time of a request, on one thread and on several.
 fn in_short(Runs { limit, .. }: &Runs) -> String {
     let none = number(limit.value("load_none") / 1e3);
-    let row = |what, one, many| {
-        let [one, many] = [one, many].map(|name| limit.side(name, "cloakroom"));
-        format!("| {what} | {} | {} |", time(one), per_second(many))
+    let none = format!("| does not use its session | 1 | {none} µs |");
+    let row = |(what, threads, name): (&str, u32, &str)| {
+        format!("| {what} | {threads} | {} |", time(limit.side(name, "cloakroom")))
     };
     let rows = [
-        format!("| does not use its session | {none} µs | – |"),
-        row("reads it", "load_1t", "load_8t"),
-        row("changes it", "merge_1t", "merge_32t"),
-        row("signs a user in", "sign_in_1t", "sign_in_32t"),
+        ("reads it", 1, "load_1t"),
+        ("reads it", 8, "load_8t"),
+        ("changes it", 1, "merge_1t"),
+        ("changes it", 32, "merge_32t"),
+        ("signs a user in", 1, "sign_in_1t"),
+        ("signs a user in", 32, "sign_in_32t"),
     ];
-    let head =
-        "| a request that | time on one thread | requests per second, 8 threads (reads) or 32 |";
-    table(head, rows.into_iter())
+    let head = "| a request that | threads | time |";
+    table(head, std::iter::once(none).chain(rows.map(row)))
 }
 
 /// The share of its requests per second that a server loses.
