@@ -208,7 +208,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
         Ok(match (self.user()?, self.authenticated_at()?) {
             (None, _) => RecentAuth::NotSignedIn,

@@ -60,7 +60,8 @@ impl Session {
     /// found no session.
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Reads and stores nothing now, so it fails only [as all methods
+    /// do](Self#errors-of-all-methods).
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
         let mut state = self.lock_open(OPERATION)?;

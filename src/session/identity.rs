@@ -25,7 +25,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn user(&self) -> Result<Option<UserKey>> {
         self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
@@ -34,7 +34,7 @@ impl Session {
     /// [`confirm_authentication`](Self::confirm_authentication). `None` if no user is signed in.
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
         self.read_record(|record| record.authenticated).map(Option::flatten)
     }
@@ -44,7 +44,7 @@ impl Session {
     /// if no user is signed in.
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
@@ -62,7 +62,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn public_id(&self) -> Result<Option<PublicId>> {
         self.read_record(|record| record.public_id)
     }

@@ -124,7 +124,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock_for_use("look at a session")?;
         self.ensure_loaded(&mut state)?;
@@ -169,7 +169,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock_for_use("look at a session")?;
         self.ensure_loaded(&mut state)?;

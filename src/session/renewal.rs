@@ -48,7 +48,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Reads and stores nothing now, so it fails only [as all methods
+    /// do](Self#errors-of-all-methods).
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_for_change("renew the session")?;
         state.changes.renew = state.load_state.issued().is_none();

@@ -61,7 +61,7 @@ impl Session {
     /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock_for_use("look for a session value")?;
         state.response.varies = true;
@@ -87,7 +87,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn names(&self) -> Result<Vec<String>> {
         let mut state = self.lock_for_use("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
@@ -183,7 +183,8 @@ impl Session {
     /// signed in. To end the session, use [`destroy`](Self::destroy).
     ///
     /// # Errors
-    /// [Those of all methods](Self#errors-of-all-methods).
+    /// Reads and stores nothing now, so it fails only [as all methods
+    /// do](Self#errors-of-all-methods).
     pub fn clear(&self) -> Result<()> {
         self.lock_for_change("clear the session")?.changes.edit(Delta::clear);
         Ok(())
