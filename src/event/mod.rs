@@ -280,8 +280,7 @@ pub enum Event<'a> {
         public_id: Option<&'a PublicId>,
     },
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
-    /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
-    /// this at most once a second. Level `Error`.
+    /// lost, the client receives no id, and a requested sign-out does not happen. Level `Error`.
     SessionNotClosed {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,

@@ -249,8 +249,12 @@ impl Drop for Session {
             && (!state.changes.is_empty()
                 || !state.ending.to_destroy.is_empty()
                 || state.load_state.issued().is_some())
+            // In a fork, this is the copy of a session that the parent may still close.
+            && self.context.process.is_current()
         {
-            self.context.report_unclosed(state.load_state.public_id().as_ref());
+            let public_id = state.load_state.public_id();
+            let public_id = public_id.as_ref();
+            self.context.events.raise(&Event::SessionNotClosed { public_id });
         }
     }
 }
