@@ -5,8 +5,8 @@
 
 mod blocking_hook;
 mod end_trail;
-mod generations;
 mod guess_detector;
+mod recent_ids;
 mod retired_ids;
 mod update_queue;
 mod warnings;
@@ -77,7 +77,7 @@ impl Context {
             events,
             cleaner,
             settings,
-            retired_ids: RetiredIds::default(),
+            retired_ids: RetiredIds::new(),
             end_trail,
             guess_detector: GuessDetector::default(),
             unreported_evictions: AtomicU64::new(0),

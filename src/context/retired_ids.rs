@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::context::generations::Generations;
+use crate::context::recent_ids::RecentIds;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 /// that takes longer may create a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RetiredIds {
     /// The logical clock. It advances under the lock: by one tick for each recorded id, for each
     /// revocation of everyone, and when a call that retires ids begins. Every request reads it,
@@ -48,9 +48,9 @@ pub(crate) enum RetiredSinceOpen {
     Yes,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
-    by_id: Generations<RetiredTick>,
+    by_id: RecentIds<RetiredTick>,
     /// The last revocation of everyone.
     everyone: Option<RetiredTick>,
     /// When the calls in flight began.
@@ -58,6 +58,13 @@ struct Memory {
 }
 
 impl RetiredIds {
+    pub(crate) fn new() -> Self {
+        let memory =
+            Memory { by_id: RecentIds::new(RETENTION), everyone: None, in_flight: BTreeSet::new() };
+        let (ticks, changed) = (AtomicU64::new(0), Condvar::new());
+        RetiredIds { ticks, memory: Mutex::new(memory), changed }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().ignore_poison()
     }
@@ -84,7 +91,7 @@ impl RetiredIds {
     /// Records these id hashes as retired.
     pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
         for id_hash in retired {
-            self.lock().by_id.insert(id_hash, self.tick(), RETENTION);
+            self.lock().by_id.insert(id_hash, self.tick());
         }
     }
 
@@ -153,11 +160,11 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::generations::GENERATION_SIZE;
+    use crate::context::recent_ids::HALF_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = retired_ids.now();
         retired_ids.record([id_hash]);
@@ -173,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_result_is_undecided_while_a_call_is_in_flight() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.now();
@@ -188,20 +195,20 @@ mod tests {
 
     #[test]
     fn the_memory_is_bounded() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = |n: usize| {
             let mut bytes = [0; 32];
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
         let before = retired_ids.now();
-        retired_ids.record((0..5 * GENERATION_SIZE).map(id_hash));
+        retired_ids.record((0..5 * HALF_SIZE).map(id_hash));
         let kept = {
             let memory = retired_ids.lock();
-            (0..5 * GENERATION_SIZE).filter(|n| memory.by_id.get(&id_hash(*n)).is_some()).count()
+            (0..5 * HALF_SIZE).filter(|n| memory.by_id.get(&id_hash(*n)).is_some()).count()
         };
-        assert!(kept <= 2 * GENERATION_SIZE);
-        let last = id_hash(5 * GENERATION_SIZE - 1);
+        assert!(kept <= 2 * HALF_SIZE);
+        let last = id_hash(5 * HALF_SIZE - 1);
         assert!(retired_ids.retired_since_blocking(&last, before));
     }
 }
