@@ -98,10 +98,10 @@ impl Context {
         self.clock.now()
     }
 
-    /// Records a malformed or unknown id by its hash, and raises the event when it is due.
-    pub(crate) fn record_guess(&self, address: Option<IpAddr>, hash: u64) {
+    /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
+    pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
         if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.record(address, hash, self.now())
+            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }

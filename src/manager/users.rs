@@ -312,7 +312,7 @@ impl SessionManager {
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record_revocation_of_everyone();
+        self.context.retired_ids.add_everyone();
         drop(in_flight);
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
@@ -334,7 +334,7 @@ impl SessionManager {
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record(ended.iter().map(|ended| ended.id_hash));
+        self.context.retired_ids.add(ended.iter().map(|ended| ended.id_hash));
         drop(in_flight);
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);

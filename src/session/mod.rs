@@ -273,7 +273,7 @@ impl Session {
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
             context.events.raise(&Event::MalformedId { address });
-            context.record_guess(address, hash);
+            context.count_guess(address, hash);
         }
         if presented.too_many {
             context.events.raise(&Event::TooManyIds { address });
