@@ -186,7 +186,7 @@ impl Session {
         let public_id = session.record.public_id;
         state.set_load_state(LoadState::with_new_id(session, id));
         if let Some(cleaner) = &self.context.cleaner {
-            cleaner.anonymous_session_created();
+            cleaner.count_anonymous();
         }
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
