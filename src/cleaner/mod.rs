@@ -234,8 +234,8 @@ impl Worker {
         }
         if self.sweeps.begin_interval_if_due(instant) {
             let time = self.clock.now();
-            if let Some(by) = self.clock_guard.observe(time, instant) {
-                self.caller.events.raise(&Event::ClockStepped { by });
+            if let Some(step) = self.clock_guard.observe(time, instant) {
+                self.caller.events.raise(&Event::ClockStepped { step });
             }
             if self.clock_guard.allows_sweeps(instant) {
                 self.sweeps.start(time, instant, None);

@@ -28,13 +28,13 @@ impl EndTrail {
         EndTrail { events, reasons: Mutex::new(RecentIds::new(RETENTION)) }
     }
 
-    /// Reports a session that has ended: by the request of a client at `address`, and `by` that
-    /// user if it was revoked.
+    /// Reports a session that has ended: by the request of a client at `address`, and by the user
+    /// `revoked_by` if it was revoked.
     pub(crate) fn report(
         &self,
         ended: &EndedSession,
         reason: EndReason,
-        by: Option<&UserKey>,
+        revoked_by: Option<&UserKey>,
         address: Option<IpAddr>,
     ) {
         let EndedSession { id_hash, public_id, user, .. } = ended;
@@ -43,7 +43,7 @@ impl EndTrail {
         if user.is_some() {
             self.remember(*id_hash, reason);
         }
-        self.events.raise(&Event::Ended { public_id, user, reason, by, address });
+        self.events.raise(&Event::Ended { public_id, user, reason, revoked_by, address });
     }
 
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {

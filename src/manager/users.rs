@@ -353,7 +353,7 @@ impl SessionManager {
 
     fn raise_revoked(&self, sessions: u64, by: Option<&UserKey>, current: Option<&Session>) {
         let address = current.and_then(Session::client_address);
-        self.context.events.raise(&Event::Revoked { sessions, by, address });
+        self.context.events.raise(&Event::Revoked { sessions, revoked_by: by, address });
     }
 
     pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {

@@ -30,7 +30,7 @@ use crate::clock::Timestamp;
 use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, RejectedBy};
+use crate::event::{Event, RejectingBrowsers};
 use crate::id::RealmTag;
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
@@ -134,7 +134,7 @@ pub struct Session {
     /// replaced ids are compared with it.
     opened_at: Option<Timestamp>,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
-    cookie_rejected_by: Option<RejectedBy>,
+    rejecting_browsers: Option<RejectingBrowsers>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -279,7 +279,7 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let cookie_rejected_by = context.cookie_rejected_by(head);
+        let rejecting_browsers = context.rejecting_browsers(head);
         let opened_tick = context.retired_ids.now();
         let opened_at = (!presented.is_empty()).then(|| context.now());
         Session {
@@ -288,7 +288,7 @@ impl Session {
             presented,
             opened_tick,
             opened_at,
-            cookie_rejected_by,
+            rejecting_browsers,
             address,
             origin_check,
             is_prefetch: head.prefetch,
