@@ -120,9 +120,7 @@ impl Context {
         }
         let now = self.now();
         let mut reported_at = self.evictions_reported_at.lock().ignore_poison();
-        // If the clock was set back, the event is raised.
-        let is_recent = |at| now >= at && now.since(at) < EVICTION_REPORT_INTERVAL;
-        if reported_at.is_some_and(is_recent) {
+        if reported_at.is_some_and(|at| now.since(at) < EVICTION_REPORT_INTERVAL) {
             return;
         }
         *reported_at = Some(now);
