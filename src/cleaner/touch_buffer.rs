@@ -19,7 +19,7 @@ const CHANNEL_CAPACITY: usize = 4096;
 const MAX_BATCH_SIZE: usize = 256;
 
 /// The maximum number of touches that are kept for another attempt.
-const MAX_KEPT: usize = 16 * MAX_BATCH_SIZE;
+const MAX_KEPT_TOUCHES: usize = 16 * MAX_BATCH_SIZE;
 
 /// How long the first touch waits for others, and failed touches for another attempt. It is less
 /// than the shortest time between two touches of a session: 1.5 seconds, a fortieth of an idle
@@ -145,11 +145,11 @@ impl TouchBuffer {
             }
         }
         self.pending.extend(batches.flatten().copied());
-        let surplus = self.pending.len().saturating_sub(MAX_KEPT);
+        let surplus = self.pending.len().saturating_sub(MAX_KEPT_TOUCHES);
         if let Some(error) = retry.as_ref().filter(|_| surplus > 0) {
             give_up(surplus, error);
         }
-        self.pending = self.pending.drain().take(MAX_KEPT).collect();
+        self.pending = self.pending.drain().take(MAX_KEPT_TOUCHES).collect();
         self.due_at = (!self.pending.is_empty()).then_some(instant + WRITE_DELAY);
         WriteResult { retry: retry.filter(|_| self.due_at.is_some()), lost }
     }
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(written.len(), 1, "the first batch was written before");
 
         let mut lost = 0;
-        for n in 0..2 * MAX_KEPT {
+        for n in 0..2 * MAX_KEPT_TOUCHES {
             if sender.send(id_hash(n), touch(1)) == SendResult::ChannelFull {
                 let result = buffer.write(now, |_| fails(ErrorKind::Busy));
                 assert!(result.retry.is_some());
@@ -303,19 +303,19 @@ mod tests {
         let result = buffer.write(now, |_| fails(ErrorKind::Busy));
         assert!(result.retry.is_some());
         let (last_lost, error) = result.lost.unwrap();
-        assert_eq!((lost + last_lost, error.kind()), (MAX_KEPT, ErrorKind::Busy));
+        assert_eq!((lost + last_lost, error.kind()), (MAX_KEPT_TOUCHES, ErrorKind::Busy));
     }
 
     #[test]
     fn beside_a_lost_touch_the_surplus_does_not_name_the_error() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, MAX_KEPT);
+        send(&sender, MAX_KEPT_TOUCHES);
         assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Busy))).is_err());
-        sender.send(id_hash(MAX_KEPT), touch(1));
-        sender.send(id_hash(MAX_KEPT + 1), touch(1));
+        sender.send(id_hash(MAX_KEPT_TOUCHES), touch(1));
+        sender.send(id_hash(MAX_KEPT_TOUCHES + 1), touch(1));
         let kind_for = |session: &SessionIdHash| {
-            let is_damaged = *session == id_hash(MAX_KEPT);
+            let is_damaged = *session == id_hash(MAX_KEPT_TOUCHES);
             if is_damaged { ErrorKind::Corrupt } else { ErrorKind::Busy }
         };
         let result = buffer.write(now, |batch| {
