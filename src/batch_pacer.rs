@@ -15,7 +15,7 @@ pub(crate) struct BatchPacer {
     /// Kept from one run to the next.
     batch_size: NonZeroUsize,
     /// When the next batch is due; `None` between two runs.
-    next_batch: Option<Instant>,
+    next_batch_at: Option<Instant>,
     /// The number of sessions that the run has removed.
     removed: usize,
 }
@@ -27,10 +27,10 @@ impl BatchPacer {
     const SMALLEST: NonZeroUsize = NonZeroUsize::new(50).unwrap();
 
     /// A batch that blocks writers for longer is followed by one of half its size.
-    const TIME: Duration = Duration::from_millis(10);
+    const MAX_BLOCKING_TIME: Duration = Duration::from_millis(10);
 
     pub(crate) fn new() -> Self {
-        BatchPacer { batch_size: Self::LARGEST, next_batch: None, removed: 0 }
+        BatchPacer { batch_size: Self::LARGEST, next_batch_at: None, removed: 0 }
     }
 
     /// Returns the maximum number of sessions in the next batch.
@@ -38,13 +38,13 @@ impl BatchPacer {
         self.batch_size
     }
 
-    /// Records a batch that took this long. Returns the pause after it: as long as it blocked
-    /// writers.
+    /// Adapts the size to a batch that took this long. Returns the pause after it: as long as it
+    /// blocked writers.
     pub(crate) fn pause_after(&mut self, report: &RemovalReport, took: Duration) -> Duration {
         // A store may report too much, but no writer was blocked for longer than the call.
         let blocked_for = report.blocked_for.min(took);
         let size = self.batch_size.get();
-        let next = if blocked_for > Self::TIME { size / 2 } else { size * 2 };
+        let next = if blocked_for > Self::MAX_BLOCKING_TIME { size / 2 } else { size * 2 };
         let next = NonZeroUsize::new(next).unwrap_or(Self::SMALLEST);
         self.batch_size = next.clamp(Self::SMALLEST, Self::LARGEST);
         blocked_for
@@ -52,37 +52,37 @@ impl BatchPacer {
 
     /// Starts a run if none is active. Its first batch is due at `instant`.
     pub(crate) fn start(&mut self, instant: Instant) {
-        self.next_batch.get_or_insert(instant);
+        self.next_batch_at.get_or_insert(instant);
     }
 
     /// Returns the time of the next batch; `None` if no run is active.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.next_batch
+        self.next_batch_at
     }
 
     /// Returns the maximum number of sessions in the next batch, if it is due.
     pub(crate) fn due_batch(&self, instant: Instant) -> Option<NonZeroUsize> {
-        self.next_batch.filter(|due| *due <= instant).map(|_| self.batch_size())
+        self.next_batch_at.filter(|due| *due <= instant).map(|_| self.batch_size())
     }
 
-    /// Records a batch of the run. The next one is due after the pause. Returns whether the batch
+    /// Counts a batch of the run. The next one is due after the pause. Returns whether the batch
     /// was full: then a sweep has more to remove.
     pub(crate) fn batch_done(
         &mut self,
         report: &RemovalReport,
-        began: Instant,
-        ended: Instant,
+        began_at: Instant,
+        ended_at: Instant,
     ) -> bool {
         let is_full = report.removed >= self.batch_size.get();
         self.removed = self.removed.saturating_add(report.removed);
-        let took = ended.saturating_duration_since(began);
-        self.next_batch = Some(ended + self.pause_after(report, took));
+        let took = ended_at.saturating_duration_since(began_at);
+        self.next_batch_at = Some(ended_at + self.pause_after(report, took));
         is_full
     }
 
     /// Ends the run. Returns the number of sessions that it has removed.
     pub(crate) fn finish(&mut self) -> usize {
-        self.next_batch = None;
+        self.next_batch_at = None;
         mem::take(&mut self.removed)
     }
 }

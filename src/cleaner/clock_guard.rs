@@ -4,40 +4,40 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 
-/// A step forward by more than this suspends the sweeps.
-const STEP: Duration = Duration::from_secs(3600);
+/// A longer step forward suspends the sweeps.
+const MAX_STEP: Duration = Duration::from_secs(3600);
 
 /// How long sweeps are suspended after such a step, so that an operator can correct the clock.
-const PAUSE: Duration = Duration::from_secs(600);
+const SWEEP_PAUSE: Duration = Duration::from_secs(600);
 
 /// Compares the injected clock with the machine's monotonic one.
 #[derive(Debug)]
 pub(super) struct ClockGuard {
     time: Timestamp,
     instant: Instant,
-    paused_until: Option<Instant>,
+    paused_until: Instant,
 }
 
 impl ClockGuard {
     pub(super) fn new(time: Timestamp, instant: Instant) -> Self {
-        ClockGuard { time, instant, paused_until: None }
+        ClockGuard { time, instant, paused_until: instant }
     }
 
-    /// Reads both clocks. If the injected one has stepped forward by more than an hour since the
-    /// last reading, suspends the sweeps and returns the size of the step.
+    /// Takes a reading of both clocks. If the injected one has stepped forward by more than an hour
+    /// since the last reading, suspends the sweeps and returns the length of the step.
     pub(super) fn observe(&mut self, time: Timestamp, instant: Instant) -> Option<Duration> {
         let passed = instant.saturating_duration_since(self.instant);
         let step = time.since(self.time).saturating_sub(passed);
         (self.time, self.instant) = (time, instant);
-        if step <= STEP {
+        if step <= MAX_STEP {
             return None;
         }
-        self.paused_until = Some(instant + PAUSE);
+        self.paused_until = instant + SWEEP_PAUSE;
         Some(step)
     }
 
     pub(super) fn allows_sweeps(&self, instant: Instant) -> bool {
-        self.paused_until.is_none_or(|until| instant >= until)
+        instant >= self.paused_until
     }
 }
 

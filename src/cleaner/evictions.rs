@@ -16,7 +16,7 @@ use crate::sync::atomic::{AtomicI64, Ordering};
 /// how many sessions the store has.
 const FIRST_CHECK: u64 = 1000;
 
-/// The maximum number of sessions that are listed at once: 3 MB.
+/// The maximum number of sessions in a list: 3 MB.
 const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// The maximum number of anonymous sessions of a realm.
@@ -54,35 +54,27 @@ impl AnonymousCounter {
         AnonymousCounter { until_check: until_check.into() }
     }
 
-    /// Records a session. Returns whether the thread must be woken for a check: only for one
+    /// Counts a session. Returns whether the thread must be woken for a check: only for one
     /// session, because the thread asks again after each eviction.
-    pub(super) fn record_created(&self) -> bool {
+    pub(super) fn count_one(&self) -> bool {
         self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
     }
 }
 
-/// The evictions of the thread. One runs at a time, batch by batch.
+/// The evictions of the thread. One runs at a time: it lists sessions and ends them batch by batch,
+/// until a list has all that are left.
 #[derive(Debug)]
 pub(super) struct Evictions {
     maximum: Option<MaxAnonymous>,
     counter: Arc<AnonymousCounter>,
     pacer: BatchPacer,
-    state: EvictionState,
+    /// The listed sessions that are to be ended, those that were idle longest last.
+    listed: Vec<SessionIdHash>,
+    /// Whether the eviction ends with the listed sessions.
+    is_last_list: bool,
 }
 
-/// The next step. Between two evictions it is `Listing`.
-#[derive(Debug)]
-enum EvictionState {
-    Listing,
-    /// Ends the listed sessions, those that were idle longest last.
-    Ending {
-        listed: Vec<SessionIdHash>,
-        /// Whether these are all sessions above the maximum. The eviction ends with them.
-        is_last: bool,
-    },
-}
-
-/// The next call of a running eviction.
+/// A call of the store.
 pub(super) enum EvictionCall<'e> {
     /// List at most `max_listed` sessions of `realm`, without the `keep` that were used last.
     List { realm: &'e Realm, keep: u64, max_listed: NonZeroUsize },
@@ -94,21 +86,27 @@ impl Evictions {
     /// Makes the evictions above the maximum, with the counter of the sessions that begin.
     pub(super) fn new(maximum: Option<MaxAnonymous>) -> (Arc<AnonymousCounter>, Self) {
         let counter = Arc::new(AnonymousCounter::new(maximum.as_ref()));
-        let (pacer, state) = (BatchPacer::new(), EvictionState::Listing);
-        (counter.clone(), Evictions { maximum, counter, pacer, state })
+        let evictions = Evictions {
+            maximum,
+            counter: counter.clone(),
+            pacer: BatchPacer::new(),
+            listed: Vec::new(),
+            is_last_list: false,
+        };
+        (counter, evictions)
     }
 
     /// Starts an eviction if none runs and a check is due. Returns whether it did.
     pub(super) fn start_if_due(&mut self, instant: Instant) -> bool {
         let Some(maximum) = &self.maximum else { return false };
         let until_check = self.counter.until_check.load(Ordering::SeqCst);
-        let starts = until_check < 1 && self.pacer.next_due().is_none();
-        if starts {
+        let is_starting = until_check < 1 && self.pacer.next_due().is_none();
+        if is_starting {
             let more = maximum.check_every() as i64 - until_check;
             self.counter.until_check.fetch_add(more, Ordering::SeqCst);
             self.pacer.start(instant);
         }
-        starts
+        is_starting
     }
 
     /// Returns the time at which the next call is due.
@@ -120,52 +118,42 @@ impl Evictions {
     pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall<'_>> {
         let maximum = self.maximum.as_ref()?;
         let batch_size = self.pacer.due_batch(instant)?.get();
-        Some(match &mut self.state {
-            EvictionState::Listing => EvictionCall::List {
-                realm: &maximum.realm,
-                keep: maximum.target(),
-                max_listed: MAX_LISTED,
-            },
-            EvictionState::Ending { listed, .. } => {
-                EvictionCall::End(listed.split_off(listed.len().saturating_sub(batch_size)))
-            }
-        })
+        if self.listed.is_empty() {
+            let (realm, keep) = (&maximum.realm, maximum.target());
+            return Some(EvictionCall::List { realm, keep, max_listed: MAX_LISTED });
+        }
+        let batch_start = self.listed.len().saturating_sub(batch_size);
+        Some(EvictionCall::End(self.listed.split_off(batch_start)))
     }
 
-    /// Records the result of a list. Returns the number of ended sessions if that is the end.
+    /// Takes the result of a list; an error counts as an empty one. Returns the number of ended
+    /// sessions if the eviction has finished.
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
-        let mut listed = listed.unwrap_or_default();
-        listed.reverse();
-        let is_last = listed.len() < MAX_LISTED.get();
-        self.state = EvictionState::Ending { listed, is_last };
+        self.listed = listed.unwrap_or_default();
+        self.listed.reverse();
+        self.is_last_list = self.listed.len() < MAX_LISTED.get();
         self.finish_if_done()
     }
 
-    /// Records the result of a batch. Returns the number of ended sessions if that is the end,
-    /// which an error is too.
+    /// Takes the result of a batch; an error ends the eviction. Returns the number of ended
+    /// sessions if the eviction has finished.
     pub(super) fn batch_done(
         &mut self,
         result: Result<RemovalReport>,
-        began: Instant,
-        ended: Instant,
+        began_at: Instant,
+        ended_at: Instant,
     ) -> Option<usize> {
         match result {
             Ok(report) => {
-                self.pacer.batch_done(&report, began, ended);
+                self.pacer.batch_done(&report, began_at, ended_at);
             }
-            Err(_) => self.state = EvictionState::Ending { listed: Vec::new(), is_last: true },
+            Err(_) => (self.listed, self.is_last_list) = (Vec::new(), true),
         }
         self.finish_if_done()
     }
 
     fn finish_if_done(&mut self) -> Option<usize> {
-        let EvictionState::Ending { listed, is_last } = &self.state else { return None };
-        if !listed.is_empty() {
-            return None;
-        }
-        let is_last = *is_last;
-        self.state = EvictionState::Listing;
-        is_last.then(|| self.pacer.finish())
+        (self.listed.is_empty() && self.is_last_list).then(|| self.pacer.finish())
     }
 }
 
@@ -207,7 +195,7 @@ mod tests {
     fn due(maximum: MaxAnonymous) -> (Arc<AnonymousCounter>, Evictions) {
         let check_every = maximum.check_every();
         let (counter, evictions) = Evictions::new(Some(maximum));
-        assert!((0..check_every).any(|_| counter.record_created()));
+        assert!((0..check_every).any(|_| counter.count_one()));
         (counter, evictions)
     }
 
@@ -217,17 +205,17 @@ mod tests {
         let now = Instant::now();
         let (counter, mut evictions) = Evictions::new(Some(maximum));
         assert!(!evictions.start_if_due(now));
-        assert_eq!([(); 5].map(|()| counter.record_created()), [false, false, true, false, false]);
+        assert_eq!([(); 5].map(|()| counter.count_one()), [false, false, true, false, false]);
         assert!(evictions.start_if_due(now));
         assert!(!evictions.start_if_due(now));
-        assert_eq!([(); 4].map(|()| counter.record_created()), [false, false, true, false]);
+        assert_eq!([(); 4].map(|()| counter.count_one()), [false, false, true, false]);
         assert!(!evictions.start_if_due(now), "one runs");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert!(evictions.start_if_due(now), "as many have begun during the check");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert!(!evictions.start_if_due(now));
         let (unlimited, mut evictions) = Evictions::new(None);
-        assert!(!(0..5000).any(|_| unlimited.record_created()));
+        assert!(!(0..5000).any(|_| unlimited.count_one()));
         assert!(!evictions.start_if_due(now));
     }
 
@@ -236,11 +224,11 @@ mod tests {
         let now = Instant::now();
         let maximum = maximum(1_000_000);
         let (counter, mut evictions) = Evictions::new(Some(maximum));
-        assert_eq!((1..=1000).find(|_| counter.record_created()), Some(1000));
+        assert_eq!((1..=1000).find(|_| counter.count_one()), Some(1000));
         assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert_eq!((1..=40_000).find(|_| counter.record_created()), Some(31_250));
-        assert!(!(0..40_000).any(|_| counter.record_created()), "the thread is awake");
+        assert_eq!((1..=40_000).find(|_| counter.count_one()), Some(31_250));
+        assert!(!(0..40_000).any(|_| counter.count_one()), "the thread is awake");
         assert!(evictions.start_if_due(now));
     }
 
@@ -277,7 +265,7 @@ mod tests {
         let error = || Error::new(ErrorKind::Busy, "test");
         assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
-        assert!((0..3).any(|_| counter.record_created()));
+        assert!((0..3).any(|_| counter.count_one()));
         assert!(evictions.start_if_due(now));
         assert_eq!(evictions.list_done(Ok(ids(2000))), None);
         assert!(evictions.due_call(now).is_some());

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{RemovalReport, Store};
+use crate::backend::{SessionIndex, Store};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
@@ -29,10 +29,10 @@ use clock_guard::ClockGuard;
 pub(crate) use evictions::MaxAnonymous;
 use evictions::{AnonymousCounter, EvictionCall, Evictions};
 use sweep_schedule::{Reply, SweepSchedule};
-use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
+use touch_buffer::{SendResult, TouchBuffer, TouchSender, touch_channel};
 
 /// The capacity of the channel of messages to the thread.
-const MESSAGES: usize = 64;
+const CHANNEL_CAPACITY: usize = 64;
 
 /// The operations of the thread. They fail and recover on their own.
 const RECORD_ACTIVITY: &str = "record activity";
@@ -76,7 +76,7 @@ impl Cleaner {
         max_anonymous: Option<MaxAnonymous>,
         on_expired: OnExpired,
     ) -> Result<Self> {
-        let (sender, receiver) = bounded(MESSAGES);
+        let (sender, receiver) = bounded(CHANNEL_CAPACITY);
         let (touch_sender, touches) = touch_channel();
         let (anonymous, evictions) = Evictions::new(max_anonymous);
         let stop = Arc::new(AtomicBool::new(false));
@@ -118,9 +118,9 @@ impl Cleaner {
             return false;
         }
         match self.touches.send(id_hash, touch) {
-            Sent::ChannelFull => return false,
-            Sent::Queued => {}
-            Sent::WakeThread => self.wake(),
+            SendResult::ChannelFull => return false,
+            SendResult::Queued => {}
+            SendResult::WakeThread => self.wake(),
         }
         true
     }
@@ -130,9 +130,9 @@ impl Cleaner {
         drop(self.sender.try_send(Message::Wake));
     }
 
-    /// Records an anonymous session that has begun. Never waits.
-    pub(crate) fn anonymous_session_created(&self) {
-        if self.anonymous.record_created() {
+    /// Counts an anonymous session that has begun. Never waits.
+    pub(crate) fn count_anonymous(&self) {
+        if self.anonymous.count_one() {
             self.wake();
         }
     }
@@ -234,8 +234,8 @@ impl Worker {
         }
         if self.sweeps.begin_interval_if_due(instant) {
             let time = self.clock.now();
-            if let Some(by) = self.clock_guard.observe(time, instant) {
-                self.caller.events.raise(&Event::ClockStepped { by });
+            if let Some(step) = self.clock_guard.observe(time, instant) {
+                self.caller.events.raise(&Event::ClockStepped { step });
             }
             if self.clock_guard.allows_sweeps(instant) {
                 self.sweeps.start(time, instant, None);
@@ -256,19 +256,21 @@ impl Worker {
         if let Some((sessions, error)) = result.lost {
             self.caller.events.raise(&Event::TouchFailed { sessions, error: &error });
         }
-        self.caller.record(RECORD_ACTIVITY, result.retry.map_or(Ok(()), Err))
+        self.caller.report_result(RECORD_ACTIVITY, result.retry.map_or(Ok(()), Err))
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, batch_size: NonZeroUsize) {
         // First the touches: a session must not be removed while its touch is pending. If they fail
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
-        let began = monotonic_now();
+        let began_at = monotonic_now();
         let mut swept = self.caller.call(SWEEP, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
             mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
         }
-        let Some(finished) = self.sweeps.batch_done(swept, began, monotonic_now()) else { return };
+        let Some(finished) = self.sweeps.batch_done(swept, began_at, monotonic_now()) else {
+            return;
+        };
         if let Ok(sessions @ 1..) = finished.removed {
             self.caller.events.raise(&Event::Swept { sessions });
         }
@@ -284,22 +286,20 @@ impl Worker {
 
     /// Lists the anonymous sessions above their maximum, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
-        let began = monotonic_now();
-        let finished = match self.evictions.due_call(began) {
+        let began_at = monotonic_now();
+        let finished = match self.evictions.due_call(began_at) {
             None => return,
             Some(EvictionCall::List { realm, keep, max_listed }) => {
-                let listed = self.caller.call(EVICT, |store| match store.index() {
-                    Some(index) => index.idle_anonymous(realm, keep, max_listed),
-                    None => Ok(Vec::new()),
-                });
+                let listed = self
+                    .caller
+                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, max_listed));
                 self.evictions.list_done(listed)
             }
             Some(EvictionCall::End(id_hashes)) => {
-                let ended = self.caller.call(EVICT, |store| match store.index() {
-                    Some(index) => index.end_anonymous(&id_hashes, self.clock.now()),
-                    None => Ok(RemovalReport::new(0, Duration::ZERO)),
+                let ended = self.caller.call(EVICT, |store| {
+                    index_of(store)?.end_anonymous(&id_hashes, self.clock.now())
                 });
-                self.evictions.batch_done(ended, began, monotonic_now())
+                self.evictions.batch_done(ended, began_at, monotonic_now())
             }
         };
         let Some(sessions) = finished else { return };
@@ -318,12 +318,16 @@ impl Worker {
     }
 }
 
+/// Returns the session index, which a store with a maximum of anonymous sessions has.
+fn index_of(store: &dyn Store) -> Result<&dyn SessionIndex> {
+    store.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, EVICT))
+}
+
 /// Calls the store, and turns an error or a panic into an event, so that the thread continues.
 struct StoreCaller {
     store: Arc<dyn Store>,
     events: Events,
-    /// The operations whose last attempt failed. An event is raised when the first fails and when
-    /// the last has recovered, not at every attempt.
+    /// The operations whose last attempt failed.
     failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
@@ -335,7 +339,7 @@ impl StoreCaller {
         call: impl FnOnce(&dyn Store) -> Result<T>,
     ) -> Result<T> {
         let result = self.attempt(operation, call);
-        self.record(operation, result)
+        self.report_result(operation, result)
     }
 
     /// Calls the store once.
@@ -350,8 +354,9 @@ impl StoreCaller {
         })
     }
 
-    /// Records the result of an operation.
-    fn record<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
+    /// Takes the result of an operation and returns it. Raises an event when the first operation
+    /// fails, and when the last one has recovered.
+    fn report_result<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
         let was_failing = !self.failing.is_empty();
         self.failing.retain(|failing| *failing != operation);
         match &result {

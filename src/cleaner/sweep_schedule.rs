@@ -17,7 +17,7 @@ pub(super) type Reply = Sender<Result<usize>>;
 #[derive(Debug)]
 pub(super) struct SweepSchedule {
     interval: Duration,
-    next_sweep: Instant,
+    next_sweep_at: Instant,
     pacer: BatchPacer,
     /// A sweep removes the sessions that have expired by this time, so that a step of the clock
     /// during the sweep has no effect. `None` before the first sweep.
@@ -38,24 +38,28 @@ pub(super) struct FinishedSweep {
 impl SweepSchedule {
     /// Makes a schedule whose first sweep is due one `interval` after `start`.
     pub(super) fn new(interval: Duration, start: Instant) -> Self {
-        let next_sweep = start + interval;
-        let pacer = BatchPacer::new();
-        SweepSchedule { interval, next_sweep, pacer, as_of: None, replies: vec![] }
+        SweepSchedule {
+            interval,
+            next_sweep_at: start + interval,
+            pacer: BatchPacer::new(),
+            as_of: None,
+            replies: vec![],
+        }
     }
 
     /// Begins an interval if the last one is over. Returns whether it did: then a regular sweep is
     /// due.
     pub(super) fn begin_interval_if_due(&mut self, instant: Instant) -> bool {
-        let is_due = self.next_sweep <= instant;
+        let is_due = self.next_sweep_at <= instant;
         if is_due {
-            self.next_sweep = instant + self.interval;
+            self.next_sweep_at = instant + self.interval;
         }
         is_due
     }
 
     /// Returns the time at which the next batch or sweep is due.
     pub(super) fn next_due(&self) -> Instant {
-        self.pacer.next_due().unwrap_or(self.next_sweep)
+        self.pacer.next_due().unwrap_or(self.next_sweep_at)
     }
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
@@ -73,15 +77,15 @@ impl SweepSchedule {
         Some((self.as_of?, self.pacer.due_batch(instant)?))
     }
 
-    /// Records the result of a batch. A full batch is followed by another. Any other batch, and an
+    /// Takes the result of a batch. A full batch is followed by another. Any other batch, and an
     /// error, ends the sweep.
     pub(super) fn batch_done(
         &mut self,
         result: Result<RemovalReport>,
-        began: Instant,
-        ended: Instant,
+        began_at: Instant,
+        ended_at: Instant,
     ) -> Option<FinishedSweep> {
-        if result.as_ref().is_ok_and(|report| self.pacer.batch_done(report, began, ended)) {
+        if result.as_ref().is_ok_and(|report| self.pacer.batch_done(report, began_at, ended_at)) {
             return None;
         }
         let removed = self.pacer.finish();

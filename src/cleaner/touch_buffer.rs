@@ -16,15 +16,15 @@ use crate::sync::channel::{Receiver, Sender, bounded};
 const CHANNEL_CAPACITY: usize = 4096;
 
 /// The maximum number of touches in one transaction.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 
 /// The maximum number of touches that are kept for another attempt.
-const MAX_FAILED: usize = 16 * MAX_BATCH;
+const MAX_KEPT_TOUCHES: usize = 16 * MAX_BATCH_SIZE;
 
 /// How long the first touch waits for others, and failed touches for another attempt. It is less
 /// than the shortest time between two touches of a session: 1.5 seconds, a fortieth of an idle
 /// limit of one minute. Sessions with a shorter limit do not use the cleaner.
-const WAIT: Duration = Duration::from_secs(1);
+const WRITE_DELAY: Duration = Duration::from_secs(1);
 
 type IdTouch = (SessionIdHash, Touch);
 
@@ -32,12 +32,12 @@ type IdTouch = (SessionIdHash, Touch);
 #[derive(Clone, Debug)]
 pub(super) struct TouchSender {
     channel: Sender<IdTouch>,
-    notified: Arc<AtomicBool>,
+    is_woken: Arc<AtomicBool>,
 }
 
 /// The result of [`TouchSender::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum SendResult {
     /// The channel is full, and the touch was not sent.
     ChannelFull,
     /// The touch is in the channel, and the thread was already woken.
@@ -51,9 +51,9 @@ pub(super) struct TouchBuffer {
     channel: Receiver<IdTouch>,
     /// Whether the thread was woken since it last emptied the channel. Waking it costs a request
     /// several times as much as sending a touch.
-    notified: Arc<AtomicBool>,
+    is_woken: Arc<AtomicBool>,
     /// When the next touches are to be written.
-    due: Option<Instant>,
+    due_at: Option<Instant>,
     /// The touches to write, one for each session. After a [`write`](Self::write), those that have
     /// failed or were not tried.
     pending: HashMap<SessionIdHash, Touch>,
@@ -71,21 +71,21 @@ pub(super) struct WriteResult {
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL_CAPACITY);
-    let notified = Arc::new(AtomicBool::new(false));
-    let sender = TouchSender { channel: sender, notified: notified.clone() };
+    let is_woken = Arc::new(AtomicBool::new(false));
+    let sender = TouchSender { channel: sender, is_woken: is_woken.clone() };
     let pending = HashMap::new();
-    let buffer = TouchBuffer { channel: receiver, notified, due: None, pending };
+    let buffer = TouchBuffer { channel: receiver, is_woken, due_at: None, pending };
     (sender, buffer)
 }
 
 impl TouchSender {
     /// Sends a touch. Never waits.
-    pub(super) fn send(&self, id_hash: SessionIdHash, touch: Touch) -> Sent {
+    pub(super) fn send(&self, id_hash: SessionIdHash, touch: Touch) -> SendResult {
         if self.channel.try_send((id_hash, touch)).is_err() {
-            return Sent::ChannelFull;
+            return SendResult::ChannelFull;
         }
-        let is_notified = self.notified.swap(true, Ordering::AcqRel);
-        if is_notified { Sent::Queued } else { Sent::WakeThread }
+        let was_woken = self.is_woken.swap(true, Ordering::AcqRel);
+        if was_woken { SendResult::Queued } else { SendResult::WakeThread }
     }
 }
 
@@ -93,14 +93,14 @@ impl TouchBuffer {
     /// Starts the wait for more touches if the first one was sent. Returns whether it is over, and
     /// the touches are to be written.
     pub(super) fn is_due(&mut self, instant: Instant) -> bool {
-        if self.due.is_none() && self.notified.load(Ordering::Acquire) {
-            self.due = Some(instant + WAIT);
+        if self.due_at.is_none() && self.is_woken.load(Ordering::Acquire) {
+            self.due_at = Some(instant + WRITE_DELAY);
         }
-        self.due.is_some_and(|due| due <= instant)
+        self.due_at.is_some_and(|due_at| due_at <= instant)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due
+        self.due_at
     }
 
     /// Writes, by `write`, the touches sent before this call, and those that have failed before. If
@@ -113,13 +113,13 @@ impl TouchBuffer {
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
     ) -> WriteResult {
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
-        self.notified.swap(false, Ordering::AcqRel);
+        self.is_woken.swap(false, Ordering::AcqRel);
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
             let latest = self.pending.entry(id_hash).or_insert(touch);
             latest.seen = latest.seen.max(touch.seen);
         }
         let touches: Vec<IdTouch> = self.pending.drain().collect();
-        let mut batches = touches.chunks(MAX_BATCH);
+        let mut batches = touches.chunks(MAX_BATCH_SIZE);
         let mut retry = None;
         let mut lost = None;
         let mut give_up = |count, error: &Error| {
@@ -145,13 +145,13 @@ impl TouchBuffer {
             }
         }
         self.pending.extend(batches.flatten().copied());
-        let surplus = self.pending.len().saturating_sub(MAX_FAILED);
+        let surplus = self.pending.len().saturating_sub(MAX_KEPT_TOUCHES);
         if let Some(error) = retry.as_ref().filter(|_| surplus > 0) {
             give_up(surplus, error);
         }
-        self.pending = self.pending.drain().take(MAX_FAILED).collect();
-        self.due = (!self.pending.is_empty()).then_some(instant + WAIT);
-        WriteResult { retry: retry.filter(|_| self.due.is_some()), lost }
+        self.pending = self.pending.drain().take(MAX_KEPT_TOUCHES).collect();
+        self.due_at = (!self.pending.is_empty()).then_some(instant + WRITE_DELAY);
+        WriteResult { retry: retry.filter(|_| self.due_at.is_some()), lost }
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
 
     fn send(sender: &TouchSender, count: usize) {
         for n in 0..count {
-            assert_ne!(sender.send(id_hash(n), touch(1)), Sent::ChannelFull);
+            assert_ne!(sender.send(id_hash(n), touch(1)), SendResult::ChannelFull);
         }
     }
 
@@ -211,14 +211,14 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
         assert!(!buffer.is_due(now));
-        assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
-        assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
+        assert_eq!(sender.send(id_hash(1), touch(1)), SendResult::WakeThread);
+        assert_eq!(sender.send(id_hash(2), touch(1)), SendResult::Queued);
         assert!(!buffer.is_due(now));
-        assert_eq!(buffer.next_due(), Some(now + WAIT));
-        assert!(buffer.is_due(now + WAIT));
-        none_lost(buffer.write(now + WAIT, |_| Ok(()))).unwrap();
+        assert_eq!(buffer.next_due(), Some(now + WRITE_DELAY));
+        assert!(buffer.is_due(now + WRITE_DELAY));
+        none_lost(buffer.write(now + WRITE_DELAY, |_| Ok(()))).unwrap();
         assert_eq!(buffer.next_due(), None);
-        assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
+        assert_eq!(sender.send(id_hash(1), touch(1)), SendResult::WakeThread);
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         let (sender, mut buffer) = touch_channel();
         let mut now = Instant::now();
         for _ in 0..5 {
-            send(&sender, 2 * MAX_BATCH);
+            send(&sender, 2 * MAX_BATCH_SIZE);
             let mut calls = 0;
             let write = |_: &[IdTouch]| {
                 calls += 1;
@@ -234,12 +234,12 @@ mod tests {
             };
             assert!(none_lost(buffer.write(now, write)).is_err());
             assert_eq!(calls, 1, "the other batches are not tried");
-            send(&sender, 2 * MAX_BATCH);
+            send(&sender, 2 * MAX_BATCH_SIZE);
             assert!(!buffer.is_due(now), "it waits, however many touches there are");
-            now += WAIT;
+            now += WRITE_DELAY;
             assert!(buffer.is_due(now));
         }
-        assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH, "it works again");
+        assert_eq!(write_all(&mut buffer, now).len(), 2 * MAX_BATCH_SIZE, "it works again");
         assert_eq!(buffer.next_due(), None);
     }
 
@@ -247,7 +247,7 @@ mod tests {
     fn a_full_channel_takes_no_touch() {
         let (sender, _buffer) = touch_channel();
         send(&sender, CHANNEL_CAPACITY);
-        assert_eq!(sender.send(id_hash(0), touch(1)), Sent::ChannelFull);
+        assert_eq!(sender.send(id_hash(0), touch(1)), SendResult::ChannelFull);
     }
 
     #[test]
@@ -280,20 +280,20 @@ mod tests {
     fn touches_survive_a_store_in_trouble_until_there_are_too_many() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, MAX_BATCH + 1);
+        send(&sender, MAX_BATCH_SIZE + 1);
         let mut calls = 0;
         let write = |_: &[IdTouch]| {
             calls += 1;
             if calls == 1 { Ok(()) } else { fails(ErrorKind::Busy) }
         };
         assert!(none_lost(buffer.write(now, write)).is_err());
-        assert_eq!(buffer.next_due(), Some(now + WAIT));
-        let written = write_all(&mut buffer, now + WAIT);
+        assert_eq!(buffer.next_due(), Some(now + WRITE_DELAY));
+        let written = write_all(&mut buffer, now + WRITE_DELAY);
         assert_eq!(written.len(), 1, "the first batch was written before");
 
         let mut lost = 0;
-        for n in 0..2 * MAX_FAILED {
-            if sender.send(id_hash(n), touch(1)) == Sent::ChannelFull {
+        for n in 0..2 * MAX_KEPT_TOUCHES {
+            if sender.send(id_hash(n), touch(1)) == SendResult::ChannelFull {
                 let result = buffer.write(now, |_| fails(ErrorKind::Busy));
                 assert!(result.retry.is_some());
                 lost += result.lost.map_or(0, |(count, _)| count);
@@ -303,19 +303,19 @@ mod tests {
         let result = buffer.write(now, |_| fails(ErrorKind::Busy));
         assert!(result.retry.is_some());
         let (last_lost, error) = result.lost.unwrap();
-        assert_eq!((lost + last_lost, error.kind()), (MAX_FAILED, ErrorKind::Busy));
+        assert_eq!((lost + last_lost, error.kind()), (MAX_KEPT_TOUCHES, ErrorKind::Busy));
     }
 
     #[test]
     fn beside_a_lost_touch_the_surplus_does_not_name_the_error() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, MAX_FAILED);
+        send(&sender, MAX_KEPT_TOUCHES);
         assert!(none_lost(buffer.write(now, |_| fails(ErrorKind::Busy))).is_err());
-        sender.send(id_hash(MAX_FAILED), touch(1));
-        sender.send(id_hash(MAX_FAILED + 1), touch(1));
+        sender.send(id_hash(MAX_KEPT_TOUCHES), touch(1));
+        sender.send(id_hash(MAX_KEPT_TOUCHES + 1), touch(1));
         let kind_for = |session: &SessionIdHash| {
-            let is_damaged = *session == id_hash(MAX_FAILED);
+            let is_damaged = *session == id_hash(MAX_KEPT_TOUCHES);
             if is_damaged { ErrorKind::Corrupt } else { ErrorKind::Busy }
         };
         let result = buffer.write(now, |batch| {
@@ -340,8 +340,12 @@ mod tests {
         for _ in 0..9 {
             assert!(!buffer.is_due(now), "the failed one waits");
             send(&sender, 2);
-            assert_eq!(buffer.next_due(), Some(now + WAIT), "the others wait as long as ever");
-            now += WAIT;
+            assert_eq!(
+                buffer.next_due(),
+                Some(now + WRITE_DELAY),
+                "the others wait as long as ever"
+            );
+            now += WRITE_DELAY;
             assert!(buffer.is_due(now));
             assert_eq!(write_around(&mut buffer, now, fails), (vec![dead, healthy], 0));
         }
@@ -352,7 +356,7 @@ mod tests {
         assert_eq!(buffer.next_due(), None);
         send(&sender, 1);
         write_around(&mut buffer, now, fails);
-        assert_eq!(buffer.next_due(), Some(now + WAIT));
+        assert_eq!(buffer.next_due(), Some(now + WRITE_DELAY));
     }
 
     #[test]
@@ -382,12 +386,12 @@ mod tests {
     fn a_batch_that_is_given_up_does_not_hold_up_the_next() {
         let (sender, mut buffer) = touch_channel();
         let now = Instant::now();
-        send(&sender, MAX_BATCH + 1);
+        send(&sender, MAX_BATCH_SIZE + 1);
         let WriteResult { retry, lost } = buffer.write(now, |_| fails(ErrorKind::Corrupt));
         let (count, error) = lost.unwrap();
-        assert_eq!((count, error.kind()), (MAX_BATCH, ErrorKind::Corrupt));
+        assert_eq!((count, error.kind()), (MAX_BATCH_SIZE, ErrorKind::Corrupt));
         assert_eq!(retry.unwrap().kind(), ErrorKind::Corrupt);
-        assert!(buffer.is_due(now + WAIT));
-        assert_eq!(write_all(&mut buffer, now + WAIT).len(), 1);
+        assert!(buffer.is_due(now + WRITE_DELAY));
+        assert_eq!(write_all(&mut buffer, now + WRITE_DELAY).len(), 1);
     }
 }

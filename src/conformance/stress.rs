@@ -119,14 +119,14 @@ impl StressRun<'_> {
         Ok(())
     }
 
-    /// Records the end of the session if the call ended it.
+    /// Notes the end of the session if the call ended it.
     fn note_end(&self, session: &Sample, answer: &CommitAnswer) {
         if matches!(answer, CommitAnswer::Ended(_)) {
             self.ended.lock().ignore_poison().insert(session.public_id());
         }
     }
 
-    /// Records the end of the session, or its new id, after a renewal or a sign-in.
+    /// Notes the end of the session, or its new id, after a renewal or a sign-in.
     fn note_new_id(
         &self,
         slot: &Mutex<Sample>,

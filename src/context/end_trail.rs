@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::context::generations::Generations;
+use crate::context::recent_ids::RecentIds;
 use crate::event::{Event, Events};
 use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
@@ -20,21 +20,21 @@ const RETENTION: Duration = Duration::from_secs(3600);
 pub(crate) struct EndTrail {
     events: Events,
     /// The reasons for which sessions of users ended.
-    reasons: Mutex<Generations<EndReason>>,
+    reasons: Mutex<RecentIds<EndReason>>,
 }
 
 impl EndTrail {
     pub(crate) fn new(events: Events) -> Self {
-        EndTrail { events, reasons: Mutex::default() }
+        EndTrail { events, reasons: Mutex::new(RecentIds::new(RETENTION)) }
     }
 
-    /// Reports a session that has ended: by the request of a client at `address`, and `by` that
-    /// user if it was revoked.
+    /// Reports a session that has ended: by the request of a client at `address`, and by the user
+    /// `revoked_by` if it was revoked.
     pub(crate) fn report(
         &self,
         ended: &EndedSession,
         reason: EndReason,
-        by: Option<&UserKey>,
+        revoked_by: Option<&UserKey>,
         address: Option<IpAddr>,
     ) {
         let EndedSession { id_hash, public_id, user, .. } = ended;
@@ -43,11 +43,11 @@ impl EndTrail {
         if user.is_some() {
             self.remember(*id_hash, reason);
         }
-        self.events.raise(&Event::Ended { public_id, user, reason, by, address });
+        self.events.raise(&Event::Ended { public_id, user, reason, revoked_by, address });
     }
 
     fn remember(&self, id_hash: SessionIdHash, reason: EndReason) {
-        self.reasons.lock().ignore_poison().insert(id_hash, reason, RETENTION);
+        self.reasons.lock().ignore_poison().insert(id_hash, reason);
     }
 
     /// Returns why the user's session whose last id has this hash ended.
@@ -59,7 +59,7 @@ impl EndTrail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::generations::GENERATION_SIZE;
+    use crate::context::recent_ids::HALF_SIZE;
 
     #[test]
     fn the_latest_reasons_are_remembered() {
@@ -69,10 +69,10 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
-        (0..5 * GENERATION_SIZE).for_each(|n| trail.remember(id_hash(n), EndReason::Revoked));
-        let known = (0..5 * GENERATION_SIZE).filter(|n| trail.reason(&id_hash(*n)).is_some());
+        (0..5 * HALF_SIZE).for_each(|n| trail.remember(id_hash(n), EndReason::Revoked));
+        let known = (0..5 * HALF_SIZE).filter(|n| trail.reason(&id_hash(*n)).is_some());
         let known: Vec<usize> = known.collect();
-        assert!((GENERATION_SIZE..=2 * GENERATION_SIZE).contains(&known.len()));
-        assert_eq!(known.last(), Some(&(5 * GENERATION_SIZE - 1)));
+        assert!((HALF_SIZE..=2 * HALF_SIZE).contains(&known.len()));
+        assert_eq!(known.last(), Some(&(5 * HALF_SIZE - 1)));
     }
 }

@@ -13,17 +13,17 @@ use crate::id::SessionIdHash;
 use crate::sync::{IgnorePoison, Mutex};
 
 /// The number of ids within a window that raises the first event. Each doubling raises another.
-const THRESHOLD: u64 = 20;
+const EVENT_THRESHOLD: u64 = 20;
 
-/// The length of a window. The first one begins with the first id.
-const WINDOW: Duration = Duration::from_secs(60);
+/// The length of a window. It begins with the first id after the end of the last one.
+const WINDOW_LENGTH: Duration = Duration::from_secs(60);
 
 /// The maximum number of addresses in a window. One more begins the next window.
 const MAX_ADDRESSES: usize = 1_024;
 
 /// The maximum number of ids of one address that are remembered. An id beyond that counts as new
 /// each time.
-const MAX_SEEN: usize = 256;
+const MAX_KNOWN_IDS: usize = 256;
 
 /// Counts the ids of all addresses in one window.
 ///
@@ -35,15 +35,15 @@ pub(crate) struct GuessDetector(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
-    began: Option<Timestamp>,
+    began_at: Option<Timestamp>,
     by_address: HashMap<Option<IpAddr>, IdCount>,
 }
 
 #[derive(Debug, Default)]
 struct IdCount {
     count: u64,
-    /// The hashes of the first ids counted.
-    seen: Vec<u64>,
+    /// The hashes of the first ids.
+    known_ids: Vec<u64>,
 }
 
 /// Returns the address under which a client is counted. An IPv6 client can use all addresses of its
@@ -64,9 +64,9 @@ impl GuessDetector {
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// Records a malformed or unknown id by its hash, which a window counts once. Returns the
-    /// address and its count if an event is due.
-    pub(crate) fn record(
+    /// Counts a malformed or unknown id by its hash, once in a window. Returns the address and its
+    /// count if an event is due.
+    pub(crate) fn count(
         &self,
         address: Option<IpAddr>,
         hash: u64,
@@ -74,22 +74,22 @@ impl GuessDetector {
     ) -> Option<(Option<IpAddr>, u64)> {
         let address = address.map(client_network);
         let mut window = self.0.lock().ignore_poison();
-        let is_over = window.began.is_none_or(|began| now.since(began) >= WINDOW);
+        let is_over = window.began_at.is_none_or(|began_at| now.since(began_at) >= WINDOW_LENGTH);
         let is_full = window.by_address.len() >= MAX_ADDRESSES;
         if is_over || is_full && !window.by_address.contains_key(&address) {
-            *window = Window { began: Some(now), by_address: HashMap::new() };
+            *window = Window { began_at: Some(now), by_address: HashMap::new() };
         }
         let ids = window.by_address.entry(address).or_default();
         // A repeated id comes from a client that has not noticed the end of its session.
-        if ids.seen.contains(&hash) {
+        if ids.known_ids.contains(&hash) {
             return None;
         }
-        if ids.seen.len() < MAX_SEEN {
-            ids.seen.push(hash);
+        if ids.known_ids.len() < MAX_KNOWN_IDS {
+            ids.known_ids.push(hash);
         }
         ids.count += 1;
-        let is_due =
-            ids.count.is_multiple_of(THRESHOLD) && (ids.count / THRESHOLD).is_power_of_two();
+        let is_due = ids.count.is_multiple_of(EVENT_THRESHOLD)
+            && (ids.count / EVENT_THRESHOLD).is_power_of_two();
         is_due.then_some((address, ids.count))
     }
 }
@@ -108,7 +108,7 @@ mod tests {
         now: Timestamp,
     ) -> Vec<u64> {
         let address = address.map(|text| text.parse().unwrap());
-        let counts = ids.filter_map(|id| guess_detector.record(address, id, now));
+        let counts = ids.filter_map(|id| guess_detector.count(address, id, now));
         counts.map(|(_, count)| count).collect()
     }
 
@@ -126,10 +126,10 @@ mod tests {
     fn a_window_is_a_minute_long() {
         let guess_detector = GuessDetector::default();
         assert_eq!(reported(&guess_detector, None, 0..19, NOW), [0; 0]);
-        let last = NOW + (WINDOW - Duration::from_millis(1));
+        let last = NOW + (WINDOW_LENGTH - Duration::from_millis(1));
         assert_eq!(reported(&guess_detector, None, 19..20, last), [20]);
-        assert_eq!(reported(&guess_detector, None, 0..19, NOW + WINDOW), [0; 0]);
-        assert_eq!(reported(&guess_detector, None, 19..20, NOW + WINDOW), [20]);
+        assert_eq!(reported(&guess_detector, None, 0..19, NOW + WINDOW_LENGTH), [0; 0]);
+        assert_eq!(reported(&guess_detector, None, 19..20, NOW + WINDOW_LENGTH), [20]);
     }
 
     #[test]
@@ -146,7 +146,10 @@ mod tests {
     fn the_memory_per_address_is_bounded() {
         let guess_detector = GuessDetector::default();
         assert_eq!(reported(&guess_detector, None, 0..1000, NOW), [20, 40, 80, 160, 320, 640]);
-        assert_eq!(guess_detector.0.lock().unwrap().by_address[&None].seen.len(), MAX_SEEN);
+        assert_eq!(
+            guess_detector.0.lock().unwrap().by_address[&None].known_ids.len(),
+            MAX_KNOWN_IDS
+        );
     }
 
     #[test]
@@ -170,12 +173,12 @@ mod tests {
     fn the_memory_is_bounded_and_each_address_is_counted() {
         let guess_detector = GuessDetector::default();
         let address = |n: u32| Some(IpAddr::V4(n.into()));
-        let record = |n: u32, id| guess_detector.record(address(n), id, NOW);
+        let count = |n: u32, id| guess_detector.count(address(n), id, NOW);
         for n in 0..10_000 {
-            assert_eq!(record(n, 0), None);
+            assert_eq!(count(n, 0), None);
             assert!(guess_detector.0.lock().unwrap().by_address.len() <= MAX_ADDRESSES);
         }
-        (1..19).for_each(|id| assert_eq!(record(9_999, id), None));
-        assert_eq!(record(9_999, 19), Some((address(9_999), 20)));
+        (1..19).for_each(|id| assert_eq!(count(9_999, id), None));
+        assert_eq!(count(9_999, 19), Some((address(9_999), 20)));
     }
 }

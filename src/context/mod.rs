@@ -5,8 +5,8 @@
 
 mod blocking_hook;
 mod end_trail;
-mod generations;
 mod guess_detector;
+mod recent_ids;
 mod retired_ids;
 mod update_queue;
 mod warnings;
@@ -21,7 +21,6 @@ use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
 use crate::error::Result;
 use crate::event::{Event, Events};
-use crate::id::PublicId;
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +33,8 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use retired_ids::{RetiredIds, RetiredSinceOpen, RetiredTick};
 pub(crate) use update_queue::{UpdateQueues, contention_error};
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+/// The shortest time between two events about evictions.
+const EVICTION_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(crate) struct Context {
     /// The process that made this context. It is checked before a lock of this context is taken.
@@ -49,10 +48,9 @@ pub(crate) struct Context {
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
     guess_detector: GuessDetector,
-    last_unclosed: LastEvent,
-    last_evicted: LastEvent,
-    /// The number of sessions that the store has evicted since the last event.
+    /// The number of sessions that the store has evicted since the last event about them.
     unreported_evictions: AtomicU64,
+    evictions_reported_at: Mutex<Option<Timestamp>>,
     pub(crate) update_queues: UpdateQueues,
 }
 
@@ -79,12 +77,11 @@ impl Context {
             events,
             cleaner,
             settings,
-            retired_ids: RetiredIds::default(),
+            retired_ids: RetiredIds::new(),
             end_trail,
             guess_detector: GuessDetector::default(),
-            last_unclosed: LastEvent::default(),
-            last_evicted: LastEvent::default(),
             unreported_evictions: AtomicU64::new(0),
+            evictions_reported_at: Mutex::new(None),
             update_queues: UpdateQueues::default(),
         }
     }
@@ -101,19 +98,12 @@ impl Context {
         self.clock.now()
     }
 
-    /// Records a malformed or unknown id by its hash, and raises the event when it is due.
-    pub(crate) fn record_guess(&self, address: Option<IpAddr>, hash: u64) {
+    /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
+    pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
         if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.record(address, hash, self.now())
+            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
-        }
-    }
-
-    /// Raises the event that a session was dropped without being closed, at most once a second.
-    pub(crate) fn report_unclosed(&self, public_id: Option<&PublicId>) {
-        if self.process.is_current() && self.last_unclosed.admit(self.now(), SECOND) {
-            self.events.raise(&Event::SessionNotClosed { public_id });
         }
     }
 
@@ -125,30 +115,17 @@ impl Context {
     /// Raises the event that the store has evicted sessions, at most once a minute and with their
     /// number since the last event.
     pub(crate) fn report_evictions(&self) {
-        if self.unreported_evictions.load(Ordering::Relaxed) > 0
-            && self.process.is_current()
-            && self.last_evicted.admit(self.now(), MINUTE)
-        {
-            let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
-            self.events.raise(&Event::AnonymousEvicted { sessions });
+        if self.unreported_evictions.load(Ordering::Relaxed) == 0 || !self.process.is_current() {
+            return;
         }
-    }
-}
-
-/// The time of the last event of a kind, which limits their rate.
-#[derive(Default)]
-struct LastEvent(Mutex<Option<Timestamp>>);
-
-impl LastEvent {
-    /// Returns whether another event may be raised, because the last one is `interval` ago. Then
-    /// records it.
-    fn admit(&self, now: Timestamp, interval: Duration) -> bool {
-        let mut last = self.0.lock().ignore_poison();
-        // If the clock was set back, the event is raised.
-        let is_admitted = last.is_none_or(|last| now < last || now.since(last) >= interval);
-        if is_admitted {
-            *last = Some(now);
+        let now = self.now();
+        let mut reported_at = self.evictions_reported_at.lock().ignore_poison();
+        if reported_at.is_some_and(|at| now.since(at) < EVICTION_REPORT_INTERVAL) {
+            return;
         }
-        is_admitted
+        *reported_at = Some(now);
+        drop(reported_at);
+        let sessions = self.unreported_evictions.swap(0, Ordering::Relaxed);
+        self.events.raise(&Event::AnonymousEvicted { sessions });
     }
 }

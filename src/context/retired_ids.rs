@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::context::generations::Generations;
+use crate::context::recent_ids::RecentIds;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
@@ -16,9 +16,9 @@ use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 /// that takes longer may create a new session.
 const RETENTION: Duration = Duration::from_secs(600);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RetiredIds {
-    /// The logical clock. It advances under the lock: by one tick for each recorded id, for each
+    /// The logical clock. It advances under the lock: by one tick for each retired id, for each
     /// revocation of everyone, and when a call that retires ids begins. Every request reads it,
     /// which costs less than reading a real clock.
     ticks: AtomicU64,
@@ -31,7 +31,7 @@ pub(crate) struct RetiredIds {
 /// known only after the store has returned.
 pub(crate) struct CallInFlight<'r> {
     retired_ids: &'r RetiredIds,
-    began: RetiredTick,
+    began_at: RetiredTick,
 }
 
 /// A time on the logical clock of [`RetiredIds`].
@@ -48,16 +48,27 @@ pub(crate) enum RetiredSinceOpen {
     Yes,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
-    by_id: Generations<RetiredTick>,
-    /// The last revocation of everyone.
-    everyone: Option<RetiredTick>,
-    /// When the calls in flight began.
-    in_flight: BTreeSet<RetiredTick>,
+    /// The time at which each id was retired.
+    retired_at: RecentIds<RetiredTick>,
+    /// The time of the last revocation of everyone.
+    everyone_retired_at: Option<RetiredTick>,
+    /// The times at which the calls in flight began.
+    calls_in_flight: BTreeSet<RetiredTick>,
 }
 
 impl RetiredIds {
+    pub(crate) fn new() -> Self {
+        let memory = Memory {
+            retired_at: RecentIds::new(RETENTION),
+            everyone_retired_at: None,
+            calls_in_flight: BTreeSet::new(),
+        };
+        let (ticks, changed) = (AtomicU64::new(0), Condvar::new());
+        RetiredIds { ticks, memory: Mutex::new(memory), changed }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().ignore_poison()
     }
@@ -72,26 +83,26 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Marks a call that retires ids as in flight, until it has recorded them and the guard is
+    /// Marks a call that retires ids as in flight, until it has added them and the guard is
     /// dropped. Drop it before an event is raised, because a listener can wait for it.
     pub(crate) fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
-        let began = self.tick();
-        memory.in_flight.insert(began);
-        CallInFlight { retired_ids: self, began }
+        let began_at = self.tick();
+        memory.calls_in_flight.insert(began_at);
+        CallInFlight { retired_ids: self, began_at }
     }
 
-    /// Records these id hashes as retired.
-    pub(crate) fn record(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
+    /// Adds these id hashes. Takes the lock only for an id: most commits retire none.
+    pub(crate) fn add(&self, retired: impl IntoIterator<Item = SessionIdHash>) {
         for id_hash in retired {
-            self.lock().by_id.insert(id_hash, self.tick(), RETENTION);
+            self.lock().retired_at.insert(id_hash, self.tick());
         }
     }
 
-    /// Records that a call of the manager has ended all sessions.
-    pub(crate) fn record_revocation_of_everyone(&self) {
+    /// Adds the ids of all sessions, which a call of the manager has ended.
+    pub(crate) fn add_everyone(&self) {
         let mut memory = self.lock();
-        memory.everyone = Some(self.tick());
+        memory.everyone_retired_at = Some(self.tick());
     }
 
     /// Returns whether `id_hash`, which finds no session, was retired after `since`.
@@ -105,7 +116,7 @@ impl RetiredIds {
     }
 
     /// As [`retired_since`](Self::retired_since), but is never in doubt: blocks until the calls in
-    /// flight have recorded their ids. That is for writes, which would otherwise create a new
+    /// flight have added their ids. That is for writes, which would otherwise create a new
     /// session for a visitor who has just signed out.
     pub(crate) fn retired_since_blocking(
         &self,
@@ -132,10 +143,10 @@ impl Memory {
         since: RetiredTick,
         last: RetiredTick,
     ) -> RetiredSinceOpen {
-        let retired = self.by_id.get(id_hash);
-        if retired.into_iter().chain(&self.everyone).any(|at| since < *at) {
+        let retired = self.retired_at.get(id_hash);
+        if retired.into_iter().chain(&self.everyone_retired_at).any(|at| since < *at) {
             RetiredSinceOpen::Yes
-        } else if self.in_flight.first().is_some_and(|first| *first <= last) {
+        } else if self.calls_in_flight.first().is_some_and(|first| *first <= last) {
             RetiredSinceOpen::InDoubt
         } else {
             RetiredSinceOpen::No
@@ -145,7 +156,7 @@ impl Memory {
 
 impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
-        self.retired_ids.lock().in_flight.remove(&self.began);
+        self.retired_ids.lock().calls_in_flight.remove(&self.began_at);
         self.retired_ids.changed.notify_all();
     }
 }
@@ -153,33 +164,33 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::generations::GENERATION_SIZE;
+    use crate::context::recent_ids::HALF_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = retired_ids.now();
-        retired_ids.record([id_hash]);
+        retired_ids.add([id_hash]);
         assert!(retired_ids.retired_since_blocking(&id_hash, before));
         assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
         let other = SessionIdHash::from_bytes([2; 32]);
         assert!(!retired_ids.retired_since_blocking(&other, before));
         let between = retired_ids.now();
-        retired_ids.record_revocation_of_everyone();
+        retired_ids.add_everyone();
         assert!(retired_ids.retired_since_blocking(&id_hash, between));
         assert!(!retired_ids.retired_since_blocking(&id_hash, retired_ids.now()));
     }
 
     #[test]
     fn the_result_is_undecided_while_a_call_is_in_flight() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let other = SessionIdHash::from_bytes([2; 32]);
         let before = retired_ids.now();
         let in_flight = retired_ids.begin();
         assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::InDoubt);
-        retired_ids.record([id_hash]);
+        retired_ids.add([id_hash]);
         assert_eq!(retired_ids.retired_since(&id_hash, before), RetiredSinceOpen::Yes);
         assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::InDoubt);
         drop(in_flight);
@@ -188,20 +199,20 @@ mod tests {
 
     #[test]
     fn the_memory_is_bounded() {
-        let retired_ids = RetiredIds::default();
+        let retired_ids = RetiredIds::new();
         let id_hash = |n: usize| {
             let mut bytes = [0; 32];
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
         let before = retired_ids.now();
-        retired_ids.record((0..5 * GENERATION_SIZE).map(id_hash));
+        retired_ids.add((0..5 * HALF_SIZE).map(id_hash));
         let kept = {
             let memory = retired_ids.lock();
-            (0..5 * GENERATION_SIZE).filter(|n| memory.by_id.get(&id_hash(*n)).is_some()).count()
+            (0..5 * HALF_SIZE).filter(|n| memory.retired_at.get(&id_hash(*n)).is_some()).count()
         };
-        assert!(kept <= 2 * GENERATION_SIZE);
-        let last = id_hash(5 * GENERATION_SIZE - 1);
+        assert!(kept <= 2 * HALF_SIZE);
+        let last = id_hash(5 * HALF_SIZE - 1);
         assert!(retired_ids.retired_since_blocking(&last, before));
     }
 }

@@ -1,7 +1,8 @@
-//! Fair queues of requests that update one session, one at a time in the order of their arrival.
-//! A request whose first attempt finds a newer revision joins the queue of its session. While there
-//! is a queue, every request with an update joins it before its first attempt. Called by commits
-//! only; no code of the application runs under its locks.
+//! Queues of the requests that update one session: one at a time, first come, first served.
+//!
+//! A session gets a queue when the first attempt of an update finds a newer revision than it
+//! expects. While it has one, an update joins it before its first attempt. Called by commits only;
+//! no code of the application runs under its lock.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, monotonic_now, threa
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
 
-/// The maximum time from a commit's first attempt to its last.
+/// The maximum time for which a commit waits and makes attempts.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// The sessions that are being updated, each with the requests that wait for it.
+const OPERATION: &str = "update a session";
+
+/// The queues of the sessions of which a request has the turn.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateQueues(Mutex<Queues>);
 
@@ -29,25 +32,24 @@ type Queues = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 /// A waiting request. With its turn it receives the [newest](Turn::newest) record.
 type Waiter = Handoff<Option<Record>>;
 
-/// The exclusive right of one request to update a session in this process. Dropping it passes the
-/// turn to the first waiting request.
+/// The right of one request to update a session, exclusive among the updates of this process.
+/// Dropping it passes it to the first waiting request.
 #[derive(Debug)]
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this holder or an earlier one stored it, if one did. It saves the next holder
-    /// a failed first attempt.
+    /// The session as this request or an earlier one stored it, if one did. It saves the next
+    /// request a failed attempt.
     newest: Option<Record>,
 }
 
 impl UpdateQueues {
     /// Makes attempts of a commit until one finds the session at the revision that it expects. An
-    /// attempt is given the newer record of the session, if one is known, and recomputes its
-    /// changes on that. After a mismatch there always is one.
+    /// attempt receives the session's newer record, if one is known, and computes its changes again
+    /// on that; after a revision mismatch there always is one.
     ///
-    /// The first attempt waits for the turn only if its changes depend on the session, and other
-    /// requests are updating that. Every later attempt has the turn, which is passed on when this
-    /// returns.
+    /// Every attempt but the first has the turn. The first waits for it if its changes depend on
+    /// the session, and the session has a queue.
     ///
     /// # Errors
     /// Those of an attempt. [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests
@@ -63,20 +65,18 @@ impl UpdateQueues {
         let wait = || blocking.run(|| self.turn(id_hash, deadline));
         let mut turn = None;
         let mut newer = None;
-        if expected != Expected::Anything && self.is_contended(id_hash) {
+        if expected != Expected::Anything && self.has_queue(id_hash) {
             newer = turn.insert(wait()?).take_newer_than(expected);
         }
         loop {
-            let found = match attempt(newer)? {
-                CommitAnswer::RevisionMismatch(LiveSession { record, .. }) => record,
-                answer => {
-                    if let (Some(turn), CommitAnswer::Done { session, .. }) = (&mut turn, &answer)
-                        && session.id_hash == *id_hash
-                    {
-                        turn.newest = Some(session.record.clone());
-                    }
-                    return Ok(answer);
+            let answer = attempt(newer)?;
+            let CommitAnswer::RevisionMismatch(LiveSession { record: found, .. }) = answer else {
+                if let (Some(turn), CommitAnswer::Done { session, .. }) = (&mut turn, &answer)
+                    && session.id_hash == *id_hash
+                {
+                    turn.newest = Some(session.record.clone());
                 }
+                return Ok(answer);
             };
             newer = match turn {
                 // Only constant writes by other processes lead here.
@@ -95,7 +95,7 @@ impl UpdateQueues {
     }
 
     /// Returns whether a request has the turn to update the session of `id_hash`.
-    fn is_contended(&self, id_hash: &SessionIdHash) -> bool {
+    fn has_queue(&self, id_hash: &SessionIdHash) -> bool {
         self.lock().contains_key(id_hash)
     }
 
@@ -104,14 +104,14 @@ impl UpdateQueues {
     /// # Errors
     /// [`ErrorKind::Busy`] at the deadline, or immediately when 64 requests wait already.
     fn turn(&self, id_hash: &SessionIdHash, deadline: Instant) -> Result<Turn<'_>> {
-        match self.enter(id_hash)? {
+        match self.join(id_hash)? {
             Some(waiter) => self.wait(id_hash, &waiter, deadline),
             None => Ok(Turn { queues: self, id_hash: *id_hash, newest: None }),
         }
     }
 
-    /// Joins the queue; returns `None` if there was none, and the request has the turn.
-    fn enter(&self, id_hash: &SessionIdHash) -> Result<Option<Arc<Waiter>>> {
+    /// Joins the queue of the session. Returns `None` if there was none: the request has the turn.
+    fn join(&self, id_hash: &SessionIdHash) -> Result<Option<Arc<Waiter>>> {
         let mut queues = self.lock();
         let Some(waiting) = queues.get_mut(id_hash) else {
             queues.insert(*id_hash, VecDeque::new());
@@ -166,8 +166,8 @@ impl UpdateQueues {
 }
 
 impl Turn<'_> {
-    /// Takes the newest record that is known, if it is newer than the `expected` one. A request
-    /// that has found no session gets none: it must not compute with a session's data.
+    /// Takes the newest record, if it is newer than the `expected` one. A request that has found no
+    /// session gets none: it must not compute with a session's data.
     fn take_newer_than(&mut self, expected: Expected) -> Option<Record> {
         let Expected::Revision(revision) = expected else { return None };
         self.newest.take().filter(|newest| newest.revision > revision)
@@ -179,8 +179,6 @@ impl Drop for Turn<'_> {
         self.queues.pass(&self.id_hash, self.newest.take());
     }
 }
-
-const OPERATION: &str = "update a session";
 
 /// Returns the error of a request whose changes could not be stored in time.
 pub(crate) fn contention_error() -> Error {
@@ -203,12 +201,12 @@ mod tests {
     }
 
     fn turn<'q>(queues: &'q UpdateQueues, id_hash: &SessionIdHash) -> Turn<'q> {
-        assert!(!queues.is_contended(id_hash));
+        assert!(!queues.has_queue(id_hash));
         queues.turn(id_hash, monotonic_now()).unwrap()
     }
 
     fn enqueue(queues: &UpdateQueues) -> Arc<Waiter> {
-        queues.enter(&id_hash(1)).unwrap().expect("another request has the turn")
+        queues.join(&id_hash(1)).unwrap().expect("another request has the turn")
     }
 
     fn wait<'q>(queues: &'q UpdateQueues, waiter: &Arc<Waiter>) -> Turn<'q> {
@@ -246,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_contended_only_while_a_queue_exists() {
+    fn a_session_has_a_queue_only_during_a_turn() {
         let queues = UpdateQueues::default();
-        assert!(!queues.is_contended(&id_hash(1)));
+        assert!(!queues.has_queue(&id_hash(1)));
         let first = turn(&queues, &id_hash(1));
-        assert!(queues.is_contended(&id_hash(1)));
+        assert!(queues.has_queue(&id_hash(1)));
         // This request would wait, and its deadline has passed.
         let late = queues.turn(&id_hash(1), monotonic_now()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::context::Context;
-use crate::event::{Event, RejectedBy};
+use crate::event::{Event, RejectingBrowsers};
 use crate::message::{RequestHead, is_loopback, is_webkit};
 use crate::settings::Transport;
 
@@ -22,27 +22,27 @@ impl Context {
 
     /// Returns the browsers that reject the cookie of a response to this request; `None` if its
     /// browser accepts it.
-    pub(crate) fn cookie_rejected_by(&self, head: &RequestHead<'_>) -> Option<RejectedBy> {
+    pub(crate) fn rejecting_browsers(&self, head: &RequestHead<'_>) -> Option<RejectingBrowsers> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.once().filter(|_| cookie.secure && !head.secure)?;
         if !is_loopback(host) {
-            return Some(RejectedBy::AnyBrowser);
+            return Some(RejectingBrowsers::Any);
         }
-        head.user_agent.is_some_and(is_webkit).then_some(RejectedBy::WebKit)
+        head.user_agent.is_some_and(is_webkit).then_some(RejectingBrowsers::WebKit)
     }
 
     /// Raises the event that a browser rejects the cookie that is being sent, once per process and
     /// kind of browser.
-    pub(crate) fn warn_if_rejected(&self, rejected_by: Option<RejectedBy>) {
+    pub(crate) fn warn_if_rejected(&self, browsers: Option<RejectingBrowsers>) {
         static WARNED: AtomicBool = AtomicBool::new(false);
         static WARNED_OF_WEBKIT: AtomicBool = AtomicBool::new(false);
-        let Some(rejected_by) = rejected_by else { return };
-        let warned = match rejected_by {
-            RejectedBy::AnyBrowser => &WARNED,
-            RejectedBy::WebKit => &WARNED_OF_WEBKIT,
+        let Some(browsers) = browsers else { return };
+        let warned = match browsers {
+            RejectingBrowsers::Any => &WARNED,
+            RejectingBrowsers::WebKit => &WARNED_OF_WEBKIT,
         };
         if !warned.swap(true, Ordering::Relaxed) {
-            self.events.raise(&Event::InsecureConnection { rejected_by });
+            self.events.raise(&Event::InsecureConnection { browsers });
         }
     }
 }

@@ -17,11 +17,10 @@ use crate::sync::IgnorePoison;
 /// The target of all log records.
 const TARGET: &str = "cloakroom";
 
-/// The time within which an identical line is suppressed.
-const SECOND: Duration = Duration::from_secs(1);
+/// The time for which a logged line suppresses identical ones, and counts towards [`MAX_LINES`].
+const SUPPRESSION_TIME: Duration = Duration::from_secs(1);
 
-/// The maximum number of different lines of one kind that are remembered, and so logged, within a
-/// second.
+/// The maximum number of different lines of one kind that are logged within that time.
 const MAX_LINES: usize = 32;
 
 /// The default sink. It writes events to the [`log`](https://docs.rs/log) crate, under the target
@@ -38,12 +37,12 @@ const MAX_LINES: usize = 32;
 pub struct LogSink<C = SystemClock> {
     clock: C,
     hasher: RandomState,
-    recent: Mutex<HashMap<EventKind, Recent>>,
+    recent: Mutex<HashMap<EventKind, RecentLines>>,
 }
 
 /// The lines of one kind that were logged within the last second.
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentLines {
     lines: Vec<Line>,
     /// The number of suppressed lines that are not remembered any more.
     others: u64,
@@ -53,12 +52,12 @@ struct Recent {
 struct Line {
     /// The hash of the text.
     hash: u64,
-    logged: Timestamp,
+    logged_at: Timestamp,
     suppressed: u64,
 }
 
 /// Returns what the next logged line says of the suppressed ones.
-fn note(identical: u64, others: u64) -> String {
+fn suppression_note(identical: u64, others: u64) -> String {
     match (identical, others) {
         (0, 0) => String::new(),
         (_, 0) => format!(" ({identical} identical ones before)"),
@@ -93,10 +92,11 @@ impl<C: Clock> LogSink<C> {
         let hash = self.hasher.hash_one(line);
         let now = self.clock.now();
         let mut recent = self.recent.lock().ignore_poison();
-        let Recent { lines, others } = recent.entry(kind).or_default();
+        let RecentLines { lines, others } = recent.entry(kind).or_default();
         let mut identical = 0;
         // If the clock was set back, no line is suppressed.
-        let is_over = |line: &mut Line| now < line.logged || now.since(line.logged) >= SECOND;
+        let is_over =
+            |line: &mut Line| now < line.logged_at || now.since(line.logged_at) >= SUPPRESSION_TIME;
         for line in lines.extract_if(.., is_over) {
             if line.hash == hash {
                 identical = line.suppressed;
@@ -112,7 +112,7 @@ impl<C: Clock> LogSink<C> {
             *others += 1;
             return None;
         }
-        lines.push(Line { hash, logged: now, suppressed: 0 });
+        lines.push(Line { hash, logged_at: now, suppressed: 0 });
         Some((identical, std::mem::take(others)))
     }
 }
@@ -167,7 +167,7 @@ impl<C: Clock> Sink for LogSink<C> {
         }
         let line = OneLine(event).to_string();
         if let Some((identical, others)) = self.admit(event.kind(), &line) {
-            ::log::log!(target: TARGET, level, "{line}{}", note(identical, others));
+            ::log::log!(target: TARGET, level, "{line}{}", suppression_note(identical, others));
         }
     }
 
@@ -201,7 +201,7 @@ mod tests {
             Some((0, 0)),
             "kinds are counted separately"
         );
-        clock.advance(SECOND);
+        clock.advance(SUPPRESSION_TIME);
         assert_eq!(sink.admit(EventKind::Undecodable, "a"), Some((2, 0)));
         assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
     }
@@ -227,7 +227,7 @@ mod tests {
         for n in MAX_LINES..1000 {
             assert_eq!(admit(n), None);
         }
-        clock.advance(SECOND);
+        clock.advance(SUPPRESSION_TIME);
         // One of them was identical to the first line, which is forgotten.
         assert_eq!(admit(1000), Some((0, 969)));
         assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), 1);
@@ -244,9 +244,9 @@ mod tests {
 
     #[test]
     fn the_next_line_says_how_many_were_suppressed() {
-        assert_eq!(note(0, 0), "");
-        assert_eq!(note(2, 0), " (2 identical ones before)");
-        assert_eq!(note(0, 3), " (3 others of this kind before)");
-        assert_eq!(note(2, 3), " (2 identical ones and 3 others of this kind before)");
+        assert_eq!(suppression_note(0, 0), "");
+        assert_eq!(suppression_note(2, 0), " (2 identical ones before)");
+        assert_eq!(suppression_note(0, 3), " (3 others of this kind before)");
+        assert_eq!(suppression_note(2, 3), " (2 identical ones and 3 others of this kind before)");
     }
 }

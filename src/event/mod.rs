@@ -130,13 +130,13 @@ pub enum Event<'a> {
     /// `Warn`.
     ClockStepped {
         /// The length of the step.
-        by: Duration,
+        step: Duration,
     },
     /// The clock of this machine differs from that of the database server by more than five
     /// seconds. While it is ahead, this machine sweeps no sessions. Level `Warn`.
     ClockSkewed {
         /// The difference.
-        by: Duration,
+        difference: Duration,
         /// Whether this machine is ahead of the server.
         ahead: bool,
     },
@@ -245,7 +245,7 @@ pub enum Event<'a> {
         /// The reason.
         reason: EndReason,
         /// The user who revoked this session, if the session of the request was passed to the call.
-        by: Option<&'a UserKey>,
+        revoked_by: Option<&'a UserKey>,
         /// The address of the client whose request ended the session, if it is known.
         address: Option<IpAddr>,
     },
@@ -266,7 +266,7 @@ pub enum Event<'a> {
         /// The number of sessions.
         sessions: u64,
         /// The user who made the call, if the session of the request was passed to it.
-        by: Option<&'a UserKey>,
+        revoked_by: Option<&'a UserKey>,
         /// The client's address, if the session of the request was passed to the call.
         address: Option<IpAddr>,
     },
@@ -280,8 +280,7 @@ pub enum Event<'a> {
         public_id: Option<&'a PublicId>,
     },
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
-    /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
-    /// this at most once a second. Level `Error`.
+    /// lost, the client receives no id, and a requested sign-out does not happen. Level `Error`.
     SessionNotClosed {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -337,7 +336,7 @@ pub enum Event<'a> {
     /// per process for each of the two cases. Level `Warn`.
     InsecureConnection {
         /// The browsers that reject it.
-        rejected_by: RejectedBy,
+        browsers: RejectingBrowsers,
     },
     /// A request has the field `X-Forwarded-For`, but
     /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is not set, so the
@@ -492,9 +491,9 @@ impl Event<'_> {
 /// The browsers that reject a Secure cookie which was sent over plain HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RejectedBy {
+pub enum RejectingBrowsers {
     /// Any browser: the host is no loopback name.
-    AnyBrowser,
+    Any,
     /// WebKit browsers: the host is a loopback name.
     WebKit,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::event::{Event, RejectedBy};
+use crate::event::{Event, RejectingBrowsers};
 use crate::id::{PublicId, UserKey};
 use crate::lifetime::EndReason;
 
@@ -58,12 +58,12 @@ impl fmt::Display for Event<'_> {
                 write!(f, "the cleaner failed and will retry: {error}")
             }
             Event::CleanerRecovered => f.write_str("the cleaner works again"),
-            Event::ClockStepped { by } => {
-                let seconds = by.as_secs();
+            Event::ClockStepped { step } => {
+                let seconds = step.as_secs();
                 write!(f, "the clock was set forward by {seconds} s: no sweeps for ten minutes")
             }
-            Event::ClockSkewed { by, ahead } => {
-                let seconds = by.as_secs();
+            Event::ClockSkewed { difference, ahead } => {
+                let seconds = difference.as_secs();
                 let (ahead, effect) =
                     if *ahead { ("ahead of", ": no sweeps meanwhile") } else { ("behind", "") };
                 write!(f, "the clock is {seconds} s {ahead} that of the database server{effect}")
@@ -118,7 +118,7 @@ impl fmt::Display for Event<'_> {
                 let user = user.as_str();
                 write!(f, "user {user:?} was refused a sign-in: the limit of sessions is reached")
             }
-            Event::Ended { public_id, user, reason, by, address } => {
+            Event::Ended { public_id, user, reason, revoked_by, address } => {
                 write!(f, "{}", session_of(*public_id))?;
                 if let Some(user) = user {
                     write!(f, " of user {:?}", user.as_str())?;
@@ -126,7 +126,7 @@ impl fmt::Display for Event<'_> {
                 write!(f, " ended: {reason}")?;
                 match reason {
                     EndReason::Idle(_) | EndReason::Absolute => Ok(()),
-                    _ => write!(f, "{} from {}", by_user(*by), client(*address)),
+                    _ => write!(f, "{} from {}", by_user(*revoked_by), client(*address)),
                 }
             }
             Event::UserRenamed { from, to, sessions } => {
@@ -134,9 +134,9 @@ impl fmt::Display for Event<'_> {
                 let to = to.as_str();
                 write!(f, "user {from:?} with {sessions} sessions is now user {to:?}")
             }
-            Event::Revoked { sessions, by, address } => {
+            Event::Revoked { sessions, revoked_by, address } => {
                 let from = client(*address);
-                write!(f, "{sessions} sessions were revoked{} from {from}", by_user(*by))
+                write!(f, "{sessions} sessions were revoked{} from {from}", by_user(*revoked_by))
             }
             Event::NoAbsoluteLimit => f.write_str(
                 "sessions have no absolute limit: a session in use never ends; set a limit, or \
@@ -169,14 +169,14 @@ impl fmt::Display for Event<'_> {
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
-            Event::InsecureConnection { rejected_by } => write!(
+            Event::InsecureConnection { browsers } => write!(
                 f,
                 "a browser rejects the Secure session cookie on plain HTTP{}: serve the \
                  application over TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted",
-                match rejected_by {
-                    RejectedBy::AnyBrowser => "",
-                    RejectedBy::WebKit => " to a loopback name, as WebKit browsers do",
+                match browsers {
+                    RejectingBrowsers::Any => "",
+                    RejectingBrowsers::WebKit => " to a loopback name, as WebKit browsers do",
                 }
             ),
             Event::UnknownProxy { peer } => write!(

@@ -107,37 +107,23 @@ impl Finding {
 /// sign-in.
 struct Lifetimes {
     all: Vec<Lifetime>,
-    /// Whether browsers can keep the cookie when they are closed.
-    persistent: bool,
-    /// Whether all have an idle limit.
-    idle: bool,
-    /// Whether all have an absolute limit.
-    absolute: bool,
     text: String,
-    /// The maximum of the idle limit that a handler sets, if it is longer.
-    max_idle: Option<Duration>,
-    /// The lifetime of anonymous sessions, and their number.
-    anonymous: String,
 }
 
 impl Lifetimes {
     fn of(settings: &Settings) -> Self {
         let all: Vec<_> =
             std::iter::once(settings.lifetime).chain(settings.browser_session_lifetime).collect();
-        let persistent = settings.persistent || settings.browser_session_lifetime.is_some();
-        let max_idle = settings.max_idle_limit;
         let mut text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
-        if let Some(max) = max_idle {
+        if let Some(max) = settings.max_idle_limit {
             text.push_str(&format!("; a handler can set up to {} idle", humanize(max)));
         }
-        let idle = all.iter().all(|lifetime| lifetime.idle_limit().is_some());
-        let absolute = all.iter().all(|lifetime| lifetime.absolute_limit().is_some());
-        let anonymous = describe(&settings.anonymous_lifetime(settings.persistent));
-        let anonymous = match settings.max_anonymous {
-            Some(max) => format!("{anonymous}, and at most {max} of them"),
-            None => anonymous,
-        };
-        Lifetimes { all, persistent, idle, absolute, text, max_idle, anonymous }
+        Lifetimes { all, text }
+    }
+
+    /// Returns whether all have this limit.
+    fn all_have(&self, limit: fn(&Lifetime) -> Option<Duration>) -> bool {
+        self.all.iter().all(|lifetime| limit(lifetime).is_some())
     }
 }
 
@@ -149,6 +135,15 @@ fn describe(lifetime: &Lifetime) -> String {
         format!("after {} in any case", humanize(limit))
     });
     format!("{idle}, {absolute}")
+}
+
+/// Describes the lifetime of anonymous sessions, and their maximum if there is one.
+fn describe_anonymous(settings: &Settings) -> String {
+    let lifetime = describe(&settings.anonymous_lifetime(settings.persistent));
+    match settings.max_anonymous {
+        Some(max) => format!("{lifetime}, and at most {max} of them"),
+        None => lifetime,
+    }
 }
 
 impl SessionManager {
@@ -166,7 +161,7 @@ impl SessionManager {
         };
         let separation = separation(self.context.capabilities, &settings.realm);
         let by_area = [
-            (Area::Other, documentation(&lifetimes, settings.session_limit)),
+            (Area::Other, documentation(settings, &lifetimes)),
             (Area::Limits, timeouts(&lifetimes)),
             (Area::Other, termination(self.index("review").is_ok())),
             (Area::Cookie, id_transport),
@@ -174,7 +169,7 @@ impl SessionManager {
             (Area::Other, data_in_browsers(settings)),
             (Area::Other, vec![renewal(settings.renew_every), trail(&self.context.events)]),
             (Area::Anonymous, vec![self.anonymous()]),
-            (Area::Other, assurance_levels(&lifetimes)),
+            (Area::Other, assurance_levels(settings, &lifetimes)),
             (Area::Other, separation.into_iter().collect()),
         ];
         let in_area = |(area, findings): (Area, Vec<Finding>)| {
@@ -187,11 +182,10 @@ impl SessionManager {
     fn anonymous(&self) -> Finding {
         let settings = &self.context.settings;
         let lifetime = settings.anonymous_lifetime(settings.persistent);
-        let number = match settings.max_anonymous {
-            Some(max) => format!("at most {max} of them"),
-            None => "the store keeps room for users".to_owned(),
+        let why = match settings.max_anonymous {
+            Some(_) => describe_anonymous(settings),
+            None => format!("{}, and the store keeps room for users", describe(&lifetime)),
         };
-        let why = format!("{}, and {number}", describe(&lifetime));
         let otherwise = if lifetime.absolute_limit().is_none() {
             "they may live for ever: set an absolute limit in \
              SessionManagerBuilder::anonymous_lifetime"
@@ -243,21 +237,22 @@ fn separation(capabilities: Capabilities, realm: &Realm) -> Option<Finding> {
 }
 
 /// ASVS 7.1.
-fn documentation(lifetimes: &Lifetimes, session_limit: Option<SessionLimit>) -> Vec<Finding> {
-    let Lifetimes { text, anonymous, .. } = lifetimes;
-    let text = format!("{text}; anonymous sessions: {anonymous}");
-    let limit = session_limit.map(|session_limit| {
-        let effect = match session_limit.at_limit {
+fn documentation(settings: &Settings, lifetimes: &Lifetimes) -> Vec<Finding> {
+    let anonymous = describe_anonymous(settings);
+    let text = format!("{}; anonymous sessions: {anonymous}", lifetimes.text);
+    let limit = settings.session_limit.map(|SessionLimit { max, at_limit }| {
+        let effect = match at_limit {
             AtLimit::Refuse => "a sign-in is refused",
             AtLimit::EndOldest => "the oldest ends",
             AtLimit::EndOthers => "all others end",
         };
-        format!("at most {} sessions per user; at the limit {effect}", session_limit.max)
+        format!("at most {max} sessions per user; at the limit {effect}")
     });
     vec![
         Finding::new(
             "ASVS 7.1.1",
-            lifetimes.idle && lifetimes.absolute,
+            lifetimes.all_have(Lifetime::idle_limit)
+                && lifetimes.all_have(Lifetime::absolute_limit),
             &format!("{text}: document these, and why"),
             &format!("{text}: set both limits, or document why one is missing"),
         ),
@@ -276,9 +271,11 @@ fn timeouts(lifetimes: &Lifetimes) -> Vec<Finding> {
     let text = &lifetimes.text;
     let without_idle = format!("{text}: set an idle limit, as with Lifetime::idle");
     let without_absolute = format!("{text}: set an absolute limit, with Lifetime::with_absolute");
+    let has_idle = lifetimes.all_have(Lifetime::idle_limit);
+    let has_absolute = lifetimes.all_have(Lifetime::absolute_limit);
     vec![
-        Finding::new("ASVS 7.3.1", lifetimes.idle, text, &without_idle),
-        Finding::new("ASVS 7.3.2", lifetimes.absolute, text, &without_absolute),
+        Finding::new("ASVS 7.3.1", has_idle, text, &without_idle),
+        Finding::new("ASVS 7.3.2", has_absolute, text, &without_absolute),
     ]
 }
 
@@ -378,34 +375,35 @@ fn data_in_browsers(settings: &Settings) -> Vec<Finding> {
 }
 
 /// The levels of NIST SP 800-63B-4.
-fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
-    let is_within = |limit: Option<Duration>, most: Option<Duration>| {
-        limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
+fn assurance_levels(settings: &Settings, lifetimes: &Lifetimes) -> Vec<Finding> {
+    let is_within = |limit: Option<Duration>, max: Option<Duration>| {
+        max.is_none_or(|max| limit.is_some_and(|limit| limit <= max))
     };
-    let persistence = if lifetimes.persistent {
+    let is_persistent = settings.persistent || settings.browser_session_lifetime.is_some();
+    let persistence = if is_persistent {
         "; browsers keep the cookie when closed, which the level forbids"
     } else {
         ""
     };
+    // The standard has no idle limit for level 1.
     let levels = [
-        ("NIST AAL1", false, Policy::aal1().lifetime(), "aal1"),
-        ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
-        ("NIST AAL3", true, Policy::aal3().lifetime(), "aal3"),
+        ("NIST AAL1", "aal1", Policy::aal1().lifetime(), false),
+        ("NIST AAL2", "aal2", Policy::aal2().lifetime(), true),
+        ("NIST AAL3", "aal3", Policy::aal3().lifetime(), true),
     ];
-    let assess = |(level, asks_for_idle, policy, name): (_, bool, Lifetime, _)| {
+    let assess = |(level, policy, max, limits_idle): (_, _, Lifetime, _)| {
+        let max_idle = max.idle_limit().filter(|_| limits_idle);
         let meets_level = |lifetime: &Lifetime| {
-            is_within(lifetime.absolute_limit(), policy.absolute_limit())
-                && (!asks_for_idle || is_within(lifetime.idle_limit(), policy.idle_limit()))
+            is_within(lifetime.absolute_limit(), max.absolute_limit())
+                && is_within(lifetime.idle_limit(), max_idle)
         };
+        let set_idle_is_within =
+            settings.max_idle_limit.is_none_or(|limit| is_within(Some(limit), max_idle));
+        let met = !is_persistent && set_idle_is_within && lifetimes.all.iter().all(meets_level);
+        let and_max = if set_idle_is_within { "" } else { " and no longer max_idle_limit" };
         let text = &lifetimes.text;
-        let is_max_within =
-            lifetimes.max_idle.is_none_or(|max| is_within(Some(max), policy.idle_limit()));
-        let and_max = if is_max_within { "" } else { " and no longer max_idle_limit" };
-        let unmet = format!("{text}{persistence}: set policy(Policy::{name}()){and_max}");
-        let is_met = !lifetimes.persistent
-            && lifetimes.all.iter().all(meets_level)
-            && (!asks_for_idle || is_max_within);
-        Finding::new(level, is_met, text, &unmet)
+        let otherwise = format!("{text}{persistence}: set policy(Policy::{policy}()){and_max}");
+        Finding::new(level, met, text, &otherwise)
     };
     levels.map(assess).into()
 }

@@ -315,7 +315,7 @@ impl SessionManager {
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record_revocation_of_everyone();
+        self.context.retired_ids.add_everyone();
         drop(in_flight);
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
@@ -337,7 +337,7 @@ impl SessionManager {
         // Changes of overlapping requests are then discarded, instead of beginning new sessions.
         let in_flight = self.context.retired_ids.begin();
         let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.record(ended.iter().map(|ended| ended.id_hash));
+        self.context.retired_ids.add(ended.iter().map(|ended| ended.id_hash));
         drop(in_flight);
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);
@@ -356,7 +356,7 @@ impl SessionManager {
 
     fn raise_revoked(&self, sessions: u64, by: Option<&UserKey>, current: Option<&Session>) {
         let address = current.and_then(Session::client_address);
-        self.context.events.raise(&Event::Revoked { sessions, by, address });
+        self.context.events.raise(&Event::Revoked { sessions, revoked_by: by, address });
     }
 
     pub(super) fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {

@@ -99,7 +99,7 @@ impl Session {
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
         let settings = &self.context.settings;
         let now = self.context.now();
-        self.context.warn_if_rejected(self.cookie_rejected_by);
+        self.context.warn_if_rejected(self.rejecting_browsers);
         let record = state.load_state.session().map(|session| &session.record);
         let max_age = record.filter(|record| record.persistent).map(|record| {
             record.limits.absolute_deadline.map_or(Duration::MAX, |end| end.since(now))

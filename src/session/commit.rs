@@ -128,7 +128,7 @@ impl Session {
         Ok(CommitOutcome::discarded_if(state.load_state.has_discarded()))
     }
 
-    /// Makes one call of the store. Records which ids it has retired, and counts the evictions.
+    /// Makes one call of the store. Adds the ids that it has retired, and counts the evictions.
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
@@ -137,10 +137,10 @@ impl Session {
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.record(answer.retired_ids());
+        retired_ids.add(answer.retired_ids());
         match &answer {
             // A replaced id of the session, if it is not the current one.
-            CommitAnswer::Ended(_) => retired_ids.record([commit.id_hash]),
+            CommitAnswer::Ended(_) => retired_ids.add([commit.id_hash]),
             CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
             _ => {}
         }
@@ -225,7 +225,7 @@ impl Session {
         let public_id = session.record.public_id;
         state.set_load_state(LoadState::with_new_id(session, id));
         if let Some(cleaner) = &self.context.cleaner {
-            cleaner.anonymous_session_created();
+            cleaner.count_anonymous();
         }
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())

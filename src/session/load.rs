@@ -146,7 +146,7 @@ impl Session {
                 let found = retired_ids.retired_since(&id_hash, self.opened_tick);
                 if found != RetiredSinceOpen::Yes {
                     self.context.events.raise(&Event::UnknownId { address: self.address });
-                    self.context.record_guess(self.address, GuessDetector::hash_of(&id_hash));
+                    self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                 }
                 retired = retired.max(found);
             }

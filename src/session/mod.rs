@@ -31,7 +31,7 @@ use crate::clock::Timestamp;
 use crate::context::{BlockingCalls, Context, RetiredTick};
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, RejectedBy};
+use crate::event::{Event, RejectingBrowsers};
 use crate::id::RealmTag;
 use crate::lifetime::EndReason;
 use crate::message::RequestHead;
@@ -135,7 +135,7 @@ pub struct Session {
     /// replaced ids are compared with it.
     opened_at: Option<Timestamp>,
     /// The browsers that reject the cookie of the response, if one of them sent this request.
-    cookie_rejected_by: Option<RejectedBy>,
+    rejecting_browsers: Option<RejectingBrowsers>,
     address: Option<IpAddr>,
     /// The decision of the cross-origin check.
     origin_check: OriginDecision,
@@ -242,8 +242,12 @@ impl Drop for Session {
             && (!state.changes.is_empty()
                 || !state.ending.to_destroy.is_empty()
                 || state.load_state.issued().is_some())
+            // In a fork, this is the copy of a session that the parent may still close.
+            && self.context.process.is_current()
         {
-            self.context.report_unclosed(state.load_state.public_id().as_ref());
+            let public_id = state.load_state.public_id();
+            let public_id = public_id.as_ref();
+            self.context.events.raise(&Event::SessionNotClosed { public_id });
         }
     }
 }
@@ -262,13 +266,13 @@ impl Session {
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
             context.events.raise(&Event::MalformedId { address });
-            context.record_guess(address, hash);
+            context.count_guess(address, hash);
         }
         if presented.too_many {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let cookie_rejected_by = context.cookie_rejected_by(head);
+        let rejecting_browsers = context.rejecting_browsers(head);
         let opened_tick = context.retired_ids.now();
         let opened_at = (!presented.is_empty()).then(|| context.now());
         Session {
@@ -277,7 +281,7 @@ impl Session {
             presented,
             opened_tick,
             opened_at,
-            cookie_rejected_by,
+            rejecting_browsers,
             address,
             origin_check,
             is_prefetch: head.prefetch,

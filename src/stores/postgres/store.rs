@@ -258,8 +258,8 @@ impl Maintenance for PostgresInner {
         let before = self.clock_ahead.swap(ahead, Ordering::Relaxed);
         let is_tolerated = |skew: i64| (-TOLERATED_SKEW..=TOLERATED_SKEW).contains(&skew);
         if !is_tolerated(ahead) && is_tolerated(before) {
-            let by = Duration::from_millis(ahead.unsigned_abs());
-            self.events.raise(&Event::ClockSkewed { by, ahead: ahead > 0 });
+            let difference = Duration::from_millis(ahead.unsigned_abs());
+            self.events.raise(&Event::ClockSkewed { difference, ahead: ahead > 0 });
         }
         Ok(())
     }

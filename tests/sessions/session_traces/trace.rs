@@ -182,9 +182,9 @@ impl Trace {
                 format!("{} {}", self.public_id(Some(public_id)), user.as_str())
             }
             Event::SignInRefused { user } => user.as_str().to_owned(),
-            Event::Ended { public_id, user, reason, by, .. } => {
+            Event::Ended { public_id, user, reason, revoked_by, .. } => {
                 let user = user.map_or("anonymous", UserKey::as_str);
-                let by = by.map_or(String::new(), |by| format!(" by {}", by.as_str()));
+                let by = revoked_by.map_or(String::new(), |user| format!(" by {}", user.as_str()));
                 format!("{} {user} {reason:?}{by}", self.public_id(*public_id))
             }
             Event::Revoked { sessions, .. } => sessions.to_string(),

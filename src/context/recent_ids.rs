@@ -1,0 +1,53 @@
+//! A bounded memory of recent id hashes, in a newer and an older half. The older half is dropped as
+//! a whole, so forgetting costs a request nothing.
+//!
+//! Called by `retired_ids` and `end_trail`.
+
+use std::collections::HashMap;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::id::SessionIdHash;
+use crate::sync::monotonic_now;
+
+/// The size at which the newer half becomes the older one: at least this many ids are remembered,
+/// and at most twice as many.
+pub(super) const HALF_SIZE: usize = 10_000;
+
+/// A value for each of the latest id hashes.
+#[derive(Debug)]
+pub(super) struct RecentIds<V> {
+    retention: Duration,
+    newer: HashMap<SessionIdHash, V>,
+    newer_began_at: Instant,
+    older: HashMap<SessionIdHash, V>,
+}
+
+impl<V> RecentIds<V> {
+    /// Makes an empty memory. It keeps a value for at least `retention`, unless more than
+    /// [`HALF_SIZE`] others follow it.
+    pub(super) fn new(retention: Duration) -> Self {
+        RecentIds {
+            retention,
+            newer: HashMap::new(),
+            newer_began_at: monotonic_now(),
+            older: HashMap::new(),
+        }
+    }
+
+    /// Adds a value. Before that, begins a new half if the newer one is full, or older than the
+    /// retention.
+    pub(super) fn insert(&mut self, id_hash: SessionIdHash, value: V) {
+        let now = monotonic_now();
+        let age = now.saturating_duration_since(self.newer_began_at);
+        if self.newer.len() >= HALF_SIZE || age >= self.retention {
+            self.older = mem::take(&mut self.newer);
+            self.newer_began_at = now;
+        }
+        self.newer.insert(id_hash, value);
+    }
+
+    pub(super) fn get(&self, id_hash: &SessionIdHash) -> Option<&V> {
+        self.newer.get(id_hash).or_else(|| self.older.get(id_hash))
+    }
+}
