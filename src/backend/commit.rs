@@ -229,8 +229,7 @@ impl SessionLimit {
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
 pub struct Decision<K = ()> {
-    /// The keys of the expired sessions that a sign-out or a sign-in has found. After
-    /// [`apply_limit`](Self::apply_limit) a key can occur twice.
+    /// The keys of the expired sessions that a sign-out or a sign-in has found.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
@@ -297,11 +296,16 @@ impl<K> Decision<K> {
     /// [reached a limit](EndedSession::reached_limit), are added to [`expired`](Self::expired) and
     /// do not count. Nor does the session that this commit changes.
     #[must_use]
-    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self {
+    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self
+    where
+        K: PartialEq,
+    {
         let Some(limit) = self.session_limit.take() else { return self };
         let (mut others, expired): (Vec<_>, Vec<_>) =
             of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
-        self.expired.extend(expired.into_iter().map(|(at, _)| at));
+        // The commit itself may have found one of them.
+        let expired = expired.into_iter().map(|(at, _)| at).filter(|at| !self.expired.contains(at));
+        self.expired.extend(expired.collect::<Vec<_>>());
         if let SessionWrite::Move { id_change, .. } = &self.write {
             others.retain(|(_, session)| session.id_hash != id_change.previous.id_hash);
         }

@@ -21,19 +21,15 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    // Before the limit, which deletes the user's expired sessions by one statement.
-    for at in &decision.expired {
-        tx.delete(at.id, at.id_hash)?;
-    }
     let decision = match &commit.action {
         Action::SignIn { user, new_session, .. } if decision.session_limit.is_some() => {
             let realm = &new_session.realm;
-            tx.delete_expired_of(user, realm, commit.now)?;
-            decision.apply_limit(tx.by_sign_in(user, realm, commit.now)?)
+            decision.apply_limit(tx.sessions_of_user(user, realm, commit.now)?)
         }
         _ => decision,
     };
-    for (at, _) in &decision.ended {
+    let ended = decision.ended.iter().map(|(at, _)| at);
+    for at in decision.expired.iter().chain(ended) {
         tx.delete(at.id, at.id_hash)?;
     }
     let mut evicted = Vec::new();

@@ -64,10 +64,8 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
         "SELECT {ENDED}, id FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
-    by_sign_in:
-        "SELECT {ENDED}, id FROM {t} \
-         WHERE user_key = ?1 AND realm = ?2 AND deadline > ?3 \
-         ORDER BY authenticated, id";
+    sessions_of_user:
+        "SELECT {ENDED}, id FROM {t} WHERE user_key = ?1 AND realm = ?2 ORDER BY authenticated, id";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \
          ORDER BY id DESC LIMIT {{limit}}";

@@ -14,7 +14,7 @@ use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
 
 /// The row of a session as it was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundRow {
     pub(crate) id: i64,
     pub(crate) id_hash: SessionIdHash,

@@ -47,9 +47,6 @@ statements! {
          RETURNING id_hash";
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
     delete: "DELETE FROM {t} WHERE {{condition}}";
-    delete_expired_of:
-        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 AND {{condition}} \
-         RETURNING {ENDED}";
     sweep:
         "DELETE FROM {t} WHERE id IN \
          (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) RETURNING {ENDED}";
