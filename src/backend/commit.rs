@@ -10,7 +10,7 @@ use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, SessionIdHash, UserKey};
+use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::{AtLimit, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
@@ -216,6 +216,17 @@ impl SessionLimit {
     }
 }
 
+/// The limit of a sign-in, and the sessions to which it applies: those of a user in a realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserLimit {
+    /// The user who signs in.
+    pub user: UserKey,
+    /// The realm of the sign-in.
+    pub realm: Realm,
+    /// The limit.
+    pub limit: SessionLimit,
+}
+
 /// The decision about a commit, which a store executes in the same atomic step in which it found
 /// the session. `K` is the key that [`Found`] has. A store executes it in this order:
 ///
@@ -236,8 +247,8 @@ pub struct Decision<K = ()> {
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
     pub expired: Vec<K>,
-    /// The limit to apply to the other sessions of the user of a sign-in.
-    pub session_limit: Option<SessionLimit>,
+    /// The limit to apply, for a sign-in.
+    pub session_limit: Option<UserLimit>,
     /// The sessions, with their keys, that the commit ends: the one found, by a sign-out or the
     /// sign-in of another user, and those above the limit per user.
     pub ended: Vec<(K, EndedSession)>,
@@ -291,8 +302,8 @@ impl<K> Decision<K> {
     /// Applies the [`session_limit`](Self::session_limit), if there is one: adds the sessions that
     /// it ends, or makes [`CommitAnswer::LimitReached`] the answer.
     ///
-    /// `of_user` are the sessions of the user who signs in, in the realm of the sign-in, sorted by
-    /// the time of their sign-ins, the earliest first. Expired ones, which have
+    /// `of_user` are the sessions of the limit's user in its realm, sorted by the time of their
+    /// sign-ins, the earliest first. Expired ones, which have
     /// [reached a limit](EndedSession::reached_limit), are added to [`expired`](Self::expired) and
     /// do not count. Nor does the session that this commit changes.
     #[must_use]
@@ -300,7 +311,7 @@ impl<K> Decision<K> {
     where
         K: PartialEq,
     {
-        let Some(limit) = self.session_limit.take() else { return self };
+        let Some(UserLimit { limit, .. }) = self.session_limit.take() else { return self };
         let (mut others, expired): (Vec<_>, Vec<_>) =
             of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
         // The commit itself may have found one of them.
@@ -473,6 +484,16 @@ impl Commit {
         !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
+    /// Returns the limit of a sign-in; `None` for another action, or without a
+    /// [`session_limit`](Self::session_limit). For stores that read the user's sessions before the
+    /// decision; it may still have [no limit](Decision::session_limit) to apply.
+    #[must_use]
+    pub fn user_limit(&self) -> Option<UserLimit> {
+        let Action::SignIn { user, new_session, .. } = &self.action else { return None };
+        let limit = self.session_limit?;
+        Some(UserLimit { user: user.clone(), realm: new_session.realm.clone(), limit })
+    }
+
     /// Decides what the commit does, from the lookup of its id at its `now`. For
     /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
     /// a conflict itself.
@@ -559,7 +580,7 @@ impl Commit {
         let begin = |replaced| -> Result<Decision<K>> {
             let session = self.begin(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
-            Ok(Decision { session_limit: self.session_limit, ..write.into() })
+            Ok(Decision { session_limit: self.user_limit(), ..write.into() })
         };
         let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
         let (session, at) = match found {
@@ -610,7 +631,7 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { at, session, id_change };
-        Ok(Decision { session_limit: self.session_limit, ..write.into() })
+        Ok(Decision { session_limit: self.user_limit(), ..write.into() })
     }
 
     /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in

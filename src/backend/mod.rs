@@ -113,6 +113,7 @@ pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, SessionWrite,
+    UserLimit,
 };
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};

@@ -8,10 +8,10 @@ use std::time::Duration;
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
     LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, SessionWrite,
-    Touch, Value,
+    Touch, UserLimit, Value,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{JoinSalt, PublicId, SessionIdHash, UserKey};
+use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::{Error, ErrorKind};
 
@@ -320,7 +320,8 @@ impl Case {
         };
         let writes = matches!(write, SessionWrite::Insert { .. } | SessionWrite::Move { .. });
         let limits = writes && self.is_sign_in();
-        assert_eq!(session_limit, limits.then_some(LIMIT_PER_USER));
+        let limit = UserLimit { user: user("ada"), realm: Realm::default(), limit: LIMIT_PER_USER };
+        assert_eq!(session_limit, limits.then_some(limit));
         assert!(expired.len() <= 1 && ended.len() <= 1);
         match (write, expired.into_iter().next(), ended.into_iter().next()) {
             (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Action, Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance,
-    RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError,
+    Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
+    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -183,10 +183,9 @@ impl SessionTable {
         if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Action::SignIn { user, new_session, .. } = &commit.action
-            && decision.session_limit.is_some()
-        {
-            decision = decision.apply_limit(self.of_user(user, &new_session.realm, commit.now));
+        if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+            let of_user = self.sessions_of_user(user, realm, commit.now);
+            decision = decision.apply_limit(of_user);
         }
         self.remove_all(&decision.expired);
         let ended: Vec<_> = decision.ended.iter().map(|(at, _)| *at).collect();
@@ -258,7 +257,7 @@ impl SessionTable {
     }
 
     /// Returns the sessions of a user in a realm, in the order of their sign-ins.
-    fn of_user(
+    fn sessions_of_user(
         &self,
         user: &UserKey,
         realm: &Realm,
@@ -488,6 +487,7 @@ impl SessionIndex for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Action;
     use crate::delta::Delta;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;

@@ -4,7 +4,9 @@
 
 use tokio_postgres::Row;
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite};
+use crate::backend::{
+    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserLimit,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
@@ -136,15 +138,16 @@ async fn lock(
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
     let mut sign_in_lock = None;
-    let mut of_user = None;
     let mut is_taken = None;
-    if let Action::SignIn { user, new_session, .. } = &commit.action {
+    if let Action::SignIn { user, .. } = &commit.action {
         // Its lock waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
-        let params = [user.as_str().into(), new_session.realm.as_str().into()];
-        of_user = commit.session_limit.map(|_| Query::new(&sql.lock_of_user, params));
     }
+    let limit = commit.user_limit();
+    let of_user = limit.as_ref().map(|UserLimit { user, realm, .. }| {
+        Query::new(&sql.lock_of_user, [user.as_str().into(), realm.as_str().into()])
+    });
     if let Action::Renew { to, .. } | Action::SignIn { to, .. } = &commit.action {
         is_taken = Some(Query::new(&sql.is_taken, [to.as_bytes().into()]));
     }

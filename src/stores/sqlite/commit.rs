@@ -2,7 +2,7 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite};
+use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserLimit};
 use crate::error::Result;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
@@ -17,17 +17,14 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
-    let decision = commit.decide(found)?;
+    let mut decision = commit.decide(found)?;
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    let decision = match &commit.action {
-        Action::SignIn { user, new_session, .. } if decision.session_limit.is_some() => {
-            let realm = &new_session.realm;
-            decision.apply_limit(tx.sessions_of_user(user, realm, commit.now)?)
-        }
-        _ => decision,
-    };
+    if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+        let of_user = tx.sessions_of_user(user, realm, commit.now)?;
+        decision = decision.apply_limit(of_user);
+    }
     let ended = decision.ended.iter().map(|(at, _)| at);
     for at in decision.expired.iter().chain(ended) {
         tx.delete(at.id, at.id_hash)?;
