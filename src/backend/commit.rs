@@ -142,10 +142,10 @@ pub enum CommitAnswer {
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
-        /// The presented id, with the join salt of the other sign-in.
-        replaced: ReplacedId,
-        /// The session of the other sign-in.
-        session: LiveSession,
+        /// The hash of the new id of the other sign-in, which its session still has.
+        to: SessionIdHash,
+        /// The salt from which, with the presented id, that new id was derived.
+        salt: JoinSalt,
     },
     /// No session can be read by the id; nothing was changed.
     Missing(Missing),
@@ -602,10 +602,12 @@ impl Commit {
                 let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
                 return Ok(Decision { ended, ..begun });
             }
-            Found::Replaced { replaced, session, .. }
-                if join_salt.is_some() && self.can_join(&replaced, &session, new_session) =>
-            {
-                return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
+            Found::Replaced {
+                replaced: replaced @ ReplacedId { by: ReplacedBy::SignIn { salt: Some(salt) }, .. },
+                session,
+                ..
+            } if join_salt.is_some() && self.can_join(&replaced, &session, new_session) => {
+                return Ok(answer(CommitAnswer::CanJoin { to: session.id_hash, salt }));
             }
             Found::Live { session, at } | Found::Replaced { session, at, .. } => (session, at),
         };
@@ -637,8 +639,7 @@ impl Commit {
     /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
     /// that replaced the id, and can join it, because the session still has the new id.
     fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
-        matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
-            && session.record.user.is_some()
+        session.record.user.is_some()
             && replaced.successor == session.id_hash
             && replaced.overlaps(self.opened_at)
             && is_as_requested(&session.record, new)

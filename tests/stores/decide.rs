@@ -411,8 +411,8 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "revision mismatch"
             }
-            CommitAnswer::CanJoin { replaced, session } => {
-                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
+            CommitAnswer::CanJoin { to, salt } => {
+                assert_eq!((*to, *salt), (CURRENT, SALT));
                 "can join"
             }
             CommitAnswer::Missing(Missing::Replaced { replaced, session }) => {
