@@ -639,8 +639,8 @@ impl Commit {
     /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
     /// that replaced the id, and can join it, because the session still has the new id.
     fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
-        session.record.user.is_some()
-            && replaced.successor == session.id_hash
+        // The sign-in gave the session this id and its user in one step.
+        replaced.successor == session.id_hash
             && replaced.overlaps(self.opened_at)
             && is_as_requested(&session.record, new)
     }

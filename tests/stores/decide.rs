@@ -19,7 +19,8 @@ use cloakroom::{Error, ErrorKind};
 ///
 /// - `current`, `in grace`: a live session by its current id, or by one in its grace.
 /// - `renewed`: a renewal replaced the id, and the request overlaps it.
-/// - `signed in`: the same for a sign-in, whose salt is remembered.
+/// - `signed in`: the same for a sign-in, whose salt is remembered. Its session has a user, so the
+///   table need not distinguish `anonymous` there.
 /// - `stale`: the request does not overlap it. `unsalted`: no salt.
 /// - `moved`: the session has moved on since.
 /// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
@@ -107,7 +108,7 @@ undecodable            | *              | sign in*         | *           | *    
 live                   | bob, bob since | sign in*         | *           | *         | *     | replace
 replaced               | bob            | sign in*         | *           | *         | *     | replace
 replaced               | bob since      | sign in*         | *           | *         | *     | insert
-signed in              | ada, ada since | sign in          | *           | *         | *     | can join
+signed in              | *              | sign in          | *           | *         | *     | can join
 *                      | *              | sign in*         | other, none | *         | *     | revision mismatch
 *                      | *              | sign in*         | *           | too large | *     | too large
 current                | *              | sign in*         | *           | *         | *     | move
