@@ -75,8 +75,8 @@ pub enum Action {
         grace_until: Option<Timestamp>,
     },
     /// Binds the session to `user` under a new id, and restarts both limits. If there is no
-    /// session, or only another user's, a new session begins (and the other user's ends), whatever
-    /// the commit expects.
+    /// session, or only another user's, a new session is created (and the other user's ends),
+    /// whatever the commit expects.
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
@@ -84,8 +84,8 @@ pub enum Action {
     /// |---|---|---|---|
     /// | this user | a user, or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
     /// | this user, or none | a user, or none | any other | the session gets a new id |
-    /// | another user | a user | any | a new session begins; the other ends |
-    /// | another user | none | any | a new session begins |
+    /// | another user | a user | any | a new session is created; the other ends |
+    /// | another user | none | any | a new session is created |
     ///
     /// A sign-in repeats another one if all of this holds:
     ///
@@ -99,7 +99,7 @@ pub enum Action {
         /// The user.
         user: UserKey,
         /// The fields of the session after the sign-in. Its `realm` is that of the session found;
-        /// its `public_id` counts only if a session begins.
+        /// its `public_id` counts only if a session is created.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -126,7 +126,7 @@ pub enum CommitAnswer {
         /// session replaces.
         ended: Vec<EndedSession>,
         /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
-        /// are not among `ended`: a later request with such an id finds nothing and may begin a new
+        /// are not among `ended`: a later request with such an id finds nothing and may create a
         /// session, as after a sweep.
         evicted: Vec<SessionIdHash>,
     },
@@ -170,7 +170,7 @@ impl CommitAnswer {
     }
 
     /// Returns those of the [ids to invalidate](Self::ids_to_invalidate) with which an overlapping
-    /// request must not begin another session: all but those of evicted sessions.
+    /// request must not create another session: all but those of evicted sessions.
     pub(crate) fn retired_ids(&self) -> impl Iterator<Item = SessionIdHash> {
         let (previous_id, ended) = match self {
             CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
@@ -202,9 +202,9 @@ impl SessionLimit {
         SessionLimit { max, at_limit }
     }
 
-    /// Returns how many of the user's `others`, the oldest ones, must end before one more session
-    /// can begin; `None` if the sign-in is refused.
-    fn count_to_end(&self, others: usize) -> Option<usize> {
+    /// Returns how many of the user's `others`, the oldest ones, a sign-in ends; `None` if it is
+    /// refused.
+    fn ended_count(&self, others: usize) -> Option<usize> {
         let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
         let excess = (others + 1).saturating_sub(max);
         match self.at_limit {
@@ -269,28 +269,28 @@ pub enum SessionWrite<K = ()> {
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The presented id, to store as a replaced id of the new session, which begins in place of
-        /// another user's.
+        /// The presented id, to store as a replaced id of the new session, if that is created in
+        /// place of another user's.
         replaced: Option<ReplacedId>,
     },
     /// Store `session`, whose id stays, in place of the one found.
     Update {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its changes.
         session: LiveSession,
     },
     /// Store only the record's `seen` and deadline, because nothing else has changed.
     Touch {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its new `seen`.
         session: LiveSession,
     },
     /// Store `session`, under its new id, in place of the one found.
     Move {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its changes and its new id.
         session: LiveSession,
         /// The ids that it had.
@@ -299,6 +299,11 @@ pub enum SessionWrite<K = ()> {
 }
 
 impl<K> Decision<K> {
+    /// Makes a decision that changes nothing.
+    fn nothing(answer: CommitAnswer) -> Self {
+        SessionWrite::Nothing(answer).into()
+    }
+
     /// Applies the [`session_limit`](Self::session_limit), if there is one: adds the sessions that
     /// it ends, or makes [`CommitAnswer::LimitReached`] the answer.
     ///
@@ -315,12 +320,13 @@ impl<K> Decision<K> {
         let (mut others, expired): (Vec<_>, Vec<_>) =
             of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
         // The commit itself may have found one of them.
-        let expired = expired.into_iter().map(|(at, _)| at).filter(|at| !self.expired.contains(at));
+        let expired =
+            expired.into_iter().map(|(key, _)| key).filter(|key| !self.expired.contains(key));
         self.expired.extend(expired.collect::<Vec<_>>());
         if let SessionWrite::Move { id_change, .. } = &self.write {
             others.retain(|(_, session)| session.id_hash != id_change.previous.id_hash);
         }
-        match limit.count_to_end(others.len()) {
+        match limit.ended_count(others.len()) {
             Some(count) => {
                 others.truncate(count);
                 others.append(&mut self.ended);
@@ -401,26 +407,21 @@ impl IdChange {
     }
 }
 
-/// Makes a decision that changes nothing.
-fn answer<K>(answer: CommitAnswer) -> Decision<K> {
-    SessionWrite::Nothing(answer).into()
-}
-
 /// Decides an [`Action::End`].
-fn end<K>(found: Found<K>) -> Decision<K> {
-    let end_session = |at, session: EndedSession| {
-        let ended = vec![(at, session.clone())];
-        Decision { ended, ..answer(CommitAnswer::Ended(session)) }
+fn decide_end<K>(found: Found<K>) -> Decision<K> {
+    let end_session = |key, session: EndedSession| {
+        let ended = vec![(key, session.clone())];
+        Decision { ended, ..Decision::nothing(CommitAnswer::Ended(session)) }
     };
-    let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
+    let not_found = Decision::nothing(CommitAnswer::Missing(Missing::NOT_FOUND));
     match found {
-        Found::Live { session, at } | Found::Replaced { session, at, .. } => {
-            end_session(at, session.to_ended())
+        Found::Live { session, key } | Found::Replaced { session, key, .. } => {
+            end_session(key, session.to_ended())
         }
-        Found::Undecodable { id_hash, public_id, at, .. } => {
-            end_session(at, EndedSession::new(id_hash, public_id, None))
+        Found::Undecodable { id_hash, public_id, key, .. } => {
+            end_session(key, EndedSession::new(id_hash, public_id, None))
         }
-        Found::Expired { at, .. } => Decision { expired: vec![at], ..not_found },
+        Found::Expired { key, .. } => Decision { expired: vec![key], ..not_found },
         Found::Nothing => not_found,
     }
 }
@@ -503,17 +504,17 @@ impl Commit {
     pub fn decide<K>(&self, found: Found<K>) -> Result<Decision<K>> {
         match &self.action {
             Action::Create(new_session) => {
-                let session = self.begin(self.id_hash, new_session, None)?;
+                let session = self.create(self.id_hash, new_session, None)?;
                 Ok(SessionWrite::Insert { session, replaced: None }.into())
             }
             Action::Merge | Action::Renew { .. } => match found.into_live() {
-                Ok((session, at)) => self.change(session, at),
-                Err(missing) => Ok(answer(CommitAnswer::Missing(missing))),
+                Ok((session, key)) => self.decide_change(session, key),
+                Err(missing) => Ok(Decision::nothing(CommitAnswer::Missing(missing))),
             },
             Action::SignIn { to, user, new_session, join_salt } => {
-                self.sign_in(found, *to, user, new_session, *join_salt)
+                self.decide_sign_in(found, *to, user, new_session, *join_salt)
             }
-            Action::End => Ok(end(found)),
+            Action::End => Ok(decide_end(found)),
         }
     }
 
@@ -531,14 +532,14 @@ impl Commit {
         if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Found::Live { session: loaded.clone(), at: () }).ok()?.write {
+        match self.decide(Found::Live { session: loaded.clone(), key: () }).ok()?.write {
             SessionWrite::Update { session, .. } => Some((loaded, session)),
             _ => None,
         }
     }
 
-    /// Makes a session that begins with this commit.
-    fn begin(
+    /// Makes the session that this commit creates.
+    fn create(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
@@ -565,7 +566,7 @@ impl Commit {
     }
 
     /// Decides an [`Action::SignIn`], by the table there.
-    fn sign_in<K>(
+    fn decide_sign_in<K>(
         &self,
         found: Found<K>,
         to: SessionIdHash,
@@ -577,42 +578,44 @@ impl Commit {
             let by = ReplacedBy::SignIn { salt };
             ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
-        let begin = |replaced| -> Result<Decision<K>> {
-            let session = self.begin(to, new_session, Some(user))?;
+        let insert = |replaced| -> Result<Decision<K>> {
+            let session = self.create(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
             Ok(Decision { session_limit: self.user_limit(), ..write.into() })
         };
         let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
-        let (session, at) = match found {
+        let (session, key) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Nothing | Found::Undecodable { .. } => return begin(None),
-            Found::Expired { at, .. } => return Ok(Decision { expired: vec![at], ..begin(None)? }),
+            Found::Nothing | Found::Undecodable { .. } => return insert(None),
+            Found::Expired { key, .. } => {
+                return Ok(Decision { expired: vec![key], ..insert(None)? });
+            }
             // This session got its user when the id was replaced, and belongs to another client.
             Found::Replaced { replaced, session, .. }
                 if of_another(&session) && !replaced.had_user =>
             {
-                return begin(None);
+                return insert(None);
             }
             // No data of one user's session may reach another user's.
-            Found::Live { session, at } | Found::Replaced { session, at, .. }
+            Found::Live { session, key } | Found::Replaced { session, key, .. }
                 if of_another(&session) =>
             {
-                let ended = vec![(at, session.to_ended())];
-                let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
-                return Ok(Decision { ended, ..begun });
+                let ended = vec![(key, session.to_ended())];
+                let insert = insert(Some(replaced_id(self.id_hash, join_salt, true)))?;
+                return Ok(Decision { ended, ..insert });
             }
             Found::Replaced {
                 replaced: replaced @ ReplacedId { by: ReplacedBy::SignIn { salt: Some(salt) }, .. },
                 session,
                 ..
             } if join_salt.is_some() && self.can_join(&replaced, &session, new_session) => {
-                return Ok(answer(CommitAnswer::CanJoin { to: session.id_hash, salt }));
+                return Ok(Decision::nothing(CommitAnswer::CanJoin { to: session.id_hash, salt }));
             }
-            Found::Live { session, at } | Found::Replaced { session, at, .. } => (session, at),
+            Found::Live { session, key } | Found::Replaced { session, key, .. } => (session, key),
         };
         if self.is_unexpected(&session.record) {
-            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
         let had_user = record.user.is_some();
@@ -632,7 +635,7 @@ impl Commit {
         record.revision += 1;
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
-        let write = SessionWrite::Move { at, session, id_change };
+        let write = SessionWrite::Move { key, session, id_change };
         Ok(Decision { session_limit: self.user_limit(), ..write.into() })
     }
 
@@ -646,9 +649,9 @@ impl Commit {
     }
 
     /// Decides a merge or a renewal.
-    fn change<K>(&self, mut session: LiveSession, at: K) -> Result<Decision<K>> {
+    fn decide_change<K>(&self, mut session: LiveSession, key: K) -> Result<Decision<K>> {
         if self.is_unexpected(&session.record) {
-            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
@@ -672,7 +675,7 @@ impl Commit {
         };
         if !changed && id_change.is_none() {
             let write = if touched {
-                SessionWrite::Touch { at, session }
+                SessionWrite::Touch { key, session }
             } else {
                 SessionWrite::Nothing(CommitAnswer::Unchanged(session))
             };
@@ -681,8 +684,8 @@ impl Commit {
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
         let write = match id_change {
-            Some(id_change) => SessionWrite::Move { at, session, id_change },
-            None => SessionWrite::Update { at, session },
+            Some(id_change) => SessionWrite::Move { key, session, id_change },
+            None => SessionWrite::Update { key, session },
         };
         Ok(write.into())
     }
@@ -717,7 +720,7 @@ mod tests {
     fn a_limit_ends_the_oldest_all_others_or_refuses() {
         let session_limit =
             |limit, at_limit| SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit);
-        let count = |limit, at_limit| session_limit(limit, at_limit).count_to_end(3);
+        let count = |limit, at_limit| session_limit(limit, at_limit).ended_count(3);
         assert_eq!(count(4, AtLimit::Refuse), Some(0));
         assert_eq!(count(3, AtLimit::Refuse), None);
         assert_eq!(count(3, AtLimit::EndOldest), Some(1));

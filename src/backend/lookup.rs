@@ -50,7 +50,7 @@ pub enum Found<K> {
         /// The session, with its current id.
         session: LiveSession,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A live session, found by a replaced id that is not in its grace.
     Replaced {
@@ -59,7 +59,7 @@ pub enum Found<K> {
         /// The session, with its current id.
         session: LiveSession,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
@@ -70,14 +70,14 @@ pub enum Found<K> {
         /// The reason why it cannot be decoded.
         error: Error,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A session whose deadline has passed.
     Expired {
         /// The limit that the session of a user had reached.
         reached_limit: Option<EndReason>,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// No session.
     Nothing,
@@ -124,11 +124,11 @@ pub enum Missing {
 impl<K> Found<K> {
     /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
     #[must_use]
-    pub fn by_current_id(session: LiveSession, at: K, now: Timestamp) -> Self {
+    pub fn by_current_id(session: LiveSession, key: K, now: Timestamp) -> Self {
         if session.record.is_live(now) {
-            Found::Live { session, at }
+            Found::Live { session, key }
         } else {
-            Found::of_expired(&session.record, at)
+            Found::of_expired(&session.record, key)
         }
     }
 
@@ -137,8 +137,8 @@ impl<K> Found<K> {
     pub fn by_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
             _ if replaced.forget_at() <= now => Found::Nothing,
-            Found::Live { session, at } if !replaced.is_in_grace(now) => {
-                Found::Replaced { replaced, session, at }
+            Found::Live { session, key } if !replaced.is_in_grace(now) => {
+                Found::Replaced { replaced, session, key }
             }
             found => found,
         }
@@ -146,17 +146,17 @@ impl<K> Found<K> {
 
     /// Makes the result for the session of `record` at `at`, whose deadline has passed.
     #[must_use]
-    pub fn of_expired(record: &Record, at: K) -> Self {
+    pub fn of_expired(record: &Record, key: K) -> Self {
         // The visitor of an anonymous session need not know.
         let reached_limit = record.user.as_ref().map(|_| record.limits.reached_limit(record.seen));
-        Found::Expired { reached_limit, at }
+        Found::Expired { reached_limit, key }
     }
 
     /// Returns the session if it can be read, with its key; else the reason.
     #[allow(clippy::result_large_err)] // one per request, on the stack
     pub(super) fn into_live(self) -> Result<(LiveSession, K), Missing> {
         Err(match self {
-            Found::Live { session, at } => return Ok((session, at)),
+            Found::Live { session, key } => return Ok((session, key)),
             Found::Replaced { replaced, session, .. } => Missing::Replaced { replaced, session },
             Found::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error }

@@ -207,12 +207,12 @@ impl Case {
         record
     }
 
-    fn position(&self) -> SessionIdHash {
+    fn key(&self) -> SessionIdHash {
         if self.found == "current" { PRESENTED } else { CURRENT }
     }
 
     fn session(&self) -> LiveSession {
-        LiveSession { record: self.record(), id_hash: self.position() }
+        LiveSession { record: self.record(), id_hash: self.key() }
     }
 
     fn replaced(&self) -> ReplacedId {
@@ -229,20 +229,20 @@ impl Case {
         }
     }
 
-    /// The position is the id under which the session is stored.
+    /// The key is the id under which the session is stored.
     fn found(&self) -> Found<SessionIdHash> {
         let session = self.session();
-        let at = self.position();
+        let key = self.key();
         match self.found {
-            "current" | "in grace" => Found::Live { session, at },
+            "current" | "in grace" => Found::Live { session, key },
             "not found" => Found::Nothing,
-            "expired" => Found::of_expired(&session.record, at),
+            "expired" => Found::of_expired(&session.record, key),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);
-                Found::Undecodable { id_hash: at, public_id, error, at }
+                Found::Undecodable { id_hash: key, public_id, error, key }
             }
-            _ => Found::Replaced { replaced: self.replaced(), session, at },
+            _ => Found::Replaced { replaced: self.replaced(), session, key },
         }
     }
 
@@ -326,16 +326,16 @@ impl Case {
         assert!(expired.len() <= 1 && ended.len() <= 1);
         match (write, expired.into_iter().next(), ended.into_iter().next()) {
             (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),
-            (SessionWrite::Nothing(answer), Some(at), None) => {
-                assert_eq!((at, self.found), (CURRENT, "expired"));
+            (SessionWrite::Nothing(answer), Some(key), None) => {
+                assert_eq!((key, self.found), (CURRENT, "expired"));
                 assert_eq!(self.check_answer(&answer), "not found");
                 "remove expired"
             }
-            (SessionWrite::Nothing(CommitAnswer::Ended(answer)), None, Some((at, ended))) => {
-                assert_eq!((at, &ended), (self.position(), &answer));
+            (SessionWrite::Nothing(CommitAnswer::Ended(answer)), None, Some((key, ended))) => {
+                assert_eq!((key, &ended), (self.key(), &answer));
                 let user = self.record().user.filter(|_| self.found != "undecodable");
                 let public_id = Some(self.record().public_id);
-                assert_eq!(ended, EndedSession::new(self.position(), public_id, user));
+                assert_eq!(ended, EndedSession::new(self.key(), public_id, user));
                 "end"
             }
             (SessionWrite::Insert { session, replaced: None }, expired, None) => {
@@ -343,8 +343,8 @@ impl Case {
                 self.check_new(&session.record, level);
                 match expired {
                     None => "insert",
-                    Some(at) => {
-                        assert_eq!(at, CURRENT);
+                    Some(key) => {
+                        assert_eq!(key, CURRENT);
                         "insert after expired"
                     }
                 }
@@ -352,22 +352,22 @@ impl Case {
             (
                 SessionWrite::Insert { session, replaced: Some(replaced) },
                 None,
-                Some((at, ended)),
+                Some((key, ended)),
             ) => {
-                assert_eq!((at, session.id_hash), (self.position(), NEW));
+                assert_eq!((key, session.id_hash), (self.key(), NEW));
                 self.check_new(&session.record, level);
                 assert_eq!(replaced, self.expected_replaced_id(PRESENTED, join_salt));
                 assert_eq!(ended, self.session().to_ended());
                 "replace"
             }
-            (SessionWrite::Update { at, session }, None, None) => {
+            (SessionWrite::Update { key, session }, None, None) => {
                 assert!(!self.is_sign_in());
-                assert_eq!((at, session.id_hash), (self.position(), at));
+                assert_eq!((key, session.id_hash), (self.key(), key));
                 self.check_changed(&session.record);
                 "update"
             }
-            (SessionWrite::Move { at, session, id_change }, None, None) => {
-                assert_eq!((at, session.id_hash), (self.position(), NEW));
+            (SessionWrite::Move { key, session, id_change }, None, None) => {
+                assert_eq!((key, session.id_hash), (self.key(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
                     IdChange { previous, presented: None } => {
@@ -381,10 +381,10 @@ impl Case {
                     }
                 }
             }
-            (SessionWrite::Touch { at, session }, None, None) => {
+            (SessionWrite::Touch { key, session }, None, None) => {
                 let mut touched = self.session();
                 touched.record.seen = NOW;
-                assert_eq!((at, session), (self.position(), touched));
+                assert_eq!((key, session), (self.key(), touched));
                 "touch"
             }
             other => panic!("{self:?}: {other:?}"),

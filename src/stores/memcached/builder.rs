@@ -64,7 +64,7 @@ impl MemcachedStoreBuilder {
     /// [`MemcachedMoved`](crate::event::Event::MemcachedMoved), and makes all that the namespace
     /// has at the new address unreachable, because sessions there may have ended meanwhile. Each
     /// process does this when it notices the change, and so ends sessions that other processes have
-    /// begun there by then. Stop the old server before you change the name: a process that starts
+    /// created there by then. Stop the old server before you change the name: a process that starts
     /// later uses the new address without this step.
     ///
     /// A server that is removed from the list and added again later still has its old sessions,

@@ -36,7 +36,7 @@ impl RedirectPath {
             self.redirects = 0;
         } else {
             let ends_here = redirect.finds_no_session()
-                || redirect.begins_session && self.replaced.is_some()
+                || redirect.to_new_session && self.replaced.is_some()
                 || self.redirects == ReplacedId::MAX;
             if ends_here {
                 return false;
@@ -89,7 +89,12 @@ impl MemcachedInner {
                 }
                 Err(error) => {
                     let ItemVersion { id_hash, .. } = item.at;
-                    return Ok(Found::Undecodable { id_hash, public_id: None, error, at: item.at });
+                    return Ok(Found::Undecodable {
+                        id_hash,
+                        public_id: None,
+                        error,
+                        key: item.at,
+                    });
                 }
             }
         }
@@ -156,7 +161,7 @@ impl MemcachedInner {
             && let Ok(Some(ItemState::Redirected(before))) = self.decode(&item)
         {
             let redirect = Redirect {
-                begins_session: redirect.begins_session || before.begins_session,
+                to_new_session: redirect.to_new_session || before.to_new_session,
                 ..redirect
             };
             let _ = self.store_redirect(item.at, &redirect, call);

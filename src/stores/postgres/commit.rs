@@ -50,7 +50,7 @@ pub(super) async fn apply(
         return Err(id_is_taken().into());
     }
     let decision = decision.apply_limit(of_user);
-    let ended = decision.ended.iter().map(|(at, _)| at);
+    let ended = decision.ended.iter().map(|(key, _)| key);
     let removed: Vec<_> = decision.expired.iter().chain(ended).copied().collect();
     let remembered;
     let mut queries = Vec::new();
@@ -67,21 +67,21 @@ pub(super) async fn apply(
                 queries.push(insert_replaced(sql, replaced, &session.id_hash));
             }
         }
-        SessionWrite::Update { at, session } => queries.push(update(sql, *at, session)),
-        SessionWrite::Move { at, session, id_change } => {
-            queries.push(update(sql, *at, session));
+        SessionWrite::Update { key, session } => queries.push(update(sql, *key, session)),
+        SessionWrite::Move { key, session, id_change } => {
+            queries.push(update(sql, *key, session));
             remembered = id_change.remembered(earlier);
-            queries.push(Query::new(&sql.delete_replaced_of, [(*at).into()]));
+            queries.push(Query::new(&sql.delete_replaced_of, [(*key).into()]));
             let insert = |id| insert_replaced(sql, id, &session.id_hash);
             queries.extend(remembered.iter().map(insert));
             // Forgotten ids of any session, so that the table does not grow without bound.
             let params = [commit.now.as_millis().into(), 2.into()];
             queries.push(Query::new(&sql.delete_forgotten, params));
         }
-        SessionWrite::Touch { at, session } => {
+        SessionWrite::Touch { key, session } => {
             let seen = session.record.seen;
             let deadline = session.record.deadline();
-            let params = [(*at).into(), seen.as_millis().into(), deadline.as_millis().into()];
+            let params = [(*key).into(), seen.as_millis().into(), deadline.as_millis().into()];
             queries.push(Query::new(&sql.update_seen, params));
         }
     }

@@ -47,18 +47,18 @@ pub(crate) trait SqlRow {
     }
 }
 
-/// Decodes the session in a row at `at`, which its current id finds.
-pub(crate) fn lookup<R: SqlRow, K>(row: &R, at: K, now: Timestamp) -> Result<Found<K>, R::Error> {
+/// Decodes the session in a row with this key, which its current id finds.
+pub(crate) fn lookup<R: SqlRow, K>(row: &R, key: K, now: Timestamp) -> Result<Found<K>, R::Error> {
     if row.time(session::deadline)? <= now {
         let record = Unchecked::of(row).without_data()?;
-        return Ok(Found::of_expired(&record, at));
+        return Ok(Found::of_expired(&record, key));
     }
     let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
     Ok(match record(row)? {
-        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },
+        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, key },
         Err(error) => {
             let public_id = Some(PublicId::from_bytes(row.array(session::public_id)?));
-            Found::Undecodable { id_hash, public_id, error, at }
+            Found::Undecodable { id_hash, public_id, error, key }
         }
     })
 }

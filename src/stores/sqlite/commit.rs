@@ -25,9 +25,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         let of_user = tx.sessions_of_user(user, realm, commit.now)?;
         decision = decision.apply_limit(of_user);
     }
-    let ended = decision.ended.iter().map(|(at, _)| at);
-    for at in decision.expired.iter().chain(ended) {
-        tx.delete(at.id, at.id_hash)?;
+    let ended = decision.ended.iter().map(|(key, _)| key);
+    for key in decision.expired.iter().chain(ended) {
+        tx.delete(key.id, key.id_hash)?;
     }
     let mut evicted = Vec::new();
     match &decision.write {
@@ -39,20 +39,20 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
                 tx.move_replaced(id, &session.record.public_id, replaced)?;
             }
         }
-        SessionWrite::Move { at, session, id_change } => {
-            evicted = tx.evict_for(&session.record, Some(at.id))?;
-            tx.remember_id_change(at.id, &session.record.public_id, id_change)?;
-            tx.update_all(*at, session)?;
+        SessionWrite::Move { key, session, id_change } => {
+            evicted = tx.evict_for(&session.record, Some(key.id))?;
+            tx.remember_id_change(key.id, &session.record.public_id, id_change)?;
+            tx.update_all(*key, session)?;
         }
-        SessionWrite::Update { at, session } => {
-            evicted = tx.evict_for(&session.record, Some(at.id))?;
+        SessionWrite::Update { key, session } => {
+            evicted = tx.evict_for(&session.record, Some(key.id))?;
             if commit.delta.changes_data_only() {
-                tx.update_data(*at, session)?;
+                tx.update_data(*key, session)?;
             } else {
-                tx.update_all(*at, session)?;
+                tx.update_all(*key, session)?;
             }
         }
-        SessionWrite::Touch { at, session } => tx.update_seen(*at, session)?,
+        SessionWrite::Touch { key, session } => tx.update_seen(*key, session)?,
     }
     Ok(decision.into_answer(evicted))
 }

@@ -56,25 +56,25 @@ pub(crate) fn find(
 
 /// Decodes the session in a row, which its current id finds.
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
-    let at = FoundRow {
+    let key = FoundRow {
         id: row.int(ROW_ID)?,
         id_hash: SessionIdHash::from_bytes(row.array(session::id_hash)?),
         seen: row.time(session::seen)?,
         deadline: row.time(session::deadline)?,
     };
-    decode::lookup(row, at, now)
+    decode::lookup(row, key, now)
 }
 
 /// Decodes the columns [`ENDED`](decode::ENDED) of a session, and its row id after them.
 pub(crate) fn ended(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(FoundRow, EndedSession)> {
     let session = decode::ended_session(row, now)?;
-    let at = FoundRow {
+    let key = FoundRow {
         id: row.get("id")?,
         id_hash: session.id_hash,
         seen: Timestamp::from_millis(row.get("seen")?),
         deadline: Timestamp::from_millis(row.get("deadline")?),
     };
-    Ok((at, session))
+    Ok((key, session))
 }
 
 impl SqlRow for Row<'_> {

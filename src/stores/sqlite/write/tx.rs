@@ -323,9 +323,9 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         match self.find(id_hash, now)? {
-            Found::Live { mut session, at } if at.seen < touch.seen => {
+            Found::Live { mut session, key } if key.seen < touch.seen => {
                 session.record.seen = touch.seen;
-                self.update_seen(at, &session)
+                self.update_seen(key, &session)
             }
             _ => Ok(()),
         }
