@@ -49,14 +49,14 @@ impl Rows {
         let key = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.by_key.get(&key) else { return Found::Nothing };
         let found = match Record::from_json(&row.json) {
-            Ok(record) => Found::by_current_id(LiveSession { record, id_hash: key }, key, now),
+            Ok(record) => Found::of_session(LiveSession { record, id_hash: key }, key, now),
             // A session ends at its deadline, whether or not a sweep has removed it.
             Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, key },
             // A row that does not decode stays: another version of the program may read it.
             Err(error) => Found::Undecodable { id_hash: key, public_id: None, error, key },
         };
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
-            Some(id) => found.by_replaced_id(*id, now),
+            Some(id) => found.through_replaced_id(*id, now),
             None => found,
         }
     }

@@ -36,8 +36,8 @@ impl LiveSession {
 /// | a replaced id that is not in its [grace](ReplacedId::is_in_grace) | `Replaced` |
 /// | the current id of a session, or one in its grace | `Live` |
 ///
-/// [`by_current_id`](Self::by_current_id) and [`by_replaced_id`](Self::by_replaced_id) follow this
-/// table.
+/// [`of_session`](Self::of_session) and [`through_replaced_id`](Self::through_replaced_id) follow
+/// this table.
 ///
 /// `K` is the key of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
@@ -122,9 +122,9 @@ pub enum Missing {
 }
 
 impl<K> Found<K> {
-    /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
+    /// Makes the result for the current id of `session`, which may have expired.
     #[must_use]
-    pub fn by_current_id(session: LiveSession, key: K, now: Timestamp) -> Self {
+    pub fn of_session(session: LiveSession, key: K, now: Timestamp) -> Self {
         if session.record.is_live(now) {
             Found::Live { session, key }
         } else {
@@ -134,7 +134,7 @@ impl<K> Found<K> {
 
     /// Returns the result for a replaced id of the session, from the one for its current id.
     #[must_use]
-    pub fn by_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
+    pub fn through_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
             _ if replaced.forget_at() <= now => Found::Nothing,
             Found::Live { session, key } if !replaced.is_in_grace(now) => {
@@ -144,7 +144,7 @@ impl<K> Found<K> {
         }
     }
 
-    /// Makes the result for the session of `record` at `at`, whose deadline has passed.
+    /// Makes the result for the session of `record`, whose deadline has passed.
     #[must_use]
     pub fn of_expired(record: &Record, key: K) -> Self {
         // The visitor of an anonymous session need not know.

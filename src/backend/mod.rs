@@ -42,7 +42,7 @@
 //!         None => Found::Nothing, // or a replaced id, which a store must remember
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
-//!             Found::by_current_id(session, id_hash, now)
+//!             Found::of_session(session, id_hash, now)
 //!         }
 //!     }
 //! }

@@ -68,9 +68,9 @@ impl MemcachedInner {
                 Ok(None) => return Ok(Found::Nothing),
                 Ok(Some(ItemState::Live(record))) => {
                     let session = LiveSession { record, id_hash: path.at };
-                    let found = Found::by_current_id(session, item.at, call.now);
+                    let found = Found::of_session(session, item.at, call.now);
                     return Ok(match path.replaced {
-                        Some(id) => found.by_replaced_id(id, call.now),
+                        Some(id) => found.through_replaced_id(id, call.now),
                         None => found,
                     });
                 }

@@ -53,7 +53,7 @@ impl Redirect {
 
     /// Makes the redirect from `id_hash`, which a sign-in through the id `presented` has replaced,
     /// to the same session.
-    pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
+    pub(super) fn of_sign_in_through(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
         Redirect { presented: other, ..Redirect::of(presented) }
     }
@@ -61,7 +61,7 @@ impl Redirect {
     /// Makes the redirect from `id_hash` to a new session, created by a sign-in through the id
     /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        Redirect { to_new_session: true, ..Redirect::by_sign_in(presented, id_hash) }
+        Redirect { to_new_session: true, ..Redirect::of_sign_in_through(presented, id_hash) }
     }
 
     /// Returns whether the id finds no session: only the presented id finds a new session.

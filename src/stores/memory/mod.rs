@@ -121,9 +121,9 @@ impl SessionTable {
         let key = *self.replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.rows.get(&key) else { return Found::Nothing };
         let session = LiveSession { record: row.record.clone(), id_hash: key };
-        let found = Found::by_current_id(session, key, now);
+        let found = Found::of_session(session, key, now);
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
-            Some(id) => found.by_replaced_id(*id, now),
+            Some(id) => found.through_replaced_id(*id, now),
             None => found,
         }
     }

@@ -166,10 +166,10 @@ async fn lock(
         Some(row) => {
             let id = get(row, "id")?;
             let replaced = replaced_ids(&replaced, id)?;
-            let by_current_id = decode::lookup(row, id, commit.now)?;
+            let current = decode::lookup(row, id, commit.now)?;
             let found = match replaced.iter().find(|id| id.id_hash == *presented) {
-                _ if row::id_hash(row)? == *presented => by_current_id,
-                Some(id) => by_current_id.by_replaced_id(*id, commit.now),
+                _ if row::id_hash(row)? == *presented => current,
+                Some(id) => current.through_replaced_id(*id, commit.now),
                 None => Found::Nothing,
             };
             (found, replaced)

@@ -46,7 +46,7 @@ pub(crate) fn find(
         match by_replaced_id.query([id_hash.as_bytes()])?.next()? {
             Some(row) => {
                 let replaced = decode::replaced_id(row, REPLACED_ID)?;
-                Ok(lookup(row, now)?.by_replaced_id(replaced, now))
+                Ok(lookup(row, now)?.through_replaced_id(replaced, now))
             }
             None => Ok(Found::Nothing),
         }

@@ -227,7 +227,7 @@ impl WriteTx<'_> {
         let seen = record.seen;
         let deadline = record.deadline();
         let at = FoundRow { id, id_hash, seen, deadline };
-        Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
+        Ok(Found::of_session(LiveSession { record, id_hash }, at, now))
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
