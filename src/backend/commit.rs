@@ -28,9 +28,9 @@ pub struct Commit {
     /// The condition: what the changes were computed on. [`decide`](Self::decide) checks it: if the
     /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
-    /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// It is for stores that call [`merge_into_loaded`](Self::merge_into_loaded), which saves a
-    /// lookup; others ignore it. It can be newer than the [expected](Self::expected) session.
+    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. For
+    /// stores that save the lookup by [`merge_into_loaded`](Self::merge_into_loaded); others ignore
+    /// it.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -518,22 +518,23 @@ impl Commit {
         }
     }
 
-    /// Merges the changes into the [loaded](Self::loaded) session, without a lookup. Returns that
-    /// and the session to store in its place. A store may do that in one step, on condition that
-    /// the session still has the id, the revision and `seen` of the loaded one, and so is
-    /// unchanged; else it looks the session up and [decides](Self::decide).
+    /// Returns the [loaded](Self::loaded) session with the changes merged, so that a store can
+    /// commit by one compare-and-swap: it stores this session if the stored one still has the id,
+    /// the revision and `seen` of the loaded one, and so is unchanged. Otherwise it looks the
+    /// session up and [decides](Self::decide).
     ///
-    /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
-    /// nothing at all, exceeds the maximum size, or expects another session than the loaded one.
+    /// Returns `None` if the commit needs a lookup in any case: if it is no merge, changes more
+    /// than data or nothing at all, exceeds the maximum size, or [expects](Self::expected) another
+    /// revision than the loaded one.
     #[must_use]
-    pub fn merge_into_loaded(&self) -> Option<(&LiveSession, LiveSession)> {
+    pub fn merge_into_loaded(&self) -> Option<LiveSession> {
         let loaded = self.loaded.as_deref()?;
         let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
         if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
         match self.decide(Found::Live { session: loaded.clone(), key: () }).ok()?.write {
-            SessionWrite::Update { session, .. } => Some((loaded, session)),
+            SessionWrite::Update { session, .. } => Some(session),
             _ => None,
         }
     }

@@ -268,11 +268,8 @@ impl Case {
     /// unchanged.
     fn check_loaded(&self, commit: &mut Commit) {
         let Found::Live { session, .. } = self.found() else { return };
-        commit.loaded = Some(session.clone().into());
-        let merged = commit.merge_into_loaded().map(|(loaded, merged)| {
-            assert_eq!(*loaded, session);
-            merged
-        });
+        commit.loaded = Some(session.into());
+        let merged = commit.merge_into_loaded();
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
         match commit.decide(self.found()).map(|decision| decision.write) {
             Ok(SessionWrite::Update { session, .. })

@@ -38,10 +38,11 @@ pub(super) async fn apply(
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
-    if let Some((loaded, session)) = commit.merge_into_loaded()
-        && update_loaded(loaded, &session, trips, sql).await?
+    if let Some(loaded) = &commit.loaded
+        && let Some(merged) = commit.merge_into_loaded()
+        && compare_and_swap(loaded, &merged, trips, sql).await?
     {
-        return Ok(CommitAnswer::done(session));
+        return Ok(CommitAnswer::done(merged));
     }
     let LockedRows { found, replaced: earlier, is_taken, of_user } =
         lock(commit, trips, sql, locks).await?;
@@ -92,14 +93,14 @@ pub(super) async fn apply(
     Ok(decision.into_answer(Vec::new()))
 }
 
-/// Stores `session` if the stored one still equals `loaded`. Returns whether it did.
-async fn update_loaded(
+/// Stores `merged` if the stored session is still `loaded`. Returns whether it was.
+async fn compare_and_swap(
     loaded: &LiveSession,
-    session: &LiveSession,
+    merged: &LiveSession,
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<bool, CallFailure> {
-    let record = &session.record;
+    let record = &merged.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
         to_int(loaded.record.revision).into(),
@@ -110,7 +111,7 @@ async fn update_loaded(
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
     ];
-    Ok(!trips.write(Query::new(&sql.update_loaded, params)).await?.is_empty())
+    Ok(!trips.write(Query::new(&sql.compare_and_swap, params)).await?.is_empty())
 }
 
 /// Creates a session in one trip. The statement and the unique index find a conflict.

@@ -169,8 +169,8 @@ statements! {
         "UPDATE {t} SET ({columns}, sweep_at) = ROW({values}, LEAST(sweep_at, ${deadline})) \
          WHERE id = ${id_after_values}";
     // A merge of data changes neither limits nor ids; `sweep_at` may stay early. The condition
-    // holds only for the session that the decision was made from.
-    update_loaded:
+    // holds only for the session that the request has loaded.
+    compare_and_swap:
         "UPDATE {t} SET data = $4, revision = $5, seen = $6, deadline = $7, format = $8 \
          WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
     update_seen: "UPDATE {t} SET seen = $2, deadline = $3 WHERE id = $1";
