@@ -380,19 +380,24 @@ impl<K> SessionWrite<K> {
 }
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
+///
+/// For example, a session had the id A and has the id B, and a sign-in through A gives it the id C.
+/// Then `previous` is B and `presented` is A, both with the successor C: the earlier entry of A,
+/// with the successor B, is replaced. The session remembers B and then A, so that another sign-in
+/// through A can join this one. In a sign-in through B, `presented` is `None`, and the session
+/// remembers A, with the successor B, and then B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now.
     pub previous: ReplacedId,
-    /// The presented id of a sign-in, if it is not the current one. It takes the place of its
-    /// earlier entry, so that another sign-in through it can join.
+    /// The presented id of a sign-in, if it is not the previous one but was replaced earlier.
     pub presented: Option<ReplacedId>,
 }
 
 impl IdChange {
     /// Returns the replaced ids that the session remembers after this change, the oldest first; at
-    /// most [`ReplacedId::MAX`]. `earlier` are those before it, in the same order: the previous id
-    /// [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
+    /// most [`ReplacedId::MAX`]. `earlier` are those before the change, in the same order. The
+    /// previous id [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
     #[must_use]
     pub fn remembered(&self, earlier: Vec<ReplacedId>) -> Vec<ReplacedId> {
         let IdChange { previous, presented } = *self;

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, SessionIdHash};
 use crate::record::{EndedSession, Record};
-use crate::stores::sql::columns::{ColumnValue, REPLACED_ID, ROW_ID, replaced, session};
+use crate::stores::sql::columns::{ColumnValue, REPLACED_ID, ROW_ID, ended, replaced, session};
 use crate::stores::sql::decode::{self, SqlRow};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
@@ -65,14 +65,14 @@ fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
     decode::lookup(row, key, now)
 }
 
-/// Decodes the columns [`ENDED`](decode::ENDED) of a session, and its row id after them.
+/// Decodes the columns [`ended`](mod@ended) of a session, and its row id after them.
 pub(crate) fn ended(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(FoundRow, EndedSession)> {
     let session = decode::ended_session(row, now)?;
     let key = FoundRow {
         id: row.get("id")?,
         id_hash: session.id_hash,
-        seen: Timestamp::from_millis(row.get("seen")?),
-        deadline: Timestamp::from_millis(row.get("deadline")?),
+        seen: row.time(ended::seen)?,
+        deadline: row.time(ended::deadline)?,
     };
     Ok((key, session))
 }
