@@ -44,19 +44,19 @@ impl OwnStore {
 }
 
 impl Rows {
-    /// Looks `id_hash` up at `now`; the position is the current id hash of the session.
+    /// Looks `id_hash` up at `now`; the key is the current id hash of the session.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
-        let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
-        let Some(row) = self.by_key.get(&at) else { return Found::Nothing };
+        let key = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
+        let Some(row) = self.by_key.get(&key) else { return Found::Nothing };
         let found = match Record::from_json(&row.json) {
-            Ok(record) => Found::by_current_id(LiveSession { record, id_hash: at }, at, now),
+            Ok(record) => Found::of_session(LiveSession { record, id_hash: key }, key, now),
             // A session ends at its deadline, whether or not a sweep has removed it.
-            Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, at },
+            Err(_) if row.deadline <= now => Found::Expired { reached_limit: None, key },
             // A row that does not decode stays: another version of the program may read it.
-            Err(error) => Found::Undecodable { id_hash: at, public_id: None, error, at },
+            Err(error) => Found::Undecodable { id_hash: key, public_id: None, error, key },
         };
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
-            Some(id) => found.by_replaced_id(*id, now),
+            Some(id) => found.through_replaced_id(*id, now),
             None => found,
         }
     }
@@ -111,20 +111,20 @@ impl Store for OwnStore {
             rows.check_free(id_hash)?;
         }
         // Here a store with an index applies the session limit. Other stores get none.
-        let ended = decision.ended.iter().map(|(at, _)| at);
-        for at in decision.expired.iter().chain(ended) {
-            rows.remove(at);
+        let ended = decision.ended.iter().map(|(key, _)| key);
+        for key in decision.expired.iter().chain(ended) {
+            rows.remove(key);
         }
         match &decision.write {
             SessionWrite::Nothing(_) => {}
             SessionWrite::Insert { session, replaced } => {
                 rows.put(session.id_hash, &session.record, Vec::from_iter(*replaced));
             }
-            SessionWrite::Update { at, session } | SessionWrite::Touch { at, session } => {
-                rows.replace(at, &session.record);
+            SessionWrite::Update { key, session } | SessionWrite::Touch { key, session } => {
+                rows.replace(key, &session.record);
             }
-            SessionWrite::Move { at, session, id_change } => {
-                let replaced = id_change.remembered(rows.remove(at));
+            SessionWrite::Move { key, session, id_change } => {
+                let replaced = id_change.remembered(rows.remove(key));
                 rows.put(session.id_hash, &session.record, replaced);
             }
         }
@@ -135,10 +135,10 @@ impl Store for OwnStore {
         let mut rows = self.rows();
         for (id_hash, touch) in batch {
             // Read the record again under the lock: a touch must not write back an older record.
-            if let Found::Live { mut session, at } = rows.find(id_hash, now)
+            if let Found::Live { mut session, key } = rows.find(id_hash, now)
                 && session.record.touch(*touch)
             {
-                rows.replace(&at, &session.record);
+                rows.replace(&key, &session.record);
             }
         }
         Ok(())

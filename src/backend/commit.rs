@@ -10,7 +10,7 @@ use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, SessionIdHash, UserKey};
+use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::{AtLimit, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
@@ -28,9 +28,9 @@ pub struct Commit {
     /// The condition: what the changes were computed on. [`decide`](Self::decide) checks it: if the
     /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
-    /// The session as the request knows it, perhaps from a cache; `None` if it has not loaded it.
-    /// It is for stores that call [`merge_into_loaded`](Self::merge_into_loaded), which saves a
-    /// lookup; others ignore it. It can be newer than the [expected](Self::expected) session.
+    /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. For
+    /// stores that save the lookup by [`merge_into_loaded`](Self::merge_into_loaded); others ignore
+    /// it.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -75,8 +75,8 @@ pub enum Action {
         grace_until: Option<Timestamp>,
     },
     /// Binds the session to `user` under a new id, and restarts both limits. If there is no
-    /// session, or only another user's, a new session begins (and the other user's ends), whatever
-    /// the commit expects.
+    /// session, or only another user's, a new session is created (and the other user's ends),
+    /// whatever the commit expects.
     ///
     /// Through a [replaced](ReplacedId) id:
     ///
@@ -84,8 +84,8 @@ pub enum Action {
     /// |---|---|---|---|
     /// | this user | a user, or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
     /// | this user, or none | a user, or none | any other | the session gets a new id |
-    /// | another user | a user | any | a new session begins; the other ends |
-    /// | another user | none | any | a new session begins |
+    /// | another user | a user | any | a new session is created; the other ends |
+    /// | another user | none | any | a new session is created |
     ///
     /// A sign-in repeats another one if all of this holds:
     ///
@@ -99,7 +99,7 @@ pub enum Action {
         /// The user.
         user: UserKey,
         /// The fields of the session after the sign-in. Its `realm` is that of the session found;
-        /// its `public_id` counts only if a session begins.
+        /// its `public_id` counts only if a session is created.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -126,7 +126,7 @@ pub enum CommitAnswer {
         /// session replaces.
         ended: Vec<EndedSession>,
         /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
-        /// are not among `ended`: a later request with such an id finds nothing and may begin a new
+        /// are not among `ended`: a later request with such an id finds nothing and may create a
         /// session, as after a sweep.
         evicted: Vec<SessionIdHash>,
     },
@@ -142,10 +142,10 @@ pub enum CommitAnswer {
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
-        /// The presented id, with the join salt of the other sign-in.
-        replaced: ReplacedId,
-        /// The session of the other sign-in.
-        session: LiveSession,
+        /// The hash of the new id of the other sign-in, which its session still has.
+        to: SessionIdHash,
+        /// The salt from which, with the presented id, that new id was derived.
+        salt: JoinSalt,
     },
     /// No session can be read by the id; nothing was changed.
     Missing(Missing),
@@ -170,7 +170,7 @@ impl CommitAnswer {
     }
 
     /// Returns those of the [ids to invalidate](Self::ids_to_invalidate) with which an overlapping
-    /// request must not begin another session: all but those of evicted sessions.
+    /// request must not create another session: all but those of evicted sessions.
     pub(crate) fn retired_ids(&self) -> impl Iterator<Item = SessionIdHash> {
         let (previous_id, ended) = match self {
             CommitAnswer::Done { previous_id, ended, .. } => (*previous_id, ended.as_slice()),
@@ -202,9 +202,9 @@ impl SessionLimit {
         SessionLimit { max, at_limit }
     }
 
-    /// Returns how many of the user's `others`, the oldest ones, must end before one more session
-    /// can begin; `None` if the sign-in is refused.
-    fn count_to_end(&self, others: usize) -> Option<usize> {
+    /// Returns how many of the user's `others`, the oldest ones, a sign-in ends; `None` if it is
+    /// refused.
+    fn ended_count(&self, others: usize) -> Option<usize> {
         let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
         let excess = (others + 1).saturating_sub(max);
         match self.at_limit {
@@ -214,6 +214,17 @@ impl SessionLimit {
             AtLimit::EndOthers => Some(others),
         }
     }
+}
+
+/// The limit of a sign-in, and the sessions to which it applies: those of a user in a realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserLimit {
+    /// The user who signs in.
+    pub user: UserKey,
+    /// The realm of the sign-in.
+    pub realm: Realm,
+    /// The limit.
+    pub limit: SessionLimit,
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
@@ -229,16 +240,15 @@ impl SessionLimit {
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
 pub struct Decision<K = ()> {
-    /// The keys of the expired sessions that a sign-out or a sign-in has found. After
-    /// [`apply_limit`](Self::apply_limit) a key can occur twice.
+    /// The keys of the expired sessions that a sign-out or a sign-in has found.
     ///
     /// A request reads the clock before it commits. Suppose that it read the clock before the
     /// deadline, and commits after this call. If the expired session were still stored, that
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
     pub expired: Vec<K>,
-    /// The limit to apply to the other sessions of the user of a sign-in.
-    pub session_limit: Option<SessionLimit>,
+    /// The limit to apply, for a sign-in.
+    pub session_limit: Option<UserLimit>,
     /// The sessions, with their keys, that the commit ends: the one found, by a sign-out or the
     /// sign-in of another user, and those above the limit per user.
     pub ended: Vec<(K, EndedSession)>,
@@ -259,28 +269,28 @@ pub enum SessionWrite<K = ()> {
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The presented id, to store as a replaced id of the new session, which begins in place of
-        /// another user's.
+        /// The presented id, to store as a replaced id of the new session, if that is created in
+        /// place of another user's.
         replaced: Option<ReplacedId>,
     },
     /// Store `session`, whose id stays, in place of the one found.
     Update {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its changes.
         session: LiveSession,
     },
     /// Store only the record's `seen` and deadline, because nothing else has changed.
     Touch {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its new `seen`.
         session: LiveSession,
     },
     /// Store `session`, under its new id, in place of the one found.
     Move {
         /// The key of the session.
-        at: K,
+        key: K,
         /// The session with its changes and its new id.
         session: LiveSession,
         /// The ids that it had.
@@ -289,23 +299,34 @@ pub enum SessionWrite<K = ()> {
 }
 
 impl<K> Decision<K> {
+    /// Makes a decision that changes nothing.
+    fn nothing(answer: CommitAnswer) -> Self {
+        SessionWrite::Nothing(answer).into()
+    }
+
     /// Applies the [`session_limit`](Self::session_limit), if there is one: adds the sessions that
     /// it ends, or makes [`CommitAnswer::LimitReached`] the answer.
     ///
-    /// `of_user` are the sessions of the user who signs in, in the realm of the sign-in, sorted by
-    /// the time of their sign-ins, the earliest first. Expired ones, which have
+    /// `of_user` are the sessions of the limit's user in its realm, sorted by the time of their
+    /// sign-ins, the earliest first. Expired ones, which have
     /// [reached a limit](EndedSession::reached_limit), are added to [`expired`](Self::expired) and
     /// do not count. Nor does the session that this commit changes.
     #[must_use]
-    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self {
-        let Some(limit) = self.session_limit.take() else { return self };
+    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self
+    where
+        K: PartialEq,
+    {
+        let Some(UserLimit { limit, .. }) = self.session_limit.take() else { return self };
         let (mut others, expired): (Vec<_>, Vec<_>) =
             of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
-        self.expired.extend(expired.into_iter().map(|(at, _)| at));
+        // The commit itself may have found one of them.
+        let expired =
+            expired.into_iter().map(|(key, _)| key).filter(|key| !self.expired.contains(key));
+        self.expired.extend(expired.collect::<Vec<_>>());
         if let SessionWrite::Move { id_change, .. } = &self.write {
             others.retain(|(_, session)| session.id_hash != id_change.previous.id_hash);
         }
-        match limit.count_to_end(others.len()) {
+        match limit.ended_count(others.len()) {
             Some(count) => {
                 others.truncate(count);
                 others.append(&mut self.ended);
@@ -359,19 +380,24 @@ impl<K> SessionWrite<K> {
 }
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
+///
+/// For example, a session had the id A and has the id B, and a sign-in through A gives it the id C.
+/// Then `previous` is B and `presented` is A, both with the successor C: the earlier entry of A,
+/// with the successor B, is replaced. The session remembers B and then A, so that another sign-in
+/// through A can join this one. In a sign-in through B, `presented` is `None`, and the session
+/// remembers A, with the successor B, and then B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now.
     pub previous: ReplacedId,
-    /// The presented id of a sign-in, if it is not the current one. It takes the place of its
-    /// earlier entry, so that another sign-in through it can join.
+    /// The presented id of a sign-in, if it is not the previous one but was replaced earlier.
     pub presented: Option<ReplacedId>,
 }
 
 impl IdChange {
     /// Returns the replaced ids that the session remembers after this change, the oldest first; at
-    /// most [`ReplacedId::MAX`]. `earlier` are those before it, in the same order: the previous id
-    /// [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
+    /// most [`ReplacedId::MAX`]. `earlier` are those before the change, in the same order. The
+    /// previous id [limits](ReplacedId::limited_by) their graces, and forgotten ones are left out.
     #[must_use]
     pub fn remembered(&self, earlier: Vec<ReplacedId>) -> Vec<ReplacedId> {
         let IdChange { previous, presented } = *self;
@@ -386,26 +412,21 @@ impl IdChange {
     }
 }
 
-/// Makes a decision that changes nothing.
-fn answer<K>(answer: CommitAnswer) -> Decision<K> {
-    SessionWrite::Nothing(answer).into()
-}
-
 /// Decides an [`Action::End`].
-fn end<K>(found: Found<K>) -> Decision<K> {
-    let end_session = |at, session: EndedSession| {
-        let ended = vec![(at, session.clone())];
-        Decision { ended, ..answer(CommitAnswer::Ended(session)) }
+fn decide_end<K>(found: Found<K>) -> Decision<K> {
+    let end_session = |key, session: EndedSession| {
+        let ended = vec![(key, session.clone())];
+        Decision { ended, ..Decision::nothing(CommitAnswer::Ended(session)) }
     };
-    let not_found = answer(CommitAnswer::Missing(Missing::NOT_FOUND));
+    let not_found = Decision::nothing(CommitAnswer::Missing(Missing::NOT_FOUND));
     match found {
-        Found::Live { session, at } | Found::Replaced { session, at, .. } => {
-            end_session(at, session.to_ended())
+        Found::Live { session, key } | Found::Replaced { session, key, .. } => {
+            end_session(key, session.to_ended())
         }
-        Found::Undecodable { id_hash, public_id, at, .. } => {
-            end_session(at, EndedSession::new(id_hash, public_id, None))
+        Found::Undecodable { id_hash, public_id, key, .. } => {
+            end_session(key, EndedSession::new(id_hash, public_id, None))
         }
-        Found::Expired { at, .. } => Decision { expired: vec![at], ..not_found },
+        Found::Expired { key, .. } => Decision { expired: vec![key], ..not_found },
         Found::Nothing => not_found,
     }
 }
@@ -469,6 +490,16 @@ impl Commit {
         !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
+    /// Returns the limit of a sign-in; `None` for another action, or without a
+    /// [`session_limit`](Self::session_limit). For stores that read the user's sessions before the
+    /// decision; it may still have [no limit](Decision::session_limit) to apply.
+    #[must_use]
+    pub fn user_limit(&self) -> Option<UserLimit> {
+        let Action::SignIn { user, new_session, .. } = &self.action else { return None };
+        let limit = self.session_limit?;
+        Some(UserLimit { user: user.clone(), realm: new_session.realm.clone(), limit })
+    }
+
     /// Decides what the commit does, from the lookup of its id at its `now`. For
     /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
     /// a conflict itself.
@@ -478,42 +509,43 @@ impl Commit {
     pub fn decide<K>(&self, found: Found<K>) -> Result<Decision<K>> {
         match &self.action {
             Action::Create(new_session) => {
-                let session = self.begin(self.id_hash, new_session, None)?;
+                let session = self.create(self.id_hash, new_session, None)?;
                 Ok(SessionWrite::Insert { session, replaced: None }.into())
             }
             Action::Merge | Action::Renew { .. } => match found.into_live() {
-                Ok((session, at)) => self.change(session, at),
-                Err(missing) => Ok(answer(CommitAnswer::Missing(missing))),
+                Ok((session, key)) => self.decide_change(session, key),
+                Err(missing) => Ok(Decision::nothing(CommitAnswer::Missing(missing))),
             },
             Action::SignIn { to, user, new_session, join_salt } => {
-                self.sign_in(found, *to, user, new_session, *join_salt)
+                self.decide_sign_in(found, *to, user, new_session, *join_salt)
             }
-            Action::End => Ok(end(found)),
+            Action::End => Ok(decide_end(found)),
         }
     }
 
-    /// Merges the changes into the [loaded](Self::loaded) session, without a lookup. Returns that
-    /// and the session to store in its place. A store may do that in one step, on condition that
-    /// the session still has the id, the revision and `seen` of the loaded one, and so is
-    /// unchanged; else it looks the session up and [decides](Self::decide).
+    /// Returns the [loaded](Self::loaded) session with the changes merged, so that a store can
+    /// commit by one compare-and-swap: it stores this session if the stored one still has the id,
+    /// the revision and `seen` of the loaded one, and so is unchanged. Otherwise it looks the
+    /// session up and [decides](Self::decide).
     ///
-    /// Returns `None` if the commit needs a lookup: if it is no merge, changes more than data or
-    /// nothing at all, exceeds the maximum size, or expects another session than the loaded one.
+    /// Returns `None` if the commit needs a lookup in any case: if it is no merge, changes more
+    /// than data or nothing at all, exceeds the maximum size, or [expects](Self::expected) another
+    /// revision than the loaded one.
     #[must_use]
-    pub fn merge_into_loaded(&self) -> Option<(&LiveSession, LiveSession)> {
+    pub fn merge_into_loaded(&self) -> Option<LiveSession> {
         let loaded = self.loaded.as_deref()?;
         let is_merge = matches!(self.action, Action::Merge) && self.delta.changes_data_only();
         if !is_merge || loaded.id_hash != self.id_hash || !loaded.record.is_live(self.now) {
             return None;
         }
-        match self.decide(Found::Live { session: loaded.clone(), at: () }).ok()?.write {
-            SessionWrite::Update { session, .. } => Some((loaded, session)),
+        match self.decide(Found::Live { session: loaded.clone(), key: () }).ok()?.write {
+            SessionWrite::Update { session, .. } => Some(session),
             _ => None,
         }
     }
 
-    /// Makes a session that begins with this commit.
-    fn begin(
+    /// Makes the session that this commit creates.
+    fn create(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
@@ -540,7 +572,7 @@ impl Commit {
     }
 
     /// Decides an [`Action::SignIn`], by the table there.
-    fn sign_in<K>(
+    fn decide_sign_in<K>(
         &self,
         found: Found<K>,
         to: SessionIdHash,
@@ -552,40 +584,44 @@ impl Commit {
             let by = ReplacedBy::SignIn { salt };
             ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
-        let begin = |replaced| -> Result<Decision<K>> {
-            let session = self.begin(to, new_session, Some(user))?;
+        let insert = |replaced| -> Result<Decision<K>> {
+            let session = self.create(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
-            Ok(Decision { session_limit: self.session_limit, ..write.into() })
+            Ok(Decision { session_limit: self.user_limit(), ..write.into() })
         };
         let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
-        let (session, at) = match found {
+        let (session, key) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Nothing | Found::Undecodable { .. } => return begin(None),
-            Found::Expired { at, .. } => return Ok(Decision { expired: vec![at], ..begin(None)? }),
+            Found::Nothing | Found::Undecodable { .. } => return insert(None),
+            Found::Expired { key, .. } => {
+                return Ok(Decision { expired: vec![key], ..insert(None)? });
+            }
             // This session got its user when the id was replaced, and belongs to another client.
             Found::Replaced { replaced, session, .. }
                 if of_another(&session) && !replaced.had_user =>
             {
-                return begin(None);
+                return insert(None);
             }
             // No data of one user's session may reach another user's.
-            Found::Live { session, at } | Found::Replaced { session, at, .. }
+            Found::Live { session, key } | Found::Replaced { session, key, .. }
                 if of_another(&session) =>
             {
-                let ended = vec![(at, session.to_ended())];
-                let begun = begin(Some(replaced_id(self.id_hash, join_salt, true)))?;
-                return Ok(Decision { ended, ..begun });
+                let ended = vec![(key, session.to_ended())];
+                let insert = insert(Some(replaced_id(self.id_hash, join_salt, true)))?;
+                return Ok(Decision { ended, ..insert });
             }
-            Found::Replaced { replaced, session, .. }
-                if join_salt.is_some() && self.can_join(&replaced, &session, new_session) =>
-            {
-                return Ok(answer(CommitAnswer::CanJoin { replaced, session }));
+            Found::Replaced {
+                replaced: replaced @ ReplacedId { by: ReplacedBy::SignIn { salt: Some(salt) }, .. },
+                session,
+                ..
+            } if join_salt.is_some() && self.can_join(&replaced, &session, new_session) => {
+                return Ok(Decision::nothing(CommitAnswer::CanJoin { to: session.id_hash, salt }));
             }
-            Found::Live { session, at } | Found::Replaced { session, at, .. } => (session, at),
+            Found::Live { session, key } | Found::Replaced { session, key, .. } => (session, key),
         };
         if self.is_unexpected(&session.record) {
-            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
         let had_user = record.user.is_some();
@@ -605,24 +641,23 @@ impl Commit {
         record.revision += 1;
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
-        let write = SessionWrite::Move { at, session, id_change };
-        Ok(Decision { session_limit: self.session_limit, ..write.into() })
+        let write = SessionWrite::Move { key, session, id_change };
+        Ok(Decision { session_limit: self.user_limit(), ..write.into() })
     }
 
     /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
     /// that replaced the id, and can join it, because the session still has the new id.
     fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
-        matches!(replaced.by, ReplacedBy::SignIn { salt: Some(_) })
-            && session.record.user.is_some()
-            && replaced.successor == session.id_hash
+        // The sign-in gave the session this id and its user in one step.
+        replaced.successor == session.id_hash
             && replaced.overlaps(self.opened_at)
             && is_as_requested(&session.record, new)
     }
 
     /// Decides a merge or a renewal.
-    fn change<K>(&self, mut session: LiveSession, at: K) -> Result<Decision<K>> {
+    fn decide_change<K>(&self, mut session: LiveSession, key: K) -> Result<Decision<K>> {
         if self.is_unexpected(&session.record) {
-            return Ok(answer(CommitAnswer::RevisionMismatch(session)));
+            return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
@@ -646,7 +681,7 @@ impl Commit {
         };
         if !changed && id_change.is_none() {
             let write = if touched {
-                SessionWrite::Touch { at, session }
+                SessionWrite::Touch { key, session }
             } else {
                 SessionWrite::Nothing(CommitAnswer::Unchanged(session))
             };
@@ -655,8 +690,8 @@ impl Commit {
         session.record.revision += 1;
         self.check_size(&session.record, bytes)?;
         let write = match id_change {
-            Some(id_change) => SessionWrite::Move { at, session, id_change },
-            None => SessionWrite::Update { at, session },
+            Some(id_change) => SessionWrite::Move { key, session, id_change },
+            None => SessionWrite::Update { key, session },
         };
         Ok(write.into())
     }
@@ -691,7 +726,7 @@ mod tests {
     fn a_limit_ends_the_oldest_all_others_or_refuses() {
         let session_limit =
             |limit, at_limit| SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit);
-        let count = |limit, at_limit| session_limit(limit, at_limit).count_to_end(3);
+        let count = |limit, at_limit| session_limit(limit, at_limit).ended_count(3);
         assert_eq!(count(4, AtLimit::Refuse), Some(0));
         assert_eq!(count(3, AtLimit::Refuse), None);
         assert_eq!(count(3, AtLimit::EndOldest), Some(1));

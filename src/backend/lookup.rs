@@ -36,8 +36,8 @@ impl LiveSession {
 /// | a replaced id that is not in its [grace](ReplacedId::is_in_grace) | `Replaced` |
 /// | the current id of a session, or one in its grace | `Live` |
 ///
-/// [`by_current_id`](Self::by_current_id) and [`by_replaced_id`](Self::by_replaced_id) follow this
-/// table.
+/// [`of_session`](Self::of_session) and [`through_replaced_id`](Self::through_replaced_id) follow
+/// this table.
 ///
 /// `K` is the key of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
@@ -50,7 +50,7 @@ pub enum Found<K> {
         /// The session, with its current id.
         session: LiveSession,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A live session, found by a replaced id that is not in its grace.
     Replaced {
@@ -59,7 +59,7 @@ pub enum Found<K> {
         /// The session, with its current id.
         session: LiveSession,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A session that cannot be decoded. It stays in place until its deadline.
     Undecodable {
@@ -70,14 +70,14 @@ pub enum Found<K> {
         /// The reason why it cannot be decoded.
         error: Error,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// A session whose deadline has passed.
     Expired {
         /// The limit that the session of a user had reached.
         reached_limit: Option<EndReason>,
         /// The key of the session.
-        at: K,
+        key: K,
     },
     /// No session.
     Nothing,
@@ -122,41 +122,41 @@ pub enum Missing {
 }
 
 impl<K> Found<K> {
-    /// Makes the result for the current id of `session`, which is stored at `at`, live or expired.
+    /// Makes the result for the current id of `session`, which may have expired.
     #[must_use]
-    pub fn by_current_id(session: LiveSession, at: K, now: Timestamp) -> Self {
+    pub fn of_session(session: LiveSession, key: K, now: Timestamp) -> Self {
         if session.record.is_live(now) {
-            Found::Live { session, at }
+            Found::Live { session, key }
         } else {
-            Found::of_expired(&session.record, at)
+            Found::of_expired(&session.record, key)
         }
     }
 
     /// Returns the result for a replaced id of the session, from the one for its current id.
     #[must_use]
-    pub fn by_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
+    pub fn through_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
             _ if replaced.forget_at() <= now => Found::Nothing,
-            Found::Live { session, at } if !replaced.is_in_grace(now) => {
-                Found::Replaced { replaced, session, at }
+            Found::Live { session, key } if !replaced.is_in_grace(now) => {
+                Found::Replaced { replaced, session, key }
             }
             found => found,
         }
     }
 
-    /// Makes the result for the session of `record` at `at`, whose deadline has passed.
+    /// Makes the result for the session of `record`, whose deadline has passed.
     #[must_use]
-    pub fn of_expired(record: &Record, at: K) -> Self {
+    pub fn of_expired(record: &Record, key: K) -> Self {
         // The visitor of an anonymous session need not know.
         let reached_limit = record.user.as_ref().map(|_| record.limits.reached_limit(record.seen));
-        Found::Expired { reached_limit, at }
+        Found::Expired { reached_limit, key }
     }
 
     /// Returns the session if it can be read, with its key; else the reason.
     #[allow(clippy::result_large_err)] // one per request, on the stack
     pub(super) fn into_live(self) -> Result<(LiveSession, K), Missing> {
         Err(match self {
-            Found::Live { session, at } => return Ok((session, at)),
+            Found::Live { session, key } => return Ok((session, key)),
             Found::Replaced { replaced, session, .. } => Missing::Replaced { replaced, session },
             Found::Undecodable { public_id, error, .. } => {
                 Missing::Undecodable { public_id, error }

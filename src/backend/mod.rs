@@ -36,13 +36,13 @@
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
-//! /// `at` is the key of the session, which the decision contains.
+//! /// The key of a session is its id hash. The decision names the sessions by their keys.
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
 //!         None => Found::Nothing, // or a replaced id, which a store must remember
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
-//!             Found::by_current_id(session, id_hash, now)
+//!             Found::of_session(session, id_hash, now)
 //!         }
 //!     }
 //! }
@@ -55,9 +55,9 @@
 //!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
 //!     }
 //!     // A store with an index applies the session limit here; others get none.
-//!     let ended = decision.ended.iter().map(|(at, _)| at);
-//!     for at in decision.expired.iter().chain(ended) {
-//!         rows.remove(at);
+//!     let ended = decision.ended.iter().map(|(key, _)| key);
+//!     for key in decision.expired.iter().chain(ended) {
+//!         rows.remove(key);
 //!     }
 //!     match &decision.write {
 //!         SessionWrite::Nothing(_) => {}
@@ -67,8 +67,8 @@
 //!         | SessionWrite::Touch { session, .. } => {
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
-//!         SessionWrite::Move { at, session, .. } => {
-//!             rows.remove(at); // and store `id_change.remembered(…)`
+//!         SessionWrite::Move { key, session, .. } => {
+//!             rows.remove(key); // and store `id_change.remembered(…)`
 //!             rows.insert(session.id_hash, session.record.clone());
 //!         }
 //!     }
@@ -113,6 +113,7 @@ pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, SessionWrite,
+    UserLimit,
 };
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};

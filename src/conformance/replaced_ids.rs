@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, ReplacedBy, ReplacedId};
+use crate::backend::{Action, Commit, CommitAnswer, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
@@ -40,14 +40,12 @@ fn sign_in_opened(
     Ok(SignInReply { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
-/// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
-pub(super) fn joins(answer: &CommitAnswer, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
+/// Fails unless `answer` lets its sign-in join the earlier one that gave the session this id.
+pub(super) fn joins(answer: &CommitAnswer, id: &SessionIdHash, its_salt: &JoinSalt) -> Passed {
     match answer {
-        CommitAnswer::CanJoin { replaced, session } => {
-            ensure!(session.id_hash == *to, "a sign-in that can join got another current id")?;
-            let is_its_salt = replaced.by == ReplacedBy::SignIn { salt: Some(*salt) };
-            ensure!(is_its_salt, "a sign-in that can join got another salt")?;
-            ensure!(replaced.successor == *to, "a sign-in that can join got another successor")
+        CommitAnswer::CanJoin { to, salt } => {
+            ensure!(to == id, "a sign-in that can join got another id")?;
+            ensure!(salt == its_salt, "a sign-in that can join got another salt")
         }
         other => answered(other, "CanJoin", "a sign-in that can join"),
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, CommitAnswer, Loaded, ReplacedBy};
+use crate::backend::{Action, CommitAnswer, Loaded};
 use crate::context::contention_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -220,19 +220,17 @@ impl Session {
         };
         let delta = DeltaPlan::WithCsrfSecret(Secret::from_id(&id));
         let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
-        match self.commit_with_retries(plan.load_state, plan.changes, &commit)? {
-            CommitAnswer::Done { session, ended, .. } => {
+        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
+        match (answer, &plan.join_id) {
+            (CommitAnswer::Done { session, ended, .. }, _) => {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            CommitAnswer::CanJoin { replaced, .. } => match (&plan.join_id, replaced.by) {
-                (Some(id), ReplacedBy::SignIn { salt: Some(salt) }) => {
-                    let joined = id.derive(&salt);
-                    self.join(plan, joined)
-                }
-                _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
-            },
-            CommitAnswer::LimitReached => Ok(AttemptResult::Refused),
+            (CommitAnswer::CanJoin { salt, .. }, Some(id)) => {
+                let joined = id.derive(&salt);
+                self.join(plan, joined)
+            }
+            (CommitAnswer::LimitReached, _) => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

@@ -275,10 +275,11 @@ impl Names {
             CommitAnswer::Ended(ended) => {
                 Answer::Deleted { id_hash: self.id_number(&ended.id_hash) }
             }
-            CommitAnswer::CanJoin { session, .. }
-            | CommitAnswer::Missing(Missing::Replaced { session, .. }) => {
-                Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
-            }
+            CommitAnswer::CanJoin { to: id_hash, .. }
+            | CommitAnswer::Missing(Missing::Replaced {
+                session: LiveSession { id_hash, .. },
+                ..
+            }) => Answer::Replaced { id_hash: self.id_number(id_hash) },
             CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::NotFound,
             CommitAnswer::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),

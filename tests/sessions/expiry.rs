@@ -427,9 +427,10 @@ impl StoreWrapper for ChecksLoaded {
 
     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         if let Action::Merge = commit.action {
-            let (loaded, _) = commit.merge_into_loaded().expect("the session is loaded");
+            assert!(commit.merge_into_loaded().is_some(), "the session is loaded");
             let stored = self.right.load(&commit.id_hash, commit.now)?;
-            assert!(matches!(stored, Loaded::Live(stored) if stored == *loaded));
+            let loaded = commit.loaded.as_deref();
+            assert!(matches!(stored, Loaded::Live(stored) if Some(&stored) == loaded));
         }
         self.right.commit(commit)
     }

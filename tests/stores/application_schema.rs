@@ -1,15 +1,16 @@
 //! Foreign keys and triggers of the application on our tables.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::ControlFlow;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
     Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Store};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionLimit, Store};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::lifetime::AtLimit;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::SqliteFile;
@@ -50,6 +51,14 @@ fn rows(connection: &Connection) -> i64 {
 }
 
 fn sign_in(store: &SqliteStore, user: &str) -> SessionIdHash {
+    sign_in_under_limit(store, user, None)
+}
+
+fn sign_in_under_limit(
+    store: &SqliteStore,
+    user: &str,
+    session_limit: Option<SessionLimit>,
+) -> SessionIdHash {
     let to = new_id_hash();
     let action = Action::SignIn {
         to,
@@ -57,7 +66,8 @@ fn sign_in(store: &SqliteStore, user: &str) -> SessionIdHash {
         new_session: new_session(),
         join_salt: None,
     };
-    let commit = Commit::new(&new_id_hash(), action, setting("cart", "three coats"), NOW);
+    let mut commit = Commit::new(&new_id_hash(), action, setting("cart", "three coats"), NOW);
+    commit.session_limit = session_limit;
     assert!(matches!(store.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
     to
 }
@@ -145,6 +155,31 @@ fn a_revocation_ends_sessions_that_another_table_keeps() {
         }
         assert_eq!(rows(&connection), 4, "{foreign_key}");
         assert_integrity(folder.database());
+    }
+}
+
+#[test]
+fn a_sign_in_succeeds_if_a_table_keeps_expired_sessions() {
+    let refuses = "CREATE TRIGGER never BEFORE DELETE ON cloakroom_sessions
+         BEGIN SELECT RAISE(ABORT, 'no'); END";
+    for foreign_key in KEEPING {
+        for trigger in ["", refuses] {
+            let folder = Folder::new();
+            let store = SqliteStore::open(folder.database()).unwrap();
+            let connection = connect(&folder);
+            connection.execute_batch(&visits(foreign_key)).unwrap();
+            connection.execute_batch(trigger).unwrap();
+            let expired = [sign_in(&store, "ada"), sign_in(&store, "ada")];
+            reference(&connection, &expired[0]);
+            connection.execute("UPDATE cloakroom_sessions SET deadline = 1", []).unwrap();
+            let limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
+            let new = sign_in_under_limit(&store, "ada", Some(limit));
+            assert!(live(&store, &new).unwrap().is_some());
+            for id_hash in &expired {
+                assert_ended(&store, &connection, id_hash);
+            }
+            assert_integrity(folder.database());
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
     LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, SessionWrite,
-    Touch, Value,
+    Touch, UserLimit, Value,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{JoinSalt, PublicId, SessionIdHash, UserKey};
+use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::{AtLimit, Lifetime};
 use cloakroom::{Error, ErrorKind};
 
@@ -19,7 +19,8 @@ use cloakroom::{Error, ErrorKind};
 ///
 /// - `current`, `in grace`: a live session by its current id, or by one in its grace.
 /// - `renewed`: a renewal replaced the id, and the request overlaps it.
-/// - `signed in`: the same for a sign-in, whose salt is remembered.
+/// - `signed in`: the same for a sign-in, whose salt is remembered. Its session has a user, so the
+///   table need not distinguish `anonymous` there.
 /// - `stale`: the request does not overlap it. `unsalted`: no salt.
 /// - `moved`: the session has moved on since.
 /// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
@@ -107,7 +108,7 @@ undecodable            | *              | sign in*         | *           | *    
 live                   | bob, bob since | sign in*         | *           | *         | *     | replace
 replaced               | bob            | sign in*         | *           | *         | *     | replace
 replaced               | bob since      | sign in*         | *           | *         | *     | insert
-signed in              | ada, ada since | sign in          | *           | *         | *     | can join
+signed in              | *              | sign in          | *           | *         | *     | can join
 *                      | *              | sign in*         | other, none | *         | *     | revision mismatch
 *                      | *              | sign in*         | *           | too large | *     | too large
 current                | *              | sign in*         | *           | *         | *     | move
@@ -206,12 +207,12 @@ impl Case {
         record
     }
 
-    fn position(&self) -> SessionIdHash {
+    fn key(&self) -> SessionIdHash {
         if self.found == "current" { PRESENTED } else { CURRENT }
     }
 
     fn session(&self) -> LiveSession {
-        LiveSession { record: self.record(), id_hash: self.position() }
+        LiveSession { record: self.record(), id_hash: self.key() }
     }
 
     fn replaced(&self) -> ReplacedId {
@@ -228,20 +229,20 @@ impl Case {
         }
     }
 
-    /// The position is the id under which the session is stored.
+    /// The key is the id under which the session is stored.
     fn found(&self) -> Found<SessionIdHash> {
         let session = self.session();
-        let at = self.position();
+        let key = self.key();
         match self.found {
-            "current" | "in grace" => Found::Live { session, at },
+            "current" | "in grace" => Found::Live { session, key },
             "not found" => Found::Nothing,
-            "expired" => Found::of_expired(&session.record, at),
+            "expired" => Found::of_expired(&session.record, key),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
                 let public_id = Some(session.record.public_id);
-                Found::Undecodable { id_hash: at, public_id, error, at }
+                Found::Undecodable { id_hash: key, public_id, error, key }
             }
-            _ => Found::Replaced { replaced: self.replaced(), session, at },
+            _ => Found::Replaced { replaced: self.replaced(), session, key },
         }
     }
 
@@ -267,11 +268,8 @@ impl Case {
     /// unchanged.
     fn check_loaded(&self, commit: &mut Commit) {
         let Found::Live { session, .. } = self.found() else { return };
-        commit.loaded = Some(session.clone().into());
-        let merged = commit.merge_into_loaded().map(|(loaded, merged)| {
-            assert_eq!(*loaded, session);
-            merged
-        });
+        commit.loaded = Some(session.into());
+        let merged = commit.merge_into_loaded();
         let is_merge = matches!(commit.action, Action::Merge) && commit.delta.changes_data_only();
         match commit.decide(self.found()).map(|decision| decision.write) {
             Ok(SessionWrite::Update { session, .. })
@@ -320,20 +318,21 @@ impl Case {
         };
         let writes = matches!(write, SessionWrite::Insert { .. } | SessionWrite::Move { .. });
         let limits = writes && self.is_sign_in();
-        assert_eq!(session_limit, limits.then_some(LIMIT_PER_USER));
+        let limit = UserLimit { user: user("ada"), realm: Realm::default(), limit: LIMIT_PER_USER };
+        assert_eq!(session_limit, limits.then_some(limit));
         assert!(expired.len() <= 1 && ended.len() <= 1);
         match (write, expired.into_iter().next(), ended.into_iter().next()) {
             (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),
-            (SessionWrite::Nothing(answer), Some(at), None) => {
-                assert_eq!((at, self.found), (CURRENT, "expired"));
+            (SessionWrite::Nothing(answer), Some(key), None) => {
+                assert_eq!((key, self.found), (CURRENT, "expired"));
                 assert_eq!(self.check_answer(&answer), "not found");
                 "remove expired"
             }
-            (SessionWrite::Nothing(CommitAnswer::Ended(answer)), None, Some((at, ended))) => {
-                assert_eq!((at, &ended), (self.position(), &answer));
+            (SessionWrite::Nothing(CommitAnswer::Ended(answer)), None, Some((key, ended))) => {
+                assert_eq!((key, &ended), (self.key(), &answer));
                 let user = self.record().user.filter(|_| self.found != "undecodable");
                 let public_id = Some(self.record().public_id);
-                assert_eq!(ended, EndedSession::new(self.position(), public_id, user));
+                assert_eq!(ended, EndedSession::new(self.key(), public_id, user));
                 "end"
             }
             (SessionWrite::Insert { session, replaced: None }, expired, None) => {
@@ -341,8 +340,8 @@ impl Case {
                 self.check_new(&session.record, level);
                 match expired {
                     None => "insert",
-                    Some(at) => {
-                        assert_eq!(at, CURRENT);
+                    Some(key) => {
+                        assert_eq!(key, CURRENT);
                         "insert after expired"
                     }
                 }
@@ -350,22 +349,22 @@ impl Case {
             (
                 SessionWrite::Insert { session, replaced: Some(replaced) },
                 None,
-                Some((at, ended)),
+                Some((key, ended)),
             ) => {
-                assert_eq!((at, session.id_hash), (self.position(), NEW));
+                assert_eq!((key, session.id_hash), (self.key(), NEW));
                 self.check_new(&session.record, level);
                 assert_eq!(replaced, self.expected_replaced_id(PRESENTED, join_salt));
                 assert_eq!(ended, self.session().to_ended());
                 "replace"
             }
-            (SessionWrite::Update { at, session }, None, None) => {
+            (SessionWrite::Update { key, session }, None, None) => {
                 assert!(!self.is_sign_in());
-                assert_eq!((at, session.id_hash), (self.position(), at));
+                assert_eq!((key, session.id_hash), (self.key(), key));
                 self.check_changed(&session.record);
                 "update"
             }
-            (SessionWrite::Move { at, session, id_change }, None, None) => {
-                assert_eq!((at, session.id_hash), (self.position(), NEW));
+            (SessionWrite::Move { key, session, id_change }, None, None) => {
+                assert_eq!((key, session.id_hash), (self.key(), NEW));
                 self.check_changed(&session.record);
                 match id_change {
                     IdChange { previous, presented: None } => {
@@ -379,10 +378,10 @@ impl Case {
                     }
                 }
             }
-            (SessionWrite::Touch { at, session }, None, None) => {
+            (SessionWrite::Touch { key, session }, None, None) => {
                 let mut touched = self.session();
                 touched.record.seen = NOW;
-                assert_eq!((at, session), (self.position(), touched));
+                assert_eq!((key, session), (self.key(), touched));
                 "touch"
             }
             other => panic!("{self:?}: {other:?}"),
@@ -410,8 +409,8 @@ impl Case {
                 assert_eq!(*session, self.session());
                 "revision mismatch"
             }
-            CommitAnswer::CanJoin { replaced, session } => {
-                assert_eq!((*replaced, session), (self.replaced(), &self.session()));
+            CommitAnswer::CanJoin { to, salt } => {
+                assert_eq!((*to, *salt), (CURRENT, SALT));
                 "can join"
             }
             CommitAnswer::Missing(Missing::Replaced { replaced, session }) => {

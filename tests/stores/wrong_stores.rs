@@ -125,7 +125,7 @@ impl StoreWrapper for BasisUnchecked {
 
     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match commit.merge_into_loaded() {
-            Some((_, merged)) => {
+            Some(merged) => {
                 let delta = copy(&merged.record);
                 self.right.commit(&Commit::new(&commit.id_hash, Action::Merge, delta, commit.now))
             }

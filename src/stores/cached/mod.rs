@@ -302,8 +302,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         let inner = &self.0;
         inner.begin_call(now)?;
-        // Before the breaker is read: a change whose invalidation fails opens the breaker before it
-        // ends, so one of the two keeps this load from the old entry.
+        // `InFlight` is read before the breaker: if a change has left it, its failed invalidation
+        // has already opened the breaker.
         if inner.in_flight.is_active() {
             return inner.backing.load(id_hash, now);
         }

@@ -91,7 +91,8 @@ impl VersionCheck {
         if last_read.due_from <= now {
             let began = monotonic_now();
             let result = read();
-            if last_read.update(now, began.elapsed(), result, self.usable_for) {
+            let duration = monotonic_now().saturating_duration_since(began);
+            if last_read.update(now, duration, result, self.usable_for) {
                 on_change();
             }
         }

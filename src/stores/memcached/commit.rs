@@ -99,13 +99,13 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<()> {
         loop {
-            let Found::Live { mut session, at } = self.find(id_hash, call)? else {
+            let Found::Live { mut session, key } = self.find(id_hash, call)? else {
                 return Ok(());
             };
             if !session.record.touch(touch) {
                 return Ok(());
             }
-            match self.store_live(at, session.record, call)? {
+            match self.store_live(key, session.record, call)? {
                 Written::Stored(_) => return Ok(()),
                 Written::Changed | Written::Missing if !call.context.is_late() => {}
                 Written::Changed | Written::Missing => {
@@ -152,8 +152,8 @@ impl Attempts<'_> {
 
     fn execute(&mut self, decision: &Decision<ItemVersion>) -> Result<Execution> {
         let Attempts { inner, call, .. } = *self;
-        for at in &decision.expired {
-            if !inner.client.remove(call.context, *at)? {
+        for key in &decision.expired {
+            if !inner.client.remove(call.context, *key)? {
                 return Ok(Execution::Conflict);
             }
         }
@@ -161,27 +161,27 @@ impl Attempts<'_> {
         match (&decision.write, decision.ended.first()) {
             (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.
-            (SessionWrite::Nothing(_), Some((at, _))) => {
-                inner.client.remove(call.context, *at).map(Execution::done_if)
+            (SessionWrite::Nothing(_), Some((key, _))) => {
+                inner.client.remove(call.context, *key).map(Execution::done_if)
             }
-            (SessionWrite::Insert { session, replaced: Some(replaced) }, Some((at, _))) => {
-                let redirect = Redirect::to_new(replaced, at.id_hash);
-                let presented = (replaced.id_hash != at.id_hash).then_some(*replaced);
-                self.move_session(*at, &redirect, session, presented)
+            (SessionWrite::Insert { session, replaced: Some(replaced) }, Some((key, _))) => {
+                let redirect = Redirect::to_new(replaced, key.id_hash);
+                let presented = (replaced.id_hash != key.id_hash).then_some(*replaced);
+                self.move_session(*key, &redirect, session, presented)
             }
             (SessionWrite::Insert { session, .. }, _) => {
                 self.insert(session).map(|()| Execution::Done)
             }
-            (SessionWrite::Move { at, session, id_change }, _) => {
+            (SessionWrite::Move { key, session, id_change }, _) => {
                 let IdChange { previous, presented } = id_change;
                 let redirect = match presented {
-                    Some(presented) => Redirect::by_sign_in(presented, previous.id_hash),
+                    Some(presented) => Redirect::of_sign_in_through(presented, previous.id_hash),
                     None => Redirect::of(previous),
                 };
-                self.move_session(*at, &redirect, session, *presented)
+                self.move_session(*key, &redirect, session, *presented)
             }
-            (SessionWrite::Update { at, session } | SessionWrite::Touch { at, session }, _) => {
-                let written = inner.store_live(*at, session.record.clone(), call)?;
+            (SessionWrite::Update { key, session } | SessionWrite::Touch { key, session }, _) => {
+                let written = inner.store_live(*key, session.record.clone(), call)?;
                 Ok(Execution::done_if(written.is_stored()))
             }
         }
@@ -231,15 +231,15 @@ impl Attempts<'_> {
             // The old item stays as it is: the next request needs the session in it.
             Err(_) => {}
             // Another request completed the move and ended the session there, or the server has
-            // lost it. A sign-in counts as done before that: it had begun or bound the session.
+            // lost it. A sign-in counts as done before that: it had created or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
                 return Ok(Execution::Ended);
             }
             Ok(Written::Missing) => {}
         }
         if let Some(presented) = presented {
-            let begins_session = redirect.begins_session;
-            let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
+            let to_new_session = redirect.to_new_session;
+            let redirect = Redirect { to_new_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call);
         }
         Ok(Execution::Done)

@@ -36,7 +36,7 @@ impl RedirectPath {
             self.redirects = 0;
         } else {
             let ends_here = redirect.finds_no_session()
-                || redirect.begins_session && self.replaced.is_some()
+                || redirect.to_new_session && self.replaced.is_some()
                 || self.redirects == ReplacedId::MAX;
             if ends_here {
                 return false;
@@ -68,9 +68,9 @@ impl MemcachedInner {
                 Ok(None) => return Ok(Found::Nothing),
                 Ok(Some(ItemState::Live(record))) => {
                     let session = LiveSession { record, id_hash: path.at };
-                    let found = Found::by_current_id(session, item.at, call.now);
+                    let found = Found::of_session(session, item.at, call.now);
                     return Ok(match path.replaced {
-                        Some(id) => found.by_replaced_id(id, call.now),
+                        Some(id) => found.through_replaced_id(id, call.now),
                         None => found,
                     });
                 }
@@ -89,7 +89,12 @@ impl MemcachedInner {
                 }
                 Err(error) => {
                     let ItemVersion { id_hash, .. } = item.at;
-                    return Ok(Found::Undecodable { id_hash, public_id: None, error, at: item.at });
+                    return Ok(Found::Undecodable {
+                        id_hash,
+                        public_id: None,
+                        error,
+                        key: item.at,
+                    });
                 }
             }
         }
@@ -156,7 +161,7 @@ impl MemcachedInner {
             && let Ok(Some(ItemState::Redirected(before))) = self.decode(&item)
         {
             let redirect = Redirect {
-                begins_session: redirect.begins_session || before.begins_session,
+                to_new_session: redirect.to_new_session || before.to_new_session,
                 ..redirect
             };
             let _ = self.store_redirect(item.at, &redirect, call);

@@ -37,7 +37,7 @@ pub(super) struct Redirect {
     pub(super) had_user: bool,
     /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
     /// the previous session do not find it.
-    pub(super) begins_session: bool,
+    pub(super) to_new_session: bool,
     /// The id that the sign-in presented, if that is not the id of this item but an earlier one of
     /// the session. A sign-in through an older id B replaces the current id C. C's redirect names B
     /// here, so that a lookup that begins at B treats B as replaced by that sign-in.
@@ -48,12 +48,12 @@ impl Redirect {
     /// Makes the redirect from the id `replaced`.
     pub(super) fn of(replaced: &ReplacedId) -> Self {
         let ReplacedId { successor: to, replaced_at, by, had_user, .. } = *replaced;
-        Redirect { to, replaced_at, by, had_user, begins_session: false, presented: None }
+        Redirect { to, replaced_at, by, had_user, to_new_session: false, presented: None }
     }
 
     /// Makes the redirect from `id_hash`, which a sign-in through the id `presented` has replaced,
     /// to the same session.
-    pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
+    pub(super) fn of_sign_in_through(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
         Redirect { presented: other, ..Redirect::of(presented) }
     }
@@ -61,12 +61,12 @@ impl Redirect {
     /// Makes the redirect from `id_hash` to a new session, created by a sign-in through the id
     /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        Redirect { begins_session: true, ..Redirect::by_sign_in(presented, id_hash) }
+        Redirect { to_new_session: true, ..Redirect::of_sign_in_through(presented, id_hash) }
     }
 
     /// Returns whether the id finds no session: only the presented id finds a new session.
     pub(super) fn finds_no_session(&self) -> bool {
-        self.begins_session && self.presented.is_some()
+        self.to_new_session && self.presented.is_some()
     }
 
     /// Returns the replaced id of a redirect that is stored under `id_hash`.
@@ -150,7 +150,7 @@ impl Redirect {
         };
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis);
         let flags = u8::from(self.had_user)
-            | u8::from(self.begins_session) << 1
+            | u8::from(self.to_new_session) << 1
             | u8::from(self.presented.is_some()) << 2;
         [
             &self.to.as_bytes()[..],
@@ -184,7 +184,7 @@ impl Redirect {
             replaced_at: Timestamp::from_millis(i64::from_be_bytes(*replaced_at)),
             by,
             had_user: flags & 1 != 0,
-            begins_session: flags & 2 != 0,
+            to_new_session: flags & 2 != 0,
             presented: (flags & 4 != 0).then_some(SessionIdHash::from_bytes(*presented)),
         };
         Some((redirect, rest))
@@ -256,12 +256,12 @@ mod tests {
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
         let had_user = true;
-        let begins_session = false;
+        let to_new_session = false;
         let presented = None;
         let redirect =
-            Redirect { to: KEY, replaced_at: NOW, by, had_user, begins_session, presented };
+            Redirect { to: KEY, replaced_at: NOW, by, had_user, to_new_session, presented };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
-        let graced = Redirect { by, had_user: false, begins_session: true, ..redirect };
+        let graced = Redirect { by, had_user: false, to_new_session: true, ..redirect };
         let sign_in = |salt| Redirect { by: ReplacedBy::SignIn { salt }, ..redirect };
         vec![
             ItemState::Live(a_record()),

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
-    Action, Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance,
-    RemovalReport, ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError,
+    Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
+    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserLimit,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -118,12 +118,12 @@ impl Default for MemoryStore {
 impl SessionTable {
     /// Looks `id_hash` up at `now`. The key is the session's current id.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
-        let at = *self.replaced.get(id_hash).unwrap_or(id_hash);
-        let Some(row) = self.rows.get(&at) else { return Found::Nothing };
-        let session = LiveSession { record: row.record.clone(), id_hash: at };
-        let found = Found::by_current_id(session, at, now);
+        let key = *self.replaced.get(id_hash).unwrap_or(id_hash);
+        let Some(row) = self.rows.get(&key) else { return Found::Nothing };
+        let session = LiveSession { record: row.record.clone(), id_hash: key };
+        let found = Found::of_session(session, key, now);
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
-            Some(id) => found.by_replaced_id(*id, now),
+            Some(id) => found.through_replaced_id(*id, now),
             None => found,
         }
     }
@@ -183,13 +183,12 @@ impl SessionTable {
         if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Action::SignIn { user, new_session, .. } = &commit.action
-            && decision.session_limit.is_some()
-        {
-            decision = decision.apply_limit(self.of_user(user, &new_session.realm, commit.now));
+        if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+            let of_user = self.sessions_of_user(user, realm, commit.now);
+            decision = decision.apply_limit(of_user);
         }
         self.remove_all(&decision.expired);
-        let ended: Vec<_> = decision.ended.iter().map(|(at, _)| *at).collect();
+        let ended: Vec<_> = decision.ended.iter().map(|(key, _)| *key).collect();
         let evicted = match &decision.write {
             SessionWrite::Insert { session, .. } => {
                 self.sessions_to_evict(&session.record, ended.len(), capacity)?
@@ -207,18 +206,18 @@ impl SessionTable {
                 let row = Row { record: session.record.clone(), replaced, number };
                 self.insert(session.id_hash, row);
             }
-            SessionWrite::Update { at, session } => {
-                let row = self.remove(at).ok_or_else(make_error)?;
-                self.insert(*at, Row { record: session.record.clone(), ..row });
+            SessionWrite::Update { key, session } => {
+                let row = self.remove(key).ok_or_else(make_error)?;
+                self.insert(*key, Row { record: session.record.clone(), ..row });
             }
-            SessionWrite::Move { at, session, id_change } => {
-                let row = self.remove(at).ok_or_else(make_error)?;
+            SessionWrite::Move { key, session, id_change } => {
+                let row = self.remove(key).ok_or_else(make_error)?;
                 let record = session.record.clone();
                 let replaced = id_change.remembered(row.replaced);
                 self.insert(session.id_hash, Row { record, replaced, ..row });
             }
-            SessionWrite::Touch { at, session } => {
-                if let Some(row) = self.rows.get_mut(at) {
+            SessionWrite::Touch { key, session } => {
+                if let Some(row) = self.rows.get_mut(key) {
                     row.record.seen = session.record.seen;
                 }
             }
@@ -243,7 +242,7 @@ impl SessionTable {
         }
         let evicted = self.idle_longest(None, 0, (capacity / 64).max(1));
         if is_full && evicted.is_empty() {
-            return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+            return Err(Error::new(ErrorKind::Full, "create a session in memory"));
         }
         Ok(evicted)
     }
@@ -258,7 +257,7 @@ impl SessionTable {
     }
 
     /// Returns the sessions of a user in a realm, in the order of their sign-ins.
-    fn of_user(
+    fn sessions_of_user(
         &self,
         user: &UserKey,
         realm: &Realm,
@@ -288,7 +287,7 @@ impl SessionTable {
     ) -> Vec<EndedSession> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
-        // Events name them in the order in which they began.
+        // Events name them in the order in which they were created.
         rows.sort_by_key(|(_, row)| row.number);
         let (live, expired) = split_live_and_expired(rows, now);
         let live = to_ended_sessions(live);
@@ -352,8 +351,8 @@ impl Store for MemoryStore {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let mut sessions = self.write();
         for (id_hash, touch) in batch {
-            if let Found::Live { at, .. } = sessions.find(id_hash, now)
-                && let Some(row) = sessions.rows.get_mut(&at)
+            if let Found::Live { key, .. } = sessions.find(id_hash, now)
+                && let Some(row) = sessions.rows.get_mut(&key)
             {
                 row.record.touch(*touch);
             }
@@ -488,12 +487,13 @@ impl SessionIndex for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Action;
     use crate::delta::Delta;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
 
     #[test]
-    fn a_full_store_begins_no_session_and_keeps_those_it_has() {
+    fn a_full_store_creates_no_session_and_keeps_those_it_has() {
         let store = MemoryStore::with_capacity(1);
         let now = Timestamp::from_millis(0);
         let first = id_hash(1);
@@ -516,12 +516,12 @@ mod tests {
             create(&store, id_hash(n), time(n)).unwrap();
         }
         store.touch(&[(id_hash(0), Touch::at(time(20)))], time(20)).unwrap();
-        let begun = create(&store, id_hash(18), time(21)).unwrap();
-        let evicts = |begun, ids: &[SessionIdHash]| match begun {
+        let answer = create(&store, id_hash(18), time(21)).unwrap();
+        let evicts = |answer, ids: &[SessionIdHash]| match answer {
             CommitAnswer::Done { evicted, .. } => assert_eq!(evicted, ids),
             other => panic!("{other:?}"),
         };
-        evicts(begun, &[id_hash(1)]);
+        evicts(answer, &[id_hash(1)]);
         assert_eq!(stats(21).anonymous(), 18);
         for n in 100..102 {
             evicts(sign_in(&store, id_hash(n), time(21)).unwrap(), &[]);

@@ -4,7 +4,9 @@
 
 use tokio_postgres::Row;
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite};
+use crate::backend::{
+    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserLimit,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, FORMAT};
@@ -36,10 +38,11 @@ pub(super) async fn apply(
     if let Action::Create(_) = commit.action {
         return create(commit, trips, sql).await;
     }
-    if let Some((loaded, session)) = commit.merge_into_loaded()
-        && update_loaded(loaded, &session, trips, sql).await?
+    if let Some(loaded) = &commit.loaded
+        && let Some(merged) = commit.merge_into_loaded()
+        && compare_and_swap(loaded, &merged, trips, sql).await?
     {
-        return Ok(CommitAnswer::done(session));
+        return Ok(CommitAnswer::done(merged));
     }
     let LockedRows { found, replaced: earlier, is_taken, of_user } =
         lock(commit, trips, sql, locks).await?;
@@ -48,7 +51,7 @@ pub(super) async fn apply(
         return Err(id_is_taken().into());
     }
     let decision = decision.apply_limit(of_user);
-    let ended = decision.ended.iter().map(|(at, _)| at);
+    let ended = decision.ended.iter().map(|(key, _)| key);
     let removed: Vec<_> = decision.expired.iter().chain(ended).copied().collect();
     let remembered;
     let mut queries = Vec::new();
@@ -65,21 +68,21 @@ pub(super) async fn apply(
                 queries.push(insert_replaced(sql, replaced, &session.id_hash));
             }
         }
-        SessionWrite::Update { at, session } => queries.push(update(sql, *at, session)),
-        SessionWrite::Move { at, session, id_change } => {
-            queries.push(update(sql, *at, session));
+        SessionWrite::Update { key, session } => queries.push(update(sql, *key, session)),
+        SessionWrite::Move { key, session, id_change } => {
+            queries.push(update(sql, *key, session));
             remembered = id_change.remembered(earlier);
-            queries.push(Query::new(&sql.delete_replaced_of, [(*at).into()]));
+            queries.push(Query::new(&sql.delete_replaced_of, [(*key).into()]));
             let insert = |id| insert_replaced(sql, id, &session.id_hash);
             queries.extend(remembered.iter().map(insert));
             // Forgotten ids of any session, so that the table does not grow without bound.
             let params = [commit.now.as_millis().into(), 2.into()];
             queries.push(Query::new(&sql.delete_forgotten, params));
         }
-        SessionWrite::Touch { at, session } => {
+        SessionWrite::Touch { key, session } => {
             let seen = session.record.seen;
             let deadline = session.record.deadline();
-            let params = [(*at).into(), seen.as_millis().into(), deadline.as_millis().into()];
+            let params = [(*key).into(), seen.as_millis().into(), deadline.as_millis().into()];
             queries.push(Query::new(&sql.update_seen, params));
         }
     }
@@ -90,14 +93,14 @@ pub(super) async fn apply(
     Ok(decision.into_answer(Vec::new()))
 }
 
-/// Stores `session` if the stored one still equals `loaded`. Returns whether it did.
-async fn update_loaded(
+/// Stores `merged` if the stored session is still `loaded`. Returns whether it was.
+async fn compare_and_swap(
     loaded: &LiveSession,
-    session: &LiveSession,
+    merged: &LiveSession,
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<bool, CallFailure> {
-    let record = &session.record;
+    let record = &merged.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
         to_int(loaded.record.revision).into(),
@@ -108,7 +111,7 @@ async fn update_loaded(
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
     ];
-    Ok(!trips.write(Query::new(&sql.update_loaded, params)).await?.is_empty())
+    Ok(!trips.write(Query::new(&sql.compare_and_swap, params)).await?.is_empty())
 }
 
 /// Creates a session in one trip. The statement and the unique index find a conflict.
@@ -136,15 +139,16 @@ async fn lock(
 ) -> Result<LockedRows, CallFailure> {
     let presented = &commit.id_hash;
     let mut sign_in_lock = None;
-    let mut of_user = None;
     let mut is_taken = None;
-    if let Action::SignIn { user, new_session, .. } = &commit.action {
+    if let Action::SignIn { user, .. } = &commit.action {
         // Its lock waits for the user's other sign-ins.
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
-        let params = [user.as_str().into(), new_session.realm.as_str().into()];
-        of_user = commit.session_limit.map(|_| Query::new(&sql.lock_of_user, params));
     }
+    let limit = commit.user_limit();
+    let of_user = limit.as_ref().map(|UserLimit { user, realm, .. }| {
+        Query::new(&sql.lock_of_user, [user.as_str().into(), realm.as_str().into()])
+    });
     if let Action::Renew { to, .. } | Action::SignIn { to, .. } = &commit.action {
         is_taken = Some(Query::new(&sql.is_taken, [to.as_bytes().into()]));
     }
@@ -163,10 +167,10 @@ async fn lock(
         Some(row) => {
             let id = get(row, "id")?;
             let replaced = replaced_ids(&replaced, id)?;
-            let by_current_id = decode::lookup(row, id, commit.now)?;
+            let current = decode::lookup(row, id, commit.now)?;
             let found = match replaced.iter().find(|id| id.id_hash == *presented) {
-                _ if row::id_hash(row)? == *presented => by_current_id,
-                Some(id) => by_current_id.by_replaced_id(*id, commit.now),
+                _ if row::id_hash(row)? == *presented => current,
+                Some(id) => current.through_replaced_id(*id, commit.now),
                 None => Found::Nothing,
             };
             (found, replaced)

@@ -5,8 +5,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::UserKey;
 use crate::stores::migration::HISTORY;
-use crate::stores::sql::columns::{qualified, replaced, session};
-use crate::stores::sql::decode::ENDED;
+use crate::stores::sql::columns::{ended, qualified, replaced, session};
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 
 /// PostgreSQL cuts longer names off.
@@ -122,6 +121,7 @@ statements! {
         let meta = names.qualified("_meta");
         let replaced = names.qualified("_replaced");
         let columns = session::NAMES.join(", ");
+        let ended = ended::NAMES.join(", ");
         let s_columns = qualified("s", &session::NAMES);
         let values = parameters(session::NAMES.len());
         let id_after_values = session::NAMES.len() + 1;
@@ -155,7 +155,7 @@ statements! {
          SELECT 1 FROM {replaced} WHERE id_hash = $1 LIMIT 1";
     // In the order in which touches lock rows, so that none waits for another in a circle.
     lock_of_user:
-        "SELECT {ENDED}, authenticated, id FROM {t} \
+        "SELECT {ended}, authenticated, id FROM {t} \
          WHERE user_key = $1 AND realm = $2 ORDER BY id FOR UPDATE";
     // Commits that give a user a session run one at a time per user, because they count the user's
     // sessions, and none runs during a revocation.
@@ -169,8 +169,8 @@ statements! {
         "UPDATE {t} SET ({columns}, sweep_at) = ROW({values}, LEAST(sweep_at, ${deadline})) \
          WHERE id = ${id_after_values}";
     // A merge of data changes neither limits nor ids; `sweep_at` may stay early. The condition
-    // holds only for the session that the decision was made from.
-    update_loaded:
+    // holds only for the session that the request has loaded.
+    compare_and_swap:
         "UPDATE {t} SET data = $4, revision = $5, seen = $6, deadline = $7, format = $8 \
          WHERE id_hash = $1 AND revision = $2 AND seen = $3 RETURNING id";
     update_seen: "UPDATE {t} SET seen = $2, deadline = $3 WHERE id = $1";
@@ -201,7 +201,7 @@ statements! {
            moved AS (UPDATE {t} SET sweep_at = deadline FROM due \
              WHERE id = due_id AND due_deadline > $1), \
            removed AS (DELETE FROM {t} USING due \
-             WHERE id = due_id AND due_deadline <= $1 RETURNING {ENDED}) \
+             WHERE id = due_id AND due_deadline <= $1 RETURNING {ended}) \
          SELECT of_users.*, counts.* FROM (SELECT (SELECT count(*) FROM due) AS due, \
              (SELECT count(*) FROM removed) AS removed) AS counts \
          LEFT JOIN (SELECT * FROM removed WHERE user_key IS NOT NULL) AS of_users ON true";
@@ -214,7 +214,7 @@ statements! {
     revoke:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE {{condition}} \
          AND public_id IS DISTINCT FROM $1 ORDER BY id FOR UPDATE) \
-         RETURNING {ENDED}";
+         RETURNING {ended}";
     // In the order in which touches and sign-ins lock rows.
     rename_user:
         "UPDATE {t} SET user_key = $2, revision = revision + 1 WHERE id IN (SELECT id FROM {t} \

@@ -100,7 +100,7 @@ impl Store for PostgresStore {
             let rows = trips.query(find(&sql.load_by_replaced)).await?;
             let Some(row) = rows.first() else { return Ok(Found::Nothing) };
             let replaced = decode::replaced_id(row, REPLACED_ID)?;
-            Ok(decode::lookup(row, (), now)?.by_replaced_id(replaced, now))
+            Ok(decode::lookup(row, (), now)?.through_replaced_id(replaced, now))
         })?;
         Ok(found.into())
     }

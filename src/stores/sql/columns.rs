@@ -18,8 +18,19 @@ pub(crate) enum ColumnValue<'v> {
     Data(&'v str),
 }
 
-/// Declares a module with the constant `NAMES`, the function `values`, which returns the values in
-/// the order of the names, and for each column its position among them.
+/// Declares the constant `NAMES` of columns, and for each column its position among them.
+macro_rules! names {
+    ($($column:ident),*) => {
+        enum Position { $($column),* }
+
+        $(pub(crate) const $column: usize = Position::$column as usize;)*
+
+        pub(crate) const NAMES: [&str; [$($column),*].len()] = [$(stringify!($column)),*];
+    };
+}
+
+/// Declares a module with the names and positions of a table's columns, and the function `values`,
+/// which returns their values in that order.
 macro_rules! columns {
     ($table:ident($($arg:ident: $type:ty),*) {
         $($column:ident: $value:expr,)*
@@ -29,11 +40,7 @@ macro_rules! columns {
             use crate::stores::sql::columns::ColumnValue::*;
             use crate::stores::sql::columns::*;
 
-            enum Position { $($column),* }
-
-            $(pub(crate) const $column: usize = Position::$column as usize;)*
-
-            pub(crate) const NAMES: [&str; [$($column),*].len()] = [$(stringify!($column)),*];
+            names!($($column),*);
 
             pub(crate) fn values($($arg: $type),*) -> [ColumnValue<'_>; NAMES.len()] {
                 [$($value),*]
@@ -77,6 +84,12 @@ columns!(replaced(replaced_id: &ReplacedId) {
     had_user: Bool(replaced_id.had_user),
     forget_at: Int(Some(replaced_id.forget_at().as_millis())),
 });
+
+/// The columns that an event needs of a session that has ended.
+#[allow(non_camel_case_types, non_upper_case_globals)]
+pub(crate) mod ended {
+    names!(id_hash, public_id, user_key, seen, idle, absolute, deadline);
+}
 
 /// The position of a session's row id, which a read yields after the columns above.
 pub(crate) const ROW_ID: usize = session::NAMES.len();

@@ -14,7 +14,7 @@ use crate::list::{Cursor, Summary};
 use crate::record::{Client, EndedSession, Record, check_format};
 use crate::stores::admin::{SessionCounts, SessionDetails};
 use crate::stores::copy::StoredSession;
-use crate::stores::sql::columns::{ROW_ID, replaced, session};
+use crate::stores::sql::columns::{ROW_ID, ended, replaced, session};
 use crate::stores::sql::malformed;
 
 /// A row, whose columns are read by their positions. A value of another type is an error of the
@@ -47,18 +47,18 @@ pub(crate) trait SqlRow {
     }
 }
 
-/// Decodes the session in a row at `at`, which its current id finds.
-pub(crate) fn lookup<R: SqlRow, K>(row: &R, at: K, now: Timestamp) -> Result<Found<K>, R::Error> {
+/// Decodes the session in a row with this key, which its current id finds.
+pub(crate) fn lookup<R: SqlRow, K>(row: &R, key: K, now: Timestamp) -> Result<Found<K>, R::Error> {
     if row.time(session::deadline)? <= now {
-        let record = Unchecked::of(row).without_data()?;
-        return Ok(Found::of_expired(&record, at));
+        let record = LenientRow::of(row).without_data()?;
+        return Ok(Found::of_expired(&record, key));
     }
     let id_hash = SessionIdHash::from_bytes(row.array(session::id_hash)?);
     Ok(match record(row)? {
-        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, at },
+        Ok(record) => Found::Live { session: LiveSession { record, id_hash }, key },
         Err(error) => {
             let public_id = Some(PublicId::from_bytes(row.array(session::public_id)?));
-            Found::Undecodable { id_hash, public_id, error, at }
+            Found::Undecodable { id_hash, public_id, error, key }
         }
     })
 }
@@ -79,11 +79,11 @@ pub(crate) fn stored_session<R: SqlRow>(
 
 /// Decodes a record. The outer error is the driver's; the inner one reports a malformed row.
 pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
-    let mut unchecked = Unchecked::of(row);
-    let record = unchecked.without_data()?;
-    let text = unchecked.text(session::data, Ok)?;
-    let malformed_column = unchecked.malformed;
-    let format = unchecked.number(session::format)?.unwrap_or(u32::MAX);
+    let mut lenient = LenientRow::of(row);
+    let record = lenient.without_data()?;
+    let text = lenient.text(session::data, Ok)?;
+    let malformed_column = lenient.malformed;
+    let format = lenient.number(session::format)?.unwrap_or(u32::MAX);
     let data = || {
         check_format(format)?;
         match (malformed_column, text) {
@@ -96,7 +96,7 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
 
 /// Decodes a session for an operator.
 pub(crate) fn details<R: SqlRow>(row: &R) -> Result<SessionDetails, R::Error> {
-    let data = Unchecked::of(row).bytes_of_text(session::data)?;
+    let data = LenientRow::of(row).bytes_of_text(session::data)?;
     let summary = summary_of(row, data.map_or(0, <[u8]>::len))?;
     Ok(SessionDetails { summary, record: record(row)? })
 }
@@ -108,29 +108,25 @@ pub(crate) fn summary<R: SqlRow>(row: &R) -> Result<Summary, R::Error> {
 
 /// A malformed column is shown as empty, so that the row stays visible.
 fn summary_of<R: SqlRow>(row: &R, bytes: usize) -> Result<Summary, R::Error> {
-    let record = Unchecked::of(row).without_data()?;
+    let record = LenientRow::of(row).without_data()?;
     let cursor = Cursor::new(row.int(ROW_ID)?);
     let deadline = row.time(session::deadline)?;
     Ok(Summary { deadline, bytes, ..Summary::of(&record, cursor) })
 }
 
-/// The columns that an event needs of a session that has ended, for [`ended_session`].
-pub(crate) const ENDED: &str = "id_hash, public_id, user_key, seen, idle, absolute, deadline";
-
-/// Decodes the columns [`ENDED`] of a session, which has reached a limit if its deadline has
+/// Decodes the columns [`ended`] of a session, which has reached a limit if its deadline has
 /// passed. A malformed column counts as empty, so that the session can be deleted.
 pub(crate) fn ended_session<R: SqlRow>(row: &R, now: Timestamp) -> Result<EndedSession, R::Error> {
-    let [id_hash, public_id, user_key, seen, idle, absolute, deadline] = [0, 1, 2, 3, 4, 5, 6];
-    let mut unchecked = Unchecked::of(row);
-    let id_hash = SessionIdHash::from_bytes(row.array(id_hash)?);
-    let public_id = PublicId::from_bytes(row.array(public_id)?);
-    let user = unchecked.text(user_key, UserKey::new)?;
-    let ended = EndedSession::new(id_hash, Some(public_id), user);
-    if row.time(deadline)? > now {
-        return Ok(ended);
+    let mut lenient = LenientRow::of(row);
+    let id_hash = SessionIdHash::from_bytes(row.array(ended::id_hash)?);
+    let public_id = PublicId::from_bytes(row.array(ended::public_id)?);
+    let user = lenient.text(ended::user_key, UserKey::new)?;
+    let session = EndedSession::new(id_hash, Some(public_id), user);
+    if row.time(ended::deadline)? > now {
+        return Ok(session);
     }
-    let limits = unchecked.limits(idle, absolute)?;
-    Ok(ended.with_reached_limit(limits.reached_limit(row.time(seen)?)))
+    let limits = lenient.limits(ended::idle, ended::absolute)?;
+    Ok(session.with_reached_limit(limits.reached_limit(row.time(ended::seen)?)))
 }
 
 /// Decodes a replaced id, the first column of which is at the position `first`.
@@ -154,7 +150,7 @@ pub(crate) fn replaced_id<R: SqlRow>(row: &R, first: usize) -> Result<ReplacedId
 
 /// Decodes a realm; `None` if it is malformed.
 pub(crate) fn realm<R: SqlRow>(row: &R) -> Result<Option<Realm>, R::Error> {
-    Unchecked::of(row).text(0, Realm::new)
+    LenientRow::of(row).text(0, Realm::new)
 }
 
 /// Decodes the average and the maximum size of the data, and the counts of
@@ -169,16 +165,16 @@ fn name(column: usize) -> &'static str {
     session::NAMES.get(column).copied().unwrap_or_default()
 }
 
-/// The columns whose values the table does not check. A malformed one is read as empty.
-struct Unchecked<'r, R> {
+/// A row, of which a malformed column counts as empty if the table does not check its values.
+struct LenientRow<'r, R> {
     row: &'r R,
     /// The position of the last malformed one.
     malformed: Option<usize>,
 }
 
-impl<'r, R: SqlRow> Unchecked<'r, R> {
+impl<'r, R: SqlRow> LenientRow<'r, R> {
     fn of(row: &'r R) -> Self {
-        Unchecked { row, malformed: None }
+        LenientRow { row, malformed: None }
     }
 
     /// Decodes the columns of a record except the format and the data.
@@ -198,7 +194,7 @@ impl<'r, R: SqlRow> Unchecked<'r, R> {
             persistent: row.flag(session::persistent)?,
             revision: self.number(session::revision)?.unwrap_or_default(),
             // Informative only, so a malformed one makes no record malformed.
-            client: Unchecked::of(row)
+            client: LenientRow::of(row)
                 .text(session::client, |text| Ok(Client::from_json(text)))?
                 .flatten(),
             data: Data::default(),

@@ -2,7 +2,7 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite};
+use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserLimit};
 use crate::error::Result;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
@@ -17,24 +17,17 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         Action::Create(_) => Found::Nothing,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
-    let decision = commit.decide(found)?;
+    let mut decision = commit.decide(found)?;
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    // Before the limit, which deletes the user's expired sessions by one statement.
-    for at in &decision.expired {
-        tx.delete(at.id, at.id_hash)?;
+    if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+        let of_user = tx.sessions_of_user(user, realm, commit.now)?;
+        decision = decision.apply_limit(of_user);
     }
-    let decision = match &commit.action {
-        Action::SignIn { user, new_session, .. } if decision.session_limit.is_some() => {
-            let realm = &new_session.realm;
-            tx.delete_expired_of(user, realm, commit.now)?;
-            decision.apply_limit(tx.by_sign_in(user, realm, commit.now)?)
-        }
-        _ => decision,
-    };
-    for (at, _) in &decision.ended {
-        tx.delete(at.id, at.id_hash)?;
+    let ended = decision.ended.iter().map(|(key, _)| key);
+    for key in decision.expired.iter().chain(ended) {
+        tx.delete(key.id, key.id_hash)?;
     }
     let mut evicted = Vec::new();
     match &decision.write {
@@ -46,20 +39,20 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
                 tx.move_replaced(id, &session.record.public_id, replaced)?;
             }
         }
-        SessionWrite::Move { at, session, id_change } => {
-            evicted = tx.evict_for(&session.record, Some(at.id))?;
-            tx.remember_id_change(at.id, &session.record.public_id, id_change)?;
-            tx.update_all(*at, session)?;
+        SessionWrite::Move { key, session, id_change } => {
+            evicted = tx.evict_for(&session.record, Some(key.id))?;
+            tx.remember_id_change(key.id, &session.record.public_id, id_change)?;
+            tx.update_all(*key, session)?;
         }
-        SessionWrite::Update { at, session } => {
-            evicted = tx.evict_for(&session.record, Some(at.id))?;
+        SessionWrite::Update { key, session } => {
+            evicted = tx.evict_for(&session.record, Some(key.id))?;
             if commit.delta.changes_data_only() {
-                tx.update_data(*at, session)?;
+                tx.update_data(*key, session)?;
             } else {
-                tx.update_all(*at, session)?;
+                tx.update_all(*key, session)?;
             }
         }
-        SessionWrite::Touch { at, session } => tx.update_seen(*at, session)?,
+        SessionWrite::Touch { key, session } => tx.update_seen(*key, session)?,
     }
     Ok(decision.into_answer(evicted))
 }

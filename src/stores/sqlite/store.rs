@@ -222,10 +222,10 @@ impl Store for SqliteStore {
         let found = self.0.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Found::Live { session, at }, Some((record_cache, miss))) = (&found, missed)
-            && at.agrees_with(&session.record)
+        if let (Found::Live { session, key }, Some((record_cache, miss))) = (&found, missed)
+            && key.agrees_with(&session.record)
         {
-            record_cache.add(miss, at.id_hash, at.id, &session.record);
+            record_cache.add(miss, key.id_hash, key.id, &session.record);
         }
         Ok(found.into())
     }

@@ -157,10 +157,7 @@ impl Trace {
             Ok(CommitAnswer::RevisionMismatch(session)) => {
                 format!("revision mismatch {}", self.session(session))
             }
-            Ok(CommitAnswer::CanJoin { replaced, session }) => {
-                let of = self.id_hash(&replaced.id_hash);
-                format!("can join {of}, replaced by {}", self.id_hash(&session.id_hash))
-            }
+            Ok(CommitAnswer::CanJoin { to, .. }) => format!("can join {}", self.id_hash(to)),
             Ok(CommitAnswer::Missing(missing)) => self.missing(missing),
             Ok(CommitAnswer::LimitReached) => "limit reached".into(),
             Ok(other) => panic!("{other:?}"),

@@ -479,9 +479,9 @@ mod tests {
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
         let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
             let found = tx.find(id_hash, NOW)?;
-            let Found::Live { mut session, at } = found else { panic!("{found:?}") };
+            let Found::Live { mut session, key } = found else { panic!("{found:?}") };
             session.record.revision += 1;
-            tx.update_data(at, &session)?;
+            tx.update_data(key, &session)?;
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Full);

@@ -4,8 +4,7 @@ pub(super) mod row;
 
 use crate::error::Result;
 use crate::stores::migration::HISTORY;
-use crate::stores::sql::columns::{qualified, replaced, session};
-use crate::stores::sql::decode::ENDED;
+use crate::stores::sql::columns::{ended, qualified, replaced, session};
 use crate::stores::sql::{bad_table_name, statements, validate_table_name};
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
@@ -41,6 +40,7 @@ statements! {
             "{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.public_id = r.public_id"
         );
         let columns = session::NAMES.join(", ") + ", id";
+        let ended = ended::NAMES.join(", ");
         // A list needs no more of the data than its size.
         let summary = columns.replace("data", "length(CAST(data AS BLOB))");
         let session_columns = qualified("s", &session::NAMES) + ", s.id";
@@ -63,11 +63,9 @@ statements! {
         "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
          SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1";
     to_revoke:
-        "SELECT {ENDED}, id FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
-    by_sign_in:
-        "SELECT {ENDED}, id FROM {t} \
-         WHERE user_key = ?1 AND realm = ?2 AND deadline > ?3 \
-         ORDER BY authenticated, id";
+        "SELECT {ended}, id FROM {t} WHERE public_id IS NOT ?2 AND {{condition}}";
+    sessions_of_user:
+        "SELECT {ended}, id FROM {t} WHERE user_key = ?1 AND realm = ?2 ORDER BY authenticated, id";
     list:
         "SELECT {summary} FROM {t} WHERE deadline > ?1 AND id < ?2 AND {{condition}} \
          ORDER BY id DESC LIMIT {{limit}}";

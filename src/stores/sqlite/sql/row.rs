@@ -8,13 +8,13 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, SessionIdHash};
 use crate::record::{EndedSession, Record};
-use crate::stores::sql::columns::{ColumnValue, REPLACED_ID, ROW_ID, replaced, session};
+use crate::stores::sql::columns::{ColumnValue, REPLACED_ID, ROW_ID, ended, replaced, session};
 use crate::stores::sql::decode::{self, SqlRow};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
 
 /// The row of a session as it was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundRow {
     pub(crate) id: i64,
     pub(crate) id_hash: SessionIdHash,
@@ -46,7 +46,7 @@ pub(crate) fn find(
         match by_replaced_id.query([id_hash.as_bytes()])?.next()? {
             Some(row) => {
                 let replaced = decode::replaced_id(row, REPLACED_ID)?;
-                Ok(lookup(row, now)?.by_replaced_id(replaced, now))
+                Ok(lookup(row, now)?.through_replaced_id(replaced, now))
             }
             None => Ok(Found::Nothing),
         }
@@ -56,25 +56,25 @@ pub(crate) fn find(
 
 /// Decodes the session in a row, which its current id finds.
 fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Found<FoundRow>> {
-    let at = FoundRow {
+    let key = FoundRow {
         id: row.int(ROW_ID)?,
         id_hash: SessionIdHash::from_bytes(row.array(session::id_hash)?),
         seen: row.time(session::seen)?,
         deadline: row.time(session::deadline)?,
     };
-    decode::lookup(row, at, now)
+    decode::lookup(row, key, now)
 }
 
-/// Decodes the columns [`ENDED`](decode::ENDED) of a session, and its row id after them.
+/// Decodes the columns [`ended`](mod@ended) of a session, and its row id after them.
 pub(crate) fn ended(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(FoundRow, EndedSession)> {
     let session = decode::ended_session(row, now)?;
-    let at = FoundRow {
+    let key = FoundRow {
         id: row.get("id")?,
         id_hash: session.id_hash,
-        seen: Timestamp::from_millis(row.get("seen")?),
-        deadline: Timestamp::from_millis(row.get("deadline")?),
+        seen: row.time(ended::seen)?,
+        deadline: row.time(ended::deadline)?,
     };
-    Ok((at, session))
+    Ok((key, session))
 }
 
 impl SqlRow for Row<'_> {

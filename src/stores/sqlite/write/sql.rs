@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::stores::sql::columns::{replaced, session};
-use crate::stores::sql::decode::ENDED;
+use crate::stores::sql::columns::{ended, replaced, session};
 use crate::stores::sql::statements;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 
@@ -28,6 +27,7 @@ statements! {
         let replaced = format!("\"{}_replaced\"", table.as_str());
         let placeholders = |names: &[&str]| vec!["?"; names.len()].join(", ");
         let session_names = session::NAMES.join(", ");
+        let ended = ended::NAMES.join(", ");
         let session_values = placeholders(&session::NAMES);
         let replaced_names = replaced::NAMES.join(", ");
         let replaced_values = placeholders(&replaced::NAMES);
@@ -47,12 +47,9 @@ statements! {
          RETURNING id_hash";
     update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
     delete: "DELETE FROM {t} WHERE {{condition}}";
-    delete_expired_of:
-        "DELETE FROM {t} WHERE user_key = ?2 AND realm = ?3 AND +deadline <= ?1 AND {{condition}} \
-         RETURNING {ENDED}";
     sweep:
         "DELETE FROM {t} WHERE id IN \
-         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) RETURNING {ENDED}";
+         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) RETURNING {ended}";
     // Without a condition SQLite drops whole pages, in a thousandth of the time.
     delete_all: "DELETE FROM {t}";
     // In place of a deletion that another table prevents: the session has expired, and nothing is

@@ -227,7 +227,7 @@ impl WriteTx<'_> {
         let seen = record.seen;
         let deadline = record.deadline();
         let at = FoundRow { id, id_hash, seen, deadline };
-        Ok(Found::by_current_id(LiveSession { record, id_hash }, at, now))
+        Ok(Found::of_session(LiveSession { record, id_hash }, at, now))
     }
 
     fn count(&self, sql: &str, params: impl Params) -> Result<u64> {
@@ -248,16 +248,17 @@ impl WriteTx<'_> {
         }
     }
 
-    /// Returns the user's live sessions in a realm, ordered by sign-in time, the earliest first.
-    pub(crate) fn by_sign_in(
+    /// Returns the user's sessions in a realm, expired ones included, in the order of their
+    /// sign-ins.
+    pub(crate) fn sessions_of_user(
         &self,
         user: &UserKey,
         realm: &Realm,
         now: Timestamp,
     ) -> Result<Vec<(FoundRow, EndedSession)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
-            let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
-            let params = params![user.as_str(), realm.as_str(), now.as_millis()];
+            let mut statement = self.connection.prepare_cached(&self.sql.read.sessions_of_user)?;
+            let params = params![user.as_str(), realm.as_str()];
             statement.query_map(params, |row| row::ended(row, now))?.collect()
         };
         query().during(self.operation)
@@ -322,9 +323,9 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         match self.find(id_hash, now)? {
-            Found::Live { mut session, at } if at.seen < touch.seen => {
+            Found::Live { mut session, key } if key.seen < touch.seen => {
                 session.record.seen = touch.seen;
-                self.update_seen(at, &session)
+                self.update_seen(key, &session)
             }
             _ => Ok(()),
         }
@@ -452,21 +453,6 @@ impl WriteTx<'_> {
 
 /// Changes of many sessions.
 impl WriteTx<'_> {
-    /// Deletes the user's expired sessions in a realm.
-    pub(crate) fn delete_expired_of(
-        &mut self,
-        user: &UserKey,
-        realm: &Realm,
-        now: Timestamp,
-    ) -> Result<()> {
-        let params = params![now.as_millis(), user.as_str(), realm.as_str()];
-        match self.delete_unreferenced(&self.sql.write.delete_expired_of, params, now) {
-            // Expired sessions do not count, whether or not they are deleted.
-            Err(error) if self.is_refused(&error) => Ok(()),
-            deleted => deleted.map(drop),
-        }
-    }
-
     /// Deletes those of these sessions that are anonymous, and returns their number.
     pub(crate) fn delete_anonymous(&mut self, id_hashes: &[SessionIdHash]) -> Result<usize> {
         let mut removed = 0;
