@@ -20,21 +20,25 @@ pub(super) const CHECKPOINT: &str = "copy the log into the database";
 /// From this size on, a commit requests a checkpoint from maintenance.
 const DUE_BYTES: u64 = 16 << 20;
 
-/// From this size on, a writer runs a checkpoint itself, because maintenance is too slow or not
-/// running. Half of the promised 64 MiB, because other processes can write on while a checkpoint
-/// begins.
-const FORCE_BYTES: u64 = 32 << 20;
+/// The log stays smaller than this, unless an old reader prevents its restart: the invariant in
+/// DESIGN.md, "Syncing".
+const MAX_BYTES: u64 = 64 << 20;
+
+/// From this size on, a writer restarts the log itself, because maintenance is too slow or not
+/// running. Half of the maximum, because other processes can write on until the restart.
+/// docs/guarantees.md states it, with [`DUE_BYTES`], under "Syncs".
+const RESTART_BYTES: u64 = MAX_BYTES / 2;
 
 /// A restart of the log that a reader has blocked is retried after this time, or when the log has
 /// grown by half. Each attempt makes all writers wait.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Passive checkpoints are repeated until fewer frames than this are left for the final, exclusive
-/// one.
-const FEW_FRAMES: u32 = 256;
+/// Passive checkpoints are repeated until at most this many frames are left for the final,
+/// exclusive one.
+const MAX_FRAMES_LEFT: u32 = 256;
 
 /// The maximum number of passive checkpoints before the exclusive one, in case writers are faster.
-const MAX_ROUNDS: usize = 16;
+const MAX_PASSIVE_CHECKPOINTS: usize = 16;
 
 thread_local! {
     /// The number of frames in the log after this thread's last commit. A thread-local, because the
@@ -50,12 +54,13 @@ pub(super) struct Wal {
     /// The callback of [`Maintenance::on_due`](crate::backend::Maintenance::on_due).
     on_due: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     is_requested: AtomicBool,
-    /// When the last restart was blocked, and the size of the log then; `None` if it succeeded.
-    blocked: Mutex<Option<Blocked>>,
+    /// The last restart of the log; `None` if it succeeded.
+    blocked_restart: Mutex<Option<BlockedRestart>>,
 }
 
+/// An attempt to restart the log that a reader has blocked, and the size of the log then.
 #[derive(Clone, Copy)]
-struct Blocked {
+struct BlockedRestart {
     attempted: Instant,
     frames: u32,
 }
@@ -69,8 +74,8 @@ impl Debug for Wal {
 /// The result of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checkpoint {
-    /// Whether a reader or writer has kept the checkpoint from copying the whole log.
-    pub(super) blocked: bool,
+    /// Whether a reader or writer has kept the checkpoint from doing all of its work.
+    pub(super) is_incomplete: bool,
     /// The number of frames in the log; `None` without a write-ahead log.
     frames: Option<u32>,
     /// The number of these frames that have been copied into the database.
@@ -85,7 +90,7 @@ impl Wal {
             events,
             on_due: Mutex::default(),
             is_requested: AtomicBool::new(false),
-            blocked: Mutex::default(),
+            blocked_restart: Mutex::default(),
         }
     }
 
@@ -138,16 +143,15 @@ impl Wal {
     /// Restarts a log that is too large, on the write connection. Ignores a failure: the commits
     /// before it are valid.
     pub(super) fn restart_if_too_large(&self, connection: &Connection, frames: u32) {
-        if frames >= self.frames(FORCE_BYTES) {
+        if frames >= self.frames(RESTART_BYTES) {
             let _ = self.restart(connection);
         }
     }
 
     fn may_restart(&self, frames: u32) -> bool {
-        let blocked = self.blocked.lock().ignore_poison();
-        blocked.is_none_or(|before| {
-            monotonic_now().saturating_duration_since(before.attempted) >= RETRY
-                || frames >= before.frames + before.frames / 2
+        self.blocked_restart.lock().ignore_poison().is_none_or(|last| {
+            monotonic_now().saturating_duration_since(last.attempted) >= RETRY_AFTER
+                || frames >= last.frames + last.frames / 2
         })
     }
 
@@ -157,14 +161,14 @@ impl Wal {
         self.is_requested.store(false, Ordering::Relaxed);
         let mut frames_before = 0;
         let mut copied_before = 0;
-        for _ in 0..MAX_ROUNDS {
+        for _ in 0..MAX_PASSIVE_CHECKPOINTS {
             let Checkpoint { frames, copied, .. } = checkpoint(connection, "PASSIVE")?;
             // There is no log, or another process runs a checkpoint or has restarted the log.
             let Some(frames) = frames.filter(|frames| *frames >= frames_before) else {
                 return Ok(false);
             };
-            if frames.saturating_sub(copied) <= FEW_FRAMES {
-                if frames <= FEW_FRAMES {
+            if frames.saturating_sub(copied) <= MAX_FRAMES_LEFT {
+                if frames <= MAX_FRAMES_LEFT {
                     // The log has restarted by itself, after a blocking reader finished.
                     self.record_result(frames, false);
                     return Ok(false);
@@ -194,20 +198,21 @@ impl Wal {
         connection.busy_timeout(Duration::ZERO).during("wait for a checkpoint")?;
         let checkpoint = result?;
         if let Some(frames) = checkpoint.frames {
-            self.record_result(frames, checkpoint.blocked);
+            self.record_result(frames, checkpoint.is_incomplete);
         }
         Ok(())
     }
 
-    fn record_result(&self, frames: u32, blocked: bool) {
-        let now = blocked.then(|| Blocked { attempted: monotonic_now(), frames });
-        let before = mem::replace(&mut *self.blocked.lock().ignore_poison(), now);
+    fn record_result(&self, frames: u32, is_blocked: bool) {
+        let new = is_blocked.then(|| BlockedRestart { attempted: monotonic_now(), frames });
+        let old = mem::replace(&mut *self.blocked_restart.lock().ignore_poison(), new);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
         let due = self.frames(DUE_BYTES);
-        let is_reported = |it: Option<Blocked>| it.is_some_and(|blocked| blocked.frames >= due);
-        if is_reported(now) != is_reported(before) {
-            self.events.raise(&if is_reported(now) {
+        let is_reported =
+            |restart: Option<BlockedRestart>| restart.is_some_and(|it| it.frames >= due);
+        if is_reported(new) != is_reported(old) {
+            self.events.raise(&if is_reported(new) {
                 Event::CheckpointBlocked { pages: frames }
             } else {
                 Event::CheckpointUnblocked
@@ -230,7 +235,7 @@ pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoi
         .and_then(|mut statement| {
             statement.query_row([], |row| {
                 Ok(Checkpoint {
-                    blocked: row.get(0)?,
+                    is_incomplete: row.get(0)?,
                     frames: u32::try_from(row.get::<_, i64>(1)?).ok(),
                     copied: u32::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
                 })

@@ -59,7 +59,7 @@ fn truncate_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
     wal::checkpoint(connection, "PASSIVE")?;
     connection.busy_timeout(WAIT).during("configure the connection")?;
     // If a long read prevents this until the deadline, a later checkpoint truncates the log.
-    while wal::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
+    while wal::checkpoint(connection, "TRUNCATE")?.is_incomplete && Instant::now() < deadline {
         thread::sleep(WAIT);
     }
     Ok(())
