@@ -36,7 +36,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
             evicted = tx.evict_for(&session.record, None)?;
             let id = tx.insert(session)?;
             if let Some(replaced) = replaced {
-                tx.move_replaced(id, &session.record.public_id, replaced)?;
+                tx.reassign_replaced(id, &session.record.public_id, replaced)?;
             }
         }
         SessionWrite::Move { key, session, id_change } => {

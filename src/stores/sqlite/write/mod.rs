@@ -7,7 +7,6 @@
 
 mod connection;
 mod job;
-mod reserve;
 mod sql;
 mod tx;
 
@@ -29,9 +28,8 @@ use connection::WriteConnection;
 use job::{Job, JobFailure, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use reserve::SignInReserve;
 pub(super) use sql::TableSql;
-pub(super) use tx::WriteTx;
+pub(super) use tx::{SignInReserve, WriteTx};
 
 /// The maximum number of jobs in one transaction.
 const MAX_GROUP_SIZE: usize = 64;

@@ -49,7 +49,8 @@ statements! {
     delete: "DELETE FROM {t} WHERE {{condition}}";
     sweep:
         "DELETE FROM {t} WHERE id IN \
-         (SELECT id FROM {t} WHERE deadline <= ?1 AND {{condition}} LIMIT ?2) RETURNING {ended}";
+         (SELECT id FROM {t} WHERE deadline <= ?1 AND NOT {{condition}} LIMIT ?2) \
+         RETURNING {ended}";
     // Without a condition SQLite drops whole pages, in a thousandth of the time.
     delete_all: "DELETE FROM {t}";
     // In place of a deletion that another table prevents: the session has expired, and nothing is

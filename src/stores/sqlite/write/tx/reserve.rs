@@ -7,8 +7,12 @@
 
 use rusqlite::Connection;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
+use crate::record::Record;
+use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::ReadSql;
+use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::{IgnorePoison, Mutex};
 
 /// The number of sessions in a batch. Each row is read for its user.
@@ -17,7 +21,7 @@ const BATCH: i64 = 64;
 /// The maximum number of batches that one commit examines, so that it never blocks others for long.
 /// Eight batches of 64 are 512 sessions, so a round over n sessions takes n / 512 commits. The
 /// reserve has room for some n / 20 sign-ins, so the round ends long before the reserve is full.
-pub(super) const MAX_BATCHES: usize = 8;
+const MAX_BATCHES: usize = 8;
 
 /// The minimum number of reserved pages, unless that is more than half of the file: a sign-in may
 /// split a page of each table and index.
@@ -44,7 +48,7 @@ impl SignInReserve {
     /// Returns whether a file with this number of used pages has too few free ones: less than a
     /// tenth of the file before a change of an anonymous session, less than a twentieth before a
     /// change of a user's.
-    pub(super) fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
+    fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
         let (share, least) = if is_anonymous { (10, MIN_PAGES * 2) } else { (20, MIN_PAGES) };
         let reserved = (self.max_pages / share).max(least).min(self.max_pages / 2);
         used > self.max_pages - reserved
@@ -52,7 +56,7 @@ impl SignInReserve {
 
     /// Examines the next batch of sessions in the order of their deadlines. Returns the row ids and
     /// ids of the anonymous ones; after the end of a round none, and the next one begins.
-    pub(super) fn next_batch(
+    fn next_batch(
         &self,
         connection: &Connection,
         sql: &ReadSql,
@@ -71,5 +75,49 @@ impl SignInReserve {
             }
         }
         Ok(anonymous)
+    }
+}
+
+impl WriteTx<'_> {
+    /// Evicts anonymous sessions that end soon from a bounded file, so that the session of `record`
+    /// can be stored; `row_id` is the row in which it is stored already. Returns their id hashes.
+    /// Fails with [`ErrorKind::Full`] if all that is free is reserved for sign-ins.
+    pub(crate) fn evict_for(
+        &mut self,
+        record: &Record,
+        row_id: Option<i64>,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut evicted = Vec::new();
+        let is_anonymous = record.user.is_none();
+        let Some(reserve) = self.reserve else { return Ok(evicted) };
+        for _ in 0..MAX_BATCHES {
+            if !reserve.is_short(self.used_pages()?, is_anonymous) {
+                return Ok(evicted);
+            }
+            let batch = reserve.next_batch(self.connection, &self.sql.read);
+            for (id, id_hash) in batch.during(self.operation)? {
+                if Some(id) == row_id {
+                    continue;
+                }
+                self.delete(id, id_hash)?;
+                self.delete_replaced_of(id)?;
+                evicted.push(id_hash);
+            }
+        }
+        if is_anonymous && row_id.is_none() && reserve.is_short(self.used_pages()?, false) {
+            let why = "too few of the sessions examined are anonymous, and the rest of the file is \
+                       for sign-ins; a repetition examines the next ones";
+            return Err(Error::with_source(ErrorKind::Full, self.operation, why));
+        }
+        Ok(evicted)
+    }
+
+    /// Returns the number of pages of the file that are in use.
+    fn used_pages(&self) -> Result<i64> {
+        let number = |sql| -> rusqlite::Result<i64> {
+            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        };
+        let used = || Ok(number("PRAGMA page_count")? - number("PRAGMA freelist_count")?);
+        used().during(self.operation)
     }
 }
