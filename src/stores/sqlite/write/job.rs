@@ -33,7 +33,7 @@ pub(super) enum JobFailure {
 pub(super) enum WaitResult {
     /// The thread is the leader now.
     Leader,
-    /// A leader has run the thread's job.
+    /// Another thread, as the leader, has run the job.
     Completed(Result<(), JobFailure>),
 }
 

@@ -31,8 +31,8 @@ pub(super) use job::JobKind;
 pub(super) use sql::TableSql;
 pub(super) use tx::{SignInReserve, WriteTx};
 
-/// The maximum number of jobs in one transaction.
-const MAX_GROUP_SIZE: usize = 64;
+/// The maximum number of jobs in one transaction beside the leader's own.
+const MAX_FOLLOWERS: usize = 63;
 
 /// The write connection of a store, and the queue of jobs for it.
 pub(super) struct Writer {
@@ -68,25 +68,25 @@ impl Debug for Writer {
     }
 }
 
-/// Leadership, and the group whose jobs it answers. Dropping it, even by a panic, promotes the next
-/// job and leaves no job unanswered.
+/// Leadership, and the jobs of other threads in the group. Dropping it, even by a panic, promotes
+/// the next job and leaves no job unanswered.
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
     /// Each job with its result, which is `Ok` until the job fails.
-    group: Vec<(Arc<Job>, Result<(), JobFailure>)>,
+    followers: Vec<(Arc<Job>, Result<(), JobFailure>)>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
 
 impl Leader<'_> {
-    /// Answers the jobs of the group: with their own failures, or else with that of the group.
+    /// Answers the followers: with their own failures, or else with that of the group.
     fn complete(&mut self) {
         let failure = match self.failure.take() {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for (job, result) in self.group.drain(..) {
+        for (job, result) in self.followers.drain(..) {
             let group_failure =
                 || failure.clone().map_or(Ok(()), |error| Err(JobFailure::Error(error)));
             job.waiter.send(WaitResult::Completed(result.and_then(|()| group_failure())));
@@ -149,19 +149,16 @@ impl Writer {
             Ok(())
         };
         let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
-        let mut waited = self.await_leadership(&job, deadline)?;
-        loop {
-            match waited {
-                // This completes its own job too.
-                WaitResult::Leader => self.lead(&job, deadline),
-                WaitResult::Completed(Ok(())) => break,
-                WaitResult::Completed(Err(JobFailure::Error(error))) => return Err(error),
-                // A panic of the work continues on the thread of its caller, whichever ran it.
-                WaitResult::Completed(Err(JobFailure::Panic(panic))) => resume_unwind(panic),
-            }
-            waited = job.waiter.receive();
+        let completed = match self.await_leadership(&job, deadline)? {
+            WaitResult::Leader => self.lead(&job, deadline),
+            WaitResult::Completed(completed) => completed,
+        };
+        match completed {
+            Ok(()) => result.lock().ignore_poison().take().ok_or_else(|| panicked(operation)),
+            Err(JobFailure::Error(error)) => Err(error),
+            // A panic of the work continues on the thread of its caller, whichever ran it.
+            Err(JobFailure::Panic(panic)) => resume_unwind(panic),
         }
-        result.lock().ignore_poison().take().ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache sees this
@@ -176,8 +173,9 @@ impl Writer {
         self.process.check()?;
         let deadline = monotonic_now() + self.settings.busy_timeout;
         let job = Job::new(JobKind::Exclusive, operation, None);
+        // Always to become the leader, because no leader adds an exclusive job to its group.
         self.await_leadership(&Arc::new(job), deadline)?;
-        let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
+        let _leader = Leader { writer: self, operation, followers: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
         work(write_connection.outside_transaction()?)
@@ -218,14 +216,14 @@ impl Writer {
         Ok(job.waiter.receive())
     }
 
-    /// Runs a group with the caller's job first.
-    fn lead(&self, own: &Arc<Job>, deadline: Instant) {
+    /// Runs a group with the caller's job first, and returns the result of that job.
+    fn lead(&self, own: &Job, deadline: Instant) -> Result<(), JobFailure> {
         let operation = own.operation;
-        let group = vec![(own.clone(), Ok(()))];
         // Dropped after the lock of the connection is released.
-        let mut leader = Leader { writer: self, operation, group, failure: None };
+        let mut leader = Leader { writer: self, operation, followers: Vec::new(), failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
-        match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
+        let mut own_result = Ok(());
+        match self.write_group(&mut write_connection, own, &mut own_result, &mut leader, deadline) {
             Ok(Some(frames)) if self.settings.wal.is_checkpoint_due(frames) => {
                 // Committed jobs are answered before any checkpoint.
                 leader.complete();
@@ -233,8 +231,12 @@ impl Writer {
                 self.settings.wal.restart_if_too_large(write_connection.get(), frames);
             }
             Ok(_) => {}
-            Err(error) => leader.failure = Some(error),
+            Err(error) => {
+                leader.failure = Some(error.clone());
+                own_result = own_result.and(Err(JobFailure::Error(error)));
+            }
         }
+        own_result
     }
 
     /// Runs the jobs of a group, and commits. Returns the number of frames in the log, as
@@ -242,12 +244,13 @@ impl Writer {
     fn write_group(
         &self,
         write_connection: &mut WriteConnection,
-        own: JobKind,
+        own: &Job,
+        own_result: &mut Result<(), JobFailure>,
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
         let WriterSettings { sql, file_identity, record_cache, reserve, .. } = &self.settings;
-        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
+        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own.kind);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.with_sync(is_synced, operation, deadline)?;
@@ -257,8 +260,9 @@ impl Writer {
         // Only now: while another process has held the lock of the file, the other jobs have waited
         // in the queue, each with its own deadline.
         self.fill_group(leader, is_synced);
-        let is_grouped = leader.group.len() > 1;
-        for (job, result) in &mut leader.group {
+        let is_grouped = !leader.followers.is_empty();
+        *own_result = tx.run_job(is_grouped, own)?;
+        for (job, result) in &mut leader.followers {
             *result = tx.run_job(is_grouped, job)?;
         }
         tx.commit(deadline)
@@ -267,7 +271,7 @@ impl Writer {
     /// Returns whether a job that could be in the next group must be synced.
     fn needs_sync(&self, own: JobKind) -> bool {
         let queue = self.queue.lock().ignore_poison();
-        let waiting = queue.waiting.iter().take(MAX_GROUP_SIZE - 1).map(|job| job.kind);
+        let waiting = queue.waiting.iter().take(MAX_FOLLOWERS).map(|job| job.kind);
         let mut kinds = waiting.take_while(|kind| *kind != JobKind::Exclusive);
         own == JobKind::Synced || kinds.any(|kind| kind == JobKind::Synced)
     }
@@ -280,8 +284,9 @@ impl Writer {
             JobKind::Exclusive => false,
         };
         let mut queue = self.queue.lock().ignore_poison();
-        while leader.group.len() < MAX_GROUP_SIZE && queue.waiting.front().is_some_and(may_join) {
-            leader.group.extend(queue.waiting.pop_front().map(|job| (job, Ok(()))));
+        while leader.followers.len() < MAX_FOLLOWERS && queue.waiting.front().is_some_and(may_join)
+        {
+            leader.followers.extend(queue.waiting.pop_front().map(|job| (job, Ok(()))));
         }
     }
 }
