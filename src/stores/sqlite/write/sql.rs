@@ -65,7 +65,7 @@ statements! {
         "DELETE FROM {replaced} WHERE id IN \
          (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)";
     delete_replaced: "DELETE FROM {replaced} WHERE id_hash = ?1";
-    // Also those of a deleted session with the same row id.
+    // Also those that a deleted session with the same row id has left.
     delete_replaced_of: "DELETE FROM {replaced} WHERE session = ?1";
     delete_all_replaced: "DELETE FROM {replaced}";
     raise_epoch:

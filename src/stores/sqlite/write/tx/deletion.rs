@@ -14,7 +14,9 @@ use crate::stores::sqlite::write::sql::WriteSql;
 use crate::stores::sqlite::write::tx::{Affected, WriteTx};
 
 impl WriteTx<'_> {
-    /// Deletes a session, and not its replaced ids.
+    /// Deletes a session. Its replaced ids stay until they are forgotten, which spares a statement
+    /// here: a lookup joins them with the session by its row id and its public id, so they lead
+    /// nowhere, even if another session gets the row id.
     pub(crate) fn delete(&mut self, row_id: i64, id_hash: SessionIdHash) -> Result<()> {
         let rows = self.delete_or_end("id = ?1", [row_id], Affected::Session(id_hash))?;
         self.check_changed(rows)

@@ -100,6 +100,7 @@ impl WriteTx<'_> {
                     continue;
                 }
                 self.delete(id, id_hash)?;
+                // They lead nowhere any more, but the file needs their space now.
                 self.delete_replaced_of(id)?;
                 evicted.push(id_hash);
             }
