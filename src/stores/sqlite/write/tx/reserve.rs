@@ -15,17 +15,17 @@ use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::{IgnorePoison, Mutex};
 
-/// The number of sessions in a batch. Each row is read for its user.
-const BATCH: i64 = 64;
+/// The number of sessions in a batch, after which the free pages are counted again.
+const BATCH_SIZE: i64 = 64;
 
-/// The maximum number of batches that one commit examines, so that it never blocks others for long.
-/// Eight batches of 64 are 512 sessions, so a round over n sessions takes n / 512 commits. The
-/// reserve has room for some n / 20 sign-ins, so the round ends long before the reserve is full.
-const MAX_BATCHES: usize = 8;
+/// The maximum number of sessions that one commit examines, so that it never blocks others for
+/// long. If all anonymous ones come last among n sessions, n / 512 sign-ins find nothing to evict.
+/// That is far fewer than the n / 20 for which the reserve has room.
+const MAX_EXAMINED: i64 = 512;
 
-/// The minimum number of reserved pages, unless that is more than half of the file: a sign-in may
-/// split a page of each table and index.
-const MIN_PAGES: i64 = 16;
+/// The minimum number of pages reserved for sign-ins, unless that is more than half of the file: a
+/// sign-in may split a page of each table and index.
+const MIN_RESERVED_PAGES: i64 = 16;
 
 /// The maximum size of a file, of which a part is reserved, and the position of the next eviction.
 #[derive(Debug)]
@@ -45,13 +45,14 @@ impl SignInReserve {
         SignInReserve { max_pages, examined: Mutex::new(START) }
     }
 
-    /// Returns whether a file with this number of used pages has too few free ones: less than a
-    /// tenth of the file before a change of an anonymous session, less than a twentieth before a
-    /// change of a user's.
-    fn is_short(&self, used: i64, is_anonymous: bool) -> bool {
-        let (share, least) = if is_anonymous { (10, MIN_PAGES * 2) } else { (20, MIN_PAGES) };
-        let reserved = (self.max_pages / share).max(least).min(self.max_pages / 2);
-        used > self.max_pages - reserved
+    /// Returns whether so many pages are used that sessions must be evicted before a change: of an
+    /// anonymous session if less than a tenth of the file is free, of a user's if less than a
+    /// twentieth.
+    fn must_evict(&self, used_pages: i64, is_anonymous: bool) -> bool {
+        let (share, min_pages) =
+            if is_anonymous { (10, MIN_RESERVED_PAGES * 2) } else { (20, MIN_RESERVED_PAGES) };
+        let reserved = (self.max_pages / share).max(min_pages).min(self.max_pages / 2);
+        used_pages > self.max_pages - reserved
     }
 
     /// Examines the next batch of sessions in the order of their deadlines. Returns the row ids and
@@ -65,7 +66,7 @@ impl SignInReserve {
         let mut anonymous = Vec::new();
         let mut statement = connection.prepare_cached(&sql.after_deadline)?;
         let (deadline, id) = *examined;
-        let mut rows = statement.query((deadline, id, BATCH))?;
+        let mut rows = statement.query((deadline, id, BATCH_SIZE))?;
         *examined = START;
         while let Some(row) = rows.next()? {
             let id = row.get("id")?;
@@ -90,8 +91,8 @@ impl WriteTx<'_> {
         let mut evicted = Vec::new();
         let is_anonymous = record.user.is_none();
         let Some(reserve) = self.reserve else { return Ok(evicted) };
-        for _ in 0..MAX_BATCHES {
-            if !reserve.is_short(self.used_pages()?, is_anonymous) {
+        for _ in 0..MAX_EXAMINED / BATCH_SIZE {
+            if !reserve.must_evict(self.used_pages()?, is_anonymous) {
                 return Ok(evicted);
             }
             let batch = reserve.next_batch(self.connection, &self.sql.read);
@@ -105,7 +106,8 @@ impl WriteTx<'_> {
                 evicted.push(id_hash);
             }
         }
-        if is_anonymous && row_id.is_none() && reserve.is_short(self.used_pages()?, false) {
+        // All that is free is reserved for sign-ins.
+        if is_anonymous && row_id.is_none() && reserve.must_evict(self.used_pages()?, false) {
             let why = "too few of the sessions examined are anonymous, and the rest of the file is \
                        for sign-ins; a repetition examines the next ones";
             return Err(Error::with_source(ErrorKind::Full, self.operation, why));
