@@ -19,6 +19,8 @@ use crate::stores::sqlite::write::JobKind;
 
 const OPERATION: &str = "copy sessions";
 
+// Writes for itself: `WriteTx` would end in place what a table of the application references, and
+// delete forgotten replaced ids. A copy is exact, or fails.
 statements! {
     SqliteCopySql(table: &str) {
         let t = format!("\"{table}\"");

@@ -1,5 +1,5 @@
-//! The SQL statements that write. No module outside `write` can read their texts, so only `WriteTx`
-//! executes them.
+//! The SQL statements that write, except those of copies and migrations. No module outside `write`
+//! can read their texts, so only `WriteTx` executes them.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Write transactions. [`WriteTx`] alone executes the statements that write, each together with the
-//! sessions that it changes, for the record cache. Jobs receive nothing but a `&mut WriteTx`.
+//! Write transactions. Jobs receive nothing but a `&mut WriteTx`, which executes each statement
+//! together with the sessions that it changes, for the record cache. Copies and migrations run
+//! their own statements by [`WriteTx::with_connection`], which empties the cache.
 //!
-//! Here are the transaction and its reads. The statements are in `changes` and `deletion`, and
-//! `reserve` evicts sessions from a bounded file.
+//! Here are the transaction and its reads; the writes are in `changes`, `deletion` and `reserve`.
 
 mod changes;
 mod deletion;
