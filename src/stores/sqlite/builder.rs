@@ -361,7 +361,7 @@ impl SqliteStoreBuilder {
             read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
-            referenced: AtomicU64::default(),
+            kept_sessions: AtomicU64::default(),
             record_cache,
             _in_use: in_use,
         })))

@@ -71,8 +71,8 @@ pub(super) struct SqliteInner {
     pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
-    /// The number of expired sessions that rows of other tables reference, at the last sweep.
-    pub(super) referenced: AtomicU64,
+    /// The number of expired sessions that rows of other tables kept at the last sweep.
+    pub(super) kept_sessions: AtomicU64,
     /// Declared after the connections, so that they are closed before the wal-index file.
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// Declared last, so that all connections are closed before the file counts as unused.
@@ -100,6 +100,23 @@ impl SqliteInner {
         match &self.read_pool {
             Some(read_pool) => read_pool.read(operation, work),
             None => self.writer.read(work),
+        }
+    }
+
+    /// Raises an event if rows of other tables keep another number of expired sessions than at the
+    /// last sweep.
+    fn report_kept(&self, sessions: u64) {
+        let reported = self.kept_sessions.swap(sessions, Ordering::Relaxed);
+        if sessions == reported || sessions == 0 {
+            return;
+        }
+        match self.query("name the tables that keep sessions", references::keeping_tables) {
+            Ok(tables) => {
+                let tables = Vec::from_iter(tables).join(", ");
+                self.events.raise(&Event::EndedSessionsKept { sessions, tables: &tables });
+            }
+            // The next sweep tries again.
+            Err(_) => self.kept_sessions.store(reported, Ordering::Relaxed),
         }
     }
 
@@ -268,23 +285,13 @@ impl Store for SqliteStore {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = to_int(limit.get());
-        let (removed, began, referenced) =
+        let (removed, began, kept) =
             self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.
                 let began = monotonic_now();
                 Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
             })?;
-        // The sessions are removed. If this query fails, a later sweep raises the event.
-        if referenced != self.0.referenced.load(Ordering::Relaxed)
-            && let Ok(tables) = self.0.query(OPERATION, references::keeping_tables)
-            && referenced != self.0.referenced.swap(referenced, Ordering::Relaxed)
-            && referenced > 0
-        {
-            let tables = Vec::from_iter(tables).join(", ");
-            self.0
-                .events
-                .raise(&Event::EndedSessionsKept { sessions: referenced, tables: &tables });
-        }
+        self.0.report_kept(kept);
         Ok(RemovalReport::since(began, removed.len()).with_user_sessions(removed))
     }
 
