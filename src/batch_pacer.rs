@@ -22,15 +22,15 @@ pub(crate) struct BatchPacer {
 
 impl BatchPacer {
     /// The size of the first batch, and the maximum.
-    pub(crate) const LARGEST: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
+    pub(crate) const MAX_BATCH: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
-    const SMALLEST: NonZeroUsize = NonZeroUsize::new(50).unwrap();
+    const MIN_BATCH: NonZeroUsize = NonZeroUsize::new(50).unwrap();
 
     /// A batch that blocks writers for longer is followed by one of half its size.
     const MAX_BLOCKING_TIME: Duration = Duration::from_millis(10);
 
     pub(crate) fn new() -> Self {
-        BatchPacer { batch_size: Self::LARGEST, next_batch_at: None, removed: 0 }
+        BatchPacer { batch_size: Self::MAX_BATCH, next_batch_at: None, removed: 0 }
     }
 
     /// Returns the maximum number of sessions in the next batch.
@@ -45,8 +45,8 @@ impl BatchPacer {
         let blocked_for = report.blocked_for.min(took);
         let size = self.batch_size.get();
         let next = if blocked_for > Self::MAX_BLOCKING_TIME { size / 2 } else { size * 2 };
-        let next = NonZeroUsize::new(next).unwrap_or(Self::SMALLEST);
-        self.batch_size = next.clamp(Self::SMALLEST, Self::LARGEST);
+        let next = NonZeroUsize::new(next).unwrap_or(Self::MIN_BATCH);
+        self.batch_size = next.clamp(Self::MIN_BATCH, Self::MAX_BATCH);
         blocked_for
     }
 
@@ -103,10 +103,10 @@ mod tests {
         for _ in 0..9 {
             pause(MILLI * 11, MILLI * 20);
         }
-        assert_eq!(pause(MILLI * 11, MILLI * 20), (MILLI * 11, BatchPacer::SMALLEST));
+        assert_eq!(pause(MILLI * 11, MILLI * 20), (MILLI * 11, BatchPacer::MIN_BATCH));
         for _ in 0..9 {
             pause(MILLI * 10, MILLI * 20);
         }
-        assert_eq!(pause(MILLI * 11, MILLI * 10), (MILLI * 10, BatchPacer::LARGEST));
+        assert_eq!(pause(MILLI * 11, MILLI * 10), (MILLI * 10, BatchPacer::MAX_BATCH));
     }
 }

@@ -138,7 +138,7 @@ mod tests {
         let mut schedule = SweepSchedule::new(MINUTE, start);
         assert_eq!(schedule.due_call(start), None);
         schedule.start(at(1), start, None);
-        assert_eq!(schedule.due_call(start), Some((at(1), BatchPacer::LARGEST)));
+        assert_eq!(schedule.due_call(start), Some((at(1), BatchPacer::MAX_BATCH)));
         let end = start + MILLI * 20;
         assert!(schedule.batch_done(full(MILLI * 8), start, end).is_none());
         assert_eq!(schedule.due_call(end + MILLI * 7), None);

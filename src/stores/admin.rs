@@ -159,19 +159,19 @@ pub trait Admin: Store {
     /// Reads and decodes all sessions, to find damaged ones. Works in batches, so that the
     /// write-ahead log of SQLite can be reset meanwhile; `progress` runs after each.
     fn scan(&self, mut progress: ProgressFn) -> Result<ControlFlow<(), ScanReport>> {
-        const BATCH: usize = 500;
-        const EXAMPLES: usize = 5;
+        const BATCH_SIZE: usize = 500;
+        const MAX_EXAMPLES: usize = 5;
         let mut report = ScanReport::default();
         // The number is for the progress only, and a damaged index can prevent the count.
         let stats = self.session_index().stats(Timestamp::MAX);
         let total = stats.map_or(0, |stats| stats.live + stats.expired);
         let mut after = Some(i64::MIN);
         while let Some(from) = after {
-            let page = self.export(from, BATCH)?;
+            let page = self.export(from, BATCH_SIZE)?;
             report.undecodable += page.undecodable.len() as u64;
             report.sessions += (page.sessions.len() + page.undecodable.len()) as u64;
             report.examples.extend(page.undecodable);
-            report.examples.truncate(EXAMPLES);
+            report.examples.truncate(MAX_EXAMPLES);
             for stored in page.sessions {
                 let record = stored.session.record;
                 report.latest = report.latest.max(Some(record.seen.max(record.created)));

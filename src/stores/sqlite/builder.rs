@@ -68,7 +68,7 @@ pub enum Journal {
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 
 /// The first SQLite with STRICT tables, 3.37.0.
-const OLDEST_SQLITE: i32 = 3_037_000;
+const MIN_SQLITE_VERSION: i32 = 3_037_000;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 ///
@@ -288,7 +288,7 @@ impl SqliteStoreBuilder {
         table: &TableName,
     ) -> Result<Option<SignInReserve>> {
         let deadline = Instant::now() + self.busy_timeout;
-        connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
+        connection.set_prepared_statement_cache_capacity(read_pool::MAX_PREPARED_STATEMENTS);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
         // effect. `secure_delete` overwrites deleted content where that writes no additional page,
         // so that a copy of the file does not contain data and salts of ended sessions. Rows of the
@@ -432,7 +432,7 @@ impl SqliteStoreBuilder {
 
 /// Rejects a SQLite library that is too old. Without the feature `bundled` it is the system's.
 fn check_library(version: i32, name: &str) -> Result<()> {
-    if version >= OLDEST_SQLITE {
+    if version >= MIN_SQLITE_VERSION {
         return Ok(());
     }
     let why = format!("SQLite {name} is linked; 3.37 or newer is needed, or the feature `bundled`");

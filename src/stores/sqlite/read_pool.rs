@@ -19,7 +19,7 @@ use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file::identity::FileIdentity;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
-pub(super) const PREPARED: usize = 64;
+pub(super) const MAX_PREPARED_STATEMENTS: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool {
@@ -40,7 +40,7 @@ impl ReadPool {
         let manager = SqliteConnectionManager::file(access.name())
             .with_flags(access.flags())
             .with_init(|connection| {
-                connection.set_prepared_statement_cache_capacity(PREPARED);
+                connection.set_prepared_statement_cache_capacity(MAX_PREPARED_STATEMENTS);
                 // It is not opened read-only, because the first reader after a crash must recover
                 // the log. The cleaner checkpoints on these connections, and on macOS a plain fsync
                 // stops at the drive's cache.

@@ -22,7 +22,7 @@ use crate::stores::sqlite::file::{self, Access};
 const BACKING_UP: &str = "back the database up";
 
 /// The number of pages copied between two progress reports.
-const STEP: i32 = 1024;
+const PAGES_PER_STEP: i32 = 1024;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl SqliteFile {
@@ -185,7 +185,7 @@ pub(super) fn transfer(
     let deadline = Instant::now() + busy_timeout;
     let backup = Backup::new(source, target).during(operation)?;
     loop {
-        match backup.step(STEP).during(operation)? {
+        match backup.step(PAGES_PER_STEP).during(operation)? {
             StepResult::Done => return Ok(ControlFlow::Continue(())),
             StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
                 let why = "other connections kept the database locked";

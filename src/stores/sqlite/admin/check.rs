@@ -96,7 +96,7 @@ pub(super) fn with_progress<T>(
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     operation: &'static str,
 ) -> Result<ControlFlow<(), T>> {
-    const STEPS: i32 = 20_000;
+    const INSTRUCTIONS_PER_CALL: i32 = 20_000;
     // SQLite owns the handler, so it owns the callback during the call.
     let callback = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
     let shared = Arc::new(Mutex::new(callback));
@@ -106,7 +106,7 @@ pub(super) fn with_progress<T>(
         progress(Progress::default()).is_break()
     };
     // `()` in rusqlite 0.37; since then an error for connections that rusqlite has not opened.
-    let _ = connection.progress_handler(STEPS, Some(is_cancelled));
+    let _ = connection.progress_handler(INSTRUCTIONS_PER_CALL, Some(is_cancelled));
     let result = work(connection);
     let _ = connection.progress_handler(0, None::<fn() -> bool>);
     if let Some(callback) = Arc::into_inner(shared) {

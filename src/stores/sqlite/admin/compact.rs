@@ -70,13 +70,13 @@ fn release_pages(
     info: &DatabaseInfo,
     progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
-    const PAGES: u64 = 256;
+    const PAGES_PER_STEP: u64 = 256;
     let total = info.free_pages;
     let mut left = total;
     while left > 0 {
         let began = Instant::now();
         connection
-            .execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))
+            .execute_batch(&format!("PRAGMA incremental_vacuum({PAGES_PER_STEP})"))
             .during("release free pages")?;
         let now = number(connection, "PRAGMA freelist_count")?;
         if now >= left {

@@ -37,12 +37,13 @@ pub(in crate::stores::sqlite) struct SignInReserve {
     examined: Mutex<(i64, i64)>,
 }
 
-/// The start of a round. A session with the deadline 0 has ended, and another table keeps its row.
-const START: (i64, i64) = (0, i64::MAX);
+/// The position at the start of a round. A session with the deadline 0 has ended, and another table
+/// keeps its row.
+const NONE_EXAMINED: (i64, i64) = (0, i64::MAX);
 
 impl SignInReserve {
     pub(in crate::stores::sqlite) fn new(max_pages: i64) -> Self {
-        SignInReserve { max_pages, examined: Mutex::new(START) }
+        SignInReserve { max_pages, examined: Mutex::new(NONE_EXAMINED) }
     }
 
     /// Returns whether so many pages are used that sessions must be evicted before a change: of an
@@ -67,7 +68,7 @@ impl SignInReserve {
         let mut statement = connection.prepare_cached(&sql.after_deadline)?;
         let (deadline, id) = *examined;
         let mut rows = statement.query((deadline, id, BATCH_SIZE))?;
-        *examined = START;
+        *examined = NONE_EXAMINED;
         while let Some(row) = rows.next()? {
             let id = row.get("id")?;
             *examined = (row.get("deadline")?, id);
