@@ -12,6 +12,7 @@ use cloakroom::id::Realm;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::Area;
 use cloakroom::stores::admin::Admin;
+use cloakroom::stores::sqlite::shared::{LOG_RESTART_BYTES, MAX_LOG_BYTES, folder};
 use cloakroom::stores::sqlite::{DatabaseInfo, OpenFailure, SqliteFile};
 use cloakroom::{Error, ErrorKind};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
@@ -21,7 +22,6 @@ use crate::arguments::DoctorArgs;
 use crate::database::Database;
 use crate::error::{CliError, CliResult, DAMAGED, FULL, REFERENCES};
 use crate::output::{self, Colour, Style, one_line};
-use crate::paths::folder;
 use crate::processes::{self, ProcessInfo};
 use crate::progress::{bar, spinner};
 #[cfg(feature = "postgres")]
@@ -32,13 +32,6 @@ use crate::{CliContext, host_checks};
 /// The time after its deadline by which a session should have been swept: the cleaner runs every
 /// minute, and pauses for ten minutes after a step of the clock.
 const BACKLOG: Duration = Duration::from_secs(15 * 60);
-
-/// The size to which the store lets the write-ahead log grow, unless a long read prevents its
-/// reset: `FORCE_BYTES` of `stores::sqlite::wal`.
-const LOG_BYTES: u64 = 32 << 20;
-
-/// The largest write-ahead log that is no problem.
-const MAX_LOG_BYTES: u64 = 2 * LOG_BYTES;
 
 /// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -170,7 +163,7 @@ fn examine_file(exam: &mut Examination<'_>, file: &SqliteFile) -> CliResult {
     {
         // The file says nothing about what the process uses.
         exam.problem("in use", found, remedy);
-        check_disk(exam, path, LOG_BYTES);
+        check_disk(exam, path, LOG_RESTART_BYTES);
         return Ok(());
     }
     let info = match file.info() {
@@ -206,7 +199,7 @@ fn not_examined(exam: &mut Examination<'_>, file: &SqliteFile, error: Error) -> 
         _ => exam.failed("file", &error),
     }
     if let Some(path) = file.path() {
-        check_disk(exam, path, LOG_BYTES);
+        check_disk(exam, path, LOG_RESTART_BYTES);
     }
     Ok(())
 }
@@ -246,7 +239,7 @@ fn check_host(exam: &mut Examination<'_>, info: &DatabaseInfo, processes: &[Proc
         Some(kind) => exam.ok("file system", kind.as_str()),
         None => exam.note("file system", "unknown", "keep the file on a local disk"),
     }
-    let log = LOG_BYTES.saturating_sub(info.log_bytes);
+    let log = LOG_RESTART_BYTES.saturating_sub(info.log_bytes);
     check_disk(exam, &info.path, log.max(info.bytes / 10));
 }
 
@@ -274,7 +267,7 @@ fn check_disk(exam: &mut Examination<'_>, path: &Path, needed: u64) {
             format!("{} left", HumanBytes(free)),
             &format!(
                 "watch it: under many changes the log (-wal) can grow to {} MiB",
-                LOG_BYTES >> 20
+                LOG_RESTART_BYTES >> 20
             ),
         ),
         Ok((free, _)) => exam.ok("disk", format!("{} left", HumanBytes(free))),
@@ -293,7 +286,7 @@ fn check_processes(
     for process in processes {
         let name = process.to_string();
         let is_own = process.is_own();
-        let least = LOG_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
+        let least = LOG_RESTART_BYTES.max(info.bytes.saturating_add(info.bytes / 10));
         if let Some(limit) = process.max_file_bytes.filter(|limit| *limit < least) {
             // At its own limit this program would be killed by SIGXFSZ in `try_write`.
             can_write_files &= !is_own;

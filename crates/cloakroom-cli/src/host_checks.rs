@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cloakroom::stores::sqlite::DatabaseInfo;
+use cloakroom::stores::sqlite::shared::with_suffix;
 
-use crate::paths::with_suffix;
 use crate::processes::ProcessInfo;
 
 /// Returns the free bytes of the file system of `path`, without those reserved for root, and its

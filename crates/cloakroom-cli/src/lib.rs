@@ -54,7 +54,6 @@ mod error;
 mod generate;
 mod host_checks;
 mod output;
-mod paths;
 #[cfg(feature = "postgres")]
 mod pgpass;
 #[cfg(not(feature = "postgres"))]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::paths::{resolved, with_suffix};
+use cloakroom::stores::sqlite::shared::{folder, with_suffix};
 
 /// The remedy for a SQLite database that was deleted or replaced while a process has it open.
 const DELETED: &str = "do not stop the program yet, and keep -wal: see \"A deleted database\" in \
@@ -164,4 +164,14 @@ fn max_file_bytes(process: &Path) -> Option<u64> {
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
     // "unlimited", or the bytes.
     limit.split_whitespace().next()?.parse().ok()
+}
+
+/// Returns the path without links, also of a missing file.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    if let Ok(path) = fs::canonicalize(path) {
+        return Some(path);
+    }
+    // The target of a link to nothing.
+    let path = fs::read_link(path).map_or(path.to_owned(), |target| folder(path).join(target));
+    Some(fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
 }

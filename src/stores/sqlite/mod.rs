@@ -40,6 +40,14 @@ mod store;
 mod wal;
 mod write;
 
+/// What the command line shares with the store. It is not part of the API, and may change in any
+/// version: the package `cloakroom-cli` requires the exact one.
+#[doc(hidden)]
+pub mod shared {
+    pub use crate::stores::sqlite::file::paths::{folder, with_suffix};
+    pub use crate::stores::sqlite::wal::{LOG_RESTART_BYTES, MAX_LOG_BYTES};
+}
+
 pub use admin::{CompactMode, DatabaseInfo, OpenFailure, RestoreReport, SqliteFile};
 pub use builder::{Durability, Journal, SqliteStoreBuilder};
 pub use rusqlite;

@@ -22,12 +22,12 @@ const DUE_BYTES: u64 = 16 << 20;
 
 /// The log stays smaller than this, unless an old reader prevents its restart: the invariant in
 /// DESIGN.md, "Syncing".
-const MAX_BYTES: u64 = 64 << 20;
+pub const MAX_LOG_BYTES: u64 = 64 << 20;
 
 /// From this size on, a writer restarts the log itself, because maintenance is too slow or not
 /// running. Half of the maximum, because other processes can write on until the restart.
-/// docs/guarantees.md states it, with [`DUE_BYTES`], under "Syncs".
-const RESTART_BYTES: u64 = MAX_BYTES / 2;
+/// docs/guarantees.md states it, with `DUE_BYTES`, under "Syncs".
+pub const LOG_RESTART_BYTES: u64 = MAX_LOG_BYTES / 2;
 
 /// A restart of the log that a reader has blocked is retried after this time, or when the log has
 /// grown by half. Each attempt makes all writers wait.
@@ -143,7 +143,7 @@ impl Wal {
     /// Restarts a log that is too large, on the write connection. Ignores a failure: the commits
     /// before it are valid.
     pub(super) fn restart_if_too_large(&self, connection: &Connection, frames: u32) {
-        if frames >= self.frames(RESTART_BYTES) {
+        if frames >= self.frames(LOG_RESTART_BYTES) {
             let _ = self.restart(connection);
         }
     }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 pub(crate) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Returns the path with `suffix` added to the name of the file.
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+#[must_use]
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
 /// Returns the folder that contains `path`.
-pub(crate) fn folder(path: &Path) -> &Path {
+#[must_use]
+pub fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
