@@ -1,5 +1,6 @@
-//! A pool of slots, each for one connection, which the caller opens on its own thread. If r2d2
-//! opened the connections, it would retry a failure until the timeout, and report it as a text.
+//! An r2d2 pool of slots, whose connections the callers open on their own threads. If r2d2 opened
+//! them, it would retry a failure until the timeout, and report it as a text without a kind. Its
+//! check of a connection before each use is off too, because it would cost as much as a read.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -12,58 +13,43 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long to wait for r2d2 before asking it again: it wakes no waiter when it drops a slot.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A slot in use. Dropping it returns it to the pool.
-pub(super) type ConnectionSlot<C> = PooledConnection<EmptySlots<C>>;
+/// A pool of a fixed number of slots. Clones share them.
+pub(super) type SlotPool<C> = Pool<EmptySlots<C>>;
 
-/// At most a fixed number of slots. Clones share them.
-#[derive(Debug)]
-pub(super) struct SlotPool<C: Send + 'static>(Pool<EmptySlots<C>>);
-
-impl<C: Send + 'static> Clone for SlotPool<C> {
-    fn clone(&self) -> Self {
-        SlotPool(self.0.clone())
-    }
+/// Makes a pool of at most `number` slots, which closes connections that were idle for, or open
+/// for, longer than these times.
+pub(super) fn pool<C: Send + 'static>(
+    number: u32,
+    max_idle: Option<Duration>,
+    max_lifetime: Option<Duration>,
+) -> SlotPool<C> {
+    Pool::builder()
+        .max_size(number)
+        .min_idle(Some(0))
+        .idle_timeout(max_idle)
+        .max_lifetime(max_lifetime)
+        .test_on_check_out(false)
+        .build_unchecked(EmptySlots(PhantomData))
 }
 
-impl<C: Send + 'static> SlotPool<C> {
-    /// Makes a pool of at most `number` slots, and closes connections that were idle for, or open
-    /// for, longer than these times.
-    pub(super) fn new(
-        number: u32,
-        max_idle: Option<Duration>,
-        max_lifetime: Option<Duration>,
-    ) -> Self {
-        let settings = Pool::builder().max_size(number).min_idle(Some(0));
-        let settings = settings.idle_timeout(max_idle).max_lifetime(max_lifetime);
-        // A check of a connection costs as much as a read.
-        let slots = settings.test_on_check_out(false).build_unchecked(EmptySlots(PhantomData));
-        SlotPool(slots)
-    }
-
-    /// Takes a slot that is not in use, if there is one.
-    #[allow(dead_code, reason = "only the SQLite store uses it")]
-    pub(super) fn try_take(&self) -> Option<ConnectionSlot<C>> {
-        self.0.try_get()
-    }
-
-    /// Takes a slot, and waits for one until the deadline if all are in use.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Busy`] if none becomes free in time.
-    pub(super) fn take(
-        &self,
-        operation: &'static str,
-        deadline: Instant,
-    ) -> Result<ConnectionSlot<C>> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.0.get_timeout(left.min(RECHECK_INTERVAL)) {
-                Ok(slot) => return Ok(slot),
-                Err(_) if left > RECHECK_INTERVAL => {}
-                Err(_) => {
-                    let why = format!("all {} connections are in use", self.0.max_size());
-                    return Err(Error::with_source(ErrorKind::Busy, operation, why));
-                }
+/// Takes a slot, and waits for one until the deadline if all are in use. Dropping it returns it to
+/// the pool.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] if none becomes free in time.
+pub(super) fn take<C: Send + 'static>(
+    pool: &SlotPool<C>,
+    operation: &'static str,
+    deadline: Instant,
+) -> Result<PooledConnection<EmptySlots<C>>> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match pool.get_timeout(left.min(RECHECK_INTERVAL)) {
+            Ok(slot) => return Ok(slot),
+            Err(_) if left > RECHECK_INTERVAL => {}
+            Err(_) => {
+                let why = format!("all {} connections are in use", pool.max_size());
+                return Err(Error::with_source(ErrorKind::Busy, operation, why));
             }
         }
     }
@@ -85,8 +71,8 @@ impl<C: Send + 'static> ManageConnection for EmptySlots<C> {
         Ok(())
     }
 
-    /// Makes the pool drop a slot without a connection: it hands out the slot that was returned
-    /// last, so an empty one would hide the open ones.
+    /// Makes r2d2 drop a slot without a connection: it hands out the slot that was returned last,
+    /// so an empty one would hide the open ones.
     fn has_broken(&self, slot: &mut Option<C>) -> bool {
         slot.is_none()
     }
@@ -105,25 +91,25 @@ mod tests {
 
     #[test]
     fn an_open_connection_is_taken_before_an_empty_slot() {
-        let pool = SlotPool::new(2, None, None);
-        let mut open = pool.take("read", later()).unwrap();
-        let empty = pool.take("read", later()).unwrap();
+        let pool = pool(2, None, None);
+        let mut open = take(&pool, "read", later()).unwrap();
+        let empty = take(&pool, "read", later()).unwrap();
         *open = Some("open");
         drop(open);
         drop(empty);
-        assert_eq!(*pool.take("read", later()).unwrap(), Some("open"));
+        assert_eq!(*take(&pool, "read", later()).unwrap(), Some("open"));
     }
 
     #[test]
     fn a_waiter_gets_the_place_of_a_slot_returned_empty() {
         for _ in 0..5 {
-            let pool = SlotPool::<()>::new(1, None, None);
-            let slot = pool.take("read", later()).unwrap();
+            let pool = pool::<()>(1, None, None);
+            let slot = take(&pool, "read", later()).unwrap();
             let started = Barrier::new(2);
             thread::scope(|scope| {
                 let waiter = scope.spawn(|| {
                     started.wait();
-                    pool.take("read", later()).is_ok()
+                    take(&pool, "read", later()).is_ok()
                 });
                 started.wait();
                 drop(slot);
@@ -134,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_pool_whose_slots_are_in_use_is_busy() {
-        let pool = SlotPool::<()>::new(1, None, None);
-        let _slot = pool.take("read", later()).unwrap();
-        let busy = pool.take("read", Instant::now()).unwrap_err();
+        let pool = pool::<()>(1, None, None);
+        let _slot = take(&pool, "read", later()).unwrap();
+        let busy = take(&pool, "read", Instant::now()).unwrap_err();
         assert_eq!((busy.kind(), busy.has_unknown_outcome()), (ErrorKind::Busy, false));
     }
 }

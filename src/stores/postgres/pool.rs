@@ -19,7 +19,7 @@ use crate::stores::postgres::connection::{
 };
 use crate::stores::postgres::error::{CallFailure, error_of};
 use crate::stores::postgres::tls::TlsConnector;
-use crate::stores::slots::SlotPool;
+use crate::stores::slots::{self, SlotPool};
 
 /// A connection that was idle for longer is closed.
 const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
@@ -63,7 +63,7 @@ impl Drop for ConnectionPool {
 
 impl ConnectionPool {
     pub(super) fn new(settings: PoolSettings) -> Self {
-        let slots = SlotPool::new(settings.connections, Some(MAX_IDLE), Some(MAX_LIFETIME));
+        let slots = slots::pool(settings.connections, Some(MAX_IDLE), Some(MAX_LIFETIME));
         ConnectionPool { process: Process::current(), slots, settings }
     }
 
@@ -108,7 +108,7 @@ impl ConnectionPool {
         deadline: Instant,
         work: &impl AsyncFn(&mut Trips<'_>) -> Result<T, CallFailure>,
     ) -> Result<T> {
-        let mut slot = self.slots.take(operation, deadline)?;
+        let mut slot = slots::take(&self.slots, operation, deadline)?;
         loop {
             let (mut connection, is_new) = match slot.take() {
                 Some(connection) => (connection, false),

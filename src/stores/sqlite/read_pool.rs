@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::error::Result;
 use crate::process::Process;
-use crate::stores::slots::SlotPool;
+use crate::stores::slots::{self, SlotPool};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file::identity::FileIdentity;
@@ -48,7 +48,7 @@ impl ReadPool {
             });
         ReadPool {
             process: Process::current(),
-            slots: SlotPool::new(readers, None, None),
+            slots: slots::pool(readers, None, None),
             manager: Arc::new(manager),
             file_identity,
             busy_timeout,
@@ -62,14 +62,14 @@ impl ReadPool {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         self.process.check()?;
-        if let Some(slot) = self.slots.try_take()
+        if let Some(slot) = self.slots.try_get()
             && let Some(connection) = &*slot
         {
             return work(connection);
         }
         // The wait for a slot and the wait for SQLite share one deadline.
         let deadline = Instant::now() + self.busy_timeout;
-        let mut slot = self.slots.take(operation, deadline)?;
+        let mut slot = slots::take(&self.slots, operation, deadline)?;
         let connection = match &mut *slot {
             Some(connection) => connection,
             empty => empty.insert(self.open(operation)?),
