@@ -16,14 +16,22 @@ pub(crate) struct CacheUpdate<'c> {
     cache: Option<&'c RecordCache>,
     /// The changed sessions in the order of their changes: as stored, or `None` to be removed.
     /// `None` without a cache, and if any session may have changed.
-    changed: Option<Vec<(SessionIdHash, Option<Box<CachedSession>>)>>,
+    changed: Option<Vec<(SessionIdHash, Option<CachedSession>)>>,
 }
 
 impl<'c> CacheUpdate<'c> {
-    /// Begins without changes. The caller must hold the write lock of the database until the end,
-    /// so that no other connection commits.
+    /// Begins without changes, and removes the entries that are not valid for the header before
+    /// them. The caller must hold the write lock of the database until the end, so that no other
+    /// connection commits.
     pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
-        let cache = cache.filter(|cache| cache.begin());
+        if let Some(cache) = cache {
+            let before = cache.wal_index.read();
+            let mut state = cache.state();
+            state.has_open_transaction = true;
+            if state.valid_for != before {
+                CacheState::clear(state, before);
+            }
+        }
         CacheUpdate { cache, changed: cache.map(|_| Vec::new()) }
     }
 
@@ -40,8 +48,7 @@ impl<'c> CacheUpdate<'c> {
     /// Puts a session that was written completely, with its deadline, to the row `id`.
     pub(crate) fn put(&mut self, id_hash: SessionIdHash, id: i64, record: &Record) {
         if let Some(changed) = &mut self.changed {
-            let session = CachedSession { id, record: record.clone() };
-            changed.push((id_hash, Some(Box::new(session))));
+            changed.push((id_hash, Some(CachedSession { id, record: record.clone() })));
         }
     }
 
@@ -68,7 +75,7 @@ impl<'c> CacheUpdate<'c> {
         let mut state = cache.state();
         // Read under the lock, so that no entry is added meanwhile.
         let after = cache.wal_index.read();
-        let change = HeaderChange::between(state.valid_for.as_ref(), after.as_ref(), frames);
+        let change = HeaderChange::between(state.valid_for, after, frames);
         state.has_open_transaction = false;
         state.trust = state.trust.after(change);
         let is_ours = matches!(change, HeaderChange::NothingWritten | HeaderChange::OurCommit);
@@ -77,7 +84,7 @@ impl<'c> CacheUpdate<'c> {
                 state.valid_for = after;
                 for (id_hash, session) in changed {
                     match session {
-                        Some(session) => state.entries.put(id_hash, *session),
+                        Some(session) => state.entries.put(id_hash, session),
                         None => state.entries.remove(&id_hash),
                     }
                 }

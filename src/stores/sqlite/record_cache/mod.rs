@@ -42,7 +42,7 @@ struct CacheState {
 
 /// Whether the header that is read is the one that SQLite has written. It is read by a system call,
 /// but SQLite writes it through a memory map of the same file, and a system may not keep the two
-/// coherent. The cache is used only while this is proved.
+/// coherent. The cache has entries only while this is proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
     /// No commit of this process was seen to change the header as expected.
@@ -123,7 +123,7 @@ impl RecordCache {
     /// 1. The query has read the state of that header, for which the entry is valid.
     /// 2. The query has read the state of a newer commit. Before the entries are used for that
     ///    commit's header, [`CacheUpdate::publish`] updates them after a commit of this process,
-    ///    and [`find`](Self::find) or [`begin`](Self::begin) removes them after a commit of another
+    ///    and [`find`](Self::find) or [`CacheUpdate::begin`] removes them after a commit of another
     ///    process.
     pub(super) fn add(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
@@ -132,21 +132,6 @@ impl RecordCache {
         if state.valid_for == Some(header) {
             state.entries.put(id_hash, session);
         }
-    }
-
-    /// Begins a transaction of this process. Entries that are not valid for the header before it
-    /// are removed. Returns false if the cache is not used any more.
-    fn begin(&self) -> bool {
-        let before = self.wal_index.read();
-        let mut state = self.state();
-        if state.trust == Trust::Broken {
-            return false;
-        }
-        state.has_open_transaction = true;
-        if state.valid_for != before {
-            CacheState::clear(state, before);
-        }
-        true
     }
 }
 

@@ -14,55 +14,70 @@ use std::sync::{Arc, Mutex};
 
 use crate::sync::IgnorePoison;
 
-const COPY: usize = 48;
-const VERSION: u32 = 3_007_000;
+/// The size of the header, of which there are two copies.
+const HEADER_BYTES: usize = 48;
+
+/// The version of the format that is known.
+const FORMAT_VERSION: u32 = 3_007_000;
 
 /// A copy of the header, which identifies the state of the database: as long as there is a log, no
 /// two states have the same header.
 ///
 /// The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
-/// 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.
-/// Fields of a copy: format version at 0, number of transactions at 8, initialised flag at 12,
-/// number of frames in the log at 16, running checksum of the log at 24, and the two salts of the
-/// log at 32. The first salt is incremented at each restart of the log; the second is random.
+/// 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first. A
+/// copy is kept here as its twelve numbers. Those with a method are used; the others, such as the
+/// running checksum of the log, only distinguish states.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header([u8; COPY]);
+pub(super) struct Header([u32; HEADER_BYTES / 4]);
 
 impl Header {
     /// Reads a header; `None` during an update by a writer, and for invalid content.
-    fn read_from(bytes: &[u8; 2 * COPY]) -> Option<Self> {
-        let (first, second) = bytes.split_first_chunk::<COPY>()?;
-        let header = Header(*first);
-        let known = header.number(0) == Some(VERSION) && header.0.get(12) == Some(&1);
+    fn read_from(bytes: &[u8; 2 * HEADER_BYTES]) -> Option<Self> {
+        let (first, second) = bytes.split_at(HEADER_BYTES);
+        let (numbers, _) = first.as_chunks::<4>();
+        let header = Header(<[[u8; 4]; _]>::try_from(numbers).ok()?.map(u32::from_ne_bytes));
         // The salts are zero before the first write to the log.
-        let has_log = header.salts() != Some((0, 0));
-        (known && has_log && second == first).then_some(header)
+        let has_log = header.salts() != (0, 0);
+        (first == second && header.is_known() && has_log).then_some(header)
     }
 
-    fn salts(&self) -> Option<(u32, u32)> {
-        // The salts are big-endian on every machine, as in the log itself.
-        Some((self.number(32)?.to_be(), self.number(36)?.to_be()))
+    fn is_known(&self) -> bool {
+        let [is_initialised, ..] = self.0[3].to_ne_bytes();
+        self.0[0] == FORMAT_VERSION && is_initialised == 1
     }
 
-    fn number(&self, offset: usize) -> Option<u32> {
-        let (bytes, _) = self.0.get(offset..)?.split_first_chunk::<4>()?;
-        Some(u32::from_ne_bytes(*bytes))
+    /// Returns the number of transactions.
+    fn commits(&self) -> u32 {
+        self.0[2]
+    }
+
+    /// Returns the number of frames in the log.
+    fn frames(&self) -> u32 {
+        self.0[4]
+    }
+
+    /// Returns the two salts of the log. Each restart of the log increments the first; the second
+    /// is random.
+    fn salts(&self) -> (u32, u32) {
+        // Big-endian on every machine, as in the log itself.
+        (self.0[8].to_be(), self.0[9].to_be())
     }
 
     /// Returns whether exactly one commit leads from `before` to `self`, after which the log has
     /// `frames` frames.
     fn follows(&self, before: &Header, frames: u32) -> bool {
-        let count = before.number(8).map(|count| count.wrapping_add(1));
-        let (Some(old), Some(new)) = (before.salts(), self.salts()) else { return false };
-        let appended = new == old && before.number(16).is_some_and(|before| before < frames);
+        let (old, new) = (before.salts(), self.salts());
+        let appended = new == old && before.frames() < frames;
         let restarted = new.0 == old.0.wrapping_add(1);
-        self.number(8) == count && self.number(16) == Some(frames) && (appended || restarted)
+        self.commits() == before.commits().wrapping_add(1)
+            && self.frames() == frames
+            && (appended || restarted)
     }
 }
 
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Header(commit {:?}, {:?} frames)", self.number(8), self.number(16))
+        write!(f, "Header(commit {}, {} frames)", self.commits(), self.frames())
     }
 }
 
@@ -84,14 +99,14 @@ impl HeaderChange {
     /// Compares the headers before and after a transaction, after which the log has `frames`
     /// frames; `None` if it wrote none.
     pub(super) fn between(
-        before: Option<&Header>,
-        after: Option<&Header>,
+        before: Option<Header>,
+        after: Option<Header>,
         frames: Option<u32>,
     ) -> Self {
         match (before, after, frames) {
             (Some(before), Some(after), None) if before == after => HeaderChange::NothingWritten,
             (Some(before), Some(after), Some(_)) if before == after => HeaderChange::Incoherent,
-            (Some(before), Some(after), Some(frames)) if after.follows(before, frames) => {
+            (Some(before), Some(after), Some(frames)) if after.follows(&before, frames) => {
                 HeaderChange::OurCommit
             }
             _ => HeaderChange::Unknown,
@@ -109,7 +124,7 @@ impl WalIndex {
     }
 
     pub(super) fn read(&self) -> Option<Header> {
-        let mut bytes = [0; 2 * COPY];
+        let mut bytes = [0; 2 * HEADER_BYTES];
         self.0.read_exact_at(&mut bytes, 0).ok()?;
         Header::read_from(&bytes)
     }
@@ -139,7 +154,6 @@ fn has_name(file: &File) -> bool {
 
 fn open_once(path: &Path) -> io::Result<Arc<File>> {
     let mut open = OPEN.lock().ignore_poison();
-    open.retain(|file| Arc::strong_count(file) > 1 || has_name(file));
     let wanted = fs::metadata(path)?;
     let is_wanted = |file: &&Arc<File>| {
         let same = |have: fs::Metadata| (have.dev(), have.ino()) == (wanted.dev(), wanted.ino());
@@ -198,10 +212,7 @@ mod tests {
     #[test]
     fn the_change_of_the_header_tells_whose_commits_there_were() {
         let header = |commits: u32, frames: u32| {
-            let mut bytes = [0; COPY];
-            bytes[8..12].copy_from_slice(&commits.to_ne_bytes());
-            bytes[16..20].copy_from_slice(&frames.to_ne_bytes());
-            Some(Header(bytes))
+            Some(Header([0, 0, commits, 0, frames, 0, 0, 0, 0, 0, 0, 0]))
         };
         let before = header(7, 20);
         for (before, after, frames, expected) in [
@@ -216,7 +227,7 @@ mod tests {
             (None, None, None, HeaderChange::Unknown),
             (None, None, Some(22), HeaderChange::Unknown),
         ] {
-            let change = HeaderChange::between(before.as_ref(), after.as_ref(), frames);
+            let change = HeaderChange::between(before, after, frames);
             assert_eq!(change, expected, "{before:?} {after:?} {frames:?}");
         }
     }
@@ -225,7 +236,7 @@ mod tests {
     fn one_commit_follows_and_two_do_not_even_after_a_restart() {
         let database = database();
         let index = database.index();
-        let frames = |index: &WalIndex| index.read().unwrap().number(16).unwrap();
+        let frames = |index: &WalIndex| index.read().unwrap().frames();
         for restart in [false, true] {
             if restart {
                 database.ours.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
@@ -244,7 +255,7 @@ mod tests {
     fn a_half_written_or_invalid_header_is_not_read() {
         let database = database();
         let good = fs::read(database.folder.path().join("a.db-shm")).unwrap();
-        let good: [u8; 2 * COPY] = *good.first_chunk().unwrap();
+        let good: [u8; 2 * HEADER_BYTES] = *good.first_chunk().unwrap();
         assert!(Header::read_from(&good).is_some());
         for (offset, byte) in [(20, 0xff), (70, 0xff), (0, 0), (12, 0)] {
             let mut bad = good;
@@ -252,7 +263,7 @@ mod tests {
             assert_eq!(Header::read_from(&bad), None, "{offset}");
         }
         let mut newer = good;
-        for copy in [0, COPY] {
+        for copy in [0, HEADER_BYTES] {
             newer[copy] = newer[copy].wrapping_add(1);
         }
         assert_eq!(Header::read_from(&newer), None);
