@@ -5,7 +5,7 @@
 //! them valid for the next header; a commit of another process invalidates all entries.
 
 mod cache_update;
-mod second_chance;
+mod lru;
 mod wal_index;
 
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
-use second_chance::SecondChanceCache;
+use lru::SessionLru;
 use wal_index::{Header, HeaderChange, WalIndex};
 
 pub(super) use cache_update::CacheUpdate;
-pub(super) use second_chance::CachedSession;
+pub(super) use lru::CachedSession;
 
 /// The record cache of one store.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ struct CacheState {
     valid_for: Option<Header>,
     /// Whether this process has a transaction that has not updated the entries yet.
     has_open_transaction: bool,
-    entries: SecondChanceCache,
+    entries: SessionLru,
 }
 
 /// Whether the header that is read is the one that SQLite has written. It is read by a system call,
@@ -77,7 +77,7 @@ impl RecordCache {
             trust: Trust::Unproved,
             valid_for: None,
             has_open_transaction: false,
-            entries: SecondChanceCache::new(budget),
+            entries: SessionLru::new(budget),
         };
         Some(RecordCache { wal_index, state: Mutex::new(state) })
     }
