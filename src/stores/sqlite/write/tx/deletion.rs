@@ -41,11 +41,14 @@ impl WriteTx<'_> {
         Ok(removed)
     }
 
-    /// Deletes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
-    /// sessions.
+    /// Deletes at most `limit` expired sessions that no table references, and as many forgotten
+    /// replaced ids. Returns the sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<Vec<EndedSession>> {
+        let referenced = self.referenced_condition()?.unwrap_or("false");
+        let sweep = with_condition(&self.sql.write.sweep, referenced);
         let params = [now.as_millis(), limit];
-        let removed = self.delete_unreferenced(&self.sql.write.sweep, params, now)?;
+        let ended = |row: &Row<'_>| decode::ended_session(row, now);
+        let removed = self.execute_returning(&sweep, params, ended, |ended| ended.id_hash)?;
         self.delete_forgotten(now, limit)?;
         Ok(removed)
     }
@@ -142,19 +145,6 @@ impl WriteTx<'_> {
         let ended_in_place = self.execute(&with_condition(end, condition), params, affected)?;
         self.check_none_left(condition, params)?;
         Ok(deleted + ended_in_place)
-    }
-
-    /// Executes a statement that deletes sessions except those of its `{condition}`, the referenced
-    /// ones. Returns the deleted sessions.
-    fn delete_unreferenced(
-        &mut self,
-        statement: &str,
-        params: impl Params,
-        now: Timestamp,
-    ) -> Result<Vec<EndedSession>> {
-        let statement = with_condition(statement, self.referenced_condition()?.unwrap_or("false"));
-        let ended = |row: &Row<'_>| decode::ended_session(row, now);
-        self.execute_returning(&statement, params, ended, |ended| ended.id_hash)
     }
 
     /// Fails if sessions that match `condition` are live after all were ended.
