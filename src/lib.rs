@@ -6,7 +6,10 @@
 //! closing stores the changes and returns header fields for the response.
 //!
 //! Two requests of one browser often overlap. The store merges the changes of both, and a session
-//! that one of them has ended stays ended, whatever the other one stores.
+//! that one of them has ended stays ended, whatever the other one stores, with [some
+//! exceptions](guide::guarantees#when-an-ended-session-can-return).
+//!
+//! Version 0.1 is new: no use in production is known.
 //!
 //! **For** applications on Rocket, or on rouille, tiny_http or another server that answers each
 //! request on a thread. Each call blocks its thread until the store answers. Rocket is async; its

@@ -114,8 +114,8 @@ impl Session {
     /// If another request ends the session before the end of this one:
     /// - If this request has read the session, the change is discarded despite the `Ok`, and
     ///   [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
-    /// - If not, the change is discarded too if this process has ended the session. If another
-    ///   process has, or if the session has expired, the change [begins a new, anonymous
+    /// - If not, the change is discarded too if this process ended the session after this request
+    ///   was opened. Otherwise it [begins a new, anonymous
     ///   session](crate::guide::values#discarded-changes), and `commit` returns
     ///   [`Stored`](CommitOutcome::Stored).
     ///

@@ -1,11 +1,11 @@
 //! The stores of sessions. A [manager](crate::SessionManager) keeps its sessions in one of them.
 //!
-//! | store | survives a restart of the program | survives a restart of memcached or PostgreSQL | shared by | lists by user | for |
+//! | store | survives a restart of the program | a power cut loses | shared by | lists by user | for |
 //! |---|---|---|---|---|---|
-//! | [`SqliteStore`](sqlite::SqliteStore) | yes | – | processes of one machine | yes | most applications |
-//! | [`PostgresStore`](postgres::PostgresStore) | yes | yes | several machines | yes | several machines |
-//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | no | several machines | no | sessions that may be lost |
-//! | [`MemoryStore`](memory::MemoryStore) | no | – | not shared | yes | tests; sessions that may end with the process |
+//! | [`SqliteStore`](sqlite::SqliteStore) | yes | values and anonymous sessions of about the last minute | processes of one machine | yes | most applications |
+//! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing | several machines | yes | several machines |
+//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | its sessions, as does a restart of memcached | several machines | no | sessions that may be lost |
+//! | [`MemoryStore`](memory::MemoryStore) | no | all | not shared | yes | tests; sessions that may end with the process |
 //!
 //! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read. It has
 //! the properties of that store, but after a failed invalidation, or with caches in several
