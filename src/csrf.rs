@@ -74,9 +74,9 @@ impl Session {
     ///   request fails later.
     /// - **Without a session** the secret is stored with the session at the end of the request.
     /// - **[`clear`](Self::clear) does not invalidate the tokens for good.** It removes the secret,
-    ///   and the next token stores it again, because it is derived from the id. (After a renewal the
-    ///   next token stores another one.) To invalidate the tokens, sign the user in again, or end
-    ///   the session.
+    ///   and the next token stores it again, because it is derived from the id. (After a renewal
+    ///   the next token stores another one.) To invalidate the tokens, sign the user in again, or
+    ///   end the session.
     /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
     ///   before.
     ///

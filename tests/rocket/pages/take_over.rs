@@ -37,7 +37,7 @@ impl<'r> FromRequest<'r> for User {
     }
 }
 
-/// A stand-in. The section of each library has this function, or says how to export the users.
+/// An example. The section of each library has this function, or says how to export the users.
 fn former_user(jar: &CookieJar<'_>) -> Option<String> {
     let is_valid = jar.get("SID")?.value() == "former";
     jar.remove("SID");
