@@ -170,22 +170,21 @@ fn goals(Runs { limit, peers, scale, http, memcached, postgres, contention }: &R
     table("| | figure | goal | |", rows)
 }
 
-/// The time of a request, on one thread and on several.
+/// The time of a request on one thread, and the requests a second of several threads.
 fn in_short(Runs { limit, .. }: &Runs) -> String {
     let none = number(limit.value("load_none") / 1e3);
-    let none = format!("| does not use its session | 1 | {none} µs |");
-    let row = |(what, threads, name): (&str, u32, &str)| {
-        format!("| {what} | {threads} | {} |", time(limit.side(name, "cloakroom")))
+    let none = format!("| does not use its session | {none} µs | |");
+    let row = |(what, alone, together, threads): (&str, &str, &str, u32)| {
+        let [alone, together] = [alone, together].map(|name| limit.side(name, "cloakroom"));
+        let (alone, rate) = (time(alone), per_second(together));
+        format!("| {what} | {alone} | {rate} with {threads} threads |")
     };
     let rows = [
-        ("reads it", 1, "load_1t"),
-        ("reads it", 8, "load_8t"),
-        ("changes it", 1, "merge_1t"),
-        ("changes it", 32, "merge_32t"),
-        ("signs a user in", 1, "sign_in_1t"),
-        ("signs a user in", 32, "sign_in_32t"),
+        ("reads it", "load_1t", "load_8t", 8),
+        ("changes it", "merge_1t", "merge_32t", 32),
+        ("signs a user in", "sign_in_1t", "sign_in_32t", 32),
     ];
-    let head = "| a request that | threads | time |";
+    let head = "| a request that | one thread: its time | several threads: requests a second |";
     table(head, std::iter::once(none).chain(rows.map(row)))
 }
 
