@@ -33,9 +33,9 @@
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
 //! compiler. The adapters in [`web`] open and close the session. The program below is on Rocket;
-//! [getting started](guide::getting_started) has one on rouille, and [servers](guide::servers) says
-//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
-//! copy of the repository; the [features](#features) are listed below:
+//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
+//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
+//! [features](#features) are listed below:
 //!
 //! ```toml
 //! [dependencies]
@@ -143,19 +143,19 @@
 //! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
 //! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
 //! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers) |
-//! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
-//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
-//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
-//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
 //! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
 //! | How do I list and end a user's sessions, as after a change of the password? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices), [passwords](guide::devices#after-a-change-of-the-password) |
-//! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
+//! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
+//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
+//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
+//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
+//! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
+//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
+//! | How do I move from another library? | | [moving](guide::moving) |
 //! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
 //! | How do clients that are not browsers send the id? | [`header`](manager::SessionManagerBuilder::header) | [API clients](guide::api_clients) |
 //! | How does a script on another origin use a session (CORS)? | [`CrossOrigin::trust`] | [forms](guide::forms#scripts-on-another-origin) |
-//! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
-//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
-//! | How do I move from another library? | | [moving](guide::moving) |
+//! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
 //! | What do the words mean? | | [terms](guide::terms) |
 //!
 //! Other pages:

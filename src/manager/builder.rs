@@ -355,15 +355,8 @@ impl SessionManagerBuilder {
     /// renewal by age. The session keeps its limits and its CSRF tokens, and the replaced id stays
     /// valid for one minute.
     ///
-    /// This shuts out a thief who sends no request in the minute after the user's renewal. A thief
-    /// who keeps sending requests stays and, if the thief's request is the one that renews, the
-    /// user can lose the session instead.
-    ///
-    /// The setting can sign a user out: a client that loses the response with the new id keeps its
-    /// session only if it sends another request between 10 and 60 seconds after the renewal. With a
-    /// [`renewal_grace`](Self::renewal_grace) above 10 seconds the interval begins at the end of
-    /// that grace, so keep it at 30 seconds or less. The guide has [the
-    /// details](crate::guide::ids#when-the-id-changes).
+    /// It stops only a thief who pauses, and it can sign a user out whose client loses the response
+    /// with the new id. [The guide](crate::guide::ids#renew_every) says when to set it.
     ///
     /// No id is renewed by a prefetch, by a request that [ignores](crate::Session::ignore) its
     /// session, or by one whose handler fails. If the renewal itself fails, the request succeeds,

@@ -54,8 +54,7 @@ impl Session {
     ///
     /// The changes then survive a kill of the process in SQLite and PostgreSQL. In SQLite, values
     /// are certain to survive a power cut only with
-    /// [`Durability::Full`](crate::guide::guarantees#changes). [Other stores](crate::stores) can
-    /// lose them.
+    /// [`Durability::Full`](crate::guide::guarantees#changes).
     ///
     /// ```
     /// use cloakroom::CommitOutcome;
@@ -83,10 +82,17 @@ impl Session {
     /// alive. Call it before the first use of the session; its [activity](Self#activity) is not
     /// recorded then.
     ///
-    /// What a [`commit`](Self::commit) has stored before stays stored. Calls of
-    /// [`sign_in`](Self::sign_in), [`confirm_authentication`](Self::confirm_authentication) and
-    /// [`destroy`](Self::destroy) after it are carried out. The guide [lists all
-    /// cases](crate::guide::values#what-ignore-discards).
+    /// What a commit has stored before stays stored: [`commit`](Self::commit),
+    /// [`update_now`](Self::update_now), [`sign_in`](Self::sign_in) and
+    /// [`confirm_authentication`](Self::confirm_authentication) commit.
+    ///
+    /// | | before `ignore` | after `ignore` |
+    /// |---|---|---|
+    /// | changes of values, messages or the idle limit; [`renew`](Self::renew) | discarded | discarded |
+    /// | [`destroy`](Self::destroy) | cancelled: the user stays signed in | carried out; changes after it begin a new session |
+    /// | `sign_in`, `confirm_authentication` | stays | stored, with all changes before it |
+    /// | the first [CSRF token](Self::csrf_token) of an existing session | stays valid | is refused later |
+    /// | activity | not recorded, except by a commit, or within ten minutes of the idle limit | not recorded |
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
