@@ -269,6 +269,7 @@ impl Session {
         let expected = changes.expected;
         self.context.update_queues.run(&plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
+                let _running = self.running_update.begin();
                 changes.rebase_on(&newer.data, newer.revision)?;
                 if let LoadState::Live { session, .. } = load_state {
                     Arc::make_mut(session).record = newer;

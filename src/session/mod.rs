@@ -24,7 +24,7 @@ mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::backend::LiveSession;
 use crate::clock::Timestamp;
@@ -144,8 +144,7 @@ pub struct Session {
     /// The client, if the settings say that sessions record it.
     client: Option<Client>,
     state: Mutex<State>,
-    /// Set by the first update, so that a session that is not used allocates nothing.
-    running_update: OnceLock<RunningUpdate>,
+    running_update: RunningUpdate,
 }
 
 /// The state of a session in its request.
@@ -287,7 +286,7 @@ impl Session {
             is_prefetch: head.prefetch,
             client,
             state: Mutex::default(),
-            running_update: OnceLock::new(),
+            running_update: RunningUpdate::default(),
         }
     }
 
@@ -307,7 +306,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
     pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        if self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
+        if self.running_update.is_on_this_thread() {
             let why = "the closure of an update must not use its own session";
             return Err(Error::with_source(ErrorKind::Invalid, operation, why));
         }

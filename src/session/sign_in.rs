@@ -141,6 +141,7 @@ impl Session {
         let mut rebased;
         let changes = match owner {
             Some(owner) if *owner != user => {
+                let _running = self.running_update.begin();
                 rebased = changes.rebased_on_empty()?;
                 &mut rebased
             }
