@@ -178,7 +178,8 @@ impl Session {
     /// methods](Self#errors-of-all-methods).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.lock_loaded_for_change(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
+        self.load_for_change(&mut state, OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

@@ -101,7 +101,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request; and [those of all
     /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
-        let mut state = self.lock_open("ignore the session")?;
+        let mut state = self.lock_unclosed("ignore the session")?;
         state.is_ignored = true;
         state.ending.sign_out = SignOut::NotRequested;
         Ok(())

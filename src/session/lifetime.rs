@@ -95,7 +95,8 @@ impl Session {
     /// all methods](Self#errors-of-all-methods).
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.lock_loaded_for_change(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
+        self.load_for_change(&mut state, OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent =

@@ -118,6 +118,12 @@ impl Session {
         Ok(&state.load_state)
     }
 
+    /// Loads the session for a change that depends on it, which a failed load refuses.
+    pub(super) fn load_for_change(&self, state: &mut State, operation: &'static str) -> Result<()> {
+        self.ensure_loaded(state)?;
+        state.refuse_after_failed_load(operation)
+    }
+
     /// Loads the session for a commit of this request, if the request has not read it. The commit
     /// records the activity, and reports a failed load, which a later commit repeats.
     pub(super) fn load_for_commit(&self, state: &mut State) -> Result<()> {

@@ -330,21 +330,14 @@ impl Session {
     }
 }
 
-// The ways to lock the state. Each calls the one above and adds one check:
-//
-// | function | also fails | also does |
-// |---|---|---|
-// | `lock` | never | |
-// | `lock_for_use` | if the request was refused, or on the thread of a running update | |
-// | `lock_open` | after the close | |
-// | `lock_for_change` | after a failed load, or by `check_cross_site` | marks the session as used |
-// | `lock_loaded_for_change` | if the load fails | loads the session |
+// The ways to lock the state. Each calls the one above it and adds what its comment says.
 impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in the application's `Serialize` leaves the state as it was before the call.
         self.state.lock().ignore_poison()
     }
 
+    /// Fails if the request was refused, and in the closure of an update of this session.
     fn lock_for_use(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
@@ -353,7 +346,8 @@ impl Session {
         Ok(self.lock())
     }
 
-    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+    /// Fails after the close.
+    fn lock_unclosed(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let state = self.lock_for_use(operation)?;
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
@@ -361,19 +355,14 @@ impl Session {
         Ok(state)
     }
 
+    /// Fails after a failed load, and by [`check_cross_site`](Self::check_cross_site). Records that
+    /// the request uses the session, and when it has used it first.
     fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_open(operation)?;
+        let mut state = self.lock_unclosed(operation)?;
         state.refuse_after_failed_load(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
         state.first_use.get_or_insert_with(|| self.context.now());
-        Ok(state)
-    }
-
-    fn lock_loaded_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_for_change(operation)?;
-        self.ensure_loaded(&mut state)?;
-        state.refuse_after_failed_load(operation)?;
         Ok(state)
     }
 }

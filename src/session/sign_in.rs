@@ -126,7 +126,8 @@ impl Session {
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, authentication: &Authentication) -> Result<SignIn> {
-        let mut state = self.lock_loaded_for_change(SIGN_IN)?;
+        let mut state = self.lock_for_change(SIGN_IN)?;
+        self.load_for_change(&mut state, SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let set_before = state.changes.delta().idle_limit();

@@ -387,8 +387,7 @@ impl Session {
         name: &str,
         update: Update,
     ) -> Result<Option<Value<'static>>> {
-        self.ensure_loaded(state)?;
-        state.refuse_after_failed_load(UPDATE)?;
+        self.load_for_change(state, UPDATE)?;
         let State { load_state, changes, .. } = state;
         let _running = self.running_update.begin();
         changes
