@@ -301,18 +301,6 @@ impl Session {
         Arc::ptr_eq(&self.context, context) && has_same_ids()
     }
 
-    /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
-    pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        if self.running_update.is_on_this_thread() {
-            let why = "the closure of an update must not use its own session";
-            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
-        }
-        Ok(())
-    }
-
     /// Returns the time at which the request was opened; `now` if it presents no id, or if the
     /// clock was set back meanwhile.
     fn opened_at_or(&self, now: Timestamp) -> Timestamp {
@@ -342,7 +330,10 @@ impl Session {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
-        self.check_not_updating(operation)?;
+        if self.running_update.is_on_this_thread() {
+            let why = "the closure of an update must not use its own session";
+            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
+        }
         Ok(self.lock())
     }
 
