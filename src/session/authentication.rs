@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
+use crate::session::sign_in::SIGN_IN;
 use crate::session::{CommitOutcome, Session};
 use crate::settings::Settings;
 
@@ -100,13 +101,12 @@ impl Authentication {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Option<Duration>> {
-        const OPERATION: &str = "sign a user in";
         if self.ends_at.is_some_and(|time| time <= now) {
             let why = "the end of the session is in the past";
-            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+            return Err(Error::with_source(ErrorKind::Invalid, SIGN_IN, why));
         }
         let lifetime = settings.signed_in_lifetime(new_session.persistent);
-        let check = |limit| settings.checked_idle_limit(limit, &lifetime, OPERATION);
+        let check = |limit| settings.checked_idle_limit(limit, &lifetime, SIGN_IN);
         let idle_limit = self.idle_limit.or(idle_limit).map(check).transpose()?;
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;

@@ -49,6 +49,9 @@ pub use commit::CommitOutcome;
 pub(crate) use renewal::AGE_RENEWAL_GRACE;
 pub use sign_in::SignIn;
 
+/// The operation in the errors of methods that return a fact about the session.
+const LOOK: &str = "look at a session";
+
 /// The session of one request.
 ///
 /// A session does no I/O until it is used. The first read loads it. Changes are collected in

@@ -18,7 +18,7 @@ use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
 use crate::settings::Settings;
 
-const SIGN_IN: &str = "sign a user in";
+pub(super) const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. A further one follows if the session to join was renewed or has
 /// ended meanwhile, so more than two are rare. The bound ends the loop if a store contradicts
