@@ -23,7 +23,7 @@ pub(super) const SIGN_IN: &str = "sign a user in";
 /// The maximum number of attempts. A further one follows if the session to join was renewed or has
 /// ended meanwhile, so more than two are rare. The bound ends the loop if a store contradicts
 /// itself.
-const MAX_ATTEMPTS: usize = 100;
+const MAX_ATTEMPTS: usize = 10;
 
 /// The result of [`Session::sign_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
