@@ -202,8 +202,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Creates a session with the changes so far, if they set a value. All others have no effect on
-    /// an empty session, except an idle limit, which alone creates none.
+    /// Creates a session with the changes so far, if they set a value. Other changes do not begin a
+    /// session.
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         if !state.changes.delta().sets_any_value() {
             return Ok(());
