@@ -99,7 +99,7 @@ impl Delta {
     /// Returns whether the delta changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.clear && self.changes.is_empty() && self.changes_data_only()
+        *self == Delta::new()
     }
 
     /// Returns whether the delta sets a value.
@@ -107,7 +107,7 @@ impl Delta {
         self.iter().any(|(_, value)| value.is_some())
     }
 
-    /// Returns whether the delta changes at most the data of the session.
+    /// Returns whether the delta changes nothing but the data of the session, or nothing at all.
     #[must_use]
     pub fn changes_data_only(&self) -> bool {
         self.confirmation.is_none() && self.idle_limit.is_none()

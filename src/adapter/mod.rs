@@ -206,10 +206,7 @@ impl<'m> Adapter<'m> {
     /// read the session.
     #[must_use]
     pub fn headers_on_error(self, session: &Session) -> ResponseHeaders {
-        match session.check_not_updating("close a session") {
-            Ok(()) => session.headers_for_stored(),
-            Err(_) => ResponseHeaders::default(),
-        }
+        session.headers_on_error()
     }
 
     /// Raises an event for an error that the handler has returned, and returns the status of the

@@ -79,7 +79,8 @@ impl UpdateQueues {
                 return Ok(answer);
             };
             newer = match turn {
-                // Only constant writes by other processes lead here.
+                // Only a stream of writes without a turn leads here: those of other processes, and
+                // commits of this one that expect no revision.
                 Some(_) if deadline <= monotonic_now() => return Err(contention_error()),
                 Some(_) => Some(found),
                 None => {

@@ -63,6 +63,47 @@ fn invalid(setting: &str, why: impl Into<Box<dyn error::Error + Send + Sync>>) -
     Error::with_source(ErrorKind::Invalid, set(setting), why)
 }
 
+fn check_header(name: &str) -> Result<()> {
+    if name.is_empty() || !name.bytes().all(cookie::is_token) {
+        let why = "a name contains only letters, digits and !#$%&'*+-.^_`|~";
+        return Err(invalid("header", why));
+    }
+    if is_reserved(name) {
+        return Err(invalid("header", format!("{name} has another meaning in HTTP")));
+    }
+    Ok(())
+}
+
+fn check_lifetimes(settings: &Settings) -> Result<()> {
+    for (setting, lifetime) in [
+        ("lifetime", Some(&settings.lifetime)),
+        ("browser_session_lifetime", settings.browser_session_lifetime.as_ref()),
+        ("anonymous_lifetime", settings.anonymous_lifetime.as_ref()),
+    ] {
+        let validated = lifetime.map_or(Ok(()), Lifetime::validate);
+        validated.map_err(|error| invalid(setting, error))?;
+    }
+    if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
+        return Err(invalid("renewal_grace", "the maximum is one minute"));
+    }
+    if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
+        return Err(invalid("renew_every", "the minimum is one minute"));
+    }
+    let longest_idle_limit = |persistent| {
+        let lifetimes =
+            [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
+        lifetimes.iter().filter_map(Lifetime::idle_limit).max()
+    };
+    let longest = longest_idle_limit(true).max(longest_idle_limit(false));
+    if let Some(max) = settings.max_idle_limit
+        && (max < Duration::from_millis(1) || longest > Some(max))
+    {
+        let why = "the minimum is 1 ms, and the idle limit of each lifetime";
+        return Err(invalid("max_idle_limit", why));
+    }
+    Ok(())
+}
+
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 ///
 /// The defaults are meant for production. An application behind a proxy sets
@@ -587,24 +628,62 @@ impl SessionManagerBuilder {
         SessionManagerBuilder { events, ..self }
     }
 
-    /// Resolves the realm of this manager, and its cookies in that realm.
-    fn resolve_realm(&mut self) -> Result<()> {
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Checks all settings, and resolves the defaults that depend on others.
+    fn resolve(&mut self) -> Result<()> {
+        self.resolve_transport()?;
         let settings = &mut self.settings;
-        let default = match &settings.transport {
-            Transport::Cookie(cookie) => cookie.name.clone(),
-            Transport::Header(name) => name.to_ascii_lowercase(),
-        };
-        let is_named = self.realm.is_some();
-        let name = self.realm.take().unwrap_or(default);
-        settings.realm = Realm::new(name).map_err(|error| invalid("realm", error))?;
-        settings.realm_tag = settings.realm.tag();
-        let Transport::Cookie(cookie) = &settings.transport else {
-            if self.former_cookie_names.is_empty() {
-                return Ok(());
+        check_lifetimes(settings)?;
+        if settings.proxies > MAX_PROXIES {
+            return Err(invalid("behind_proxies", format!("the maximum is {MAX_PROXIES}")));
+        }
+        let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
+        if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
+            return Err(invalid("sweep_every", "an interval is from one millisecond to one day"));
+        }
+        if settings.max_anonymous == Some(0) {
+            return Err(invalid("max_anonymous", "the minimum is 1"));
+        }
+        if self.store.index().is_none() {
+            let limit = settings.session_limit.map(|_| "max_sessions_per_user");
+            if let Some(setting) = limit.or(settings.max_anonymous.map(|_| "max_anonymous")) {
+                let why = "this store cannot count sessions";
+                return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
             }
-            return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
+        } else if !self.store.capabilities().bounds_anonymous {
+            settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
+        }
+        Ok(())
+    }
+
+    /// Resolves the settings that depend on the carrier of the id: the check of origins, the realm,
+    /// and the cookies in that realm.
+    fn resolve_transport(&mut self) -> Result<()> {
+        let settings = &mut self.settings;
+        let (cross_origin, realm) = match &settings.transport {
+            Transport::Cookie(cookie) => {
+                cookie.validate().map_err(|error| invalid("cookie", error))?;
+                (CrossOrigin::refuse(), cookie.name.clone())
+            }
+            Transport::Header(name) => {
+                check_header(name)?;
+                (CrossOrigin::off(), name.to_ascii_lowercase())
+            }
         };
+        settings.cross_origin = self.cross_origin.take().unwrap_or(cross_origin);
+        settings.cross_origin.validate()?;
+        let is_named = self.realm.is_some();
+        let realm = Realm::new(self.realm.take().unwrap_or(realm));
+        settings.realm = realm.map_err(|error| invalid("realm", error))?;
+        settings.realm_tag = settings.realm.tag();
         for name in self.former_cookie_names.drain(..) {
+            let Transport::Cookie(cookie) = &settings.transport else {
+                return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
+            };
             if name == cookie.name {
                 let why = format!("{name} is the current name");
                 return Err(invalid(FORMER_COOKIE_NAME, why));
@@ -621,76 +700,8 @@ impl SessionManagerBuilder {
             }
             settings.former_cookies.push(former.of_realm(settings.realm_tag)?);
         }
-        settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
-        Ok(())
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut self.settings);
-        self
-    }
-
-    /// Checks every setting but the realm, the former names and the origins.
-    fn validate(&self) -> Result<()> {
-        let settings = &self.settings;
-        for (setting, lifetime) in [
-            ("lifetime", Some(&settings.lifetime)),
-            ("browser_session_lifetime", settings.browser_session_lifetime.as_ref()),
-            ("anonymous_lifetime", settings.anonymous_lifetime.as_ref()),
-        ] {
-            let validated = lifetime.map_or(Ok(()), Lifetime::validate);
-            validated.map_err(|error| invalid(setting, error))?;
-        }
-        match &settings.transport {
-            Transport::Cookie(cookie) => {
-                cookie.validate().map_err(|error| invalid("cookie", error))?;
-            }
-            Transport::Header(name) => {
-                if name.is_empty() || !name.bytes().all(cookie::is_token) {
-                    let why = "a name contains only letters, digits and !#$%&'*+-.^_`|~";
-                    return Err(invalid("header", why));
-                }
-                if is_reserved(name) {
-                    return Err(invalid("header", format!("{name} has another meaning in HTTP")));
-                }
-            }
-        }
-        if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
-            return Err(invalid("renewal_grace", "the maximum is one minute"));
-        }
-        if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
-            return Err(invalid("renew_every", "the minimum is one minute"));
-        }
-        let longest_idle_limit = |persistent| {
-            let lifetimes =
-                [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
-            lifetimes.iter().filter_map(Lifetime::idle_limit).max()
-        };
-        let longest = longest_idle_limit(true).max(longest_idle_limit(false));
-        if let Some(max) = settings.max_idle_limit
-            && (max < Duration::from_millis(1) || longest > Some(max))
-        {
-            let why = "the minimum is 1 ms, and the idle limit of each lifetime";
-            return Err(invalid("max_idle_limit", why));
-        }
-        if settings.proxies > MAX_PROXIES {
-            return Err(invalid("behind_proxies", format!("the maximum is {MAX_PROXIES}")));
-        }
-        let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
-        if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
-            return Err(invalid("sweep_every", "an interval is from one millisecond to one day"));
-        }
-        if settings.max_anonymous == Some(0) {
-            return Err(invalid("max_anonymous", "the minimum is 1"));
-        }
-        for (is_set, setting) in [
-            (settings.session_limit.is_some(), "max_sessions_per_user"),
-            (settings.max_anonymous.is_some(), "max_anonymous"),
-        ] {
-            if is_set && self.store.index().is_none() {
-                let why = "this store cannot count sessions";
-                return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
-            }
+        if let Transport::Cookie(cookie) = &mut settings.transport {
+            *cookie = cookie.clone().of_realm(settings.realm_tag)?;
         }
         Ok(())
     }
@@ -704,17 +715,7 @@ impl SessionManagerBuilder {
     ///   store cannot list sessions.
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
     pub fn build(mut self) -> Result<SessionManager> {
-        self.validate()?;
-        let by_default = match &self.settings.transport {
-            Transport::Cookie(_) => CrossOrigin::refuse(),
-            Transport::Header(_) => CrossOrigin::off(),
-        };
-        self.settings.cross_origin = self.cross_origin.take().unwrap_or(by_default);
-        self.settings.cross_origin.validate()?;
-        self.resolve_realm()?;
-        if self.store.index().is_some() && !self.store.capabilities().bounds_anonymous {
-            self.settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
-        }
+        self.resolve()?;
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start_cleaner = |interval| {
             let store = self.store.clone();

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
 use crate::record::NewSession;
+use crate::session::sign_in::SIGN_IN;
 use crate::session::{CommitOutcome, Session};
 use crate::settings::Settings;
 
@@ -100,13 +101,12 @@ impl Authentication {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Option<Duration>> {
-        const OPERATION: &str = "sign a user in";
         if self.ends_at.is_some_and(|time| time <= now) {
             let why = "the end of the session is in the past";
-            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+            return Err(Error::with_source(ErrorKind::Invalid, SIGN_IN, why));
         }
         let lifetime = settings.signed_in_lifetime(new_session.persistent);
-        let check = |limit| settings.checked_idle_limit(limit, &lifetime, OPERATION);
+        let check = |limit| settings.checked_idle_limit(limit, &lifetime, SIGN_IN);
         let idle_limit = self.idle_limit.or(idle_limit).map(check).transpose()?;
         new_session.limits.idle = idle_limit.or(new_session.limits.idle);
         new_session.auth_level = self.level;
@@ -178,7 +178,8 @@ impl Session {
     /// methods](Self#errors-of-all-methods).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
-        let mut state = self.lock_loaded_for_change(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
+        self.load_for_change(&mut state, OPERATION)?;
         if state.load_state.session().is_none_or(|session| session.record.user.is_none()) {
             let why = "no user is signed in";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));

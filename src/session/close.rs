@@ -88,8 +88,11 @@ impl Session {
     }
 
     /// Returns the headers of the response after a failed close. They carry the id that an earlier
-    /// sign-in or commit of the request has issued.
-    pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
+    /// sign-in or commit of the request has issued. Returns none in the closure of an update.
+    pub(crate) fn headers_on_error(&self) -> ResponseHeaders {
+        if self.running_update.is_on_this_thread() {
+            return ResponseHeaders::default();
+        }
         let state = self.lock();
         let issued = state.load_state.issued().map(|id| self.fields_with_id(id, &state));
         self.headers(&state, issued.unwrap_or_default())

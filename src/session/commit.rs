@@ -25,7 +25,7 @@ use crate::session::csrf_secret::Secret;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{Session, State};
+use crate::session::{LOOK, Session, State};
 use crate::settings::Settings;
 
 /// The result of [`Session::commit`].
@@ -107,7 +107,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request; and [those of all
     /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
-        let mut state = self.lock_open("ignore the session")?;
+        let mut state = self.lock_unclosed("ignore the session")?;
         state.is_ignored = true;
         state.ending.sign_out = SignOut::NotRequested;
         Ok(())
@@ -117,7 +117,7 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_for_use("look at a session") {
+        match self.lock_for_use(LOOK) {
             Ok(state) => !state.is_closed && !state.changes.is_empty(),
             // Inside the closure of an update.
             Err(error) => error.kind() == ErrorKind::Invalid,
@@ -208,8 +208,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Creates a session with the changes so far, if they set a value. All others have no effect on
-    /// an empty session, except an idle limit, which alone creates none.
+    /// Creates a session with the changes so far, if they set a value. Other changes do not begin a
+    /// session.
     pub(super) fn create_session(&self, state: &mut State) -> Result<()> {
         if !state.changes.delta().sets_any_value() {
             return Ok(());
@@ -275,6 +275,7 @@ impl Session {
         let expected = changes.expected;
         self.context.update_queues.run(&plan.id_hash, expected, self.blocking, |newer| {
             if let Some(newer) = newer {
+                let _running = self.running_update.begin();
                 changes.rebase_on(&newer.data, newer.revision)?;
                 if let LoadState::Live { session, .. } = load_state {
                     Arc::make_mut(session).record = newer;

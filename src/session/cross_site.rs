@@ -31,7 +31,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request; and [those of all
     /// methods](Self#errors-of-all-methods).
     pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_open("allow a request of another site")?.cross_site_allowed = true;
+        self.lock_unclosed("allow a request of another site")?.cross_site_allowed = true;
         Ok(())
     }
 

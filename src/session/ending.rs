@@ -17,8 +17,9 @@ use crate::session::absence::UsedReplacedId;
 /// The sessions that the request is still to end, and whether it signs out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// Sessions that the handler destroyed; they end with the next commit or the request, unless
-    /// `ignore` has cancelled that since. A further `destroy` then ends these too.
+    /// Sessions that the handler destroyed; they end with the next commit or the request if
+    /// `sign_out` is set. `ignore` resets that and keeps the list, because a further `destroy` must
+    /// also end a session that this request has begun, whose id it does not present.
     pub(super) to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
@@ -64,7 +65,7 @@ impl Session {
     /// do](Self#errors-of-all-methods).
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
-        let mut state = self.lock_open(OPERATION)?;
+        let mut state = self.lock_unclosed(OPERATION)?;
         self.check_cross_site(&state, OPERATION)?;
         let current = state.load_state.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes(self.realm_tag())) {

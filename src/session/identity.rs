@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, UserKey};
 use crate::record::Record;
-use crate::session::Session;
+use crate::session::{LOOK, Session};
 
 impl Session {
     /// Returns the signed-in user; `None` if there is none.
@@ -93,7 +93,7 @@ impl Session {
     }
 
     fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
-        let mut state = self.lock_for_use("look at a session")?;
+        let mut state = self.lock_for_use(LOOK)?;
         Ok(self.ensure_loaded(&mut state)?.session().map(|session| ask(&session.record)))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifetime::EndReason;
-use crate::session::Session;
+use crate::session::{LOOK, Session};
 
 impl Session {
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -95,7 +95,8 @@ impl Session {
     /// all methods](Self#errors-of-all-methods).
     pub fn set_idle_limit(&self, limit: Duration) -> Result<()> {
         const OPERATION: &str = "set the idle limit of a session";
-        let mut state = self.lock_loaded_for_change(OPERATION)?;
+        let mut state = self.lock_for_change(OPERATION)?;
+        self.load_for_change(&mut state, OPERATION)?;
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent =
@@ -126,7 +127,7 @@ impl Session {
     /// # Errors
     /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
-        let mut state = self.lock_for_use("look at a session")?;
+        let mut state = self.lock_for_use(LOOK)?;
         self.ensure_loaded(&mut state)?;
         let Some(session) = state.load_state.session() else { return Ok(None) };
         let mut record = session.record.clone();
@@ -171,7 +172,7 @@ impl Session {
     /// # Errors
     /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
-        let mut state = self.lock_for_use("look at a session")?;
+        let mut state = self.lock_for_use(LOOK)?;
         self.ensure_loaded(&mut state)?;
         Ok(state.end_reason)
     }

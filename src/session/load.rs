@@ -20,10 +20,10 @@ use crate::settings::OnLoadFailure;
 ///
 /// | state | entered by | changes in this state |
 /// |---|---|---|
-/// | `Unread` | opening; a failed load leaves it, except in the last row | wait for the commit, which loads the session first |
+/// | `Unread` | opening; it stays after a failed load, except in the last row | wait for the commit, which loads the session first |
 /// | `Live` | a load; a renewal; a sign-in or the creation of a session, which issue an id | are merged into the session |
 /// | `Absent` | a load that finds no session; from any state, `destroy`; from `Live`, a commit that no longer finds the session, or its revocation by this request | [create a session, or are discarded](Session::create_or_discard) |
-/// | `LoadFailed` | a failed load, unless by a commit, with [`OnLoadFailure::TreatAsAnonymous`]; only `destroy` leaves it | are refused |
+/// | `LoadFailed` | a failed load, unless by a commit, with [`OnLoadFailure::TreatAsAnonymous`]; it ends by `destroy` only | are refused |
 #[derive(Debug, Default)]
 pub(super) enum LoadState {
     #[default]
@@ -116,6 +116,12 @@ impl Session {
             self.touch_loaded(state, now);
         }
         Ok(&state.load_state)
+    }
+
+    /// Loads the session for a change that depends on it, which a failed load refuses.
+    pub(super) fn load_for_change(&self, state: &mut State, operation: &'static str) -> Result<()> {
+        self.ensure_loaded(state)?;
+        state.refuse_after_failed_load(operation)
     }
 
     /// Loads the session for a commit of this request, if the request has not read it. The commit

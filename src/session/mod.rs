@@ -24,7 +24,7 @@ mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::backend::LiveSession;
 use crate::clock::Timestamp;
@@ -48,6 +48,9 @@ pub use authentication::{Authentication, RecentAuth};
 pub use commit::CommitOutcome;
 pub(crate) use renewal::AGE_RENEWAL_GRACE;
 pub use sign_in::SignIn;
+
+/// The operation in the errors of methods that return a fact about the session.
+const LOOK: &str = "look at a session";
 
 /// The session of one request.
 ///
@@ -144,8 +147,7 @@ pub struct Session {
     /// The client, if the settings say that sessions record it.
     client: Option<Client>,
     state: Mutex<State>,
-    /// Set by the first update, so that a session that is not used allocates nothing.
-    running_update: OnceLock<RunningUpdate>,
+    running_update: RunningUpdate,
 }
 
 /// The state of a session in its request.
@@ -287,7 +289,7 @@ impl Session {
             is_prefetch: head.prefetch,
             client,
             state: Mutex::default(),
-            running_update: OnceLock::new(),
+            running_update: RunningUpdate::default(),
         }
     }
 
@@ -300,18 +302,6 @@ impl Session {
             presented.id_hashes(realm).eq(self.presented.id_hashes(realm))
         };
         Arc::ptr_eq(&self.context, context) && has_same_ids()
-    }
-
-    /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
-    pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        if self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
-            let why = "the closure of an update must not use its own session";
-            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
-        }
-        Ok(())
     }
 
     /// Returns the time at which the request was opened; `now` if it presents no id, or if the
@@ -331,30 +321,27 @@ impl Session {
     }
 }
 
-// The ways to lock the state. Each calls the one above and adds one check:
-//
-// | function | also fails | also does |
-// |---|---|---|
-// | `lock` | never | |
-// | `lock_for_use` | if the request was refused, or on the thread of a running update | |
-// | `lock_open` | after the close | |
-// | `lock_for_change` | after a failed load, or by `check_cross_site` | marks the session as used |
-// | `lock_loaded_for_change` | if the load fails | loads the session |
+// The ways to lock the state. Each calls the one above it and adds what its comment says.
 impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in the application's `Serialize` leaves the state as it was before the call.
         self.state.lock().ignore_poison()
     }
 
+    /// Fails if the request was refused, and in the closure of an update of this session.
     fn lock_for_use(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         if self.origin_check.is_refusal() {
             return Err(Error::new(ErrorKind::CrossOrigin, operation));
         }
-        self.check_not_updating(operation)?;
+        if self.running_update.is_on_this_thread() {
+            let why = "the closure of an update must not use its own session";
+            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
+        }
         Ok(self.lock())
     }
 
-    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+    /// Fails after the close.
+    fn lock_unclosed(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let state = self.lock_for_use(operation)?;
         if state.is_closed {
             return Err(Error::new(ErrorKind::Closed, operation));
@@ -362,19 +349,14 @@ impl Session {
         Ok(state)
     }
 
+    /// Fails after a failed load, and by [`check_cross_site`](Self::check_cross_site). Records that
+    /// the request uses the session, and when it has used it first.
     fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_open(operation)?;
+        let mut state = self.lock_unclosed(operation)?;
         state.refuse_after_failed_load(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
         state.first_use.get_or_insert_with(|| self.context.now());
-        Ok(state)
-    }
-
-    fn lock_loaded_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock_for_change(operation)?;
-        self.ensure_loaded(&mut state)?;
-        state.refuse_after_failed_load(operation)?;
         Ok(state)
     }
 }

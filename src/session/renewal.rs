@@ -112,14 +112,9 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 }
 
 /// Returns whether a request presents an old id within its grace because its client has lost the
-/// response with the new one. The time from the last change of the id to the opening of the request
-/// decides. The first row that applies:
-///
-/// | time | the old id was replaced | the client |
-/// |---|---|---|
-/// | at most `renewal_grace` | by a handler, perhaps to lock out a thief, or by its age | may be the thief |
-/// | at most 10 seconds | by its age: a handler gives no longer grace | may still get the response |
-/// | longer | by its age | has lost the response |
+/// response with the new one. It has not if the request was opened soon after the last change of
+/// the id: within [`ReplacedId::OVERLAPS_FOR`] the response may still arrive, and within
+/// `renewal_grace` a handler may have replaced the id because a thief has it.
 fn has_lost_id(
     session: &LiveSession,
     found_by: &SessionIdHash,
@@ -128,9 +123,7 @@ fn has_lost_id(
 ) -> bool {
     let presents_old_id = found_by != &session.id_hash;
     let since_change = opened_at.since(session.record.id_issued);
-    let may_be_thief = since_change <= renewal_grace;
-    let may_get_response = since_change <= ReplacedId::OVERLAPS_FOR;
-    presents_old_id && !may_be_thief && !may_get_response
+    presents_old_id && since_change > renewal_grace.max(ReplacedId::OVERLAPS_FOR)
 }
 
 #[cfg(test)]

@@ -2,27 +2,24 @@
 //! under the session's lock, so a use of the session in it would deadlock; the session checks this
 //! first and fails instead.
 
-use std::sync::Arc;
-
 use crate::sync::{IgnorePoison, Mutex, MutexGuard, thread};
 
-/// The running closure of a session, if there is one. Clones share it: the session holds one, and
-/// each of its closures holds one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RunningUpdate(Arc<Mutex<Option<thread::ThreadId>>>);
+/// The thread that runs closures of a session, if one does.
+#[derive(Debug, Default)]
+pub(super) struct RunningUpdate(Mutex<Option<thread::ThreadId>>);
 
-/// A guard: a closure runs until this is dropped.
+/// A guard: closures run until this is dropped.
 pub(super) struct UpdateGuard<'u>(&'u RunningUpdate);
 
 impl RunningUpdate {
-    /// Records that a closure runs on this thread.
+    /// Records that closures run on this thread.
     pub(super) fn begin(&self) -> UpdateGuard<'_> {
         *self.thread() = Some(thread::current().id());
         UpdateGuard(self)
     }
 
     pub(super) fn is_on_this_thread(&self) -> bool {
-        *self.thread() == Some(thread::current().id())
+        self.thread().is_some_and(|running| running == thread::current().id())
     }
 
     fn thread(&self) -> MutexGuard<'_, Option<thread::ThreadId>> {

@@ -18,12 +18,12 @@ use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
 use crate::settings::Settings;
 
-const SIGN_IN: &str = "sign a user in";
+pub(super) const SIGN_IN: &str = "sign a user in";
 
 /// The maximum number of attempts. A further one follows if the session to join was renewed or has
 /// ended meanwhile, so more than two are rare. The bound ends the loop if a store contradicts
 /// itself.
-const MAX_ATTEMPTS: usize = 100;
+const MAX_ATTEMPTS: usize = 10;
 
 /// The result of [`Session::sign_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,8 @@ impl Session {
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past, or an idle
     /// limit below one millisecond or above the maximum.
     pub fn sign_in_with(&self, user: UserKey, authentication: &Authentication) -> Result<SignIn> {
-        let mut state = self.lock_loaded_for_change(SIGN_IN)?;
+        let mut state = self.lock_for_change(SIGN_IN)?;
+        self.load_for_change(&mut state, SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
         let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
         let set_before = state.changes.delta().idle_limit();
@@ -141,6 +142,7 @@ impl Session {
         let mut rebased;
         let changes = match owner {
             Some(owner) if *owner != user => {
+                let _running = self.running_update.begin();
                 rebased = changes.rebased_on_empty()?;
                 &mut rebased
             }

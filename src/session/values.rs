@@ -12,7 +12,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::PublicId;
 use crate::session::changes::Update;
-use crate::session::running_update::RunningUpdate;
 use crate::session::{CommitOutcome, Session, State};
 
 const GET: &str = "get a session value";
@@ -388,16 +387,11 @@ impl Session {
         name: &str,
         update: Update,
     ) -> Result<Option<Value<'static>>> {
-        self.ensure_loaded(state)?;
-        state.refuse_after_failed_load(UPDATE)?;
-        let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
-        let compute = move |current: Option<&Value<'_>>| {
-            let _running = updating.begin();
-            update(current)
-        };
+        self.load_for_change(state, UPDATE)?;
         let State { load_state, changes, .. } = state;
+        let _running = self.running_update.begin();
         changes
-            .update(name, load_state.data(), load_state.expected(), Box::new(compute))
+            .update(name, load_state.data(), load_state.expected(), update)
             .inspect_err(|error| self.report_wrong_type(error, load_state.public_id()))
     }
 

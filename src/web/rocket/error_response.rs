@@ -46,7 +46,10 @@ pub(super) async fn replace<'r>(
     }
 }
 
-/// Returns whether a header of this name comes from the server or a fairing, not from a handler.
+/// Returns whether a header of this name probably comes from the server or a fairing, not from a
+/// handler. Rocket does not say where a header comes from, so this is a guess by the usual names:
+/// an application's own header for every response is lost, and a handler's header of such a name,
+/// like the content security policy of its page, stays on the error page.
 fn is_of_every_response(name: &str) -> bool {
     const NAMES: [&str; 9] = [
         "server",
