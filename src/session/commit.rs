@@ -17,8 +17,7 @@ use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{SessionId, SessionIdHash};
-use crate::lifetime::Lifetime;
+use crate::id::{SessionId, SessionIdHash, UserKey};
 use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
@@ -26,7 +25,6 @@ use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{LOOK, Session, State};
-use crate::settings::Settings;
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +212,7 @@ impl Session {
         if !state.changes.delta().sets_any_value() {
             return Ok(());
         }
-        let new_session = self.new_session(state, Settings::anonymous_lifetime)?;
+        let new_session = self.new_session(state, None)?;
         let next_id = match &mut state.load_state {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
@@ -237,30 +235,33 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the fields of a session that is created or signed in. `lifetime` returns the lifetime
-    /// that the settings give a session of this persistence.
-    pub(super) fn new_session(
-        &self,
-        state: &State,
-        lifetime: fn(&Settings, bool) -> Lifetime,
-    ) -> Result<NewSession> {
+    /// Makes the fields of a session that is created, or to which `user` signs in.
+    pub(super) fn new_session(&self, state: &State, user: Option<&UserKey>) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = self.new_persistence(state);
-        let limits = lifetime(settings, persistent).starting(self.context.now());
-        let mut new_session = NewSession::new(limits)?;
+        let persistent = self.new_persistence(state, user);
+        let lifetime = match user {
+            Some(_) => settings.signed_in_lifetime(persistent),
+            None => settings.anonymous_lifetime(persistent),
+        };
+        let mut new_session = NewSession::new(lifetime.starting(self.context.now()))?;
         new_session.realm.clone_from(&settings.realm);
         new_session.persistent = persistent;
         new_session.client.clone_from(&self.client);
         Ok(new_session)
     }
 
-    /// Returns whether the cookie of a session that this request creates or signs in is persistent.
-    pub(super) fn new_persistence(&self, state: &State) -> bool {
-        let by_default = self.context.settings.persistent;
-        state.persistent.unwrap_or(match &state.load_state {
-            LoadState::Live { session, .. } => session.record.persistent,
-            load_state => load_state.replaced_id().map_or(by_default, |id| id.persistent),
-        })
+    /// Returns whether the cookie of a session that this request creates, or to which `user` signs
+    /// in, is persistent. The choice of another user does not count.
+    pub(super) fn new_persistence(&self, state: &State, user: Option<&UserKey>) -> bool {
+        let earlier_choice = match &state.load_state {
+            LoadState::Live { session, .. } => {
+                let owner = session.record.user.as_ref();
+                let is_other = owner.is_some() && owner != user;
+                (!is_other).then_some(session.record.persistent)
+            }
+            load_state => load_state.replaced_id().map(|id| id.persistent),
+        };
+        state.persistent.or(earlier_choice).unwrap_or(self.context.settings.persistent)
     }
 
     /// Commits the changes as planned. Recomputes them on the stored session after each revision

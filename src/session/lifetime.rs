@@ -16,8 +16,10 @@ impl Session {
     /// and the browser deletes it when it is closed.
     ///
     /// The choice applies to a session that begins in this request, or that a user signs in to
-    /// later in this request. Any other session keeps the choice that was made when it began.
-    /// Defaults to the manager's [`persistent`](crate::manager::SessionManagerBuilder::persistent).
+    /// later in this request. Without this call, a new session has the manager's default,
+    /// [`persistent`](crate::manager::SessionManagerBuilder::persistent), and a sign-in keeps the
+    /// choice of the session before it, unless that was another user's. So call this before each
+    /// sign-in that has a box for "remember me".
     ///
     /// ```
     /// use cloakroom::{Session, SignIn, UserKey};
@@ -100,7 +102,7 @@ impl Session {
         let settings = &self.context.settings;
         let record = state.load_state.session().map(|session| &session.record);
         let persistent =
-            record.map_or_else(|| self.new_persistence(&state), |record| record.persistent);
+            record.map_or_else(|| self.new_persistence(&state, None), |record| record.persistent);
         let lifetime = if record.is_some_and(|record| record.user.is_some()) {
             settings.signed_in_lifetime(persistent)
         } else {

@@ -16,7 +16,6 @@ use crate::session::commit::{CommitPlan, DeltaPlan, live_or_missing};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
-use crate::settings::Settings;
 
 pub(super) const SIGN_IN: &str = "sign a user in";
 
@@ -93,8 +92,8 @@ impl Session {
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     /// [`set_persistent`](Self::set_persistent) and [`set_idle_limit`](Self::set_idle_limit) before
     /// it are part of it. Without `set_persistent`, the choice of the session before the sign-in
-    /// stays, or the manager's default if there was none. The guide [has
-    /// more](crate::guide::signing_in).
+    /// stays; the manager's default counts if there was none, or one of another user. The guide
+    /// [has more](crate::guide::signing_in).
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
@@ -129,7 +128,7 @@ impl Session {
         let mut state = self.lock_for_change(SIGN_IN)?;
         self.load_for_change(&mut state, SIGN_IN)?;
         self.end_marked_sessions(&mut state.ending)?;
-        let mut new_session = self.new_session(&state, Settings::signed_in_lifetime)?;
+        let mut new_session = self.new_session(&state, Some(&user))?;
         let set_before = state.changes.delta().idle_limit();
         let settings = &self.context.settings;
         let now = self.context.now();

@@ -361,6 +361,24 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
 }
 
 #[test]
+fn a_sign_in_does_not_take_the_remember_me_of_another_user() {
+    let configure = |builder: SessionManagerBuilder| builder.persistent(false);
+    on_both_stores(configure, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| {
+            session.set_persistent(true).unwrap();
+            sign_in(session, "ada");
+        });
+        let mut sign_in_as = |user| {
+            let headers = browser.request(&app.sessions, |session| sign_in(session, user));
+            issued(&headers).1.contains("Max-Age")
+        };
+        assert!(sign_in_as("ada"), "her own choice stays");
+        assert!(!sign_in_as("bob"));
+    });
+}
+
+#[test]
 fn a_manager_may_make_browser_sessions_the_rule() {
     let configure = |builder: SessionManagerBuilder| builder.persistent(false);
     on_both_stores(configure, |app| {
