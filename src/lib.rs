@@ -113,7 +113,8 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! A test of these needs no server, no file and no sleep:
+//! A test of these needs no server, no file and no sleep. It needs the feature `testing` in the
+//! `dev-dependencies`:
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

@@ -193,8 +193,8 @@ impl SessionManager {
     /// [`sign_in_with`](Session::sign_in_with) with the level that
     /// [`auth_level`](Session::auth_level) returns: this session then has a new id in every case.
     /// [`confirm_authentication`](Session::confirm_authentication) keeps the current id if the
-    /// request presents a replaced one within its [grace](crate::guide::ids). The guide has [the
-    /// handler](crate::guide::devices#after-a-change-of-the-password).
+    /// request presents a replaced one within its [grace](crate::guide::ids#when-the-id-changes).
+    /// The guide has [the handler](crate::guide::devices#after-a-change-of-the-password).
     ///
     /// The session of a sign-in that verified the old password just before the change can be stored
     /// after this call, and stays; a

@@ -137,9 +137,10 @@ impl Session {
     /// a new id. Its limits and its end, the identity provider's id and the CSRF secret stay, so
     /// forms in open pages still work; another [`sign_in`](Self::sign_in) would replace them.
     ///
-    /// A request that presents a replaced id within its [grace](crate::guide::ids) is confirmed
-    /// without a new id: the one that another request has received stays. After a change of the
-    /// password call [`sign_in`](Self::sign_in), which gives a new id in this case too.
+    /// A request that presents a replaced id within its
+    /// [grace](crate::guide::ids#when-the-id-changes) is confirmed without a new id: the one that
+    /// another request has received stays. After a change of the password call
+    /// [`sign_in`](Self::sign_in), which gives a new id in this case too.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};

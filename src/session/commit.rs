@@ -34,7 +34,7 @@ pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
     /// The changes were discarded: the session had ended, or its id had been replaced without a
-    /// [grace](crate::guide::ids), before they could be stored; or the request
+    /// [grace](crate::guide::ids#when-the-id-changes), before they could be stored; or the request
     /// [ignores](Session::ignore) the session.
     Discarded,
 }

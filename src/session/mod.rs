@@ -82,7 +82,7 @@ const LOOK: &str = "look at a session";
 ///     // The password was verified before. For a name that `UserKey::new` refuses, answer 400.
 ///     Ok(match session.sign_in(user)? {
 ///         SignIn::Done => "signed in",
-///         _ => "too many sessions", // Refused: only with `max_sessions_per_user`
+///         _ => "too many sessions", // Refused: only with `AtMaximum::Refuse`
 ///     })
 /// }
 ///

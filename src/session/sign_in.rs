@@ -33,7 +33,7 @@ pub enum SignIn {
     Done,
     /// The user has as many sessions as
     /// [`max_sessions_per_user`](crate::manager::SessionManagerBuilder::max_sessions_per_user)
-    /// allows, and nothing was changed.
+    /// allows, and nothing was changed. Only with `AtMaximum::Refuse`.
     Refused,
 }
 

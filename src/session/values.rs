@@ -120,8 +120,8 @@ impl Session {
     ///
     /// So call [`user`](Self::user) first if the value must not be stored in another session.
     ///
-    /// If another request replaces the id without a [grace](crate::guide::ids), the change is
-    /// discarded.
+    /// If another request replaces the id without a [grace](crate::guide::ids#when-the-id-changes),
+    /// the change is discarded.
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -153,7 +153,8 @@ impl Session {
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
     /// requests can both receive the value. To use a value only once, count its uses by
     /// [`update_now`](Self::update_now): `update_now("uses", |n: Option<u32>| n.unwrap_or(0) + 1)`
-    /// returns `Some(1)` in one request of the session only.
+    /// returns `Some(1)` in one request of the session only. The value that a concurrent request
+    /// stores between the read and the end of this request is removed too.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -258,9 +259,10 @@ impl Session {
     /// ```
     ///
     /// The result [is discarded](crate::guide::values#discarded-changes) if another request ends
-    /// the session, or replaces its id without a [grace](crate::guide::ids), before it is stored.
-    /// In each process at most 64 requests wait to update one session: in further ones this call
-    /// succeeds, and the end of the request fails with [`ErrorKind::Busy`] and stores no values.
+    /// the session, or replaces its id without a [grace](crate::guide::ids#when-the-id-changes),
+    /// before it is stored. In each process at most 64 requests wait to update one session: in
+    /// further ones this call succeeds, and the end of the request fails with [`ErrorKind::Busy`]
+    /// and stores no values.
     ///
     /// # Errors
     /// The value stays after an error.

@@ -4,7 +4,7 @@
 //! settings](crate::guide::servers#rouille):
 //!
 //! - On a connection that the client has kept open, it delays the body of most responses above
-//!   1 KiB by some 40 ms. The [adapter for tiny_http](crate::web) avoids the delay.
+//!   1 KiB by some 40 ms. The [adapter for tiny_http](crate::web::tiny_http) avoids the delay.
 //! - It closes the connection of a request whose cookie has a non-ASCII byte. Any script of the
 //!   site can set such a cookie, and then this browser cannot reach the site.
 
