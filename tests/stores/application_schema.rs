@@ -2,12 +2,15 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
     Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionLimit, Store};
+use cloakroom::backend::{
+    Action, Commit, CommitAnswer, Delta, SessionLimit, Store, Touch, TouchError,
+};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::AtLimit;
@@ -15,7 +18,7 @@ use cloakroom::list::SessionFilter;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
-use cloakroom::{ErrorKind, SqliteStore, UserKey};
+use cloakroom::{Error, ErrorKind, SqliteStore, UserKey};
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
@@ -340,6 +343,26 @@ fn ending_all_fails_if_a_trigger_keeps_sessions_live() {
     connection.execute_batch("DROP TRIGGER keep; DROP TRIGGER keep_too").unwrap();
     assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1);
     assert!(live(&store, &id_hash).unwrap().is_none());
+}
+
+#[test]
+fn a_trigger_that_rolls_back_fails_all_touches_of_its_batch() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let ids = ["ada", "bob", "eve"].map(|user| sign_in(&store, user));
+    connect(&folder)
+        .execute_batch(
+            "CREATE TRIGGER back BEFORE UPDATE ON cloakroom_sessions WHEN old.user_key = 'bob'
+             BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .unwrap();
+    let touch = Touch::at(NOW + Duration::from_secs(60));
+    let error = store.touch(&ids.map(|id_hash| (id_hash, touch)), NOW).unwrap_err();
+    assert!(matches!(&error, TouchError::Store(_)), "{error:?}");
+    assert!(Error::from(error).to_string().contains("a trigger refuses the change"));
+    for id_hash in &ids {
+        assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, NOW, "none is stored");
+    }
 }
 
 #[test]

@@ -271,7 +271,7 @@ impl Store for SqliteStore {
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
                     // The error is of this row, such as damage or a trigger. The others are stored.
-                    Err(error) if concerns_one_row(&error) => {
+                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
                         failed.push(((id_hash, touch), error))
                     }
                     touched => touched?,

@@ -261,9 +261,9 @@ impl Writer {
         // in the queue, each with its own deadline.
         self.fill_group(leader, is_synced);
         let is_grouped = !leader.followers.is_empty();
-        *own_result = tx.run_job(is_grouped, own)?;
+        tx.run_job(is_grouped, own, own_result)?;
         for (job, result) in &mut leader.followers {
-            *result = tx.run_job(is_grouped, job)?;
+            tx.run_job(is_grouped, job, result)?;
         }
         tx.commit(deadline)
     }
@@ -426,6 +426,27 @@ mod tests {
         thread::spawn(move || write(&writer, JobKind::Normal, alone)).join().unwrap_err();
         write(&bench.writer, JobKind::Normal, insert()).unwrap();
         assert_eq!(bench.stored(), 3);
+    }
+
+    #[test]
+    fn a_job_that_succeeds_or_panics_after_a_rollback_fails_the_group() {
+        let bench = bench("WAL", LONG);
+        let ignore: WriteJob = Box::new(|c| {
+            c.execute_batch("ROLLBACK").unwrap();
+            Ok(0)
+        });
+        let panic: WriteJob = Box::new(|c| {
+            c.execute_batch("ROLLBACK").unwrap();
+            panic!("test")
+        });
+        for answer in bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, ignore)]) {
+            assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Unexpected);
+        }
+        let answers = bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, panic)]);
+        let [first, second] = answers.try_into().unwrap();
+        assert_eq!(first.unwrap().unwrap_err().kind(), ErrorKind::Unexpected);
+        assert_eq!(*second.unwrap_err().downcast::<&str>().unwrap(), "test");
+        assert_eq!(bench.stored(), 0);
     }
 
     #[test]
