@@ -74,18 +74,19 @@ pub enum Action {
         /// The end of the grace, in which the old id still finds the session; `None` for no grace.
         grace_until: Option<Timestamp>,
     },
-    /// Binds the session to `user` under a new id, and restarts both limits. If there is no
-    /// session, or only another user's, a new session is created (and the other user's ends),
-    /// whatever the commit expects.
+    /// Binds the session to `user` under a new id, and restarts both limits. Without a session, a
+    /// new one is created. What happens to a session depends on the presented id and on the user:
     ///
-    /// Through a [replaced](ReplacedId) id:
+    /// | presented id | user of the session | result |
+    /// |---|---|---|
+    /// | current, or within its grace | this user, or none | the session gets a new id |
+    /// | current, or within its grace | another user | a new session is created; the other ends |
+    /// | [replaced](ReplacedId) by an overlapping sign-in that this one repeats | this user | [`CommitAnswer::CanJoin`] |
+    /// | replaced | this user, or none | the session gets a new id |
+    /// | replaced when the session had a user | another user | a new session is created; the other ends |
+    /// | replaced when the session had no user | another user | a new session is created |
     ///
-    /// | user of the session | its user before the replacement | replacement | result |
-    /// |---|---|---|---|
-    /// | this user | a user, or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
-    /// | this user, or none | a user, or none | any other | the session gets a new id |
-    /// | another user | a user | any | a new session is created; the other ends |
-    /// | another user | none | any | a new session is created |
+    /// The first matching row counts. A creation ignores what the commit expects.
     ///
     /// A sign-in repeats another one if all of this holds:
     ///
@@ -98,8 +99,7 @@ pub enum Action {
         to: SessionIdHash,
         /// The user.
         user: UserKey,
-        /// The fields of the session after the sign-in. Its `realm` is that of the session found;
-        /// its `public_id` counts only if a session is created.
+        /// The fields of the session after the sign-in.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -381,11 +381,16 @@ impl<K> SessionWrite<K> {
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
 ///
-/// For example, a session had the id A and has the id B, and a sign-in through A gives it the id C.
-/// Then `previous` is B and `presented` is A, both with the successor C: the earlier entry of A,
-/// with the successor B, is replaced. The session remembers B and then A, so that another sign-in
-/// through A can join this one. In a sign-in through B, `presented` is `None`, and the session
-/// remembers A, with the successor B, and then B.
+/// For example, a session had the id A and has the id B, and a sign-in gives it the id C. It
+/// remembers these ids with their successors, the oldest first:
+///
+/// | sign-in | `previous` | `presented` | [remembered](IdChange::remembered) |
+/// |---|---|---|---|
+/// | none yet | | | A → B |
+/// | through B | B → C | `None` | A → B, B → C |
+/// | through A | B → C | A → C | B → C, A → C |
+///
+/// By the entry A → C, another sign-in through A can join this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now.
