@@ -110,7 +110,7 @@ impl Store for OwnStore {
         if let Some(id_hash) = decision.write.new_id() {
             rows.check_free(id_hash)?;
         }
-        // Here a store with an index applies the session limit. Other stores get none.
+        // Here a store with an index applies the maximum per user. Other stores get none.
         let ended = decision.ended.iter().map(|(key, _)| key);
         for key in decision.expired.iter().chain(ended) {
             rows.remove(key);

@@ -54,7 +54,7 @@
 //!     if decision.write.new_id().is_some_and(|id_hash| rows.contains_key(id_hash)) {
 //!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
 //!     }
-//!     // A store with an index applies the session limit here; others get none.
+//!     // A store with an index applies the maximum per user here; others get none.
 //!     let ended = decision.ended.iter().map(|(key, _)| key);
 //!     for key in decision.expired.iter().chain(ended) {
 //!         rows.remove(key);
@@ -112,8 +112,8 @@ pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
-    Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, SessionWrite,
-    UserLimit,
+    Action, Commit, CommitAnswer, Decision, Expected, IdChange, MaxSessions, SessionWrite,
+    UserMaximum,
 };
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};
@@ -161,7 +161,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
-    /// store with an index gets commits with a [limit per user](SessionLimit).
+    /// store with an index gets commits with a [maximum per user](MaxSessions).
     fn index(&self) -> Option<&dyn SessionIndex>;
 
     /// Returns the background work of this store; `None` if it has none.

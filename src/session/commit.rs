@@ -283,7 +283,7 @@ impl Session {
                 expected: changes.expected,
                 loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
-                session_limit: settings.session_limit,
+                max_sessions: settings.max_sessions,
                 max_bytes: settings.max_bytes,
                 opened_at: self.opened_at_or(now),
                 now,

@@ -70,8 +70,8 @@ enum AttemptResult {
 
 impl Session {
     /// Signs `user` in: binds the session to the user, gives it a new id, restarts the idle and the
-    /// absolute limit, and applies the limit per user. This request's changes so far are stored in
-    /// the same step, and the old id no longer finds the session. Without a session, one begins.
+    /// absolute limit, and applies the maximum per user. This request's changes so far are stored
+    /// in the same step, and the old id no longer finds the session. Without a session, one begins.
     ///
     /// | before the sign-in | its values |
     /// |---|---|
@@ -230,7 +230,7 @@ impl Session {
                 let joined = id.derive(&salt);
                 self.join(plan, joined)
             }
-            (CommitAnswer::LimitReached, _) => Ok(AttemptResult::Refused),
+            (CommitAnswer::TooManySessions, _) => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

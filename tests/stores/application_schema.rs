@@ -9,11 +9,11 @@ use crate::common::{
     Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, SessionLimit, Store, Touch, TouchError,
+    Action, Commit, CommitAnswer, Delta, MaxSessions, Store, Touch, TouchError,
 };
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::SqliteFile;
@@ -60,7 +60,7 @@ fn sign_in(store: &SqliteStore, user: &str) -> SessionIdHash {
 fn sign_in_under_limit(
     store: &SqliteStore,
     user: &str,
-    session_limit: Option<SessionLimit>,
+    max_sessions: Option<MaxSessions>,
 ) -> SessionIdHash {
     let to = new_id_hash();
     let action = Action::SignIn {
@@ -70,7 +70,7 @@ fn sign_in_under_limit(
         join_salt: None,
     };
     let mut commit = Commit::new(&new_id_hash(), action, setting("cart", "three coats"), NOW);
-    commit.session_limit = session_limit;
+    commit.max_sessions = max_sessions;
     assert!(matches!(store.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
     to
 }
@@ -175,7 +175,7 @@ fn a_sign_in_succeeds_if_a_table_keeps_expired_sessions() {
             let expired = [sign_in(&store, "ada"), sign_in(&store, "ada")];
             reference(&connection, &expired[0]);
             connection.execute("UPDATE cloakroom_sessions SET deadline = 1", []).unwrap();
-            let limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
+            let limit = MaxSessions::new(NonZeroU32::MIN, AtMaximum::Refuse);
             let new = sign_in_under_limit(&store, "ada", Some(limit));
             assert!(live(&store, &new).unwrap().is_some());
             for id_hash in &expired {

@@ -157,7 +157,7 @@ impl Attempts<'_> {
                 return Ok(Execution::Conflict);
             }
         }
-        // At most the session found: the manager gives a store without an index no session limit.
+        // At most the session found: the manager gives a store without an index no maximum.
         match (&decision.write, decision.ended.first()) {
             (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.

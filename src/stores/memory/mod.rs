@@ -11,7 +11,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
-    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserLimit,
+    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserMaximum,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -183,9 +183,9 @@ impl SessionTable {
         if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+        if let Some(UserMaximum { user, realm, .. }) = &decision.user_maximum {
             let of_user = self.sessions_of_user(user, realm, commit.now);
-            decision = decision.apply_limit(of_user);
+            decision = decision.apply_maximum(of_user);
         }
         self.remove_all(&decision.expired);
         let ended: Vec<_> = decision.ended.iter().map(|(key, _)| *key).collect();

@@ -5,7 +5,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserLimit,
+    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserMaximum,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -24,7 +24,7 @@ struct LockedRows {
     replaced: Vec<ReplacedId>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
-    /// The sessions to which the limit per user applies, in the order of their sign-ins.
+    /// The sessions that the maximum per user counts, in the order of their sign-ins.
     of_user: Vec<(i64, EndedSession)>,
 }
 
@@ -50,7 +50,7 @@ pub(super) async fn apply(
     if is_taken && decision.write.new_id().is_some() {
         return Err(id_is_taken().into());
     }
-    let decision = decision.apply_limit(of_user);
+    let decision = decision.apply_maximum(of_user);
     let ended = decision.ended.iter().map(|(key, _)| key);
     let removed: Vec<_> = decision.expired.iter().chain(ended).copied().collect();
     let remembered;
@@ -145,8 +145,8 @@ async fn lock(
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
     }
-    let limit = commit.user_limit();
-    let of_user = limit.as_ref().map(|UserLimit { user, realm, .. }| {
+    let maximum = commit.user_maximum();
+    let of_user = maximum.as_ref().map(|UserMaximum { user, realm, .. }| {
         Query::new(&sql.lock_of_user, [user.as_str().into(), realm.as_str().into()])
     });
     if let Action::Renew { to, .. } | Action::SignIn { to, .. } = &commit.action {

@@ -2,7 +2,7 @@
 //!
 //! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserLimit};
+use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserMaximum};
 use crate::error::Result;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
@@ -21,9 +21,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+    if let Some(UserMaximum { user, realm, .. }) = &decision.user_maximum {
         let of_user = tx.sessions_of_user(user, realm, commit.now)?;
-        decision = decision.apply_limit(of_user);
+        decision = decision.apply_maximum(of_user);
     }
     let ended = decision.ended.iter().map(|(key, _)| key);
     for key in decision.expired.iter().chain(ended) {

@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_succeeds_or_panics_after_a_rollback_fails_the_group() {
+    fn success_or_a_panic_after_a_rollback_fails_the_whole_group() {
         let bench = bench("WAL", LONG);
         let ignore: WriteJob = Box::new(|c| {
             c.execute_batch("ROLLBACK").unwrap();
