@@ -230,12 +230,11 @@ pub struct UserMaximum {
 /// The decision about a commit, which a store executes in the same atomic step in which it found
 /// the session. `K` is the key that [`Found`] has. A store executes it in this order:
 ///
-/// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with
-///    [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
+/// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with [`Error::id_is_taken`] if any
+///    session has or had that id.
 /// 2. If there is a [`user_maximum`](Self::user_maximum), [apply](Self::apply_maximum) it.
-/// 3. Remove the [`expired`](Self::expired) sessions.
-/// 4. Remove the [`ended`](Self::ended) sessions. A bounded store makes room.
-/// 5. Execute the [`write`](Self::write).
+/// 3. Remove the [`removed`](Self::removed) sessions. A bounded store makes room.
+/// 4. Execute the [`write`](Self::write).
 ///
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
@@ -338,6 +337,12 @@ impl<K> Decision<K> {
             }
         }
         self
+    }
+
+    /// Returns the keys of the sessions to remove: the [`expired`](Self::expired) and the
+    /// [`ended`](Self::ended) ones.
+    pub fn removed(&self) -> impl Iterator<Item = &K> {
+        self.expired.iter().chain(self.ended.iter().map(|(key, _)| key))
     }
 
     /// Returns the answer to the commit when this decision is executed. `evicted` are the sessions

@@ -32,7 +32,7 @@
 //! use cloakroom::backend::{Commit, CommitAnswer, Found, LiveSession, Record, SessionWrite};
 //! use cloakroom::clock::Timestamp;
 //! use cloakroom::id::SessionIdHash;
-//! use cloakroom::{Error, ErrorKind, Result};
+//! use cloakroom::{Error, Result};
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
@@ -52,11 +52,10 @@
 //!     let mut rows = rows.lock().unwrap(); // a database begins a transaction here
 //!     let decision = commit.decide(find(&rows, commit.id_hash, commit.now))?;
 //!     if decision.write.new_id().is_some_and(|id_hash| rows.contains_key(id_hash)) {
-//!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
+//!         return Err(Error::id_is_taken());
 //!     }
 //!     // A store with an index applies the maximum per user here; others get none.
-//!     let ended = decision.ended.iter().map(|(key, _)| key);
-//!     for key in decision.expired.iter().chain(ended) {
+//!     for key in decision.removed() {
 //!         rows.remove(key);
 //!     }
 //!     match &decision.write {

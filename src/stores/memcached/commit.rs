@@ -88,7 +88,7 @@ impl MemcachedInner {
                 return Ok(ItemVersion { id_hash, version });
             }
         }
-        Err(Error::new(ErrorKind::Conflict, call.context.operation))
+        Err(Error::id_is_taken())
     }
 
     /// Records activity by an id that was replaced, or beside other changes of the session.

@@ -250,10 +250,9 @@ impl SessionTable {
     /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
         if self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
-            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
-        } else {
-            Ok(())
+            return Err(Error::id_is_taken());
         }
+        Ok(())
     }
 
     /// Returns the sessions of a user in a realm, in the order of their sign-ins.

@@ -25,8 +25,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
         let of_user = tx.sessions_of_user(user, realm, commit.now)?;
         decision = decision.apply_maximum(of_user);
     }
-    let ended = decision.ended.iter().map(|(key, _)| key);
-    for key in decision.expired.iter().chain(ended) {
+    for key in decision.removed() {
         tx.delete(key.id, key.id_hash)?;
     }
     let mut evicted = Vec::new();

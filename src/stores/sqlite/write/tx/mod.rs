@@ -254,11 +254,7 @@ impl WriteTx<'_> {
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
             .during(self.operation)?;
-        if is_taken {
-            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
-        } else {
-            Ok(())
-        }
+        if is_taken { Err(Error::id_is_taken()) } else { Ok(()) }
     }
 
     /// Returns the user's sessions in a realm, expired ones included, in the order of their
