@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {
-    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Normal }
+    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Ordinary }
 }
 
 /// Finds the session and applies the decision.

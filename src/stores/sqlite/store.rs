@@ -266,7 +266,7 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let batch = batch.to_vec();
-        let failed = self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
+        let failed = self.0.writer.write(JobKind::Ordinary, "record activity", move |tx| {
             let mut failed = Vec::new();
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
@@ -286,7 +286,7 @@ impl Store for SqliteStore {
         const OPERATION: &str = "sweep expired sessions";
         let limit = to_int(limit.get());
         let (removed, began, kept) =
-            self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
+            self.0.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.
                 let began = monotonic_now();
                 Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
