@@ -27,7 +27,7 @@ use crate::sync::monotonic_now;
 use crate::sync::thread::{self, JoinHandle};
 use clock_guard::ClockGuard;
 pub(crate) use evictions::MaxAnonymous;
-use evictions::{AnonymousCounter, EvictionCall, Evictions};
+use evictions::{AnonymousCounter, EvictionCall, Evictions, MAX_LISTED};
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{SendResult, TouchBuffer, TouchSender, touch_channel};
 
@@ -289,10 +289,10 @@ impl Worker {
         let began_at = monotonic_now();
         let finished = match self.evictions.due_call(began_at) {
             None => return,
-            Some(EvictionCall::List { realm, keep, max_listed }) => {
+            Some(EvictionCall::List { realm, keep }) => {
                 let listed = self
                     .caller
-                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, max_listed));
+                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, MAX_LISTED));
                 self.evictions.list_done(listed)
             }
             Some(EvictionCall::End(id_hashes)) => {
