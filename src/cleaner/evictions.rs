@@ -1,6 +1,6 @@
-//! The evictions of anonymous sessions above their maximum: when to count them, and which ones go.
-//!
-//! Requests count the sessions that they begin; the thread compares with the store and evicts.
+//! The evictions of anonymous sessions above the maximum of one realm: those that were idle longest
+//! end. To find them takes a list of all, too slow for a commit, so the thread evicts, and the
+//! maximum can be passed by one. Requests count the sessions that they begin.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

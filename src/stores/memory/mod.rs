@@ -226,7 +226,8 @@ impl SessionTable {
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
-    /// from the sessions that it ends.
+    /// from the sessions that it ends: of all realms, because they share the capacity, those that
+    /// were idle longest. It runs in the commit, because the capacity is never exceeded.
     ///
     /// # Errors
     /// [`ErrorKind::Full`] if there is no room and no anonymous session.
