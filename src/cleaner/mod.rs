@@ -163,12 +163,13 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if !self.process.is_current() {
-            // The thread runs in the parent process. The channels are leaked: dropping the last end
-            // of one takes its lock, which another thread may have held at the time of the fork.
-            return mem::forget((thread, self.sender.clone(), self.touches.clone()));
+        // In a fork the thread runs in the parent process, and dropping the last end of a channel
+        // takes its lock, which another thread may have held at the time of the fork.
+        let leaked = || (self.thread.take(), self.sender.clone(), self.touches.clone());
+        if self.process.leak_in_fork(leaked) {
+            return;
         }
+        let Some(thread) = self.thread.take() else { return };
         self.stop.store(true, Ordering::Relaxed);
         // The thread empties the channel, or has ended and closed it.
         let _ = self.sender.send(Message::Stop);

@@ -3,7 +3,6 @@
 //! Uses `commit`, `read_pool`, `write` and `record_cache`.
 
 use std::fmt::{self, Debug};
-use std::mem;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,12 +80,9 @@ pub(super) struct SqliteInner {
 
 impl Drop for SqliteInner {
     fn drop(&mut self) {
-        if !self.writer.process().is_current() {
-            // Closing a connection in a forked process can roll back a transaction of the other
-            // process. It also takes locks of SQLite, which a thread that the fork did not copy may
-            // hold.
-            mem::forget((self.writer.clone(), self.read_pool.clone()));
-        }
+        // Closing a connection in a forked process can roll back a transaction of the other process.
+        // It also takes locks of SQLite, which a thread that the fork did not copy may hold.
+        self.writer.process().leak_in_fork(|| (self.writer.clone(), self.read_pool.clone()));
     }
 }
 
