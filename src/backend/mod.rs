@@ -316,8 +316,9 @@ pub struct RemovalReport {
     /// wait does not shrink with the batch, so it must not shrink the batch. A store that cannot
     /// measure this returns the duration of the whole call.
     pub blocked_for: Duration,
-    /// Those of the removed sessions that had a user, with the limit that each had reached. A store
-    /// that does not know them returns none, and the trail of events has gaps.
+    /// Those of the removed sessions that had a user, each with the limit that it
+    /// [had reached](EndedSession::reached_limit). The trail of events has gaps if a store does not
+    /// know them or their limits.
     pub user_sessions: Vec<EndedSession>,
 }
 

@@ -19,6 +19,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
+use crate::lifetime::EndReason;
 use crate::process::Process;
 use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +41,8 @@ const SWEEP: &str = "sweep expired sessions";
 const EVICT: &str = "evict anonymous sessions";
 const MAINTAIN: &str = "maintain the store";
 
-/// Called for each swept session of a user.
-pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
+/// Called for each swept session of a user, with the limit that it had reached.
+pub(crate) type OnExpired = Box<dyn Fn(&EndedSession, EndReason) + Send>;
 
 enum Message {
     /// There are touches in their channel, or a check of the anonymous sessions is due.
@@ -267,7 +268,11 @@ impl Worker {
         let began_at = monotonic_now();
         let mut swept = self.caller.call(SWEEP, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
-            mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
+            for ended in mem::take(&mut report.user_sessions) {
+                if let Some(limit) = ended.reached_limit {
+                    (self.on_expired)(&ended, limit);
+                }
+            }
         }
         let Some(finished) = self.sweeps.batch_done(swept, began_at, monotonic_now()) else {
             return;

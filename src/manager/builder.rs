@@ -17,7 +17,7 @@ use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::{AtMaximum, EndReason, Lifetime};
+use crate::lifetime::{AtMaximum, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
@@ -729,9 +729,8 @@ impl SessionManagerBuilder {
             let trail = end_trail.clone();
             let realm = self.settings.realm.clone();
             let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
-            let on_expired = Box::new(move |ended: &EndedSession| {
-                let reason = ended.reached_limit.unwrap_or(EndReason::Absolute);
-                trail.report(ended, reason, None, None);
+            let on_expired = Box::new(move |ended: &EndedSession, limit| {
+                trail.report(ended, limit, None, None);
             });
             Cleaner::start(store, clock, self.events.clone(), interval, maximum, on_expired)
         };
