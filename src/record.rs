@@ -1,7 +1,6 @@
 //! The stored session: the record, its encoding as JSON, and what is known of an ended session.
 //!
-//! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
-//! reads them.
+//! The backends store and return records; the session reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;

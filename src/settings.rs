@@ -1,6 +1,6 @@
 //! The settings of a manager, and the carrier of the id that they choose.
 //!
-//! Uses `cookie` and `message`. Built by the manager; read by every session.
+//! Built by the manager; read by every session.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

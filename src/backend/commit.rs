@@ -1,7 +1,7 @@
 //! A commit. [`Commit::decide`] decides for all stores what it does; each store executes the
 //! decision.
 //!
-//! Uses `delta` and `record`. Sessions make commits; stores call [`Commit::decide`].
+//! Sessions make commits; stores call [`Commit::decide`].
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

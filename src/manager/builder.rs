@@ -1,6 +1,6 @@
 //! The builder of a manager: every setting with its default, and the validation of all of them.
 //!
-//! Uses the modules below `manager`. Applications call it through [`SessionManager::builder`].
+//! Applications call it through [`SessionManager::builder`].
 
 use std::error;
 use std::fmt::{self, Debug};

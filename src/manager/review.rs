@@ -1,7 +1,7 @@
 //! The review of a configuration: the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4 that it
 //! meets, and those that it does not.
 //!
-//! Uses `policy` and the settings of the manager. Applications and the command `doctor` call it.
+//! Applications and the command `doctor` call it.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Sign-ins, and joining the sign-in of another request through the same id.
 //!
-//! Uses the commit and the context. Called by the application.
+//! Called by the application.
 
 use std::time::Duration;
 

@@ -2,8 +2,6 @@
 //!
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by the four commands of `move_session`.
-//!
-//! Uses `lookup` and `client`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;

@@ -3,8 +3,6 @@
 //! A session is one item, under the hash of its id. For example, a renewal from id A to id B moves
 //! the session to the item of B, and leaves in the item of A a redirect to B.
 
-// Uses `client` for all commands.
-
 mod builder;
 mod cache;
 mod client;

@@ -1,6 +1,4 @@
 //! Commits, applied within a write transaction.
-//!
-//! Uses [`Commit::decide`] and `WriteTx`.
 
 use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserMaximum};
 use crate::error::Result;

@@ -1,6 +1,4 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
-//!
-//! Uses `commit`, `read_pool`, `write` and `record_cache`.
 
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
@@ -80,8 +78,8 @@ pub(super) struct SqliteInner {
 
 impl Drop for SqliteInner {
     fn drop(&mut self) {
-        // Closing a connection in a forked process can roll back a transaction of the other process.
-        // It also takes locks of SQLite, which a thread that the fork did not copy may hold.
+        // Closing a connection in a forked process can roll back a transaction of the other one. It
+        // also takes locks of SQLite, which a thread that the fork did not copy may hold.
         self.writer.process().leak_in_fork(|| (self.writer.clone(), self.read_pool.clone()));
     }
 }

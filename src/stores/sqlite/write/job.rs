@@ -1,6 +1,4 @@
 //! A queued job: its work, and what the thread that queued it waits for.
-//!
-//! Uses a `Handoff` to wake that thread.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,5 @@
-//! Group commit: the writes of one process on one connection, without a thread of their own.
-//!
-//! The first writer becomes the leader. It begins a transaction, runs all jobs that were queued
+//! Group commit: the writes of one process on one connection, without a thread of their own. The
+//! first writer becomes the leader. It begins a transaction, runs all jobs that were queued
 //! meanwhile in it, commits once, and promotes the next job in the queue. Without contention a
 //! writer therefore works on its own thread and waits for no other. Groups are bounded, so that a
 //! leader is not delayed for long by other jobs.
