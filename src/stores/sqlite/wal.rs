@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_last_blocked_is_not_repeated_at_every_commit() {
+    fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let wal = Wal::new(4096, true, Events::default());
         let due = wal.frames(DUE_BYTES);
         assert!(wal.is_checkpoint_due(due));
