@@ -14,7 +14,7 @@ use cloakroom::backend::{
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
-use cloakroom::{Error, ErrorKind, Result, conformance};
+use cloakroom::{Error, Result, conformance};
 
 #[derive(Debug, Default)]
 struct OwnStore(Mutex<Rows>);
@@ -89,7 +89,7 @@ impl Rows {
     /// Fails if `id_hash` is or was in use: an id hash must never find a second session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
         match self.by_key.contains_key(id_hash) || self.by_replaced.contains_key(id_hash) {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
+            true => Err(Error::id_is_taken()),
             false => Ok(()),
         }
     }
@@ -110,9 +110,8 @@ impl Store for OwnStore {
         if let Some(id_hash) = decision.write.new_id() {
             rows.check_free(id_hash)?;
         }
-        // Here a store with an index applies the session limit. Other stores get none.
-        let ended = decision.ended.iter().map(|(key, _)| key);
-        for key in decision.expired.iter().chain(ended) {
+        // Here a store with an index applies the maximum per user. Other stores get none.
+        for key in decision.removed() {
             rows.remove(key);
         }
         match &decision.write {

@@ -1,6 +1,6 @@
 //! The changes of one request as a value, which is merged into the stored session.
 //!
-//! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
+//! The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,7 @@
 //! Flash messages: set in one request and read once in a later one.
 //!
-//! Uses `data` and `session`. The messages are one session value with a separate size limit:
-//! messages that no page shows would otherwise fill the session, until every change fails. Handlers
-//! call the methods of [`Session`].
+//! The messages are one session value with a separate size limit: messages that no page shows would
+//! otherwise fill the session, until every change fails. Handlers call the methods of [`Session`].
 
 use std::fmt::{self, Debug};
 

@@ -86,7 +86,7 @@
 //! }
 //!
 //! /// Signs a user in, after the check of the password. `remember_me` is a checkbox of the form.
-//! /// Returns false only with `AtLimit::Refuse`, if the user has the maximum number of sessions.
+//! /// Returns false only with `AtMaximum::Refuse`, if the user has the maximum number of sessions.
 //! fn sign_in(session: &Session, user: i64, remember_me: bool) -> Result<bool> {
 //!     session.set_persistent(remember_me)?;
 //!     Ok(session.sign_in(UserKey::new(user.to_string())?)? == SignIn::Done)

@@ -1,4 +1,4 @@
-//! The limits of sessions: idle, absolute and per user; and the reasons for which sessions end.
+//! The limits of sessions: idle and absolute; and the reasons for which sessions end.
 
 // Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines, and
 // whether activity is due to be recorded, here.
@@ -117,7 +117,7 @@ pub enum EndReason {
     Superseded,
     /// A call of the manager ended it.
     Revoked,
-    /// A sign-in of the same user reached the limit per user.
+    /// A sign-in of the same user reached the maximum number of sessions.
     TooManySessions,
     /// A request presented a replaced id of it, and the manager is
     /// [configured](crate::manager::SessionManagerBuilder::end_session_on_replaced_id) to end such
@@ -129,10 +129,10 @@ pub enum EndReason {
     Absolute,
 }
 
-/// The rule for a sign-in that would exceed the limit per user.
+/// The rule for a sign-in that would exceed the maximum number of sessions per user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum AtLimit {
+pub enum AtMaximum {
     /// The sign-in is refused.
     Refuse,
     /// The sessions that signed in longest ago end.

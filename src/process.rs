@@ -3,6 +3,8 @@
 //! Uses only `error`. Managers, cleaners and stores keep their [`Process`], and check it before
 //! they take a lock.
 
+use std::mem;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// The identity of one process; a forked child is another process.
@@ -21,6 +23,16 @@ impl Process {
 
     pub(crate) fn is_current(self) -> bool {
         self == Process::current()
+    }
+
+    /// Leaks the clones that `clone` makes, but only in a fork of this process. Returns whether it
+    /// did. What the originals share with them is then never dropped.
+    pub(crate) fn leak_in_fork<T>(self, clone: impl FnOnce() -> T) -> bool {
+        let is_fork = !self.is_current();
+        if is_fork {
+            mem::forget(clone());
+        }
+        is_fork
     }
 
     /// Fails with [`ErrorKind::Unavailable`] in any other process. Call it before taking a lock: a

@@ -1,7 +1,6 @@
 //! The stored session: the record, its encoding as JSON, and what is known of an ended session.
 //!
-//! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
-//! reads them.
+//! The backends store and return records; the session reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -77,10 +76,10 @@ impl From<JsonClient> for Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewSession {
-    /// The public id.
+    /// The public id. A session that a sign-in finds keeps its own.
     pub public_id: PublicId,
-    /// The realm of the manager that begins the session. Defaults to the realm of the default
-    /// cookie.
+    /// The realm of the manager that begins the session. A session that a sign-in finds is in this
+    /// realm already. Defaults to the realm of the default cookie.
     pub realm: Realm,
     /// The limits, counted from the current time.
     pub limits: Limits,

@@ -1,12 +1,12 @@
 //! The settings of a manager, and the carrier of the id that they choose.
 //!
-//! Uses `cookie` and `message`. Built by the manager; read by every session.
+//! Built by the manager; read by every session.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::backend::SessionLimit;
+use crate::backend::MaxSessions;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
 use crate::cross_origin::{CrossOrigin, OriginDecision};
@@ -67,7 +67,7 @@ pub(crate) struct Settings {
     pub(crate) max_idle_limit: Option<Duration>,
     pub(crate) on_load_failure: OnLoadFailure,
     pub(crate) keep_on_server_error: bool,
-    pub(crate) session_limit: Option<SessionLimit>,
+    pub(crate) max_sessions: Option<MaxSessions>,
     pub(crate) status_of: fn(ErrorKind) -> u16,
     /// The number of proxies that add to `X-Forwarded-For`.
     pub(crate) proxies: u8,

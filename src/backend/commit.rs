@@ -1,7 +1,7 @@
 //! A commit. [`Commit::decide`] decides for all stores what it does; each store executes the
 //! decision.
 //!
-//! Uses `delta` and `record`. Sessions make commits; stores call [`Commit::decide`].
+//! Sessions make commits; stores call [`Commit::decide`].
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
-use crate::lifetime::{AtLimit, Limits};
+use crate::lifetime::{AtMaximum, Limits};
 use crate::record::{EndedSession, NewSession, Record, Touch};
 
 /// The changes of one request in one session, which a store makes in one atomic step. It owns its
@@ -34,8 +34,8 @@ pub struct Commit {
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
-    /// The limit per user, for a sign-in.
-    pub session_limit: Option<SessionLimit>,
+    /// The maximum number of sessions per user, for a sign-in.
+    pub max_sessions: Option<MaxSessions>,
     /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
     /// The time at which the request was opened. It shows whether the request
@@ -74,18 +74,19 @@ pub enum Action {
         /// The end of the grace, in which the old id still finds the session; `None` for no grace.
         grace_until: Option<Timestamp>,
     },
-    /// Binds the session to `user` under a new id, and restarts both limits. If there is no
-    /// session, or only another user's, a new session is created (and the other user's ends),
-    /// whatever the commit expects.
+    /// Binds the session to `user` under a new id, and restarts both limits. Without a session, a
+    /// new one is created. What happens to a session depends on the presented id and on the user:
     ///
-    /// Through a [replaced](ReplacedId) id:
+    /// | presented id | user of the session | result |
+    /// |---|---|---|
+    /// | current, or within its grace | this user, or none | the session gets a new id |
+    /// | current, or within its grace | another user | a new session is created; the other ends |
+    /// | [replaced](ReplacedId) by an overlapping sign-in that this one repeats | this user | [`CommitAnswer::CanJoin`] |
+    /// | replaced | this user, or none | the session gets a new id |
+    /// | replaced when the session had a user | another user | a new session is created; the other ends |
+    /// | replaced when the session had no user | another user | a new session is created |
     ///
-    /// | user of the session | its user before the replacement | replacement | result |
-    /// |---|---|---|---|
-    /// | this user | a user, or none | an overlapping sign-in that this one repeats | [`CommitAnswer::CanJoin`] |
-    /// | this user, or none | a user, or none | any other | the session gets a new id |
-    /// | another user | a user | any | a new session is created; the other ends |
-    /// | another user | none | any | a new session is created |
+    /// The first matching row counts. A creation ignores what the commit expects.
     ///
     /// A sign-in repeats another one if all of this holds:
     ///
@@ -98,8 +99,7 @@ pub enum Action {
         to: SessionIdHash,
         /// The user.
         user: UserKey,
-        /// The fields of the session after the sign-in. Its `realm` is that of the session found;
-        /// its `public_id` counts only if a session is created.
+        /// The fields of the session after the sign-in.
         new_session: NewSession,
         /// The salt from which, with the presented id, the new id was derived; `None` if it was not
         /// derived.
@@ -122,8 +122,8 @@ pub enum CommitAnswer {
         session: LiveSession,
         /// The hash of the session's previous id, if the commit gave it a new one.
         previous_id: Option<SessionIdHash>,
-        /// The sessions that it ended: those above the limit per user, and the one that the new
-        /// session replaces.
+        /// The sessions that it ended: those above the maximum per user, and the one that the
+        /// new session replaces.
         ended: Vec<EndedSession>,
         /// The id hashes of the anonymous sessions that a bounded store removed to make room. They
         /// are not among `ended`: a later request with such an id finds nothing and may create a
@@ -138,7 +138,7 @@ pub enum CommitAnswer {
     /// The session is not the [expected](Commit::expected) one; nothing was changed.
     RevisionMismatch(LiveSession),
     /// The user has the maximum number of sessions; at most expired sessions were removed.
-    LimitReached,
+    TooManySessions,
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
@@ -181,25 +181,25 @@ impl CommitAnswer {
     }
 }
 
-/// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
+/// The maximum number of sessions of a user, and the rule for a sign-in that would exceed it.
 ///
 /// It counts the other live sessions of the user who signs in, in the same realm. A store applies
-/// it by [`Decision::apply_limit`]. One without a [`SessionIndex`](crate::backend::SessionIndex)
-/// gets no limit.
+/// it by [`Decision::apply_maximum`]. One without a [`SessionIndex`](crate::backend::SessionIndex)
+/// gets no maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SessionLimit {
+pub struct MaxSessions {
     /// The maximum number of sessions.
     pub max: NonZeroU32,
     /// The rule for a sign-in that would exceed it.
-    pub at_limit: AtLimit,
+    pub at_maximum: AtMaximum,
 }
 
-impl SessionLimit {
-    /// Makes a limit of `max` sessions per user.
+impl MaxSessions {
+    /// Makes a maximum of `max` sessions per user.
     #[must_use]
-    pub const fn new(max: NonZeroU32, at_limit: AtLimit) -> Self {
-        SessionLimit { max, at_limit }
+    pub const fn new(max: NonZeroU32, at_maximum: AtMaximum) -> Self {
+        MaxSessions { max, at_maximum }
     }
 
     /// Returns how many of the user's `others`, the oldest ones, a sign-in ends; `None` if it is
@@ -207,35 +207,34 @@ impl SessionLimit {
     fn ended_count(&self, others: usize) -> Option<usize> {
         let max = usize::try_from(self.max.get()).unwrap_or(usize::MAX);
         let excess = (others + 1).saturating_sub(max);
-        match self.at_limit {
+        match self.at_maximum {
             _ if excess == 0 => Some(0),
-            AtLimit::Refuse => None,
-            AtLimit::EndOldest => Some(excess),
-            AtLimit::EndOthers => Some(others),
+            AtMaximum::Refuse => None,
+            AtMaximum::EndOldest => Some(excess),
+            AtMaximum::EndOthers => Some(others),
         }
     }
 }
 
-/// The limit of a sign-in, and the sessions to which it applies: those of a user in a realm.
+/// The maximum for a sign-in, and the sessions that it counts: those of a user in a realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserLimit {
+pub struct UserMaximum {
     /// The user who signs in.
     pub user: UserKey,
     /// The realm of the sign-in.
     pub realm: Realm,
-    /// The limit.
-    pub limit: SessionLimit,
+    /// The maximum.
+    pub max_sessions: MaxSessions,
 }
 
 /// The decision about a commit, which a store executes in the same atomic step in which it found
 /// the session. `K` is the key that [`Found`] has. A store executes it in this order:
 ///
-/// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with
-///    [`Conflict`](ErrorKind::Conflict) if any session has or had that id.
-/// 2. If there is a [`session_limit`](Self::session_limit), [apply](Self::apply_limit) it.
-/// 3. Remove the [`expired`](Self::expired) sessions.
-/// 4. Remove the [`ended`](Self::ended) sessions. A bounded store makes room.
-/// 5. Execute the [`write`](Self::write).
+/// 1. If the write has a [`new_id`](SessionWrite::new_id), fail with [`Error::id_is_taken`] if any
+///    session has or had that id.
+/// 2. If there is a [`user_maximum`](Self::user_maximum), [apply](Self::apply_maximum) it.
+/// 3. Remove the [`removed`](Self::removed) sessions. A bounded store makes room.
+/// 4. Execute the [`write`](Self::write).
 ///
 /// A session is removed with all its ids. [`into_answer`](Self::into_answer) makes the answer.
 #[derive(Clone, Debug)]
@@ -247,10 +246,10 @@ pub struct Decision<K = ()> {
     /// request would find it live and extend it. So a call that ends sessions also removes expired
     /// ones.
     pub expired: Vec<K>,
-    /// The limit to apply, for a sign-in.
-    pub session_limit: Option<UserLimit>,
+    /// The maximum to apply, for a sign-in.
+    pub user_maximum: Option<UserMaximum>,
     /// The sessions, with their keys, that the commit ends: the one found, by a sign-out or the
-    /// sign-in of another user, and those above the limit per user.
+    /// sign-in of another user, and those above the maximum per user.
     pub ended: Vec<(K, EndedSession)>,
     /// The session to store.
     pub write: SessionWrite<K>,
@@ -304,19 +303,19 @@ impl<K> Decision<K> {
         SessionWrite::Nothing(answer).into()
     }
 
-    /// Applies the [`session_limit`](Self::session_limit), if there is one: adds the sessions that
-    /// it ends, or makes [`CommitAnswer::LimitReached`] the answer.
+    /// Applies the [`user_maximum`](Self::user_maximum), if there is one: adds the sessions that
+    /// it ends, or makes [`CommitAnswer::TooManySessions`] the answer.
     ///
-    /// `of_user` are the sessions of the limit's user in its realm, sorted by the time of their
+    /// `of_user` are the sessions of that user in that realm, sorted by the time of their
     /// sign-ins, the earliest first. Expired ones, which have
     /// [reached a limit](EndedSession::reached_limit), are added to [`expired`](Self::expired) and
     /// do not count. Nor does the session that this commit changes.
     #[must_use]
-    pub fn apply_limit(mut self, of_user: Vec<(K, EndedSession)>) -> Self
+    pub fn apply_maximum(mut self, of_user: Vec<(K, EndedSession)>) -> Self
     where
         K: PartialEq,
     {
-        let Some(UserLimit { limit, .. }) = self.session_limit.take() else { return self };
+        let Some(UserMaximum { max_sessions, .. }) = self.user_maximum.take() else { return self };
         let (mut others, expired): (Vec<_>, Vec<_>) =
             of_user.into_iter().partition(|(_, session)| session.reached_limit.is_none());
         // The commit itself may have found one of them.
@@ -326,7 +325,7 @@ impl<K> Decision<K> {
         if let SessionWrite::Move { id_change, .. } = &self.write {
             others.retain(|(_, session)| session.id_hash != id_change.previous.id_hash);
         }
-        match limit.ended_count(others.len()) {
+        match max_sessions.ended_count(others.len()) {
             Some(count) => {
                 others.truncate(count);
                 others.append(&mut self.ended);
@@ -334,10 +333,16 @@ impl<K> Decision<K> {
             }
             None => {
                 self.ended.clear();
-                self.write = SessionWrite::Nothing(CommitAnswer::LimitReached);
+                self.write = SessionWrite::Nothing(CommitAnswer::TooManySessions);
             }
         }
         self
+    }
+
+    /// Returns the keys of the sessions to remove: the [`expired`](Self::expired) and the
+    /// [`ended`](Self::ended) ones.
+    pub fn removed(&self) -> impl Iterator<Item = &K> {
+        self.expired.iter().chain(self.ended.iter().map(|(key, _)| key))
     }
 
     /// Returns the answer to the commit when this decision is executed. `evicted` are the sessions
@@ -362,7 +367,7 @@ impl<K> Decision<K> {
 impl<K> From<SessionWrite<K>> for Decision<K> {
     /// Makes a decision that removes no session.
     fn from(write: SessionWrite<K>) -> Self {
-        Decision { expired: Vec::new(), session_limit: None, ended: Vec::new(), write }
+        Decision { expired: Vec::new(), user_maximum: None, ended: Vec::new(), write }
     }
 }
 
@@ -381,11 +386,16 @@ impl<K> SessionWrite<K> {
 
 /// A change of a session's id, to the [successor](ReplacedId::successor) of the previous id.
 ///
-/// For example, a session had the id A and has the id B, and a sign-in through A gives it the id C.
-/// Then `previous` is B and `presented` is A, both with the successor C: the earlier entry of A,
-/// with the successor B, is replaced. The session remembers B and then A, so that another sign-in
-/// through A can join this one. In a sign-in through B, `presented` is `None`, and the session
-/// remembers A, with the successor B, and then B.
+/// For example, a session had the id A and has the id B, and a sign-in gives it the id C. It
+/// remembers these ids with their successors, the oldest first:
+///
+/// | sign-in | `previous` | `presented` | [remembered](IdChange::remembered) |
+/// |---|---|---|---|
+/// | none yet | | | A → B |
+/// | through B | B → C | `None` | A → B, B → C |
+/// | through A | B → C | A → C | B → C, A → C |
+///
+/// By the entry A → C, another sign-in through A can join this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
     /// The id that was current until now.
@@ -476,7 +486,7 @@ impl Commit {
             expected: Expected::Anything,
             loaded: None,
             touch: None,
-            session_limit: None,
+            max_sessions: None,
             max_bytes: usize::MAX,
             opened_at: now,
             now,
@@ -490,14 +500,14 @@ impl Commit {
         !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
-    /// Returns the limit of a sign-in; `None` for another action, or without a
-    /// [`session_limit`](Self::session_limit). For stores that read the user's sessions before the
-    /// decision; it may still have [no limit](Decision::session_limit) to apply.
+    /// Returns the maximum for a sign-in; `None` for another action, or without a
+    /// [`max_sessions`](Self::max_sessions). For stores that read the user's sessions before the
+    /// decision; it may still have [none](Decision::user_maximum) to apply.
     #[must_use]
-    pub fn user_limit(&self) -> Option<UserLimit> {
+    pub fn user_maximum(&self) -> Option<UserMaximum> {
         let Action::SignIn { user, new_session, .. } = &self.action else { return None };
-        let limit = self.session_limit?;
-        Some(UserLimit { user: user.clone(), realm: new_session.realm.clone(), limit })
+        let max_sessions = self.max_sessions?;
+        Some(UserMaximum { user: user.clone(), realm: new_session.realm.clone(), max_sessions })
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
@@ -587,7 +597,7 @@ impl Commit {
         let insert = |replaced| -> Result<Decision<K>> {
             let session = self.create(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
-            Ok(Decision { session_limit: self.user_limit(), ..write.into() })
+            Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
         };
         let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
         let (session, key) = match found {
@@ -642,7 +652,7 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { key, session, id_change };
-        Ok(Decision { session_limit: self.user_limit(), ..write.into() })
+        Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
     }
 
     /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
@@ -723,15 +733,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_ends_the_oldest_all_others_or_refuses() {
-        let session_limit =
-            |limit, at_limit| SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit);
-        let count = |limit, at_limit| session_limit(limit, at_limit).ended_count(3);
-        assert_eq!(count(4, AtLimit::Refuse), Some(0));
-        assert_eq!(count(3, AtLimit::Refuse), None);
-        assert_eq!(count(3, AtLimit::EndOldest), Some(1));
-        assert_eq!(count(1, AtLimit::EndOldest), Some(3));
-        assert_eq!(count(3, AtLimit::EndOthers), Some(3));
-        assert_eq!(count(4, AtLimit::EndOthers), Some(0));
+    fn a_maximum_ends_the_oldest_all_others_or_refuses() {
+        let count = |max, at_maximum| {
+            MaxSessions::new(NonZeroU32::new(max).unwrap(), at_maximum).ended_count(3)
+        };
+        assert_eq!(count(4, AtMaximum::Refuse), Some(0));
+        assert_eq!(count(3, AtMaximum::Refuse), None);
+        assert_eq!(count(3, AtMaximum::EndOldest), Some(1));
+        assert_eq!(count(1, AtMaximum::EndOldest), Some(3));
+        assert_eq!(count(3, AtMaximum::EndOthers), Some(3));
+        assert_eq!(count(4, AtMaximum::EndOthers), Some(0));
     }
 }

@@ -32,7 +32,7 @@
 //! use cloakroom::backend::{Commit, CommitAnswer, Found, LiveSession, Record, SessionWrite};
 //! use cloakroom::clock::Timestamp;
 //! use cloakroom::id::SessionIdHash;
-//! use cloakroom::{Error, ErrorKind, Result};
+//! use cloakroom::{Error, Result};
 //!
 //! type Rows = HashMap<SessionIdHash, Record>;
 //!
@@ -52,11 +52,10 @@
 //!     let mut rows = rows.lock().unwrap(); // a database begins a transaction here
 //!     let decision = commit.decide(find(&rows, commit.id_hash, commit.now))?;
 //!     if decision.write.new_id().is_some_and(|id_hash| rows.contains_key(id_hash)) {
-//!         return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
+//!         return Err(Error::id_is_taken());
 //!     }
-//!     // A store with an index applies the session limit here; others get none.
-//!     let ended = decision.ended.iter().map(|(key, _)| key);
-//!     for key in decision.expired.iter().chain(ended) {
+//!     // A store with an index applies the maximum per user here; others get none.
+//!     for key in decision.removed() {
 //!         rows.remove(key);
 //!     }
 //!     match &decision.write {
@@ -112,8 +111,8 @@ pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};
 pub use commit::{
-    Action, Commit, CommitAnswer, Decision, Expected, IdChange, SessionLimit, SessionWrite,
-    UserLimit,
+    Action, Commit, CommitAnswer, Decision, Expected, IdChange, MaxSessions, SessionWrite,
+    UserMaximum,
 };
 pub use lookup::{Found, LiveSession, Loaded, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId};
@@ -161,7 +160,7 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
-    /// store with an index gets commits with a [limit per user](SessionLimit).
+    /// store with an index gets commits with a [maximum per user](MaxSessions).
     fn index(&self) -> Option<&dyn SessionIndex>;
 
     /// Returns the background work of this store; `None` if it has none.
@@ -317,8 +316,9 @@ pub struct RemovalReport {
     /// wait does not shrink with the batch, so it must not shrink the batch. A store that cannot
     /// measure this returns the duration of the whole call.
     pub blocked_for: Duration,
-    /// Those of the removed sessions that had a user, with the limit that each had reached. A store
-    /// that does not know them returns none, and the trail of events has gaps.
+    /// Those of the removed sessions that had a user, each with the limit that it
+    /// [had reached](EndedSession::reached_limit). The trail of events has gaps if a store does not
+    /// know them or their limits.
     pub user_sessions: Vec<EndedSession>,
 }
 

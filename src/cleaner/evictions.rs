@@ -1,6 +1,6 @@
-//! The evictions of anonymous sessions above their maximum: when to count them, and which ones go.
-//!
-//! Requests count the sessions that they begin; the thread compares with the store and evicts.
+//! The evictions of anonymous sessions above the maximum of one realm: those that were idle longest
+//! end. To find them takes a list of all, too slow for a commit, so the thread evicts, and the
+//! maximum can be passed by one. Requests count the sessions that they begin.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::sync::atomic::{AtomicI64, Ordering};
 const FIRST_CHECK: u64 = 1000;
 
 /// The maximum number of sessions in a list: 3 MB.
-const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+pub(super) const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// The maximum number of anonymous sessions of a realm.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ pub(super) struct Evictions {
 
 /// A call of the store.
 pub(super) enum EvictionCall<'e> {
-    /// List at most `max_listed` sessions of `realm`, without the `keep` that were used last.
-    List { realm: &'e Realm, keep: u64, max_listed: NonZeroUsize },
+    /// List at most [`MAX_LISTED`] sessions of `realm`, without the `keep` that were used last.
+    List { realm: &'e Realm, keep: u64 },
     /// End these.
     End(Vec<SessionIdHash>),
 }
@@ -119,8 +119,7 @@ impl Evictions {
         let maximum = self.maximum.as_ref()?;
         let batch_size = self.pacer.due_batch(instant)?.get();
         if self.listed.is_empty() {
-            let (realm, keep) = (&maximum.realm, maximum.target());
-            return Some(EvictionCall::List { realm, keep, max_listed: MAX_LISTED });
+            return Some(EvictionCall::List { realm: &maximum.realm, keep: maximum.target() });
         }
         let batch_start = self.listed.len().saturating_sub(batch_size);
         Some(EvictionCall::End(self.listed.split_off(batch_start)))
@@ -239,10 +238,7 @@ mod tests {
         let (_, mut evictions) = due(maximum);
         assert!(evictions.due_call(now).is_none());
         assert!(evictions.start_if_due(now));
-        assert!(matches!(
-            evictions.due_call(now),
-            Some(EvictionCall::List { keep: 94, max_listed: MAX_LISTED, .. })
-        ));
+        assert!(matches!(evictions.due_call(now), Some(EvictionCall::List { keep: 94, .. })));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
         let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
         first.reverse();

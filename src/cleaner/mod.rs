@@ -19,6 +19,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
+use crate::lifetime::EndReason;
 use crate::process::Process;
 use crate::record::{EndedSession, Touch};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ use crate::sync::monotonic_now;
 use crate::sync::thread::{self, JoinHandle};
 use clock_guard::ClockGuard;
 pub(crate) use evictions::MaxAnonymous;
-use evictions::{AnonymousCounter, EvictionCall, Evictions};
+use evictions::{AnonymousCounter, EvictionCall, Evictions, MAX_LISTED};
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{SendResult, TouchBuffer, TouchSender, touch_channel};
 
@@ -40,8 +41,8 @@ const SWEEP: &str = "sweep expired sessions";
 const EVICT: &str = "evict anonymous sessions";
 const MAINTAIN: &str = "maintain the store";
 
-/// Called for each swept session of a user.
-pub(crate) type OnExpired = Box<dyn Fn(&EndedSession) + Send>;
+/// Called for each swept session of a user, with the limit that it had reached.
+pub(crate) type OnExpired = Box<dyn Fn(&EndedSession, EndReason) + Send>;
 
 enum Message {
     /// There are touches in their channel, or a check of the anonymous sessions is due.
@@ -163,12 +164,13 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if !self.process.is_current() {
-            // The thread runs in the parent process. The channels are leaked: dropping the last end
-            // of one takes its lock, which another thread may have held at the time of the fork.
-            return mem::forget((thread, self.sender.clone(), self.touches.clone()));
+        // In a fork the thread runs in the parent process, and dropping the last end of a channel
+        // takes its lock, which another thread may have held at the time of the fork.
+        let leaked = || (self.thread.take(), self.sender.clone(), self.touches.clone());
+        if self.process.leak_in_fork(leaked) {
+            return;
         }
+        let Some(thread) = self.thread.take() else { return };
         self.stop.store(true, Ordering::Relaxed);
         // The thread empties the channel, or has ended and closed it.
         let _ = self.sender.send(Message::Stop);
@@ -266,7 +268,11 @@ impl Worker {
         let began_at = monotonic_now();
         let mut swept = self.caller.call(SWEEP, |store| store.sweep(as_of, batch_size));
         if let Ok(report) = &mut swept {
-            mem::take(&mut report.user_sessions).iter().for_each(&self.on_expired);
+            for ended in mem::take(&mut report.user_sessions) {
+                if let Some(limit) = ended.reached_limit {
+                    (self.on_expired)(&ended, limit);
+                }
+            }
         }
         let Some(finished) = self.sweeps.batch_done(swept, began_at, monotonic_now()) else {
             return;
@@ -289,10 +295,10 @@ impl Worker {
         let began_at = monotonic_now();
         let finished = match self.evictions.due_call(began_at) {
             None => return,
-            Some(EvictionCall::List { realm, keep, max_listed }) => {
+            Some(EvictionCall::List { realm, keep }) => {
                 let listed = self
                     .caller
-                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, max_listed));
+                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, MAX_LISTED));
                 self.evictions.list_done(listed)
             }
             Some(EvictionCall::End(id_hashes)) => {

@@ -113,6 +113,7 @@ impl TouchBuffer {
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
     ) -> WriteResult {
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
+        // Not a store: the swap acquires the touches of requests that have read true.
         self.is_woken.swap(false, Ordering::AcqRel);
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
             let latest = self.pending.entry(id_hash).or_insert(touch);
@@ -135,7 +136,7 @@ impl TouchBuffer {
                 } else {
                     give_up(1, &error);
                 }
-                // Also for a touch that is given up: the batches that were not tried wait.
+                // If the store fails, the batches that were not tried are kept in any case.
                 if is_kept || store_fails {
                     retry = Some(error);
                 }
@@ -148,8 +149,8 @@ impl TouchBuffer {
         let surplus = self.pending.len().saturating_sub(MAX_KEPT_TOUCHES);
         if let Some(error) = retry.as_ref().filter(|_| surplus > 0) {
             give_up(surplus, error);
+            self.pending = self.pending.drain().skip(surplus).collect();
         }
-        self.pending = self.pending.drain().take(MAX_KEPT_TOUCHES).collect();
         self.due_at = (!self.pending.is_empty()).then_some(instant + WRITE_DELAY);
         WriteResult { retry: retry.filter(|_| self.due_at.is_some()), lost }
     }

@@ -1,4 +1,4 @@
-//! Checks of the limit of anonymous sessions: those that were idle longest end, and no others.
+//! Checks of the maximum of anonymous sessions: those that were idle longest end, and no others.
 
 use std::num::NonZeroUsize;
 

@@ -12,14 +12,14 @@
 //! ```
 //!
 //! The checks never sleep. They pass the current time to the store as an argument, and no such time
-//! is earlier than the start of the run. Lists, revocations and limits per user are checked if the
-//! store has an [index](crate::backend::Store::index).
+//! is earlier than the start of the run. Lists, revocations and the maximum per user are checked if
+//! the store has an [index](crate::backend::Store::index).
 
 // Each module has the checks of one guarantee, uses `fixture`, and is called by `check` only.
 mod anonymous;
 mod fixture;
 mod index;
-mod limits;
+mod max_sessions;
 mod merge;
 mod no_resurrection;
 mod persistence;
@@ -168,15 +168,15 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     ]
     "atomic-renewal" if indexed: [
         renewal::a_revocation_ends_the_grace,
-        limits::a_refused_sign_in_changes_nothing,
-        limits::at_the_limit_the_longest_signed_in_ends,
-        limits::at_the_limit_all_others_end,
-        limits::below_the_limit_nothing_ends,
-        limits::sessions_that_ended_do_not_count,
-        limits::signing_in_again_is_not_one_more,
-        limits::another_users_session_does_not_count,
-        races::of_two_sign_ins_at_once_the_limit_refuses_one,
-        races::of_two_sign_ins_at_once_the_limit_ends_one,
+        max_sessions::a_refused_sign_in_changes_nothing,
+        max_sessions::at_the_maximum_the_longest_signed_in_ends,
+        max_sessions::at_the_maximum_all_others_end,
+        max_sessions::below_the_maximum_nothing_ends,
+        max_sessions::sessions_that_ended_do_not_count,
+        max_sessions::signing_in_again_is_not_one_more,
+        max_sessions::another_users_session_does_not_count,
+        races::of_two_sign_ins_at_once_the_maximum_refuses_one,
+        races::of_two_sign_ins_at_once_the_maximum_ends_one,
     ]
     "expiry-at-read": [
         time::an_idle_session_ends_at_its_deadline,

@@ -1,9 +1,9 @@
 //! Checks that an ended session stays ended, whatever call follows with any of its ids.
 
 use crate::conformance::fixture::*;
-use crate::conformance::limits;
+use crate::conformance::max_sessions;
 use crate::id::{PublicId, SessionIdHash, UserKey};
-use crate::lifetime::AtLimit;
+use crate::lifetime::AtMaximum;
 use crate::list::SessionFilter;
 
 pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
@@ -150,10 +150,10 @@ pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(fixture: &
     let owner = user("u")?;
     let end = fixture.after(IDLE);
     let expired = fixture.session_of(&owner)?;
-    let limit = (1, AtLimit::Refuse);
-    let (_, answer) = limits::sign_in(&fixture.at(end), &id_hash()?, &owner, limit)?;
+    let maximum = (1, AtMaximum::Refuse);
+    let (_, answer) = max_sessions::sign_in(&fixture.at(end), &id_hash()?, &owner, maximum)?;
     done(answer, "a sign-in of a user whose other sessions have expired")?;
-    nothing_revives(&fixture.at(end - MILLI), &[expired.id_hash], "a sign-in with a limit")
+    nothing_revives(&fixture.at(end - MILLI), &[expired.id_hash], "a sign-in with a maximum")
 }
 
 pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Passed {

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{Action, Commit, CommitAnswer, Expected, LiveSession};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
-use crate::conformance::{limits, replaced_ids};
+use crate::conformance::{max_sessions, replaced_ids};
 use crate::delta::Delta;
 use crate::id::{SessionIdHash, UserKey};
-use crate::lifetime::{AtLimit, Lifetime};
+use crate::lifetime::{AtMaximum, Lifetime};
 use crate::list::SessionFilter;
 use crate::sync::IgnorePoison;
 
@@ -401,30 +401,34 @@ type SignInAnswer = (SessionIdHash, CommitAnswer);
 
 fn two_sign_ins(
     fixture: &Fixture,
-    at_limit: AtLimit,
+    at_maximum: AtMaximum,
     judge: impl Fn(&SignInAnswer, &SignInAnswer) -> Passed,
 ) -> Passed {
-    let sign_in = |owner: &UserKey| limits::sign_in(fixture, &id_hash()?, owner, (1, at_limit));
+    let sign_in =
+        |owner: &UserKey| max_sessions::sign_in(fixture, &id_hash()?, owner, (1, at_maximum));
     let owners = (0..ROUNDS).map(|round| user(&format!("user {round}")));
     race_on(owners, sign_in, sign_in, |owner, a, b| {
         let listed = fixture.list(&SessionFilter::User(owner))?.len();
-        ensure!(listed == 1, "two concurrent sign-ins under a limit of 1 left {listed} sessions")?;
+        ensure!(
+            listed == 1,
+            "two concurrent sign-ins under a maximum of 1 left {listed} sessions"
+        )?;
         judge(&a, &b)
     })
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -> Passed {
-    two_sign_ins(fixture, AtLimit::Refuse, |(_, a), (_, b)| {
+pub(super) fn of_two_sign_ins_at_once_the_maximum_refuses_one(fixture: &Fixture) -> Passed {
+    two_sign_ins(fixture, AtMaximum::Refuse, |(_, a), (_, b)| {
         let a = name_of(a);
         let b = name_of(b);
-        let one = [("Done", "LimitReached"), ("LimitReached", "Done")].contains(&(a, b));
-        ensure!(one, "two concurrent sign-ins under a limit of 1 returned {a} and {b}")
+        let one = [("Done", "TooManySessions"), ("TooManySessions", "Done")].contains(&(a, b));
+        ensure!(one, "two concurrent sign-ins under a maximum of 1 returned {a} and {b}")
     })
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> Passed {
-    for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
-        two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
+pub(super) fn of_two_sign_ins_at_once_the_maximum_ends_one(fixture: &Fixture) -> Passed {
+    for at_maximum in [AtMaximum::EndOldest, AtMaximum::EndOthers] {
+        two_sign_ins(fixture, at_maximum, |(to_a, a), (to_b, b)| {
             let ends = |answer: &CommitAnswer, id_hash| -> Passed<bool> {
                 let ids_to_invalidate =
                     done(answer.clone(), "a sign-in that may end others")?.ids_to_invalidate;
@@ -435,9 +439,9 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> P
             let one = a_ends_b != b_ends_a;
             ensure!(one, "of two concurrent sign-ins not exactly one ended the other")?;
             let ended = if a_ends_b { to_b } else { to_a };
-            fixture.is_absent(ended, "a session that the limit ended is not absent")?;
+            fixture.is_absent(ended, "a session that the maximum ended is not absent")?;
             let late = fixture.merge(ended, &nothing())?;
-            answered(&late, "NotFound", "a merge after the limit ended the session")
+            answered(&late, "NotFound", "a merge after the maximum ended the session")
         })?;
         if let Some(index) = fixture.store.index() {
             index.revoke_everyone(None, fixture.now)?;

@@ -55,24 +55,3 @@ impl EndTrail {
         self.reasons.lock().ignore_poison().get(id_hash).copied()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::context::recent_ids::HALF_SIZE;
-
-    #[test]
-    fn the_latest_reasons_are_remembered() {
-        let trail = EndTrail::new(Events::default());
-        let id_hash = |n: usize| {
-            let mut bytes = [0; 32];
-            bytes[..8].copy_from_slice(&n.to_le_bytes());
-            SessionIdHash::from_bytes(bytes)
-        };
-        (0..5 * HALF_SIZE).for_each(|n| trail.remember(id_hash(n), EndReason::Revoked));
-        let known = (0..5 * HALF_SIZE).filter(|n| trail.reason(&id_hash(*n)).is_some());
-        let known: Vec<usize> = known.collect();
-        assert!((HALF_SIZE..=2 * HALF_SIZE).contains(&known.len()));
-        assert_eq!(known.last(), Some(&(5 * HALF_SIZE - 1)));
-    }
-}

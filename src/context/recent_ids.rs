@@ -51,3 +51,23 @@ impl<V> RecentIds<V> {
         self.newer.get(id_hash).or_else(|| self.older.get(id_hash))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_ids_are_remembered() {
+        let mut recent = RecentIds::new(Duration::from_secs(3600));
+        let id_hash = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            SessionIdHash::from_bytes(bytes)
+        };
+        (0..5 * HALF_SIZE).for_each(|n| recent.insert(id_hash(n), n));
+        let known = (0..5 * HALF_SIZE).filter(|n| recent.get(&id_hash(*n)) == Some(n));
+        let known: Vec<usize> = known.collect();
+        assert!((HALF_SIZE..=2 * HALF_SIZE).contains(&known.len()));
+        assert_eq!(known.last(), Some(&(5 * HALF_SIZE - 1)));
+    }
+}

@@ -6,7 +6,7 @@
 //! [guide](crate::guide::cookies) describes the behaviour of browsers.
 
 // Also the conversion between ids and header fields: the session reads ids from `Cookie` fields and
-// writes `Set-Cookie` fields. Uses `clock`, `error` and `id`.
+// writes `Set-Cookie` fields.
 
 mod date;
 #[cfg(feature = "cookie-keys")]

@@ -1,9 +1,8 @@
 //! The search for this crate's error in an application's error, by a thread-local, while the text
-//! of that error is written.
-//!
-//! The sources do not always contain it: `anyhow` in a `Box`, a transparent variant of an enum, and
-//! `std::io::Error::other` return the sources of the error inside them, and not that error. But all
-//! of them write it, so its `Display` can note its kind here.
+//! of that error is written. The sources do not always contain it: `anyhow` in a `Box`, a
+//! transparent variant of an enum, and `std::io::Error::other` return the sources of the error
+//! inside them, and not that error. But all of them write it, so its `Display` can note its kind
+//! here.
 
 use std::cell::Cell;
 

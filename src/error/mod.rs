@@ -223,6 +223,13 @@ impl Error {
         !self.0.nothing_done && !kind_says_no
     }
 
+    /// Makes the [`Conflict`](ErrorKind::Conflict) of a store in which a session has or had the new
+    /// id of another one.
+    #[must_use]
+    pub fn id_is_taken() -> Self {
+        Error::new(ErrorKind::Conflict, "give a session its new id")
+    }
+
     /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

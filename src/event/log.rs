@@ -1,7 +1,5 @@
 //! The default sink: writes events to the [`log`](https://docs.rs/log) crate and limits the rate of
 //! repeated lines.
-//!
-//! Uses `clock`.
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write as _};

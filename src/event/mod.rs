@@ -26,7 +26,7 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 
-// Uses `error`, `id` and `lifetime`. `text` has the texts of the events, `log` the default sink.
+// `text` has the texts of the events, `log` the default sink.
 
 mod log;
 mod text;

@@ -116,7 +116,10 @@ impl fmt::Display for Event<'_> {
             }
             Event::SignInRefused { user } => {
                 let user = user.as_str();
-                write!(f, "user {user:?} was refused a sign-in: the limit of sessions is reached")
+                write!(
+                    f,
+                    "user {user:?} was refused a sign-in: the maximum number of sessions is reached"
+                )
             }
             Event::Ended { public_id, user, reason, revoked_by, address } => {
                 write!(f, "{}", session_of(*public_id))?;

@@ -1,6 +1,6 @@
 //! The builder of a manager: every setting with its default, and the validation of all of them.
 //!
-//! Uses the modules below `manager`. Applications call it through [`SessionManager::builder`].
+//! Applications call it through [`SessionManager::builder`].
 
 use std::error;
 use std::fmt::{self, Debug};
@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{SessionLimit, Store};
+use crate::backend::{MaxSessions, Store};
 use crate::cleaner::{Cleaner, MaxAnonymous};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{BlockingCalls, Context, EndTrail};
@@ -17,7 +17,7 @@ use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::Realm;
-use crate::lifetime::{AtLimit, EndReason, Lifetime};
+use crate::lifetime::{AtMaximum, Lifetime};
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
@@ -183,7 +183,7 @@ impl SessionManagerBuilder {
                 max_idle_limit: None,
                 on_load_failure: OnLoadFailure::Fail,
                 keep_on_server_error: false,
-                session_limit: None,
+                max_sessions: None,
                 status_of: ErrorKind::default_status,
                 proxies: 0,
                 record_address: false,
@@ -454,23 +454,23 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
 
-    /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
-    /// to no limit. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
+    /// Sets the maximum number of sessions per user, and what a sign-in does beyond it. Defaults to
+    /// no maximum. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
     /// list sessions, such as memcached.
     ///
     /// ```
-    /// use cloakroom::lifetime::AtLimit;
+    /// use cloakroom::lifetime::AtMaximum;
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// use std::num::NonZeroU32;
     ///
     /// let five = const { NonZeroU32::new(5).unwrap() };
     /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .max_sessions_per_user(five, AtLimit::EndOldest)
+    ///     .max_sessions_per_user(five, AtMaximum::EndOldest)
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
-    pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
-        self.with(|settings| settings.session_limit = Some(SessionLimit::new(limit, at_limit)))
+    pub fn max_sessions_per_user(self, max: NonZeroU32, at_maximum: AtMaximum) -> Self {
+        self.with(|settings| settings.max_sessions = Some(MaxSessions::new(max, at_maximum)))
     }
 
     /// Sets the maximum number of anonymous sessions of this manager's realm; at least 1. Beyond
@@ -649,8 +649,8 @@ impl SessionManagerBuilder {
             return Err(invalid("max_anonymous", "the minimum is 1"));
         }
         if self.store.index().is_none() {
-            let limit = settings.session_limit.map(|_| "max_sessions_per_user");
-            if let Some(setting) = limit.or(settings.max_anonymous.map(|_| "max_anonymous")) {
+            let maximum = settings.max_sessions.map(|_| "max_sessions_per_user");
+            if let Some(setting) = maximum.or(settings.max_anonymous.map(|_| "max_anonymous")) {
                 let why = "this store cannot count sessions";
                 return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
             }
@@ -711,7 +711,7 @@ impl SessionManagerBuilder {
     /// # Errors
     /// - [`ErrorKind::Invalid`]: a setting is invalid, or two contradict each other; the text of
     ///   the error names the setting and the reason.
-    /// - [`ErrorKind::Unsupported`]: there is a limit per user or of anonymous sessions, and the
+    /// - [`ErrorKind::Unsupported`]: there is a maximum per user or of anonymous sessions, and the
     ///   store cannot list sessions.
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
     pub fn build(mut self) -> Result<SessionManager> {
@@ -723,9 +723,8 @@ impl SessionManagerBuilder {
             let trail = end_trail.clone();
             let realm = self.settings.realm.clone();
             let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
-            let on_expired = Box::new(move |ended: &EndedSession| {
-                let reason = ended.reached_limit.unwrap_or(EndReason::Absolute);
-                trail.report(ended, reason, None, None);
+            let on_expired = Box::new(move |ended: &EndedSession, limit| {
+                trail.report(ended, limit, None, None);
             });
             Cleaner::start(store, clock, self.events.clone(), interval, maximum, on_expired)
         };

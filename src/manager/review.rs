@@ -1,16 +1,16 @@
 //! The review of a configuration: the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4 that it
 //! meets, and those that it does not.
 //!
-//! Uses `policy` and the settings of the manager. Applications and the command `doctor` call it.
+//! Applications and the command `doctor` call it.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{Capabilities, SessionLimit};
+use crate::backend::{Capabilities, MaxSessions};
 use crate::cookie::{CookieConfig, SameSite};
 use crate::event::{EventKind, Events};
 use crate::id::Realm;
-use crate::lifetime::{AtLimit, Lifetime};
+use crate::lifetime::{AtMaximum, Lifetime};
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
 use crate::settings::{Settings, Transport};
@@ -240,13 +240,13 @@ fn separation(capabilities: Capabilities, realm: &Realm) -> Option<Finding> {
 fn documentation(settings: &Settings, lifetimes: &Lifetimes) -> Vec<Finding> {
     let anonymous = describe_anonymous(settings);
     let text = format!("{}; anonymous sessions: {anonymous}", lifetimes.text);
-    let limit = settings.session_limit.map(|SessionLimit { max, at_limit }| {
-        let effect = match at_limit {
-            AtLimit::Refuse => "a sign-in is refused",
-            AtLimit::EndOldest => "the oldest ends",
-            AtLimit::EndOthers => "all others end",
+    let max_sessions = settings.max_sessions.map(|MaxSessions { max, at_maximum }| {
+        let effect = match at_maximum {
+            AtMaximum::Refuse => "a sign-in is refused",
+            AtMaximum::EndOldest => "the oldest ends",
+            AtMaximum::EndOthers => "all others end",
         };
-        format!("at most {max} sessions per user; at the limit {effect}")
+        format!("at most {max} sessions per user; beyond that {effect}")
     });
     vec![
         Finding::new(
@@ -258,8 +258,8 @@ fn documentation(settings: &Settings, lifetimes: &Lifetimes) -> Vec<Finding> {
         ),
         Finding::new(
             "ASVS 7.1.2",
-            limit.is_some(),
-            &limit.unwrap_or_default(),
+            max_sessions.is_some(),
+            &max_sessions.unwrap_or_default(),
             "any number of sessions per user: set max_sessions_per_user, or document that there \
              is no limit",
         ),

@@ -259,7 +259,7 @@ impl SessionManager {
     /// ```
     ///
     /// Change the account first, so that no later sign-in uses the former key. A request that has
-    /// read its session before still sees the former key. The limit per user applies at the next
+    /// read its session before still sees the former key. The maximum per user applies at the next
     /// sign-in.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! Requests without a session: why there is none, and what their changes do.
 //!
-//! Uses `retired_ids`. Called by the load, and by the commit, which may find that the session
-//! has ended meanwhile.
+//! Called by the load, and by the commit, which may find that the session has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
 use crate::context::RetiredSinceOpen;

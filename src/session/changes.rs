@@ -1,7 +1,6 @@
 //! The changes of one request, in a form that can be recomputed on newer data.
 //!
-//! Uses `data` and `delta`. The session records changes; the commit recomputes them when the stored
-//! revision has changed.
+//! The session records changes; the commit recomputes them when the stored revision has changed.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;

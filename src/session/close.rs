@@ -1,7 +1,7 @@
 //! The close of a session, at the end of its request: what is stored, and the header fields of the
 //! response.
 //!
-//! Uses the commit and the transport. Called by the manager and the adapters.
+//! Called by the manager and the adapters.
 
 use std::time::Duration;
 

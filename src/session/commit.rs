@@ -1,13 +1,8 @@
-//! The commit of a session, in these levels:
-//!
-//! 1. `commit_all` ends the sessions that are marked for it, and stores all changes. Called by the
-//!    close, and for a commit by the handler.
-//! 2. `commit_changes` finds the session that takes the changes.
-//! 3. `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
-//!    CSRF secret.
-//! 4. `commit_with_retries` repeats the action after revision mismatches, with the changes
-//!    recomputed.
-//! 5. `call_store` makes one call of the store.
+//! The commit of a session, in levels that call the next one: `commit_all` ends the sessions that
+//! are marked for it, and stores all changes; `commit_changes` finds the session that takes them;
+//! `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
+//! CSRF secret; `commit_with_retries` repeats it after revision mismatches, with the changes
+//! recomputed; `call_store` makes one call of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,7 +286,7 @@ impl Session {
                 expected: changes.expected,
                 loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
-                session_limit: settings.session_limit,
+                max_sessions: settings.max_sessions,
                 max_bytes: settings.max_bytes,
                 opened_at: self.opened_at_or(now),
                 now,

@@ -1,6 +1,6 @@
 //! Whose session it is: its user, their authentication, its public id, the address of the client.
 //!
-//! Uses the load. Called by handlers and the manager.
+//! Called by handlers and the manager.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
 //! Renewals of a session's id: by the handler, by the age of the id, and from a former cookie.
 //!
-//! Uses the commit, which carries them out. Called by the commit and the close.
+//! Called by the commit and the close.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Sign-ins, and joining the sign-in of another request through the same id.
 //!
-//! Uses the commit and the context. Called by the application.
+//! Called by the application.
 
 use std::time::Duration;
 
@@ -69,8 +69,8 @@ enum AttemptResult {
 
 impl Session {
     /// Signs `user` in: binds the session to the user, gives it a new id, restarts the idle and the
-    /// absolute limit, and applies the limit per user. This request's changes so far are stored in
-    /// the same step, and the old id no longer finds the session. Without a session, one begins.
+    /// absolute limit, and applies the maximum per user. This request's changes so far are stored
+    /// in the same step, and the old id no longer finds the session. Without a session, one begins.
     ///
     /// | before the sign-in | its values |
     /// |---|---|
@@ -231,7 +231,7 @@ impl Session {
                 let joined = id.derive(&salt);
                 self.join(plan, joined)
             }
-            (CommitAnswer::LimitReached, _) => Ok(AttemptResult::Refused),
+            (CommitAnswer::TooManySessions, _) => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

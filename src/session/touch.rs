@@ -1,18 +1,7 @@
-//! The touches of a session, which record its activity: when they are written, and how.
+//! The touches of a session, which record its activity: when they are written, and how. The
+//! activity of a request counts at its first use of the session.
 //!
-//! Uses the cleaner and the store. Called by the first read, the commits and the end of a request.
-//!
-//! The activity of a request counts at its first use of the session. It is written, if that is
-//! [due](crate::lifetime::Limits::touch_due), at the first of these points:
-//!
-//! | point | condition | written by |
-//! |---|---|---|
-//! | first read | the session may reach its idle limit before the request ends | a touch |
-//! | a commit | none | the commit |
-//! | end of the request | none | a touch |
-//!
-//! The cleaner writes a touch within a second. If the session may end before, or there is no
-//! cleaner, the request writes it.
+//! Called by the first read, the commits and the end of a request.
 
 use std::time::Duration;
 
@@ -32,6 +21,17 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 /// The maximum expected duration of a request, uploads and long polls included.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
 
+// The touch of a request is written, if that is due (`Limits::touch_due`), at the first of these
+// points:
+//
+// | point | condition | written by |
+// |---|---|---|
+// | first read | the session may reach its idle limit before the request ends | a touch |
+// | a commit | none | the commit |
+// | end of the request | none | a touch |
+//
+// The cleaner writes a touch within a second. If the session may end before, or there is no
+// cleaner, the request writes it.
 impl Session {
     /// Returns the touch of this request, with the time of its first use of the session.
     /// [Ignored](Session::ignore) requests and prefetches have none.

@@ -1,7 +1,7 @@
 //! The values of a session: the methods of [`Session`] that read, set, remove and update them by
 //! name.
 //!
-//! Uses `data`, `delta` and the changes of the request. Called by handlers, and by flash messages.
+//! Called by handlers, and by flash messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -7,12 +7,12 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, Missing, ReplacedId, SessionLimit, Store,
+    Action, Commit, CommitAnswer, Delta, LiveSession, MaxSessions, Missing, ReplacedId, Store,
     Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, SessionIdHash, UserKey};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::{Lifetime, Result};
 
@@ -241,7 +241,7 @@ impl<'w> Worker<'w> {
             let delta = setting("n", n);
             let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
             let mut commit = Commit::new(&own.id_hash, action, delta, NOW);
-            commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
+            commit.max_sessions = Some(MaxSessions::new(NonZeroU32::MIN, AtMaximum::EndOthers));
             match worker.store.commit(&commit)? {
                 CommitAnswer::Done { session: LiveSession { record, .. }, .. } => {
                     let own = &mut worker.sessions[index];

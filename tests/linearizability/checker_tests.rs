@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::{Reads, SessionModel};
 use super::operations::{
-    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation,
+    Answer, AtMaximum, Call, Change, Filter, InitialFields, Millis, Number, Operation,
     RecordedOperation, Session,
 };
 
@@ -240,7 +240,7 @@ fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
                 user: 1,
                 initial: InitialFields { public_id: id_hash, ..INITIAL },
                 changes: Vec::new(),
-                limit: Some((1, AtLimit::EndOldest)),
+                limit: Some((1, AtMaximum::EndOldest)),
             };
             let born = session(1, &[]);
             let (user, authenticated) = (Some(1), Some(0));

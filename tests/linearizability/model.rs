@@ -3,7 +3,7 @@
 
 use super::checker::{HistoryEntry, Model, check};
 use super::operations::{
-    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation,
+    Answer, AtMaximum, Call, Change, Filter, InitialFields, Millis, Number, Operation,
     RecordedOperation, Session, UserSession,
 };
 
@@ -494,7 +494,7 @@ impl SessionModel {
         let now = operation.now;
         let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
         let mut retired_ids = Vec::new();
-        if let Some((limit, at_limit)) = limit {
+        if let Some((limit, at_maximum)) = limit {
             let others = store.rows.iter().filter(|row| {
                 let is_it = from.as_ref().is_some_and(|from| from.id_hash == row.id_hash);
                 !is_it && row.session.is_live(now) && row.session.user == Some(*user)
@@ -504,11 +504,11 @@ impl SessionModel {
             // Stable: of those that signed in at one time, the one that began first is first.
             others.sort_by_key(|(authenticated, _)| *authenticated);
             let excess = (others.len() + 1).saturating_sub(*limit as usize);
-            match at_limit {
+            match at_maximum {
                 _ if excess == 0 => {}
-                AtLimit::Refuse => return vec![(store, Answer::Full)],
-                AtLimit::EndOldest => others.truncate(excess),
-                AtLimit::EndOthers => {}
+                AtMaximum::Refuse => return vec![(store, Answer::Full)],
+                AtMaximum::EndOldest => others.truncate(excess),
+                AtMaximum::EndOthers => {}
             }
             if excess > 0 {
                 retired_ids = others.into_iter().map(|(_, id_hash)| id_hash).collect();

@@ -31,7 +31,7 @@ pub struct InitialFields {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum AtLimit {
+pub enum AtMaximum {
     Refuse,
     EndOldest,
     EndOthers,
@@ -74,7 +74,7 @@ pub enum Call {
         user: Number,
         initial: InitialFields,
         changes: Vec<Change>,
-        limit: Option<(u32, AtLimit)>,
+        limit: Option<(u32, AtMaximum)>,
     },
     Delete {
         id_hash: Number,

@@ -2,12 +2,14 @@
 //! fails.
 
 use super::common::dice::Dice;
-use super::operations::{AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation};
+use super::operations::{
+    AtMaximum, Call, Change, Filter, InitialFields, Millis, Number, Operation,
+};
 
 /// The capabilities of a history's subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Capabilities {
-    /// The store lists and revokes, and applies limits per user.
+    /// The store lists and revokes, and applies a maximum per user.
     pub lists: bool,
     /// The number of threads that call it.
     pub threads: usize,
@@ -61,8 +63,8 @@ struct PlanBuilder<'c> {
     /// The limit that times are chosen around.
     scale: Millis,
     times: &'static [Millis],
-    /// The limit per user of the whole history, as an application has one.
-    limit: Option<(u32, AtLimit)>,
+    /// The maximum per user of the whole history, as an application has one.
+    limit: Option<(u32, AtMaximum)>,
 }
 
 /// Never the id of a session.
@@ -91,10 +93,11 @@ impl HistoryPlan {
             _ if capabilities.slow && dice.one_in(2) => AROUND_THE_LIMIT,
             _ => AT_ONE_TIME,
         };
-        let at_limit = dice.pick(&[AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers]);
+        let at_maximum =
+            dice.pick(&[AtMaximum::Refuse, AtMaximum::EndOldest, AtMaximum::EndOthers]);
         let limit = 1 + u32::try_from(dice.roll(2)).unwrap();
         let limited = capabilities.lists && (matches!(theme, Theme::Limits) || dice.one_in(3));
-        let limit = limited.then_some((limit, at_limit));
+        let limit = limited.then_some((limit, at_maximum));
         let (ids, known_ids, next_id, next_public_id) = (Vec::new(), 0, 0, 0);
         let mut builder = PlanBuilder {
             dice,

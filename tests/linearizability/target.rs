@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Missing, NewSession,
-    Record, SessionIndex, SessionLimit, Store, Touch, Value,
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, MaxSessions, Missing,
+    NewSession, Record, SessionIndex, Store, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, SessionIdHash};
@@ -18,7 +18,7 @@ use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
 use super::operations::{
-    Answer, AtLimit, Call, Change, Filter, InitialFields, Millis, Number, Operation, Session,
+    Answer, AtMaximum, Call, Change, Filter, InitialFields, Millis, Number, Operation, Session,
     UserSession,
 };
 
@@ -194,7 +194,7 @@ impl Names {
                 let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
                 let action = Action::SignIn { to, user, new_session, join_salt };
                 let mut commit = Commit::new(&id_hash, action, delta, now);
-                commit.session_limit = limit.map(session_limit);
+                commit.max_sessions = limit.map(max_sessions);
                 self.answer(store.commit(&commit)?)
             }
             Call::Delete { id_hash } => {
@@ -281,7 +281,7 @@ impl Names {
                 ..
             }) => Answer::Replaced { id_hash: self.id_number(id_hash) },
             CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::NotFound,
-            CommitAnswer::LimitReached => Answer::Full,
+            CommitAnswer::TooManySessions => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }
     }
@@ -299,13 +299,13 @@ fn idp_session_id(number: Number) -> IdpSessionId {
     IdpSessionId::new(number.to_string()).unwrap()
 }
 
-fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
-    let at_limit = match at_limit {
-        AtLimit::Refuse => lifetime::AtLimit::Refuse,
-        AtLimit::EndOldest => lifetime::AtLimit::EndOldest,
-        AtLimit::EndOthers => lifetime::AtLimit::EndOthers,
+fn max_sessions((limit, at_maximum): (u32, AtMaximum)) -> MaxSessions {
+    let at_maximum = match at_maximum {
+        AtMaximum::Refuse => lifetime::AtMaximum::Refuse,
+        AtMaximum::EndOldest => lifetime::AtMaximum::EndOldest,
+        AtMaximum::EndOthers => lifetime::AtMaximum::EndOthers,
     };
-    SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
+    MaxSessions::new(NonZeroU32::new(limit).unwrap(), at_maximum)
 }
 
 /// Translates an error. Only a server that is stopped, or too slow, makes an outcome unknown.

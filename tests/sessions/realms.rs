@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use cloakroom::adapter::{Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
 use cloakroom::id::Realm;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
@@ -86,7 +86,7 @@ fn lists_limits_and_revocations_concern_one_realm_only() {
         let limited = |name: &'static str| {
             app.another(move |builder| {
                 let builder = builder.cookie(CookieConfig::new().name(name));
-                builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+                builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::EndOldest)
             })
         };
         let (one, other) = (limited("one"), limited("other"));

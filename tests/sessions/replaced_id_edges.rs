@@ -10,7 +10,7 @@ use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::IdpSessionId;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
@@ -390,7 +390,7 @@ fn a_renewal_that_another_overtook_discards_nothing() {
 #[test]
 fn another_users_double_clicked_sign_in_is_one_session() {
     let configure = |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::EndOldest)
     };
     on_both_stores(configure, |app: App| {
         let old = app.signed_in("ada");

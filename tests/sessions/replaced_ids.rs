@@ -9,7 +9,7 @@ use std::time::Duration;
 use cloakroom::adapter::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
@@ -341,10 +341,11 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
 
 #[test]
 fn a_double_clicked_sign_in_keeps_user_and_cart() {
-    let limits = [None, Some(AtLimit::Refuse), Some(AtLimit::EndOldest), Some(AtLimit::EndOthers)];
-    for at_limit in limits {
-        let configure = |builder: SessionManagerBuilder| match at_limit {
-            Some(at_limit) => builder.max_sessions_per_user(NonZeroU32::MIN, at_limit),
+    let limits =
+        [None, Some(AtMaximum::Refuse), Some(AtMaximum::EndOldest), Some(AtMaximum::EndOthers)];
+    for at_maximum in limits {
+        let configure = |builder: SessionManagerBuilder| match at_maximum {
+            Some(at_maximum) => builder.max_sessions_per_user(NonZeroU32::MIN, at_maximum),
             None => builder,
         };
         let test = |app: App| {
@@ -362,7 +363,7 @@ fn a_double_clicked_sign_in_keeps_user_and_cart() {
                 assert_eq!(list.len(), 1, "one device");
             }
         };
-        match at_limit {
+        match at_maximum {
             None => on_every_store(configure, test),
             Some(_) => crate::common::app::on_both_stores(configure, test),
         }
@@ -833,7 +834,7 @@ fn two_on_one_file(
 #[test]
 fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
     let limited = |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::EndOldest)
     };
     for configure in [defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder, limited] {
         two_on_one_file(configure, |one, other| {

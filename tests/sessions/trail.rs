@@ -11,7 +11,7 @@ use crate::common::every_store::on_every_store;
 use cloakroom::adapter::RequestHead;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::IdpSessionId;
-use cloakroom::lifetime::{AtLimit, EndReason};
+use cloakroom::lifetime::{AtMaximum, EndReason};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, Lifetime, Session, SignIn};
 
@@ -166,7 +166,7 @@ fn the_limit_per_user_leaves_a_trail() {
     let trail = Trail::default();
     let two = NonZeroU32::new(2).unwrap();
     on_both_stores(
-        |builder| trail.install(builder).max_sessions_per_user(two, AtLimit::EndOldest),
+        |builder| trail.install(builder).max_sessions_per_user(two, AtMaximum::EndOldest),
         |app| {
             trail.take();
             let first = signed_in(&app, "ada");

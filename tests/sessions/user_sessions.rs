@@ -18,7 +18,7 @@ use cloakroom::cookie::SameSite;
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::id::{IdpSessionId, PublicId};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::policy::Policy;
@@ -437,7 +437,7 @@ fn a_store_that_cannot_list_says_so() {
     ];
     assert_eq!(kinds, [ErrorKind::Unsupported; 6]);
     let limited = SessionManager::builder(Unlisted(MemoryStore::new()))
-        .max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse);
+        .max_sessions_per_user(NonZeroU32::MIN, AtMaximum::Refuse);
     let error = limited.build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = "cannot set `max_sessions_per_user`: this store cannot count sessions";
@@ -448,9 +448,9 @@ fn a_store_that_cannot_list_says_so() {
 
 #[test]
 fn of_two_sign_ins_at_a_limit_of_one_one_session_lives() {
-    for at_limit in [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers] {
+    for at_maximum in [AtMaximum::Refuse, AtMaximum::EndOldest, AtMaximum::EndOthers] {
         let limited = |builder: SessionManagerBuilder| {
-            builder.max_sessions_per_user(NonZeroU32::MIN, at_limit)
+            builder.max_sessions_per_user(NonZeroU32::MIN, at_maximum)
         };
         on_both_stores(limited, |app| {
             for _ in 0..20 {
@@ -466,9 +466,9 @@ fn of_two_sign_ins_at_a_limit_of_one_one_session_lives() {
                     let both = [scope.spawn(sign_in), scope.spawn(sign_in)];
                     both.map(|thread| thread.join().unwrap()).to_vec()
                 });
-                assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 1, "{at_limit:?}");
+                assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 1, "{at_maximum:?}");
                 let refused = answers.iter().filter(|a| **a == SignIn::Refused).count();
-                assert_eq!(refused, usize::from(at_limit == AtLimit::Refuse));
+                assert_eq!(refused, usize::from(at_maximum == AtMaximum::Refuse));
                 app.sessions.revoke_everyone(None).unwrap();
             }
         });
@@ -478,7 +478,7 @@ fn of_two_sign_ins_at_a_limit_of_one_one_session_lives() {
 #[test]
 fn renewals_and_sign_ins_of_one_session_are_never_refused() {
     let limited = |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::Refuse)
     };
     on_both_stores(limited, |app| {
         let mut ada = app.signed_in("ada");
@@ -658,7 +658,7 @@ fn a_review_says_what_a_configuration_meets() {
     assert!(insecure.contains(&"ASVS 3.3.1") && insecure.contains(&"ASVS 3.3.3"));
     assert!(unmet(|b| b.cookie(CookieConfig::new().http_only(false))).contains(&"ASVS 3.3.4"));
     assert!(unmet(|b| b.header("X-Session")).contains(&"ASVS 3.3.4"));
-    let limited = unmet(|b| b.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest));
+    let limited = unmet(|b| b.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::EndOldest));
     assert!(!limited.contains(&"ASVS 7.1.2"));
 
     let text = review(|builder| builder.policy(Policy::aal2())).to_string();

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Capabilities, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Maintenance,
-    Missing, NewSession, SessionLimit, Store, StoreWrapper, Touch, Value,
+    MaxSessions, Missing, NewSession, Store, StoreWrapper, Touch, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, SessionIdHash, UserKey};
-use cloakroom::lifetime::{AtLimit, Lifetime};
+use cloakroom::lifetime::{AtMaximum, Lifetime};
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::{MemoryStore, SqliteStore};
@@ -168,9 +168,9 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             commit.expected = Expected::Revision(1 + rng.next(4));
         }
         if limits && rng.next(2) == 0 {
-            let rules = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers];
+            let rules = [AtMaximum::Refuse, AtMaximum::EndOldest, AtMaximum::EndOthers];
             let limit = NonZeroU32::new(1 + rng.next(3) as u32).unwrap();
-            commit.session_limit = Some(SessionLimit::new(limit, rules[rng.next(3) as usize]));
+            commit.max_sessions = Some(MaxSessions::new(limit, rules[rng.next(3) as usize]));
         }
         log.push(format!(
             "{step}: {op} {:?} -> {:?} {user:?} {salt:?} {grace_until:?}",

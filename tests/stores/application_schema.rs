@@ -2,20 +2,23 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
     Folder, NOW, create, end, events, live, merge, new_id_hash, new_session, setting,
 };
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, SessionLimit, Store};
+use cloakroom::backend::{
+    Action, Commit, CommitAnswer, Delta, MaxSessions, Store, Touch, TouchError,
+};
 use cloakroom::event::EventKind;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::admin::Admin;
 use cloakroom::stores::sqlite::SqliteFile;
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
-use cloakroom::{ErrorKind, SqliteStore, UserKey};
+use cloakroom::{Error, ErrorKind, SqliteStore, UserKey};
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
@@ -57,7 +60,7 @@ fn sign_in(store: &SqliteStore, user: &str) -> SessionIdHash {
 fn sign_in_under_limit(
     store: &SqliteStore,
     user: &str,
-    session_limit: Option<SessionLimit>,
+    max_sessions: Option<MaxSessions>,
 ) -> SessionIdHash {
     let to = new_id_hash();
     let action = Action::SignIn {
@@ -67,7 +70,7 @@ fn sign_in_under_limit(
         join_salt: None,
     };
     let mut commit = Commit::new(&new_id_hash(), action, setting("cart", "three coats"), NOW);
-    commit.session_limit = session_limit;
+    commit.max_sessions = max_sessions;
     assert!(matches!(store.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
     to
 }
@@ -172,7 +175,7 @@ fn a_sign_in_succeeds_if_a_table_keeps_expired_sessions() {
             let expired = [sign_in(&store, "ada"), sign_in(&store, "ada")];
             reference(&connection, &expired[0]);
             connection.execute("UPDATE cloakroom_sessions SET deadline = 1", []).unwrap();
-            let limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
+            let limit = MaxSessions::new(NonZeroU32::MIN, AtMaximum::Refuse);
             let new = sign_in_under_limit(&store, "ada", Some(limit));
             assert!(live(&store, &new).unwrap().is_some());
             for id_hash in &expired {
@@ -340,6 +343,26 @@ fn ending_all_fails_if_a_trigger_keeps_sessions_live() {
     connection.execute_batch("DROP TRIGGER keep; DROP TRIGGER keep_too").unwrap();
     assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 1);
     assert!(live(&store, &id_hash).unwrap().is_none());
+}
+
+#[test]
+fn a_trigger_that_rolls_back_fails_all_touches_of_its_batch() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let ids = ["ada", "bob", "eve"].map(|user| sign_in(&store, user));
+    connect(&folder)
+        .execute_batch(
+            "CREATE TRIGGER back BEFORE UPDATE ON cloakroom_sessions WHEN old.user_key = 'bob'
+             BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .unwrap();
+    let touch = Touch::at(NOW + Duration::from_secs(60));
+    let error = store.touch(&ids.map(|id_hash| (id_hash, touch)), NOW).unwrap_err();
+    assert!(matches!(&error, TouchError::Store(_)), "{error:?}");
+    assert!(Error::from(error).to_string().contains("a trigger refuses the change"));
+    for id_hash in &ids {
+        assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, NOW, "none is stored");
+    }
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
-    LiveSession, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionLimit, SessionWrite,
-    Touch, UserLimit, Value,
+    LiveSession, MaxSessions, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionWrite,
+    Touch, UserMaximum, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::lifetime::{AtLimit, Lifetime};
+use cloakroom::lifetime::{AtMaximum, Lifetime};
 use cloakroom::{Error, ErrorKind};
 
 /// Kinds of sessions that the presented id finds, in the order of the table's first column.
@@ -116,7 +116,7 @@ current                | *              | sign in*         | *           | *    
 ";
 
 const LIMIT: usize = 100;
-const LIMIT_PER_USER: SessionLimit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
+const MAX_PER_USER: MaxSessions = MaxSessions::new(NonZeroU32::MIN, AtMaximum::Refuse);
 const SECOND: Duration = Duration::from_secs(1);
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -307,9 +307,9 @@ impl Case {
         commit.max_bytes = LIMIT;
         commit.opened_at = self.opened_at();
         // It concerns sign-ins only.
-        commit.session_limit = Some(LIMIT_PER_USER);
+        commit.max_sessions = Some(MAX_PER_USER);
         self.check_loaded(&mut commit);
-        let Decision { expired, session_limit, ended, write } = match commit.decide(self.found()) {
+        let Decision { expired, user_maximum, ended, write } = match commit.decide(self.found()) {
             Ok(decision) => decision,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -317,9 +317,10 @@ impl Case {
             }
         };
         let writes = matches!(write, SessionWrite::Insert { .. } | SessionWrite::Move { .. });
-        let limits = writes && self.is_sign_in();
-        let limit = UserLimit { user: user("ada"), realm: Realm::default(), limit: LIMIT_PER_USER };
-        assert_eq!(session_limit, limits.then_some(limit));
+        let is_counted = writes && self.is_sign_in();
+        let maximum =
+            UserMaximum { user: user("ada"), realm: Realm::default(), max_sessions: MAX_PER_USER };
+        assert_eq!(user_maximum, is_counted.then_some(maximum));
         assert!(expired.len() <= 1 && ended.len() <= 1);
         match (write, expired.into_iter().next(), ended.into_iter().next()) {
             (SessionWrite::Nothing(answer), None, None) => self.check_answer(&answer),

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, Missing, NewSession, SessionLimit,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, MaxSessions, Missing, NewSession,
     Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::admin::{Admin, ProgressFn};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -133,8 +133,8 @@ impl Several {
                 let user = self.user();
                 let limit = NonZeroU32::new(2).unwrap();
                 let mut commit = commit(Action::SignIn { to, user, new_session, join_salt: None });
-                commit.session_limit =
-                    self.dice.chance(50).then(|| SessionLimit::new(limit, AtLimit::EndOldest));
+                commit.max_sessions =
+                    self.dice.chance(50).then(|| MaxSessions::new(limit, AtMaximum::EndOldest));
                 store.commit(&commit).map(drop)
             }
             26..28 => store.commit(&commit(Action::End)).map(drop),
@@ -294,7 +294,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
         let limit = NonZeroU32::MIN;
         let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
         let mut commit = Commit::new(&none, action, delta, now);
-        commit.session_limit = Some(SessionLimit::new(limit, AtLimit::Refuse));
+        commit.max_sessions = Some(MaxSessions::new(limit, AtMaximum::Refuse));
         assert!(matches!(store.commit(&commit), Ok(CommitAnswer::Done { .. })));
         to
     };

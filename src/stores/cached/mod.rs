@@ -378,7 +378,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             CommitAnswer::Missing(_) | CommitAnswer::CanJoin { .. } => {
                 inner.invalidate_sessions([presented], now);
             }
-            CommitAnswer::LimitReached => {}
+            CommitAnswer::TooManySessions => {}
         }
         Ok(answer)
     }

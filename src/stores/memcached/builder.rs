@@ -1,6 +1,4 @@
 //! The builder of a [`MemcachedStore`]: settings and opening.
-//!
-//! Uses `client`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,7 @@
-//! [`Cache`] for [`MemcachedStore`].
-//!
-//! A miss takes memcached's own lease, and a fill replaces exactly the item version that the lease
-//! has created. An invalidation deletes the item and thus the lease, so no mark must stay behind. A
-//! [`FillLease`] includes the nonce, because memcached restarts its version numbers when it
-//! restarts.
+//! [`Cache`] for [`MemcachedStore`]. A miss takes memcached's own lease, and a fill replaces
+//! exactly the item version that the lease has created. An invalidation deletes the item and thus
+//! the lease, so no mark must stay behind. A [`FillLease`] includes the nonce, because memcached
+//! restarts its version numbers when it restarts.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

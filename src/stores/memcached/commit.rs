@@ -2,8 +2,6 @@
 //!
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by the four commands of `move_session`.
-//!
-//! Uses `lookup` and `client`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
@@ -88,7 +86,7 @@ impl MemcachedInner {
                 return Ok(ItemVersion { id_hash, version });
             }
         }
-        Err(Error::new(ErrorKind::Conflict, call.context.operation))
+        Err(Error::id_is_taken())
     }
 
     /// Records activity by an id that was replaced, or beside other changes of the session.
@@ -157,7 +155,7 @@ impl Attempts<'_> {
                 return Ok(Execution::Conflict);
             }
         }
-        // At most the session found: the manager gives a store without an index no session limit.
+        // At most the session found: the manager gives a store without an index no maximum.
         match (&decision.write, decision.ended.first()) {
             (SessionWrite::Nothing(_), None) => Ok(Execution::Done),
             // Only this version: by now the item may belong to the old id of a moved session.

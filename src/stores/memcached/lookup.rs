@@ -1,6 +1,4 @@
 //! Lookups. They complete moves of sessions to new ids that other requests did not finish.
-//!
-//! Uses `client` and `value`.
 
 use crate::backend::{Found, LiveSession, ReplacedId};
 use crate::clock::Timestamp;

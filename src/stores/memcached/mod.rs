@@ -3,8 +3,6 @@
 //! A session is one item, under the hash of its id. For example, a renewal from id A to id B moves
 //! the session to the item of B, and leaves in the item of A a redirect to B.
 
-// Uses `client` for all commands.
-
 mod builder;
 mod cache;
 mod client;
@@ -57,8 +55,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 ///   without an error.
 /// - **Outages.** Each session is on one server. While that is down, its sessions are
 ///   [`Unavailable`](crate::ErrorKind::Unavailable); they do not move to another server.
-/// - **Lists.** The store cannot list sessions, so it has no [`SessionIndex`] and supports no limit
-///   per user.
+/// - **Lists.** The store cannot list sessions, so it has no [`SessionIndex`] and supports no
+///   maximum per user.
 /// - **Clocks.** Deadlines are compared with the clock of the machine that serves the request, so
 ///   the machines' clocks must be synchronized.
 /// - **Memory.** memcached drops an item a minute after its session's deadline at the latest. A

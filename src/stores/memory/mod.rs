@@ -11,7 +11,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
-    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserLimit,
+    ReplacedId, SessionIndex, SessionWrite, Store, StoreIdentity, TouchError, UserMaximum,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -183,9 +183,9 @@ impl SessionTable {
         if let Some(id_hash) = decision.write.new_id() {
             self.check_free(id_hash)?;
         }
-        if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+        if let Some(UserMaximum { user, realm, .. }) = &decision.user_maximum {
             let of_user = self.sessions_of_user(user, realm, commit.now);
-            decision = decision.apply_limit(of_user);
+            decision = decision.apply_maximum(of_user);
         }
         self.remove_all(&decision.expired);
         let ended: Vec<_> = decision.ended.iter().map(|(key, _)| *key).collect();
@@ -226,7 +226,8 @@ impl SessionTable {
     }
 
     /// Returns the anonymous sessions that must be removed to make room for this new one, apart
-    /// from the sessions that it ends.
+    /// from the sessions that it ends: of all realms, because they share the capacity, those that
+    /// were idle longest. It runs in the commit, because the capacity is never exceeded.
     ///
     /// # Errors
     /// [`ErrorKind::Full`] if there is no room and no anonymous session.
@@ -250,10 +251,9 @@ impl SessionTable {
     /// Fails with [`ErrorKind::Conflict`] unless `id_hash` can be the id of a new session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
         if self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash) {
-            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
-        } else {
-            Ok(())
+            return Err(Error::id_is_taken());
         }
+        Ok(())
     }
 
     /// Returns the sessions of a user in a realm, in the order of their sign-ins.

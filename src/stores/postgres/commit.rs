@@ -5,7 +5,7 @@
 use tokio_postgres::Row;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserLimit,
+    Action, Commit, CommitAnswer, Found, LiveSession, ReplacedId, SessionWrite, UserMaximum,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 use crate::stores::sql::columns::{replaced, session};
-use crate::stores::sql::{decode, to_int};
+use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, to_int};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -24,7 +24,7 @@ struct LockedRows {
     replaced: Vec<ReplacedId>,
     /// Whether a session has or had the new id of the commit.
     is_taken: bool,
-    /// The sessions to which the limit per user applies, in the order of their sign-ins.
+    /// The sessions that the maximum per user counts, in the order of their sign-ins.
     of_user: Vec<(i64, EndedSession)>,
 }
 
@@ -48,11 +48,10 @@ pub(super) async fn apply(
         lock(commit, trips, sql, locks).await?;
     let decision = commit.decide(found)?;
     if is_taken && decision.write.new_id().is_some() {
-        return Err(id_is_taken().into());
+        return Err(Error::id_is_taken().into());
     }
-    let decision = decision.apply_limit(of_user);
-    let ended = decision.ended.iter().map(|(key, _)| key);
-    let removed: Vec<_> = decision.expired.iter().chain(ended).copied().collect();
+    let decision = decision.apply_maximum(of_user);
+    let removed: Vec<_> = decision.removed().copied().collect();
     let remembered;
     let mut queries = Vec::new();
     if !removed.is_empty() {
@@ -75,8 +74,7 @@ pub(super) async fn apply(
             queries.push(Query::new(&sql.delete_replaced_of, [(*key).into()]));
             let insert = |id| insert_replaced(sql, id, &session.id_hash);
             queries.extend(remembered.iter().map(insert));
-            // Forgotten ids of any session, so that the table does not grow without bound.
-            let params = [commit.now.as_millis().into(), 2.into()];
+            let params = [commit.now.as_millis().into(), FORGOTTEN_PER_CHANGE.into()];
             queries.push(Query::new(&sql.delete_forgotten, params));
         }
         SessionWrite::Touch { key, session } => {
@@ -125,7 +123,7 @@ async fn create(
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
     if trips.write(insert(sql, session)).await?.is_empty() {
-        return Err(id_is_taken().into());
+        return Err(Error::id_is_taken().into());
     }
     Ok(decision.into_answer(Vec::new()))
 }
@@ -145,8 +143,8 @@ async fn lock(
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
     }
-    let limit = commit.user_limit();
-    let of_user = limit.as_ref().map(|UserLimit { user, realm, .. }| {
+    let maximum = commit.user_maximum();
+    let of_user = maximum.as_ref().map(|UserMaximum { user, realm, .. }| {
         Query::new(&sql.lock_of_user, [user.as_str().into(), realm.as_str().into()])
     });
     if let Action::Renew { to, .. } | Action::SignIn { to, .. } = &commit.action {
@@ -196,10 +194,6 @@ fn replaced_ids(rows: &[Row], session: i64) -> Result<Vec<ReplacedId>> {
         }
     }
     Ok(ids)
-}
-
-fn id_is_taken() -> Error {
-    Error::new(ErrorKind::Conflict, "give a session its new id")
 }
 
 fn insert<'q>(sql: &'q Statements, session: &'q LiveSession) -> Query<'q> {

@@ -4,7 +4,6 @@
 //! its deadline. If the server is down, the caller therefore gets the error immediately.
 
 use std::fmt::{self, Debug};
-use std::mem;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,11 +52,9 @@ impl Debug for ConnectionPool {
 
 impl Drop for ConnectionPool {
     fn drop(&mut self) {
-        if !self.process.is_current() {
-            // Dropping a runtime in a forked process would take the sockets of the other process
-            // out of an epoll instance that both share.
-            mem::forget(self.slots.clone());
-        }
+        // Dropping a runtime in a forked process would take the sockets of the other process out of
+        // an epoll instance that both share.
+        self.process.leak_in_fork(|| self.slots.clone());
     }
 }
 

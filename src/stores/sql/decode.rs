@@ -1,6 +1,6 @@
 //! Decodes the rows of the tables.
 //!
-//! Uses the positions in `columns`. Each store implements [`SqlRow`] for the rows of its driver.
+//! Each store implements [`SqlRow`] for the rows of its driver.
 
 use std::time::Duration;
 

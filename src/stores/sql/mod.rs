@@ -9,6 +9,10 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{Cursor, Page};
 
+/// The maximum number of forgotten replaced ids, of any session, that are deleted when others are
+/// stored, so that their table does not grow without bound.
+pub(super) const FORGOTTEN_PER_CHANGE: i64 = 2;
+
 /// Declares a struct with the texts of statements for one table, and its function `new`.
 macro_rules! statements {
     ($struct:ident($arg:ident: $type:ty) { $($prelude:tt)* } $($name:ident: $text:literal;)*) => {

@@ -1,7 +1,5 @@
 //! The builder of a [`SqliteStore`]: settings, and opening the file, its journal mode and its
 //! tables.
-//!
-//! Uses all other modules but `admin` and `index`, to assemble the store.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,13 +1,11 @@
 //! Commits, applied within a write transaction.
-//!
-//! Uses [`Commit::decide`] and `WriteTx`.
 
-use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserLimit};
+use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserMaximum};
 use crate::error::Result;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 pub(super) fn job_kind(commit: &Commit) -> JobKind {
-    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Normal }
+    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Ordinary }
 }
 
 /// Finds the session and applies the decision.
@@ -21,12 +19,11 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswe
     if let Some(id_hash) = decision.write.new_id() {
         tx.check_free(id_hash)?;
     }
-    if let Some(UserLimit { user, realm, .. }) = &decision.session_limit {
+    if let Some(UserMaximum { user, realm, .. }) = &decision.user_maximum {
         let of_user = tx.sessions_of_user(user, realm, commit.now)?;
-        decision = decision.apply_limit(of_user);
+        decision = decision.apply_maximum(of_user);
     }
-    let ended = decision.ended.iter().map(|(key, _)| key);
-    for key in decision.expired.iter().chain(ended) {
+    for key in decision.removed() {
         tx.delete(key.id, key.id_hash)?;
     }
     let mut evicted = Vec::new();

@@ -2,8 +2,6 @@
 //!
 //! The history is in a table of its own, because `user_version` belongs to the application. A
 //! migration is one transaction that holds the write lock, so many processes may start at once.
-//!
-//! Uses `write`.
 
 use std::time::Instant;
 

@@ -1,8 +1,8 @@
 //! The read connections to a file, opened on demand.
 //!
-//! Uses the path and flags of `file`. The page cache keeps SQLite's default size, because a larger
-//! one would only be a second copy of pages in the system's cache. Memory-mapped reads stay at the
-//! default too: with them a read error is a signal that ends the program.
+//! The page cache keeps SQLite's default size, because a larger one would only be a second copy of
+//! pages in the system's cache. Memory-mapped reads stay at the default too: with them a read error
+//! is a signal that ends the program.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

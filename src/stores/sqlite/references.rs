@@ -27,10 +27,10 @@ pub(super) fn dependents(
     let mut statement = connection.prepare_cached(&sql.dependents)?;
     let dependents = statement.query_map([], |row| {
         Ok(Dependent {
-            table: row.get(0)?,
-            keeps_rows: row.get(1)?,
-            keeps_ids: row.get(2)?,
-            condition: row.get(3)?,
+            table: row.get("table")?,
+            keeps_rows: row.get("keeps_rows")?,
+            keeps_ids: row.get("keeps_ids")?,
+            condition: row.get("condition")?,
         })
     })?;
     dependents.collect()

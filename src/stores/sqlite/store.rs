@@ -1,9 +1,6 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
-//!
-//! Uses `commit`, `read_pool`, `write` and `record_cache`.
 
 use std::fmt::{self, Debug};
-use std::mem;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,12 +78,9 @@ pub(super) struct SqliteInner {
 
 impl Drop for SqliteInner {
     fn drop(&mut self) {
-        if !self.writer.process().is_current() {
-            // Closing a connection in a forked process can roll back a transaction of the other
-            // process. It also takes locks of SQLite, which a thread that the fork did not copy may
-            // hold.
-            mem::forget((self.writer.clone(), self.read_pool.clone()));
-        }
+        // Closing a connection in a forked process can roll back a transaction of the other one. It
+        // also takes locks of SQLite, which a thread that the fork did not copy may hold.
+        self.writer.process().leak_in_fork(|| (self.writer.clone(), self.read_pool.clone()));
     }
 }
 
@@ -266,12 +260,12 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let batch = batch.to_vec();
-        let failed = self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
+        let failed = self.0.writer.write(JobKind::Ordinary, "record activity", move |tx| {
             let mut failed = Vec::new();
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
                     // The error is of this row, such as damage or a trigger. The others are stored.
-                    Err(error) if concerns_one_row(&error) => {
+                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
                         failed.push(((id_hash, touch), error))
                     }
                     touched => touched?,
@@ -286,7 +280,7 @@ impl Store for SqliteStore {
         const OPERATION: &str = "sweep expired sessions";
         let limit = to_int(limit.get());
         let (removed, began, kept) =
-            self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
+            self.0.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.
                 let began = monotonic_now();
                 Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))

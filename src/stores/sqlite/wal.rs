@@ -54,13 +54,13 @@ pub(super) struct Wal {
     /// The callback of [`Maintenance::on_due`](crate::backend::Maintenance::on_due).
     on_due: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     is_requested: AtomicBool,
-    /// The last restart of the log; `None` if it succeeded.
-    blocked_restart: Mutex<Option<BlockedRestart>>,
+    /// The last checkpoint that a reader has blocked; `None` if the log has restarted since.
+    last_blocked: Mutex<Option<BlockedCheckpoint>>,
 }
 
-/// An attempt to restart the log that a reader has blocked, and the size of the log then.
+/// A checkpoint that a reader has blocked, and the size of the log then.
 #[derive(Clone, Copy)]
-struct BlockedRestart {
+struct BlockedCheckpoint {
     attempted: Instant,
     frames: u32,
 }
@@ -90,7 +90,7 @@ impl Wal {
             events,
             on_due: Mutex::default(),
             is_requested: AtomicBool::new(false),
-            blocked_restart: Mutex::default(),
+            last_blocked: Mutex::default(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Wal {
     }
 
     fn may_restart(&self, frames: u32) -> bool {
-        self.blocked_restart.lock().ignore_poison().is_none_or(|last| {
+        self.last_blocked.lock().ignore_poison().is_none_or(|last| {
             monotonic_now().saturating_duration_since(last.attempted) >= RETRY_AFTER
                 || frames >= last.frames + last.frames / 2
         })
@@ -204,13 +204,13 @@ impl Wal {
     }
 
     fn record_result(&self, frames: u32, is_blocked: bool) {
-        let new = is_blocked.then(|| BlockedRestart { attempted: monotonic_now(), frames });
-        let old = mem::replace(&mut *self.blocked_restart.lock().ignore_poison(), new);
+        let new = is_blocked.then(|| BlockedCheckpoint { attempted: monotonic_now(), frames });
+        let old = mem::replace(&mut *self.last_blocked.lock().ignore_poison(), new);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
         let due = self.frames(DUE_BYTES);
         let is_reported =
-            |restart: Option<BlockedRestart>| restart.is_some_and(|it| it.frames >= due);
+            |blocked: Option<BlockedCheckpoint>| blocked.is_some_and(|it| it.frames >= due);
         if is_reported(new) != is_reported(old) {
             self.events.raise(&if is_reported(new) {
                 Event::CheckpointBlocked { pages: frames }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use cloakroom::csrf::CsrfCheck;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
@@ -283,8 +283,9 @@ fn a_token_is_not_carried_to_another_user() {
 #[test]
 fn a_refused_or_failed_sign_in_leaves_the_tokens_as_they_were() {
     let limit = 1.try_into().unwrap();
-    let configure =
-        move |builder: SessionManagerBuilder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
+    let configure = move |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(limit, AtMaximum::Refuse)
+    };
     on_both_stores(configure, |app| {
         app.signed_in("ada");
         let (mut browser, token) = visitor_with_token(&app);

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use cloakroom::adapter::{Adapter, Outcome};
 use cloakroom::event::EventKind;
 use cloakroom::id::PublicId;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CommitOutcome, ErrorKind, Session, SignIn};
@@ -311,14 +311,14 @@ fn a_write_without_a_read_is_discarded_once_the_session_ended() {
         ("a revocation of everyone", |app, _| {
             assert_eq!(app.sessions.revoke_everyone(None).unwrap(), 1);
         }),
-        ("a sign-in at the limit", |app, _| drop(app.signed_in("ada"))),
+        ("a sign-in at the maximum", |app, _| drop(app.signed_in("ada"))),
         ("a sign-in as another user", |app, browser| {
             browser.request(&app.sessions, |session| sign_in(session, "zoe"));
         }),
     ];
     let one = NonZeroU32::MIN;
     let configure =
-        |builder: SessionManagerBuilder| builder.max_sessions_per_user(one, AtLimit::EndOldest);
+        |builder: SessionManagerBuilder| builder.max_sessions_per_user(one, AtMaximum::EndOldest);
     for (how, end) in ends {
         on_both_stores(configure, |app| {
             let mut browser = app.signed_in("ada");
@@ -561,7 +561,7 @@ fn a_second_destroy_after_an_ignore_ends_the_issued_session() {
 #[test]
 fn a_sign_in_after_an_ignore_carries_out_no_earlier_destroy() {
     let configure = |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::Refuse)
     };
     on_both_stores(configure, |app| {
         let (_ada, mut browser) = (app.signed_in("ada"), app.signed_in("zoe"));

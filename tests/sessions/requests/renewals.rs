@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
@@ -220,8 +220,9 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
 #[test]
 fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
     let limit = NonZeroU32::new(1).unwrap();
-    let configure =
-        move |builder: SessionManagerBuilder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
+    let configure = move |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(limit, AtMaximum::Refuse)
+    };
     on_both_stores(configure, |app| {
         let ada = app.signed_in("ada");
         let mut browser = app.visitor(1);
@@ -252,10 +253,10 @@ fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
 }
 
 #[test]
-fn at_the_limit_the_oldest_sign_in_ends() {
+fn at_the_maximum_the_oldest_sign_in_ends() {
     let limit = NonZeroU32::new(2).unwrap();
     let configure = move |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(limit, AtLimit::EndOldest)
+        builder.max_sessions_per_user(limit, AtMaximum::EndOldest)
     };
     on_both_stores(configure, |app| {
         let browsers: Vec<Browser> = (0..3)

@@ -26,7 +26,7 @@ use cloakroom::backend::{
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::id::{PublicId, SessionIdHash};
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::manager::OnLoadFailure;
 use cloakroom::{
     CookieConfig, Error, ErrorKind, Flash, Lifetime, MemoryStore, Result, Session, SessionManager,
@@ -297,8 +297,9 @@ impl TracedSite {
             builder = builder.end_session_on_replaced_id(true);
         }
         if dice.chance(30) {
-            let at_limit = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers][dice.roll(3)];
-            builder = builder.max_sessions_per_user(NonZeroU32::MIN, at_limit);
+            let at_maximum =
+                [AtMaximum::Refuse, AtMaximum::EndOldest, AtMaximum::EndOthers][dice.roll(3)];
+            builder = builder.max_sessions_per_user(NonZeroU32::MIN, at_maximum);
         }
         if dice.chance(20) {
             builder = builder.no_store_when_signed_in(true).clear_site_data(true);

@@ -137,7 +137,7 @@ impl Trace {
         if let Some(touch) = commit.touch {
             let _ = write!(text, " touch {}", touch.seen.since(NOW).as_secs());
         }
-        if commit.session_limit.is_some() {
+        if commit.max_sessions.is_some() {
             text.push_str(" limit");
         }
         text
@@ -159,7 +159,7 @@ impl Trace {
             }
             Ok(CommitAnswer::CanJoin { to, .. }) => format!("can join {}", self.id_hash(to)),
             Ok(CommitAnswer::Missing(missing)) => self.missing(missing),
-            Ok(CommitAnswer::LimitReached) => "limit reached".into(),
+            Ok(CommitAnswer::TooManySessions) => "too many sessions".into(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => format!("{:?}", error.kind()),
         }

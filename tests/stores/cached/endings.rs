@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Delta, Loaded, Missing, SessionLimit, Store};
+use cloakroom::backend::{Action, Commit, Delta, Loaded, MaxSessions, Missing, Store};
 use cloakroom::id::SessionIdHash;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
@@ -69,10 +69,10 @@ fn a_revocation_during_one_of_everyone_is_final() {
 }
 
 #[test]
-fn a_revocation_during_a_sign_in_at_the_limit_is_final() {
-    none_is_served_after_a_revocation("a sign-in at the limit", |store, _| {
-        let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
-        sign_in(store, &new_id_hash(), Some(session_limit));
+fn a_revocation_during_a_sign_in_at_the_maximum_is_final() {
+    none_is_served_after_a_revocation("a sign-in at the maximum", |store, _| {
+        let max_sessions = MaxSessions::new(1.try_into().unwrap(), AtMaximum::EndOldest);
+        sign_in(store, &new_id_hash(), Some(max_sessions));
     });
 }
 

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Expected, Loaded, Missing, NewSession, SessionLimit,
-    Store, Touch,
+    Action, Commit, CommitAnswer, Delta, Expected, Loaded, MaxSessions, Missing, NewSession, Store,
+    Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memory::MemoryCache;
 use cloakroom::stores::sqlite::SqliteFile;
@@ -46,8 +46,8 @@ fn the_sessions_that_a_limit_ends_leave_the_cache() {
         let first = sign_in(&fixture.store, &new_id_hash(), None);
         assert!(live(&fixture.store, &first).unwrap().is_some());
         assert!(live(&fixture.store, &first).unwrap().is_some());
-        let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
-        let second = sign_in(&fixture.store, &new_id_hash(), Some(session_limit));
+        let max_sessions = MaxSessions::new(1.try_into().unwrap(), AtMaximum::EndOldest);
+        let second = sign_in(&fixture.store, &new_id_hash(), Some(max_sessions));
         assert!(live(&fixture.store, &first).unwrap().is_none());
         assert!(live(&fixture.store, &second).unwrap().is_some());
     });

@@ -4,7 +4,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, CacheKey, Commit, CommitAnswer, Delta, SessionLimit, Store};
+use cloakroom::backend::{Action, CacheKey, Commit, CommitAnswer, Delta, MaxSessions, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{SessionIdHash, UserKey};
@@ -124,7 +124,7 @@ pub(crate) fn renew(
 pub(crate) fn sign_in(
     store: &impl Store,
     id_hash: &SessionIdHash,
-    session_limit: Option<SessionLimit>,
+    max_sessions: Option<MaxSessions>,
 ) -> SessionIdHash {
     let to = new_id_hash();
     let user = user();
@@ -132,7 +132,7 @@ pub(crate) fn sign_in(
     let delta = Delta::new();
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     let mut commit = Commit::new(id_hash, action, delta, NOW);
-    commit.session_limit = session_limit;
+    commit.max_sessions = max_sessions;
     let answer = store.commit(&commit).unwrap();
     assert!(matches!(answer, CommitAnswer::Done { .. }), "{answer:?}");
     to

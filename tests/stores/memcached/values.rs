@@ -9,7 +9,7 @@ use cloakroom::backend::{
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::SessionIdHash;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
@@ -23,7 +23,7 @@ use crate::memcached::operations::{create_at, is_absent, is_live, renew, sign_in
 #[test]
 fn a_limit_per_user_is_refused_when_the_manager_is_built() {
     let builder = SessionManager::builder(shared().store());
-    let builder = builder.max_sessions_per_user(3.try_into().unwrap(), AtLimit::EndOldest);
+    let builder = builder.max_sessions_per_user(3.try_into().unwrap(), AtMaximum::EndOldest);
     assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Unsupported);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::UserKey;
 use cloakroom::backend::Store;
-use cloakroom::lifetime::AtLimit;
+use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::manager::SessionManagerBuilder;
 
@@ -91,9 +91,9 @@ fn signing_out_without_a_session_is_no_error() {
 }
 
 #[test]
-fn a_sign_in_at_the_limit_is_refused_unless_one_was_ended() {
+fn a_sign_in_at_the_maximum_is_refused_unless_one_was_ended() {
     let configure = |builder: SessionManagerBuilder| {
-        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtMaximum::Refuse)
     };
     everywhere_with(configure, |site| {
         let (mut a, mut b) = (site.browser(), site.browser());

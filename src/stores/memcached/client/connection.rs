@@ -1,7 +1,5 @@
 //! One connection to a memcached server. Each exchange has one deadline, and all that is read is
 //! bounded.
-//!
-//! Uses `protocol`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -2,7 +2,7 @@
 //!
 //! Every key contains the nonce of its server, a random number that is stored in memcached itself.
 //! When the nonce is replaced, as by `clear`, or is lost, or the server restarts, all earlier items
-//! become unreachable for good. Uses `server` for each server.
+//! become unreachable for good.
 
 mod address;
 mod connection;

@@ -1,6 +1,4 @@
 //! The connections to one server: at most a fixed number, of which the idle ones are kept.
-//!
-//! Uses `address` and `connection`.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

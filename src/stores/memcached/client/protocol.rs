@@ -1,10 +1,7 @@
 //! The meta commands of memcached's text protocol, as far as the store needs them: `mg`, `ms` and
-//! `md`. The facts are from memcached's `doc/protocol.txt`.
-//!
+//! `md`; without any access to the network. The facts are from memcached's `doc/protocol.txt`.
 //! Every command carries a token, which the server repeats in its reply. So a reply that is late,
 //! doubled or meant for another client is never taken for another command's.
-//!
-//! Accesses no network.
 
 use std::fmt::{self, Display};
 

@@ -1,6 +1,4 @@
 //! One server: its nonces and the commands sent to it.
-//!
-//! Uses `pool`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};

@@ -307,7 +307,7 @@ mod tests {
         let id_hash = create(&store);
         let other = create(&store);
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
-        let swept = store.0.writer.write(JobKind::Normal, "test", move |tx| {
+        let swept = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
             assert!(matches!(tx.find(id_hash, NOW)?, Found::Nothing));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
@@ -462,7 +462,7 @@ mod tests {
         let id_hash = create(&store);
         let other = create(&store);
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
-        let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
+        let failed = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
             let found = tx.find(id_hash, NOW)?;
             let Found::Live { mut session, key } = found else { panic!("{found:?}") };
             session.record.revision += 1;
@@ -496,7 +496,11 @@ mod tests {
     fn work_on_the_connection_itself_empties_the_cache() {
         let (_folder, store) = store();
         let id_hash = create(&store);
-        store.0.writer.write(JobKind::Normal, "test", |tx| tx.with_connection(|_| Ok(()))).unwrap();
+        store
+            .0
+            .writer
+            .write(JobKind::Ordinary, "test", |tx| tx.with_connection(|_| Ok(())))
+            .unwrap();
         assert!(!is_cached(&store, &id_hash));
     }
 }

@@ -1,9 +1,7 @@
 //! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
-//! database open.
-//!
-//! Invariants: equal headers mean the same state of the database, because the header changes with
-//! every commit of any process. A file is opened at most once per process, and closed only when it
-//! was deleted and no [`WalIndex`] refers to it.
+//! database open. Invariants: equal headers mean the same state of the database, because each
+//! commit of any process changes the header. A file is opened at most once per process, and closed
+//! only when it was deleted and no [`WalIndex`] refers to it.
 
 use std::fmt;
 use std::fs::{self, File};

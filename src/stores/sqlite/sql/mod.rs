@@ -130,12 +130,12 @@ statements! {
     // A foreign key without columns references the row id. The texts of the tables are searched
     // first, because SQLite takes some 5 us a table to list its foreign keys.
     dependents:
-        "SELECT m.name, f.on_delete IN ('NO ACTION', 'RESTRICT'), \
+        "SELECT m.name AS \"table\", f.on_delete IN ('NO ACTION', 'RESTRICT') AS keeps_rows, \
          max(f.on_update IN ('NO ACTION', 'RESTRICT') AND lower(f.\"to\") IS 'id_hash' \
-         OR lower(coalesce(f.\"to\", 'id')) NOT IN ('id', 'id_hash')), \
+         OR lower(coalesce(f.\"to\", 'id')) NOT IN ('id', 'id_hash')) AS keeps_ids, \
          printf('EXISTS (SELECT 1 FROM \"%w\" AS c WHERE %s)', m.name, \
          group_concat(printf('%s.\"%w\" = c.\"%w\"', '{t}', coalesce(f.\"to\", 'id'), \
-         f.\"from\"), ' AND ')) \
+         f.\"from\"), ' AND ')) AS condition \
          FROM sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
          WHERE m.type = 'table' AND m.sql LIKE '%' || trim('{t}', '\"') || '%' \
          AND m.sql LIKE '%references%' AND f.\"table\" = trim('{t}', '\"') COLLATE NOCASE \

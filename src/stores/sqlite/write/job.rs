@@ -1,6 +1,4 @@
 //! A queued job: its work, and what the thread that queued it waits for.
-//!
-//! Uses a `Handoff` to wake that thread.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,15 +7,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::{Handoff, IgnorePoison, Mutex};
 
-/// How a job is run.
+/// The groups that a job may be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobKind {
-    /// In a group, as durable as the store is.
-    Normal,
-    /// In a group that is synced to the disk before any of its jobs is answered.
+    /// Any group. The job is as durable as the store is.
+    Ordinary,
+    /// Those that are synced to the disk before any of their jobs is answered.
     Synced,
-    /// Alone, and outside a transaction.
-    Exclusive,
 }
 
 /// What a job does in the transaction. It keeps its result for the thread that queued it.
@@ -39,16 +35,23 @@ pub(super) enum WaitResult {
 
 /// Work in the queue, and the thread that waits for it.
 pub(super) struct Job {
-    pub(super) kind: JobKind,
+    /// `None` for an exclusive job, which is in no group.
+    pub(super) kind: Option<JobKind>,
     pub(super) operation: &'static str,
     pub(super) waiter: Handoff<WaitResult>,
-    /// `None` once it runs, and for an exclusive job, which its own thread runs.
+    /// `None` once it runs.
     work: Mutex<Option<Work>>,
 }
 
 impl Job {
-    pub(super) fn new(kind: JobKind, operation: &'static str, work: Option<Work>) -> Self {
-        Job { kind, operation, waiter: Handoff::default(), work: Mutex::new(work) }
+    pub(super) fn new(kind: JobKind, operation: &'static str, work: Work) -> Self {
+        let work = Mutex::new(Some(work));
+        Job { kind: Some(kind), operation, waiter: Handoff::default(), work }
+    }
+
+    /// Makes the job of a thread that waits to be the leader, and then works outside a transaction.
+    pub(super) fn exclusive(operation: &'static str) -> Self {
+        Job { kind: None, operation, waiter: Handoff::default(), work: Mutex::default() }
     }
 
     /// Runs the work.

@@ -1,6 +1,5 @@
-//! Group commit: the writes of one process on one connection, without a thread of their own.
-//!
-//! The first writer becomes the leader. It begins a transaction, runs all jobs that were queued
+//! Group commit: the writes of one process on one connection, without a thread of their own. The
+//! first writer becomes the leader. It begins a transaction, runs all jobs that were queued
 //! meanwhile in it, commits once, and promotes the next job in the queue. Without contention a
 //! writer therefore works on its own thread and waits for no other. Groups are bounded, so that a
 //! leader is not delayed for long by other jobs.
@@ -12,6 +11,7 @@ mod tx;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::iter;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,7 +148,7 @@ impl Writer {
             *result_of_work.lock().ignore_poison() = Some(work(tx)?);
             Ok(())
         };
-        let job = Arc::new(Job::new(job_kind, operation, Some(Box::new(work))));
+        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
         let completed = match self.await_leadership(&job, deadline)? {
             WaitResult::Leader => self.lead(&job, deadline),
             WaitResult::Completed(completed) => completed,
@@ -172,9 +172,11 @@ impl Writer {
     ) -> Result<T> {
         self.process.check()?;
         let deadline = monotonic_now() + self.settings.busy_timeout;
-        let job = Job::new(JobKind::Exclusive, operation, None);
-        // Always to become the leader, because no leader adds an exclusive job to its group.
-        self.await_leadership(&Arc::new(job), deadline)?;
+        let job = Arc::new(Job::exclusive(operation));
+        let WaitResult::Leader = self.await_leadership(&job, deadline)? else {
+            // Impossible: no leader adds an exclusive job to its group.
+            return Err(panicked(operation));
+        };
         let _leader = Leader { writer: self, operation, followers: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
@@ -250,7 +252,7 @@ impl Writer {
         deadline: Instant,
     ) -> Result<Option<u32>> {
         let WriterSettings { sql, file_identity, record_cache, reserve, .. } = &self.settings;
-        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own.kind);
+        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.with_sync(is_synced, operation, deadline)?;
@@ -261,27 +263,27 @@ impl Writer {
         // in the queue, each with its own deadline.
         self.fill_group(leader, is_synced);
         let is_grouped = !leader.followers.is_empty();
-        *own_result = tx.run_job(is_grouped, own)?;
+        tx.run_job(is_grouped, own, own_result)?;
         for (job, result) in &mut leader.followers {
-            *result = tx.run_job(is_grouped, job)?;
+            tx.run_job(is_grouped, job, result)?;
         }
         tx.commit(deadline)
     }
 
     /// Returns whether a job that could be in the next group must be synced.
-    fn needs_sync(&self, own: JobKind) -> bool {
+    fn needs_sync(&self, own: &Job) -> bool {
         let queue = self.queue.lock().ignore_poison();
-        let waiting = queue.waiting.iter().take(MAX_FOLLOWERS).map(|job| job.kind);
-        let mut kinds = waiting.take_while(|kind| *kind != JobKind::Exclusive);
-        own == JobKind::Synced || kinds.any(|kind| kind == JobKind::Synced)
+        let waiting = queue.waiting.iter().take(MAX_FOLLOWERS).map(|job| &**job);
+        let mut kinds = iter::once(own).chain(waiting).map_while(|job| job.kind);
+        kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
     fn fill_group(&self, leader: &mut Leader<'_>, is_synced: bool) {
         let may_join = |job: &Arc<Job>| match job.kind {
-            JobKind::Normal => true,
-            JobKind::Synced => is_synced,
-            JobKind::Exclusive => false,
+            Some(JobKind::Ordinary) => true,
+            Some(JobKind::Synced) => is_synced,
+            None => false,
         };
         let mut queue = self.queue.lock().ignore_poison();
         while leader.followers.len() < MAX_FOLLOWERS && queue.waiting.front().is_some_and(may_join)
@@ -376,12 +378,12 @@ mod tests {
     #[test]
     fn a_synced_job_never_runs_in_an_unsynced_group() {
         let bench = bench("WAL", LONG);
-        assert_eq!(write(&bench.writer, JobKind::Normal, level()).unwrap(), 1);
+        assert_eq!(write(&bench.writer, JobKind::Ordinary, level()).unwrap(), 1);
         assert_eq!(write(&bench.writer, JobKind::Synced, level()).unwrap(), 3);
         let jobs = vec![
-            (JobKind::Normal, level()),
+            (JobKind::Ordinary, level()),
             (JobKind::Synced, level()),
-            (JobKind::Normal, level()),
+            (JobKind::Ordinary, level()),
         ];
         let levels: Vec<_> = bench.group(jobs).into_iter().map(|l| l.unwrap().unwrap()).collect();
         assert_eq!(levels[1..], [3, 3], "the third joins the second");
@@ -394,14 +396,17 @@ mod tests {
             c.execute_batch("ROLLBACK").unwrap();
             Err(Error::new(ErrorKind::Full, "test"))
         });
-        let jobs =
-            vec![(JobKind::Normal, insert()), (JobKind::Normal, fail), (JobKind::Normal, insert())];
+        let jobs = vec![
+            (JobKind::Ordinary, insert()),
+            (JobKind::Ordinary, fail),
+            (JobKind::Ordinary, insert()),
+        ];
         let answers = bench.group(jobs);
         let kinds: Vec<_> =
             answers.into_iter().map(|answer| answer.unwrap().map_err(|e| e.kind())).collect();
         assert_eq!(kinds, [Err(ErrorKind::Full); 3]);
         assert_eq!(bench.stored(), 0);
-        write(&bench.writer, JobKind::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Ordinary, insert()).unwrap();
         assert_eq!(bench.stored(), 1);
     }
 
@@ -413,9 +418,9 @@ mod tests {
             panic!("test")
         });
         let jobs = vec![
-            (JobKind::Normal, insert()),
-            (JobKind::Normal, panic),
-            (JobKind::Normal, insert()),
+            (JobKind::Ordinary, insert()),
+            (JobKind::Ordinary, panic),
+            (JobKind::Ordinary, insert()),
         ];
         let answers = bench.group(jobs);
         let panicked: Vec<_> = answers.iter().map(Result::is_err).collect();
@@ -423,9 +428,31 @@ mod tests {
         assert_eq!(bench.stored(), 2);
         let alone: WriteJob = Box::new(|_| panic!("test"));
         let writer = bench.writer.clone();
-        thread::spawn(move || write(&writer, JobKind::Normal, alone)).join().unwrap_err();
-        write(&bench.writer, JobKind::Normal, insert()).unwrap();
+        thread::spawn(move || write(&writer, JobKind::Ordinary, alone)).join().unwrap_err();
+        write(&bench.writer, JobKind::Ordinary, insert()).unwrap();
         assert_eq!(bench.stored(), 3);
+    }
+
+    #[test]
+    fn success_or_a_panic_after_a_rollback_fails_the_whole_group() {
+        let bench = bench("WAL", LONG);
+        let ignore: WriteJob = Box::new(|c| {
+            c.execute_batch("ROLLBACK").unwrap();
+            Ok(0)
+        });
+        let panic: WriteJob = Box::new(|c| {
+            c.execute_batch("ROLLBACK").unwrap();
+            panic!("test")
+        });
+        for answer in bench.group(vec![(JobKind::Ordinary, insert()), (JobKind::Ordinary, ignore)])
+        {
+            assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Unexpected);
+        }
+        let answers = bench.group(vec![(JobKind::Ordinary, insert()), (JobKind::Ordinary, panic)]);
+        let [first, second] = answers.try_into().unwrap();
+        assert_eq!(first.unwrap().unwrap_err().kind(), ErrorKind::Unexpected);
+        assert_eq!(*second.unwrap_err().downcast::<&str>().unwrap(), "test");
+        assert_eq!(bench.stored(), 0);
     }
 
     #[test]
@@ -434,13 +461,15 @@ mod tests {
         let reader = Connection::open(bench.folder.path().join("a.db")).unwrap();
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
-        for answer in bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, insert())]) {
+        for answer in
+            bench.group(vec![(JobKind::Ordinary, insert()), (JobKind::Ordinary, insert())])
+        {
             let error = answer.unwrap().unwrap_err();
             assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         }
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(bench.stored(), 0);
-        write(&bench.writer, JobKind::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Ordinary, insert()).unwrap();
         assert_eq!(bench.stored(), 1);
     }
 
@@ -451,7 +480,7 @@ mod tests {
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
         let writer = bench.writer.clone();
-        let waiting = thread::spawn(move || write(&writer, JobKind::Normal, insert()));
+        let waiting = thread::spawn(move || write(&writer, JobKind::Ordinary, insert()));
         // From its COMMIT on, no other connection can begin to read.
         while bench.other.query_row("SELECT count(*) FROM t", [], |_| Ok(())).is_ok() {
             thread::yield_now();
@@ -468,14 +497,14 @@ mod tests {
         let (end, ended) = mpsc::channel::<()>();
         let writer = bench.writer.clone();
         let long = thread::spawn(move || {
-            writer.write(JobKind::Normal, "test", move |_| {
+            writer.write(JobKind::Ordinary, "test", move |_| {
                 began.send(()).unwrap();
                 ended.recv().unwrap();
                 Ok(())
             })
         });
         has_begun.recv().unwrap();
-        let error = write(&bench.writer, JobKind::Normal, insert()).unwrap_err();
+        let error = write(&bench.writer, JobKind::Ordinary, insert()).unwrap_err();
         assert_eq!((error.kind(), error.has_unknown_outcome()), (ErrorKind::Busy, false));
         end.send(()).unwrap();
         long.join().unwrap().unwrap();
@@ -483,6 +512,6 @@ mod tests {
             bench.writer.queue.lock().ignore_poison().waiting.is_empty(),
             "it has left the queue"
         );
-        write(&bench.writer, JobKind::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Ordinary, insert()).unwrap();
     }
 }

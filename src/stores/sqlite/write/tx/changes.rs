@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{FORMAT, Touch};
 use crate::stores::sql::columns::{ColumnValue, session};
-use crate::stores::sql::{decode, to_int};
+use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, to_int};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::row::{self, FoundRow};
 use crate::stores::sqlite::write::tx::{Affected, WriteTx};
@@ -124,8 +124,7 @@ impl WriteTx<'_> {
         self.insert_replaced(row_id, public_id, &[*id])
     }
 
-    /// Inserts the replaced ids of a session, and deletes up to two forgotten ones of any session,
-    /// so that the table does not grow without bound.
+    /// Inserts the replaced ids of a session, and deletes forgotten ones.
     fn insert_replaced(
         &mut self,
         row_id: i64,
@@ -136,7 +135,9 @@ impl WriteTx<'_> {
             let params = row::replaced_params(row_id, public_id, id);
             self.execute(&self.sql.write.insert_replaced, params, Affected::NoSession)?;
         }
-        ids.last().map_or(Ok(()), |latest| self.delete_forgotten(latest.replaced_at, 2))
+        ids.last().map_or(Ok(()), |latest| {
+            self.delete_forgotten(latest.replaced_at, FORGOTTEN_PER_CHANGE)
+        })
     }
 
     pub(super) fn delete_replaced_of(&mut self, row_id: i64) -> Result<()> {

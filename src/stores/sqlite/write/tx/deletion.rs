@@ -138,7 +138,7 @@ impl WriteTx<'_> {
         // A deferred foreign key would fail at the commit, so referenced rows are not deleted.
         let delete = with_condition(delete, &format!("{condition} AND NOT {referenced}"));
         let deleted = match self.execute(&delete, params, affected) {
-            Err(error) if !self.is_refused(&error) => return Err(error),
+            Err(error) if !(refuses_deletion(&error) && self.is_open()) => return Err(error),
             deleted => deleted.unwrap_or(0),
         };
         // A trigger may have inserted deleted rows again, with their former deadline.
@@ -160,12 +160,6 @@ impl WriteTx<'_> {
                 Err(Error::with_source(ErrorKind::Unexpected, self.operation, why))
             }
         }
-    }
-
-    /// Returns whether the schema of the application prevented a deletion, and the transaction goes
-    /// on.
-    fn is_refused(&self, error: &Error) -> bool {
-        refuses_deletion(error) && !self.connection.is_autocommit()
     }
 
     /// Asked once per transaction, because the query reads the definitions of all tables.

@@ -78,35 +78,45 @@ impl<'c> WriteTx<'c> {
         })
     }
 
-    /// Runs a job, and returns its result. If the job fails, its changes are undone, and those of
-    /// other jobs of the group stay. A job without others needs no savepoint, which would take
-    /// a tenth of the transaction's time.
+    /// Runs a job, and writes its result to `result`. If the job fails, its changes are undone, and
+    /// those of other jobs of the group stay. A job without others needs no savepoint, which would
+    /// take a tenth of the transaction's time.
     ///
     /// Fails if the whole group is lost: SQLite has rolled it back, or cannot undo this job alone.
     pub(super) fn run_job(
         &mut self,
         is_grouped: bool,
         job: &Job,
-    ) -> Result<Result<(), JobFailure>> {
+        result: &mut Result<(), JobFailure>,
+    ) -> Result<()> {
         if is_grouped {
             self.control("SAVEPOINT job")?;
         }
         let group_operation = mem::replace(&mut self.operation, job.operation);
-        let result = job.run(self);
+        *result = job.run(self);
         self.operation = group_operation;
-        match result {
-            Err(JobFailure::Error(error)) if self.connection.is_autocommit() => return Err(error),
-            Err(_) => {
-                self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
-                self.nothing_to_commit = !is_grouped;
-                self.cache_update.turn_puts_into_removals();
-            }
-            Ok(()) => {}
+        if !self.is_open() {
+            let why = "SQLite has rolled the transaction back";
+            return Err(match result {
+                Err(JobFailure::Error(error)) => error.clone(),
+                _ => Error::with_source(ErrorKind::Unexpected, job.operation, why),
+            });
+        }
+        if result.is_err() {
+            self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+            self.nothing_to_commit = !is_grouped;
+            self.cache_update.turn_puts_into_removals();
         }
         if is_grouped {
             self.control("RELEASE job")?;
         }
-        Ok(result)
+        Ok(())
+    }
+
+    /// Returns whether the transaction goes on: after some errors SQLite rolls it back, as for
+    /// `RAISE(ROLLBACK)` in a trigger.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.connection.is_autocommit()
     }
 
     /// Commits, and then updates the record cache. Returns the number of frames in the log, `None`
@@ -209,7 +219,7 @@ impl<'c> WriteTx<'c> {
 
 impl Drop for WriteTx<'_> {
     fn drop(&mut self) {
-        if !self.connection.is_autocommit() {
+        if self.is_open() {
             // If this fails too, `WriteConnection` repeats it before the next use.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
@@ -244,11 +254,7 @@ impl WriteTx<'_> {
             .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
             .during(self.operation)?;
-        if is_taken {
-            Err(Error::new(ErrorKind::Conflict, "give a session its new id"))
-        } else {
-            Ok(())
-        }
+        if is_taken { Err(Error::id_is_taken()) } else { Ok(()) }
     }
 
     /// Returns the user's sessions in a realm, expired ones included, in the order of their

@@ -1,9 +1,7 @@
-//! The part of a bounded file that is reserved for sign-ins: when anonymous sessions are evicted
-//! for it, and which ones.
-//!
-//! Eviction is in the order of deadlines, which is that of activity, except near an absolute limit.
-//! It frees whole pages, which new rows need, because rows that began together lie together. It may
-//! end sessions of any realm.
+//! The part of a bounded file that is reserved for sign-ins. Anonymous sessions of all realms,
+//! which share the file, are evicted for it in the order of their deadlines. To find those that
+//! were idle longest would take a list of all, too slow for a commit. The order of the deadlines is
+//! nearly the same, has an index, and frees whole pages: rows that began together lie together.
 
 use rusqlite::Connection;
 
@@ -19,8 +17,8 @@ use crate::sync::{IgnorePoison, Mutex};
 const BATCH_SIZE: i64 = 64;
 
 /// The maximum number of sessions that one commit examines, so that it never blocks others for
-/// long. If all anonymous ones come last among n sessions, n / 512 sign-ins find nothing to evict.
-/// That is far fewer than the n / 20 for which the reserve has room.
+/// long. Commits that find no anonymous session among these use up the reserve, but reach all
+/// sessions before that: it has room for one new session per 20 stored ones.
 const MAX_EXAMINED: i64 = 512;
 
 /// The minimum number of pages reserved for sign-ins, unless that is more than half of the file: a
@@ -32,8 +30,9 @@ const MIN_RESERVED_PAGES: i64 = 16;
 pub(in crate::stores::sqlite) struct SignInReserve {
     max_pages: i64,
     /// The deadline and the row id of the session that was examined last. The next batch begins
-    /// after it, because those before may all be users'. An index of only the anonymous sessions
-    /// would need no position, but lengthen each beginning by a fifth and each touch by a half.
+    /// after it, because those before may all be users'. An index of the anonymous sessions alone
+    /// would need no position, but make the creation of each session a fifth slower, and each touch
+    /// a half.
     examined: Mutex<(i64, i64)>,
 }
 
