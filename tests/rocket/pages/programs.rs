@@ -26,7 +26,7 @@ fn home(session: &Session) -> cloakroom::Result<String> {
 fn sign_in(session: SessionOf<'_, Api>) -> cloakroom::Result<Result<String, Status>> {
     Ok(match session.sign_in(UserKey::new("ada")?)? {
         SignIn::Done => Ok("signed in\n".to_owned()),
-        _ => Err(Status::Conflict), // only with AtLimit::Refuse
+        _ => Err(Status::Conflict), // only with AtMaximum::Refuse
     })
 }
 

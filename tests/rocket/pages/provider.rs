@@ -53,7 +53,7 @@ async fn callback(
     }
     Ok(match session.sign_in_with(user, &authentication)? {
         SignIn::Done => Ok(Redirect::to("/")),
-        _ => Err(Status::Conflict), // only with AtLimit::Refuse
+        _ => Err(Status::Conflict), // only with AtMaximum::Refuse
     })
 }
 
