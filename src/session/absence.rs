@@ -6,7 +6,7 @@ use crate::backend::{LiveSession, Missing};
 use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
-use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::Record;
 use crate::session::changes::Changes;
 use crate::session::load::LoadState;
@@ -36,6 +36,8 @@ pub(super) struct UsedReplacedId {
     /// Whether the request overlaps the replacement, so that the new id is on its way to the client
     /// in another response.
     pub(super) overlaps: bool,
+    /// The user of the session.
+    pub(super) user: Option<UserKey>,
     /// Whether the browser keeps the session's cookie when it is closed.
     pub(super) persistent: bool,
 }
@@ -92,6 +94,7 @@ impl Session {
     pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
+        let user = session.record.user.clone();
         let has_values = !state.changes.delta().is_empty();
         let discards = has_values || !matches!(missing, Missing::Replaced { .. });
         // After a discard the response does not carry the id that this request has issued. A later
@@ -100,7 +103,7 @@ impl Session {
         self.record_missing(state, &id_hash, &missing);
         let replaced_id = self.used_replaced_id(missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
-        let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, ..used });
+        let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, user, ..used });
         let absence = Absence { replaced_id, ..Absence::default() };
         state.set_load_state(LoadState::Absent(absence));
         if discards {
@@ -143,6 +146,7 @@ impl Session {
             public_id: session.record.public_id,
             overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
             persistent: session.record.persistent,
+            user: session.record.user,
         })
     }
 

@@ -248,14 +248,14 @@ impl Session {
     /// Returns whether the cookie of a session that this request creates, or to which `user` signs
     /// in, is persistent. The choice of another user does not count.
     pub(super) fn new_persistence(&self, state: &State, user: Option<&UserKey>) -> bool {
-        let earlier_choice = match &state.load_state {
+        let earlier = match &state.load_state {
             LoadState::Live { session, .. } => {
-                let owner = session.record.user.as_ref();
-                let is_other = owner.is_some() && owner != user;
-                (!is_other).then_some(session.record.persistent)
+                Some((session.record.user.as_ref(), session.record.persistent))
             }
-            load_state => load_state.replaced_id().map(|id| id.persistent),
+            load_state => load_state.replaced_id().map(|id| (id.user.as_ref(), id.persistent)),
         };
+        let earlier = earlier.filter(|(owner, _)| owner.is_none() || *owner == user);
+        let earlier_choice = earlier.map(|(_, persistent)| persistent);
         state.persistent.or(earlier_choice).unwrap_or(self.context.settings.persistent)
     }
 

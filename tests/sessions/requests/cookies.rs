@@ -375,6 +375,15 @@ fn a_sign_in_does_not_take_the_remember_me_of_another_user() {
         };
         assert!(sign_in_as("ada"), "her own choice stays");
         assert!(!sign_in_as("bob"));
+        // Nor through the id that the other user's sign-in has replaced.
+        let mut one = app.visitor(1);
+        let mut other = one.clone();
+        one.request(&app.sessions, |session| {
+            session.set_persistent(true).unwrap();
+            sign_in(session, "ada");
+        });
+        let headers = other.request(&app.sessions, |session| sign_in(session, "bob"));
+        assert!(!issued(&headers).1.contains("Max-Age"));
     });
 }
 
